@@ -1,0 +1,46 @@
+"""bsszoo: a model zoo and compression tool for convolutional networks, by the stacking of their blocks.
+
+``import bsszoo`` loads neither torch nor timm; each public name loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bsszoo.codes.code import Code as Code
+    from bsszoo.codes.cost import Cost as Cost
+    from bsszoo.codes.space import Space as Space
+    from bsszoo.errors import BssZooError as BssZooError
+    from bsszoo.evaluate.compress import compress as compress
+    from bsszoo.zoo.entry import cost as cost
+    from bsszoo.zoo.entry import list_models as list_models
+    from bsszoo.zoo.registry import create as create
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BssZooError": "bsszoo.errors",
+    "Code": "bsszoo.codes.code",
+    "Cost": "bsszoo.codes.cost",
+    "Space": "bsszoo.codes.space",
+    "compress": "bsszoo.evaluate.compress",
+    "cost": "bsszoo.zoo.entry",
+    "create": "bsszoo.zoo.registry",
+    "list_models": "bsszoo.zoo.entry",
+}
+
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'bsszoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

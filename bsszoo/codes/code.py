@@ -1,0 +1,294 @@
+"""``Code``: the block stacking style of one network as a frozen value, its text form and its JSON form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from bsszoo.codes.families import FAMILIES, Family, family_of
+from bsszoo.errors import CodeError, close_matches
+
+StrideIn = Literal["3x3", "1x1"]
+
+#: A fixed part given as this takes the family's own value.
+FAMILY_DEFAULT: Final = -1
+
+MAX_WIDTH: Final = 65536
+MAX_DEPTH: Final = 1000
+MAX_EXPANSION: Final = 64
+MAX_IMAGE_SIZE: Final = 16384
+
+_FIXED: Final = ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in")
+_FORM: Final = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"
+_FLAT = re.compile(r"^([a-z0-9_]*?)\s*[{\[(]?\s*(\d+(?:\s*[,\s]\s*\d+)*)\s*,?\s*[}\])]?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A block stacking style code (the paper's BSSC): how one network stacks its blocks.
+
+    Args:
+        family: ``resnet18``, ``resnet50``, ``mobilenetv2``, ``efficientnet_b0`` or ``efficientnet_b1``.
+        widths: Output channels ``C_i`` of each searched stage.
+        depths: Number of blocks ``L_i`` of each stage.
+        bottlenecks: Channels ``B_i`` of the 3x3 convolution of each stage (ResNet-50 only).
+        expansions: Expansion factor ``T_i`` of each stage (MobileNetV2 and EfficientNet only); the expanded
+            width is exactly input width x ``T_i``.
+        stem_width: Channels of the first convolution; ResNet-18's follow ``C2``.
+        stage2_width, stage2_depth: The fixed second stage of MobileNetV2 and EfficientNet; 0 for ResNets.
+        image_size: Side of the square input [px] at which costs are counted.
+        stride_in: Which convolution of a ResNet-50 block takes the stride: ``"3x3"`` (torchvision, the paper's
+            ImageNet rows) or the first ``"1x1"`` (the caffe layout, the paper's detectors).
+
+    The last five hold the family's own values unless given. Two codes are equal when they build the same network
+    for the same input size.
+
+    Raises:
+        CodeError: An entry is missing, not an integer or out of range; the text names the entry.
+        UnknownNameError: The family does not exist.
+
+    Example:
+        >>> code = Code.parse("{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}", family="mobilenetv2")
+        >>> str(code)
+        'mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6'
+        >>> Code.parse(str(code)) == code
+        True
+    """
+
+    family: str
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    bottlenecks: tuple[int, ...] = ()
+    expansions: tuple[int, ...] = ()
+    stem_width: int = FAMILY_DEFAULT
+    stage2_width: int = FAMILY_DEFAULT
+    stage2_depth: int = FAMILY_DEFAULT
+    image_size: int = FAMILY_DEFAULT
+    stride_in: StrideIn = "3x3"
+
+    def __post_init__(self) -> None:
+        family = family_of(self.family)
+        self._check_list(family, "C", "widths", MAX_WIDTH)
+        self._check_list(family, "L", "depths", MAX_DEPTH)
+        for letter, field, most in (("B", "bottlenecks", MAX_WIDTH), ("T", "expansions", MAX_EXPANSION)):
+            if letter == family.letter:
+                self._check_list(family, letter, field, most)
+            elif tuple(getattr(self, field)):
+                raise CodeError(f"A {family.name} code has no {field}; it is made of {family.form}.")
+            else:
+                object.__setattr__(self, field, ())
+        stage2 = family.stage2 or (0, 0)
+        self._fix("stem_width", family.stem_width or self.widths[0], MAX_WIDTH)
+        self._fix("stage2_width", stage2[0], MAX_WIDTH)
+        self._fix("stage2_depth", stage2[1], MAX_DEPTH)
+        self._fix("image_size", family.image_size, MAX_IMAGE_SIZE)
+        if self.stride_in not in ("3x3", "1x1"):
+            raise CodeError(f"{family.name} code: stride_in is {self.stride_in!r}; allowed are '3x3' and '1x1'.")
+        if self.stride_in == "1x1" and family.block != "bottleneck":
+            raise CodeError(f"{family.name} code: stride_in '1x1' exists only where blocks have a first 1x1 "
+                            "convolution with a choice of stride, in resnet50.")
+
+    def _check_list(self, family: Family, letter: str, field: str, most: int) -> None:
+        given = getattr(self, field)
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise CodeError(f"{family.name} code: {field} is {given!r}; it takes {family.stages} integers.")
+        values = tuple(given)
+        if len(values) != family.stages:
+            raise CodeError(f"{family.name} code: {len(values)} {field} given {list(values)}, "
+                            f"{family.stages} are needed ({family.form}).")
+        names = (f"{letter}{i}" for i in range(family.first_stage, family.first_stage + family.stages))
+        checked = tuple(_integer(family.name, n, v, most) for n, v in zip(names, values, strict=True))
+        object.__setattr__(self, field, checked)
+
+    def _fix(self, field: str, default: int, most: int) -> None:
+        given = getattr(self, field)
+        if given == FAMILY_DEFAULT and not isinstance(given, bool):
+            object.__setattr__(self, field, default)
+        elif default == 0:
+            if given != 0:
+                raise CodeError(f"{self.family} code: {field} is {given!r}, but a ResNet has no fixed stage 2.")
+            object.__setattr__(self, field, 0)
+        else:
+            object.__setattr__(self, field, _integer(self.family, field, given, most))
+
+    # -- entries ---------------------------------------------------------------------------------------------
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """All searched numbers in the paper's order: widths, depths, then bottlenecks or expansions."""
+        return self.widths + self.depths + self.bottlenecks + self.expansions
+
+    @property
+    def entry_names(self) -> tuple[str, ...]:
+        """The names of ``entries``, e.g. ``('C2', .., 'L2', .., 'B2', ..)``."""
+        return family_of(self.family).entry_names
+
+    @property
+    def fixed_parts(self) -> dict[str, Any]:
+        """The fixed parts that differ from the family's own, by field name; empty for most codes."""
+        family = family_of(self.family)
+        stage2 = family.stage2 or (0, 0)
+        default = (family.stem_width or self.widths[0], *stage2, family.image_size, "3x3")
+        return {f: getattr(self, f) for f, d in zip(_FIXED, default, strict=True) if getattr(self, f) != d}
+
+    @classmethod
+    def from_entries(
+        cls,
+        family: str,
+        entries: Iterable[int],
+        *,
+        stem_width: int = FAMILY_DEFAULT,
+        stage2_width: int = FAMILY_DEFAULT,
+        stage2_depth: int = FAMILY_DEFAULT,
+        image_size: int = FAMILY_DEFAULT,
+        stride_in: StrideIn = "3x3",
+    ) -> Code:
+        """A code from its numbers in the paper's order (a row of an integer array will do)."""
+        data = family_of(family)
+        # numpy integers become plain ones, so that a code from an array prints and pickles like any other.
+        values = tuple(v.item() if hasattr(v, "item") else v for v in entries)
+        n = data.stages
+        if len(values) != len(data.entry_names):
+            raise CodeError(f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
+                            f"{len(values)} were given: {list(values)}.")
+        third = values[2 * n:]
+        return cls(
+            family, values[:n], values[n:2 * n],
+            bottlenecks=third if data.letter == "B" else (),
+            expansions=third if data.letter == "T" else (),
+            stem_width=stem_width, stage2_width=stage2_width, stage2_depth=stage2_depth,
+            image_size=image_size, stride_in=stride_in,
+        )
+
+    # -- text ------------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        def join(values: Iterable[int]) -> str:
+            return "-".join(map(str, values))
+
+        family = family_of(self.family)
+        text = f"{self.family}_c{join(self.widths)}_l{join(self.depths)}"
+        if family.letter:
+            text += f"_{family.letter.lower()}{join(self.bottlenecks + self.expansions)}"
+        fixed = self.fixed_parts
+        if "stem_width" in fixed:
+            text += f"_stem{self.stem_width}"
+        if "stage2_width" in fixed or "stage2_depth" in fixed:
+            text += f"_stage2-{self.stage2_width}x{self.stage2_depth}"
+        if "image_size" in fixed:
+            text += f"_px{self.image_size}"
+        if "stride_in" in fixed:
+            text += f"_stride{self.stride_in}"
+        return text
+
+    @classmethod
+    def parse(cls, text: str, *, family: str | None = None) -> Code:
+        """The code that a text describes.
+
+        Args:
+            text: What ``str(code)`` gives (safe as a file, repository and shell word), or the paper's flat form
+                ``{24,40,..}``, with any bracket or none, after the family's name or with ``family`` given.
+            family: Needed for the flat form when the text does not start with it; must agree when it does.
+
+        Raises:
+            CodeError: The text is not of these forms, or describes an impossible code.
+            UnknownNameError: The family does not exist.
+        """
+        if not isinstance(text, str):
+            raise CodeError(f"A code is parsed from text, not from {type(text).__name__}: {text!r}.")
+        word = text.strip().lower()
+        flat = _FLAT.match(word)
+        if flat:
+            named = flat.group(1).rstrip("_: ") or None
+            code_family = _agree(named, family, text)
+            return cls.from_entries(code_family, [int(v) for v in re.findall(r"\d+", flat.group(2))])
+        named = next((f for f in sorted(FAMILIES, key=len, reverse=True) if word.startswith(f + "_")), None)
+        if named is None:
+            first = re.split(r"_c\d|[{\[(\s]", word)[0]
+            hint = close_matches(first, FAMILIES)
+            raise CodeError(f"Cannot read {text!r} as a code: it starts with no family's name.{hint} "
+                            f"A code looks like {_FORM}, or like {{24,40,..}} with a family.")
+        _agree(named, family, text)
+        return cls._from_words(named, word[len(named) + 1:].split("_"), text)
+
+    @classmethod
+    def _from_words(cls, family: str, words: list[str], text: str) -> Code:
+        letter = family_of(family).letter.lower()
+        lists: dict[str, list[int]] = {}
+        fixed: dict[str, Any] = {}
+        for word in words:
+            if match := re.fullmatch(r"([clbt])(\d+(?:-\d+)*)", word):
+                key, found = match.group(1), [int(v) for v in match.group(2).split("-")]
+                if key in lists:
+                    raise CodeError(f"Cannot read {text!r}: the part {key!r} stands there twice.")
+                if key in "bt" and key != letter:
+                    raise CodeError(f"Cannot read {text!r}: a {family} code has no {key.upper()} entries; "
+                                    f"it is made of {family_of(family).form}.")
+                lists[key] = found
+                continue
+            parts: dict[str, Any]
+            if match := re.fullmatch(r"stem(\d+)", word):
+                parts = {"stem_width": int(match.group(1))}
+            elif match := re.fullmatch(r"stage2-(\d+)x(\d+)", word):
+                parts = {"stage2_width": int(match.group(1)), "stage2_depth": int(match.group(2))}
+            elif match := re.fullmatch(r"px(\d+)", word):
+                parts = {"image_size": int(match.group(1))}
+            elif match := re.fullmatch(r"stride(1x1|3x3)", word):
+                parts = {"stride_in": match.group(1)}
+            else:
+                raise CodeError(f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., t.., stem.., "
+                                f"stage2-WIDTHxDEPTH, px.., stride1x1, stride3x3. A code looks like {_FORM}.")
+            if parts.keys() & fixed.keys():
+                raise CodeError(f"Cannot read {text!r}: the part {word!r} says again what another part says.")
+            fixed |= parts
+        for key in "cl" + letter:
+            if key not in lists:
+                raise CodeError(f"Cannot read {text!r}: the part '{key}..' is missing; "
+                                f"a {family} code is made of {family_of(family).form}.")
+        return cls(
+            family, tuple(lists["c"]), tuple(lists["l"]),
+            bottlenecks=tuple(lists.get("b", ())), expansions=tuple(lists.get("t", ())), **fixed,
+        )
+
+    # -- JSON ------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The code as JSON-ready values; fixed parts appear only where they differ from the family's own."""
+        data: dict[str, Any] = {"family": self.family, "widths": list(self.widths), "depths": list(self.depths)}
+        if self.bottlenecks:
+            data["bottlenecks"] = list(self.bottlenecks)
+        if self.expansions:
+            data["expansions"] = list(self.expansions)
+        return data | self.fixed_parts
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Code:
+        """The code that ``to_dict`` wrote; an unknown or missing key is a ``CodeError`` that names it."""
+        if not isinstance(data, Mapping):
+            raise CodeError(f"A code is read from a mapping, not from {type(data).__name__}: {data!r}.")
+        known = ("family", "widths", "depths", "bottlenecks", "expansions", *_FIXED)
+        for key in data:
+            if key not in known:
+                raise CodeError(f"A code has no key {key!r}; allowed are {', '.join(known)}.")
+        for key in known[:3]:
+            if key not in data:
+                raise CodeError(f"A code needs the key {key!r}; given were {', '.join(data) or 'none'}.")
+        return cls(**cast("dict[str, Any]", dict(data)))
+
+
+def _integer(family: str, name: str, value: object, most: int) -> int:
+    if hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise CodeError(f"{family} code: {name} is {value!r}; allowed is an integer from 1 to {most}.")
+    return value
+
+
+def _agree(named: str | None, family: str | None, text: str) -> str:
+    if named is None and family is None:
+        raise CodeError(f"Cannot read {text!r} without its family; give one of {', '.join(FAMILIES)}.")
+    if named and family and named != family_of(family).name:
+        raise CodeError(f"{text!r} is a {named} code, not a {family} code.")
+    return family_of(cast(str, named or family)).name

@@ -1,0 +1,274 @@
+"""What a code costs: multiply-adds, parameters and activations, summed over the layer list of ``layers.py``.
+
+Notation:
+    k   kernel side          c_in, c_out  channels of a layer        h, w  its output's height and width [px]
+    MACs        k*k * c_in * c_out * h * w   (depthwise: k*k * c_out * h * w); norms, activations, pooling: 0
+    params      k*k * c_in * c_out, a bias c_out, a batch norm 2 * c_out
+    activations c_out * h * w, elements of the outputs of all convolutions (as pycls counts; no linear layer)
+
+The paper's FLOPs are these MACs. Tools that call 2 x MACs "FLOPs" (NVIDIA Model Optimizer among them) show twice
+the figure for the same network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from bsszoo.codes.code import MAX_IMAGE_SIZE, Code
+from bsszoo.codes.families import family_of
+from bsszoo.codes.layers import Block, Layer, N, block_layers, stages, stages_of
+from bsszoo.errors import CodeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bsszoo.codes.space import Space
+
+    IntArray: TypeAlias = NDArray[np.int64]
+
+ImageSize: TypeAlias = "int | tuple[int, int]"
+
+# Rows at once: columns of this many float64 stay in the first two cache levels through a stage's arithmetic.
+_CHUNK = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """``macs`` [multiply-adds of convolutions and linear layers], ``params``, ``activations`` [elements]."""
+
+    macs: int
+    params: int
+    activations: int
+
+    @property
+    def macs2(self) -> int:
+        """2 x MACs: what tools that count a multiply-add as two operations call FLOPs."""
+        return 2 * self.macs
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.macs + other.macs, self.params + other.params, self.activations + other.activations)
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One row of a network's stage table; ``size`` is the height and width of the stage's output [px]."""
+
+    number: int
+    name: str
+    width: int
+    depth: int
+    inner: int
+    size: tuple[int, int]
+    cost: Cost
+
+
+class CostArray(NamedTuple):
+    """The costs of n codes, three int64 arrays of shape [n]; row i belongs to code i."""
+
+    macs: IntArray
+    params: IntArray
+    activations: IntArray
+
+
+def code_cost(
+    code: Code, image_size: ImageSize | None = None, *, num_classes: int = 1000, in_chans: int = 3
+) -> Cost:
+    """The exact cost of a code's network.
+
+    Args:
+        code: The code.
+        image_size: Side of the square input, or (height, width) [px]; by default the code's own.
+        num_classes: Outputs of the classifier; 0 counts the network without one.
+        in_chans: Channels of the input.
+
+    Raises:
+        CodeError: An image size, ``num_classes`` or ``in_chans`` that no network can have.
+    """
+    total = Cost(0, 0, 0)
+    for row in stage_costs(code, image_size, num_classes=num_classes, in_chans=in_chans):
+        total = total + row.cost
+    return total
+
+
+def stage_costs(
+    code: Code, image_size: ImageSize | None = None, *, num_classes: int = 1000, in_chans: int = 3
+) -> tuple[StageCost, ...]:
+    """The cost stage by stage in the order of the forward; the rows sum to ``code_cost`` of the same arguments.
+
+    ``inner`` of a row is the first block's bottleneck or expanded width, 0 where the block has none.
+    """
+    _check_arguments(num_classes, in_chans)
+    size = checked_size(code.image_size if image_size is None else image_size)
+    rows = []
+    for stage in stages_of(code, num_classes=max(num_classes, 1), in_chans=in_chans):
+        if stage.first.kind == "classifier":
+            if num_classes == 0:
+                break
+            size = (1, 1)
+        macs = params = activations = 0
+        for block in stage.blocks():
+            cost, size = _block_cost(block, size)
+            macs, params, activations = macs + cost[0], params + cost[1], activations + cost[2]
+        size = tuple(-(-s // stage.pool) for s in size)  # type: ignore[assignment]
+        inner = stage.first.mid_width if stage.first.kind in ("bottleneck", "mbconv") else 0
+        cost_row = Cost(macs, params, activations)
+        rows.append(StageCost(stage.number, stage.name, stage.first.out_width, stage.depth, inner, size, cost_row))
+    return tuple(rows)
+
+
+def depth(code: Code) -> int:
+    """Number of convolutions on the main path (no shortcuts, no squeeze-and-excitation, no classifier)."""
+    return sum(
+        1
+        for stage in stages_of(code)
+        for block in stage.blocks()
+        for layer in block_layers(block)
+        if layer.role == "main" and layer.present
+    )
+
+
+def cost_array(
+    space: Space | str,
+    codes: IntArray,
+    *,
+    image_size: ImageSize | None = None,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+) -> CostArray:
+    """The exact costs of n codes at once, equal to ``code_cost`` of each.
+
+    Args:
+        space: A ``Space``, whose fixed parts (stem, stage 2, input size, stride) the codes share, or a family's
+            name, for the family's own fixed parts.
+        codes: Integers of shape [n, d], columns in the order of the family's entries.
+        image_size: As in ``code_cost``; by default the space's.
+        num_classes: Outputs of the classifier, at least 1.
+        in_chans: Channels of the input.
+
+    Raises:
+        CodeError: ``codes`` has another shape, no integers, or an entry below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from bsszoo.codes import Code, cost_array
+        >>> cost_array("resnet18", np.array([[64, 128, 256, 512, 2, 2, 2, 2]])).macs
+        array([1814073344])
+    """
+    import numpy as np
+
+    _check_arguments(num_classes, in_chans)
+    template = _template(space)
+    family = family_of(template.family)
+    rows = np.asarray(codes)
+    if rows.ndim != 2 or rows.shape[1] != len(family.entry_names):
+        raise CodeError(f"codes of {family.name} have the shape [n, {len(family.entry_names)}] "
+                        f"({', '.join(family.entry_names)}); given was {list(rows.shape)}.")
+    if not np.issubdtype(rows.dtype, np.integer):
+        raise CodeError(f"codes are integers; given was an array of {rows.dtype}.")
+    if rows.size and rows.min() < 1:
+        i, j = np.argwhere(rows < 1)[0]
+        raise CodeError(f"codes[{i}, {j}] is {rows[i, j]}, but {family.entry_names[j]} is at least 1.")
+    size = checked_size(template.image_size if image_size is None else image_size)
+    out = np.empty((3, len(rows)), dtype=np.int64)
+    for start in range(0, len(rows), _CHUNK):
+        # float64 multiplies several at a time where int64 does not, and is exact below 2^53 (9e15 MACs).
+        columns = np.ascontiguousarray(rows[start:start + _CHUNK].T, dtype=np.float64)
+        out[:, start:start + _CHUNK] = _chunk_cost(template, columns, size, max(num_classes, 1), in_chans)
+    return CostArray(*out)
+
+
+def depth_array(space: Space | str, codes: IntArray) -> IntArray:
+    """The depths (``depth``) of n codes [n, d] at once, shape [n]."""
+    import numpy as np
+
+    template = _template(space)
+    columns = np.asarray(codes, dtype=np.int64).T
+    total = np.zeros(columns.shape[1], dtype=np.int64)
+    for stage in _stages_of_columns(template, columns, 1000, 3):
+        for block, times in ((stage.first, 1), (stage.rest, stage.depth - 1)):
+            for layer in block_layers(block):
+                if layer.role == "main":
+                    total += layer.present * times
+    return total
+
+
+# -- one fold for both ----------------------------------------------------------------------------------------
+
+
+def _block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], tuple[int, int]]:
+    """MACs, params and activations of one block whose input has this size, and the size of its output."""
+    macs = params = activations = 0 * block.in_width
+    main = size
+    for layer in block_layers(block):
+        start = (1, 1) if layer.role == "gate" else size if layer.role == "shortcut" else main
+        h, w = (-(-side // layer.stride) for side in start)
+        weights = _weights(layer)
+        outputs = layer.out_width * layer.present
+        macs = macs + weights * (h * w)
+        params = params + weights + outputs * (layer.bias + 2 * layer.norm)
+        if layer.role != "classifier":
+            activations = activations + outputs * (h * w)
+        if layer.role == "main":
+            main = (h, w)
+    return (macs, params, activations), main
+
+
+def _weights(layer: Layer[N]) -> N:
+    each = layer.out_width * (layer.kernel * layer.kernel) * layer.present
+    return each if layer.depthwise else each * layer.in_width
+
+
+def _chunk_cost(
+    template: Code, columns: Any, size: tuple[int, int], num_classes: int, in_chans: int
+) -> tuple[Any, Any, Any]:
+    macs = params = activations = 0
+    for stage in _stages_of_columns(template, columns, num_classes, in_chans):
+        if stage.first.kind == "classifier":
+            size = (1, 1)
+        first, size = _block_cost(stage.first, size)
+        macs, params, activations = macs + first[0], params + first[1], activations + first[2]
+        if stage.first is not stage.rest:
+            rest, _ = _block_cost(stage.rest, size)
+            more = stage.depth - 1
+            macs, params, activations = macs + rest[0] * more, params + rest[1] * more, activations + rest[2] * more
+        size = (-(-size[0] // stage.pool), -(-size[1] // stage.pool))
+    return macs, params, activations
+
+
+def _stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans: int) -> Any:
+    family = family_of(template.family)
+    n = family.stages
+    zero = columns[0] * 0
+    third = tuple(columns[2 * n:]) or (zero,) * n
+    stem = columns[0] if family.stem_width is None else zero + template.stem_width
+    return stages(
+        family.name, tuple(columns[:n]), tuple(columns[n:2 * n]), third, stem, zero + template.stage2_width,
+        zero + template.stage2_depth, template.stride_in, num_classes, in_chans,
+    )
+
+
+def _template(space: Space | str) -> Code:
+    """Any code with the fixed parts that all codes of the space share."""
+    if isinstance(space, str):
+        return Code.from_entries(space, family_of(space).original)
+    return space.template
+
+
+def checked_size(image_size: ImageSize) -> tuple[int, int]:
+    """(height, width) [px] of an image size given as a side or a pair; a ``CodeError`` for anything else."""
+    pair: Sequence[object] = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(pair) != 2 or not all(
+        isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= MAX_IMAGE_SIZE for s in pair
+    ):
+        raise CodeError(f"image_size is {image_size!r}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
+                        "or a (height, width) pair of them.")
+    return pair[0], pair[1]  # type: ignore[return-value]
+
+
+def _check_arguments(num_classes: object, in_chans: object) -> None:
+    for name, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise CodeError(f"{name} is {value!r}; allowed is an integer from {least}.")

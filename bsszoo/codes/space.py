@@ -1,0 +1,272 @@
+"""``Space``: the set of codes that given ranges allow (the paper's Lambda, section B.2.2), and grids scaled from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from bsszoo.codes.code import FAMILY_DEFAULT, MAX_EXPANSION, Code
+from bsszoo.codes.families import Family, WidthRange, family_of
+from bsszoo.errors import CodeError, SpaceError, close_matches
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# ResNet widths are kept multiples of this when scaled: B = C/8 has to be an integer.
+_RESNET_DIVISOR = 8
+
+
+def scaled(value: float, divisor: int) -> int:
+    """The multiple of ``divisor`` nearest to ``value`` (ties go up), at least ``divisor``."""
+    return max(1, math.floor(value / divisor + 0.5)) * divisor
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All codes whose entries are taken from given values, each independently of the others.
+
+    Args:
+        family: The family's name.
+        widths: Allowed ``C_i`` of each stage, in rising order.
+        depths: Allowed ``L_i`` of each stage.
+        thirds: Allowed third entries: expansion factors ``T_i``, or for ResNet-50 the ratios ``B_i / C_i``
+            as fractions; empty for ResNet-18.
+        scale: The factor its grid was scaled by; 1 for section B.2.2's own.
+        stem_width, stage2_width, stage2_depth, image_size, stride_in: The fixed parts that its codes share.
+
+    ``Space.of(family)`` gives section B.2.2's ranges, ``.scaled(s)`` the grid for a smaller budget and
+    ``.replace(C3=[..], L4=range(1, 4))`` a user's own.
+
+    Raises:
+        SpaceError: A range is empty, not rising, out of bounds or gives a fractional bottleneck.
+
+    Example:
+        >>> space = Space.of("mobilenetv2")
+        >>> space.size
+        195165573120
+        >>> space.reasons(Code.parse("{24,32,60,96,160,320,9,3,4,3,3,1,6,6,6,6,6,6}", family="mobilenetv2"))
+        ('C5 is 60; allowed are 32, 48, 64, .., 128', 'L3 is 9; allowed are 1, 2, 3, .., 5')
+    """
+
+    family: str
+    widths: tuple[tuple[int, ...], ...]
+    depths: tuple[tuple[int, ...], ...]
+    thirds: tuple[tuple[Fraction, ...], ...] = ()
+    scale: float = 1.0
+    stem_width: int = FAMILY_DEFAULT
+    stage2_width: int = FAMILY_DEFAULT
+    stage2_depth: int = FAMILY_DEFAULT
+    image_size: int = FAMILY_DEFAULT
+    stride_in: Any = "3x3"
+
+    def __post_init__(self) -> None:
+        data = family_of(self.family)
+        kinds = [("C", self.widths), ("L", self.depths)] + ([(data.letter, self.thirds)] if data.letter else [])
+        for letter, axes in kinds:
+            if len(axes) != data.stages:
+                raise SpaceError(f"A {self.family} space takes {data.stages} ranges for {letter}; {len(axes)} given.")
+            for i, axis in enumerate(axes):
+                self._check_axis(data, f"{letter}{data.first_stage + i}", axis, i)
+        if not data.letter and self.thirds:
+            raise SpaceError(f"A {self.family} space has widths and depths only.")
+        try:
+            template = self.template
+        except CodeError as error:
+            raise SpaceError(f"A {self.family} space cannot have these fixed parts: {error}") from None
+        for part in ("stem_width", "stage2_width", "stage2_depth", "image_size"):
+            if part != "stem_width" or data.stem_width is not None:
+                object.__setattr__(self, part, getattr(template, part))
+            elif self.stem_width != FAMILY_DEFAULT:
+                raise SpaceError("A resnet18 space has no stem_width of its own: its codes' stems follow C2.")
+
+    def _check_axis(self, data: Family, name: str, axis: tuple[Any, ...], stage: int) -> None:
+        if not axis:
+            raise SpaceError(f"The range of {name} is empty.")
+        if list(axis) != sorted(set(axis)):
+            raise SpaceError(f"The range of {name} is {_values(axis)}; it takes distinct values in rising order.")
+        ratio = name[0] == "B"
+        if not ratio and not all(Fraction(v).denominator == 1 and v >= 1 for v in axis):
+            raise SpaceError(f"The range of {name} is {_values(axis)}; it takes integers from 1.")
+        if name[0] == "T" and axis[-1] > MAX_EXPANSION:
+            raise SpaceError(f"The range of {name} is {_values(axis)}; an expansion is at most {MAX_EXPANSION}.")
+        if ratio:
+            for width in self.widths[stage]:
+                for share in axis:
+                    if share <= 0 or (share * width).denominator != 1:
+                        raise SpaceError(f"{name} would be {share} x {width} = {float(share * width):g}; a "
+                                         f"bottleneck is a positive integer: change C{name[1:]} or the ratio.")
+
+    # -- making one ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, family: str) -> Space:
+        """The ranges of section B.2.2 for a family."""
+        data = family_of(family)
+        thirds = data.bottleneck_ratios or tuple(Fraction(t) for t in data.expansions)
+        return cls(
+            family,
+            tuple(_width_values(r, r.low, r.step) for r in data.widths),
+            tuple(tuple(range(1, most + 1)) for most in data.max_depths),
+            (thirds,) * data.stages if thirds else (),
+        )
+
+    def scaled(self, scale: float) -> Space:
+        """Section B.2.2's grid for networks ``scale`` times as wide; depths, ratios and expansions are kept.
+
+        Each stage keeps its multiples and scales their step: MobileNetV2's steps (4, 8, 16, 24, 40, 80) become
+        (2, 5, 10, 14, 24, 48) at 0.6, the grid on which Table 4's codes lie. ResNet steps stay multiples of 8.
+        The stem goes to the nearest multiple of 8 and stage 2 up to a multiple of 4: (16, 12) at 0.6, which the
+        paper leaves open and its Table 4 figures require. Ranges changed by ``replace`` are not kept.
+        """
+        if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= 16:
+            raise SpaceError(f"scale is {scale!r}; allowed is a number above 0 and up to 16.")
+        data = family_of(self.family)
+        divisor = 1 if data.block == "mbconv" else _RESNET_DIVISOR
+        widths = []
+        for r in data.widths:
+            step = scaled(scale * r.step, divisor)
+            widths.append(_width_values(r, step if r.doubling else step * (r.low // r.step), step))
+        stem, stage2 = scaled_fixed_widths(self.family, scale)
+        fixed = {"stem_width": stem, "stage2_width": stage2}
+        return replace(Space.of(self.family), widths=tuple(widths), scale=float(scale), image_size=self.image_size,
+                       stage2_depth=self.stage2_depth, stride_in=self.stride_in, **fixed)
+
+    def replace(self, entries: Mapping[str, Iterable[Any]] | None = None, **ranges: Iterable[Any]) -> Space:
+        """This space with other ranges for some entries, e.g. ``replace(C3=[16, 24], L3=range(1, 4))``.
+
+        ``B2`` .. ``B5`` take ratios of the stage's width (``Fraction(1, 4)``, or ``0.25``). A mapping does for
+        names held in variables. Raises ``SpaceError`` for an unknown entry or an impossible range.
+        """
+        data = family_of(self.family)
+        axes = dict(zip(data.entry_names, self.widths + self.depths + self.thirds, strict=True))
+        for name, values in {**(entries or {}), **ranges}.items():
+            if name not in axes:
+                raise SpaceError(f"A {self.family} code has no entry {name!r}.{close_matches(name, axes)}")
+            try:
+                axis = tuple(sorted({Fraction(v) for v in values}))
+            except (TypeError, ValueError):
+                raise SpaceError(f"The range of {name} is {values!r}; it takes a list of numbers.") from None
+            axes[name] = axis if name[0] in "BT" else tuple(int(v) if v.denominator == 1 else v for v in axis)  # type: ignore[misc]
+        n, every = data.stages, tuple(axes.values())
+        return replace(self, widths=every[:n], depths=every[n:2 * n], thirds=every[2 * n:])
+
+    # -- what it holds ---------------------------------------------------------------------------------------
+
+    @property
+    def entry_names(self) -> tuple[str, ...]:
+        """The paper's names of the entries, in the order of a row of codes."""
+        return family_of(self.family).entry_names
+
+    @property
+    def size(self) -> int:
+        """The number of codes."""
+        return math.prod(len(axis) for axis in self.widths + self.depths + self.thirds)
+
+    @property
+    def smallest(self) -> Code:
+        """The code with every entry at its least: no code of the space has fewer MACs."""
+        return self.code([axis[0] for axis in self.widths + self.depths + self.thirds], ratios=True)
+
+    @property
+    def largest(self) -> Code:
+        """The code with every entry at its most."""
+        return self.code([axis[-1] for axis in self.widths + self.depths + self.thirds], ratios=True)
+
+    @property
+    def template(self) -> Code:
+        """A code of this space, for the fixed parts that all its codes share (the smallest one)."""
+        return self.smallest
+
+    @property
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """The least and the largest value of each entry (of B as a width, not as a ratio)."""
+        pairs = [(axis[0], axis[-1]) for axis in self.widths + self.depths]
+        for i, axis in enumerate(self.thirds):
+            least, most = (self.widths[i][0], self.widths[i][-1]) if self._has_ratios else (1, 1)
+            pairs.append((int(axis[0] * least), int(axis[-1] * most)))
+        return tuple(pairs)
+
+    def code(self, row: Iterable[Any], *, ratios: bool = False) -> Code:
+        """The code with these entries and the space's fixed parts; ``ratios`` says that B are shares of C."""
+        values = list(row)
+        n = len(self.widths)
+        if ratios and self._has_ratios:
+            values[2 * n:] = [share * width for share, width in zip(values[2 * n:], values[:n], strict=True)]
+        return Code.from_entries(
+            self.family, [int(v) for v in values], stem_width=self.stem_width, stage2_width=self.stage2_width,
+            stage2_depth=self.stage2_depth, image_size=self.image_size, stride_in=self.stride_in,
+        )
+
+    @property
+    def _has_ratios(self) -> bool:
+        return family_of(self.family).letter == "B"
+
+    def __contains__(self, code: object) -> bool:
+        return isinstance(code, Code) and not self.reasons(code)
+
+    def reasons(self, code: Code) -> tuple[str, ...]:
+        """Why a code is outside, one sentence for each entry or fixed part; empty when it is inside."""
+        if code.family != self.family:
+            return (f"it is a {code.family} code, not a {self.family} code",)
+        n = len(self.widths)
+        out = []
+        for i, (name, value) in enumerate(zip(self.entry_names, code.entries, strict=True)):
+            if i < 2 * n:
+                allowed: tuple[Any, ...] = (self.widths + self.depths)[i]
+            else:
+                width = code.widths[i - 2 * n] if self._has_ratios else 1
+                allowed = tuple(share * width for share in self.thirds[i - 2 * n])
+            if value not in allowed:
+                out.append(f"{name} is {value}; allowed are {_values(allowed)}")
+        template = self.template
+        for part in ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in"):
+            wanted = code.widths[0] if part == "stem_width" and self.stem_width < 0 else getattr(template, part)
+            if getattr(code, part) != wanted:
+                out.append(f"{part} is {getattr(code, part)}; it is {wanted} in this space")
+        return tuple(out)
+
+    def sample(self, n: int, rng: np.random.Generator | int) -> NDArray[np.int64]:
+        """``n`` codes drawn uniformly and independently, int64 of shape [n, d]; repeats are possible.
+
+        ``rng`` is a seed or a numpy generator.
+        """
+        import numpy as np
+
+        generator = np.random.default_rng(rng)
+        stages = len(self.widths)
+        axes = self.widths + self.depths
+        out = np.empty((n, len(self.entry_names)), dtype=np.int64)
+        for j, axis in enumerate(axes):
+            out[:, j] = np.array(axis, dtype=np.int64)[generator.integers(len(axis), size=n)]
+        for i, shares in enumerate(self.thirds):
+            drawn = generator.integers(len(shares), size=n)
+            top = np.array([s.numerator for s in shares], dtype=np.int64)[drawn]
+            bottom = np.array([s.denominator for s in shares], dtype=np.int64)[drawn]
+            out[:, 2 * stages + i] = top * (out[:, i] if self._has_ratios else 1) // bottom
+        return out
+
+
+def scaled_fixed_widths(family: str, scale: float) -> tuple[int, int]:
+    """Stem and stage 2 widths of a network ``scale`` times as wide (``FAMILY_DEFAULT``, 0 where there are none).
+
+    The simplest rule that gives the originals at 1 and (16, 12) at 0.6: see ``Space.scaled``.
+    """
+    data = family_of(family)
+    stem = FAMILY_DEFAULT if data.stem_width is None else scaled(scale * data.stem_width, 8)
+    stage2 = FAMILY_DEFAULT if data.stage2 is None else 4 * max(1, math.ceil(scale * data.stage2[0] / 4 - 1e-9))
+    return stem, stage2
+
+
+def _width_values(r: WidthRange, low: int, step: int) -> tuple[int, ...]:
+    if r.doubling:
+        return tuple(low * 2**k for k in range((r.high // r.low).bit_length()))
+    return tuple(step * k for k in range(r.low // r.step, r.high // r.step + 1))
+
+
+def _values(axis: Iterable[Any]) -> str:
+    texts = [str(v) for v in axis]
+    return ", ".join(texts if len(texts) <= 4 else [*texts[:3], "..", texts[-1]])
