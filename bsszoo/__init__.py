@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from bsszoo.codes.code import Code as Code
     from bsszoo.codes.cost import Cost as Cost
     from bsszoo.codes.space import Space as Space
+    from bsszoo.compression.run import compress as compress
     from bsszoo.errors import BssZooError as BssZooError
-    from bsszoo.evaluate.compress import compress as compress
     from bsszoo.zoo.entry import cost as cost
     from bsszoo.zoo.entry import list_models as list_models
     from bsszoo.zoo.registry import create as create
@@ -25,13 +25,13 @@ _HOME = {
     "Code": "bsszoo.codes.code",
     "Cost": "bsszoo.codes.cost",
     "Space": "bsszoo.codes.space",
-    "compress": "bsszoo.evaluate.compress",
+    "compress": "bsszoo.compression.run",
     "cost": "bsszoo.zoo.entry",
     "create": "bsszoo.zoo.registry",
     "list_models": "bsszoo.zoo.entry",
 }
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

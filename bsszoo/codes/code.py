@@ -19,10 +19,12 @@ MAX_WIDTH: Final = 65536
 MAX_DEPTH: Final = 1000
 MAX_EXPANSION: Final = 64
 MAX_IMAGE_SIZE: Final = 16384
+MAX_TEXT: Final = 1000
 
 _FIXED: Final = ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in")
 _FORM: Final = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"
-_FLAT = re.compile(r"^([a-z0-9_]*?)\s*[{\[(]?\s*(\d+(?:\s*[,\s]\s*\d+)*)\s*,?\s*[}\])]?$")
+# One way only to match each text: separators that could match in two ways made long texts take for ever.
+_FLAT = re.compile(r"[{\[(]?\s*(\d+(?:(?:\s*,\s*|\s+)\d+)*)(?:\s*,)?\s*[}\])]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Code:
         for letter, field, most in (("B", "bottlenecks", MAX_WIDTH), ("T", "expansions", MAX_EXPANSION)):
             if letter == family.letter:
                 self._check_list(family, letter, field, most)
-            elif tuple(getattr(self, field)):
+            elif not _is_empty(getattr(self, field)):
                 raise CodeError(f"A {family.name} code has no {field}; it is made of {family.form}.")
             else:
                 object.__setattr__(self, field, ())
@@ -148,7 +150,9 @@ class Code:
         """A code from its numbers in the paper's order (a row of an integer array will do)."""
         data = family_of(family)
         # numpy integers become plain ones, so that a code from an array prints and pickles like any other.
-        values = tuple(v.item() if hasattr(v, "item") else v for v in entries)
+        if isinstance(entries, str) or not isinstance(entries, Iterable):
+            raise CodeError(f"A {family} code is made of {data.form}; given was {entries!r}.")
+        values = tuple(plain_number(v) for v in entries)
         n = data.stages
         if len(values) != len(data.entry_names):
             raise CodeError(f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
@@ -198,20 +202,21 @@ class Code:
         """
         if not isinstance(text, str):
             raise CodeError(f"A code is parsed from text, not from {type(text).__name__}: {text!r}.")
+        if len(text) > MAX_TEXT:
+            raise CodeError(f"A code's text has at most {MAX_TEXT} characters; {len(text)} were given: {text[:40]!r}..")
         word = text.strip().lower()
-        flat = _FLAT.match(word)
-        if flat:
-            named = flat.group(1).rstrip("_: ") or None
+        named = next((f for f in FAMILIES if re.match(f"{f}(?![a-z0-9])", word)), None)
+        if flat := _FLAT.fullmatch(word[len(named or ""):].lstrip("_: ")):
             code_family = _agree(named, family, text)
-            return cls.from_entries(code_family, [int(v) for v in re.findall(r"\d+", flat.group(2))])
-        named = next((f for f in sorted(FAMILIES, key=len, reverse=True) if word.startswith(f + "_")), None)
+            return cls.from_entries(code_family, [int(v) for v in re.findall(r"\d+", flat.group(1))])
         if named is None:
             first = re.split(r"_c\d|[{\[(\s]", word)[0]
             hint = close_matches(first, FAMILIES)
             raise CodeError(f"Cannot read {text!r} as a code: it starts with no family's name.{hint} "
                             f"A code looks like {_FORM}, or like {{24,40,..}} with a family.")
         _agree(named, family, text)
-        return cls._from_words(named, word[len(named) + 1:].split("_"), text)
+        rest = word[len(named):].removeprefix("_")
+        return cls._from_words(named, rest.split("_") if rest else [], text)
 
     @classmethod
     def _from_words(cls, family: str, words: list[str], text: str) -> Code:
@@ -278,9 +283,17 @@ class Code:
         return cls(**cast("dict[str, Any]", dict(data)))
 
 
+def plain_number(value: Any) -> Any:
+    """The Python number in a numpy scalar; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _is_empty(given: object) -> bool:
+    return given is None or (isinstance(given, Iterable) and not tuple(given))
+
+
 def _integer(family: str, name: str, value: object, most: int) -> int:
-    if hasattr(value, "item"):
-        value = value.item()
+    value = plain_number(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise CodeError(f"{family} code: {name} is {value!r}; allowed is an integer from 1 to {most}.")
     return value

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from bsszoo.codes.code import MAX_IMAGE_SIZE, Code
+from bsszoo.codes.code import MAX_IMAGE_SIZE, Code, plain_number
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block, Layer, N, block_layers, stages, stages_of
 from bsszoo.errors import CodeError
@@ -145,11 +145,12 @@ def cost_array(
             name, for the family's own fixed parts.
         codes: Integers of shape [n, d], columns in the order of the family's entries.
         image_size: As in ``code_cost``; by default the space's.
-        num_classes: Outputs of the classifier, at least 1.
+        num_classes: Outputs of the classifier; 0 counts the networks without one.
         in_chans: Channels of the input.
 
     Raises:
-        CodeError: ``codes`` has another shape, no integers, or an entry below 1.
+        CodeError: ``codes`` has another shape, no integers, or an entry below 1; or a code's cost is beyond 2^53,
+            where this function is not exact (``code_cost`` is).
 
     Example:
         >>> import numpy as np
@@ -161,8 +162,30 @@ def cost_array(
 
     _check_arguments(num_classes, in_chans)
     template = _template(space)
+    rows = _checked_rows(template, codes)
+    size = checked_size(template.image_size if image_size is None else image_size)
+    out = np.empty((3, len(rows)), dtype=np.int64)
+    for start in range(0, len(rows), _CHUNK):
+        # float64 multiplies several at a time where int64 does not, and is exact below 2^53 (9e15 MACs).
+        columns = np.ascontiguousarray(rows[start:start + _CHUNK].T, dtype=np.float64)
+        costs = _chunk_cost(template, columns, size, num_classes, in_chans)
+        for kind, column in enumerate(costs):
+            if (top := column.max()) >= 2**53:
+                raise CodeError(f"codes[{start + int(column.argmax())}] has a cost of {top:.3g}; "
+                                "above 2^53 only code_cost counts exactly.")
+            out[kind, start:start + _CHUNK] = column
+    return CostArray(*out)
+
+
+def _checked_rows(template: Code, codes: Any) -> IntArray:
+    import numpy as np
+
     family = family_of(template.family)
-    rows = np.asarray(codes)
+    try:
+        rows = np.asarray(codes)
+    except ValueError:
+        raise CodeError(f"codes are an array of shape [n, {len(family.entry_names)}]; given were rows of "
+                        "different lengths.") from None
     if rows.ndim != 2 or rows.shape[1] != len(family.entry_names):
         raise CodeError(f"codes of {family.name} have the shape [n, {len(family.entry_names)}] "
                         f"({', '.join(family.entry_names)}); given was {list(rows.shape)}.")
@@ -171,13 +194,7 @@ def cost_array(
     if rows.size and rows.min() < 1:
         i, j = np.argwhere(rows < 1)[0]
         raise CodeError(f"codes[{i}, {j}] is {rows[i, j]}, but {family.entry_names[j]} is at least 1.")
-    size = checked_size(template.image_size if image_size is None else image_size)
-    out = np.empty((3, len(rows)), dtype=np.int64)
-    for start in range(0, len(rows), _CHUNK):
-        # float64 multiplies several at a time where int64 does not, and is exact below 2^53 (9e15 MACs).
-        columns = np.ascontiguousarray(rows[start:start + _CHUNK].T, dtype=np.float64)
-        out[:, start:start + _CHUNK] = _chunk_cost(template, columns, size, max(num_classes, 1), in_chans)
-    return CostArray(*out)
+    return rows
 
 
 def depth_array(space: Space | str, codes: IntArray) -> IntArray:
@@ -185,7 +202,7 @@ def depth_array(space: Space | str, codes: IntArray) -> IntArray:
     import numpy as np
 
     template = _template(space)
-    columns = np.asarray(codes, dtype=np.int64).T
+    columns = _checked_rows(template, codes).T.astype(np.int64)
     total = np.zeros(columns.shape[1], dtype=np.int64)
     for stage in _stages_of_columns(template, columns, 1000, 3):
         for block, times in ((stage.first, 1), (stage.rest, stage.depth - 1)):
@@ -227,6 +244,8 @@ def _chunk_cost(
     macs = params = activations = 0
     for stage in _stages_of_columns(template, columns, num_classes, in_chans):
         if stage.first.kind == "classifier":
+            if num_classes == 0:
+                break
             size = (1, 1)
         first, size = _block_cost(stage.first, size)
         macs, params, activations = macs + first[0], params + first[1], activations + first[2]
@@ -259,13 +278,14 @@ def _template(space: Space | str) -> Code:
 
 def checked_size(image_size: ImageSize) -> tuple[int, int]:
     """(height, width) [px] of an image size given as a side or a pair; a ``CodeError`` for anything else."""
-    pair: Sequence[object] = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    sides: Sequence[object] = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    pair = tuple(plain_number(side) for side in sides)
     if len(pair) != 2 or not all(
         isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= MAX_IMAGE_SIZE for s in pair
     ):
         raise CodeError(f"image_size is {image_size!r}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
                         "or a (height, width) pair of them.")
-    return pair[0], pair[1]  # type: ignore[return-value]
+    return pair[0], pair[1]
 
 
 def _check_arguments(num_classes: object, in_chans: object) -> None:

@@ -167,7 +167,7 @@ def layers_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tupl
 def block_layers(block: Block[N]) -> list[Layer[N]]:
     """The layers of one block in the order of its modules; absent ones have ``present`` 0."""
     a, b, m = block.in_width, block.out_width, block.mid_width
-    one = 0 * a + 1
+    one: N = 0 * a + 1
 
     def conv(name: str, width_in: N, width_out: N, kernel: int = 1, stride: int = 1, *, depthwise: bool = False,
              role: Role = "main", present: N = one) -> Layer[N]:
@@ -183,7 +183,7 @@ def block_layers(block: Block[N]) -> list[Layer[N]]:
     if block.kind == "mbconv":
         # Without expansion (T = 1) timm's block is the depthwise-separable one and its projection is called conv_pw.
         expanded = 1 * (m != a)
-        out = [
+        out: list[Layer[N]] = [
             conv("conv_pw", a, m, present=expanded),
             conv("conv_dw", m, m, block.kernel, block.stride, depthwise=True),
         ]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from bsszoo.codes.code import FAMILY_DEFAULT, MAX_EXPANSION, Code
-from bsszoo.codes.families import Family, WidthRange, family_of
+from bsszoo.codes.code import FAMILY_DEFAULT, MAX_DEPTH, MAX_EXPANSION, MAX_WIDTH, Code
+from bsszoo.codes.families import WidthRange, family_of
 from bsszoo.errors import CodeError, SpaceError, close_matches
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Space:
             if len(axes) != data.stages:
                 raise SpaceError(f"A {self.family} space takes {data.stages} ranges for {letter}; {len(axes)} given.")
             for i, axis in enumerate(axes):
-                self._check_axis(data, f"{letter}{data.first_stage + i}", axis, i)
+                self._check_axis(f"{letter}{data.first_stage + i}", axis, i)
         if not data.letter and self.thirds:
             raise SpaceError(f"A {self.family} space has widths and depths only.")
         try:
@@ -83,7 +83,7 @@ class Space:
             elif self.stem_width != FAMILY_DEFAULT:
                 raise SpaceError("A resnet18 space has no stem_width of its own: its codes' stems follow C2.")
 
-    def _check_axis(self, data: Family, name: str, axis: tuple[Any, ...], stage: int) -> None:
+    def _check_axis(self, name: str, axis: tuple[Any, ...], stage: int) -> None:
         if not axis:
             raise SpaceError(f"The range of {name} is empty.")
         if list(axis) != sorted(set(axis)):
@@ -91,8 +91,9 @@ class Space:
         ratio = name[0] == "B"
         if not ratio and not all(Fraction(v).denominator == 1 and v >= 1 for v in axis):
             raise SpaceError(f"The range of {name} is {_values(axis)}; it takes integers from 1.")
-        if name[0] == "T" and axis[-1] > MAX_EXPANSION:
-            raise SpaceError(f"The range of {name} is {_values(axis)}; an expansion is at most {MAX_EXPANSION}.")
+        most = {"C": MAX_WIDTH, "L": MAX_DEPTH, "T": MAX_EXPANSION, "B": MAX_WIDTH}[name[0]]
+        if axis[-1] > most:
+            raise SpaceError(f"The range of {name} is {_values(axis)}; at most {most} is allowed.")
         if ratio:
             for width in self.widths[stage]:
                 for share in axis:
@@ -131,9 +132,8 @@ class Space:
             step = scaled(scale * r.step, divisor)
             widths.append(_width_values(r, step if r.doubling else step * (r.low // r.step), step))
         stem, stage2 = scaled_fixed_widths(self.family, scale)
-        fixed = {"stem_width": stem, "stage2_width": stage2}
         return replace(Space.of(self.family), widths=tuple(widths), scale=float(scale), image_size=self.image_size,
-                       stage2_depth=self.stage2_depth, stride_in=self.stride_in, **fixed)
+                       stage2_depth=self.stage2_depth, stride_in=self.stride_in, stem_width=stem, stage2_width=stage2)
 
     def replace(self, entries: Mapping[str, Iterable[Any]] | None = None, **ranges: Iterable[Any]) -> Space:
         """This space with other ranges for some entries, e.g. ``replace(C3=[16, 24], L3=range(1, 4))``.
@@ -142,15 +142,16 @@ class Space:
         names held in variables. Raises ``SpaceError`` for an unknown entry or an impossible range.
         """
         data = family_of(self.family)
-        axes = dict(zip(data.entry_names, self.widths + self.depths + self.thirds, strict=True))
+        axes: dict[str, tuple[Any, ...]] = dict(
+            zip(data.entry_names, self.widths + self.depths + self.thirds, strict=True))
         for name, values in {**(entries or {}), **ranges}.items():
             if name not in axes:
                 raise SpaceError(f"A {self.family} code has no entry {name!r}.{close_matches(name, axes)}")
             try:
                 axis = tuple(sorted({Fraction(v) for v in values}))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, ArithmeticError):
                 raise SpaceError(f"The range of {name} is {values!r}; it takes a list of numbers.") from None
-            axes[name] = axis if name[0] in "BT" else tuple(int(v) if v.denominator == 1 else v for v in axis)  # type: ignore[misc]
+            axes[name] = axis if name[0] in "BT" else tuple(int(v) if v.denominator == 1 else v for v in axis)
         n, every = data.stages, tuple(axes.values())
         return replace(self, widths=every[:n], depths=every[n:2 * n], thirds=every[2 * n:])
 
@@ -168,7 +169,10 @@ class Space:
 
     @property
     def smallest(self) -> Code:
-        """The code with every entry at its least: no code of the space has fewer MACs."""
+        """The code with every entry at its least; in section B.2.2's and scaled spaces none has fewer MACs.
+
+        In a ResNet-50 space with a user's own C2 one may: a block as wide as the stem has no projection shortcut.
+        """
         return self.code([axis[0] for axis in self.widths + self.depths + self.thirds], ratios=True)
 
     @property

@@ -1,0 +1,54 @@
+"""Dispersed codes: k-means centres stand for their clusters (steps 2 and 4 of the search)."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from scipy.spatial import cKDTree
+
+FloatArray = NDArray[np.float64]
+
+_ITERATIONS = 10
+
+
+def representatives(points: FloatArray, k: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The rows of ``k`` distinct points [n, m] that stand for the k-means clusters of all points.
+
+    Each is the point nearest to a cluster's centre that stands for no other. k-means++ starts, ten iterations follow.
+    Fewer distinct points than ``k`` give fewer rows.
+    """
+    distinct = np.unique(points, axis=0, return_index=True)[1]
+    if len(distinct) <= k:
+        return np.sort(distinct)
+    with warnings.catch_warnings():
+        # An empty cluster keeps its old centre, whose nearest free point still is a dispersed one.
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        centres, _ = kmeans2(points, k, iter=_ITERATIONS, minit="++", rng=rng)
+    return nearest_distinct(points[distinct], centres, distinct)
+
+
+def nearest_distinct(points: FloatArray, centres: FloatArray, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each centre the nearest point not yet taken, as an entry of ``rows``; needs at least as many points."""
+    tree = cKDTree(points)
+    taken: set[int] = set()
+    for centre in centres:
+        near = 1
+        while True:
+            found = np.atleast_1d(tree.query(centre, k=near)[1])
+            free = [int(f) for f in found if int(f) not in taken]
+            if free:
+                taken.add(free[0])
+                break
+            near = min(2 * near, len(points))
+    return rows[list(taken)]
+
+
+def farthest(points: FloatArray, used: FloatArray) -> int:
+    """The row of the point whose nearest used point is the farthest; the first row when none is used yet."""
+    if not len(used):
+        return 0
+    gap = cKDTree(used).query(points, k=1)[0]
+    return int(np.argmax(gap))

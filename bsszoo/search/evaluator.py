@@ -1,0 +1,109 @@
+"""What judges a code: the ``Evaluator`` protocol, its ``Score``, and a user's own function wrapped as one."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from bsszoo.codes.code import Code
+from bsszoo.errors import EvaluationError, UnknownNameError, close_matches
+from bsszoo.search.result import EvaluatorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """``value``: higher is better, always finite; ``measures``: what it is, in words.
+
+    Raises:
+        EvaluationError: The value is no finite number.
+    """
+
+    value: float
+    measures: str = "score"
+
+    def __post_init__(self) -> None:
+        value = self.value.item() if hasattr(self.value, "item") else self.value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise EvaluationError(f"A score is a number; the evaluator gave {value!r} ({type(value).__name__}).")
+        if not math.isfinite(value):
+            raise EvaluationError(f"A score is a finite number; the evaluator gave {value}.")
+        object.__setattr__(self, "value", float(value))
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Anything that judges a code. A plain function ``(Code) -> float`` becomes one by ``FunctionEvaluator``."""
+
+    @property
+    def info(self) -> EvaluatorInfo:
+        """What the scores are, for the screen and the report."""
+        ...
+
+    def __call__(self, code: Code) -> Score:
+        """The score of a code; any exception is a failed trial."""
+        ...
+
+
+class FunctionEvaluator:
+    """A user's function ``(Code) -> float`` (or ``-> Score``) as an ``Evaluator``.
+
+    Args:
+        function: Called with each code; higher is better.
+        name: Shown on screen; by default the function's own ``module:name``.
+    """
+
+    def __init__(self, function: Callable[[Code], Any], *, name: str | None = None) -> None:
+        if not callable(function):
+            raise EvaluationError(f"An evaluator is a function of a code; given was {function!r}.")
+        self.function = function
+        own = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
+        summary = (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
+        self._info = EvaluatorInfo(name or own, summary or f"value of {name or own}")
+
+    @property
+    def info(self) -> EvaluatorInfo:
+        """The function's name and the first line of its docstring."""
+        return self._info
+
+    def __call__(self, code: Code) -> Score:
+        """The function's value at a code."""
+        value = self.function(code)
+        return value if isinstance(value, Score) else Score(value, self._info.measures)
+
+
+def load_function(spec: str) -> FunctionEvaluator:
+    """The evaluator that ``module:function`` names; the working directory is searched first, as ``python -m`` does.
+
+    Raises:
+        UnknownNameError: There is no such module or function; the text says which, with close matches.
+        EvaluationError: The module raised while it was imported, or the name is no function.
+    """
+    module_name, _, function_name = spec.partition(":")
+    if not module_name or not function_name:
+        raise UnknownNameError(f"An evaluator is 'structural' or MODULE:FUNCTION; given was {spec!r}.")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, os.fspath(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UnknownNameError(f"There is no module {module_name!r} in {Path.cwd()} or among the installed "
+                                   f"packages (evaluator {spec!r}).") from None
+        raise EvaluationError(f"The module of the evaluator {spec!r} cannot be imported: {error}") from error
+    except Exception as error:
+        raise EvaluationError(f"The module of the evaluator {spec!r} cannot be imported: "
+                              f"{type(error).__name__}: {error}") from error
+    function: Any = module
+    for part in function_name.split("."):
+        if not hasattr(function, part):
+            names = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
+            raise UnknownNameError(f"The module {module_name!r} has no {function_name!r}."
+                                   + (close_matches(function_name, names) if names else ""))
+        function = getattr(function, part)
+    return FunctionEvaluator(function, name=spec)

@@ -1,0 +1,124 @@
+"""The loop of a search: ask a batch, evaluate, tell, and go on where a killed run stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
+from bsszoo.search.evaluator import Evaluator
+from bsszoo.search.result import TrialRow
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from bsszoo.codes.space import Space
+    from bsszoo.search.candidates import CandidateSet
+
+# Where a failed trial keeps its reason, and every trial its seconds.
+_ERROR, _SECONDS = "error", "seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """What a search needs beside its study: where codes come from, who judges them, how many and how many at once."""
+
+    space: Space
+    candidates: CandidateSet
+    evaluator: Evaluator
+    trials: int
+    batch_size: int
+
+
+def run_search(study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], None]) -> None:
+    """Evaluate codes until the study holds ``plan.trials`` of them, or every candidate.
+
+    Codes are suggested a batch at a time and evaluated in the order of their numbers. A trial that an earlier process
+    left running is evaluated again under its number, so that the study goes on as if it had never stopped; only one
+    process at a time may run this on a study. An evaluator that raises, or gives no finite number, makes a failed
+    trial whose reason is kept; the search goes on.
+
+    Args:
+        study: Any Optuna study whose sampler suggests whole codes.
+        plan: The search.
+        on_trial: Called with each trial as it finishes.
+    """
+    distributions = plan.candidates.distributions
+    wanted = min(plan.trials, len(plan.candidates))
+    while True:
+        pending = _abandon_halves(study, plan)
+        asked = len(_whole_trials(study, plan))
+        # A batch cut short by a kill is filled before its codes are evaluated, as it was when it was asked for.
+        target = min(wanted, -(-asked // plan.batch_size) * plan.batch_size)
+        if asked == target and not pending:
+            target = min(wanted, asked + plan.batch_size)
+        for _ in range(target - asked):
+            study.ask(fixed_distributions=distributions)
+        pending = _abandon_halves(study, plan)
+        if not pending:
+            return
+        for trial in pending:
+            _evaluate(study, plan, trial)
+            on_trial(next(r for r in trial_rows(study, plan) if r.number == trial.number))
+
+
+def trial_rows(study: Study, plan: SearchPlan) -> list[TrialRow]:
+    """The finished trials of a study in the order of their numbers."""
+    rows = []
+    for position, trial in enumerate(_whole_trials(study, plan)):
+        if not trial.state.is_finished():
+            continue
+        code = _code_of(plan, trial)
+        complete = trial.state == TrialState.COMPLETE
+        rows.append(TrialRow(
+            number=trial.number,
+            code=code,
+            cost=code_cost(code),
+            score=trial.value if complete else None,
+            state="complete" if complete else "failed",
+            seconds=float(trial.user_attrs.get(_SECONDS, 0.0)),
+            batch=position // plan.batch_size,
+            error=None if complete else trial.user_attrs.get(_ERROR, "no reason was recorded"),
+        ))
+    return rows
+
+
+def _evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
+    trial = Trial(study, frozen._trial_id)
+    start = time.perf_counter()
+    try:
+        value: float | None = plan.evaluator(_code_of(plan, frozen)).value
+    except Exception as error:
+        # Any fault of a user's function ends its trial only; KeyboardInterrupt and SystemExit end the run.
+        value = None
+        trial.set_user_attr(_ERROR, f"{type(error).__name__}: {error}")
+    trial.set_user_attr(_SECONDS, round(time.perf_counter() - start, 6))
+    if value is None:
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, value)
+
+
+def _whole_trials(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
+    """The trials that hold a whole code, by number: a process killed in the middle of an ask leaves a half one."""
+    names = plan.candidates.names
+    return [t for t in study.get_trials(deepcopy=False) if all(n in t.params for n in names)]
+
+
+def _abandon_halves(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
+    """Fail the trials that hold half a code, and return the running ones that hold a whole one."""
+    whole = {t.number for t in _whole_trials(study, plan)}
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in running:
+        if trial.number not in whole:
+            study.tell(trial.number, state=TrialState.FAIL)
+    return [t for t in running if t.number in whole]
+
+
+def _code_of(plan: SearchPlan, trial: FrozenTrial) -> Code:
+    return plan.space.code([trial.params[n] for n in plan.candidates.names])
