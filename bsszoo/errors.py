@@ -34,8 +34,12 @@ class EvaluationError(BssZooError, RuntimeError):
     """A candidate whose evaluation gave no finite score."""
 
 
+class SettingsError(BssZooError, ValueError):
+    """A run that cannot start as asked: its folder, its storage or a setting stands in the way."""
+
+
 class RunError(BssZooError, RuntimeError):
-    """A search run that cannot start, go on or be resumed."""
+    """A run that started and could not end well."""
 
 
 class WeightsError(BssZooError, RuntimeError):

@@ -1,1 +1,1 @@
-"""bsszoo.cli."""
+"""The command line: one file per noun. Nothing else imports it."""

@@ -142,8 +142,7 @@ class Space:
         names held in variables. Raises ``SpaceError`` for an unknown entry or an impossible range.
         """
         data = family_of(self.family)
-        axes: dict[str, tuple[Any, ...]] = dict(
-            zip(data.entry_names, self.widths + self.depths + self.thirds, strict=True))
+        axes = dict(zip(data.entry_names, self.axes, strict=True))
         for name, values in {**(entries or {}), **ranges}.items():
             if name not in axes:
                 raise SpaceError(f"A {self.family} code has no entry {name!r}.{close_matches(name, axes)}")
@@ -165,7 +164,7 @@ class Space:
     @property
     def size(self) -> int:
         """The number of codes."""
-        return math.prod(len(axis) for axis in self.widths + self.depths + self.thirds)
+        return math.prod(len(axis) for axis in self.axes)
 
     @property
     def smallest(self) -> Code:
@@ -173,12 +172,12 @@ class Space:
 
         In a ResNet-50 space with a user's own C2 one may: a block as wide as the stem has no projection shortcut.
         """
-        return self.code([axis[0] for axis in self.widths + self.depths + self.thirds], ratios=True)
+        return self.code([axis[0] for axis in self.axes], ratios=True)
 
     @property
     def largest(self) -> Code:
         """The code with every entry at its most."""
-        return self.code([axis[-1] for axis in self.widths + self.depths + self.thirds], ratios=True)
+        return self.code([axis[-1] for axis in self.axes], ratios=True)
 
     @property
     def template(self) -> Code:
@@ -241,16 +240,25 @@ class Space:
         import numpy as np
 
         generator = np.random.default_rng(rng)
+        return self.rows(np.stack([generator.integers(len(axis), size=n) for axis in self.axes], axis=1))
+
+    @property
+    def axes(self) -> tuple[tuple[Any, ...], ...]:
+        """The allowed values of each entry, in the order of the entries; of B the ratios to C."""
+        return (*self.widths, *self.depths, *self.thirds)
+
+    def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The codes [n, d] whose entries stand at these places [n, d] of their ``axes``."""
+        import numpy as np
+
         stages = len(self.widths)
-        axes = self.widths + self.depths
-        out = np.empty((n, len(self.entry_names)), dtype=np.int64)
-        for j, axis in enumerate(axes):
-            out[:, j] = np.array(axis, dtype=np.int64)[generator.integers(len(axis), size=n)]
-        for i, shares in enumerate(self.thirds):
-            drawn = generator.integers(len(shares), size=n)
-            top = np.array([s.numerator for s in shares], dtype=np.int64)[drawn]
-            bottom = np.array([s.denominator for s in shares], dtype=np.int64)[drawn]
-            out[:, 2 * stages + i] = top * (out[:, i] if self._has_ratios else 1) // bottom
+        out = np.empty(places.shape, dtype=np.int64)
+        for j, axis in enumerate(self.axes):
+            shares = [Fraction(v) for v in axis]
+            top = np.array([s.numerator for s in shares], dtype=np.int64)[places[:, j]]
+            bottom = np.array([s.denominator for s in shares], dtype=np.int64)[places[:, j]]
+            of_width = out[:, j - 2 * stages] if j >= 2 * stages and self._has_ratios else 1
+            out[:, j] = top * of_width // bottom
         return out
 
 

@@ -7,7 +7,7 @@ breaks the budget. A set is built here from a ``Space`` and ``Limits``, or by a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +130,16 @@ class Limits:
     max_params: int | None = None
     max_depth: int | None = None
 
+    @property
+    def upper(self) -> Limits:
+        """The upper limits alone."""
+        return replace(self, min_macs=None, min_params=None)
+
+    @property
+    def lower(self) -> Limits:
+        """The lower limits alone."""
+        return Limits(min_macs=self.min_macs, min_params=self.min_params)
+
     def hold(self, space: Space, codes: IntArray) -> tuple[NDArray[np.bool_], IntArray, IntArray, IntArray]:
         """Which of the codes [n, d] are inside, and all their MACs, params and activations, each [n]."""
         costs = cost_array(space, codes)
@@ -145,14 +155,39 @@ class Limits:
         return inside, *costs
 
 
+def within_reach(space: Space, limits: Limits) -> Space | None:
+    """The space without the values that no code within the limits can have; None when it holds no such code.
+
+    Costs grow with every entry. So a value is out when the code with it and the least of all else breaks an upper
+    limit, or the one with it and the most of all else stays below a lower one. Repeated until nothing changes: what is
+    left holds every code within the limits, and rejection from it wastes far fewer draws.
+    """
+    while True:
+        axes = space.axes
+        d = len(axes)
+        values = [(j, k) for j, axis in enumerate(axes) for k in range(len(axis))]
+        least, most = np.zeros((len(values), d), dtype=np.int64), np.empty((len(values), d), dtype=np.int64)
+        most[:] = [len(axis) - 1 for axis in axes]
+        for i, (j, k) in enumerate(values):
+            least[i, j] = most[i, j] = k
+        inside = limits.upper.hold(space, space.rows(least))[0] & limits.lower.hold(space, space.rows(most))[0]
+        kept = [[axis[k] for i, (at, k) in enumerate(values) if at == j and inside[i]] for j, axis in enumerate(axes)]
+        if not all(kept):
+            return None
+        if inside.all():
+            return space
+        space = space.replace(dict(zip(space.entry_names, kept, strict=True)))
+
+
 def draw_candidates(
     space: Space, limits: Limits, n: int, rng: np.random.Generator | int, *, max_draws: int = 20_000_000
 ) -> CandidateSet | None:
     """Up to ``n`` distinct codes drawn uniformly among those of the space within the limits, or None when none is met.
 
-    Rejection: codes are drawn uniformly from the whole space and those outside the limits thrown away, so what stays
-    is uniform among the feasible ones. It ends after ``max_draws`` codes (about 2,000,000 a second), or after 16 times
-    the space's size when that is less; a small space then is met almost whole.
+    Rejection: values that no feasible code has are left out (``within_reach``), codes are drawn uniformly from the rest
+    and those outside the limits thrown away, so what stays is uniform among the feasible ones. It ends after
+    ``max_draws`` codes (about 2,000,000 a second), or after 16 times the number of codes left when that is less; a
+    small space then is met almost whole.
 
     Args:
         space: Where to draw.
@@ -162,11 +197,14 @@ def draw_candidates(
         max_draws: When to give up.
     """
     generator = np.random.default_rng(rng)
-    left = min(max_draws, max(16 * space.size, _DRAW))
+    reach = within_reach(space, limits)
+    if reach is None:
+        return None
+    left = min(max_draws, max(16 * reach.size, _DRAW))
     found: list[tuple[IntArray, ...]] = []
     distinct = 0
     while left > 0 and distinct < n:
-        codes = space.sample(min(_DRAW, left), generator)
+        codes = reach.sample(min(_DRAW, left), generator)
         left -= len(codes)
         inside, *costs = limits.hold(space, codes)
         found.append((codes[inside], *(c[inside] for c in costs)))

@@ -62,33 +62,34 @@ def run_search(study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], No
         pending = _abandon_halves(study, plan)
         if not pending:
             return
+        places = {t.number: place for place, t in enumerate(_whole_trials(study, plan))}
         for trial in pending:
-            _evaluate(study, plan, trial)
-            on_trial(next(r for r in trial_rows(study, plan) if r.number == trial.number))
+            on_trial(_row(plan, places[trial.number], _evaluate(study, plan, trial)))
 
 
 def trial_rows(study: Study, plan: SearchPlan) -> list[TrialRow]:
     """The finished trials of a study in the order of their numbers."""
-    rows = []
-    for position, trial in enumerate(_whole_trials(study, plan)):
-        if not trial.state.is_finished():
-            continue
-        code = _code_of(plan, trial)
-        complete = trial.state == TrialState.COMPLETE
-        rows.append(TrialRow(
-            number=trial.number,
-            code=code,
-            cost=code_cost(code),
-            score=trial.value if complete else None,
-            state="complete" if complete else "failed",
-            seconds=float(trial.user_attrs.get(_SECONDS, 0.0)),
-            batch=position // plan.batch_size,
-            error=None if complete else trial.user_attrs.get(_ERROR, "no reason was recorded"),
-        ))
-    return rows
+    whole = enumerate(_whole_trials(study, plan))
+    return [_row(plan, place, trial) for place, trial in whole if trial.state.is_finished()]
 
 
-def _evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
+def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
+    """A finished trial; its ``place`` among all whole ones tells its batch."""
+    code = _code_of(plan, trial)
+    complete = trial.state == TrialState.COMPLETE
+    return TrialRow(
+        number=trial.number,
+        code=code,
+        cost=code_cost(code),
+        score=trial.value if complete else None,
+        state="complete" if complete else "failed",
+        seconds=float(trial.user_attrs.get(_SECONDS, 0.0)),
+        batch=place // plan.batch_size,
+        error=None if complete else trial.user_attrs.get(_ERROR, "no reason was recorded"),
+    )
+
+
+def _evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> FrozenTrial:
     trial = Trial(study, frozen._trial_id)
     start = time.perf_counter()
     try:
@@ -98,10 +99,7 @@ def _evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
         value = None
         trial.set_user_attr(_ERROR, f"{type(error).__name__}: {error}")
     trial.set_user_attr(_SECONDS, round(time.perf_counter() - start, 6))
-    if value is None:
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, value)
+    return study.tell(trial, state=TrialState.FAIL) if value is None else study.tell(trial, value)
 
 
 def _whole_trials(study: Study, plan: SearchPlan) -> list[FrozenTrial]:

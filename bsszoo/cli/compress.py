@@ -1,0 +1,256 @@
+"""``bsszoo compress``: the main job, its progress and its closing table."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from bsszoo.compression.plan import Caps, Plan
+    from bsszoo.search.evaluator import Evaluator
+    from bsszoo.search.result import CompressResult, TrialRow
+
+# On a terminal the bar moves; into a file a line is written after this many seconds at the earliest.
+_LINE_SECONDS = 10.0
+
+
+def compress_command(
+    network: Annotated[
+        str,
+        typer.Argument(metavar="FAMILY_OR_NAME", show_default=False,
+                       help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1,"
+                       " another name of `bsszoo list`, or a code's text."),
+    ],
+    flops: Annotated[
+        str,
+        typer.Option(metavar="MACS", show_default=False,
+                     help="The budget in multiply-adds, as the paper counts FLOPs: 130M, 0.13G, or 60% of the "
+                     "network's own. Tools that count 2 x MACs show twice this figure."),
+    ],
+    params: Annotated[
+        str | None, typer.Option(metavar="N", show_default=False, help="Most parameters, e.g. 2.5M or 70%.")
+    ] = None,
+    evaluator: Annotated[
+        str,
+        typer.Option(metavar="structural|MODULE:FUNCTION",
+                     help="What judges a code. structural: a heuristic that needs no data and is no accuracy. "
+                     "MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is better."),
+    ] = "structural",
+    trials: Annotated[int, typer.Option(metavar="N", help="Codes to evaluate.")] = 64,
+    batch: Annotated[int, typer.Option(metavar="N", help="Codes suggested at a time.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", show_default="bsszoo-runs/ and the settings' name",
+                     help="Folder of the run; the same command resumes it."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", show_default="an SQLite file in DIR", help="Optuna storage of the study."),
+    ] = None,
+    slack: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the budget that a code may leave unused.")
+    ] = 0.1,
+    scale: Annotated[
+        float | None,
+        typer.Option(metavar="S", show_default="what meets the budget",
+                     help="Scale of the grid of widths; 1 is the paper's own grid."),
+    ] = None,
+    depth_cap: Annotated[
+        str | None,
+        typer.Option(metavar="X|none", show_default="1.5 for structural, else none",
+                     help="Most total depth, in multiples of the uniformly rescaled network's."),
+    ] = None,
+    stage_depth_cap: Annotated[
+        str | None,
+        typer.Option(metavar="X|none", show_default="2 for structural, else none", help="The same for each stage."),
+    ] = None,
+    params_cap: Annotated[
+        str | None,
+        typer.Option(metavar="A:B|none", show_default="0.85:1.25 for structural, else none",
+                     help="Least and most parameters, in multiples of the uniformly rescaled network's."),
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Measure the forward time of the networks in the table.")
+    ] = True,
+) -> None:
+    """Search how a network's blocks should be stacked under a FLOPs budget.
+
+    Every candidate keeps the budget before anything is built. The search is AutoBSS's: dispersed first codes, then
+    Bayesian optimisation by expected improvement. It ends with several good, different codes, a report page, and the
+    commands that build and train them.
+
+    Examples:
+
+      bsszoo compress mobilenetv2 --flops 130M
+
+      bsszoo compress resnet50 --flops 60% --params 20M --out runs/r50
+
+      bsszoo compress efficientnet_b0 --flops 0.2G --evaluator mytraining:accuracy --trials 32
+
+    Ctrl-C keeps every finished trial; the same command goes on.
+    """
+    from bsszoo.cli.console import progress_console, show
+    from bsszoo.compression.run import compress
+    from bsszoo.report.tables import result_table
+
+    watcher = _ProgressWatcher(progress_console(), trials)
+    caps = _caps(evaluator, depth_cap, stage_depth_cap, params_cap)
+    try:
+        with watcher:
+            result = compress(
+                network, flops=flops, params=params, evaluator=evaluator, trials=trials, batch=batch, seed=seed,
+                out=out, storage=storage, slack=slack, scale=scale, caps=caps, latency=latency, watcher=watcher,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"\nStopped after {watcher.done} of {trials} trials, which are kept. "
+                   "The same command goes on from there.", err=True)
+        raise
+    show("", result_table(result))
+    _say_next(result, watcher)
+
+
+def _say_next(result: CompressResult, watcher: _ProgressWatcher) -> None:
+    from bsszoo.cli.console import show
+    from bsszoo.report.commands import commands
+
+    for note in result.notes:
+        show("", f"Note: {note}")
+    for command in commands(result.best.code):
+        show("", f"{command.title} (the first code found):", command.text.rstrip(), *([command.note] if command.note else []))
+    folder = watcher.folder
+    if folder is not None:
+        show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")
+
+
+def _caps(evaluator: str, depth: str | None, stage_depth: str | None, params: str | None) -> Caps | None:
+    """The caps asked for; None when the evaluator's own stay."""
+    from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps
+
+    if depth is None and stage_depth is None and params is None:
+        return None
+    base = STRUCTURAL_CAPS if evaluator == "structural" else Caps()
+    return Caps(
+        depth=base.depth if depth is None else _multiple("--depth-cap", depth),
+        stage_depth=base.stage_depth if stage_depth is None else _multiple("--stage-depth-cap", stage_depth),
+        params=base.params if params is None else _range("--params-cap", params),
+    )
+
+
+def _multiple(option: str, text: str) -> float | None:
+    from bsszoo.errors import SettingsError
+
+    if text.lower() == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1000:
+        raise SettingsError(f"{option} is {text!r}; it takes a multiple such as 1.5, or none.")
+    return value
+
+
+def _range(option: str, text: str) -> tuple[float, float] | None:
+    from bsszoo.errors import SettingsError
+
+    if text.lower() == "none":
+        return None
+    low, colon, high = text.partition(":")
+    a, b = (_multiple(option, low), _multiple(option, high)) if colon else (None, None)
+    if a is None or b is None or a > b:
+        raise SettingsError(f"{option} is {text!r}; it takes two multiples such as 0.85:1.25, or none.")
+    return a, b
+
+
+class _ProgressWatcher:
+    """The bar on a terminal (best code, its cost and score, time left), lines of text elsewhere."""
+
+    def __init__(self, console: Console, trials: int) -> None:
+        self.console, self.trials = console, trials
+        self.done, self.failed = 0, 0
+        self.folder: Path | None = None
+        self._best: TrialRow | None = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._start = self._line = time.monotonic()
+        self._fresh = 0
+
+    def __enter__(self) -> _ProgressWatcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: int) -> None:
+        """Say what is searched before the first trial."""
+        from rich.text import Text
+
+        from bsszoo.report.figures import both_macs, human
+
+        budget, info = plan.budget, evaluator.info
+        self.folder, self.done = folder, done
+        limit = f", params at most {human(budget.params)}" if budget.params else ""
+        lines = [
+            f"Compressing {plan.reference}",
+            f"Budget: {both_macs(budget.macs)}{limit}",
+            f"Candidates: {len(plan.candidates):,} codes within the limits, at least {human(budget.min_macs)} MACs, "
+            f"on the grid at scale {plan.scale:g}",
+            *(f"Cap: {cap}" for cap in plan.caps),
+            *(f"Note: {note}" for note in plan.notes),
+            f"Evaluator: {info.name}, {info.measures}",
+            *([f"  {info.caution}"] if info.caution else []),
+            f"Folder: {folder}" + (f" (going on after {done} finished trials)" if done else ""),
+        ]
+        for line in lines:
+            self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
+        self._start = self._line = time.monotonic()
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TimeRemainingColumn(), console=self.console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("trials", total=min(self.trials, len(plan.candidates)), completed=done)
+
+    def finished(self, trial: TrialRow) -> None:
+        """Move the bar, or write a line now and then."""
+        self.done += 1
+        self._fresh += 1
+        if trial.score is None:
+            self.failed += 1
+            self.console.print(f"trial {trial.number} failed: {trial.error}", markup=False)
+        elif self._best is None or trial.score > (self._best.score or 0.0):
+            self._best = trial
+            if self._progress is not None:
+                self.console.print(f"trial {trial.number}: {self._describe()}  {trial.code}", markup=False)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self.done, description=self._describe())
+        elif time.monotonic() - self._line > _LINE_SECONDS or self.done >= self.trials:
+            self._line = time.monotonic()
+            left = (self._line - self._start) / self._fresh * max(self.trials - self.done, 0)
+            best = f"{self._describe()}  {self._best.code}" if self._best else "none yet"
+            self.console.print(f"{self.done}/{self.trials} trials, {best}, about {left:.0f} s left", markup=False,
+                               soft_wrap=True)
+
+    def measuring(self, networks: int) -> None:
+        """Say that latencies are being measured, which takes some seconds."""
+        self.console.print(f"Measuring the latency of {networks} networks on this machine ...", markup=False)
+
+    def _describe(self) -> str:
+        from bsszoo.report.figures import human
+
+        if self._best is None:
+            return "best: none yet"
+        return f"best: score {self._best.score:.3f} at {human(self._best.cost.macs)} MACs"
+

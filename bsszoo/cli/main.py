@@ -1,0 +1,66 @@
+"""The ``bsszoo`` command: parse, call, print. Exit codes: 0 done, 1 run failed, 2 the user's mistake, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from bsszoo import __version__
+from bsszoo.cli import compress, models
+from bsszoo.errors import BssZooError, EvaluationError, RunError, WeightsError
+
+app = typer.Typer(
+    name="bsszoo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A model zoo and compression tool for convolutional networks, by how their blocks are stacked.\n\n"
+    "Start with: bsszoo compress mobilenetv2 --flops 130M",
+    epilog="A code is a zoo name (bsszoo list), a text such as "
+    "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6, or the paper's form in quotes: "
+    "'mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}'.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"bsszoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("list")(models.list_command)
+app.command("show")(models.show_command)
+app.command("cost")(models.cost_command)
+app.command("compress")(compress.compress_command)
+
+
+def main() -> None:
+    """Run the command line; an error of ours becomes one text on stderr and an exit code."""
+    try:
+        app()
+    except BssZooError as error:
+        typer.echo(f"bsszoo: {error}", err=True)
+        sys.exit(1 if isinstance(error, (RunError, EvaluationError, WeightsError)) else 2)
+    except KeyboardInterrupt:
+        # The commands that keep results say what was kept before this.
+        sys.exit(130)
+    except BrokenPipeError:
+        # `bsszoo list | head`: the reader has gone, which is no fault. Nothing may be flushed into the closed pipe.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The named codes: every network of the paper's tables, read from ``bsszoo/zoo/entries.json``.
+
+The reading stands here, below ``nets``, because both the networks' registration with timm and the zoo need it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What the paper prints for one network: where, the code as it stands there, and its two figures as text."""
+
+    place: str
+    code: str
+    macs: str
+    params: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTag:
+    """One set of weights of an entry: its tag, the Hub repository and whether anything was published there.
+
+    ``sha256`` is the checksum of the weights' file (hexadecimal), None where nobody has recorded one.
+    """
+
+    tag: str
+    repository: str
+    published: bool
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One network of the zoo.
+
+    ``cost`` is exact, at the code's own image size, with 1000 classes and 3 input channels. ``timm`` is timm's name
+    of the same architecture, None for the searched codes. The first of ``tags`` is the default.
+    """
+
+    name: str
+    title: str
+    code: Code
+    cost: Cost
+    paper: Printed
+    notes: tuple[str, ...]
+    timm: str | None
+    tags: tuple[WeightTag, ...]
+
+    @property
+    def architecture(self) -> str:
+        """The name under which timm knows the network once ``bsszoo.nets`` is imported."""
+        return self.timm or self.name
+
+    @property
+    def published(self) -> bool:
+        """True when weights of at least one tag can be fetched."""
+        return any(tag.published for tag in self.tags)
+
+
+@cache
+def named_entries() -> Mapping[str, ModelEntry]:
+    """All entries by name, in the order of the paper's tables."""
+    text = files("bsszoo").joinpath("zoo").joinpath("entries.json").read_text(encoding="utf-8")
+    made = (_entry(data) for data in json.loads(text)["entries"])
+    return MappingProxyType({entry.name: entry for entry in made})
+
+
+@cache
+def entry_of(code: Code) -> ModelEntry | None:
+    """The entry with exactly this code, or None."""
+    return next((entry for entry in named_entries().values() if entry.code == code), None)
+
+
+def _entry(data: Mapping[str, Any]) -> ModelEntry:
+    return ModelEntry(
+        name=data["name"],
+        title=data["title"],
+        code=Code.parse(data["code"]),
+        cost=Cost(**data["cost"]),
+        paper=Printed(**data["paper"]),
+        notes=tuple(data["notes"]),
+        timm=data["timm"],
+        tags=tuple(WeightTag(**tag) for tag in data["tags"]),
+    )

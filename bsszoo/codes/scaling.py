@@ -1,0 +1,54 @@
+"""The uniformly rescaled network: the control that every search under a budget is compared with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from bsszoo.codes.code import FAMILY_DEFAULT, Code
+from bsszoo.codes.cost import code_cost
+from bsszoo.codes.families import family_of
+from bsszoo.codes.space import scaled
+
+#: Scales are multiples of 1 / this.
+_STEPS = 1000
+#: Below this the smallest stages are a few channels wide and rounding decides the network.
+MIN_SCALE = 0.1
+MAX_SCALE = 4.0
+
+
+def uniform_code(code: Code, scale: float) -> Code:
+    """The code with every width ``scale`` times as large, depths and expansions kept.
+
+    Widths go to the nearest multiple of 4 (of 8 for ResNets), the stem to one of 8 and stage 2 up to one of 4: at 0.6
+    the original MobileNetV2 becomes Table 4's uniformly rescaled row, stem 16 and stage 2 at 12 channels included.
+    """
+    if scale == 1:
+        return code
+    family = family_of(code.family)
+    divisor = 4 if family.block == "mbconv" else 8
+    return replace(
+        code,
+        widths=tuple(scaled(scale * c, divisor) for c in code.widths),
+        bottlenecks=tuple(scaled(scale * b, divisor) for b in code.bottlenecks),
+        stem_width=FAMILY_DEFAULT if family.stem_width is None else scaled(scale * code.stem_width, 8),
+        stage2_width=4 * math.ceil(scale * code.stage2_width / 4 - 1e-9) if family.stage2 else FAMILY_DEFAULT,
+    )
+
+
+def fit_scale(code: Code, macs: int) -> float | None:
+    """The largest scale, in steps of 0.001, at which the uniformly rescaled code has at most ``macs`` MACs.
+
+    None when even ``MIN_SCALE`` has more; at most ``MAX_SCALE``. Every width grows with the scale and MACs with every
+    width, so bisection finds it.
+    """
+    low, high = round(MIN_SCALE * _STEPS), round(MAX_SCALE * _STEPS)
+    if code_cost(uniform_code(code, low / _STEPS)).macs > macs:
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        if code_cost(uniform_code(code, middle / _STEPS)).macs <= macs:
+            low = middle
+        else:
+            high = middle - 1
+    return low / _STEPS

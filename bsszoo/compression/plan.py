@@ -1,0 +1,200 @@
+"""From a budget to what is searched: the scale of the grid, the uniformly rescaled control, caps, candidates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost, code_cost, depth
+from bsszoo.codes.families import family_of
+from bsszoo.codes.scaling import MIN_SCALE, fit_scale, uniform_code
+from bsszoo.codes.space import Space
+from bsszoo.errors import BudgetError
+from bsszoo.report.figures import human
+from bsszoo.search.candidates import CandidateSet, Limits, draw_candidates
+from bsszoo.search.result import Budget
+
+#: Candidates drawn for a search, unless fewer codes are feasible.
+CANDIDATES = 20_000
+
+# Codes drawn in search of one inside all limits before a cap is given up, and before the search is.
+_TRY = 500_000
+_TRY_HARD = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How far a candidate may go from the uniformly rescaled network; None leaves a direction open.
+
+    ``depth`` and ``stage_depth`` are multiples of its depth (convolutions on the main path) and of each stage's number
+    of blocks; ``params`` the least and largest multiple of its parameters.
+    """
+
+    depth: float | None = None
+    stage_depth: float | None = None
+    params: tuple[float, float] | None = None
+
+
+#: For the structural score, whose maximum runs to extremes.
+STRUCTURAL_CAPS = Caps(depth=1.5, stage_depth=2.0, params=(0.85, 1.25))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run searches, and what it will say about it."""
+
+    reference: Code
+    uniform: Code
+    scale: float
+    budget: Budget
+    space: Space
+    limits: Limits
+    candidates: CandidateSet
+    caps: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(
+    reference: Code,
+    budget: Budget,
+    *,
+    caps: Caps,
+    seed: int,
+    scale: float | None = None,
+    candidates: int = CANDIDATES,
+) -> Plan:
+    """Candidates under a budget, drawn uniformly among the feasible codes.
+
+    Args:
+        reference: The network to compress; its family gives the space.
+        budget: Hard limits on MACs and parameters.
+        caps: How far candidates may go from the uniformly rescaled network; given up, with a note, where nothing is
+            left inside.
+        seed: Seed of the draw.
+        scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
+            budget, at most 1 (section B.2.2's own grid).
+        candidates: How many to draw.
+
+    Raises:
+        BudgetError: No code of the space meets the budget; the text names the limit that binds and the nearest
+            reachable figure.
+    """
+    family = family_of(reference.family)
+    base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in)
+    if scale is None:
+        original = replace(Code.from_entries(family.name, family.original), image_size=reference.image_size)
+        fitted = fit_scale(original, budget.macs)
+        scale = MIN_SCALE if fitted is None else min(1.0, fitted)
+    # At scale 1 too: a stem or stage 2 never is the reference's own but the grid's, so that all codes share it.
+    space = base.scaled(scale)
+    _check_reachable(space, budget)
+
+    fit = fit_scale(reference, budget.macs)
+    uniform = uniform_code(reference, MIN_SCALE if fit is None else fit)
+    notes = [] if fit is not None else [
+        f"Even at {MIN_SCALE} of its width the reference has more MACs than the budget; it is the control all the same."
+    ]
+    dropped: list[str] = []
+    for attempt, min_macs, without in _attempts(caps, budget):
+        inside, limits = _capped(space, uniform, attempt, replace(budget, min_macs=min_macs))
+        if inside is None:
+            continue
+        last = attempt == Caps() and min_macs == 0
+        drawn = draw_candidates(inside, limits, candidates, seed, max_draws=_TRY_HARD if last else _TRY)
+        if drawn is not None:
+            if len(drawn) < candidates and not last:
+                drawn = draw_candidates(inside, limits, candidates, seed, max_draws=_TRY_HARD // 4) or drawn
+            dropped = without
+            break
+    else:
+        raise BudgetError(_nothing_found(space, budget))
+    if dropped:
+        notes.append(f"No code was found inside all caps, so the search goes on without {' and '.join(dropped)}.")
+    if len(drawn) < candidates:
+        notes.append(f"{len(drawn)} codes were found within the limits.")
+    return Plan(reference, uniform, scale, replace(budget, min_macs=min_macs), inside, limits, drawn,
+                _describe(attempt, uniform, limits), tuple(notes))
+
+
+def _attempts(caps: Caps, budget: Budget) -> Iterator[tuple[Caps, int, list[str]]]:
+    """The caps, then fewer and fewer of them: (caps, least MACs, what was dropped). The budget itself never is."""
+    names = {"params": "the cap on parameters", "stage_depth": "the cap on a stage's depth",
+             "depth": "the cap on depth"}
+    given = [n for n in names if getattr(caps, n) is not None]
+    for min_macs in dict.fromkeys((budget.min_macs, 0)):
+        for count in range(len(given) + 1):
+            for without in itertools.combinations(given, count):
+                left = replace(caps, **dict.fromkeys(without))
+                lost = [names[n] for n in without]
+                if min_macs != budget.min_macs:
+                    lost.append(f"the lower limit of {human(budget.min_macs)} MACs")
+                yield left, min_macs, lost
+
+
+def _capped(space: Space, uniform: Code, caps: Caps, budget: Budget) -> tuple[Space | None, Limits]:
+    """The space whose stages keep their depth cap, and the limits that codes have to be checked against."""
+    cost = code_cost(uniform)
+    low, high = (None, budget.params) if caps.params is None else (
+        round(caps.params[0] * cost.params), round(caps.params[1] * cost.params)
+    )
+    if high is None or (budget.params is not None and budget.params < high):
+        high = budget.params
+    limits = Limits(
+        min_macs=budget.min_macs or None, max_macs=budget.macs, min_params=low, max_params=high,
+        max_depth=None if caps.depth is None else int(caps.depth * depth(uniform)),
+    )
+    if caps.stage_depth is None:
+        return space, limits
+    names = [n for n in space.entry_names if n.startswith("L")]
+    ranges = {
+        name: [v for v in axis if v <= int(caps.stage_depth * blocks)]
+        for name, axis, blocks in zip(names, space.depths, uniform.depths, strict=True)
+    }
+    return (space.replace(ranges) if all(ranges.values()) else None), limits
+
+
+def _describe(caps: Caps, uniform: Code, limits: Limits) -> tuple[str, ...]:
+    out = []
+    if caps.depth is not None:
+        out.append(f"depth at most {limits.max_depth} convolutions ({caps.depth:g}x the uniformly rescaled network's "
+                   f"{depth(uniform)})")
+    if caps.stage_depth is not None:
+        tops = ", ".join(str(int(caps.stage_depth * blocks)) for blocks in uniform.depths)
+        out.append(f"blocks in each stage at most {tops} ({caps.stage_depth:g}x), and within the space's ranges")
+    if caps.params is not None and limits.min_params is not None and limits.max_params is not None:
+        out.append(f"parameters from {human(limits.min_params)} to {human(limits.max_params)} "
+                   f"({caps.params[0]:g}x to {caps.params[1]:g}x of {human(code_cost(uniform).params)})")
+    return tuple(out)
+
+
+def _check_reachable(space: Space, budget: Budget) -> None:
+    """MACs and parameters grow with every entry, so the smallest and the largest code bound what is reachable."""
+    least, most = code_cost(space.smallest), code_cost(space.largest)
+    family = family_of(space.family).title
+    for figure, limit, name in ((least.macs, budget.macs, "MACs"), (least.params, budget.params, "parameters")):
+        if limit is not None and limit < figure:
+            raise BudgetError(
+                f"No {family} code has at most {human(limit)} {name}: the smallest one of its grid at scale "
+                f"{space.scale:g}, {space.smallest}, has {human(figure)} ({figure}). Raise the limit to that at "
+                f"least{', or lower --flops, which narrows the grid' if name == 'parameters' else ''}.")
+    if budget.min_macs > most.macs:
+        raise BudgetError(
+            f"A budget of {human(budget.macs)} MACs is above the largest {family} code of the grid at scale "
+            f"{space.scale:g}, which has {human(most.macs)} ({most.macs}): lower the budget to that, or widen the "
+            "grid with a larger --scale.")
+
+
+def _nothing_found(space: Space, budget: Budget) -> str:
+    """Which limit binds, told from random codes and from the smallest code's figures."""
+    limits = {"MACs": Limits(max_macs=budget.macs), "parameters": Limits(max_params=budget.params)}
+    sample = space.sample(200_000, 0)
+    shares = {name: limit.hold(space, sample)[0].mean() for name, limit in limits.items()}
+    binds = min(shares, key=lambda n: shares[n])
+    least: Cost = code_cost(space.smallest)
+    return (f"No code was found with at most {human(budget.macs)} MACs"
+            + (f" and at most {human(budget.params)} parameters" if budget.params is not None else "")
+            + f" among millions drawn. The limit on {binds} binds: {shares[binds]:.3%} of random codes of the grid at "
+            f"scale {space.scale:g} keep it. The smallest code has {human(least.macs)} MACs and "
+            f"{human(least.params)} parameters.")

@@ -1,0 +1,259 @@
+"""``compress``: from a network and a budget to several good codes, on disk and as a value."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
+from bsszoo.compression.budget import parse_amount
+from bsszoo.compression.diverse import diverse
+from bsszoo.compression.folder import CONTROLS, REPORT, default_storage, run_folder, write_result, write_text
+from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, Plan, make_plan
+from bsszoo.errors import BudgetError, RunError, SettingsError
+from bsszoo.report.figures import human
+from bsszoo.search.evaluator import Evaluator, FunctionEvaluator, load_function
+from bsszoo.search.result import Budget, CompressResult, NetworkRow, TrialRow
+from bsszoo.search.study import SearchPlan, run_search, trial_rows
+from bsszoo.zoo.entry import resolve_code
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+#: Trials of one search and of one batch: the paper's four iterations of sixteen.
+TRIALS, BATCH = 64, 16
+#: Most codes the closing table holds; at least five when as many were evaluated.
+FOUND = 8
+
+
+class Watcher(Protocol):
+    """Told how a run goes: the CLI's progress bar is one."""
+
+    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: int) -> None:
+        """The candidates are drawn; ``done`` trials of an earlier run were found."""
+        ...
+
+    def finished(self, trial: TrialRow) -> None:
+        """One more trial is finished."""
+        ...
+
+    def measuring(self, networks: int) -> None:
+        """The latencies of so many networks are about to be measured."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Silent:
+    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: int) -> None: ...
+
+    def finished(self, trial: TrialRow) -> None: ...
+
+    def measuring(self, networks: int) -> None: ...
+
+
+def compress(
+    network: str | Code,
+    *,
+    flops: str | float,
+    params: str | float | None = None,
+    evaluator: str | Callable[[Code], Any] = "structural",
+    trials: int = TRIALS,
+    batch: int = BATCH,
+    seed: int = 0,
+    out: str | Path | None = None,
+    storage: str | None = None,
+    slack: float = 0.1,
+    scale: float | None = None,
+    caps: Caps | None = None,
+    latency: bool = True,
+    watcher: Watcher | None = None,
+) -> CompressResult:
+    """Search codes of a network's family under a budget.
+
+    Every candidate keeps the budget before anything is built. The search is the paper's: see docs/search. A run that
+    was stopped, by Ctrl-C or by a kill, goes on when it is called again with the same settings; ``trials`` may grow.
+
+    Args:
+        network: A family (``mobilenetv2``), a name of the zoo or a code: what is compressed, and the first control.
+        flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs show): ``"130M"``,
+            ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's own.
+        params: Most parameters, likewise.
+        evaluator: ``"structural"``, ``"module:function"``, or a function ``(Code) -> float``; higher is better.
+        trials: Codes to evaluate.
+        batch: Codes suggested at a time; the first batch is dispersed over the candidates.
+        seed: Seed of everything random; the same settings give the same codes.
+        out: Folder of the run, by default ``bsszoo-runs/`` and the settings' name.
+        storage: Optuna storage URL, by default an SQLite file in the folder.
+        slack: Share of the budget that a code may leave unused: candidates have at least (1 - slack) x ``flops``.
+        scale: Scale of the grid of widths, by default what meets the budget.
+        caps: How far candidates may go from the uniformly rescaled network; by default the structural score's own
+            caps, and none for any other evaluator.
+        latency: Measure the forward time of the networks in the closing table on this machine.
+        watcher: Told how the run goes.
+
+    Raises:
+        BudgetError: No code meets the budget.
+        UnknownNameError, CodeError: There is no such network or evaluator.
+        SettingsError: A setting makes no sense, or the folder or the storage cannot be used.
+        RunError: Every trial failed.
+    """
+    start = time.perf_counter()
+    watcher = watcher or _Silent()
+    _check_counts(trials, batch, seed, slack)
+    reference = resolve_code(network)
+    cost = code_cost(reference)
+    budget = Budget(
+        macs=(macs := parse_amount(flops, of=cost.macs, what="--flops")),
+        min_macs=int(macs * (1 - slack)),
+        params=None if params is None else parse_amount(params, of=cost.params, what="--params"),
+    )
+    judge = _evaluator(evaluator)
+    structural = judge is None
+    caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
+    plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale)
+    if judge is None:
+        from bsszoo.evaluate.structural import StructuralEvaluator
+
+        judge = StructuralEvaluator.over(plan.space, plan.candidates)
+
+    title = network if isinstance(network, str) and not network.startswith("{") else str(reference)
+    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps)
+    folder = Path(out) if out is not None else Path("bsszoo-runs") / _folder_name(title, budget, judge, seed, settings)
+    with run_folder(folder, settings):
+        search = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
+        study = _open_study(storage or default_storage(folder), search, settings, folder)
+        rows = trial_rows(study, search)
+        watcher.planned(plan, judge, folder, len(rows))
+        run_search(study, search, watcher.finished)
+        rows = trial_rows(study, search)
+        found = diverse(rows, FOUND)
+        if not found:
+            reasons = sorted({r.error for r in rows if r.error})
+            raise RunError(f"All {len(rows)} trials failed; the first reason: {reasons[0] if reasons else 'none'}. "
+                           f"Mend the evaluator {judge.info.name} and start again with another --out.")
+        networks, notes = _networks(plan, judge, found, folder, watcher, measured=latency)
+        failed = sum(r.state == "failed" for r in rows)
+        if failed:
+            notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")
+        result = CompressResult(
+            family=reference.family, reference=title, budget=plan.budget, evaluator=judge.info, seed=seed,
+            scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=(*plan.notes, *notes),
+            networks=tuple(networks), trials=tuple(rows), seconds=time.perf_counter() - start, versions=_versions(),
+        )
+        write_result(folder, result)
+        from bsszoo.report.page import write_report
+
+        write_report(result, folder / REPORT)
+    return result
+
+
+def _evaluator(evaluator: str | Callable[[Code], Any]) -> Evaluator | None:
+    """The evaluator, or None for the structural one, which needs the candidates first."""
+    if isinstance(evaluator, str):
+        return None if evaluator == "structural" else load_function(evaluator)
+    return evaluator if isinstance(evaluator, Evaluator) else FunctionEvaluator(evaluator)
+
+
+def _check_counts(trials: int, batch: int, seed: int, slack: float) -> None:
+    for name, value, least in (("--trials", trials, 1), ("--batch", batch, 1), ("--seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SettingsError(f"{name} is {value!r}; it takes an integer from {least}.")
+    if not 0 < slack <= 1:
+        raise BudgetError(f"--slack is {slack!r}; it takes a share above 0 and up to 1, e.g. 0.1.")
+
+
+def _settings(
+    title: str, reference: Code, budget: Budget, judge: Evaluator, batch: int, seed: int, plan: Plan, caps: Caps
+) -> dict[str, Any]:
+    """What makes a run the same run: everything that its suggestions depend on. The number of trials does not."""
+    return {
+        "network": title, "code": str(reference), "macs": budget.macs, "min_macs": budget.min_macs,
+        "params": budget.params, "evaluator": judge.info.name, "batch": batch, "seed": seed, "scale": plan.scale,
+        "caps": {"depth": caps.depth, "stage_depth": caps.stage_depth,
+                 "params": None if caps.params is None else list(caps.params)},
+    }
+
+
+def _folder_name(title: str, budget: Budget, judge: Evaluator, seed: int, settings: Mapping[str, Any]) -> str:
+    """A readable name, different for settings that differ, so that trying another budget starts another run."""
+    import hashlib
+
+    words = [title[:40], human(budget.macs), judge.info.name.replace(":", "."), f"seed{seed}"]
+    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    return "_".join("".join(c if c.isalnum() or c in "._-" else "-" for c in w) for w in (*words, mark))
+
+
+def _open_study(storage: str, search: SearchPlan, settings: Mapping[str, Any], folder: Path) -> Study:
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from bsszoo.search.sampler import AutoBSSSampler
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = AutoBSSSampler(search.candidates, batch_size=search.batch_size, seed=settings["seed"])
+    name = "bsszoo" if storage == default_storage(folder) else f"bsszoo_{folder.name}"
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, sampler=sampler, direction="maximize",
+                                    load_if_exists=True)
+        earlier = study.user_attrs.get("settings")
+        if earlier is None:
+            study.set_user_attr("settings", dict(settings))
+    except (SQLAlchemyError, ValueError, ImportError, OSError) as error:
+        raise SettingsError(f"The storage {storage} cannot be opened: {error}".splitlines()[0]
+                       + " Give an Optuna storage URL such as sqlite:///search.db.") from None
+    if earlier is not None and earlier != settings:
+        raise SettingsError(f"The study {name!r} in {storage} is a search with other settings; give another --out.")
+    return study
+
+
+def _networks(
+    plan: Plan, judge: Evaluator, found: list[TrialRow], folder: Path, watcher: Watcher, *, measured: bool
+) -> tuple[list[NetworkRow], list[str]]:
+    """The closing table: the controls, judged as the candidates were, and the codes found, with their latencies."""
+    notes: list[str] = []
+    kept = folder / CONTROLS
+    controls: dict[str, float | None] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    rows: list[tuple[str, Any, Code, float | None]] = []
+    for label, role, code in (("original", "original", plan.reference), ("uniform", "uniform", plan.uniform)):
+        if str(code) not in controls:
+            try:
+                controls[str(code)] = judge(code).value
+            except Exception as error:
+                # A control that cannot be judged leaves its figure out; the search itself is done and stays.
+                controls[str(code)] = None
+                notes.append(f"The {label} network has no score: {type(error).__name__}: {error}")
+            write_text(kept, json.dumps(controls, indent=2) + "\n")
+        rows.append((label, role, code, controls[str(code)]))
+    rows += [(f"found {i}", "found", t.code, t.score) for i, t in enumerate(found, start=1)]
+    latencies: list[float | None] = [None] * len(rows)
+    if measured:
+        from bsszoo.evaluate.latency import measure_latencies
+
+        watcher.measuring(len(rows))
+        taken = measure_latencies([code for _, _, code, _ in rows])
+        latencies = [t.median_ms for t in taken]
+        notes.append(f"Latency: median of {taken[0].runs} forwards of one image, {taken[0].where}, the networks taking "
+                     "turns.")
+    networks = [
+        NetworkRow(label, role, code, code_cost(code), score, latency)
+        for (label, role, code, score), latency in zip(rows, latencies, strict=True)
+    ]
+    return networks, notes
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what a result depends on, read without importing any of it."""
+    import platform
+    from importlib.metadata import version
+
+    from bsszoo import __version__
+
+    names = ("optuna", "numpy", "scipy", "torch", "timm")
+    return {"bsszoo": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}
+
+

@@ -1,0 +1,145 @@
+"""``build``: the timm model of any code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg
+from timm.models._builder import pretrained_cfg_for_features
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.families import family_of
+from bsszoo.codes.named import entry_of
+from bsszoo.errors import CodeError
+from bsszoo.nets.mbconv import CodeEfficientNet, CodeEfficientNetFeatures
+from bsszoo.nets.resnet import CodeResNet
+
+#: The timm name under which any code can be created: ``timm.create_model(GENERIC, code="...")``.
+GENERIC = "bsszoo_code"
+
+_HEAD: Any = ("num_classes", "global_pool")
+_OUTPUT_STRIDES = (8, 16, 32)
+
+
+def build(
+    code: Code,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+    output_stride: int = 32,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """The timm model of a code, with freshly initialised weights.
+
+    It has what timm models have: ``forward_features``, ``forward_head``, ``forward_intermediates``,
+    ``reset_classifier``, ``get_classifier``, ``set_grad_checkpointing``, ``default_cfg``. Its convolutions and linear
+    layers are exactly ``layers_of(code)``; original codes have timm's state dict keys.
+
+    Args:
+        code: Any code.
+        num_classes: Outputs of the classifier; 0 for none.
+        in_chans: Channels of the input.
+        drop_rate: Probability of dropout before the classifier.
+        drop_path_rate: Stochastic depth at the end of the network; it rises linearly with depth.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or empty for none.
+        output_stride: 32, 16 or 8: input px per px of the last features; the weights are the same ones.
+        features_only: A model that returns the list of features at strides 2, 4, 8, 16 and 32 instead.
+        out_indices: Which of these features, as places in that list; all by default.
+        pretrained_cfg: Entries that replace those of ``config_of(code)`` in the model's ``default_cfg``.
+        device, dtype: Where and as what the parameters are made; ``"meta"`` makes none.
+
+    Raises:
+        CodeError: An argument that no network can have.
+
+    Example:
+        >>> code = Code.parse("mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}")
+        >>> build(code, num_classes=10).get_classifier()
+        Linear(in_features=1280, out_features=10, bias=True)
+    """
+    _check(num_classes, in_chans, drop_rate, drop_path_rate, output_stride)
+    entry = entry_of(code)
+    architecture = entry.architecture if entry else GENERIC
+    arguments: dict[str, Any] = {
+        "in_chans": in_chans, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "output_stride": output_stride,
+        "num_classes": num_classes, "global_pool": global_pool,
+    }
+    if features_only:
+        arguments |= {"features_only": True} | ({} if out_indices is None else {"out_indices": tuple(out_indices)})
+    elif out_indices is not None:
+        raise CodeError("out_indices chooses among features: give features_only=True with it.")
+    arguments |= {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+    cfg = {**config_of(code), "architecture": architecture, **(pretrained_cfg or {})}
+    model = build_as_timm(code, architecture, pretrained_cfg=cfg, **arguments)
+    # What timm.create_model would have noted: how timm.models.save_for_hf and push_to_hf_hub record the network.
+    recorded = {"output_stride": output_stride} if output_stride != 32 else {}
+    model._model_args = recorded if entry else {"code": code.to_dict(), **recorded}  # type: ignore[assignment]
+    return model
+
+
+def build_as_timm(code: Code, variant: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """The model of a code through timm's own builder; keywords are those that ``timm.create_model`` passes on."""
+    resnet = family_of(code.family).block != "mbconv"
+    if resnet or not kwargs.get("features_only"):
+        net = CodeResNet if resnet else CodeEfficientNet
+        model: nn.Module = build_model_with_cfg(net, variant, pretrained, code=code, **kwargs)
+        return model
+    # As timm's EfficientNets: a class of its own, whose keys stay those of the whole network.
+    kwargs.pop("features_only")
+    features: Any = build_model_with_cfg(
+        CodeEfficientNetFeatures, variant, pretrained, code=code, kwargs_filter=_HEAD,
+        pretrained_filter_fn=_trunk_only, **kwargs,
+    )
+    features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(features.pretrained_cfg)
+    made: nn.Module = features
+    return made
+
+
+def config_of(code: Code) -> dict[str, Any]:
+    """timm's configuration of a code's network: input size, normalisation, names of its first and last layers.
+
+    The input is the code's, normalised as ImageNet; ``crop_pct`` leaves the 32 px border that timm's ResNets (224 of
+    256) and EfficientNet-B1 (240 of 272) leave.
+    """
+    family = family_of(code.family)
+    resnet = family.block != "mbconv"
+    size = code.image_size
+    return {
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (-(-size // 32),) * 2,
+        "crop_pct": round(size / (size + 32), 3),
+        "interpolation": "bilinear" if resnet else "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1" if resnet else "conv_stem",
+        "classifier": "fc" if resnet else "classifier",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2010.10261",
+    }
+
+
+def _trunk_only(state: dict[str, Any], _: nn.Module) -> dict[str, Any]:
+    # Strict loading of the rest: only what the features do not have may be left out.
+    return {key: value for key, value in state.items() if not key.startswith(("conv_head.", "bn2.", "classifier."))}
+
+
+def _check(num_classes: object, in_chans: object, drop_rate: float, drop_path_rate: float, output_stride: int) -> None:
+    for name, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise CodeError(f"{name} is {value!r}; allowed is an integer from {least}.")
+    for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not 0 <= rate < 1:
+            raise CodeError(f"{name} is {rate!r}; allowed is a probability from 0 to below 1.")
+    if output_stride not in _OUTPUT_STRIDES:
+        raise CodeError(f"output_stride is {output_stride!r}; allowed are 8, 16 and 32.")

@@ -1,0 +1,194 @@
+"""MobileNetV2 and EfficientNet codes as timm EfficientNets, module by module from the code's stages."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers.classifier import create_classifier
+from timm.layers.create_act import get_act_layer
+from timm.layers.create_conv2d import create_conv2d
+from timm.layers.create_norm_act import get_norm_act_layer
+from timm.layers.drop import DropPath
+from timm.models import FeatureInfo
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
+from timm.models._efficientnet_builder import efficientnet_init_weights
+from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.families import family_of
+from bsszoo.codes.layers import Block, Stage, stages_of
+from bsszoo.nets.placement import Placement
+
+# timm's function has no types.
+_conv: Any = create_conv2d
+
+
+class CodeInvertedResidual(InvertedResidual):
+    """timm's ``InvertedResidual`` with exactly the code's expanded and squeeze widths.
+
+    timm rounds the expanded width to a multiple of 8; the paper's figures come out only without.
+    """
+
+    def __init__(self, block: Block[int], place: Placement, act: type[nn.Module], dd: dict[str, Any]) -> None:
+        # Not the parent's, which rounds. Every attribute that its forward reads is set here.
+        nn.Module.__init__(self)
+        norm_act = get_norm_act_layer(nn.BatchNorm2d, act)
+        mid = block.mid_width
+        self.has_skip = _has_skip(block)
+        self.conv_s2d = None
+        self.bn_s2d = None
+        self.conv_pw = _conv(block.in_width, mid, 1, padding="", **dd)
+        self.bn1 = norm_act(mid, inplace=True, **dd)
+        self.conv_dw = _conv(mid, mid, block.kernel, stride=place.stride, dilation=place.first_dilation,
+                                     groups=mid, padding="", **dd)
+        self.bn2 = norm_act(mid, inplace=True, **dd)
+        self.aa = nn.Identity()
+        self.se = _squeeze_excite(block, mid, act, dd)
+        self.conv_pwl = _conv(mid, block.out_width, 1, padding="", **dd)
+        self.bn3 = norm_act(block.out_width, apply_act=False, **dd)
+        self.drop_path = DropPath(place.drop_path) if place.drop_path else nn.Identity()
+
+
+class CodeEfficientNet(EfficientNet):
+    """A timm ``EfficientNet`` built from a code; everything but the constructor is timm's.
+
+    Args:
+        code: A ``mobilenetv2``, ``efficientnet_b0`` or ``efficientnet_b1`` code.
+        num_classes: Outputs of the classifier; 0 for none.
+        in_chans: Channels of the input.
+        output_stride: 32, 16 or 8 [px of input per px of the last features]; smaller ones turn strides into dilation.
+        global_pool: timm's pooling name: ``avg``, ``max``, ``avgmax``, ``catavgmax`` or empty.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth; block i of n drops with ``drop_path_rate * i / n``.
+        device, dtype: Where and as what the parameters are made.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.feature_info = _add_trunk(self, code, in_chans, output_stride, drop_rate, drop_path_rate, dd)
+        self.stage_ends = [info["stage"] for info in self.feature_info]
+
+        head = stages_of(code)[-2].first
+        self.conv_head = _conv(head.in_width, head.out_width, head.kernel, padding="", **dd)
+        self.bn2 = get_norm_act_layer(nn.BatchNorm2d, _activation(code))(head.out_width, inplace=True, **dd)
+        self.num_features = head.out_width
+        self.global_pool, self.classifier = create_classifier(self.num_features, num_classes, pool_type=global_pool,
+                                                              **dd)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        efficientnet_init_weights(self)
+
+
+class CodeEfficientNetFeatures(EfficientNetFeatures):
+    """The trunk of ``CodeEfficientNet`` that returns its features at each stride, as timm's ``features_only`` does.
+
+    Arguments as ``CodeEfficientNet``; ``out_indices`` are places in the list of features (by default all five).
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_indices: tuple[int, ...] = (0, 1, 2, 3, 4),
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        features = _add_trunk(self, code, in_chans, output_stride, drop_rate, drop_path_rate, dd)
+        self.feature_info = FeatureInfo(features, out_indices)
+        self._stage_out_idx = {info["stage"]: info["index"] for info in self.feature_info.get_dicts()}
+        self.feature_hooks = None
+        efficientnet_init_weights(self)
+
+
+def _add_trunk(
+    net: Any, code: Code, in_chans: int, output_stride: int, drop_rate: float, drop_path_rate: float,
+    dd: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The features of the trunk (stem and blocks) that this adds to ``net``, as timm's builder lists them."""
+    net.in_chans = in_chans
+    net.drop_rate = drop_rate
+    net.grad_checkpointing = False
+    act = _activation(code)
+    stem, *body, _, _ = stages_of(code, in_chans=in_chans)
+    first = stem.first
+    net.conv_stem = _conv(in_chans, first.out_width, first.kernel, stride=first.stride, padding="", **dd)
+    net.bn1 = get_norm_act_layer(nn.BatchNorm2d, act)(first.out_width, inplace=True, **dd)
+
+    features: list[dict[str, Any]] = []
+    reduction, dilation, index = first.stride, 1, 0
+    blocks_of_net = sum(stage.depth for stage in body)
+    made = []
+    for i, stage in enumerate(body):
+        blocks = []
+        for block in stage.blocks():
+            stride, previous = block.stride, dilation
+            if stride > 1 and reduction * stride > output_stride:
+                dilation, stride = dilation * stride, 1
+            reduction *= stride
+            place = Placement(stride, dilation, previous, drop_path_rate * index / blocks_of_net)
+            blocks.append(_block(block, place, act, dd))
+            index += 1
+        made.append(nn.Sequential(*blocks))
+        if _ends_level(body, i):
+            features.append({"stage": i + 1, "reduction": reduction, "module": stage.name,
+                             "num_chs": stage.first.out_width})
+    net.blocks = nn.Sequential(*made)
+    return features
+
+
+def _ends_level(body: list[Stage[int]], i: int) -> bool:
+    # The code's strides decide, so that the levels stay the same ones when dilation replaces a stride.
+    return i + 1 == len(body) or body[i + 1].first.stride > 1
+
+
+def _block(block: Block[int], place: Placement, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
+    made: nn.Module
+    if block.mid_width != block.in_width:
+        return CodeInvertedResidual(block, place, act, dd)
+    squeeze: Any = None
+    if block.squeeze_width is not None:
+        squeeze = partial(SqueezeExcite, rd_channels=block.squeeze_width)
+    made = DepthwiseSeparableConv(
+        block.in_width, block.out_width, block.kernel, place.stride, place.first_dilation, noskip=not _has_skip(block),
+        act_layer=act, se_layer=squeeze, drop_path_rate=place.drop_path, **dd,
+    )
+    return made
+
+
+def _has_skip(block: Block[int]) -> bool:
+    # As trained at the full stride: a block whose stride became dilation has no skip, or its weights would not fit.
+    return block.stride == 1 and block.in_width == block.out_width
+
+
+def _squeeze_excite(block: Block[int], width: int, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
+    if block.squeeze_width is None:
+        return nn.Identity()
+    made: nn.Module = SqueezeExcite(width, rd_channels=block.squeeze_width, act_layer=act, **dd)
+    return made
+
+
+def _activation(code: Code) -> type[nn.Module]:
+    layer: type[nn.Module] = get_act_layer(family_of(code.family).activation)
+    return layer

@@ -1,0 +1,129 @@
+"""ResNet-18 and ResNet-50 codes as timm ResNets, module by module from the code's stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers.classifier import create_classifier
+from timm.layers.drop import DropPath
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet, downsample_conv
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.layers import Block, stages_of
+from bsszoo.nets.placement import Placement
+
+
+class CodeBottleneck(Bottleneck):
+    """timm's ``Bottleneck`` with the code's own inner width and placement of the stride."""
+
+    expansion = 1
+
+    def __init__(self, block: Block[int], place: Placement, downsample: nn.Module | None, dd: dict[str, Any]) -> None:
+        # Not the parent's: it derives the widths from each other. Every attribute that its forward reads is set here.
+        nn.Module.__init__(self)
+        first, second = (place.stride, 1) if block.stride_in == "1x1" else (1, place.stride)
+        dilation = place.dilation if block.stride_in == "1x1" else place.first_dilation
+        mid = block.mid_width
+        self.conv1 = nn.Conv2d(block.in_width, mid, 1, stride=first, bias=False, **dd)
+        self.bn1 = nn.BatchNorm2d(mid, **dd)
+        self.act1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(mid, mid, 3, stride=second, padding=dilation, dilation=dilation, bias=False, **dd)
+        self.bn2 = nn.BatchNorm2d(mid, **dd)
+        self.drop_block = nn.Identity()
+        self.act2 = nn.ReLU(inplace=True)
+        self.aa = nn.Identity()
+        self.conv3 = nn.Conv2d(mid, block.out_width, 1, bias=False, **dd)
+        self.bn3 = nn.BatchNorm2d(block.out_width, **dd)
+        self.se = None
+        self.act3 = nn.ReLU(inplace=True)
+        self.downsample = downsample
+        self.stride = place.stride
+        self.dilation = place.dilation
+        self.drop_path = _drop_path(place)
+
+
+class CodeResNet(ResNet):
+    """A timm ``ResNet`` built from a code; everything but the constructor is timm's.
+
+    Args:
+        code: A ``resnet18`` or ``resnet50`` code.
+        num_classes: Outputs of the classifier; 0 for none.
+        in_chans: Channels of the input.
+        output_stride: 32, 16 or 8 [px of input per px of the last features]; smaller ones turn strides into dilation.
+        global_pool: timm's pooling name: ``avg``, ``max``, ``avgmax``, ``catavgmax`` or empty.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 at the first.
+        zero_init_last: Start each residual branch at zero, as timm does.
+        device, dtype: Where and as what the parameters are made.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        *,
+        zero_init_last: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        stem, *body, _ = stages_of(code, in_chans=in_chans)
+
+        first = stem.first
+        self.conv1: Any = nn.Conv2d(in_chans, first.out_width, first.kernel, stride=first.stride,
+                               padding=first.kernel // 2, bias=False, **dd)
+        self.bn1 = nn.BatchNorm2d(first.out_width, **dd)
+        self.act1 = nn.ReLU(inplace=True)
+        self.maxpool: Any = nn.MaxPool2d(kernel_size=3, stride=stem.pool, padding=1)
+        self.feature_info = [{"num_chs": first.out_width, "reduction": first.stride, "module": "act1"}]
+
+        reduction, dilation, previous = first.stride * stem.pool, 1, 1
+        last, index = sum(stage.depth for stage in body) - 1, 0
+        for stage in body:
+            blocks = []
+            for block in stage.blocks():
+                stride = block.stride
+                if stride > 1 and reduction >= output_stride:
+                    dilation, stride = dilation * stride, 1
+                reduction *= stride
+                blocks.append(_block(block, Placement(stride, dilation, previous, drop_path_rate * index / last), dd))
+                previous = dilation
+                index += 1
+            self.add_module(stage.name, nn.Sequential(*blocks))
+            self.feature_info.append({"num_chs": stage.first.out_width, "reduction": reduction, "module": stage.name})
+
+        self.num_features = body[-1].first.out_width
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.init_weights(zero_init_last=zero_init_last)
+
+
+def _block(block: Block[int], place: Placement, dd: dict[str, Any]) -> nn.Module:
+    downsample = None
+    # The code's stride decides, not the placed one: weights must fit at every output stride.
+    if block.stride != 1 or block.in_width != block.out_width:
+        downsample = downsample_conv(block.in_width, block.out_width, kernel_size=1, stride=place.stride,
+                                     norm_layer=nn.BatchNorm2d, **dd)
+    if block.kind == "bottleneck":
+        return CodeBottleneck(block, place, downsample, dd)
+    made: nn.Module = BasicBlock(
+        block.in_width, block.out_width, place.stride, downsample, dilation=place.dilation,
+        first_dilation=place.first_dilation, drop_path=_drop_path(place), **dd,
+    )
+    return made
+
+
+def _drop_path(place: Placement) -> nn.Module | None:
+    return DropPath(place.drop_path) if place.drop_path > 0 else None

@@ -1,0 +1,74 @@
+"""Numbers as a person reads them. Every cost that is shown goes through this file, so that all of them look alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+#: What the two ways of counting are called wherever a cost is shown. One multiply-add is one MAC.
+MACS_NAME: Final = "MACs"
+TWO_MACS_NAME: Final = "2 x MACs"
+MACS_NOTE: Final = "the paper's FLOPs"
+TWO_MACS_NOTE: Final = "what tools counting a multiply-add as two call FLOPs, e.g. NVIDIA Model Optimizer"
+
+#: Stands where there is no figure: not measured, or failed.
+ABSENT: Final = "-"
+
+_UNITS: Final = ("", "k", "M", "B", "T", "P")
+
+
+def human(count: int) -> str:
+    """A count in a few digits: ``9,408``, ``296.5M``, ``4.03B``; exact below ten thousand.
+
+    Two decimals below a hundred of the unit and one above, which tells two codes of one budget apart.
+    """
+    if abs(count) < 10_000:
+        return f"{count:,}"
+    value, unit = float(count), 0
+    # 999.95 and not 1000: 999,960,000 would print as 1000.0M.
+    while abs(value) >= 999.95 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    digits = 2 if abs(value) < 99.995 else 1
+    return f"{value:.{digits}f}{_UNITS[unit]}"
+
+
+def both_macs(macs: int) -> str:
+    """MACs and 2 x MACs in one line, each with its name and whose word "FLOPs" it is."""
+    return (f"{MACS_NAME} {human(macs)} ({MACS_NOTE}) | "
+            f"{TWO_MACS_NAME} {human(2 * macs)} ({TWO_MACS_NOTE})")
+
+
+def score(value: float | None) -> str:
+    """A score with four decimals, or in four digits where those would hide it; ``-`` when there is none."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:.4f}"
+    return f"{value:.4g}"
+
+
+def latency(milliseconds: float | None) -> str:
+    """A latency [ms] in three or four digits, without its unit; ``-`` when it was not measured."""
+    if milliseconds is None or not math.isfinite(milliseconds):
+        return ABSENT
+    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:.0f}"
+
+
+def percent(part: float, whole: float) -> str:
+    """``part`` as a percentage of ``whole`` with one decimal; ``-`` of nothing."""
+    return f"{100 * part / whole:.1f}%" if whole else ABSENT
+
+
+def duration(seconds: float) -> str:
+    """A time span in the two units that matter: ``0.84 s``, ``1 min 52 s``, ``3 h 07 min``."""
+    if not math.isfinite(seconds):
+        return ABSENT
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(whole / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,228 @@
+"""Tables for the terminal, as rich renderables: a network's stages, the models of the zoo, the end of a search.
+
+Print them with ``console.print(table, soft_wrap=True)``. rich then leaves a line that is wider than the terminal to
+the terminal, so that a long code can be copied whole; without it a code is folded over two lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost, ImageSize, checked_size, stage_costs
+from bsszoo.codes.families import family_of
+from bsszoo.codes.layers import Stage, stages_of
+from bsszoo.report.figures import (
+    ABSENT,
+    MACS_NAME,
+    MACS_NOTE,
+    TWO_MACS_NAME,
+    TWO_MACS_NOTE,
+    both_macs,
+    human,
+    latency,
+    percent,
+    score,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
+    from bsszoo.search.result import CompressResult
+
+_TWO_MACS_COLUMN = "2xMACs"
+
+
+@dataclass(frozen=True, slots=True)
+class ListRow:
+    """One model of ``bsszoo list``. ``paper`` holds the paper's figures as text, None where it has none;
+    ``weights`` says where weights come from, or that there are none.
+    """
+
+    name: str
+    family: str
+    code: str
+    macs: int
+    params: int
+    paper: str | None
+    weights: str
+
+
+def stage_table(code: Code, image_size: ImageSize | None = None) -> Table:
+    """The stages of a code's network in the order of the forward, with a line of totals.
+
+    Args:
+        code: The code.
+        image_size: Side of the input, or (height, width) [px], at which MACs are counted; the code's own by default.
+
+    Raises:
+        CodeError: An image size that no network can have.
+    """
+    rows = stage_costs(code, image_size)
+    total = sum((row.cost for row in rows), Cost(0, 0, 0))
+    letter = family_of(code.family).letter
+    columns = [("#", True), ("Module", False), ("Operator", False), ("Output", True), ("C", True), ("L", True)]
+    columns += [(letter, True)] if letter else []
+    table = _table([*columns, (MACS_NAME, True), ("Share", True), ("Params", True)])
+    for row, stage in zip(rows, stages_of(code), strict=True):
+        classifier = stage.first.kind == "classifier"
+        cells = [
+            str(row.number), row.name, operator(stage), ABSENT if classifier else f"{row.size[0]}x{row.size[1]}",
+            str(row.width), str(row.depth),
+        ]
+        cells += [inner(stage)] if letter else []
+        table.add_row(*cells, human(row.cost.macs), percent(row.cost.macs, total.macs), human(row.cost.params))
+    table.add_section()
+    blank = [""] * (len(columns) - 2)
+    table.add_row("", "total", *blank, human(total.macs), percent(1, 1), human(total.params), style="bold")
+    legend = {"": "", "B": ", B bottleneck width", "T": ", T expansion factor"}[letter]
+    table.caption = _prose(
+        f"C output channels, L blocks{legend}\n"
+        f"{MACS_NAME} {human(total.macs)}: {MACS_NOTE}\n"
+        f"{TWO_MACS_NAME} {human(2 * total.macs)}: {TWO_MACS_NOTE}"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def operator(stage: Stage[int]) -> str:
+    """What a stage's blocks are, e.g. ``Conv 7x7 + pool``, ``Bottleneck 3x3``, ``MBConv k5 + SE``."""
+    block = stage.first
+    kernel = f"{block.kernel}x{block.kernel}"
+    if block.kind in ("stem", "head_conv"):
+        return f"Conv {kernel}" + (" + pool" if stage.pool > 1 else "")
+    if block.kind == "mbconv":
+        return f"MBConv k{block.kernel}" + (" + SE" if block.squeeze_width is not None else "")
+    return {"basic": f"BasicBlock {kernel}", "bottleneck": f"Bottleneck {kernel}", "classifier": "Linear"}[block.kind]
+
+
+def inner(stage: Stage[int]) -> str:
+    """A stage's bottleneck width or expansion factor as text; ``-`` where its block has none."""
+    block = stage.first
+    if block.kind == "bottleneck":
+        return str(block.mid_width)
+    if block.kind == "mbconv":
+        return str(block.mid_width // block.in_width)
+    return ABSENT
+
+
+def code_summary(code: Code, cost: Cost, image_size: ImageSize | None = None) -> Group:
+    """What a code is and costs, in a few lines: its text, the paper's form of it, MACs both ways, params.
+
+    Args:
+        code: The code.
+        cost: Its cost at ``image_size``.
+        image_size: What the cost was counted at [px]; the code's own by default.
+
+    Raises:
+        CodeError: An image size that no network can have.
+    """
+    from rich.console import Group
+
+    height, width = checked_size(code.image_size if image_size is None else image_size)
+    fixed = ", ".join(f"{name} {value}" for name, value in code.fixed_parts.items())
+    lines = [
+        ("family", f"{family_of(code.family).title} ({code.family})"),
+        ("code", str(code)),
+        ("paper's form", paper_form(code) + (f" with {fixed}" if fixed else "")),
+        ("input", f"{height} x {width} px"),
+        (MACS_NAME, f"{human(cost.macs)} ({MACS_NOTE}), exactly {cost.macs:,}"),
+        (TWO_MACS_NAME, f"{human(cost.macs2)} ({TWO_MACS_NOTE})"),
+        ("params", f"{human(cost.params)}, exactly {cost.params:,}"),
+        ("activations", f"{human(cost.activations)}, elements of the outputs of all convolutions"),
+    ]
+    return Group(*(_plain(f"{name:<13} {text}") for name, text in lines))
+
+
+def paper_form(code: Code) -> str:
+    """The paper's flat form of a code, ``{24,40,..}``: its entries, without the family and the fixed parts."""
+    return "{" + ",".join(map(str, code.entries)) + "}"
+
+
+def result_table(result: CompressResult) -> Group:
+    """The end of a search: the controls and the codes found, each code whole beneath, and what the score is.
+
+    Codes stand beneath the table, one to a line, because a code can be wider than a terminal.
+    """
+    from rich.console import Group
+
+    table = _table([("Network", False), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
+                    ("Activ.", True), ("Score", True), ("Latency [ms]", True)])
+    last = None
+    for row in result.networks:
+        if last is not None and (last == "found") != (row.role == "found"):
+            table.add_section()
+        last = row.role
+        table.add_row(
+            _plain(row.label), human(row.cost.macs), human(row.cost.macs2), human(row.cost.params),
+            human(row.cost.activations), score(row.score), latency(row.latency_ms),
+            style="bold" if row is result.best else None,
+        )
+    parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
+    parts.append(_prose(f"Score ({result.evaluator.name}): {result.evaluator.measures}"))
+    if result.evaluator.caution:
+        parts.append(_prose(result.evaluator.caution, style="yellow"))
+    parts.append(_plain(""))
+    parts += _codes((row.label, str(row.code)) for row in result.networks)
+    return Group(*parts)
+
+
+def model_list_table(rows: Sequence[ListRow], *, with_codes: bool = False) -> Group:
+    """The models of ``bsszoo list``, a section for each family; with their codes beneath when asked for."""
+    from rich.console import Group
+
+    table = _table([("Model", False), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
+                    ("Paper", False), ("Weights", False)])
+    for i, row in enumerate(rows):
+        if i and row.family != rows[i - 1].family:
+            table.add_section()
+        table.add_row(_plain(row.name), human(row.macs), human(2 * row.macs), human(row.params),
+                      _plain(row.paper or ABSENT), _plain(row.weights))
+    parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
+    if with_codes:
+        parts += [_plain(""), *_codes((row.name, row.code) for row in rows)]
+    return Group(*parts)
+
+
+def cost_line(cost: Cost) -> Text:
+    """A cost in one line: MACs and 2 x MACs each with its name, params, activations."""
+    return _plain(f"{both_macs(cost.macs)} | params {human(cost.params)} | activations {human(cost.activations)}")
+
+
+def _table(columns: Iterable[tuple[str, bool]]) -> Table:
+    """An empty table; a column is its title and whether it holds numbers. Narrow: it has to fit 80 characters."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for title, number in columns:
+        # Figures are never cut; a long name is folded, so that it too stays whole.
+        table.add_column(_plain(title), justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
+
+
+def _codes(pairs: Iterable[tuple[str, str]]) -> list[Text]:
+    # The code at the start of its own line: nothing to peel off when it is copied.
+    lines: list[Text] = []
+    for label, code in pairs:
+        lines += [_plain(f"{label}:", style="bold"), _plain(code)]
+    return lines
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text that rich takes as it is (a ``[`` in it is no markup), left whole by ``soft_wrap``."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def _prose(text: str, style: str = "") -> Text:
+    """Sentences, broken between words at the terminal's width with and without ``soft_wrap``."""
+    from rich.text import Text
+
+    return Text(text, style=style, no_wrap=False, overflow="fold")

@@ -1,0 +1,125 @@
+"""The zoo's entries and the names by which a person asks for a code. Loads neither torch nor timm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost, ImageSize, code_cost
+from bsszoo.codes.families import family_of
+from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
+from bsszoo.errors import CodeError, UnknownNameError, close_matches
+
+__all__ = [
+    "ModelEntry", "Printed", "WeightTag", "cost", "entries", "entry_of", "find", "list_models", "resolve_code",
+    "split_tag",
+]
+
+# What only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
+_CODE_TEXT = re.compile(r"[{}\[\](),]|\d\s+\d|_c\d+(-\d+)+(_|$)", re.IGNORECASE)
+
+
+def entries() -> Mapping[str, ModelEntry]:
+    """All entries by name, in the order of the paper's tables (read-only)."""
+    return named_entries()
+
+
+def split_tag(name: str) -> tuple[str, str | None]:
+    """The name and the tag of ``name.tag``; the tag is None when there is none."""
+    head, dot, tag = name.strip().partition(".")
+    return head, (tag if dot else None)
+
+
+def find(name: str) -> ModelEntry:
+    """The entry with this name; ``name.tag`` finds the entry too, and the tag must be one of its own.
+
+    Raises:
+        UnknownNameError: There is no such entry or tag; the text gives close matches.
+    """
+    known = entries()
+    head, tag = split_tag(name)
+    entry = known.get(head) or known.get(head.lower())
+    if entry is None:
+        raise UnknownNameError(f"There is no model {head!r} in the zoo.{close_matches(head, known)} "
+                               "A code's text works as well, for example 'resnet18{64,128,256,512,2,2,2,2}'.")
+    if tag is not None and tag not in (own := [t.tag for t in entry.tags]):
+        raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, own)}" if own else
+                               f"{entry.name} has no weights tagged {tag!r}, nor any others.")
+    return entry
+
+
+def resolve_code(name_or_code: str | Code) -> Code:
+    """The code that a zoo name, ``name.tag``, a code's text (canonical or the paper's flat form) or a code means.
+
+    Raises:
+        UnknownNameError: The text is no code and the zoo has no such name.
+        CodeError: The text describes an impossible code, or the argument is no text.
+
+    Example:
+        >>> str(resolve_code("mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}"))
+        'mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6'
+        >>> resolve_code("mobilenetv2_autobss") == resolve_code("mobilenetv2_autobss.in1k")
+        True
+    """
+    if isinstance(name_or_code, Code):
+        return name_or_code
+    if not isinstance(name_or_code, str):
+        raise CodeError(f"A network is named by a zoo name, a code's text or a Code; given was {name_or_code!r} of "
+                        f"type {type(name_or_code).__name__}.")
+    if _CODE_TEXT.search(name_or_code):
+        return Code.parse(name_or_code)
+    return find(name_or_code).code
+
+
+def cost(
+    code_or_name: str | Code,
+    image_size: ImageSize | None = None,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+) -> Cost:
+    """The exact MACs, parameters and activations of a network, from its code alone.
+
+    Args:
+        code_or_name: Whatever ``resolve_code`` reads.
+        image_size: Side of the square input, or (height, width) [px]; by default the code's own.
+        num_classes: Outputs of the classifier; 0 counts the network without one.
+        in_chans: Channels of the input.
+
+    Raises:
+        UnknownNameError, CodeError: As ``resolve_code``; ``CodeError`` also for impossible sizes.
+
+    Example:
+        >>> cost("resnet18").macs
+        1814073344
+    """
+    return code_cost(resolve_code(code_or_name), image_size, num_classes=num_classes, in_chans=in_chans)
+
+
+def list_models(
+    pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None
+) -> list[str]:
+    """The names of the zoo's entries, in the order of the paper's tables.
+
+    Args:
+        pattern: Shell pattern on the name, for example ``"*autobss*"``; upper and lower case are the same.
+        family: Only codes of this family.
+        pretrained: True for entries with published weights, False for those without, None for both.
+
+    Raises:
+        UnknownNameError: The family does not exist.
+
+    Example:
+        >>> list_models("*autobss", family="resnet18")
+        ['resnet18_autobss']
+    """
+    wanted = family_of(family).name if family is not None else None
+    return [
+        name
+        for name, entry in entries().items()
+        if (pattern is None or fnmatchcase(name, pattern.lower()))
+        and (wanted is None or entry.code.family == wanted)
+        and (pretrained is None or entry.published == pretrained)
+    ]

@@ -1,0 +1,59 @@
+"""``config.json`` beside saved weights, as timm writes it: what it says about the network and its input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from timm.models import PretrainedCfg
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.named import named_entries
+from bsszoo.errors import CodeError, WeightsError
+
+# Where the weights lie is known already, and the architecture is ours to say.
+_NOT_TAKEN = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "custom_load",
+              "first_conv", "classifier")
+
+
+def config_from(path: Path, code: Code, label: str) -> dict[str, Any]:
+    """The entries of timm's ``default_cfg`` in a ``config.json``: input size, normalisation, classes, labels.
+
+    Raises:
+        WeightsError: The file is broken, or says that the weights are of another code.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        config = {**data.get("pretrained_cfg", {})}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise WeightsError(f"The config.json of {label} is broken: {error}. Write it anew with "
+                           "timm.models.save_for_hf, or pass the weights file alone.") from error
+    saved = _saved_code(data)
+    if saved is not None and not same_network(saved, code):
+        raise WeightsError(f"{label} holds the weights of {saved}, not of {code}. Build the code that they were "
+                           "trained for, or pass other weights.")
+    config |= {key: data[key] for key in ("num_classes", "label_names", "label_descriptions") if key in data}
+    allowed = {f.name for f in fields(PretrainedCfg)} - set(_NOT_TAKEN)
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in allowed}
+
+
+def same_network(one: Code, other: Code) -> bool:
+    """True when two codes have the same weights: they may differ in the image size only."""
+    return replace(one, image_size=other.image_size) == other
+
+
+def _saved_code(data: Mapping[str, Any]) -> Code | None:
+    """The code that the file names, or None: other networks with fitting tensors are allowed (torchvision's, ours)."""
+    saved = (data.get("model_args") or {}).get("code")
+    try:
+        if isinstance(saved, str):
+            return Code.parse(saved)
+        if isinstance(saved, Mapping):
+            return Code.from_dict(saved)
+    except CodeError:
+        return None
+    by_architecture = {entry.architecture: entry.code for entry in named_entries().values()}
+    return by_architecture.get(str(data.get("architecture")))
