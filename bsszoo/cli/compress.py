@@ -123,7 +123,8 @@ def _say_next(result: CompressResult, watcher: _ProgressWatcher) -> None:
     for note in result.notes:
         show("", f"Note: {note}")
     for command in commands(result.best.code):
-        show("", f"{command.title} (the first code found):", command.text.rstrip(), *([command.note] if command.note else []))
+        note = [command.note] if command.note else []
+        show("", f"{command.title} (the first code found):", command.text.rstrip(), *note)
     folder = watcher.folder
     if folder is not None:
         show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bsszoo.codes.code import MAX_IMAGE_SIZE, Code, plain_number
 from bsszoo.codes.families import family_of
-from bsszoo.codes.layers import Block, Layer, N, block_layers, stages, stages_of
+from bsszoo.codes.layers import Block, N, block_layers, stages, stages_of
 from bsszoo.errors import CodeError
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 ImageSize: TypeAlias = "int | tuple[int, int]"
 
-# Rows at once: columns of this many float64 stay in the first two cache levels through a stage's arithmetic.
-_CHUNK = 2048
+# Rows at once: enough to spread numpy's cost per call, few enough that columns stay in the second cache level
+# (benchmarks/cost_array.py; a quarter of it is slower for every family).
+_CHUNK = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +223,12 @@ def _block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N],
     for layer in block_layers(block):
         start = (1, 1) if layer.role == "gate" else size if layer.role == "shortcut" else main
         h, w = (-(-side // layer.stride) for side in start)
-        weights = _weights(layer)
-        outputs = layer.out_width * layer.present
+        outputs = layer.out_width
+        weights = outputs * (layer.kernel * layer.kernel)
+        if not layer.depthwise:
+            weights = weights * layer.in_width
+        if not (isinstance(layer.present, int) and layer.present == 1):  # a column has no one truth
+            outputs, weights = outputs * layer.present, weights * layer.present
         macs = macs + weights * (h * w)
         params = params + weights + outputs * (layer.bias + 2 * layer.norm)
         if layer.role != "classifier":
@@ -231,11 +236,6 @@ def _block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N],
         if layer.role == "main":
             main = (h, w)
     return (macs, params, activations), main
-
-
-def _weights(layer: Layer[N]) -> N:
-    each = layer.out_width * (layer.kernel * layer.kernel) * layer.present
-    return each if layer.depthwise else each * layer.in_width
 
 
 def _chunk_cost(

@@ -39,7 +39,7 @@ class Layer(Generic[N]):
     bias: bool
     norm: bool
     role: Role
-    present: N
+    present: N | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +167,9 @@ def layers_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tupl
 def block_layers(block: Block[N]) -> list[Layer[N]]:
     """The layers of one block in the order of its modules; absent ones have ``present`` 0."""
     a, b, m = block.in_width, block.out_width, block.mid_width
-    one: N = 0 * a + 1
 
     def conv(name: str, width_in: N, width_out: N, kernel: int = 1, stride: int = 1, *, depthwise: bool = False,
-             role: Role = "main", present: N = one) -> Layer[N]:
+             role: Role = "main", present: N | int = 1) -> Layer[N]:
         gate = role == "gate"
         name = f"{block.name}.{name}" if name else block.name
         return Layer(name, width_in, width_out, kernel, stride, depthwise, gate, not gate, role, present)
@@ -178,7 +177,7 @@ def block_layers(block: Block[N]) -> list[Layer[N]]:
     if block.kind in ("stem", "head_conv"):
         return [conv("", a, b, block.kernel, block.stride)]
     if block.kind == "classifier":
-        return [Layer(block.name, a, b, 1, 1, False, True, False, "classifier", one)]
+        return [Layer(block.name, a, b, 1, 1, False, True, False, "classifier", 1)]
 
     if block.kind == "mbconv":
         # Without expansion (T = 1) timm's block is the depthwise-separable one and its projection is called conv_pw.
@@ -197,7 +196,7 @@ def block_layers(block: Block[N]) -> list[Layer[N]]:
     else:
         first, second = (block.stride, 1) if block.stride_in == "1x1" else (1, block.stride)
         out = [conv("conv1", a, m, 1, first), conv("conv2", m, m, 3, second), conv("conv3", m, b)]
-    projected = one if block.stride != 1 else 1 * (a != b)
+    projected = 1 if block.stride != 1 else 1 * (a != b)
     return [*out, conv("downsample.0", a, b, 1, block.stride, role="shortcut", present=projected)]
 
 

@@ -13,7 +13,7 @@ def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     """Up to ``most`` finished trials of different codes, best first.
 
     Taken from the better half by score: the best one, then always the best that lies at least a gap from all taken.
-    The gap is the largest (halving from the median distance of the evaluated codes, each entry divided by its spread)
+    The gap is the largest (shrinking from the median distance of the evaluated codes, each entry divided by its spread)
     at which enough codes are found, so they are as different as their number allows.
     """
     done = sorted((t for t in trials if t.score is not None), key=lambda t: (-float(t.score or 0), t.number))
@@ -27,12 +27,12 @@ def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     distance = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
     pool = range(max(-(-len(done) // 2), min(most, len(done))))
     gap = float(np.median(distance[np.triu_indices(len(done), k=1)]))
-    for _ in range(12):
+    for _ in range(60):
         taken: list[int] = []
         for i in pool:
             if len(taken) < most and all(distance[i, j] >= gap for j in taken):
                 taken.append(i)
         if len(taken) == min(most, len(pool)):
             break
-        gap /= 2
+        gap *= 0.9
     return [done[i] for i in taken]

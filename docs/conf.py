@@ -1,0 +1,50 @@
+"""Sphinx settings. Build with ``sphinx-build -W -b html docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bsszoo import __version__
+
+project = "bsszoo"
+author = "The bsszoo authors"
+copyright = "The bsszoo authors"
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"bsszoo {__version__}"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("FloatArray", "IntArray", "StrideIn")}
+autodoc_default_options = {"members": True, "show-inheritance": True}
+# Docstrings of this package are Google style; their examples and code words are plain reStructuredText.
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+
+def plain_text_to_rest(
+    _app: Any, _what: str, _name: str, _object: object, _options: Any, lines: list[str]
+) -> None:
+    """Docstrings are written to be read as text: bars mean absolute values, a notation block keeps its columns."""
+    out: list[str] = []
+    for line in lines:
+        if line.strip() == "Notation:":
+            out += [line + ":", ""]
+        else:
+            # Every second piece stands between double backticks, where reStructuredText takes bars as they are.
+            pieces = line.split("``")
+            out.append("``".join(p if i % 2 else re.sub(r"(?<!\\)\|", r"\\|", p) for i, p in enumerate(pieces)))
+    lines[:] = out
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", plain_text_to_rest)

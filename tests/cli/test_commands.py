@@ -1,0 +1,110 @@
+"""The command line as a person meets it: output, exit codes, messages, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bsszoo.codes import FAMILIES
+
+
+def _bsszoo(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "bsszoo.cli.main", *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )
+
+
+def test_list_as_json_and_as_a_table(tmp_path):
+    rows = json.loads(_bsszoo("list", "*autobss*", "--json", cwd=tmp_path).stdout)
+    assert {"resnet50_autobss", "mobilenetv2_130m_autobss"} <= {r["name"] for r in rows}
+    assert all(r["two_x_macs"] == 2 * r["macs"] for r in rows)
+    text = _bsszoo("list", "--family", "resnet18", cwd=tmp_path).stdout
+    assert "resnet18_rand" in text
+    assert "resnet50" not in text
+    nothing = _bsszoo("list", "nothing*", cwd=tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+
+
+def test_show_takes_names_and_codes(tmp_path):
+    by_name = _bsszoo("show", "mobilenetv2_autobss", cwd=tmp_path)
+    by_code = _bsszoo("show", "mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}", cwd=tmp_path)
+    assert by_name.returncode == by_code.returncode == 0
+    assert by_name.stdout == by_code.stdout
+    assert "296,528,128" in by_name.stdout
+    assert "593.1M" in by_name.stdout
+    assert "Table 3" in by_name.stdout
+
+
+def test_cost_checks_itself_with_thop(tmp_path):
+    done = _bsszoo("cost", "resnet18_rand", "--check", "--json", "--image-size", "64", cwd=tmp_path)
+    (row,) = json.loads(done.stdout)
+    assert row["thop_macs"] == row["macs"]
+    assert row["built_params"] == row["params"] == 24_866_440
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compress", "mobilnetv2", "--flops", "130M"], "Did you mean 'mobilenetv2'"),
+        (["compress", "mobilenetv2", "--flops", "1M"], "Raise the limit"),
+        (["compress", "mobilenetv2", "--flops", "1T"], "--flops is '1T'"),
+        (["compress", "mobilenetv2", "--flops", "130M", "--params-cap", "2:1"], "--params-cap is '2:1'"),
+        (["compress", "mobilenetv2", "--flops", "130M", "--depth-cap", "x"], "--depth-cap is 'x'"),
+        (["show", "resnet18{64,128,256,512,2,2,2}"], "8 entries"),
+        (["show", "resnet18{64,128,256,512,2,2,2,0}"], "L5 is 0"),
+        (["list", "--family", "resnet"], "Did you mean 'resnet50' or 'resnet18'"),
+        (["cost", "resnet18", "--image-size", "0"], "image_size is 0"),
+    ],
+)
+def test_a_mistake_is_named_with_exit_code_2(tmp_path, arguments, words):
+    done = _bsszoo(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_family_and_command(tmp_path):
+    assert all(word in _bsszoo("--help", cwd=tmp_path).stdout for word in ("list", "show", "cost", "compress"))
+    text = _bsszoo("compress", "--help", cwd=tmp_path).stdout
+    assert all(family in text for family in FAMILIES)
+
+
+def test_compress_prints_the_table_and_the_commands(tmp_path):
+    done = _bsszoo("compress", "mobilenetv2", "--flops", "130M", "--trials", "8", "--batch", "4", "--no-latency",
+                   cwd=tmp_path)
+    assert done.returncode == 0
+    for words in ("original", "uniform", "found 1", "2 x MACs", "not an accuracy", "bsszoo.create(", "report.html"):
+        assert words in done.stdout
+    for words in ("Cap: depth at most", "20,000 codes", "8/8 trials"):
+        assert words in done.stderr
+    (folder,) = (tmp_path / "bsszoo-runs").iterdir()
+    assert {p.name for p in folder.iterdir()} >= {"result.json", "trials.csv", "report.html", "study.db"}
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import time\n\n\ndef judge(code):\n    time.sleep(0.2)\n    return float(sum(code.depths))\n"
+    )
+    arguments = ["compress", "mobilenetv2", "--flops", "130M", "--trials", "12", "--batch", "4", "--no-latency",
+                 "--evaluator", "slow:judge", "--out", "run"]
+    process = subprocess.Popen([sys.executable, "-m", "bsszoo.cli.main", *arguments], cwd=tmp_path, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (tmp_path / "run" / "study.db").exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(1.5)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on" in errors
+    assert "Traceback" not in errors
+    done = _bsszoo(*arguments, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "going on after" in done.stderr

@@ -1,0 +1,241 @@
+"""Costs: against a count written apart from the package, and one code against an array of codes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from forward_count import EFFICIENTNET_KERNELS, MOBILENET_KERNELS, Walk, mbconv_net, resnet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import FAMILY_NAMES, RESNETS, codes
+
+from bsszoo.codes import (
+    FAMILIES,
+    Code,
+    Cost,
+    Space,
+    code_cost,
+    cost_array,
+    depth,
+    depth_array,
+    layers_of,
+    stage_costs,
+)
+from bsszoo.errors import CodeError, UnknownNameError
+
+SIZES = st.one_of(st.none(), st.integers(1, 600), st.tuples(st.integers(1, 600), st.integers(1, 600)))
+
+
+def original(family: str) -> Code:
+    return Code.from_entries(family, FAMILIES[family].original, stage2_depth=FAMILIES[family].original_stage2_depth)
+
+
+def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: int = 1000) -> Walk:
+    """The independent count of a code's network."""
+    pair = size if isinstance(size, tuple) else (size or code.image_size,) * 2
+    common = {"size": pair, "in_chans": in_chans, "classes": num_classes}
+    if code.family in RESNETS:
+        narrow = code.bottlenecks or None
+        return resnet(code.widths, code.depths, narrow, code.stem_width, stride_in=code.stride_in, **common)
+    squeeze = code.family != "mobilenetv2"
+    return mbconv_net(
+        code.widths, code.depths, code.expansions, stem=code.stem_width, squeeze=squeeze,
+        stage2=(code.stage2_width, code.stage2_depth),
+        kernels=EFFICIENTNET_KERNELS if squeeze else MOBILENET_KERNELS, **common,
+    )
+
+
+def figures(walk: Walk) -> Cost:
+    return Cost(walk.macs, walk.params, walk.activations)
+
+
+class TestAgainstTheIndependentCount:
+    @given(codes(), SIZES, st.integers(1, 5), st.integers(0, 2000))
+    @settings(max_examples=300)
+    def test_any_code_at_any_size(self, code: Code, size: object, in_chans: int, num_classes: int) -> None:
+        walk = walked(code, size, in_chans=in_chans, num_classes=num_classes)
+        assert code_cost(code, size, num_classes=num_classes, in_chans=in_chans) == figures(walk)  # type: ignore[arg-type]
+        assert depth(code) == walk.main_convs
+
+    @pytest.mark.parametrize("family", FAMILY_NAMES)
+    def test_random_codes_of_the_papers_space(self, family: str) -> None:
+        space = Space.of(family)
+        for row in space.sample(60, 0):
+            code = space.code(row)
+            assert code_cost(code) == figures(walked(code))
+
+    def test_published_parameter_counts_of_the_originals(self) -> None:
+        # As torchvision and timm print them for resnet18, resnet50, mobilenet_v2, efficientnet_b0 and _b1.
+        assert {f: code_cost(original(f)).params for f in FAMILIES} == {
+            "resnet18": 11_689_512, "resnet50": 25_557_032, "mobilenetv2": 3_504_872,
+            "efficientnet_b0": 5_288_548, "efficientnet_b1": 7_794_184,
+        }
+
+    def test_depths_of_the_originals(self) -> None:
+        # The published depth counts the classifier as well, which is no convolution.
+        assert depth(original("resnet18")) + 1 == 18
+        assert depth(original("resnet50")) + 1 == 50
+        assert depth(original("mobilenetv2")) == 52
+
+
+class TestStages:
+    @given(codes(max_width=400), SIZES, st.integers(0, 100))
+    def test_rows_sum_to_the_total(self, code: Code, size: object, num_classes: int) -> None:
+        rows = stage_costs(code, size, num_classes=num_classes, in_chans=2)  # type: ignore[arg-type]
+        total = code_cost(code, size, num_classes=num_classes, in_chans=2)  # type: ignore[arg-type]
+        assert sum((row.cost for row in rows), Cost(0, 0, 0)) == total
+
+    def test_table_2_of_the_paper(self) -> None:
+        rows = stage_costs(original("mobilenetv2"))
+        assert [(r.number, r.width, r.depth) for r in rows] == [
+            (1, 32, 1), (2, 16, 1), (3, 24, 2), (4, 32, 3), (5, 64, 4), (6, 96, 3), (7, 160, 3), (8, 320, 1),
+            (9, 1280, 1), (9, 1000, 1),
+        ]
+        # The paper prints the size that enters a stage; the table here has the size that leaves it.
+        assert [r.size[0] for r in rows] == [112, 112, 56, 28, 14, 14, 7, 7, 7, 1]
+
+    def test_sizes_of_a_resnet_include_the_pooling(self) -> None:
+        rows = stage_costs(original("resnet18"), (200, 333))
+        assert [r.size for r in rows] == [(50, 84), (50, 84), (25, 42), (13, 21), (7, 11), (1, 1)]
+
+    def test_without_classes_there_is_no_classifier_row(self) -> None:
+        code = original("resnet50")
+        assert [r.name for r in stage_costs(code, num_classes=0)] == ["conv1", "layer1", "layer2", "layer3", "layer4"]
+        assert code_cost(code).params - code_cost(code, num_classes=0).params == 2048 * 1000 + 1000
+
+    @given(codes(max_width=50))
+    def test_layers_have_unique_names_and_chain(self, code: Code) -> None:
+        layers = layers_of(code)
+        assert len({layer.name for layer in layers}) == len(layers)
+        main = [layer for layer in layers if layer.role in ("main", "classifier")]
+        assert [a.out_width for a in main[:-1]] == [b.in_width for b in main[1:]]
+
+
+class TestArrays:
+    @given(st.lists(codes(max_width=3000, fixed_parts=False), min_size=1, max_size=6), SIZES, st.integers(1, 4),
+           st.integers(0, 300))
+    @settings(max_examples=150)
+    def test_odd_codes_equal_the_scalar_count(
+        self, several: list[Code], size: object, in_chans: int, num_classes: int
+    ) -> None:
+        for family in {code.family for code in several}:
+            mine = [code for code in several if code.family == family]
+            rows = np.array([code.entries for code in mine])
+            got = cost_array(family, rows, image_size=size, in_chans=in_chans, num_classes=num_classes)  # type: ignore[arg-type]
+            wanted = [code_cost(c, size, in_chans=in_chans, num_classes=num_classes) for c in mine]  # type: ignore[arg-type]
+            assert list(map(Cost, *(column.tolist() for column in got))) == wanted
+            assert depth_array(family, rows).tolist() == [depth(c) for c in mine]
+
+    @pytest.mark.parametrize("family", FAMILY_NAMES)
+    @pytest.mark.parametrize("scale", [1, 0.6])
+    def test_sampled_codes_of_a_space_equal_the_scalar_count(self, family: str, scale: float) -> None:
+        space = Space.of(family).scaled(scale)
+        rows = space.sample(200, 2)
+        got = cost_array(space, rows)
+        assert all(column.dtype == np.int64 and column.shape == (200,) for column in got)
+        for i, row in enumerate(rows):
+            code = space.code(row)
+            assert Cost(*(int(column[i]) for column in got)) == code_cost(code)
+            assert int(depth_array(space, rows[i:i + 1])[0]) == depth(code)
+
+    def test_the_fixed_parts_of_the_space_count(self) -> None:
+        whole = Space.of("resnet50")
+        caffe = replace(whole, stride_in="1x1", image_size=800, stem_width=32)
+        row = np.array([FAMILIES["resnet50"].original])
+        code = Code.from_entries("resnet50", row[0], stride_in="1x1", image_size=800, stem_width=32)
+        assert cost_array(caffe, row).macs[0] == code_cost(code).macs != cost_array(whole, row).macs[0]
+
+    def test_more_codes_than_one_chunk_keep_their_order(self) -> None:
+        space = Space.of("mobilenetv2")
+        rows = space.sample(40_000, 4)
+        macs = cost_array(space, rows).macs
+        for i in (0, *(2**k - 1 for k in range(10, 16)), *(2**k for k in range(10, 16)), 39_999):
+            assert macs[i] == code_cost(space.code(rows[i])).macs
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.int64])
+    def test_small_integer_types_do_not_overflow(self, kind: type) -> None:
+        rows = np.array([[200, 201, 202, 203, 2, 2, 2, 2]], dtype=kind)
+        assert cost_array("resnet18", rows).macs[0] == code_cost(Code.from_entries("resnet18", rows[0])).macs
+        assert depth_array("resnet18", rows)[0] == 17
+
+    def test_no_codes_cost_nothing(self) -> None:
+        assert [len(column) for column in cost_array("resnet18", np.empty((0, 8), int))] == [0, 0, 0]
+
+    @pytest.mark.parametrize(("rows", "words"), [
+        (np.ones((2, 7), int), r"\[n, 8\] .*C2, C3.* \[2, 7\]"),
+        (np.ones(8, int), r"\[n, 8\] .* \[8\]"),
+        (np.ones((1, 8)), "integers.*float64"),
+        ([[1] * 8, [1] * 7], "different lengths"),
+        (np.array([[64] * 4 + [2, 2, 2, 2], [64] * 4 + [2, 0, 2, 2]]), r"codes\[1, 5\] is 0, but L3 is at least 1"),
+    ])
+    def test_a_malformed_array_says_where(self, rows: object, words: str) -> None:
+        for count in (cost_array, depth_array):
+            with pytest.raises(CodeError, match=words):
+                count("resnet18", rows)  # type: ignore[arg-type]
+
+    def test_costs_beyond_exact_arithmetic_are_refused_not_rounded(self) -> None:
+        huge = np.array([[65521] * 4 + [999] * 4])
+        with pytest.raises(CodeError, match=r"codes\[0\] .*code_cost"):
+            cost_array("resnet18", huge)
+        assert code_cost(Code.from_entries("resnet18", huge[0])).macs > 2**53
+
+    def test_an_unknown_family(self) -> None:
+        with pytest.raises(UnknownNameError, match="resnet18"):
+            cost_array("resnet81", np.ones((1, 8), int))
+
+
+class TestProperties:
+    @given(codes(max_width=300), st.integers(0, 20))
+    def test_one_more_block_costs_more_and_is_deeper(self, code: Code, stage: int) -> None:
+        i = stage % len(code.depths)
+        more = replace(code, depths=tuple(n + (i == j) for j, n in enumerate(code.depths)))
+        a, b = code_cost(code), code_cost(more)
+        assert a.macs < b.macs
+        assert a.params < b.params
+        assert a.activations < b.activations
+        assert depth(code) < depth(more)
+
+    @given(codes(max_width=300))
+    def test_parameters_and_depth_do_not_depend_on_the_size_of_the_image(self, code: Code) -> None:
+        assert code_cost(code, 32).params == code_cost(code, (500, 7)).params
+        assert depth(code) == depth(replace(code, image_size=33))
+
+    def test_the_stride_on_the_first_1x1_costs_less_and_keeps_the_parameters(self) -> None:
+        torch_style = original("resnet50")
+        caffe = replace(torch_style, stride_in="1x1")
+        assert code_cost(caffe).macs < code_cost(torch_style).macs
+        assert code_cost(caffe).params == code_cost(torch_style).params
+
+    @given(codes(max_width=100))
+    def test_macs2_is_twice_the_macs(self, code: Code) -> None:
+        cost = code_cost(code)
+        assert cost.macs2 == 2 * cost.macs
+
+    def test_costs_add(self) -> None:
+        assert Cost(1, 2, 3) + Cost(10, 20, 30) == Cost(11, 22, 33)
+
+
+class TestArguments:
+    @pytest.mark.parametrize("size", [0, -1, 16385, 2.5, "224", (224,), (224, 0), (1, 2, 3), True, (224, None), None])
+    def test_an_impossible_image_size_is_named(self, size: object) -> None:
+        code = original("resnet18")
+        if size is None:
+            assert code_cost(code, size) == code_cost(code, 224)
+            return
+        with pytest.raises(CodeError, match=r"image_size is .*1 to 16384 px"):
+            code_cost(code, size)  # type: ignore[arg-type]
+
+    def test_numpy_sizes_count_as_integers(self) -> None:
+        assert code_cost(original("resnet18"), np.int64(96)) == code_cost(original("resnet18"), 96)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(("arguments", "words"), [
+        ({"num_classes": -1}, "num_classes is -1.*from 0"), ({"num_classes": 1.5}, "num_classes is 1.5"),
+        ({"in_chans": 0}, "in_chans is 0.*from 1"), ({"in_chans": True}, "in_chans is True"),
+    ])
+    def test_impossible_arguments_are_named(self, arguments: dict[str, object], words: str) -> None:
+        with pytest.raises(CodeError, match=words):
+            code_cost(original("resnet18"), **arguments)  # type: ignore[arg-type]
+        with pytest.raises(CodeError, match=words):
+            cost_array("resnet18", np.ones((1, 8), int), **arguments)  # type: ignore[arg-type]

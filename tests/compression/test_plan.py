@@ -1,0 +1,113 @@
+"""From a budget to candidates: all inside, on the right grid, near the control, and clear words where nothing fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bsszoo.codes import FAMILIES, Code, code_cost, depth
+from bsszoo.codes.scaling import uniform_code
+from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, make_plan
+from bsszoo.errors import BudgetError
+from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.search.result import Budget
+
+
+def _original(family):
+    return Code.from_entries(family, FAMILIES[family].original)
+
+
+def _plan(family="mobilenetv2", macs=130_000_000, *, caps=STRUCTURAL_CAPS, params=None, candidates=2000, **more):
+    return make_plan(_original(family), Budget(macs, int(0.9 * macs), params), caps=caps, seed=0,
+                     candidates=candidates, **more)
+
+
+def test_130m_gives_table_4s_grid_and_control():
+    plan = _plan()
+    assert [axis[0] for axis in plan.space.widths] == [6, 10, 20, 28, 48, 96]
+    assert str(plan.uniform) == "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6_stem16_stage2-12x1"
+    assert code_cost(plan.uniform).macs == 129_616_880
+    assert (plan.space.stem_width, plan.space.stage2_width) == (16, 12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
+def test_every_candidate_keeps_every_limit(family, share):
+    macs = int(code_cost(_original(family)).macs * share)
+    plan = _plan(family, macs, candidates=300)
+    ref = code_cost(plan.uniform)
+    for row in plan.candidates.codes[:100]:
+        code = plan.space.code(row)
+        cost = code_cost(code)
+        assert code in plan.space
+        assert 0.9 * macs - 1 <= cost.macs <= macs
+        assert 0.85 * ref.params - 1 <= cost.params <= 1.25 * ref.params + 1
+        assert depth(code) <= 1.5 * depth(plan.uniform)
+        assert all(a <= 2 * b for a, b in zip(code.depths, plan.uniform.depths, strict=True))
+    assert len(plan.caps) == 3
+
+
+def test_the_control_never_exceeds_the_budget_and_the_next_scale_does():
+    for macs in (40_000_000, 130_000_000, 222_000_000, 500_000_000):
+        plan = _plan(macs=macs, caps=Caps(), candidates=50)
+        assert code_cost(plan.uniform).macs <= macs
+    wider = uniform_code(_original("mobilenetv2"), 0.605)
+    assert code_cost(wider).macs > 130_000_000
+
+
+def test_a_budget_that_leaves_nothing_inside_the_caps_drops_them_and_says_so():
+    plan = _plan("resnet50", 4_000_000_000, params=12_000_000)
+    assert any("goes on without the cap on parameters" in note for note in plan.notes)
+    assert plan.candidates.params.max() <= 12_000_000
+    assert plan.candidates.macs.max() <= 4_000_000_000
+
+
+def test_a_limit_on_parameters_that_needs_fewer_macs_gives_up_the_lower_limit_only():
+    # Among codes of 270M to 300M MACs none has so few parameters; among those with fewer MACs some have.
+    plan = _plan(macs=300_000_000, params=1_650_000, caps=Caps(), candidates=50)
+    assert any("the lower limit of 270.0M MACs" in note for note in plan.notes)
+    assert plan.candidates.params.max() <= 1_650_000
+    assert plan.budget.min_macs == 0
+
+
+@pytest.mark.parametrize(
+    ("macs", "params", "words"),
+    [
+        (1_000_000, None, ["at most 1.00M MACs", "7.64M (7636476)"]),
+        (10**12, None, ["above the largest MobileNetV2 code", "2.45B (2454315648)"]),
+        (130_000_000, 1_000_000, ["at most 1.00M parameters", "1.44M (1444384)"]),
+    ],
+)
+def test_unreachable_budgets_name_the_limit_and_the_nearest_figure(macs, params, words):
+    with pytest.raises(BudgetError) as error:
+        _plan(macs=macs, params=params)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_the_nearest_figures_named_are_reachable():
+    # The smallest budget that the error names works, and one less does not.
+    assert len(_plan(macs=7_636_476, caps=Caps(), candidates=10).candidates) >= 1
+    with pytest.raises(BudgetError):
+        _plan(macs=7_636_475, caps=Caps(), candidates=10)
+
+
+def test_a_scale_of_ones_own_is_kept():
+    plan = _plan(scale=0.5, caps=Caps(), candidates=50)
+    assert plan.space.scale == 0.5
+    assert [axis[0] for axis in plan.space.widths] == [6, 8, 16, 24, 40, 80]
+
+
+def test_structural_scores_are_standardised_and_equal_one_by_one():
+    plan = _plan()
+    judge = StructuralEvaluator.over(plan.space, plan.candidates)
+    scores = judge.scores(plan.space, plan.candidates)
+    assert scores.mean() == pytest.approx(0, abs=1e-9)
+    for i in range(0, 2000, 97):
+        assert judge(plan.space.code(plan.candidates.codes[i])).value == pytest.approx(scores[i])
+    # The formula once more, from the definition.
+    codes = [plan.space.code(row) for row in plan.candidates.codes[:300]]
+    costs = [code_cost(c) for c in codes]
+    terms = np.log([[depth(c), k.params, k.activations] for c, k in zip(codes, costs, strict=True)])
+    z = (terms - np.array(judge.mean)) / np.array(judge.std)
+    np.testing.assert_allclose(z.sum(axis=1), scores[:300])
+    assert "not an accuracy" in (judge.info.caution or "")

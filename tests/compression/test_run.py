@@ -1,0 +1,187 @@
+"""The main job end to end: what it leaves on disk, repeating, resuming after a real SIGKILL, refusing what it must."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import bsszoo
+from bsszoo.codes import Code, code_cost
+from bsszoo.compression.folder import run_folder
+from bsszoo.errors import BudgetError, RunError, SettingsError, UnknownNameError
+
+SMALL = {"flops": "130M", "trials": 12, "batch": 4, "latency": False}
+
+
+def test_it_finds_diverse_codes_under_the_budget(tmp_path):
+    result = bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**SMALL, "trials": 20, "latency": True})
+    assert [n.role for n in result.networks[:2]] == ["original", "uniform"]
+    found = [n for n in result.networks if n.role == "found"]
+    assert 5 <= len(found) <= 10
+    assert len({n.code for n in found}) == len(found)
+    assert all(n.cost.macs <= 130_000_000 and n.cost == code_cost(n.code) for n in found)
+    assert all(t.cost.macs <= 130_000_000 for t in result.trials)
+    assert all(n.latency_ms and n.latency_ms > 0 for n in result.networks)
+    assert result.evaluator.caution
+
+    data = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert data["budget"] == {"macs": 130_000_000, "min_macs": 117_000_000, "params": None}
+    assert Code.parse(data["best"]["code"]) == Code.from_dict(data["best"]["code_parts"]) == found[0].code
+    assert data["best"]["two_x_macs"] == 2 * data["best"]["macs"] == 2 * found[0].cost.macs
+    assert data["seed"] == 0
+    assert {"bsszoo", "optuna", "torch", "timm", "python"} <= set(data["versions"])
+    rows = list(csv.DictReader((tmp_path / "run" / "trials.csv").open()))
+    assert [int(r["number"]) for r in rows] == list(range(20))
+    assert all(float(r["score"]) == t.score for r, t in zip(rows, result.trials, strict=True))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert str(found[0].code) in page
+    assert page.count("<svg") == 3
+
+
+def test_the_same_settings_repeat_exactly(tmp_path):
+    a, b = (bsszoo.compress("mobilenetv2", out=tmp_path / name, **SMALL) for name in "ab")
+    c = bsszoo.compress("mobilenetv2", out=tmp_path / "c", seed=1, **SMALL)
+    assert [(t.code, t.score) for t in a.trials] == [(t.code, t.score) for t in b.trials]
+    assert [t.code for t in a.trials] != [t.code for t in c.trials]
+
+
+def test_a_finished_run_is_read_again_and_more_trials_extend_it(tmp_path):
+    calls = []
+
+    def judge(code):
+        calls.append(code)
+        return float(code.widths[0])
+
+    first = bsszoo.compress("mobilenetv2", evaluator=judge, out=tmp_path, **SMALL)
+    assert len(calls) == 12 + 2  # and the two controls
+    again = bsszoo.compress("mobilenetv2", evaluator=judge, out=tmp_path, **SMALL)
+    assert len(calls) == 14
+    assert again.trials == first.trials
+    assert again.networks == first.networks
+    more = bsszoo.compress("mobilenetv2", evaluator=judge, out=tmp_path, **{**SMALL, "trials": 16})
+    assert len(calls) == 18
+    assert more.trials[:12] == first.trials
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"seed": 1}, "seed was 0 and now is 1"), ({"flops": "140M"}, "macs was 130000000 and now is 140000000"),
+     ({"batch": 6}, "batch was 4 and now is 6")],
+)
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, words):
+    bsszoo.compress("mobilenetv2", out=tmp_path, **{**SMALL, "trials": 4})
+    with pytest.raises(SettingsError, match=words):
+        bsszoo.compress("mobilenetv2", out=tmp_path, **{**SMALL, "trials": 4, **change})
+
+
+_SCRIPT = """
+import sys, time
+import bsszoo
+
+def slow(code):
+    time.sleep(0.15)
+    return sum(code.depths) + code.widths[2] / 100
+
+bsszoo.compress("mobilenetv2", flops="130M", trials=12, batch=4, latency=False, evaluator=slow, out=sys.argv[1])
+"""
+
+
+def test_killed_and_run_again_it_ends_as_if_never_killed(tmp_path):
+    script = tmp_path / "search.py"
+    script.write_text(_SCRIPT)
+    command = [sys.executable, str(script)]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, cwd=tmp_path)
+    for wait in (0.4, 1.0):
+        process = subprocess.Popen([*command, str(tmp_path / "cut")], cwd=tmp_path)
+        study = tmp_path / "cut" / "study.db"
+        while not study.exists() and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(wait)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "cut" / "result.json").exists()
+    subprocess.run([*command, str(tmp_path / "cut")], check=True, cwd=tmp_path)
+
+    def codes(name):
+        rows = csv.DictReader((tmp_path / name / "trials.csv").open())
+        return [(r["code"], r["score"]) for r in rows]
+
+    assert codes("cut") == codes("whole")
+    whole, cut = (json.loads((tmp_path / n / "result.json").read_text())["networks"] for n in ("whole", "cut"))
+    assert whole == cut
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with run_folder(tmp_path, {"a": 1}), pytest.raises(SettingsError, match="Another process"):
+        bsszoo.compress("mobilenetv2", out=tmp_path, **SMALL)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    with pytest.raises(SettingsError, match="other files"):
+        bsszoo.compress("mobilenetv2", out=tmp_path, **SMALL)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        bsszoo.compress("mobilenetv2", out=tmp_path / "file" / "run", **SMALL)
+
+
+def test_some_failing_trials_are_kept_with_their_reasons(tmp_path):
+    def shaky(code):
+        if code.depths[0] % 2:
+            raise MemoryError("no room")
+        return float(sum(code.widths))
+
+    result = bsszoo.compress("mobilenetv2", evaluator=shaky, out=tmp_path, **SMALL)
+    failed = [t for t in result.trials if t.state == "failed"]
+    assert failed
+    assert len(result.trials) == 12
+    assert all(t.error == "MemoryError: no room" for t in failed)
+    assert any("trials failed" in n for n in result.notes)
+    assert "MemoryError: no room" in (tmp_path / "report.html").read_text()
+
+
+def test_if_all_fail_the_run_ends_with_the_cause(tmp_path):
+    def broken(_code):
+        raise KeyError("missing_column")
+
+    with pytest.raises(RunError, match=r"All 12 trials failed.*missing_column"):
+        bsszoo.compress("mobilenetv2", evaluator=broken, out=tmp_path, **SMALL)
+
+
+def test_bad_arguments(tmp_path):
+    for more, error, words in (
+        ({"trials": 0}, SettingsError, "--trials"), ({"seed": -1}, SettingsError, "--seed"),
+        ({"slack": 0.0}, BudgetError, "--slack"), ({"flops": "much"}, BudgetError, "--flops"),
+        ({"storage": "nowhere://x"}, SettingsError, "cannot be opened"),
+        ({"evaluator": "no_such_module_here:f"}, UnknownNameError, "no_such_module_here"),
+    ):
+        with pytest.raises(error, match=words):
+            bsszoo.compress("mobilenetv2", out=tmp_path / "x", **{**SMALL, **more})
+    with pytest.raises(UnknownNameError, match="Did you mean 'mobilenetv2'"):
+        bsszoo.compress("mobilenet2", out=tmp_path / "x", **SMALL)
+
+
+def test_a_zoo_name_and_a_percentage(tmp_path):
+    result = bsszoo.compress("resnet50_autobss", flops="50%", params="60%", out=tmp_path,
+                             **{k: v for k, v in {**SMALL, "trials": 4}.items() if k != "flops"})
+    original = result.networks[0]
+    assert original.code == Code.parse("resnet50{128,256,768,2048,9,6,9,3,48,128,192,512}")
+    assert all(t.cost.macs <= original.cost.macs // 2 + 1 for t in result.trials)
+    assert all(t.cost.params <= round(original.cost.params * 0.6) for t in result.trials)
+
+
+def test_another_storage_holds_the_study(tmp_path):
+    import optuna
+
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    bsszoo.compress("mobilenetv2", storage=url, out=tmp_path / "run", **SMALL)
+    (name,) = optuna.get_all_study_names(url)
+    assert len(optuna.load_study(study_name=name, storage=url).trials) == 12
+    assert not (tmp_path / "run" / "study.db").exists()

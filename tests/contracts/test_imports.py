@@ -1,0 +1,80 @@
+"""Imports point one way, and what is light stays light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from package_tree import MODULES, SOURCES, imports_of, module_of
+
+BELOW_NETS = {"errors", "codes"}
+# room -> rooms (or single modules) that it may import; every room may import itself.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "codes": {"errors"},
+    "search": BELOW_NETS,
+    "nets": BELOW_NETS,
+    "report": BELOW_NETS | {"search.result"},
+    "evaluate": BELOW_NETS | {"nets", "search"},
+    "train": BELOW_NETS | {"nets"},
+    "zoo": BELOW_NETS | {"nets"},
+    "hub": BELOW_NETS | {"nets", "zoo", "train"},
+    "compression": BELOW_NETS | {"search", "nets", "evaluate", "zoo", "report"},
+    "cli": BELOW_NETS | {"search", "nets", "evaluate", "train", "zoo", "hub", "report", "compression"},
+}
+
+
+def room_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if module_of(p) != "bsszoo"], ids=module_of)
+def test_imports_point_one_way(path: object) -> None:
+    room = room_of(module_of(path))  # type: ignore[arg-type]
+    assert room in MAY_IMPORT, f"bsszoo/{room} is new: say here what it may import"
+    wrong = []
+    for line, name in imports_of(path):  # type: ignore[arg-type]
+        parts = name.split(".")
+        allowed = {"bsszoo"} if parts == ["bsszoo"] else {parts[1], ".".join(parts[1:3])}
+        # The version is the only thing the package's root has of its own.
+        if parts != ["bsszoo"] and parts[1] != room and not allowed & MAY_IMPORT[room]:
+            wrong.append(f"line {line}: bsszoo.{room} must not import {name}")
+    assert wrong == []
+
+
+def test_the_rules_have_no_cycle() -> None:
+    order: list[str] = []
+    left = {room: {m.split(".")[0] for m in may} for room, may in MAY_IMPORT.items()}
+    while left:
+        ready = [room for room, may in left.items() if may <= set(order)]
+        assert ready, f"a cycle among {sorted(left)}"
+        order += ready
+        for room in ready:
+            del left[room]
+    assert all("cli" not in may for may in MAY_IMPORT.values())
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+LIGHT = [m for m in MODULES if room_of(m) in ("", "errors", "codes", "search", "report", "compression", "cli")] + [
+    m for m in MODULES if m in ("bsszoo.zoo", "bsszoo.zoo.entry", "bsszoo.evaluate", "bsszoo.evaluate.structural")
+]
+
+
+@pytest.mark.parametrize("group", ["", "errors", "codes", "zoo", "search", "evaluate", "report", "compression", "cli"])
+def test_light_modules_load_neither_torch_nor_timm(group: str) -> None:
+    modules = [m for m in LIGHT if room_of(m) == group]
+    assert modules
+    assert not {"torch", "timm", "torchvision"} & loaded_after("\n".join(f"import {m}" for m in modules))
+
+
+def test_import_bsszoo_and_its_codes_do_not_even_load_numpy() -> None:
+    heavy = {"numpy", "scipy", "optuna", "rich", "typer", "matplotlib", "torch", "timm", "huggingface_hub"}
+    assert not heavy & loaded_after("import bsszoo")
+    # One code's text and cost are plain integers.
+    assert not heavy & loaded_after("import bsszoo; bsszoo.Code; bsszoo.cost('resnet50_autobss')")

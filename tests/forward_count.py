@@ -1,0 +1,155 @@
+"""A second count, written from the papers' descriptions of the networks and sharing nothing with ``bsszoo.codes``.
+
+It walks a forward pass with a tensor's shape in hand. Sizes come from the convolution formula with explicit padding,
+parameters are added module by module. The counter knows nothing of stages, blocks or arrays of codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Walk:
+    """A tensor shape [c, h, w] on its way through a network, and what it met."""
+
+    def __init__(self, c: int, h: int, w: int) -> None:
+        self.c, self.h, self.w = c, h, w
+        self.macs = self.params = self.activations = self.main_convs = 0
+
+    def window(self, k: int, stride: int) -> tuple[int, int]:
+        pad = (k - 1) // 2
+        return (self.h + 2 * pad - k) // stride + 1, (self.w + 2 * pad - k) // stride + 1
+
+    def conv_bn(self, out: int, k: int, stride: int = 1, *, groups: int = 1, main: bool = True) -> None:
+        """A convolution without bias and its batch normalisation (weight and bias of each channel)."""
+        self.h, self.w = self.window(k, stride)
+        weights = k * k * (self.c // groups) * out
+        self.macs += weights * self.h * self.w
+        self.params += weights + out + out
+        self.activations += out * self.h * self.w
+        self.main_convs += main
+        self.c = out
+
+    def projection(self, c: int, h: int, w: int, out: int, stride: int) -> None:
+        """The 1x1 shortcut of a block that was entered with shape [c, h, w]."""
+        side = Walk(c, h, w)
+        side.conv_bn(out, 1, stride, main=False)
+        assert (side.h, side.w) == (self.h, self.w)
+        self.macs += side.macs
+        self.params += side.params
+        self.activations += side.activations
+
+    def squeeze_excite(self, hidden: int) -> None:
+        """Two 1x1 convolutions with bias on the pooled 1x1 map."""
+        self.macs += self.c * hidden + hidden * self.c
+        self.params += self.c * hidden + hidden + hidden * self.c + self.c
+        self.activations += hidden + self.c
+
+    def linear(self, out: int) -> None:
+        self.macs += self.c * out
+        self.params += self.c * out + out
+
+
+def resnet(
+    c: Sequence[int], n: Sequence[int], b: Sequence[int] | None, stem: int, *,
+    size: tuple[int, int] = (224, 224), in_chans: int = 3, classes: int = 1000, stride_in: str = "3x3",
+) -> Walk:
+    """ResNet-18 (``b`` None) or ResNet-50 with widths ``c``, depths ``n`` and bottleneck widths ``b``."""
+    net = Walk(in_chans, *size)
+    net.conv_bn(stem, 7, 2)
+    net.h, net.w = net.window(3, 2)  # the max pooling
+    for i in range(4):
+        for j in range(n[i]):
+            stride = 2 if i > 0 and j == 0 else 1
+            shape = net.c, net.h, net.w
+            if b is None:
+                net.conv_bn(c[i], 3, stride)
+                net.conv_bn(c[i], 3)
+            else:
+                net.conv_bn(b[i], 1, stride if stride_in == "1x1" else 1)
+                net.conv_bn(b[i], 3, stride if stride_in == "3x3" else 1)
+                net.conv_bn(c[i], 1)
+            if stride != 1 or shape[0] != c[i]:
+                net.projection(*shape, c[i], stride)
+    if classes:
+        net.linear(classes)
+    return net
+
+
+def mbconv_net(
+    c: Sequence[int], n: Sequence[int], t: Sequence[int], *, stem: int, stage2: tuple[int, int], kernels: Sequence[int],
+    squeeze: bool, size: tuple[int, int] = (224, 224), in_chans: int = 3, classes: int = 1000,
+) -> Walk:
+    """MobileNetV2 (``squeeze`` False) or EfficientNet with widths ``c``, depths ``n`` and expansions ``t``."""
+    net = Walk(in_chans, *size)
+    net.conv_bn(stem, 3, 2)
+    rows = [(stage2[0], stage2[1], 1, 3, 1)]
+    rows += list(zip(c, n, t, kernels, (2, 2, 2, 1, 2, 1), strict=True))
+    for width, depth, expansion, kernel, first_stride in rows:
+        for j in range(depth):
+            came = net.c
+            if expansion != 1:
+                net.conv_bn(came * expansion, 1)
+            net.conv_bn(net.c, kernel, first_stride if j == 0 else 1, groups=net.c)
+            if squeeze:
+                net.squeeze_excite(max(1, came // 4))
+            net.conv_bn(width, 1)
+    net.conv_bn(1280, 1)
+    if classes:
+        net.linear(classes)
+    return net
+
+
+MOBILENET_KERNELS = (3, 3, 3, 3, 3, 3)
+EFFICIENTNET_KERNELS = (3, 5, 3, 5, 5, 3)
+
+
+def fpn_and_rpn(widths: Sequence[int], sizes: Sequence[int]) -> tuple[int, int]:
+    """MACs and params of Mask R-CNN's pyramid (256 channels, biases) and its region proposal network (3 anchors)."""
+    macs = params = 0
+    for c, side in zip(widths, sizes, strict=True):
+        weights = c * 256 + 9 * 256 * 256
+        macs += weights * side * side
+        params += weights + 2 * 256
+    head = 9 * 256 * 256 + 256 * 3 + 256 * 12
+    # The proposal network is shared by the levels and runs on one more, the last one pooled to half its size.
+    for side in (*sizes, -(-sizes[-1] // 2)):
+        macs += head * side * side
+    return macs, params + head + 256 + 3 + 12
+
+
+def retina_parts(
+    widths: Sequence[int], sizes: Sequence[int], *, anchors: int = 9, classes: int = 80
+) -> tuple[int, int]:
+    """MACs and params of RetinaNet's pyramid on C3 to C5 (P6 from C5, P7 from P6) and its two heads."""
+    macs = params = 0
+    for c, side in zip(widths, sizes, strict=True):
+        weights = c * 256 + 9 * 256 * 256
+        macs += weights * side * side
+        params += weights + 2 * 256
+    p6, p7 = -(-sizes[-1] // 2), -(-sizes[-1] // 4)
+    for inside, side in ((widths[-1], p6), (256, p7)):
+        macs += 9 * inside * 256 * side * side
+        params += 9 * inside * 256 + 256
+    outputs = anchors * classes + anchors * 4
+    head = 2 * 4 * 9 * 256 * 256 + 9 * 256 * outputs
+    params += head + 2 * 4 * 256 + outputs
+    return macs + sum(head * side * side for side in (*sizes, p6, p7)), params
+
+
+def detector_cost(
+    c: Sequence[int], n: Sequence[int], b: Sequence[int], *, retina: bool, stride_in: str
+) -> tuple[int, int]:
+    """(MACs, params) as the paper's Table 5 counts RetinaNet (whole) or Mask R-CNN, at 800x800.
+
+    Mask R-CNN's MACs are those of backbone, FPN and RPN; its params include the box and the mask head.
+    """
+    backbone = resnet(c, n, b, 64, size=(800, 800), classes=0, stride_in=stride_in)
+    if retina:
+        macs, params = retina_parts(c[1:], (100, 50, 25))
+    else:
+        macs, params = fpn_and_rpn(c, (200, 100, 50, 25))
+        # Box head: 7x7 maps, two layers of 1024, 91 classes. Mask head: four 3x3, one transposed 2x2, one 1x1.
+        params += (256 * 49 + 1) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * (91 + 364)
+        params += 4 * (9 * 256 + 1) * 256 + (4 * 256 + 1) * 256 + (256 + 1) * 91
+    return backbone.macs + macs, backbone.params + params

@@ -1,0 +1,113 @@
+"""What README.md and docs/ say: their examples run, their figures come out again, their links lead somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from forward_count import detector_cost
+from package_tree import ROOT
+
+import bsszoo
+from bsszoo.codes import Code, Space
+from bsszoo.zoo import entries
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def rows(text: str, first_cell: str) -> Iterator[list[str]]:
+    """The cells of the Markdown table whose heading starts with this cell."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith(f"| {first_cell} |"):
+            next(lines)
+            for row in lines:
+                if not row.startswith("|"):
+                    return
+                yield [cell.strip() for cell in row.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_examples_run(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+    for i, block in enumerate(blocks):
+        assert ">>>" in block, "an example of Python shows a session, so that it can be run"
+        test = doctest.DocTestParser().get_doctest(block, names, f"{page.name}[{i}]", str(page), 0)
+        runner.run(test, clear_globs=False)
+        names = test.globs
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_recounted_table_of_the_findings() -> None:
+    seen = []
+    for name, printed_macs, macs, printed_params, params in rows(FINDINGS, "Network"):
+        entry = entries()[name.strip("`")]
+        cost = bsszoo.cost(entry.name)
+        assert (f"{cost.macs:,}", f"{cost.params:,}") == (macs, params)
+        assert (entry.paper.macs, entry.paper.params) == (printed_macs, printed_params)
+        seen.append(entry.name)
+    assert seen == [name for name, entry in entries().items() if entry.code.image_size != 800]
+
+
+def test_sizes_of_the_spaces_in_the_findings() -> None:
+    seen = set()
+    for names, size in rows(FINDINGS, "Space"):
+        for name in names.split(","):
+            assert f"{Space.of(name.strip(' `')).size:,}" == size
+            seen.add(name.strip(" `"))
+    assert seen == {"resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1"}
+
+
+DETECTORS = {
+    "Mask R-CNN, ResNet-50": ("{256,512,1024,2048,3,4,6,3,64,128,256,512}", False),
+    "Mask R-CNN, AutoBSS": ("{192,512,512,1024,9,3,6,10,24,192,256,384}", False),
+    "RetinaNet, ResNet-50": ("{256,512,1024,2048,3,4,6,3,64,128,256,512}", True),
+    "RetinaNet, AutoBSS with B3 = 96": ("{192,384,768,1536,3,7,9,8,72,96,192,384}", True),
+    "RetinaNet, AutoBSS as printed, B3 = 192": ("{192,384,768,1536,3,7,9,8,72,192,192,384}", True),
+}
+
+
+def test_detectors_of_the_findings() -> None:
+    seen = []
+    for name, _, on_1x1, on_3x3 in rows(FINDINGS, "Detector"):
+        text, retina = DETECTORS[name]
+        code = Code.parse(text, family="resnet50")
+        macs, params = detector_cost(code.widths, code.depths, code.bottlenecks, retina=retina, stride_in="1x1")
+        assert f"{macs / 1e9:.2f}B, {params / 1e6:.2f}M" == on_1x1
+        macs, _ = detector_cost(code.widths, code.depths, code.bottlenecks, retina=retina, stride_in="3x3")
+        assert f"{macs / 1e9:.2f}B" == on_3x3
+        seen.append(name)
+    assert seen == list(DETECTORS)
+
+
+def test_zoo_table_of_the_readme() -> None:
+    seen = []
+    for name, macs, two_macs, params, weights in rows(README, "Name"):
+        entry = entries()[name.strip("`")]
+        assert f"{entry.cost.macs / 1e6:,.1f}M" == macs
+        assert f"{entry.cost.macs2 / 1e6:,.1f}M" == two_macs
+        assert f"{entry.cost.params / 1e6:.2f}M" == params
+        assert weights == ("timm's" if entry.published else "none")
+        seen.append(entry.name)
+    assert seen == [name for name, entry in entries().items() if entry.code.image_size != 800]
+
+
+def test_the_diagram_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "diagram.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"\b[a-z_]+/[a-z_]+\.py\b", text))
+    assert len(files) > 15
+    assert {name for name in files if not (ROOT / "bsszoo" / name).exists()} == set()

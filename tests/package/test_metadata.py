@@ -1,0 +1,82 @@
+"""The package's own papers: version, data files, the commands of the README and what CI runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib import resources
+
+import pytest
+from package_tree import ROOT
+
+import bsszoo
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAIN_JOB = "pip install . && bsszoo compress mobilenetv2 --flops 130M"
+TESTS = 'pip install ".[test]" && python -m pytest'
+
+
+def test_version_is_said_once() -> None:
+    assert PROJECT["project"]["version"] == bsszoo.__version__
+    assert bsszoo.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_data_files_are_in_the_package_and_declared() -> None:
+    declared = PROJECT["tool"]["setuptools"]["package-data"]["bsszoo"]
+    assert {"py.typed", "zoo/entries.json"} <= set(declared)
+    for name in declared:
+        assert resources.files("bsszoo").joinpath(name).is_file()
+    # Any file that is no Python has to be declared, or the wheel goes without it.
+    others = {p.relative_to(ROOT / "bsszoo").as_posix() for p in (ROOT / "bsszoo").rglob("*")
+              if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert others == set(declared)
+
+
+def test_the_zoo_s_data_is_json_that_no_key_repeats() -> None:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        assert len({key for key, _ in pairs}) == len(pairs)
+        return dict(pairs)
+
+    text = resources.files("bsszoo").joinpath("zoo", "entries.json").read_text(encoding="utf-8")
+    names = [e["name"] for e in json.loads(text, object_pairs_hook=unique)["entries"]]  # type: ignore[index]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("command", [MAIN_JOB, TESTS])
+def test_the_readme_s_commands_stand_alone_and_are_what_ci_runs(command: str) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert f"{command}\n" in blocks
+    # CI takes the line out of the README and runs it; it fails when the README has no such line.
+    assert f"readme_line '{command}'" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_ci_is_a_program() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
+    assert script.stat().st_mode & 0o111
+
+
+def test_the_command_is_declared() -> None:
+    assert PROJECT["project"]["scripts"] == {"bsszoo": "bsszoo.cli.main:main"}
+
+
+def test_every_import_is_declared() -> None:
+    import ast
+
+    declared = {re.split(r"[^A-Za-z0-9_]", d)[0].lower() for d in PROJECT["project"]["dependencies"]}
+    imported = set()
+    for path in (ROOT / "bsszoo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    outside = imported - set(sys.stdlib_module_names) - {"bsszoo"}
+    assert {name.lower() for name in outside} <= declared, sorted(outside - declared)

@@ -1,0 +1,210 @@
+"""The report page: whole, offline, escaped, with the data's own figures, and never claiming an accuracy."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report.finished_run import CAUTION, example_run, with_text
+from strategies import FAMILY_NAMES
+
+from bsszoo.codes import Code
+from bsszoo.errors import RunError
+from bsszoo.report.commands import commands
+from bsszoo.report.figures import human, score
+from bsszoo.report.page import render_page, write_report
+from bsszoo.search.result import EvaluatorInfo
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: the text, the tables by row, every attribute; checks that tags nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_the_page_needs_nothing_from_outside() -> None:
+    page = Page(render_page(example_run()))
+    assert not {"script", "link", "iframe", "img", "object", "embed", "base"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            assert value.startswith("#"), (tag, name, value)
+    css = re.findall(r"<style>(.*?)</style>", render_page(example_run()), flags=re.DOTALL)
+    assert len(css) == 1
+    assert "url(" not in css[0]
+    assert "@import" not in css[0]
+
+
+def test_the_page_shows_every_network_with_its_figures() -> None:
+    run = example_run()
+    page = Page(render_page(run))
+    for network in run.networks:
+        cost = network.cost
+        assert [network.label, human(cost.macs), human(cost.macs2), human(cost.params), human(cost.activations),
+                score(network.score), f"{network.latency_ms:.2f}"] in page.rows
+        assert page.text.count(str(network.code)) >= 1
+
+
+def test_the_headline_compares_the_best_with_the_controls() -> None:
+    run = example_run()
+    best = run.best.cost
+    text = Page(render_page(run)).text
+    assert f"The best code found has {human(best.macs)} MACs (2 x MACs: {human(best.macs2)})" in text
+    for control in run.networks[:2]:
+        assert f"{100 * best.macs / control.cost.macs:.1f}% of the MACs" in text
+        assert f"{100 * best.params / control.cost.params:.1f}% of the params" in text
+    assert f"{run.budget.macs:,} MACs (2 x MACs: {2 * run.budget.macs:,})" in text
+
+
+def test_the_page_says_how_the_run_went() -> None:
+    run = example_run()
+    text = Page(render_page(replace(run, budget=replace(run.budget, min_macs=1_000, params=5_000_000)))).text
+    for fact in ("total depth at most 78", "1 of 12 trials failed", "12,345 codes", "0.6", "1 min 41 s",
+                 "bsszoo 0.1.0, python 3.12.1", "at least 1,000 MACs", "at most 5,000,000 params",
+                 "12, of which 1 failed"):
+        assert fact in text
+    assert "none" in Page(render_page(replace(run, caps=(), notes=()))).text
+
+
+def test_every_trial_is_in_the_page_and_failed_ones_with_their_error() -> None:
+    run = example_run(failed=(2, 5))
+    page = Page(render_page(run))
+    for trial in run.trials:
+        row = next(r for r in page.rows if r and r[0] == str(trial.number) and len(r) == 9)
+        assert row[2:4] == [human(trial.cost.macs), human(trial.cost.macs2)]
+        assert row[6] == score(trial.score)
+        assert row[8] == str(trial.code) + (trial.error or "")
+    assert "All 12 trials, 2 of them failed" in page.text
+
+
+def test_the_commands_of_every_found_code_are_in_the_page() -> None:
+    run = example_run()
+    text = Page(render_page(run)).text
+    for network in run.networks:
+        for command in commands(network.code):
+            assert (command.text.rstrip() in text) == (network.role == "found")
+    for found in re.findall(r'bsszoo\.create\("([^"]+)"\)', text):
+        assert Code.parse(found) in [n.code for n in run.networks]
+
+
+def test_a_caution_is_shown_as_such_and_nothing_claims_an_accuracy() -> None:
+    run = example_run()
+    page = render_page(run)
+    box = re.search(r'<div class="caution".*?</div>', page, flags=re.DOTALL)
+    assert box
+    assert html.escape(CAUTION) in box.group(0)
+    assert page.index(box.group(0)) < page.index("<h2>")
+    assert "accura" not in page.replace(html.escape(CAUTION), "").lower()
+
+
+def test_a_measured_score_needs_no_caution() -> None:
+    run = replace(example_run(), evaluator=EvaluatorInfo("mine:accuracy", "top-1 accuracy after 5 epochs"))
+    page = render_page(run)
+    assert 'class="caution"' not in page
+    assert "top-1 accuracy after 5 epochs" in page
+
+
+def test_text_of_a_user_never_becomes_markup() -> None:
+    evil = "<script>alert('x')</script><img src=\"http://example.org/x\">&amp;</style></title>\ud800 $x^2$"
+    page = Page(render_page(with_text(example_run(), evil)))
+    assert not {"script", "img"} & set(page.tags)
+    assert page.text.count("<script>alert('x')</script>") >= 8
+    assert "&amp;" in page.text
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_family_has_a_page(family: str) -> None:
+    page = Page(render_page(example_run(family)))
+    assert page.tags.count("svg") == 3
+    assert "nan" not in page.text.lower().replace("gave nan", "").replace("finance", "")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        example_run(trials=1, failed=(), found=1),
+        example_run(latency=False, controls_scored=False),
+        replace(example_run(), networks=(example_run().best,)),
+        replace(example_run(), versions={}, caps=(), notes=()),
+    ],
+    ids=["one trial", "nothing measured", "no controls", "nothing said"],
+)
+def test_runs_that_lack_something_have_a_page(run: object) -> None:
+    page = Page(render_page(run))  # type: ignore[arg-type]
+    assert "None" not in page.text
+    assert "nan" not in page.text.lower().replace("gave nan", "")
+
+
+def test_latency_is_left_out_when_it_was_not_measured() -> None:
+    text = Page(render_page(example_run(latency=False))).text
+    assert "Latency was not measured." in text
+    assert "latency [ms]" not in text
+
+
+def test_equal_results_give_equal_pages() -> None:
+    assert render_page(example_run()) == render_page(example_run())
+
+
+def test_a_report_is_written_whole_and_replaces_an_older_one(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("old", encoding="utf-8")
+    run = example_run()
+    assert write_report(run, str(target)) == target
+    assert target.read_text(encoding="utf-8") == render_page(run)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_failed_write_leaves_the_older_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("old", encoding="utf-8")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError, match=r"Cannot write the report to .*report.html.*No space left"):
+        write_report(example_run(), target)
+    assert target.read_text(encoding="utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"missing.*No such file.*Give a folder that exists"):
+        write_report(example_run(), tmp_path / "missing" / "report.html")

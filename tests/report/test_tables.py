@@ -1,0 +1,152 @@
+"""What the terminal shows: every figure, both ways of counting, and codes that can be copied whole."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from report.finished_run import CAUTION, example_run, original
+from rich.console import Console, RenderableType
+from strategies import FAMILY_NAMES, codes
+
+from bsszoo.codes import Code, code_cost, stage_costs
+from bsszoo.report.figures import human
+from bsszoo.report.tables import (
+    ListRow,
+    code_summary,
+    cost_line,
+    model_list_table,
+    result_table,
+    stage_table,
+)
+
+
+def shown(table: RenderableType, *, width: int = 80, soft_wrap: bool = True) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=False, color_system=None).print(table, soft_wrap=soft_wrap)
+    return out.getvalue()
+
+
+def flowing(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_stage_table_has_a_line_for_each_stage(family: str) -> None:
+    code = original(family)
+    lines = shown(stage_table(code)).splitlines()
+    for row in stage_costs(code):
+        line = next(line for line in lines if line.split()[1:2] == [row.name])
+        assert line.split()[0] == str(row.number)
+        assert human(row.cost.macs) in line
+        assert human(row.cost.params) in line
+        assert f" {row.width} " in line
+    total = code_cost(code)
+    line = next(line for line in lines if line.split()[:1] == ["total"])
+    assert line.split()[1:] == [human(total.macs), "100.0%", human(total.params)]
+    assert all(len(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("family", "operators"),
+    [
+        ("resnet18", ["Conv 7x7 + pool", "BasicBlock 3x3", "Linear"]),
+        ("resnet50", ["Conv 7x7 + pool", "Bottleneck 3x3", "Linear"]),
+        ("mobilenetv2", ["Conv 3x3", "MBConv k3", "Conv 1x1", "Linear"]),
+        ("efficientnet_b0", ["Conv 3x3", "MBConv k5 + SE", "Conv 1x1", "Linear"]),
+    ],
+)
+def test_the_stage_table_names_operators(family: str, operators: list[str]) -> None:
+    text = shown(stage_table(original(family)))
+    assert all(operator in text for operator in operators)
+
+
+def test_the_stage_table_shows_bottlenecks_and_expansions() -> None:
+    lines = shown(stage_table(original("resnet50"))).splitlines()
+    assert next(line for line in lines if "layer3" in line).split()[-6:-3] == ["1024", "6", "256"]
+    lines = shown(stage_table(original("mobilenetv2"))).splitlines()
+    # Counted from the right: an operator's name has spaces.
+    assert [line.split()[-4] for line in lines if " blocks." in line] == ["1", *"666666"]
+
+
+def test_the_stage_table_counts_at_the_image_size_asked_for() -> None:
+    code = original("resnet50")
+    assert human(code_cost(code, (800, 600)).macs) in shown(stage_table(code, (800, 600)))
+
+
+@settings(max_examples=20)
+@given(codes())
+def test_any_code_has_a_stage_table_and_a_summary(code: Code) -> None:
+    cost = code_cost(code)
+    text = shown(code_summary(code, cost))
+    assert str(code) in text.splitlines()[1]
+    assert "{" + ",".join(map(str, code.entries)) + "}" in text
+    assert f"{cost.macs:,}" in text
+    assert f"{cost.params:,}" in text
+    assert human(cost.macs2) in text
+    assert human(cost.macs) in shown(stage_table(code))
+
+
+def test_costs_are_shown_both_ways_everywhere() -> None:
+    run = example_run()
+    best = run.best
+    row = ListRow("a", "resnet18", str(best.code), best.cost.macs, best.cost.params, None, "none")
+    for table in (stage_table(best.code), code_summary(best.code, best.cost), result_table(run),
+                  model_list_table([row]), cost_line(best.cost)):
+        text = flowing(shown(table))
+        assert human(best.cost.macs) in text
+        assert human(2 * best.cost.macs) in text
+        assert "the paper's FLOPs" in text
+        assert "2 x MACs" in text
+        assert "what tools counting a multiply-add as two call FLOPs" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_end_of_a_run_is_shown_whole(width: int) -> None:
+    run = example_run()
+    text = shown(result_table(run), width=width)
+    lines = text.splitlines()
+    for network in run.networks:
+        row = next(line for line in lines if line.startswith(network.label))
+        assert [human(network.cost.macs), human(network.cost.macs2), human(network.cost.params)] == row.split()[
+            len(network.label.split()):][:3]
+        assert f"{network.score:.4f}" in row
+        assert f"{network.latency_ms:.2f}" in row
+        assert str(network.code) in lines, "a code stands alone on its line, so that it can be copied"
+    assert CAUTION in flowing(text)
+    table = [line for line in lines[: lines.index("")] if line not in map(str, (n.code for n in run.networks))]
+    assert all(len(line) <= width for line in table)
+
+
+def test_without_soft_wrap_nothing_is_cut_off() -> None:
+    run = example_run()
+    text = shown(result_table(run), width=60, soft_wrap=False)
+    assert all(str(network.code) in text.replace("\n", "") for network in run.networks)
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    run = example_run(latency=False, controls_scored=False)
+    line = next(line for line in shown(result_table(run)).splitlines() if line.startswith("original"))
+    assert line.split()[-2:] == ["-", "-"]
+
+
+def test_a_label_is_text_and_not_markup() -> None:
+    run = example_run()
+    odd = replace(run.networks[0], label="[bold]x[/bold] [mine]")
+    assert "[bold]x[/bold] [mine]" in shown(result_table(replace(run, networks=(odd, *run.networks[1:]))), width=120)
+
+
+def test_the_list_of_models() -> None:
+    rows = [
+        ListRow("resnet50_autobss", "resnet50", "resnet50_c64", 4_033_000_000, 23_736_000, "4.03B 23.73M", "none"),
+        ListRow("mobilenetv2", "mobilenetv2", "mobilenetv2_c24", 300_774_272, 3_504_872, None, "timm"),
+    ]
+    text = shown(model_list_table(rows))
+    line = re.split(r"  +", next(line for line in text.splitlines() if line.startswith("resnet50")).strip())
+    assert line == ["resnet50_autobss", "4.03B", "8.07B", "23.74M", "4.03B 23.73M", "none"]
+    assert "resnet50_c64" not in text
+    assert "resnet50_c64" in shown(model_list_table(rows, with_codes=True)).splitlines()
+    assert "MACs" in shown(model_list_table([]))
