@@ -75,7 +75,7 @@ def compress(
 ) -> CompressResult:
     """Search codes of a network's family under a budget.
 
-    Every candidate keeps the budget before anything is built. The search is the paper's: see docs/search. A run that
+    Every candidate keeps the budget before anything is built. The search is the paper's: see docs/sampler. A run that
     was stopped, by Ctrl-C or by a kill, goes on when it is called again with the same settings; ``trials`` may grow.
 
     Args:
