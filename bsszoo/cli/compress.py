@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,8 +124,8 @@ def _say_next(result: CompressResult, watcher: _ProgressWatcher) -> None:
     for note in result.notes:
         show("", f"Note: {note}")
     for command in commands(result.best.code):
-        note = [command.note] if command.note else []
-        show("", f"{command.title} (the first code found):", command.text.rstrip(), *note)
+        why = [command.note] if command.note else []
+        show("", f"{command.title} (the first code found):", command.text.rstrip(), *why)
     folder = watcher.folder
     if folder is not None:
         show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")
@@ -191,14 +192,16 @@ class _ProgressWatcher:
             self._progress.stop()
             self._progress = None
 
-    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: int) -> None:
+    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None:
         """Say what is searched before the first trial."""
         from rich.text import Text
 
         from bsszoo.report.figures import both_macs, human
 
         budget, info = plan.budget, evaluator.info
-        self.folder, self.done = folder, done
+        self.folder, self.done = folder, len(done)
+        scored = [t for t in done if t.score is not None]
+        self._best = max(scored, key=lambda t: t.score or 0.0, default=None)
         limit = f", params at most {human(budget.params)}" if budget.params else ""
         lines = [
             f"Compressing {plan.reference}",
@@ -209,7 +212,7 @@ class _ProgressWatcher:
             *(f"Note: {note}" for note in plan.notes),
             f"Evaluator: {info.name}, {info.measures}",
             *([f"  {info.caution}"] if info.caution else []),
-            f"Folder: {folder}" + (f" (going on after {done} finished trials)" if done else ""),
+            f"Folder: {folder}" + (f" (going on after {len(done)} finished trials)" if done else ""),
         ]
         for line in lines:
             self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
@@ -222,7 +225,7 @@ class _ProgressWatcher:
                 TimeRemainingColumn(), console=self.console,
             )
             self._progress.start()
-            self._task = self._progress.add_task("trials", total=min(self.trials, len(plan.candidates)), completed=done)
+            self._task = self._progress.add_task("trials", total=min(self.trials, len(plan.candidates)), completed=len(done))
 
     def finished(self, trial: TrialRow) -> None:
         """Move the bar, or write a line now and then."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,8 +34,8 @@ FOUND = 8
 class Watcher(Protocol):
     """Told how a run goes: the CLI's progress bar is one."""
 
-    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: int) -> None:
-        """The candidates are drawn; ``done`` trials of an earlier run were found."""
+    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None:
+        """The candidates are drawn; ``done`` are the trials that an earlier run finished."""
         ...
 
     def finished(self, trial: TrialRow) -> None:
@@ -49,7 +49,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Silent:
-    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: int) -> None: ...
+    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None: ...
 
     def finished(self, trial: TrialRow) -> None: ...
 
@@ -127,8 +127,7 @@ def compress(
     with run_folder(folder, settings):
         search = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
         study = _open_study(storage or default_storage(folder), search, settings, folder)
-        rows = trial_rows(study, search)
-        watcher.planned(plan, judge, folder, len(rows))
+        watcher.planned(plan, judge, folder, trial_rows(study, search))
         run_search(study, search, watcher.finished)
         rows = trial_rows(study, search)
         found = diverse(rows, FOUND)

@@ -1,0 +1,83 @@
+"""Counts of a built network that know nothing of ``bsszoo.codes``: hooks on its layers, and thop."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import thop
+import torch
+from thop.vision.basic_hooks import zero_ops
+from torch import nn
+
+from bsszoo.codes import Code
+from bsszoo.nets import build
+
+SMALL = {
+    "resnet18": "resnet18_c20-24-24-40_l1-2-1-1",
+    "resnet50": "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24",
+    "caffe": "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24_stride1x1",
+    "mobilenetv2": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2",
+    "efficientnet": "efficientnet_b0_c28-28-20-140-12-16_l2-1-1-1-1-1_t3-1-6-3-3-3",
+}
+
+
+def small(kind: str) -> Code:
+    """A small code with odd widths, equal neighbours and blocks without expansion."""
+    return Code.parse(SMALL[kind])
+
+
+@dataclass(frozen=True)
+class Counted:
+    macs: int
+    activations: int
+
+
+def on_meta(code: Code, **arguments: Any) -> nn.Module:
+    """The network without memory: shapes are exact, arithmetic is not done."""
+    return build(code, device="meta", **arguments).eval()
+
+
+def count_by_hooks(net: nn.Module, size: int, in_chans: int = 3) -> Counted:
+    """MACs of all convolution and linear layers and elements of all convolution outputs, for one image."""
+    macs = activations = 0
+
+    def conv(module: nn.Module, _: Any, out: torch.Tensor) -> None:
+        nonlocal macs, activations
+        assert isinstance(module, nn.Conv2d)
+        kernel = module.kernel_size[0] * module.kernel_size[1]
+        macs += out.numel() * kernel * module.in_channels // module.groups
+        activations += out.numel()
+
+    def linear(module: nn.Module, _: Any, out: torch.Tensor) -> None:
+        nonlocal macs
+        assert isinstance(module, nn.Linear)
+        macs += out.numel() * module.in_features
+
+    hooks = []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(conv))
+        elif isinstance(module, nn.Linear):
+            hooks.append(module.register_forward_hook(linear))
+    with torch.no_grad():
+        net(torch.empty(1, in_chans, size, size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return Counted(macs, activations)
+
+
+def count_by_thop(net: nn.Module, size: int, in_chans: int = 3) -> int:
+    """MACs as thop counts them, with normalisation and pooling zeroed.
+
+    Not its parameters: it counts those of modules without children only, and timm's BatchNormAct2d has some.
+    """
+    # A copy: thop leaves buffers behind that break strict loading.
+    macs, _ = thop.profile(
+        copy.deepcopy(net),
+        inputs=(torch.empty(1, in_chans, size, size, device="meta"),),
+        custom_ops={nn.BatchNorm2d: zero_ops, nn.AdaptiveAvgPool2d: zero_ops},
+        verbose=False,
+    )
+    return round(macs)

@@ -1,0 +1,91 @@
+"""The layer list that drives the cost is the built network: three independent counts, and layer by layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from nets.counting import count_by_hooks, count_by_thop, on_meta
+from strategies import codes
+from torch import nn
+
+from bsszoo.codes import FAMILIES, Code, Space, code_cost, layers_of
+from bsszoo.codes.named import named_entries
+
+NAMED = list(named_entries().values())
+
+
+def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: int) -> None:
+    built = [(name, m) for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    listed = layers_of(code, **arguments)
+    assert [name for name, _ in built] == [layer.name for layer in listed]
+    for (name, module), layer in zip(built, listed, strict=True):
+        if isinstance(module, nn.Linear):
+            found = (module.in_features, module.out_features, 1, 1, 1, module.bias is not None)
+        else:
+            assert module.kernel_size[0] == module.kernel_size[1]
+            assert module.stride[0] == module.stride[1]
+            found = (module.in_channels, module.out_channels, module.kernel_size[0], module.stride[0], module.groups,
+                     module.bias is not None)
+        groups = layer.in_width if layer.depthwise else 1
+        assert found == (layer.in_width, layer.out_width, layer.kernel, layer.stride, groups, layer.bias), name
+    norms = [m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert sorted(norms) == sorted(layer.out_width for layer in listed if layer.norm)
+
+
+def assert_three_counts_agree(code: Code, net: nn.Module, size: int) -> None:
+    cost = code_cost(code, size)
+    assert sum(p.numel() for p in net.parameters()) == cost.params
+    counted = count_by_hooks(net, size)
+    assert (counted.macs, counted.activations) == (cost.macs, cost.activations)
+    assert count_by_thop(net, size) == cost.macs
+
+
+@pytest.mark.parametrize("entry", NAMED, ids=lambda entry: entry.name)
+def test_every_row_of_the_paper(entry) -> None:
+    net = on_meta(entry.code)
+    assert_network_is_the_layer_list(entry.code, net)
+    assert_three_counts_agree(entry.code, net, entry.code.image_size)
+
+
+@settings(max_examples=25)
+@given(code=codes(max_width=300, max_depth=3))
+def test_any_code(code: Code) -> None:
+    net = on_meta(code)
+    assert_network_is_the_layer_list(code, net)
+    # Not smaller: a 7x7 stem and five strides on a few pixels are legal, but say nothing about real use.
+    assert_three_counts_agree(code, net, max(32, code.image_size))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_codes_of_the_spaces(family: str, scale: float) -> None:
+    """Random codes, and the two corners, of each family's space and of its scaled grid."""
+    space = Space.of(family).scaled(scale) if scale != 1 else Space.of(family)
+    drawn = [space.code(row) for row in space.sample(2, np.random.default_rng(7))]
+    for code in (space.smallest, *drawn):
+        net = on_meta(code)
+        assert_network_is_the_layer_list(code, net)
+        assert_three_counts_agree(code, net, code.image_size)
+    largest = on_meta(space.largest)
+    assert sum(p.numel() for p in largest.parameters()) == code_cost(space.largest).params
+
+
+@pytest.mark.parametrize(("num_classes", "in_chans"), [(10, 3), (0, 3), (1000, 1), (7, 5)])
+@pytest.mark.parametrize("name", ["resnet18_autobss", "efficientnet_b0_autobss"])
+def test_other_classes_and_channels(name: str, num_classes: int, in_chans: int) -> None:
+    code = named_entries()[name].code
+    net = on_meta(code, num_classes=num_classes, in_chans=in_chans)
+    cost = code_cost(code, 96, num_classes=num_classes, in_chans=in_chans)
+    assert sum(p.numel() for p in net.parameters()) == cost.params
+    counted = count_by_hooks(net, 96, in_chans)
+    assert (counted.macs, counted.activations) == (cost.macs, cost.activations)
+    assert count_by_thop(net, 96, in_chans) == cost.macs
+
+
+def test_odd_widths_are_exact() -> None:
+    """The widths that timm would round: 84 and 420 of EfficientNet-B0 AutoBSS, and a gate of 28 // 4 = 7."""
+    net = on_meta(named_entries()["efficientnet_b0_autobss"].code)
+    block = net.blocks[1][1]
+    assert (block.conv_pw.out_channels, block.conv_dw.groups, block.se.conv_reduce.out_channels) == (84, 84, 7)
+    assert net.blocks[4][1].conv_pw.out_channels == 420

@@ -1,0 +1,114 @@
+"""Names, codes as text, the list of models; and that the data agrees with timm."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
+
+import bsszoo
+from bsszoo.codes import Code, code_cost
+from bsszoo.errors import CodeError, UnknownNameError
+from bsszoo.zoo.entry import cost, entries, entry_of, find, list_models, resolve_code, split_tag
+
+ENTRIES = list(entries().values())
+AUTOBSS = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"
+
+
+def test_names_and_codes_are_distinct() -> None:
+    assert len({entry.code for entry in ENTRIES}) == len(ENTRIES) == len(entries()) == 20
+    assert len({tag.repository for entry in ENTRIES for tag in entry.tags}) == sum(len(e.tags) for e in ENTRIES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_entry_is_found_by_each_of_its_names(entry) -> None:
+    forms = [entry.name, entry.name.upper(), str(entry.code), entry.code]
+    forms += [f"{entry.name}.{tag.tag}" for tag in entry.tags]
+    for form in forms:
+        assert resolve_code(form) == entry.code
+    assert find(entry.name) is entry_of(entry.code) is entry
+
+
+@pytest.mark.parametrize("text", [
+    "mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}",
+    "mobilenetv2 {24,40,64,96,120,240, 4,3,2,3,6,2,3,6,6,3,6,6}",
+    "mobilenetv2 24 40 64 96 120 240 4 3 2 3 6 2 3 6 6 3 6 6",
+    AUTOBSS, "mobilenetv2_autobss.in1k", " mobilenetv2_autobss ",
+])
+def test_forms_of_one_code(text: str) -> None:
+    assert str(resolve_code(text)) == AUTOBSS
+
+
+@pytest.mark.parametrize(("given", "error", "said"), [
+    ("resnet50_autobs", UnknownNameError, "'resnet50_autobss'"),
+    ("resnet19", UnknownNameError, "There is no model 'resnet19' in the zoo. Did you mean 'resnet18'"),
+    ("", UnknownNameError, "There is no model ''"),
+    ("resnet50.a1_in1", UnknownNameError, "no weights tagged 'a1_in1'. Did you mean 'a1_in1k'"),
+    ("resnet50_retinanet_autobss_printed.in1k", UnknownNameError, "nor any others"),
+    ("resnet18{64,128,256,512,2,2,2}", CodeError, "8 entries"),
+    ("mobilenetv3_c8-8_l1-1", CodeError, "starts with no family's name"),
+    (18, CodeError, "given was 18 of type int"),
+    (None, CodeError, "NoneType"),
+])
+def test_what_is_not_known_is_said(given: object, error: type[Exception], said: str) -> None:
+    with pytest.raises(error) as raised:
+        resolve_code(given)  # type: ignore[arg-type]
+    assert said in str(raised.value)
+
+
+def test_split_tag() -> None:
+    assert split_tag("resnet50.a1_in1k") == ("resnet50", "a1_in1k")
+    assert split_tag("resnet50") == ("resnet50", None)
+
+
+def test_list_models() -> None:
+    names = list(entries())
+    assert list_models() == names
+    assert bsszoo.list_models("*AutoBSS") == [n for n in names if n.endswith("autobss")]
+    assert list_models(family="resnet18") == ["resnet18", "resnet18_rand", "resnet18_autobss"]
+    assert list_models("*_13?m_*", family="mobilenetv2") == ["mobilenetv2_130m_uniform", "mobilenetv2_130m_autobss"]
+    assert list_models(pretrained=True) == ["resnet18", "resnet50", "mobilenetv2", "efficientnet_b0",
+                                            "efficientnet_b1"]
+    assert set(list_models(pretrained=False)) == set(names) - set(list_models(pretrained=True))
+    assert list_models("nothing*") == []
+    with pytest.raises(UnknownNameError, match="efficientnet_b0"):
+        list_models(family="efficientnet_b2")
+
+
+def test_cost_of_names_and_codes() -> None:
+    entry = find("efficientnet_b1_autobss")
+    assert cost("efficientnet_b1_autobss") == cost(str(entry.code)) == bsszoo.cost(entry.code) == entry.cost
+    assert cost(entry.code, 64, num_classes=10, in_chans=1) == code_cost(entry.code, 64, num_classes=10, in_chans=1)
+    assert cost("resnet18", (64, 96)) == code_cost(find("resnet18").code, (64, 96))
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e.timm], ids=lambda entry: entry.name)
+def test_tags_of_the_originals_are_timms(entry) -> None:
+    known = get_arch_pretrained_cfgs(entry.timm)
+    assert timm.is_model(entry.timm)
+    assert {f"{entry.timm}.{tag.tag}": tag.repository for tag in entry.tags} == {
+        name: cfg.hf_hub_id for name, cfg in known.items()}
+    assert entry.tags[0].tag == get_pretrained_cfg(entry.timm).tag
+    assert entry.published
+
+
+def test_searched_entries_claim_no_weights() -> None:
+    searched = [e for e in ENTRIES if e.timm is None]
+    assert searched
+    for entry in searched:
+        assert not entry.published
+        assert all(tag.repository == f"bsszoo/{entry.name}.{tag.tag}" for tag in entry.tags)
+
+
+def test_detector_backbones_have_the_stride_on_the_first_convolution() -> None:
+    for name in ("resnet50_maskrcnn_autobss", "resnet50_retinanet_autobss", "resnet50_retinanet_autobss_printed"):
+        assert (find(name).code.stride_in, find(name).code.image_size) == ("1x1", 800)
+    corrected, as_printed = find("resnet50_retinanet_autobss").code, find("resnet50_retinanet_autobss_printed").code
+    assert (corrected.bottlenecks[1], as_printed.bottlenecks[1]) == (96, 192)
+    assert Code.from_dict({**as_printed.to_dict(), "bottlenecks": list(corrected.bottlenecks)}) == corrected
+
+
+def test_our_choice_of_stem_is_said_to_be_ours() -> None:
+    for name in ("mobilenetv2_130m_uniform", "mobilenetv2_130m_autobss"):
+        assert (find(name).code.stem_width, find(name).code.stage2_width) == (16, 12)
+        assert any("our choice" in note for note in find(name).notes)
