@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 from torch import nn
 
 from bsszoo.codes.code import Code
@@ -66,7 +66,11 @@ def _as_dict(cfg: Any) -> dict[str, Any]:
         return {}
     if isinstance(cfg, str):
         raise CodeError(f"{GENERIC} has no weights tagged {cfg!r}: a code of its own has none published.")
-    return dict(cfg) if isinstance(cfg, Mapping) else dict(cfg.to_dict())
+    given = dict(cfg) if isinstance(cfg, Mapping) else dict(cfg.to_dict())
+    # timm's training script asks for a name's configuration before the network is built. For this name, which stands
+    # for any code, it gets timm's bare default, which says nothing and must not hide the code's own input size.
+    bare = PretrainedCfg().to_dict()
+    return {} if all(bare.get(key) == value for key, value in given.items() if key != "architecture") else given
 
 
 def _register(entry: ModelEntry) -> None:

@@ -122,3 +122,14 @@ def test_code_in_timm_needs_a_form_that_can_be_saved() -> None:
 def test_pretrained_of_a_bare_code_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):
         timm.create_model("bsszoo_code", code=SMALL["resnet18"], pretrained=True)
+
+
+def test_timms_training_script_sees_the_codes_own_input_size() -> None:
+    """It resolves a name's configuration first, which for this name is timm's bare default of 224 px."""
+    from timm.models import resolve_model_input_args
+
+    code = "efficientnet_b1_c24-40-80-112-192-320_l1-1-1-1-1-1_t3-3-3-3-3-3"
+    model = timm.create_model(**resolve_model_input_args("bsszoo_code", {}, code=code))
+    assert model.default_cfg["input_size"] == (3, 240, 240)
+    kept = timm.create_model("bsszoo_code", code=code, pretrained_cfg={"input_size": (3, 128, 128), "tag": "mine"})
+    assert kept.default_cfg["input_size"] == (3, 128, 128)
