@@ -225,7 +225,8 @@ class _ProgressWatcher:
                 TimeRemainingColumn(), console=self.console,
             )
             self._progress.start()
-            self._task = self._progress.add_task("trials", total=min(self.trials, len(plan.candidates)), completed=len(done))
+            total = min(self.trials, len(plan.candidates))
+            self._task = self._progress.add_task("trials", total=total, completed=len(done))
 
     def finished(self, trial: TrialRow) -> None:
         """Move the bar, or write a line now and then."""

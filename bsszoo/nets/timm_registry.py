@@ -69,7 +69,8 @@ def _as_dict(cfg: Any) -> dict[str, Any]:
     given = dict(cfg) if isinstance(cfg, Mapping) else dict(cfg.to_dict())
     # timm's training script asks for a name's configuration before the network is built. For this name, which stands
     # for any code, it gets timm's bare default, which says nothing and must not hide the code's own input size.
-    bare = PretrainedCfg().to_dict()
+    default: Any = PretrainedCfg()
+    bare = default.to_dict()
     return {} if all(bare.get(key) == value for key, value in given.items() if key != "architecture") else given
 
 
