@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from bsszoo.codes.code import Code
     from bsszoo.compression.plan import Caps, Plan
     from bsszoo.search.evaluator import Evaluator
-    from bsszoo.search.result import CompressResult, TrialRow
+    from bsszoo.search.result import Budget, CompressResult, TrialRow
 
 # On a terminal the bar moves; into a file a line is written after this many seconds at the earliest.
 _LINE_SECONDS = 10.0
@@ -192,30 +193,36 @@ class _ProgressWatcher:
             self._progress.stop()
             self._progress = None
 
-    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None:
-        """Say what is searched before the first trial."""
-        from rich.text import Text
-
+    def started(self, reference: Code, budget: Budget) -> None:
+        """Say what was understood, before the first wait."""
         from bsszoo.report.figures import both_macs, human
 
-        budget, info = plan.budget, evaluator.info
+        limit = f", params at most {human(budget.params)}" if budget.params else ""
+        self._say(f"Compressing {reference}", f"Budget: {both_macs(budget.macs)}{limit}", "Drawing candidates ...")
+
+    def _say(self, *lines: str) -> None:
+        from rich.text import Text
+
+        for line in lines:
+            self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
+
+    def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None:
+        """Say what is searched before the first trial."""
+        from bsszoo.report.figures import human
+
+        info = evaluator.info
         self.folder, self.done = folder, len(done)
         scored = [t for t in done if t.score is not None]
         self._best = max(scored, key=lambda t: t.score or 0.0, default=None)
-        limit = f", params at most {human(budget.params)}" if budget.params else ""
-        lines = [
-            f"Compressing {plan.reference}",
-            f"Budget: {both_macs(budget.macs)}{limit}",
-            f"Candidates: {len(plan.candidates):,} codes within the limits, at least {human(budget.min_macs)} MACs, "
-            f"on the grid at scale {plan.scale:g}",
+        self._say(
+            f"Candidates: {len(plan.candidates):,} codes within the limits, at least {human(plan.budget.min_macs)} "
+            f"MACs, on the grid at scale {plan.scale:g}",
             *(f"Cap: {cap}" for cap in plan.caps),
             *(f"Note: {note}" for note in plan.notes),
             f"Evaluator: {info.name}, {info.measures}",
             *([f"  {info.caution}"] if info.caution else []),
             f"Folder: {folder}" + (f" (going on after {len(done)} finished trials)" if done else ""),
-        ]
-        for line in lines:
-            self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
+        )
         self._start = self._line = time.monotonic()
         if self.console.is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

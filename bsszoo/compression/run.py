@@ -34,6 +34,10 @@ FOUND = 8
 class Watcher(Protocol):
     """Told how a run goes: the CLI's progress bar is one."""
 
+    def started(self, reference: Code, budget: Budget) -> None:
+        """The request was understood; candidates are drawn next, which takes long when few codes are feasible."""
+        ...
+
     def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None:
         """The candidates are drawn; ``done`` are the trials that an earlier run finished."""
         ...
@@ -49,6 +53,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Silent:
+    def started(self, reference: Code, budget: Budget) -> None: ...
+
     def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None: ...
 
     def finished(self, trial: TrialRow) -> None: ...
@@ -115,6 +121,7 @@ def compress(
     judge = _evaluator(evaluator)
     structural = judge is None
     caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
+    watcher.started(reference, budget)
     plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale)
     if judge is None:
         from bsszoo.evaluate.structural import StructuralEvaluator

@@ -91,20 +91,23 @@ def test_compress_prints_the_table_and_the_commands(tmp_path):
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
     (tmp_path / "slow.py").write_text(
-        "import time\n\n\ndef judge(code):\n    time.sleep(0.2)\n    return float(sum(code.depths))\n"
+        "import pathlib, time\n\n\ndef judge(code):\n    pathlib.Path(str(code)).touch()\n    time.sleep(0.5)\n"
+        "    return float(sum(code.depths))\n"
     )
     arguments = ["compress", "mobilenetv2", "--flops", "130M", "--trials", "12", "--batch", "4", "--no-latency",
                  "--evaluator", "slow:judge", "--out", "run"]
     process = subprocess.Popen([sys.executable, "-m", "bsszoo.cli.main", *arguments], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (tmp_path / "run" / "study.db").exists() and process.poll() is None:
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               # A shell gives what it starts in the background a SIGINT that is ignored.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    while len(list(tmp_path.glob("mobilenetv2_*"))) < 3 and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(1.5)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The same command goes on" in errors
     assert "Traceback" not in errors
+    assert "Stopped after 2 of 12 trials" in errors
     done = _bsszoo(*arguments, cwd=tmp_path)
     assert done.returncode == 0
-    assert "going on after" in done.stderr
+    assert "going on after 2 finished trials" in done.stderr
