@@ -111,8 +111,9 @@ def compress_command(
                 out=out, storage=storage, slack=slack, scale=scale, caps=caps, latency=latency, watcher=watcher,
             )
     except KeyboardInterrupt:
-        typer.echo(f"\nStopped after {watcher.done} of {trials} trials, which are kept. "
-                   "The same command goes on from there.", err=True)
+        if watcher.folder is not None:
+            typer.echo(f"\nStopped after {watcher.done} of {trials} trials, which are kept. "
+                       "The same command goes on from there.", err=True)
         raise
     show("", result_table(result))
     _say_next(result, watcher)
@@ -210,13 +211,14 @@ class _ProgressWatcher:
         """Say what is searched before the first trial."""
         from bsszoo.report.figures import human
 
-        info = evaluator.info
+        info, macs = evaluator.info, plan.candidates.macs
+        assert macs is not None  # drawn from a space, whose costs are known
         self.folder, self.done = folder, len(done)
         scored = [t for t in done if t.score is not None]
         self._best = max(scored, key=lambda t: t.score or 0.0, default=None)
         self._say(
-            f"Candidates: {len(plan.candidates):,} codes within the limits, at least {human(plan.budget.min_macs)} "
-            f"MACs, on the grid at scale {plan.scale:g}",
+            f"Candidates: {len(plan.candidates):,} codes within the limits, {human(int(macs.min()))} to "
+            f"{human(int(macs.max()))} MACs, on the grid at scale {plan.scale:g}",
             *(f"Cap: {cap}" for cap in plan.caps),
             *(f"Note: {note}" for note in plan.notes),
             f"Evaluator: {info.name}, {info.measures}",
@@ -241,7 +243,9 @@ class _ProgressWatcher:
         self._fresh += 1
         if trial.score is None:
             self.failed += 1
-            self.console.print(f"trial {trial.number} failed: {trial.error}", markup=False)
+            first = (trial.error or "").splitlines()[0]
+            self.console.print(f"trial {trial.number} failed: {first}", markup=False,
+                               soft_wrap=not self.console.is_terminal)
         elif self._best is None or trial.score > (self._best.score or 0.0):
             self._best = trial
             if self._progress is not None:
@@ -254,6 +258,11 @@ class _ProgressWatcher:
             best = f"{self._describe()}  {self._best.code}" if self._best else "none yet"
             self.console.print(f"{self.done}/{self.trials} trials, {best}, about {left:.0f} s left", markup=False,
                                soft_wrap=True)
+
+    def judging(self, control: str) -> None:
+        """Say that a control is being judged, which takes as long as a trial."""
+        name = {"original": "the original network", "uniform": "the uniformly rescaled network"}[control]
+        self.console.print(f"Judging {name}, a control ...", markup=False)
 
     def measuring(self, networks: int) -> None:
         """Say that latencies are being measured, which takes some seconds."""

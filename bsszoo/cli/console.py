@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,13 @@ def show(*parts: RenderableType) -> None:
     """Print renderables to stdout; into a file or a pipe codes stay on one line."""
     from rich.console import Console
 
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            # `bsszoo list | head`: the reader has gone, which is no fault. Nothing may be flushed into the closed pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0)
+
+    console = Pipe(highlight=False) if sys.stdout.isatty() else Pipe(highlight=False, width=120)
     for part in parts:
         console.print(part, soft_wrap=True)
 

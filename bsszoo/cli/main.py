@@ -56,10 +56,9 @@ def main() -> None:
     except KeyboardInterrupt:
         # The commands that keep results say what was kept before this.
         sys.exit(130)
-    except BrokenPipeError:
-        # `bsszoo list | head`: the reader has gone, which is no fault. Nothing may be flushed into the closed pipe.
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        typer.echo(f"bsszoo: {error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

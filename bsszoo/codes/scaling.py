@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from bsszoo.codes.code import FAMILY_DEFAULT, Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.codes.families import family_of
-from bsszoo.codes.space import scaled
+from bsszoo.codes.space import scaled, scaled_stage2, scaled_stem
 
 #: Scales are multiples of 1 / this.
 _STEPS = 1000
@@ -26,13 +25,14 @@ def uniform_code(code: Code, scale: float) -> Code:
     if scale == 1:
         return code
     family = family_of(code.family)
+    follows = family.stem_width is None and code.stem_width == code.widths[0]
     divisor = 4 if family.block == "mbconv" else 8
     return replace(
         code,
         widths=tuple(scaled(scale * c, divisor) for c in code.widths),
         bottlenecks=tuple(scaled(scale * b, divisor) for b in code.bottlenecks),
-        stem_width=FAMILY_DEFAULT if family.stem_width is None else scaled(scale * code.stem_width, 8),
-        stage2_width=4 * math.ceil(scale * code.stage2_width / 4 - 1e-9) if family.stage2 else FAMILY_DEFAULT,
+        stem_width=FAMILY_DEFAULT if follows else scaled_stem(code.stem_width, scale),
+        stage2_width=scaled_stage2(code.stage2_width, scale) if family.stage2 else FAMILY_DEFAULT,
     )
 
 

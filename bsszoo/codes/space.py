@@ -268,9 +268,18 @@ def scaled_fixed_widths(family: str, scale: float) -> tuple[int, int]:
     The simplest rule that gives the originals at 1 and (16, 12) at 0.6: see ``Space.scaled``.
     """
     data = family_of(family)
-    stem = FAMILY_DEFAULT if data.stem_width is None else scaled(scale * data.stem_width, 8)
-    stage2 = FAMILY_DEFAULT if data.stage2 is None else 4 * max(1, math.ceil(scale * data.stage2[0] / 4 - 1e-9))
-    return stem, stage2
+    stem = FAMILY_DEFAULT if data.stem_width is None else scaled_stem(data.stem_width, scale)
+    return stem, FAMILY_DEFAULT if data.stage2 is None else scaled_stage2(data.stage2[0], scale)
+
+
+def scaled_stem(width: int, scale: float) -> int:
+    """A stem ``scale`` times as wide: the nearest multiple of 8."""
+    return scaled(scale * width, 8)
+
+
+def scaled_stage2(width: int, scale: float) -> int:
+    """A fixed stage 2 ``scale`` times as wide: up to a multiple of 4."""
+    return 4 * max(1, math.ceil(scale * width / 4 - 1e-9))
 
 
 def _width_values(r: WidthRange, low: int, step: int) -> tuple[int, ...]:

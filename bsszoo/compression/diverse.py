@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from bsszoo.search.result import TrialRow
 
@@ -24,7 +25,7 @@ def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     entries = np.array([t.code.entries for t in done], dtype=np.float64)
     spread = entries.std(axis=0)
     points = entries / np.where(spread > 0, spread, 1.0)
-    distance = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
+    distance = cdist(points, points)
     pool = range(max(-(-len(done) // 2), min(most, len(done))))
     gap = float(np.median(distance[np.triu_indices(len(done), k=1)]))
     for _ in range(60):

@@ -21,12 +21,11 @@ _LOCK, _STUDY = ".lock", "study.db"
 
 
 @contextmanager
-def run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[bool]:
-    """Hold the folder of a run; yields whether it holds an earlier run of the same settings, to be resumed.
+def run_folder(path: Path) -> Iterator[None]:
+    """Hold the folder of a run: it exists, can be written and is no other process's for as long.
 
     Raises:
-        SettingsError: The folder cannot be written, another process is running there, or it belongs to a run with other
-            settings, which are named.
+        SettingsError: It cannot be written, holds other files, or another process is running there.
     """
     from filelock import FileLock, Timeout
 
@@ -36,7 +35,10 @@ def run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[bool]:
             pass
     except OSError as error:
         raise SettingsError(f"The output folder {path} cannot be written: {error.strerror or error}. "
-                       "Give another with --out.") from None
+                            "Give another with --out.") from None
+    # Names with a dot are a file manager's, or ours from a kill in the middle of writing.
+    if not (path / SETTINGS).exists() and any(not p.name.startswith((".", _STUDY)) for p in path.iterdir()):
+        raise SettingsError(f"{path} holds other files and no search of ours. Give an empty folder with --out.")
     lock = FileLock(path / _LOCK, timeout=0)
     try:
         lock.acquire()
@@ -44,34 +46,55 @@ def run_folder(path: Path, settings: Mapping[str, Any]) -> Iterator[bool]:
         raise SettingsError(f"Another process is running a search in {path}. Wait for it, or give another "
                             "--out.") from None
     try:
-        yield _same_settings(path, settings)
+        yield
     finally:
         lock.release()
 
 
-def _same_settings(path: Path, settings: Mapping[str, Any]) -> bool:
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """A ``SettingsError`` that names what differs, unless the folder is new or its run has these settings."""
     file = path / SETTINGS
     if not file.exists():
-        if any(p.name not in (_LOCK,) for p in path.iterdir()):
-            raise SettingsError(f"{path} holds other files and no search of ours. Give an empty folder with --out.")
-        write_text(file, json.dumps(dict(settings), indent=2) + "\n")
-        return False
-    try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise SettingsError(f"{file} is not readable as JSON. Remove {path}, or give another --out.") from None
+        return
+    earlier = read_json(file)
+    if earlier is None:
+        raise SettingsError(f"{file} cannot be read. Remove {path}, or give another --out.")
     keys = list(dict.fromkeys([*earlier, *settings]))
     differ = [f"{k} was {earlier.get(k)!r} and now is {settings.get(k)!r}" for k in keys
               if earlier.get(k) != settings.get(k)]
     if differ:
         raise SettingsError(f"{path} holds a search with other settings: {'; '.join(differ)}. Give the same "
                             "settings to resume it, or another --out to start a new one.")
-    return True
+
+
+def check_trials(path: Path, trials: int) -> None:
+    """A ``SettingsError`` if the folder's results list more trials than the study holds: they would be overwritten."""
+    result = read_json(path / RESULT)
+    kept = sum((result or {}).get("trials", {}).values())
+    if kept > trials:
+        raise SettingsError(f"{path / RESULT} lists {kept} trials and the study holds {trials}: it is not the study of "
+                            "these results. Bring it back, or give another --out.")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when there is no file or it holds something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(file: Path, data: Mapping[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all."""
+    write_text(file, json.dumps(dict(data), indent=2) + "\n")
 
 
 def default_storage(path: Path) -> str:
     """The SQLite file in the run's own folder, as an Optuna storage URL."""
-    return f"sqlite:///{(path / _STUDY).resolve()}"
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str((path / _STUDY).resolve())).render_as_string()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
 def write_result(path: Path, result: CompressResult) -> None:
     """Write ``result.json`` and ``trials.csv``."""
     write_trials(path, result.trials)
-    write_text(path / RESULT, json.dumps(result.to_dict(), indent=2) + "\n")
+    write_json(path / RESULT, result.to_dict())
 
 
 def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import Cost, code_cost, depth
+from bsszoo.codes.cost import code_cost, depth
 from bsszoo.codes.families import family_of
 from bsszoo.codes.scaling import MIN_SCALE, fit_scale, uniform_code
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
 from bsszoo.report.figures import human
-from bsszoo.search.candidates import CandidateSet, Limits, draw_candidates
+from bsszoo.search.candidates import CandidateSet
+from bsszoo.search.feasible import Limits, draw_candidates
 from bsszoo.search.result import Budget
 
 #: Candidates drawn for a search, unless fewer codes are feasible.
 CANDIDATES = 20_000
 
-# Codes drawn in search of one inside all limits before a cap is given up, and before the search is.
-_TRY = 500_000
-_TRY_HARD = 20_000_000
+# Drawn at most, which few budgets need: about ten seconds.
+_MOST_DRAWS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def make_plan(
     family = family_of(reference.family)
     base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in)
     if scale is None:
-        original = replace(Code.from_entries(family.name, family.original), image_size=reference.image_size)
+        original = replace(Code.from_entries(family.name, family.original), image_size=reference.image_size,
+                           stride_in=reference.stride_in)
         fitted = fit_scale(original, budget.macs)
         scale = MIN_SCALE if fitted is None else min(1.0, fitted)
     # At scale 1 too: a stem or stage 2 never is the reference's own but the grid's, so that all codes share it.
@@ -101,17 +102,15 @@ def make_plan(
         inside, limits = _capped(space, uniform, attempt, replace(budget, min_macs=min_macs))
         if inside is None:
             continue
-        last = attempt == Caps() and min_macs == 0
-        drawn = draw_candidates(inside, limits, candidates, seed, max_draws=_TRY_HARD if last else _TRY)
+        drawn = draw_candidates(inside, limits, candidates, seed, max_draws=_MOST_DRAWS)
         if drawn is not None:
-            if len(drawn) < candidates and not last:
-                drawn = draw_candidates(inside, limits, candidates, seed, max_draws=_TRY_HARD // 4) or drawn
             dropped = without
             break
     else:
-        raise BudgetError(_nothing_found(space, budget))
+        raise BudgetError(f"No code within the limits was found in {_MOST_DRAWS:,} draws on the grid at scale "
+                          f"{space.scale:g}: raise --flops or --params, or give another --scale.")
     if dropped:
-        notes.append(f"No code was found inside all caps, so the search goes on without {' and '.join(dropped)}.")
+        notes.append(f"No code keeps all limits and caps, so the search goes on without {' and '.join(dropped)}.")
     if len(drawn) < candidates:
         notes.append(f"{len(drawn)} codes were found within the limits.")
     return Plan(reference, uniform, scale, replace(budget, min_macs=min_macs), inside, limits, drawn,
@@ -164,8 +163,9 @@ def _describe(caps: Caps, uniform: Code, limits: Limits) -> tuple[str, ...]:
         tops = ", ".join(str(int(caps.stage_depth * blocks)) for blocks in uniform.depths)
         out.append(f"blocks in each stage at most {tops} ({caps.stage_depth:g}x), and within the space's ranges")
     if caps.params is not None and limits.min_params is not None and limits.max_params is not None:
-        out.append(f"parameters from {human(limits.min_params)} to {human(limits.max_params)} "
-                   f"({caps.params[0]:g}x to {caps.params[1]:g}x of {human(code_cost(uniform).params)})")
+        params = code_cost(uniform).params
+        low, high = (human(round(c * params)) for c in caps.params)
+        out.append(f"parameters from {low} to {high} ({caps.params[0]:g}x to {caps.params[1]:g}x of {human(params)})")
     return tuple(out)
 
 
@@ -176,25 +176,12 @@ def _check_reachable(space: Space, budget: Budget) -> None:
     for figure, limit, name in ((least.macs, budget.macs, "MACs"), (least.params, budget.params, "parameters")):
         if limit is not None and limit < figure:
             raise BudgetError(
-                f"No {family} code has at most {human(limit)} {name}: the smallest one of its grid at scale "
-                f"{space.scale:g}, {space.smallest}, has {human(figure)} ({figure}). Raise the limit to that at "
-                f"least{', or lower --flops, which narrows the grid' if name == 'parameters' else ''}.")
+                f"No {family} code of the grid at scale {space.scale:g} has at most {human(limit)} {name}: the "
+                f"smallest one, {space.smallest}, has {human(figure)} ({figure}). Raise the limit to that at least, or "
+                f"search a narrower grid with a --scale below {space.scale:g}.")
     if budget.min_macs > most.macs:
         raise BudgetError(
             f"A budget of {human(budget.macs)} MACs is above the largest {family} code of the grid at scale "
             f"{space.scale:g}, which has {human(most.macs)} ({most.macs}): lower the budget to that, or widen the "
             "grid with a larger --scale.")
 
-
-def _nothing_found(space: Space, budget: Budget) -> str:
-    """Which limit binds, told from random codes and from the smallest code's figures."""
-    limits = {"MACs": Limits(max_macs=budget.macs), "parameters": Limits(max_params=budget.params)}
-    sample = space.sample(200_000, 0)
-    shares = {name: limit.hold(space, sample)[0].mean() for name, limit in limits.items()}
-    binds = min(shares, key=lambda n: shares[n])
-    least: Cost = code_cost(space.smallest)
-    return (f"No code was found with at most {human(budget.macs)} MACs"
-            + (f" and at most {human(budget.params)} parameters" if budget.params is not None else "")
-            + f" among millions drawn. The limit on {binds} binds: {shares[binds]:.3%} of random codes of the grid at "
-            f"scale {space.scale:g} keep it. The smallest code has {human(least.macs)} MACs and "
-            f"{human(least.params)} parameters.")

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.compression.budget import parse_amount
+from bsszoo.compression.closing import found_rows, judge_controls, with_latencies
 from bsszoo.compression.diverse import diverse
-from bsszoo.compression.folder import CONTROLS, REPORT, default_storage, run_folder, write_result, write_text
+from bsszoo.compression.folder import (
+    REPORT,
+    SETTINGS,
+    check_settings,
+    check_trials,
+    run_folder,
+    write_json,
+    write_result,
+)
 from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, Plan, make_plan
+from bsszoo.compression.storage import open_study, shown
 from bsszoo.errors import BudgetError, RunError, SettingsError
+from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.report.figures import human
-from bsszoo.search.evaluator import Evaluator, FunctionEvaluator, load_function
-from bsszoo.search.result import Budget, CompressResult, NetworkRow, TrialRow
+from bsszoo.search.evaluator import Evaluator, as_evaluator, digest, load_evaluator
+from bsszoo.search.result import Budget, CompressResult, TrialRow
 from bsszoo.search.study import SearchPlan, run_search, trial_rows
 from bsszoo.zoo.entry import resolve_code
-
-if TYPE_CHECKING:
-    from optuna.study import Study
 
 #: Trials of one search and of one batch: the paper's four iterations of sixteen.
 TRIALS, BATCH = 64, 16
@@ -46,6 +56,10 @@ class Watcher(Protocol):
         """One more trial is finished."""
         ...
 
+    def judging(self, control: str) -> None:
+        """A control, ``original`` or ``uniform``, is about to be judged."""
+        ...
+
     def measuring(self, networks: int) -> None:
         """The latencies of so many networks are about to be measured."""
         ...
@@ -58,6 +72,8 @@ class _Silent:
     def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None: ...
 
     def finished(self, trial: TrialRow) -> None: ...
+
+    def judging(self, control: str) -> None: ...
 
     def measuring(self, networks: int) -> None: ...
 
@@ -124,132 +140,100 @@ def compress(
     watcher.started(reference, budget)
     plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale)
     if judge is None:
-        from bsszoo.evaluate.structural import StructuralEvaluator
-
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
     title = network if isinstance(network, str) and not network.startswith("{") else str(reference)
-    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps)
+    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps, storage)
     folder = Path(out) if out is not None else Path("bsszoo-runs") / _folder_name(title, budget, judge, seed, settings)
-    with run_folder(folder, settings):
+    with run_folder(folder), _storage_faults(folder):
+        check_settings(folder, settings)
         search = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
-        study = _open_study(storage or default_storage(folder), search, settings, folder)
-        watcher.planned(plan, judge, folder, trial_rows(study, search))
+        study = open_study(storage, search, settings, folder)
+        write_json(folder / SETTINGS, settings)
+        earlier = trial_rows(study, search)
+        check_trials(folder, len(earlier))
+        watcher.planned(plan, judge, folder, earlier)
+        controls, notes = judge_controls(plan, judge, folder, watcher.judging)
         run_search(study, search, watcher.finished)
         rows = trial_rows(study, search)
         found = diverse(rows, FOUND)
         if not found:
-            reasons = sorted({r.error for r in rows if r.error})
-            raise RunError(f"All {len(rows)} trials failed; the first reason: {reasons[0] if reasons else 'none'}. "
-                           f"Mend the evaluator {judge.info.name} and start again with another --out.")
-        networks, notes = _networks(plan, judge, found, folder, watcher, measured=latency)
+            cause = next((r.error for r in rows if r.error), "no reason was recorded").rstrip(".")
+            raise RunError(f"All {len(rows)} trials failed; the first reason: {cause}. Mend the evaluator "
+                           f"{judge.info.name} and start again with another --out.")
         failed = sum(r.state == "failed" for r in rows)
         if failed:
             notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")
         result = CompressResult(
             family=reference.family, reference=title, budget=plan.budget, evaluator=judge.info, seed=seed,
             scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=(*plan.notes, *notes),
-            networks=tuple(networks), trials=tuple(rows), seconds=time.perf_counter() - start, versions=_versions(),
+            networks=(*controls, *found_rows(found)), trials=tuple(rows), seconds=time.perf_counter() - start,
+            versions=_versions(),
         )
+        # Written before latencies are measured, which may fail on a small machine: the search must not be lost.
         write_result(folder, result)
+        if latency:
+            watcher.measuring(len(result.networks))
+            networks, how = with_latencies(result.networks)
+            result = replace(result, networks=tuple(networks), notes=(*result.notes, how),
+                             seconds=time.perf_counter() - start)
+            write_result(folder, result)
         from bsszoo.report.page import write_report
 
         write_report(result, folder / REPORT)
     return result
 
 
-def _evaluator(evaluator: str | Callable[[Code], Any]) -> Evaluator | None:
+@contextmanager
+def _storage_faults(folder: Path) -> Iterator[None]:
+    """A full disk or a lost database as an error in words; what the study holds stays."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OSError, StorageInternalError, SQLAlchemyError) as error:
+        text = str(error.__cause__ or error).splitlines()[0]
+        raise RunError(f"The run in {folder} cannot be written: {text}. Finished trials are kept; the same command "
+                       "goes on when there is room.") from error
+
+
+def _evaluator(evaluator: object) -> Evaluator | None:
     """The evaluator, or None for the structural one, which needs the candidates first."""
     if isinstance(evaluator, str):
-        return None if evaluator == "structural" else load_function(evaluator)
-    return evaluator if isinstance(evaluator, Evaluator) else FunctionEvaluator(evaluator)
+        return None if evaluator == "structural" else load_evaluator(evaluator)
+    return as_evaluator(evaluator)
 
 
 def _check_counts(trials: int, batch: int, seed: int, slack: float) -> None:
     for name, value, least in (("--trials", trials, 1), ("--batch", batch, 1), ("--seed", seed, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SettingsError(f"{name} is {value!r}; it takes an integer from {least}.")
-    if not 0 < slack <= 1:
+    if isinstance(slack, bool) or not isinstance(slack, (int, float)) or not 0 < slack <= 1:
         raise BudgetError(f"--slack is {slack!r}; it takes a share above 0 and up to 1, e.g. 0.1.")
 
 
 def _settings(
-    title: str, reference: Code, budget: Budget, judge: Evaluator, batch: int, seed: int, plan: Plan, caps: Caps
+    title: str, reference: Code, budget: Budget, judge: Evaluator, batch: int, seed: int, plan: Plan, caps: Caps,
+    storage: str | None,
 ) -> dict[str, Any]:
-    """What makes a run the same run: everything that its suggestions depend on. The number of trials does not."""
+    """What makes a run the same run: everything that its codes and scores depend on, but the number of trials."""
     return {
         "network": title, "code": str(reference), "macs": budget.macs, "min_macs": budget.min_macs,
-        "params": budget.params, "evaluator": judge.info.name, "batch": batch, "seed": seed, "scale": plan.scale,
+        "params": budget.params, "evaluator": judge.info.name, "evaluator_source": digest(judge), "batch": batch,
+        "seed": seed, "scale": plan.scale,
         "caps": {"depth": caps.depth, "stage_depth": caps.stage_depth,
                  "params": None if caps.params is None else list(caps.params)},
+        "candidates": hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16],
+        "storage": None if storage is None else shown(storage),
     }
 
 
 def _folder_name(title: str, budget: Budget, judge: Evaluator, seed: int, settings: Mapping[str, Any]) -> str:
     """A readable name, different for settings that differ, so that trying another budget starts another run."""
-    import hashlib
-
     words = [title[:40], human(budget.macs), judge.info.name.replace(":", "."), f"seed{seed}"]
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     return "_".join("".join(c if c.isalnum() or c in "._-" else "-" for c in w) for w in (*words, mark))
-
-
-def _open_study(storage: str, search: SearchPlan, settings: Mapping[str, Any], folder: Path) -> Study:
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from bsszoo.search.sampler import AutoBSSSampler
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = AutoBSSSampler(search.candidates, batch_size=search.batch_size, seed=settings["seed"])
-    name = "bsszoo" if storage == default_storage(folder) else f"bsszoo_{folder.name}"
-    try:
-        study = optuna.create_study(storage=storage, study_name=name, sampler=sampler, direction="maximize",
-                                    load_if_exists=True)
-        earlier = study.user_attrs.get("settings")
-        if earlier is None:
-            study.set_user_attr("settings", dict(settings))
-    except (SQLAlchemyError, ValueError, ImportError, OSError) as error:
-        raise SettingsError(f"The storage {storage} cannot be opened: {error}".splitlines()[0]
-                       + " Give an Optuna storage URL such as sqlite:///search.db.") from None
-    if earlier is not None and earlier != settings:
-        raise SettingsError(f"The study {name!r} in {storage} is a search with other settings; give another --out.")
-    return study
-
-
-def _networks(
-    plan: Plan, judge: Evaluator, found: list[TrialRow], folder: Path, watcher: Watcher, *, measured: bool
-) -> tuple[list[NetworkRow], list[str]]:
-    """The closing table: the controls, judged as the candidates were, and the codes found, with their latencies."""
-    notes: list[str] = []
-    kept = folder / CONTROLS
-    controls: dict[str, float | None] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    rows: list[tuple[str, Any, Code, float | None]] = []
-    for label, role, code in (("original", "original", plan.reference), ("uniform", "uniform", plan.uniform)):
-        if str(code) not in controls:
-            try:
-                controls[str(code)] = judge(code).value
-            except Exception as error:
-                # A control that cannot be judged leaves its figure out; the search itself is done and stays.
-                controls[str(code)] = None
-                notes.append(f"The {label} network has no score: {type(error).__name__}: {error}")
-            write_text(kept, json.dumps(controls, indent=2) + "\n")
-        rows.append((label, role, code, controls[str(code)]))
-    rows += [(f"found {i}", "found", t.code, t.score) for i, t in enumerate(found, start=1)]
-    latencies: list[float | None] = [None] * len(rows)
-    if measured:
-        from bsszoo.evaluate.latency import measure_latencies
-
-        watcher.measuring(len(rows))
-        taken = measure_latencies([code for _, _, code, _ in rows])
-        latencies = [t.median_ms for t in taken]
-        notes.append(f"Latency: median of {taken[0].runs} forwards of one image, {taken[0].where}, the networks taking "
-                     "turns.")
-    networks = [
-        NetworkRow(label, role, code, code_cost(code), score, latency)
-        for (label, role, code, score), latency in zip(rows, latencies, strict=True)
-    ]
-    return networks, notes
 
 
 def _versions() -> dict[str, str]:

@@ -1,30 +1,24 @@
-"""``CandidateSet``: the codes a search chooses from (the paper's Omega), and how they are drawn under limits.
+"""``CandidateSet``: the codes a search chooses from (the paper's Omega).
 
 Knowing the feasible codes exactly, before any network is built, is what lets the sampler never suggest one that
-breaks the budget. A set is built here from a ``Space`` and ``Limits``, or by a user from any integer array.
+breaks the budget. ``feasible.py`` draws a set from a space under limits; a user makes one from any integer array.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.codes.cost import cost_array, depth_array
-from bsszoo.codes.space import Space
 from bsszoo.errors import SpaceError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 IntArray = NDArray[np.int64]
-
-# Drawn at once: large enough for numpy, small enough to stop soon after enough codes are found.
-_DRAW = 100_000
-
 
 @dataclass(frozen=True, eq=False)
 class CandidateSet:
@@ -73,7 +67,7 @@ class CandidateSet:
                 raise SpaceError(f"{column} has the shape {list(np.shape(values))}; it takes one figure for each of "
                                  f"the {len(codes)} codes.")
         codes = codes.astype(np.int64)
-        keep = _first_of_each(codes)
+        keep = first_of_each(codes)
         codes = np.ascontiguousarray(codes[keep])
         codes.flags.writeable = False
         bounds = tuple(self.bounds) or tuple(
@@ -120,105 +114,6 @@ class CandidateSet:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Inclusive limits on a code; None where there is none. ``depth`` counts convolutions on the main path."""
-
-    min_macs: int | None = None
-    max_macs: int | None = None
-    min_params: int | None = None
-    max_params: int | None = None
-    max_depth: int | None = None
-
-    @property
-    def upper(self) -> Limits:
-        """The upper limits alone."""
-        return replace(self, min_macs=None, min_params=None)
-
-    @property
-    def lower(self) -> Limits:
-        """The lower limits alone."""
-        return Limits(min_macs=self.min_macs, min_params=self.min_params)
-
-    def hold(self, space: Space, codes: IntArray) -> tuple[NDArray[np.bool_], IntArray, IntArray, IntArray]:
-        """Which of the codes [n, d] are inside, and all their MACs, params and activations, each [n]."""
-        costs = cost_array(space, codes)
-        inside = np.ones(len(codes), dtype=bool)
-        for values, low, high in ((costs.macs, self.min_macs, self.max_macs),
-                                  (costs.params, self.min_params, self.max_params)):
-            if low is not None:
-                inside &= values >= low
-            if high is not None:
-                inside &= values <= high
-        if self.max_depth is not None and inside.any():
-            inside[inside] = depth_array(space, codes[inside]) <= self.max_depth
-        return inside, *costs
-
-
-def within_reach(space: Space, limits: Limits) -> Space | None:
-    """The space without the values that no code within the limits can have; None when it holds no such code.
-
-    Costs grow with every entry. So a value is out when the code with it and the least of all else breaks an upper
-    limit, or the one with it and the most of all else stays below a lower one. Repeated until nothing changes: what is
-    left holds every code within the limits, and rejection from it wastes far fewer draws.
-    """
-    while True:
-        axes = space.axes
-        d = len(axes)
-        values = [(j, k) for j, axis in enumerate(axes) for k in range(len(axis))]
-        least, most = np.zeros((len(values), d), dtype=np.int64), np.empty((len(values), d), dtype=np.int64)
-        most[:] = [len(axis) - 1 for axis in axes]
-        for i, (j, k) in enumerate(values):
-            least[i, j] = most[i, j] = k
-        inside = limits.upper.hold(space, space.rows(least))[0] & limits.lower.hold(space, space.rows(most))[0]
-        kept = [[axis[k] for i, (at, k) in enumerate(values) if at == j and inside[i]] for j, axis in enumerate(axes)]
-        if not all(kept):
-            return None
-        if inside.all():
-            return space
-        space = space.replace(dict(zip(space.entry_names, kept, strict=True)))
-
-
-def draw_candidates(
-    space: Space, limits: Limits, n: int, rng: np.random.Generator | int, *, max_draws: int = 20_000_000
-) -> CandidateSet | None:
-    """Up to ``n`` distinct codes drawn uniformly among those of the space within the limits, or None when none is met.
-
-    Rejection: values that no feasible code has are left out (``within_reach``), codes are drawn uniformly from the rest
-    and those outside the limits thrown away, so what stays is uniform among the feasible ones. It ends after
-    ``max_draws`` codes (about 2,000,000 a second), or after 16 times the number of codes left when that is less; a
-    small space then is met almost whole.
-
-    Args:
-        space: Where to draw.
-        limits: What a code has to keep.
-        n: How many distinct codes to gather.
-        rng: A seed or a numpy generator.
-        max_draws: When to give up.
-    """
-    generator = np.random.default_rng(rng)
-    reach = within_reach(space, limits)
-    if reach is None:
-        return None
-    left = min(max_draws, max(16 * reach.size, _DRAW))
-    found: list[tuple[IntArray, ...]] = []
-    distinct = 0
-    while left > 0 and distinct < n:
-        codes = reach.sample(min(_DRAW, left), generator)
-        left -= len(codes)
-        inside, *costs = limits.hold(space, codes)
-        found.append((codes[inside], *(c[inside] for c in costs)))
-        merged = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
-        keep = _first_of_each(merged[0])
-        found = [tuple(part[keep] for part in merged)]
-        distinct = len(keep)
-    if not distinct:
-        return None
-    codes, macs, params, activations = (part[:n] for part in found[0])
-    return CandidateSet(codes, names=space.entry_names, macs=macs, params=params, activations=activations,
-                        bounds=space.bounds)
-
-
 def _keys_of(codes: IntArray) -> NDArray[np.uint64]:
     """A 64-bit key for each row: equal rows have equal keys, different ones almost never do (and are compared)."""
     multipliers = np.random.default_rng(2010).integers(1, 2**63, size=codes.shape[1], dtype=np.uint64) | np.uint64(1)
@@ -226,7 +121,7 @@ def _keys_of(codes: IntArray) -> NDArray[np.uint64]:
     return np.asarray((mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
 
 
-def _first_of_each(codes: IntArray) -> IntArray:
+def first_of_each(codes: IntArray) -> IntArray:
     """The rows, in their order, that no earlier row repeats."""
     if not len(codes):
         return np.empty(0, dtype=np.int64)

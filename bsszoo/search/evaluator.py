@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import math
 import os
 import sys
@@ -59,8 +61,6 @@ class FunctionEvaluator:
     """
 
     def __init__(self, function: Callable[[Code], Any], *, name: str | None = None) -> None:
-        if not callable(function):
-            raise EvaluationError(f"An evaluator is a function of a code; given was {function!r}.")
         self.function = function
         own = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
         summary = (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
@@ -77,25 +77,55 @@ class FunctionEvaluator:
         return value if isinstance(value, Score) else Score(value, self._info.measures)
 
 
-def load_function(spec: str) -> FunctionEvaluator:
+def as_evaluator(judge: object, *, name: str | None = None) -> Evaluator:
+    """An evaluator as it is, or a function of a code as one; ``EvaluationError`` for anything else."""
+    if isinstance(judge, type) or inspect.iscoroutinefunction(judge):
+        kind = "a class" if isinstance(judge, type) else "a coroutine function"
+        raise EvaluationError(f"An evaluator is a function of a code or an object; {name or judge!r} is {kind}.")
+    if isinstance(judge, Evaluator):
+        return judge
+    if not callable(judge):
+        raise EvaluationError(f"An evaluator is a function of a code; {name or 'given'} is {judge!r}.")
+    return FunctionEvaluator(judge, name=name)
+
+
+def digest(evaluator: Evaluator) -> str:
+    """A mark of the code that an evaluator runs, so that a changed one is noticed when a run is resumed.
+
+    Of a function its own source, and not what it calls; of an object its class's. Empty where there is no source.
+    """
+    judge = evaluator.function if isinstance(evaluator, FunctionEvaluator) else type(evaluator)
+    try:
+        text = inspect.getsource(judge if inspect.isroutine(judge) or isinstance(judge, type) else type(judge))
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def load_evaluator(spec: str) -> Evaluator:
     """The evaluator that ``module:function`` names; the working directory is searched first, as ``python -m`` does.
 
     Raises:
         UnknownNameError: There is no such module or function; the text says which, with close matches.
-        EvaluationError: The module raised while it was imported, or the name is no function.
+        EvaluationError: The module raised or exited while it was imported, or the name is no function.
     """
     module_name, _, function_name = spec.partition(":")
-    if not module_name or not function_name:
-        raise UnknownNameError(f"An evaluator is 'structural' or MODULE:FUNCTION; given was {spec!r}.")
+    if not module_name or not function_name or not all(p.isidentifier() for p in module_name.split(".")):
+        raise UnknownNameError(f"An evaluator is 'structural' or MODULE:FUNCTION, the module as in an import; given "
+                               f"was {spec!r}.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, os.fspath(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            hint = " Leave out '.py'." if module_name.endswith(".py") else ""
             raise UnknownNameError(f"There is no module {module_name!r} in {Path.cwd()} or among the installed "
-                                   f"packages (evaluator {spec!r}).") from None
+                                   f"packages (evaluator {spec!r}).{hint}") from None
         raise EvaluationError(f"The module of the evaluator {spec!r} cannot be imported: {error}") from error
+    except SystemExit as error:
+        raise EvaluationError(f"The module of the evaluator {spec!r} exits when it is imported; put what it does as a "
+                              "script under `if __name__ == '__main__':`.") from error
     except Exception as error:
         raise EvaluationError(f"The module of the evaluator {spec!r} cannot be imported: "
                               f"{type(error).__name__}: {error}") from error
@@ -106,4 +136,4 @@ def load_function(spec: str) -> FunctionEvaluator:
             raise UnknownNameError(f"The module {module_name!r} has no {function_name!r}."
                                    + (close_matches(function_name, names) if names else ""))
         function = getattr(function, part)
-    return FunctionEvaluator(function, name=spec)
+    return as_evaluator(function, name=spec)

@@ -47,7 +47,8 @@ class AutoBSSSampler(BaseSampler):
     The first ``batch_size`` codes are k-means centres of the standardised candidates. After them every suggestion
     refines the codes from the finished results, clusters the refined candidates, and takes the cluster centre with
     the largest expected improvement, in expectation over the results of codes still in training. It never suggests a
-    code outside ``candidates``, nor one that the study already holds, failed ones included.
+    code outside ``candidates``, nor one that the study already holds, failed ones included. Workers that ask in the
+    same instant take the best, the second best and so on; only when trials begin and end just then may two agree.
 
     A suggestion is a function of the seed and of the trials in the study's storage alone: a study that was killed goes
     on as if it had not been, and any number of workers share one.
@@ -107,7 +108,11 @@ class AutoBSSSampler(BaseSampler):
         """A whole code, so that no entry is ever sampled on its own."""
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         fixed = trial.system_attrs.get("fixed_params", {})
-        row = self._suggest(others, maximise=study.direction == StudyDirection.MAXIMIZE, fixed=fixed)
+        if all(name in fixed for name in self.candidates.names):
+            return dict(fixed)  # a whole code that the user enqueued, from the set or not
+        # Workers that are being given a code at this moment: each takes the next best one.
+        ahead = sum(t.number < trial.number and t.state == TrialState.RUNNING and not self._is_whole(t) for t in others)
+        row = self._suggest(others, maximise=study.direction == StudyDirection.MAXIMIZE, fixed=fixed, ahead=ahead)
         return {n: int(v) for n, v in zip(self.candidates.names, self.candidates.codes[row], strict=True)}
 
     def sample_independent(
@@ -120,8 +125,11 @@ class AutoBSSSampler(BaseSampler):
 
     # -- the search, step by step ----------------------------------------------------------------------------
 
-    def _suggest(self, others: Sequence[FrozenTrial], *, maximise: bool, fixed: dict[str, Any]) -> int:
-        held = [t for t in others if all(n in t.params for n in self.candidates.names)]
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        return all(name in trial.params for name in self.candidates.names)
+
+    def _suggest(self, others: Sequence[FrozenTrial], *, maximise: bool, fixed: dict[str, Any], ahead: int) -> int:
+        held = [t for t in others if self._is_whole(t)]
         held.sort(key=lambda t: t.number)
         done = [t for t in held if t.state == TrialState.COMPLETE and t.value is not None and np.isfinite(t.value)]
         pending = [t for t in held if t.state == TrialState.RUNNING]
@@ -130,11 +138,13 @@ class AutoBSSSampler(BaseSampler):
         if len(held) < self.batch_size:
             centres = [int(r) for r in self._first_rows() if free[r]]
             if centres:
-                return centres[0]
+                return centres[ahead % len(centres)]
         used = self._points(held)
         if len(done) < 2:
             # Nothing to model yet (the first iteration failed or still runs): the code farthest from all others.
             rows = np.flatnonzero(free)
+            for _ in range(min(ahead, len(rows) - 1)):
+                used = np.concatenate([used, self._Z[rows[farthest(self._Z[rows], used)]][None]])
             return int(rows[farthest(self._Z[rows], used)])
         model = self._model(done, held[: self.batch_size], maximise=maximise)
         rows = model.rows[free[model.rows]]
@@ -144,7 +154,7 @@ class AutoBSSSampler(BaseSampler):
         gain = expected_expected_improvement(
             model.given, self._points(pending) @ model.map.T, self._Z[rows] @ model.map.T, rng
         )
-        return int(rows[np.argmax(gain)])
+        return int(rows[np.argsort(-gain, kind="stable")[min(ahead, len(rows) - 1)]])
 
     def _free_rows(self, held: Sequence[FrozenTrial], fixed: dict[str, Any]) -> NDArray[np.bool_]:
         """Which candidates may still be suggested: not in the study, and with the entries that the user enqueued."""

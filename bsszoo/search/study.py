@@ -43,6 +43,9 @@ def run_search(study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], No
     process at a time may run this on a study. An evaluator that raises, or gives no finite number, makes a failed
     trial whose reason is kept; the search goes on.
 
+    The last batch is asked for whole even where fewer trials are wanted, and its rest stays running, so that a later
+    call with more trials goes on exactly.
+
     Args:
         study: Any Optuna study whose sampler suggests whole codes.
         plan: The search.
@@ -54,16 +57,17 @@ def run_search(study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], No
         pending = _abandon_halves(study, plan)
         asked = len(_whole_trials(study, plan))
         # A batch cut short by a kill is filled before its codes are evaluated, as it was when it was asked for.
-        target = min(wanted, -(-asked // plan.batch_size) * plan.batch_size)
-        if asked == target and not pending:
-            target = min(wanted, asked + plan.batch_size)
+        target = min(-(-asked // plan.batch_size) * plan.batch_size, len(plan.candidates))
+        if asked == target and not pending and asked < wanted:
+            target = min(asked + plan.batch_size, len(plan.candidates))
         for _ in range(target - asked):
             study.ask(fixed_distributions=distributions)
         pending = _abandon_halves(study, plan)
-        if not pending:
-            return
         places = {t.number: place for place, t in enumerate(_whole_trials(study, plan))}
-        for trial in pending:
+        left = [trial for trial in pending if places[trial.number] < wanted]
+        if not left:
+            return
+        for trial in left:
             on_trial(_row(plan, places[trial.number], _evaluate(study, plan, trial)))
 
 
@@ -94,12 +98,18 @@ def _evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> FrozenTria
     start = time.perf_counter()
     try:
         value: float | None = plan.evaluator(_code_of(plan, frozen)).value
-    except Exception as error:
-        # Any fault of a user's function ends its trial only; KeyboardInterrupt and SystemExit end the run.
+    except (Exception, SystemExit) as error:
+        # Any fault of a user's function ends its trial only, sys.exit() in it too; Ctrl-C ends the run.
         value = None
-        trial.set_user_attr(_ERROR, f"{type(error).__name__}: {error}")
+        trial.set_user_attr(_ERROR, reason(error))
     trial.set_user_attr(_SECONDS, round(time.perf_counter() - start, 6))
     return study.tell(trial, state=TrialState.FAIL) if value is None else study.tell(trial, value)
+
+
+def reason(error: BaseException) -> str:
+    """Why an evaluation failed, as text that every file takes and that is no longer than a person reads."""
+    text = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= 2000 else text[:2000] + " .."
 
 
 def _whole_trials(study: Study, plan: SearchPlan) -> list[FrozenTrial]:

@@ -100,7 +100,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                # A shell gives what it starts in the background a SIGINT that is ignored.
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    while len(list(tmp_path.glob("mobilenetv2_*"))) < 3 and process.poll() is None:
+    # Two controls and two trials are judged, and the third has begun.
+    while len(list(tmp_path.glob("mobilenetv2_*"))) < 5 and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -33,23 +33,34 @@ def test_best_first_and_from_the_better_half():
     assert all(t.score >= scores[31] for t in found)
 
 
-def test_farther_apart_than_the_best_by_score():
-    # Eight codes and seven near copies of each, as a search leaves them behind.
+def _families(n=16, copies=4, seed=3):
+    """Codes that lie far apart, each with near copies that differ in one entry and score next to it."""
     trials = []
-    for base in _trials(8, seed=3):
-        for k in range(8):
+    for rank, base in enumerate(_trials(n, seed=seed)):
+        for k in range(copies):
             entries = list(base.code.entries)
-            entries[6 + k % 6] = entries[6 + k % 6] % 3 + 1 if k else entries[6]
+            if k:
+                entries[5 + k] = entries[5 + k] % 3 + 1
             code = SPACE.code(entries)
-            trials.append(TrialRow(len(trials), code, code_cost(code), base.score + 0.01 * k, "complete", 0.0, 0))
+            trials.append(TrialRow(len(trials), code, code_cost(code), rank + 0.01 * k, "complete", 0.0, 0))
+    assert len({t.code for t in trials}) == n * copies
+    return trials
+
+
+def test_near_copies_of_the_best_make_room_for_codes_far_apart():
+    trials = _families()
     spread = np.array([t.code.entries for t in trials]).std(axis=0)
-    spread[spread == 0] = 1.0
+    points = {t.number: np.array(t.code.entries) / np.where(spread > 0, spread, 1.0) for t in trials}
 
     def nearest(rows):
-        return pdist(np.array([t.code.entries for t in rows]) / spread).min()
+        return pdist(np.array([points[t.number] for t in rows])).min()
 
-    best = sorted(trials, key=lambda t: -t.score)[:8]
-    assert nearest(diverse(trials, 8)) > nearest(best)
+    found, best = diverse(trials, 8), sorted(trials, key=lambda t: -t.score)[:8]
+    assert len(found) == 8
+    assert nearest(best) > 0
+    assert nearest(found) > 3 * nearest(best)
+    # The better half holds eight families of four: one code of each, and of no family two.
+    assert sorted(t.number // 4 for t in found) == list(range(8, 16))
 
 
 def test_failed_trials_and_repeats_are_left_out():

@@ -119,7 +119,7 @@ def test_killed_and_run_again_it_ends_as_if_never_killed(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with run_folder(tmp_path, {"a": 1}), pytest.raises(SettingsError, match="Another process"):
+    with run_folder(tmp_path), pytest.raises(SettingsError, match="Another process"):
         bsszoo.compress("mobilenetv2", out=tmp_path, **SMALL)
 
 

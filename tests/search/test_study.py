@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import optuna
 import pytest
@@ -17,7 +18,7 @@ from bsszoo.search import (
     Score,
     SearchPlan,
     draw_candidates,
-    load_function,
+    load_evaluator,
     run_search,
     trial_rows,
 )
@@ -104,13 +105,15 @@ def test_killed_in_the_middle_of_asking_it_ends_with_the_same_codes(tmp_path, mo
     assert [r.code for r in trial_rows(resumed, _plan())] == [r.code for r in trial_rows(unbroken, _plan())]
 
 
-def test_more_trials_go_on_from_where_fewer_ended():
+@pytest.mark.parametrize("fewer", [3, 13, 16])
+def test_more_trials_go_on_from_where_fewer_ended(fewer):
     study, longer = _study(), _study()
-    run_search(study, _plan(trials=16), lambda _: None)
+    run_search(study, _plan(trials=fewer), lambda _: None)
     first = [r.code for r in trial_rows(study, _plan())]
+    assert len(first) == fewer
     run_search(study, _plan(trials=20), lambda _: None)
     run_search(longer, _plan(trials=20), lambda _: None)
-    assert [r.code for r in trial_rows(study, _plan())][:16] == first
+    assert [r.code for r in trial_rows(study, _plan())][:fewer] == first
     assert [r.code for r in trial_rows(study, _plan())] == [r.code for r in trial_rows(longer, _plan())]
 
 
@@ -120,8 +123,10 @@ def test_an_evaluator_that_fails_makes_failed_trials_with_reasons():
     def shaky(code):
         nonlocal calls
         calls += 1
+        if calls % 8 == 4:
+            sys.exit(3)
         if calls % 4 == 0:
-            raise ValueError("out of memory, say")
+            raise ValueError("out of memory: caf\udce9.jpg")
         return math.nan if calls % 4 == 1 else "many" if calls % 4 == 2 else _params(code)
 
     study = _study()
@@ -129,7 +134,8 @@ def test_an_evaluator_that_fails_makes_failed_trials_with_reasons():
     rows = trial_rows(study, _plan())
     assert len(rows) == 20
     reasons = {r.error for r in rows if r.state == "failed"}
-    assert "ValueError: out of memory, say" in reasons
+    assert "ValueError: out of memory: caf\\udce9.jpg" in reasons
+    assert "SystemExit: 3" in reasons
     assert any("finite number; the evaluator gave nan" in r for r in reasons)
     assert any("the evaluator gave 'many' (str)" in r for r in reasons)
     assert all((r.score is None) == (r.state == "failed") for r in rows)
@@ -152,22 +158,28 @@ def test_a_score_is_a_finite_number(value):
 
 def test_functions_are_found_by_name(tmp_path, monkeypatch):
     (tmp_path / "mine_for_a_test.py").write_text(
-        "def widest(code):\n    '''Widest stage.\n\n    More.'''\n    return max(code.widths)\n\nbroken = 3\n"
+        "def widest(code):\n    '''Widest stage.\n\n    More.'''\n    return max(code.widths)\n\nbroken = 3\n\n\n"
+        "class Kind:\n    pass\n"
     )
+    (tmp_path / "exits_for_a_test.py").write_text("raise SystemExit\n")
     (tmp_path / "raises_for_a_test.py").write_text("1 / 0\n")
     (tmp_path / "needs_for_a_test.py").write_text("import not_installed_anywhere\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = load_function("mine_for_a_test:widest")
+    found = load_evaluator("mine_for_a_test:widest")
     assert found(SPACE.largest).value == 640
     assert found.info.measures == "Widest stage."
     for spec, error, text in (
         ("mine_for_a_test:widst", UnknownNameError, "Did you mean 'widest'"),
         ("no_such_module:f", UnknownNameError, "no module 'no_such_module'"),
         ("nocolon", UnknownNameError, "MODULE:FUNCTION"),
-        ("mine_for_a_test:broken", EvaluationError, "given was 3"),
+        ("./mine_for_a_test:f", UnknownNameError, "MODULE:FUNCTION"),
+        ("mine_for_a_test.py:f", UnknownNameError, "Leave out '.py'"),
+        ("exits_for_a_test:f", EvaluationError, "exits when it is imported"),
+        ("mine_for_a_test:Kind", EvaluationError, "is a class"),
+        ("mine_for_a_test:broken", EvaluationError, "is 3"),
         ("raises_for_a_test:f", EvaluationError, "ZeroDivisionError"),
         ("needs_for_a_test:f", EvaluationError, "not_installed_anywhere"),
     ):
         with pytest.raises(error, match=text):
-            load_function(spec)
+            load_evaluator(spec)

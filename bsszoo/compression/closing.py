@@ -1,0 +1,65 @@
+"""The end of a run: the controls beside the codes found, and how fast each is on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
+from bsszoo.compression.folder import CONTROLS, read_json, write_json
+from bsszoo.compression.plan import Plan
+from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.search.evaluator import Evaluator
+from bsszoo.search.result import NetworkRow, TrialRow
+from bsszoo.search.study import reason
+
+# All networks of the table are in memory together while they take turns: 4 bytes a parameter.
+_MOST_PARAMS = 1_500_000_000
+
+
+def judge_controls(
+    plan: Plan, judge: Evaluator, folder: Path, judging: Callable[[str], None]
+) -> tuple[list[NetworkRow], list[str]]:
+    """The original and the uniformly rescaled network, judged as the candidates are, and notes on what failed.
+
+    Scores are kept in the folder, so that a resumed run does not judge again; a control that failed is tried again.
+    The structural score is relative to codes at the budget, so a network beyond it gets none.
+    """
+    kept = read_json(folder / CONTROLS) or {}
+    rows, notes = [], []
+    controls: tuple[tuple[Literal["original", "uniform"], Code], ...] = (
+        ("original", plan.reference), ("uniform", plan.uniform)
+    )
+    for role, code in controls:
+        cost = code_cost(code)
+        if str(code) not in kept and not (isinstance(judge, StructuralEvaluator) and cost.macs > plan.budget.macs):
+            judging(role)
+            try:
+                kept[str(code)] = judge(code).value
+                write_json(folder / CONTROLS, kept)
+            except (Exception, SystemExit) as error:
+                # A control that cannot be judged leaves its figure out; the search goes on.
+                notes.append(f"The {role} network has no score: {reason(error)}")
+        score = kept.get(str(code))
+        rows.append(NetworkRow(role, role, code, cost, float(score) if score is not None else None, None))
+    return rows, notes
+
+
+def found_rows(found: Sequence[TrialRow]) -> list[NetworkRow]:
+    """The codes found, best first."""
+    return [NetworkRow(f"found {i}", "found", t.code, t.cost, t.score, None) for i, t in enumerate(found, start=1)]
+
+
+def with_latencies(rows: Sequence[NetworkRow]) -> tuple[list[NetworkRow], str]:
+    """The same rows with the forward time of each network on this machine, and a note on how it was measured."""
+    from bsszoo.evaluate.latency import measure_latencies
+
+    if sum(row.cost.params for row in rows) > _MOST_PARAMS:
+        return list(rows), "Latencies were not measured: the networks are too large to be in memory together."
+    taken = measure_latencies([row.code for row in rows])
+    timed = [replace(row, latency_ms=latency.median_ms) for row, latency in zip(rows, taken, strict=True)]
+    return timed, (f"Latency: median of {taken[0].runs} forwards of one image, {taken[0].where}, the networks taking "
+                   "turns.")
