@@ -120,14 +120,16 @@ def compress_command(
 
 
 def _say_next(result: CompressResult, watcher: _ProgressWatcher) -> None:
-    from bsszoo.cli.console import show
+    from bsszoo.cli.console import say, show
     from bsszoo.report.commands import commands
 
+    say("", "The codes found differ from each other; others that score well, close to these, are in trials.csv.")
     for note in result.notes:
-        show("", f"Note: {note}")
+        say(f"Note: {' '.join(note.splitlines())}")
     for command in commands(result.best.code):
-        why = [command.note] if command.note else []
-        show("", f"{command.title} (the first code found):", command.text.rstrip(), *why)
+        show("", f"{command.title} (the first code found):", command.text.rstrip())
+        if command.note:
+            say(command.note)
     folder = watcher.folder
     if folder is not None:
         show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")
@@ -169,7 +171,7 @@ def _range(option: str, text: str) -> tuple[float, float] | None:
     low, colon, high = text.partition(":")
     a, b = (_multiple(option, low), _multiple(option, high)) if colon else (None, None)
     if a is None or b is None or a > b:
-        raise SettingsError(f"{option} is {text!r}; it takes two multiples such as 0.85:1.25, or none.")
+        raise SettingsError(f"{option} is {text!r}; it takes the least and the most, such as 0.85:1.25, or none.")
     return a, b
 
 
@@ -223,7 +225,7 @@ class _ProgressWatcher:
             *(f"Note: {note}" for note in plan.notes),
             f"Evaluator: {info.name}, {info.measures}",
             *([f"  {info.caution}"] if info.caution else []),
-            f"Folder: {folder}" + (f" (going on after {len(done)} finished trials)" if done else ""),
+            f"Folder: {folder}" + (f" ({self._earlier(len(done))})" if done else ""),
         )
         self._start = self._line = time.monotonic()
         if self.console.is_terminal:
@@ -237,6 +239,11 @@ class _ProgressWatcher:
             total = min(self.trials, len(plan.candidates))
             self._task = self._progress.add_task("trials", total=total, completed=len(done))
 
+    def _earlier(self, done: int) -> str:
+        if done >= self.trials:
+            return f"{done} trials are finished already; {self.trials} were asked for, so none is left to do"
+        return f"going on after {done} finished trials"
+
     def finished(self, trial: TrialRow) -> None:
         """Move the bar, or write a line now and then."""
         self.done += 1
@@ -249,7 +256,7 @@ class _ProgressWatcher:
         elif self._best is None or trial.score > (self._best.score or 0.0):
             self._best = trial
             if self._progress is not None:
-                self.console.print(f"trial {trial.number}: {self._describe()}  {trial.code}", markup=False)
+                self.console.print(f"trial {trial.number}, {self._describe()}  {trial.code}", markup=False)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self.done, description=self._describe())
         elif time.monotonic() - self._line > _LINE_SECONDS or self.done >= self.trials:
@@ -272,6 +279,6 @@ class _ProgressWatcher:
         from bsszoo.report.figures import human
 
         if self._best is None:
-            return "best: none yet"
-        return f"best: score {self._best.score:.3f} at {human(self._best.cost.macs)} MACs"
+            return "best so far: none"
+        return f"best so far: score {self._best.score:.3f} at {human(self._best.cost.macs)} MACs"
 

@@ -10,8 +10,24 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
+def say(*sentences: str) -> None:
+    """Print sentences to stdout, broken between words on a terminal."""
+    from rich.text import Text
+
+    if sys.stdout.isatty():
+        _console().print(*(Text(s) for s in sentences), sep="\n")
+    else:
+        show(*sentences)
+
+
 def show(*parts: RenderableType) -> None:
-    """Print renderables to stdout; into a file or a pipe codes stay on one line."""
+    """Print renderables and codes to stdout, no line broken, so that what is copied is whole."""
+    console = _console()
+    for part in parts:
+        console.print(part, soft_wrap=True)
+
+
+def _console() -> Console:
     from rich.console import Console
 
     class Pipe(Console):
@@ -20,9 +36,7 @@ def show(*parts: RenderableType) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0)
 
-    console = Pipe(highlight=False) if sys.stdout.isatty() else Pipe(highlight=False, width=120)
-    for part in parts:
-        console.print(part, soft_wrap=True)
+    return Pipe(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 
 
 def progress_console() -> Console:

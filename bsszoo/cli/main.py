@@ -9,7 +9,7 @@ import typer
 
 from bsszoo import __version__
 from bsszoo.cli import compress, models
-from bsszoo.errors import BssZooError, EvaluationError, RunError, WeightsError
+from bsszoo.errors import BssZooError, RunError, WeightsError
 
 app = typer.Typer(
     name="bsszoo",
@@ -52,7 +52,7 @@ def main() -> None:
         app()
     except BssZooError as error:
         typer.echo(f"bsszoo: {error}", err=True)
-        sys.exit(1 if isinstance(error, (RunError, EvaluationError, WeightsError)) else 2)
+        sys.exit(1 if isinstance(error, (RunError, WeightsError)) else 2)
     except KeyboardInterrupt:
         # The commands that keep results say what was kept before this.
         sys.exit(130)

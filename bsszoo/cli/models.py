@@ -43,7 +43,7 @@ def list_command(
     if not found:
         typer.echo("No network of the zoo matches.", err=True)
         raise typer.Exit(1)
-    from bsszoo.cli.console import show
+    from bsszoo.cli.console import say, show
     from bsszoo.report.tables import ListRow, model_list_table
 
     show(model_list_table([
@@ -54,11 +54,14 @@ def list_command(
         )
         for e in found
     ], with_codes=codes))
+    if any(e.code.stride_in == "1x1" for e in found):
+        say("Of the maskrcnn and retinanet entries these are the backbone's figures at 800 px; the paper prints the "
+            "whole detector's.")
 
 
 def show_command(network: NetworkArgument, image_size: SizeOption = None) -> None:
     """Show a network stage by stage: operators, sizes, widths, depths, MACs and parameters."""
-    from bsszoo.cli.console import show
+    from bsszoo.cli.console import say, show
     from bsszoo.codes.cost import code_cost
     from bsszoo.codes.space import Space
     from bsszoo.report.tables import code_summary, stage_table
@@ -68,11 +71,11 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     show(code_summary(code, code_cost(code, image_size), image_size), "", stage_table(code, image_size))
     entry = entry_of(code)
     if entry is not None:
-        show("", f"In the zoo as {entry.name}: {entry.paper.place}, printed there as {entry.paper.macs} FLOPs and "
-             f"{entry.paper.params} parameters.", *(f"- {note}" for note in entry.notes))
+        say("", f"In the zoo as {entry.name}: {entry.paper.place}, printed there as {entry.paper.macs} FLOPs and "
+            f"{entry.paper.params} parameters.", *(f"- {note}" for note in entry.notes))
     reasons = Space.of(code.family).reasons(code)
     if reasons:
-        show("", "Outside section B.2.2's ranges (it builds all the same): " + "; ".join(reasons) + ".")
+        say("", "Outside section B.2.2's ranges (it builds all the same): " + "; ".join(reasons) + ".")
 
 
 def cost_command(

@@ -36,18 +36,23 @@ def uniform_code(code: Code, scale: float) -> Code:
     )
 
 
-def fit_scale(code: Code, macs: int) -> float | None:
-    """The largest scale, in steps of 0.001, at which the uniformly rescaled code has at most ``macs`` MACs.
+def fit_scale(code: Code, macs: int, params: int | None = None) -> float | None:
+    """The largest scale, in steps of 0.001, at which the uniformly rescaled code keeps the limits.
 
-    None when even ``MIN_SCALE`` has more; at most ``MAX_SCALE``. Every width grows with the scale and MACs with every
-    width, so bisection finds it.
+    At most ``macs`` MACs and, when given, ``params`` parameters. None when even ``MIN_SCALE`` has more; at most
+    ``MAX_SCALE``. Every width grows with the scale and the costs with every width, so bisection finds it.
     """
+
+    def keeps(step: int) -> bool:
+        cost = code_cost(uniform_code(code, step / _STEPS))
+        return cost.macs <= macs and (params is None or cost.params <= params)
+
     low, high = round(MIN_SCALE * _STEPS), round(MAX_SCALE * _STEPS)
-    if code_cost(uniform_code(code, low / _STEPS)).macs > macs:
+    if not keeps(low):
         return None
     while low < high:
         middle = (low + high + 1) // 2
-        if code_cost(uniform_code(code, middle / _STEPS)).macs <= macs:
+        if keeps(middle):
             low = middle
         else:
             high = middle - 1

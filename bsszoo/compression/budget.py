@@ -33,3 +33,8 @@ def parse_amount(text: str | float, *, of: int, what: str) -> int:
         raise BudgetError(f"{what} is {text!r}, less than one; {hint}.")
     return round(value)
 
+
+def plausible(macs: int, text: object) -> str:
+    """A hint for a budget that was given without its unit: `` Did you mean 130M?``, else nothing."""
+    return f" Did you mean {text}M?" if macs < 100_000 and str(text).strip().isdigit() else ""
+

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
@@ -13,7 +13,7 @@ from bsszoo.compression.folder import CONTROLS, read_json, write_json
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.search.evaluator import Evaluator
-from bsszoo.search.result import NetworkRow, TrialRow
+from bsszoo.search.result import CompressResult, NetworkRow, TrialRow
 from bsszoo.search.study import reason
 
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
@@ -26,7 +26,7 @@ def judge_controls(
     """The original and the uniformly rescaled network, judged as the candidates are, and notes on what failed.
 
     Scores are kept in the folder, so that a resumed run does not judge again; a control that failed is tried again.
-    The structural score is relative to codes at the budget, so a network beyond it gets none.
+    The structural score is relative to codes at the budget, so a network with more or far fewer MACs gets none.
     """
     kept = read_json(folder / CONTROLS) or {}
     rows, notes = [], []
@@ -35,7 +35,8 @@ def judge_controls(
     )
     for role, code in controls:
         cost = code_cost(code)
-        if str(code) not in kept and not (isinstance(judge, StructuralEvaluator) and cost.macs > plan.budget.macs):
+        comparable = plan.budget.min_macs <= cost.macs <= plan.budget.macs or not isinstance(judge, StructuralEvaluator)
+        if str(code) not in kept and comparable:
             judging(role)
             try:
                 kept[str(code)] = judge(code).value
@@ -46,6 +47,15 @@ def judge_controls(
         score = kept.get(str(code))
         rows.append(NetworkRow(role, role, code, cost, float(score) if score is not None else None, None))
     return rows, notes
+
+
+def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None) -> CompressResult:
+    """The result with what an earlier process of the run measured: latencies of the same codes, and its seconds."""
+    if earlier is None:
+        return result
+    known = {n.get("code"): n.get("latency_ms") for n in earlier.get("networks", [])}
+    networks = tuple(replace(row, latency_ms=known.get(str(row.code))) for row in result.networks)
+    return replace(result, networks=networks, seconds=result.seconds + float(earlier.get("seconds", 0.0)))
 
 
 def found_rows(found: Sequence[TrialRow]) -> list[NetworkRow]:

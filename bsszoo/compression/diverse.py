@@ -26,7 +26,7 @@ def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     spread = entries.std(axis=0)
     points = entries / np.where(spread > 0, spread, 1.0)
     distance = cdist(points, points)
-    pool = range(max(-(-len(done) // 2), min(most, len(done))))
+    pool = range(-(-len(done) // 2))
     gap = float(np.median(distance[np.triu_indices(len(done), k=1)]))
     for _ in range(60):
         taken: list[int] = []

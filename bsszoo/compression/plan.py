@@ -64,6 +64,7 @@ def make_plan(
     seed: int,
     scale: float | None = None,
     candidates: int = CANDIDATES,
+    strict: bool = False,
 ) -> Plan:
     """Candidates under a budget, drawn uniformly among the feasible codes.
 
@@ -76,6 +77,7 @@ def make_plan(
         scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
             budget, at most 1 (section B.2.2's own grid).
         candidates: How many to draw.
+        strict: The caps were asked for: where nothing is left inside them, fail instead of giving one up.
 
     Raises:
         BudgetError: No code of the space meets the budget; the text names the limit that binds and the nearest
@@ -92,13 +94,15 @@ def make_plan(
     space = base.scaled(scale)
     _check_reachable(space, budget)
 
-    fit = fit_scale(reference, budget.macs)
+    fit = fit_scale(reference, budget.macs, budget.params)
     uniform = uniform_code(reference, MIN_SCALE if fit is None else fit)
     notes = [] if fit is not None else [
-        f"Even at {MIN_SCALE} of its width the reference has more MACs than the budget; it is the control all the same."
+        f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."
     ]
     dropped: list[str] = []
     for attempt, min_macs, without in _attempts(caps, budget):
+        if strict and attempt != caps:
+            continue
         inside, limits = _capped(space, uniform, attempt, replace(budget, min_macs=min_macs))
         if inside is None:
             continue
@@ -107,12 +111,13 @@ def make_plan(
             dropped = without
             break
     else:
-        raise BudgetError(f"No code within the limits was found in {_MOST_DRAWS:,} draws on the grid at scale "
-                          f"{space.scale:g}: raise --flops or --params, or give another --scale.")
+        asked = " and inside the caps asked for" if strict and caps != Caps() else ""
+        raise BudgetError(f"No code within the limits{asked} was found on the grid at scale {space.scale:g}: loosen "
+                          "the limits or caps, or give another --scale.")
     if dropped:
-        notes.append(f"No code keeps all limits and caps, so the search goes on without {' and '.join(dropped)}.")
-    if len(drawn) < candidates:
-        notes.append(f"{len(drawn)} codes were found within the limits.")
+        unused = " A smaller --scale may use more of the budget." if min_macs != budget.min_macs else ""
+        lost = " and ".join(dropped)
+        notes.append(f"No code keeps all limits and caps, so the search goes on without {lost}.{unused}")
     return Plan(reference, uniform, scale, replace(budget, min_macs=min_macs), inside, limits, drawn,
                 _describe(attempt, uniform, limits), tuple(notes))
 

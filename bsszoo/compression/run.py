@@ -13,14 +13,16 @@ from typing import Any, Protocol
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
-from bsszoo.compression.budget import parse_amount
-from bsszoo.compression.closing import found_rows, judge_controls, with_latencies
+from bsszoo.compression.budget import parse_amount, plausible
+from bsszoo.compression.closing import found_rows, judge_controls, with_earlier, with_latencies
 from bsszoo.compression.diverse import diverse
 from bsszoo.compression.folder import (
     REPORT,
+    RESULT,
     SETTINGS,
     check_settings,
     check_trials,
+    read_json,
     run_folder,
     write_json,
     write_result,
@@ -134,11 +136,14 @@ def compress(
         min_macs=int(macs * (1 - slack)),
         params=None if params is None else parse_amount(params, of=cost.params, what="--params"),
     )
+    if hint := plausible(macs, flops):
+        raise BudgetError(f"--flops is {flops!r}, {macs} multiply-adds.{hint}")
     judge = _evaluator(evaluator)
     structural = judge is None
+    asked = caps is not None
     caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
     watcher.started(reference, budget)
-    plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale)
+    plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale, strict=asked)
     if judge is None:
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
@@ -160,7 +165,7 @@ def compress(
         if not found:
             cause = next((r.error for r in rows if r.error), "no reason was recorded").rstrip(".")
             raise RunError(f"All {len(rows)} trials failed; the first reason: {cause}. Mend the evaluator "
-                           f"{judge.info.name} and start again with another --out.")
+                           f"{judge.info.name}; failed trials stay failed, so start again with another --out.")
         failed = sum(r.state == "failed" for r in rows)
         if failed:
             notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")
@@ -170,17 +175,18 @@ def compress(
             networks=(*controls, *found_rows(found)), trials=tuple(rows), seconds=time.perf_counter() - start,
             versions=_versions(),
         )
+        from bsszoo.report.page import write_report
+
         # Written before latencies are measured, which may fail on a small machine: the search must not be lost.
+        result = with_earlier(result, read_json(folder / RESULT))
         write_result(folder, result)
+        write_report(result, folder / REPORT)
         if latency:
             watcher.measuring(len(result.networks))
             networks, how = with_latencies(result.networks)
-            result = replace(result, networks=tuple(networks), notes=(*result.notes, how),
-                             seconds=time.perf_counter() - start)
+            result = replace(result, networks=tuple(networks), notes=(*result.notes, how))
             write_result(folder, result)
-        from bsszoo.report.page import write_report
-
-        write_report(result, folder / REPORT)
+            write_report(result, folder / REPORT)
     return result
 
 

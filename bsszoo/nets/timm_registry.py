@@ -32,7 +32,8 @@ def _default_cfgs() -> Any:
         if not entry.tags:
             cfgs[name] = base
         for tag in entry.tags:
-            cfgs[f"{name}.{tag.tag}"] = {**base, "hf_hub_id": tag.repository}
+            # Without a source timm answers pretrained=True at once, instead of asking a Hub where nothing is.
+            cfgs[f"{name}.{tag.tag}"] = {**base, **({"hf_hub_id": tag.repository} if tag.published else {})}
     return generate_default_cfgs(cfgs)
 
 

@@ -151,8 +151,9 @@ def result_table(result: CompressResult) -> Group:
     """
     from rich.console import Group
 
+    timed = any(row.latency_ms is not None for row in result.networks)
     table = _table([("Network", False), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
-                    ("Activ.", True), ("Score", True), ("Latency [ms]", True)])
+                    ("Activ.", True), ("Score", True), *([("Latency [ms]", True)] if timed else [])])
     last = None
     for row in result.networks:
         if last is not None and (last == "found") != (row.role == "found"):
@@ -160,7 +161,7 @@ def result_table(result: CompressResult) -> Group:
         last = row.role
         table.add_row(
             _plain(row.label), human(row.cost.macs), human(row.cost.macs2), human(row.cost.params),
-            human(row.cost.activations), score(row.score), latency(row.latency_ms),
+            human(row.cost.activations), score(row.score), *([latency(row.latency_ms)] if timed else []),
             style="bold" if row is result.best else None,
         )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]

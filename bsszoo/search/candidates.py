@@ -85,6 +85,10 @@ class CandidateSet:
             if values is not None:
                 object.__setattr__(self, column, np.asarray(values, dtype=np.int64)[keep])
 
+    def __repr__(self) -> str:
+        known = [c for c in ("macs", "params", "activations") if getattr(self, c) is not None]
+        return f"CandidateSet({len(self)} codes of {', '.join(self.names)}; known: {', '.join(known) or 'no costs'})"
+
     def __len__(self) -> int:
         return len(self.codes)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +94,22 @@ def as_evaluator(judge: object, *, name: str | None = None) -> Evaluator:
 def digest(evaluator: Evaluator) -> str:
     """A mark of the code that an evaluator runs, so that a changed one is noticed when a run is resumed.
 
-    Of a function its own source, and not what it calls; of an object its class's. Empty where there is no source.
+    Of the function, or the object's class, and of the whole file it stands in, comments aside; not of other modules
+    that it imports. Empty where there is no source.
     """
     judge = evaluator.function if isinstance(evaluator, FunctionEvaluator) else type(evaluator)
-    try:
-        text = inspect.getsource(judge if inspect.isroutine(judge) or isinstance(judge, type) else type(judge))
-    except (OSError, TypeError):
+    judge = judge if inspect.isroutine(judge) or isinstance(judge, type) else type(judge)
+    text = ""
+    for part in (inspect.getmodule(judge), judge):
+        try:
+            source = textwrap.dedent(inspect.getsource(part)) if part is not None else ""
+        except (OSError, TypeError):
+            continue
+        try:
+            text += ast.dump(ast.parse(source))
+        except SyntaxError:  # a lambda in the middle of a line
+            text += source
+    if not text:
         return ""
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 

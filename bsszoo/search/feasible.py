@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bsszoo.codes.cost import cost_array, depth_array
 from bsszoo.codes.space import Space
+from bsszoo.errors import BudgetError
 from bsszoo.search.candidates import CandidateSet, first_of_each
 
 IntArray = NDArray[np.int64]
@@ -38,6 +39,12 @@ class Limits:
     min_params: int | None = None
     max_params: int | None = None
     max_depth: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("macs", "params"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if (high is not None and high < 1) or (low is not None and high is not None and low > high):
+                raise BudgetError(f"No code has from {low or 0} to {high} {name}.")
 
     @property
     def upper(self) -> Limits:

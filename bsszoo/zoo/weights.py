@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,9 @@ def load(
                            f"{in_chans}. Create the network with in_chans={channels}.")
     free = {f"{first_conv}.weight"} if channels != in_chans else set()
     if classes != num_classes:
+        if num_classes == 1000 and not features_only:
+            warnings.warn(f"{weights.label} was trained for {classes} classes: this network's classifier with 1000 is "
+                          f"freshly initialised. Pass num_classes={classes} to keep the trained one.", stacklevel=3)
         free |= {f"{classifier}.weight", f"{classifier}.bias"}
     _check_same(state, own, whole, free, weights.label)
     if features_only:

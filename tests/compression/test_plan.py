@@ -56,10 +56,23 @@ def test_the_control_never_exceeds_the_budget_and_the_next_scale_does():
 
 
 def test_a_budget_that_leaves_nothing_inside_the_caps_drops_them_and_says_so():
-    plan = _plan("resnet50", 4_000_000_000, params=12_000_000)
-    assert any("goes on without the cap on parameters" in note for note in plan.notes)
+    flat = Caps(depth=0.2, stage_depth=2.0, params=(0.5, 2.0))
+    plan = _plan("resnet50", 4_000_000_000, params=12_000_000, caps=flat)
+    assert any("goes on without the cap on depth" in note for note in plan.notes)
     assert plan.candidates.params.max() <= 12_000_000
     assert plan.candidates.macs.max() <= 4_000_000_000
+    assert len(plan.caps) == 2
+
+
+def test_caps_that_were_asked_for_are_not_dropped():
+    with pytest.raises(BudgetError, match="inside the caps asked for"):
+        _plan("resnet50", 4_000_000_000, caps=Caps(depth=0.2), strict=True)
+
+
+def test_the_control_keeps_the_limit_on_parameters_too():
+    plan = _plan("mobilenetv2", 150_000_000, params=2_100_000)
+    assert code_cost(plan.uniform).params <= 2_100_000
+    assert code_cost(plan.uniform).macs <= 150_000_000
 
 
 def test_a_limit_on_parameters_that_needs_fewer_macs_gives_up_the_lower_limit_only():

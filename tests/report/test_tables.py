@@ -130,7 +130,9 @@ def test_without_soft_wrap_nothing_is_cut_off() -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     run = example_run(latency=False, controls_scored=False)
     line = next(line for line in shown(result_table(run)).splitlines() if line.startswith("original"))
-    assert line.split()[-2:] == ["-", "-"]
+    assert line.split()[-1:] == ["-"]  # no score, and no column for latencies that nobody measured
+    assert "Latency" not in shown(result_table(run))
+    assert "Latency" in shown(result_table(example_run()))
 
 
 def test_a_label_is_text_and_not_markup() -> None:
