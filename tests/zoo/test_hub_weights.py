@@ -143,7 +143,7 @@ def runs(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     }
 
 
-@pytest.mark.parametrize("case", ["published", "tag", "tag by argument", "by timm", "source", "revision", "commit"])
+@pytest.mark.parametrize("case", ["published", "tag", "tag by argument", "source", "revision", "commit"])
 def test_published_weights_load(case: str, runs: Any, hub: LocalHub) -> None:
     found = runs["online"][case]
     assert "error" not in found, found.get("text")
@@ -215,3 +215,10 @@ def test_the_real_hub() -> None:
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(net(x), theirs(x))
+
+
+def test_timm_itself_does_not_ask_where_nothing_is_published(runs: Any) -> None:
+    """The zoo records no published weights of this name, so timm is given no source and answers at once."""
+    found = runs["online"]["by timm"]
+    assert found["error"] == "RuntimeError"
+    assert "No pretrained weights exist" in found["text"]
