@@ -180,7 +180,7 @@ class _ProgressWatcher:
 
     def __init__(self, console: Console, trials: int) -> None:
         self.console, self.trials = console, trials
-        self.done, self.failed = 0, 0
+        self.done = 0
         self.folder: Path | None = None
         self._best: TrialRow | None = None
         self._progress: Progress | None = None
@@ -249,7 +249,6 @@ class _ProgressWatcher:
         self.done += 1
         self._fresh += 1
         if trial.score is None:
-            self.failed += 1
             first = (trial.error or "").splitlines()[0]
             self.console.print(f"trial {trial.number} failed: {first}", markup=False,
                                soft_wrap=not self.console.is_terminal)

@@ -101,7 +101,7 @@ def stage_costs(
 
     ``inner`` of a row is the first block's bottleneck or expanded width, 0 where the block has none.
     """
-    _check_arguments(num_classes, in_chans)
+    check_arguments(num_classes, in_chans)
     size = checked_size(code.image_size if image_size is None else image_size)
     rows = []
     for stage in stages_of(code, num_classes=max(num_classes, 1), in_chans=in_chans):
@@ -161,7 +161,7 @@ def cost_array(
     """
     import numpy as np
 
-    _check_arguments(num_classes, in_chans)
+    check_arguments(num_classes, in_chans)
     template = _template(space)
     rows = _checked_rows(template, codes)
     size = checked_size(template.image_size if image_size is None else image_size)
@@ -288,7 +288,8 @@ def checked_size(image_size: ImageSize) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _check_arguments(num_classes: object, in_chans: object) -> None:
+def check_arguments(num_classes: object, in_chans: object) -> None:
+    """A ``CodeError`` unless a network can have so many classes (from 0) and input channels (from 1)."""
     for name, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise CodeError(f"{name} is {value!r}; allowed is an integer from {least}.")

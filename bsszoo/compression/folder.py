@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bsszoo.errors import SettingsError
+from bsszoo.report.whole import write_whole
 from bsszoo.search.result import CompressResult, TrialRow
 
 SETTINGS, CONTROLS, RESULT, TRIALS, REPORT = (
@@ -87,7 +87,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:
     """Write an object as JSON, whole or not at all."""
-    write_text(file, json.dumps(dict(data), indent=2) + "\n")
+    write_whole(file, json.dumps(dict(data), indent=2) + "\n")
 
 
 def default_storage(path: Path) -> str:
@@ -95,22 +95,6 @@ def default_storage(path: Path) -> str:
     from sqlalchemy.engine import URL
 
     return URL.create("sqlite", database=str((path / _STUDY).resolve())).render_as_string()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a kill in the middle leaves the old one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        # mkstemp makes the file for its owner alone; results are for whoever may read the folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def write_result(path: Path, result: CompressResult) -> None:
@@ -131,4 +115,4 @@ def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
         score = "" if t.score is None else repr(t.score)
         writer.writerow([t.number, t.batch, t.state, score, t.cost.macs, t.cost.macs2, t.cost.params,
                          t.cost.activations, t.seconds, t.code, t.error or ""])
-    write_text(path / TRIALS, out.getvalue())
+    write_whole(path / TRIALS, out.getvalue())

@@ -100,9 +100,7 @@ def make_plan(
         f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."
     ]
     dropped: list[str] = []
-    for attempt, min_macs, without in _attempts(caps, budget):
-        if strict and attempt != caps:
-            continue
+    for attempt, min_macs, without in _attempts(caps, budget, strict=strict):
         inside, limits = _capped(space, uniform, attempt, replace(budget, min_macs=min_macs))
         if inside is None:
             continue
@@ -122,13 +120,16 @@ def make_plan(
                 _describe(attempt, uniform, limits), tuple(notes))
 
 
-def _attempts(caps: Caps, budget: Budget) -> Iterator[tuple[Caps, int, list[str]]]:
-    """The caps, then fewer and fewer of them: (caps, least MACs, what was dropped). The budget itself never is."""
+def _attempts(caps: Caps, budget: Budget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
+    """The caps, then fewer and fewer of them unless ``strict``: (caps, least MACs, what was dropped).
+
+    The budget itself never is dropped.
+    """
     names = {"params": "the cap on parameters", "stage_depth": "the cap on a stage's depth",
              "depth": "the cap on depth"}
     given = [n for n in names if getattr(caps, n) is not None]
     for min_macs in dict.fromkeys((budget.min_macs, 0)):
-        for count in range(len(given) + 1):
+        for count in range(1 if strict else len(given) + 1):
             for without in itertools.combinations(given, count):
                 left = replace(caps, **dict.fromkeys(without))
                 lost = [names[n] for n in without]

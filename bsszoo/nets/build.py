@@ -12,6 +12,7 @@ from timm.models._builder import pretrained_cfg_for_features
 from torch import nn
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import check_arguments
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import entry_of
 from bsszoo.errors import CodeError
@@ -135,9 +136,7 @@ def _trunk_only(state: dict[str, Any], _: nn.Module) -> dict[str, Any]:
 
 
 def _check(num_classes: object, in_chans: object, drop_rate: float, drop_path_rate: float, output_stride: int) -> None:
-    for name, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise CodeError(f"{name} is {value!r}; allowed is an integer from {least}.")
+    check_arguments(num_classes, in_chans)
     for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0 <= rate < 1:
             raise CodeError(f"{name} is {rate!r}; allowed is a probability from 0 to below 1.")

@@ -25,6 +25,7 @@ from bsszoo.report.figures import (
 )
 from bsszoo.report.plots import cost_against_score, progress_by_trial, stage_profile
 from bsszoo.report.style import CSS
+from bsszoo.report.whole import write_whole
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
@@ -43,14 +44,8 @@ def write_report(result: CompressResult, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     text = render_page(result)
-    # Beside the target, so that the replacement stays on one file system; the process id keeps two runs apart.
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        try:
-            draft.write_text(text, encoding="utf-8", newline="\n")
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(target, text)
     except OSError as error:
         raise RunError(f"Cannot write the report to {str(target)!r}: {error.strerror or error}. "
                        "Give a folder that exists and can be written.") from error

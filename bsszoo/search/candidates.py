@@ -101,11 +101,13 @@ class CandidateSet:
 
     def index(self, params: Mapping[str, Any]) -> int | None:
         """The row of the code with these entries (``trial.params``), or None when the set does not hold it."""
-        try:
-            row = np.array([[int(params[n]) for n in self.names]], dtype=np.int64)
-        except KeyError:
+        if not self.is_whole(params):
             return None
-        return self.row(row[0])
+        return self.row([int(params[n]) for n in self.names])
+
+    def is_whole(self, params: Mapping[str, Any]) -> bool:
+        """Whether these parameters of a trial hold every entry: a process killed in an ask leaves some out."""
+        return all(name in params for name in self.names)
 
     def row(self, code: Sequence[int] | IntArray) -> int | None:
         """The row that holds this code [d], or None."""

@@ -108,10 +108,11 @@ class AutoBSSSampler(BaseSampler):
         """A whole code, so that no entry is ever sampled on its own."""
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         fixed = trial.system_attrs.get("fixed_params", {})
-        if all(name in fixed for name in self.candidates.names):
+        if self.candidates.is_whole(fixed):
             return dict(fixed)  # a whole code that the user enqueued, from the set or not
         # Workers that are being given a code at this moment: each takes the next best one.
-        ahead = sum(t.number < trial.number and t.state == TrialState.RUNNING and not self._is_whole(t) for t in others)
+        asking = [t for t in others if t.state == TrialState.RUNNING and not self.candidates.is_whole(t.params)]
+        ahead = sum(t.number < trial.number for t in asking)
         row = self._suggest(others, maximise=study.direction == StudyDirection.MAXIMIZE, fixed=fixed, ahead=ahead)
         return {n: int(v) for n, v in zip(self.candidates.names, self.candidates.codes[row], strict=True)}
 
@@ -125,11 +126,8 @@ class AutoBSSSampler(BaseSampler):
 
     # -- the search, step by step ----------------------------------------------------------------------------
 
-    def _is_whole(self, trial: FrozenTrial) -> bool:
-        return all(name in trial.params for name in self.candidates.names)
-
     def _suggest(self, others: Sequence[FrozenTrial], *, maximise: bool, fixed: dict[str, Any], ahead: int) -> int:
-        held = [t for t in others if self._is_whole(t)]
+        held = [t for t in others if self.candidates.is_whole(t.params)]
         held.sort(key=lambda t: t.number)
         done = [t for t in held if t.state == TrialState.COMPLETE and t.value is not None and np.isfinite(t.value)]
         pending = [t for t in held if t.state == TrialState.RUNNING]

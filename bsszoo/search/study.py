@@ -114,8 +114,7 @@ def reason(error: BaseException) -> str:
 
 def _whole_trials(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
     """The trials that hold a whole code, by number: a process killed in the middle of an ask leaves a half one."""
-    names = plan.candidates.names
-    return [t for t in study.get_trials(deepcopy=False) if all(n in t.params for n in names)]
+    return [t for t in study.get_trials(deepcopy=False) if plan.candidates.is_whole(t.params)]
 
 
 def _abandon_halves(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
