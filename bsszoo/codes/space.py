@@ -255,10 +255,10 @@ class Space:
         out = np.empty(places.shape, dtype=np.int64)
         for j, axis in enumerate(self.axes):
             shares = [Fraction(v) for v in axis]
-            top = np.array([s.numerator for s in shares], dtype=np.int64)[places[:, j]]
-            bottom = np.array([s.denominator for s in shares], dtype=np.int64)[places[:, j]]
-            of_width = out[:, j - 2 * stages] if j >= 2 * stages and self._has_ratios else 1
-            out[:, j] = top * of_width // bottom
+            out[:, j] = np.array([s.numerator for s in shares], dtype=np.int64)[places[:, j]]
+            if j >= 2 * stages and self._has_ratios:
+                bottom = np.array([s.denominator for s in shares], dtype=np.int64)[places[:, j]]
+                out[:, j] = out[:, j] * out[:, j - 2 * stages] // bottom
         return out
 
 

@@ -1,12 +1,18 @@
-"""Budgets as people write them: ``130M``, ``0.13G``, ``60%``."""
+"""Budgets as people write them: ``130M``, ``0.13G``, ``60%``, and what tells a code's latency."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
+from bsszoo.codes.code import Code
 from bsszoo.errors import BudgetError
+from bsszoo.search.evaluator import FunctionEvaluator, digest, load_function
+from bsszoo.search.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _NUMBER = re.compile(r"\s*(\d+\.?\d*(?:e\+?\d+)?|\.\d+(?:e\+?\d+)?)\s*([kmgb%]?)\s*", re.IGNORECASE)
@@ -38,3 +44,70 @@ def plausible(macs: int, text: object) -> str:
     """A hint for a budget that was given without its unit: `` Did you mean 130M?``, else nothing."""
     return f" Did you mean {text}M?" if macs < 100_000 and str(text).strip().isdigit() else ""
 
+
+@dataclass(frozen=True, slots=True)
+class LatencyLimit:
+    """What tells a code's latency, the most it may be [ms], and what a run's settings keep of it."""
+
+    model: LatencyModel
+    most: float | None
+    settings: Mapping[str, Any]
+
+
+def latency_limit(
+    most: str | float | None,
+    table: str | Path | Mapping[Any, float] | LatencyTable | None,
+    model: str | Callable[[Code], Any] | LatencyModel | None,
+) -> LatencyLimit | None:
+    """The limit on latency that was asked for; None without one.
+
+    Args:
+        most: Most milliseconds.
+        table: A ``LatencyTable``, a mapping from blocks to ms, or a JSON or CSV file of one.
+        model: ``"module:function"``, a function of a code that returns ms, or a ``LatencyFunction``.
+
+    Raises:
+        BudgetError: Both or neither tell the latency that is limited, or one of them is no such thing.
+        UnknownNameError: There is no such module or function.
+
+    Example:
+        >>> limit = latency_limit("12.5", None, lambda code: 0.1 * sum(code.depths))
+        >>> limit.most
+        12.5
+    """
+    if table is None and model is None:
+        if most is None:
+            return None
+        raise BudgetError(f"--max-latency is {most!r} ms, but nothing tells a code's latency before it is built: give "
+                          "--latency-table FILE or --latency-model MODULE:FUNCTION with it.")
+    if table is not None and model is not None:
+        raise BudgetError("--latency-table and --latency-model were both given; one of them tells the latency.")
+    top = None if most is None else _milliseconds(most)
+    if table is not None:
+        known = as_latency_model(table)
+        kept: dict[str, Any] = {"latency_table": str(table) if isinstance(table, (str, Path)) else known.name}
+        mark = known.digest() if isinstance(known, LatencyTable) else ""
+    else:
+        if isinstance(model, str):
+            loaded = load_function(model, "latency model", "MODULE:FUNCTION")
+            known = loaded if not callable(loaded) or isinstance(loaded, LatencyModel) else LatencyFunction(
+                loaded, name=model)
+        known = as_latency_model(known if isinstance(model, str) else model)
+        kept = {"latency_model": model if isinstance(model, str) else known.name}
+        mark = digest(FunctionEvaluator(known.function if isinstance(known, LatencyFunction) else type(known)))
+    return LatencyLimit(known, top, {"latency_ms": top, **kept, "latency_source": mark})
+
+
+def latency_limit_of(settings: Mapping[str, Any]) -> LatencyLimit | None:
+    """The limit on latency of a run's settings, loaded again; errors as ``latency_limit``."""
+    return latency_limit(settings.get("latency_ms"), settings.get("latency_table"), settings.get("latency_model"))
+
+
+def _milliseconds(given: str | float) -> float:
+    try:
+        value = float(str(given).strip().lower().removesuffix("ms"))
+    except ValueError:
+        value = math.nan
+    if isinstance(given, bool) or not 0 < value < 1e9:
+        raise BudgetError(f"--max-latency is {given!r}; it takes milliseconds above 0, such as 12.5.")
+    return value

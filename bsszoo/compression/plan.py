@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,10 @@ from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
 from bsszoo.report.figures import human
 from bsszoo.search.candidates import CandidateSet
-from bsszoo.search.feasible import Limits, draw_candidates
+from bsszoo.search.feasible import draw_candidates
+from bsszoo.search.latency import LatencyModel, LatencyTable
+from bsszoo.search.limits import Limits
+from bsszoo.search.reachable import Nearest, contradiction, least_latency
 from bsszoo.search.result import Budget
 
 #: Candidates drawn for a search, unless fewer codes are feasible.
@@ -56,6 +60,30 @@ class Plan:
     notes: tuple[str, ...]
 
 
+def budget_space(reference: Code, macs: int, scale: float | None = None) -> Space:
+    """The grid that codes under a budget are searched on.
+
+    Args:
+        reference: The network to compress; its family gives the space, its image size and stride go with it.
+        macs: Most multiply-adds.
+        scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
+            budget, at most 1 (section B.2.2's own grid).
+
+    Example:
+        >>> budget_space(Code.parse("mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6"), 130_000_000).scale
+        0.604
+    """
+    family = family_of(reference.family)
+    if scale is None:
+        original = replace(Code.from_entries(family.name, family.original), image_size=reference.image_size,
+                           stride_in=reference.stride_in)
+        fitted = fit_scale(original, macs)
+        scale = MIN_SCALE if fitted is None else min(1.0, fitted)
+    # At scale 1 too: a stem or stage 2 never is the reference's own but the grid's, so that all codes share it.
+    base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in)
+    return base.scaled(scale)
+
+
 def make_plan(
     reference: Code,
     budget: Budget,
@@ -65,33 +93,27 @@ def make_plan(
     scale: float | None = None,
     candidates: int = CANDIDATES,
     strict: bool = False,
+    latency: LatencyModel | None = None,
 ) -> Plan:
     """Candidates under a budget, drawn uniformly among the feasible codes.
 
     Args:
         reference: The network to compress; its family gives the space.
-        budget: Hard limits on MACs and parameters.
+        budget: Hard limits on MACs, and where given on parameters, activations and latency.
         caps: How far candidates may go from the uniformly rescaled network; given up, with a note, where nothing is
             left inside.
         seed: Seed of the draw.
-        scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
-            budget, at most 1 (section B.2.2's own grid).
+        scale: Scale of the grid, by default as in ``budget_space``.
         candidates: How many to draw.
         strict: The caps were asked for: where nothing is left inside them, fail instead of giving one up.
+        latency: What tells a code's latency before it is built.
 
     Raises:
         BudgetError: No code of the space meets the budget; the text names the limit that binds and the nearest
-            reachable figure.
+            reachable figure. Or the latency table lacks a block.
     """
-    family = family_of(reference.family)
-    base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in)
-    if scale is None:
-        original = replace(Code.from_entries(family.name, family.original), image_size=reference.image_size,
-                           stride_in=reference.stride_in)
-        fitted = fit_scale(original, budget.macs)
-        scale = MIN_SCALE if fitted is None else min(1.0, fitted)
-    # At scale 1 too: a stem or stage 2 never is the reference's own but the grid's, so that all codes share it.
-    space = base.scaled(scale)
+    space = budget_space(reference, budget.macs, scale)
+    _check_table(space, latency)
     _check_reachable(space, budget)
 
     fit = fit_scale(reference, budget.macs, budget.params)
@@ -99,24 +121,24 @@ def make_plan(
     notes = [] if fit is not None else [
         f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."
     ]
+    tried = [(attempt, least, without, *_capped(space, uniform, attempt, replace(budget, min_macs=least), latency))
+             for attempt, least, without in _attempts(caps, budget, strict=strict)]
+    # The last one limits least: where it leaves nothing, none of the others needs to be tried.
+    asked = strict and caps != Caps()
+    _check_together(tried[-1][3], tried[-1][4], budget, asked=asked)
     dropped: list[str] = []
-    for attempt, min_macs, without in _attempts(caps, budget, strict=strict):
-        inside, limits = _capped(space, uniform, attempt, replace(budget, min_macs=min_macs))
-        if inside is None:
-            continue
-        drawn = draw_candidates(inside, limits, candidates, seed, max_draws=_MOST_DRAWS)
-        if drawn is not None:
-            dropped = without
+    for attempt, min_macs, dropped, inside, limits in tried:  # noqa: B007  used after the loop
+        drawn = None if inside is None else draw_candidates(inside, limits, candidates, seed, max_draws=_MOST_DRAWS)
+        if inside is not None and drawn is not None:
             break
     else:
-        asked = " and inside the caps asked for" if strict and caps != Caps() else ""
-        raise BudgetError(f"No code within the limits{asked} was found on the grid at scale {space.scale:g}: loosen "
-                          "the limits or caps, or give another --scale.")
+        raise BudgetError(_none_found(inside, limits, seed, asked=asked))
+    notes += _beyond(uniform, limits)
     if dropped:
         unused = " A smaller --scale may use more of the budget." if min_macs != budget.min_macs else ""
         lost = " and ".join(dropped)
         notes.append(f"No code keeps all limits and caps, so the search goes on without {lost}.{unused}")
-    return Plan(reference, uniform, scale, replace(budget, min_macs=min_macs), inside, limits, drawn,
+    return Plan(reference, uniform, space.scale, replace(budget, min_macs=min_macs), inside, limits, drawn,
                 _describe(attempt, uniform, limits), tuple(notes))
 
 
@@ -138,7 +160,9 @@ def _attempts(caps: Caps, budget: Budget, *, strict: bool) -> Iterator[tuple[Cap
                 yield left, min_macs, lost
 
 
-def _capped(space: Space, uniform: Code, caps: Caps, budget: Budget) -> tuple[Space | None, Limits]:
+def _capped(
+    space: Space, uniform: Code, caps: Caps, budget: Budget, latency: LatencyModel | None
+) -> tuple[Space | None, Limits]:
     """The space whose stages keep their depth cap, and the limits that codes have to be checked against."""
     cost = code_cost(uniform)
     low, high = (None, budget.params) if caps.params is None else (
@@ -146,10 +170,14 @@ def _capped(space: Space, uniform: Code, caps: Caps, budget: Budget) -> tuple[Sp
     )
     if high is None or (budget.params is not None and budget.params < high):
         high = budget.params
+    contrary = low is not None and high is not None and low > high
     limits = Limits(
-        min_macs=budget.min_macs or None, max_macs=budget.macs, min_params=low, max_params=high,
+        min_macs=budget.min_macs or None, max_macs=budget.macs, min_params=None if contrary else low, max_params=high,
         max_depth=None if caps.depth is None else int(caps.depth * depth(uniform)),
+        max_activations=budget.activations, max_latency=budget.latency_ms, latency=latency,
     )
+    if contrary:
+        return None, limits
     if caps.stage_depth is None:
         return space, limits
     names = [n for n in space.entry_names if n.startswith("L")]
@@ -175,19 +203,96 @@ def _describe(caps: Caps, uniform: Code, limits: Limits) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _check_reachable(space: Space, budget: Budget) -> None:
-    """MACs and parameters grow with every entry, so the smallest and the largest code bound what is reachable."""
-    least, most = code_cost(space.smallest), code_cost(space.largest)
-    family = family_of(space.family).title
-    for figure, limit, name in ((least.macs, budget.macs, "MACs"), (least.params, budget.params, "parameters")):
-        if limit is not None and limit < figure:
-            raise BudgetError(
-                f"No {family} code of the grid at scale {space.scale:g} has at most {human(limit)} {name}: the "
-                f"smallest one, {space.smallest}, has {human(figure)} ({figure}). Raise the limit to that at least, or "
-                f"search a narrower grid with a --scale below {space.scale:g}.")
-    if budget.min_macs > most.macs:
-        raise BudgetError(
-            f"A budget of {human(budget.macs)} MACs is above the largest {family} code of the grid at scale "
-            f"{space.scale:g}, which has {human(most.macs)} ({most.macs}): lower the budget to that, or widen the "
-            "grid with a larger --scale.")
+# What a limit is called: in words, and the option that gives it.
+_WORDS = {"macs": ("MACs", "--flops"), "params": ("parameters", "--params"),
+          "activations": ("activations", "--activations"), "depth": ("convolutions on the main path", "--depth-cap"),
+          "latency": ("ms", "--max-latency")}
 
+
+def _amount(figure: str, value: float) -> str:
+    """A figure with its unit: ``1.44M parameters``, ``12.3 ms``."""
+    return f"{value:.4g} ms" if figure == "latency" else f"{human(round(value))} {_WORDS[figure][0]}"
+
+
+def _exactly(figure: str, value: float) -> str:
+    """A figure that can be given as an upper limit: no rounding makes it unreachable."""
+    return str(round(value)) if figure != "latency" else f"{math.ceil(value * 1000) / 1000:.10g}"
+
+
+def _check_table(space: Space, latency: LatencyModel | None) -> None:
+    """A ``BudgetError`` for a latency table that lacks blocks of the space."""
+    if isinstance(latency, LatencyTable) and (missing := latency.missing(space)):
+        raise BudgetError(
+            f"The latency table {latency.name} lacks {len(missing)} of the blocks of {family_of(space.family).title} "
+            f"codes on the grid at scale {space.scale:g}, the first one {missing[0]}. Measure one for this grid: "
+            "bsszoo.evaluate.latency_table.measure_latency_table(budget_space(reference, macs)).")
+
+
+def _check_reachable(space: Space, budget: Budget) -> None:
+    """A ``BudgetError`` for a budget above all codes, where the lower limit would be given up in vain."""
+    most = Limits().chain(space).extremes()[1][0]
+    if budget.min_macs > most:
+        raise BudgetError(
+            f"A budget of {human(budget.macs)} MACs is above the largest {family_of(space.family).title} code of the "
+            f"grid at scale {space.scale:g}, which has {human(int(most))} ({most}): lower the budget to that, or widen "
+            "the grid with a larger --scale.")
+
+
+def _check_together(space: Space | None, limits: Limits, budget: Budget, *, asked: bool) -> None:
+    """A ``BudgetError`` that says which limit binds and what is the nearest, where no code can keep all of them."""
+    ways = () if space is None else contradiction(space, limits)
+    if space is None or not ways:
+        return
+    named = [f"{'at most' if side == 'max' else 'at least'} {_amount(figure, value)}"
+             for figure in _WORDS for side in ("min", "max")
+             if (value := getattr(limits, f"{side}_{figure}", None)) is not None
+             and (not ways[0].alone or any((w.figure, w.upper) == (figure, side == "max") for w in ways))]
+    text = (f"No {family_of(space.family).title} code of the grid at scale {space.scale:g}"
+            f"{' inside the caps asked for' if asked else ''} has {' and '.join(named)}. ")
+    for way in ways:
+        side, extreme, fewer = ("at most", "least", "less") if way.upper else ("at least", "most", "more")
+        if way is ways[0]:
+            text += f"The limit of {side} {_amount(way.figure, way.limit)} binds. "
+        beside = "" if way.alone or len(named) == 1 else " with the other limits kept"
+        exact = "" if way.figure == "latency" else f" ({round(way.value)})"
+        if way.exact:
+            text += f"The {extreme}{beside} is {_amount(way.figure, way.value)}{exact}"
+        else:
+            proven = f", and none has {fewer} than {_amount(way.figure, way.bound)}" if way.proven else ""
+            text += f"A code nearby{beside} has {_amount(way.figure, way.value)}{exact}{proven}"
+        text += f": {way.code}. "
+    changes = list(dict.fromkeys(_change(way, budget) for way in ways))
+    change = (" and " if ways[0].alone else ", or ").join(changes)
+    text += f"{change[0].upper()}{change[1:]}, or search another grid with --scale, here {space.scale:g}."
+    raise BudgetError(text)
+
+
+def _change(way: Nearest, budget: Budget) -> str:
+    """What to do about a limit."""
+    option = _WORDS[way.figure][1]
+    if not way.upper:
+        return "raise --slack" if way.figure == "macs" else "loosen --params-cap"
+    if way.figure == "depth" or (way.figure == "params" and way.limit != budget.params):
+        return f"loosen {'--depth-cap' if way.figure == 'depth' else '--params-cap'}"
+    return f"raise {option} to {_exactly(way.figure, way.value)}"
+
+
+def _none_found(space: Space | None, limits: Limits, seed: int, *, asked: bool) -> str:
+    words = " and inside the caps asked for" if asked else ""
+    if space is not None and limits.function is not None and limits.max_latency is not None:
+        fastest = least_latency(space, limits, seed)
+        if fastest is not None:
+            return (f"No code within the limits{words} was found that {limits.function.name} gives at most "
+                    f"{limits.max_latency:g} ms: that limit binds. The fastest of 500 codes that keep the others has "
+                    f"{fastest.value:.4g} ms, {fastest.code}. Raise --max-latency to "
+                    f"{_exactly('latency', fastest.value)}, or lower --flops.")
+    grid = "" if space is None else f" on the grid at scale {space.scale:g}"
+    return f"No code within the limits{words} was found{grid}: loosen the limits or caps, or give another --scale."
+
+
+def _beyond(uniform: Code, limits: Limits) -> list[str]:
+    """A note where the control breaks a limit that its width was not fitted to."""
+    if limits.max_activations is not None and code_cost(uniform).activations > limits.max_activations:
+        return [f"The uniformly rescaled network has {_amount('activations', code_cost(uniform).activations)}, beyond "
+                f"the limit of {human(limits.max_activations)}; it is the control all the same."]
+    return []

@@ -148,7 +148,7 @@ def _add_trunk(
                 dilation, stride = dilation * stride, 1
             reduction *= stride
             place = Placement(stride, dilation, previous, drop_path_rate * index / blocks_of_net)
-            blocks.append(_block(block, place, act, dd))
+            blocks.append(build_mbconv(block, place, act, dd))
             index += 1
         made.append(nn.Sequential(*blocks))
         if _ends_level(body, i):
@@ -163,7 +163,8 @@ def _ends_level(body: list[Stage[int]], i: int) -> bool:
     return i + 1 == len(body) or body[i + 1].first.stride > 1
 
 
-def _block(block: Block[int], place: Placement, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
+def build_mbconv(block: Block[int], place: Placement, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
+    """The module of one inverted residual block; without expansion it is timm's depthwise-separable one."""
     made: nn.Module
     if block.mid_width != block.in_width:
         return CodeInvertedResidual(block, place, act, dd)

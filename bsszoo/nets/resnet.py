@@ -98,7 +98,8 @@ class CodeResNet(ResNet):
                 if stride > 1 and reduction >= output_stride:
                     dilation, stride = dilation * stride, 1
                 reduction *= stride
-                blocks.append(_block(block, Placement(stride, dilation, previous, drop_path_rate * index / last), dd))
+                place = Placement(stride, dilation, previous, drop_path_rate * index / last)
+                blocks.append(build_residual(block, place, dd))
                 previous = dilation
                 index += 1
             self.add_module(stage.name, nn.Sequential(*blocks))
@@ -110,7 +111,8 @@ class CodeResNet(ResNet):
         self.init_weights(zero_init_last=zero_init_last)
 
 
-def _block(block: Block[int], place: Placement, dd: dict[str, Any]) -> nn.Module:
+def build_residual(block: Block[int], place: Placement, dd: dict[str, Any]) -> nn.Module:
+    """The module of one basic or bottleneck block, with the projection that its shapes call for."""
     downsample = None
     # The code's stride decides, not the placed one: weights must fit at every output stride.
     if block.stride != 1 or block.in_width != block.out_width:

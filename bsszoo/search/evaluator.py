@@ -121,10 +121,19 @@ def load_evaluator(spec: str) -> Evaluator:
         UnknownNameError: There is no such module or function; the text says which, with close matches.
         EvaluationError: The module raised or exited while it was imported, or the name is no function.
     """
+    return as_evaluator(load_function(spec, "evaluator", "'structural' or MODULE:FUNCTION"), name=spec)
+
+
+def load_function(spec: str, what: str, form: str) -> Any:
+    """What ``module:function`` names; ``what`` and ``form`` say in messages what it is for and how it is written.
+
+    Raises:
+        UnknownNameError: There is no such module or function; the text says which, with close matches.
+        EvaluationError: The module raised or exited while it was imported.
+    """
     module_name, _, function_name = spec.partition(":")
     if not module_name or not function_name or not all(p.isidentifier() for p in module_name.split(".")):
-        raise UnknownNameError(f"An evaluator is 'structural' or MODULE:FUNCTION, the module as in an import; given "
-                               f"was {spec!r}.")
+        raise UnknownNameError(f"The {what} is {form}, the module as in an import; given was {spec!r}.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, os.fspath(Path.cwd()))
     try:
@@ -133,13 +142,13 @@ def load_evaluator(spec: str) -> Evaluator:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             hint = " Leave out '.py'." if module_name.endswith(".py") else ""
             raise UnknownNameError(f"There is no module {module_name!r} in {Path.cwd()} or among the installed "
-                                   f"packages (evaluator {spec!r}).{hint}") from None
-        raise EvaluationError(f"The module of the evaluator {spec!r} cannot be imported: {error}") from error
+                                   f"packages ({what} {spec!r}).{hint}") from None
+        raise EvaluationError(f"The module of the {what} {spec!r} cannot be imported: {error}") from error
     except SystemExit as error:
-        raise EvaluationError(f"The module of the evaluator {spec!r} exits when it is imported; put what it does as a "
+        raise EvaluationError(f"The module of the {what} {spec!r} exits when it is imported; put what it does as a "
                               "script under `if __name__ == '__main__':`.") from error
     except Exception as error:
-        raise EvaluationError(f"The module of the evaluator {spec!r} cannot be imported: "
+        raise EvaluationError(f"The module of the {what} {spec!r} cannot be imported: "
                               f"{type(error).__name__}: {error}") from error
     function: Any = module
     for part in function_name.split("."):
@@ -148,4 +157,4 @@ def load_evaluator(spec: str) -> Evaluator:
             raise UnknownNameError(f"The module {module_name!r} has no {function_name!r}."
                                    + (close_matches(function_name, names) if names else ""))
         function = getattr(function, part)
-    return as_evaluator(function, name=spec)
+    return function

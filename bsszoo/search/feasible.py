@@ -1,93 +1,69 @@
 """Drawing candidates: uniform among the codes of a space that keep all limits, also when few of very many do.
 
-Costs grow with every entry of a code. So a box of codes (a range of places on every axis) holds no feasible code when
-its least corner breaks an upper limit or its greatest one stays below a lower limit. Such boxes are split off until
-what is left is tight enough; codes drawn uniformly from the rest and thrown away when outside the limits are uniform
-among the feasible ones. When few codes are left all are listed, and none is missed.
+Three ways to the same set, by the share of the codes that keep the limits and the size of the space:
+
+    many keep them       codes of the whole space are drawn, and those outside the limits thrown away
+    few keep them        ``halves``: a tree of half-codes against another one, which no assumption on costs narrows down
+    few, and the halves  ``boxes``: ranges of places on every axis, narrowed down because costs grow with every entry
+    cannot be listed
+
+Each draws uniformly from parts of the space that together hold every feasible code, and throws away what is outside.
+When few codes are left all are listed, and none is missed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.codes.cost import cost_array, depth_array
+from bsszoo.codes.chain import Chain
 from bsszoo.codes.space import Space
-from bsszoo.errors import BudgetError
-from bsszoo.search.candidates import CandidateSet, first_of_each
+from bsszoo.search import boxes as box
+from bsszoo.search.candidates import CandidateSet, row_keys
+from bsszoo.search.halves import Blocks, Halves, cut_of
+from bsszoo.search.latency import NS_PER_MS
+from bsszoo.search.limits import Bounds, Limits
+from bsszoo.search.maximal import GrowthInSpace
+
+__all__ = ["Limits", "draw_candidates"]
 
 IntArray = NDArray[np.int64]
 
-# Drawn at once: large enough for numpy, small enough to stop soon after enough codes are found.
-_DRAW: Final = 50_000
-# Boxes are split on while fewer drawn codes than this are feasible, up to this many boxes (a second's work).
-_ENOUGH: Final = 0.02
+# Drawn at once: few enough that the columns of a draw take 40 MB.
+_DRAW: Final = 250_000
+# Drawn to estimate the share of codes that keep the limits.
+_TEST: Final = 20_000
+# The whole space is drawn from while at least this share keeps the limits; narrowing stops at this share, or with so
+# many blocks or boxes (about a second's work).
+_ENOUGH: Final = 0.25
+_MOST_BLOCKS: Final = 400_000
 _MOST_BOXES: Final = 16_384
-# With no more codes than this in all boxes, they are listed instead of drawn.
+# With no more codes than this left they are listed instead of drawn; or than a multiple of what is wanted, since
+# drawing the last few of a set takes long. Times the share above it is more than one, so that where fewer codes are
+# feasible than wanted they are listed.
 _LIST: Final = 400_000
+_LIST_TIMES: Final = 8
+# A latency function is asked about so many codes for each one wanted before the search for more is given up, and about
+# so many before the search for a first one is. Counts, not seconds: a run that is resumed has to draw the same codes.
+_ASKED_TIMES: Final = 4
+_ASKED_IN_VAIN: Final = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Inclusive limits on a code; None where there is none. ``depth`` counts convolutions on the main path."""
+class _Source(Protocol):
+    """Codes within the bounds, drawn uniformly; ``share`` of what it draws from keeps them."""
 
-    min_macs: int | None = None
-    max_macs: int | None = None
-    min_params: int | None = None
-    max_params: int | None = None
-    max_depth: int | None = None
+    share: float
 
-    def __post_init__(self) -> None:
-        for name in ("macs", "params"):
-            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if (high is not None and high < 1) or (low is not None and high is not None and low > high):
-                raise BudgetError(f"No code has from {low or 0} to {high} {name}.")
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Those of ``n`` codes drawn that keep the bounds: keys [m] that tell them apart and places [m, d]."""
+        ...
 
-    @property
-    def upper(self) -> Limits:
-        """The upper limits alone."""
-        return replace(self, min_macs=None, min_params=None)
-
-    @property
-    def lower(self) -> Limits:
-        """The lower limits alone."""
-        return Limits(min_macs=self.min_macs, min_params=self.min_params)
-
-    def hold(self, space: Space, codes: IntArray) -> tuple[NDArray[np.bool_], IntArray, IntArray, IntArray]:
-        """Which of the codes [n, d] are inside, and all their MACs, params and activations, each [n]."""
-        costs = cost_array(space, codes)
-        inside = np.ones(len(codes), dtype=bool)
-        for values, low, high in ((costs.macs, self.min_macs, self.max_macs),
-                                  (costs.params, self.min_params, self.max_params)):
-            if low is not None:
-                inside &= values >= low
-            if high is not None:
-                inside &= values <= high
-        if self.max_depth is not None and inside.any():
-            inside[inside] = depth_array(space, codes[inside]) <= self.max_depth
-        return inside, *costs
-
-
-@dataclass(frozen=True, eq=False)
-class _Boxes:
-    """b boxes of codes: the least and the greatest place on each axis, both inclusive, each [b, d]."""
-
-    low: IntArray
-    high: IntArray
-
-    def __len__(self) -> int:
-        return len(self.low)
-
-    @property
-    def sizes(self) -> NDArray[np.float64]:
-        """The number of codes of each box [b]; floats, since a space may hold 10^12."""
-        return np.asarray((self.high - self.low + 1).astype(np.float64).prod(axis=1))
-
-    def keep(self, which: NDArray[np.bool_]) -> _Boxes:
-        return _Boxes(self.low[which], self.high[which])
+    def every(self) -> Iterator[IntArray] | None:
+        """The places [m, d] of every code within the bounds, in parts; None when they are too many to be listed."""
+        ...
 
 
 def draw_candidates(
@@ -96,115 +72,208 @@ def draw_candidates(
     """Up to ``n`` distinct codes drawn uniformly among those of the space within the limits.
 
     None when there are none: proven, unless ``max_draws`` ran out first. Fewer than ``n`` when there are no more, or
-    when ``max_draws`` ran out.
+    when ``max_draws`` ran out. The set's ``maximal`` is judged in the space under the upper limits.
 
     Args:
         space: Where to draw.
-        limits: What a code has to keep.
+        limits: What a code has to keep. A latency table is one more cost and costs no more than the others. A latency
+            function is asked about every code that keeps the rest, up to 4 for each one wanted.
         n: How many distinct codes to gather.
         rng: A seed or a numpy generator.
-        max_draws: When to give up; about 2,000,000 codes are drawn a second.
+        max_draws: When to give up; some million codes are drawn a second.
+
+    Raises:
+        BudgetError: The latency table lacks a block of the space, or the latency function failed.
+
+    Example:
+        >>> space = Space.of("mobilenetv2")
+        >>> found = draw_candidates(space, Limits(max_macs=80_000_000), 100, 0)  # a share of 3 in a million
+        >>> len(found), int(found.macs.max()) <= 80_000_000
+        (100, True)
     """
     generator = np.random.default_rng(rng)
-    boxes = _reachable(space, limits, _whole(space))
-    found: tuple[IntArray, ...] | None = None
-    left = max_draws
-    while len(boxes):
-        if boxes.sizes.sum() <= _LIST:
-            return _candidates(space, _listed(space, limits, boxes), n, generator)
-        codes = _drawn(space, boxes, min(_DRAW, left), generator)
-        left -= len(codes)
-        inside, *costs = limits.hold(space, codes)
-        fresh = (codes[inside], *(c[inside] for c in costs))
-        found = fresh if found is None else tuple(np.concatenate(pair) for pair in zip(found, fresh, strict=True))
-        keep = first_of_each(found[0])
-        found = tuple(part[keep] for part in found)
-        if len(keep) >= n or left <= 0:
-            return _candidates(space, tuple(part[:n] for part in found), n, generator)
-        if inside.mean() < _ENOUGH and len(boxes) < _MOST_BOXES:
-            boxes = _split(space, limits, boxes)
-    return None
+    chain = limits.chain(space)
+    bounds = limits.bounds(chain)
+    least, most = chain.extremes()
+    if (least > bounds.high).any() or (most < bounds.low).any():
+        return None
+    source = _source(chain, bounds, n, generator)
+    if source is None:
+        return None
+    pool = _Pool(source, space, generator, max_draws)
+    if limits.function is None:
+        pool.grow(n)
+        chosen = pool.places[:n]
+        return _candidates(chain, limits, chosen, None) if len(chosen) else None
+    places, ms = _within_latency(pool, limits, n)
+    return _candidates(chain, limits, places, ms) if len(places) else None
+
+
+def _within_latency(pool: _Pool, limits: Limits, n: int) -> tuple[IntArray, NDArray[np.float64]]:
+    """The first ``n`` codes of a pool that keep a latency function's limit: their places and milliseconds."""
+    places, times, asked, wanted = [], [], 0, min(n, _ASKED_IN_VAIN)
+    while True:
+        pool.grow(wanted)
+        fresh = pool.places[asked:wanted].astype(np.int64)
+        asked += len(fresh)
+        if len(fresh):
+            inside, ms = limits.keeps_latency(pool.space, pool.space.rows(fresh))
+            places.append(fresh[inside])
+            times.append(ms[inside])
+        found = sum(map(len, places))
+        most = max(_ASKED_TIMES * n, _ASKED_IN_VAIN)
+        if found >= n or not len(fresh) or asked >= (most if found else _ASKED_IN_VAIN):
+            break
+        share = max(found / asked, 1 / most)
+        wanted = min(asked + min(max(int(1.1 * (n - found) / share), 64), 4 * asked), most)
+    d = len(pool.space.axes)
+    return np.concatenate([np.empty((0, d), dtype=np.int64), *places])[:n], np.concatenate([np.empty(0), *times])[:n]
 
 
 def _candidates(
-    space: Space, found: tuple[IntArray, ...], n: int, generator: np.random.Generator
-) -> CandidateSet | None:
-    if not len(found[0]):
-        return None
-    if len(found[0]) > n:
-        chosen = generator.choice(len(found[0]), size=n, replace=False)
-        found = tuple(part[chosen] for part in found)
-    codes, macs, params, activations = found
-    return CandidateSet(codes, names=space.entry_names, macs=macs, params=params, activations=activations,
-                        bounds=space.bounds)
+    chain: Chain, limits: Limits, places: IntArray, ms: NDArray[np.float64] | None
+) -> CandidateSet:
+    space = chain.space
+    codes = np.empty(places.shape, dtype=np.int64)
+    costs = np.empty((len(chain.kinds), len(places)), dtype=np.int64)
+    for start in range(0, len(places), _DRAW):
+        part = slice(start, start + _DRAW)
+        rows = places[part].astype(np.int64)
+        codes[part], costs[:, part] = space.rows(rows), chain.costs(rows)
+    codes.flags.writeable = False  # so that the set takes them as they are
+    if limits.table is not None:
+        ms = costs[-1] / NS_PER_MS
+    return CandidateSet(codes, names=space.entry_names, macs=costs[0], params=costs[1], activations=costs[2],
+                        latency=ms, bounds=space.bounds, growth=GrowthInSpace(space, limits))
 
 
-def _whole(space: Space) -> _Boxes:
-    """The space as boxes in which costs grow with every entry.
+class _Pool:
+    """Distinct codes in the order in which they were drawn: any first n of them are uniform."""
 
-    It is one box, but for a ResNet-50 whose first width may be below the stem's: a block exactly as wide as the stem
-    needs no projection, so it costs less than a narrower one.
-    """
-    low = np.zeros((1, len(space.axes)), dtype=np.int64)
-    high = np.array([[len(axis) - 1 for axis in space.axes]])
-    narrower = sum(width < space.stem_width for width in space.widths[0])
-    if not narrower or narrower == len(space.widths[0]) or space.template.bottlenecks == ():
-        return _Boxes(low, high)
-    below, rest = high.copy(), low.copy()
-    below[0, 0], rest[0, 0] = narrower - 1, narrower
-    return _Boxes(np.concatenate([low, rest]), np.concatenate([below, high]))
+    def __init__(self, source: _Source, space: Space, rng: np.random.Generator, max_draws: int) -> None:
+        self.source, self.space, self.rng, self.left = source, space, rng, max_draws
+        # Places in as few bytes as they need: a million int64 codes of 18 entries would take 144 MB.
+        self._type = np.min_scalar_type(max(len(axis) for axis in space.axes))
+        self.places = np.empty((0, len(space.axes)), dtype=self._type)
+        self._keys: IntArray = np.empty(0, dtype=np.int64)
+        every = source.every()
+        if every is not None:
+            self.places = np.concatenate([self.places, *(places.astype(self._type) for places in every)])
+            self.places = self.places[rng.permutation(len(self.places))]
+            self.left = 0
 
+    def grow(self, n: int) -> None:
+        """Draw until there are ``n`` codes, or no more draws."""
+        while len(self.places) < n and self.left > 0:
+            wanted = min(int(1.05 * (n - len(self.places)) / max(self.source.share, 1e-4)) + 1000, self.left)
+            self.left -= wanted
+            parts = []
+            while wanted > 0:
+                keys, places = self.source.draw(min(_DRAW, wanted), self.rng)
+                parts.append((keys, places.astype(self._type)))
+                wanted -= _DRAW
+            self._add(np.concatenate([k for k, _ in parts]), np.concatenate([p for _, p in parts]))
 
-def _reachable(space: Space, limits: Limits, boxes: _Boxes) -> _Boxes:
-    """The boxes that may hold a code within the limits."""
-    least = limits.upper.hold(space, space.rows(boxes.low))[0]
-    most = limits.lower.hold(space, space.rows(boxes.high))[0]
-    return boxes.keep(least & most)
-
-
-def _split(space: Space, limits: Limits, boxes: _Boxes) -> _Boxes:
-    """The boxes with the larger half of them (at least 64) cut in two where it changes the cost most."""
-    order = np.argsort(-boxes.sizes, kind="stable")
-    cut = order[: max(64, len(boxes) // 2)]
-    cut = cut[boxes.sizes[cut] > 1]
-    low, high = boxes.low[cut], boxes.high[cut]
-    d = low.shape[1]
-    # Each axis alone at its greatest place, the others at their least: [b * d, d].
-    raised = np.repeat(low, d, axis=0)
-    axis = np.tile(np.arange(d), len(cut))
-    raised[np.arange(len(raised)), axis] = high.ravel()
-    base, more = cost_array(space, space.rows(low)), cost_array(space, space.rows(raised))
-    gain = sum(np.log(b.reshape(-1, d) / a[:, None]) for a, b in zip(base[:2], more[:2], strict=True))
-    gain = np.where(high > low, gain + 1e-9, -1.0)
-    at = np.argmax(gain, axis=1)
-    each = np.arange(len(cut))
-    middle = (low[each, at] + high[each, at]) // 2
-    below, above = high.copy(), low.copy()
-    below[each, at], above[each, at] = middle, middle + 1
-    kept = np.ones(len(boxes), dtype=bool)
-    kept[cut] = False
-    halves = _reachable(space, limits, _Boxes(np.concatenate([low, above]), np.concatenate([below, high])))
-    rest = boxes.keep(kept)
-    return _Boxes(np.concatenate([rest.low, halves.low]), np.concatenate([rest.high, halves.high]))
+    def _add(self, keys: IntArray, places: IntArray) -> None:
+        _, first = np.unique(keys, return_index=True)
+        first.sort()
+        if len(self._keys):
+            at = np.searchsorted(self._keys, keys[first]).clip(max=len(self._keys) - 1)
+            first = first[self._keys[at] != keys[first]]
+        self.places = np.concatenate([self.places, places[first]])
+        self._keys = np.sort(np.concatenate([self._keys, keys[first]]))
 
 
-def _drawn(space: Space, boxes: _Boxes, n: int, generator: np.random.Generator) -> IntArray:
-    """``n`` codes [n, d] drawn uniformly from the union of the boxes, which do not overlap."""
-    sizes = boxes.sizes
-    which = generator.choice(len(boxes), size=n, p=sizes / sizes.sum())
-    return space.rows(generator.integers(boxes.low[which], boxes.high[which] + 1))
+def _source(chain: Chain, bounds: Bounds, n: int, rng: np.random.Generator) -> _Source | None:
+    """Where to draw ``n`` codes from; None when no code keeps the bounds."""
+    parts = _Boxed(chain, bounds, box.whole(chain.space), max(_LIST, _LIST_TIMES * n))
+    parts.share = len(parts.draw(_TEST, rng)[0]) / _TEST
+    if chain.space.size <= _LIST or parts.share >= _ENOUGH:
+        return parts
+    cut = cut_of(chain)
+    if cut is not None and len(bounds.limited):
+        return _halved(Halves(chain, bounds.limited, bounds, cut), bounds, n, rng)
+    return _boxed(chain, bounds, n, rng)
 
 
-def _listed(space: Space, limits: Limits, boxes: _Boxes) -> tuple[IntArray, ...]:
-    """All codes of the boxes that keep the limits, with their costs."""
-    sizes = boxes.sizes.astype(np.int64)
-    which = np.repeat(np.arange(len(boxes)), sizes)
-    left = np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    places = np.empty((len(which), boxes.low.shape[1]), dtype=np.int64)
-    for j in range(places.shape[1]):
-        width = (boxes.high[:, j] - boxes.low[:, j] + 1)[which]
-        places[:, j] = boxes.low[which, j] + left % width
-        left //= width
-    codes = space.rows(places)
-    inside, *costs = limits.hold(space, codes)
-    return (codes[inside], *(c[inside] for c in costs))
+# -- by halves ------------------------------------------------------------------------------------------------
+
+
+class _Halved:
+    def __init__(self, halves: Halves, bounds: Bounds, blocks: Blocks, most: float) -> None:
+        self.halves, self.blocks, self.most, self.share = halves, blocks, most, 1.0
+        self.bounds = Bounds(bounds.low[halves.kinds], bounds.high[halves.kinds])
+        self.sizes = halves.sizes(blocks)
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        numbers = self._kept(*self.halves.drawn(self.blocks, self.sizes, n, rng))
+        return numbers, self.halves.places(numbers)
+
+    def every(self) -> Iterator[IntArray] | None:
+        total = self.sizes.sum()
+        return None if total > self.most else (
+            self.halves.places(self._kept(*self.halves.listed(self.blocks, a, a + _DRAW)))
+            for a in range(0, int(total), _DRAW)
+        )
+
+    def _kept(self, numbers: IntArray, costs: IntArray) -> IntArray:
+        return numbers[self.bounds.hold(costs)]
+
+
+def _halved(halves: Halves, bounds: Bounds, n: int, rng: np.random.Generator) -> _Source | None:
+    """Blocks that hold all feasible codes, split until many of their codes are feasible, or few are left."""
+    blocks, sure = halves.possible(bounds, halves.whole())
+    stuck = np.zeros(len(blocks), dtype=bool)
+    while len(blocks):
+        source = _Halved(halves, bounds, blocks, max(_LIST, _LIST_TIMES * n))
+        if source.sizes.sum() <= _LIST:
+            return source
+        source.share = len(source.draw(_TEST, rng)[0]) / _TEST
+        open_ = np.flatnonzero(~sure & ~stuck)
+        if source.share >= _ENOUGH or not len(open_) or len(blocks) > _MOST_BLOCKS:
+            return source
+        order = open_[np.argsort(-source.sizes[open_], kind="stable")]
+        weight = np.cumsum(source.sizes[order])
+        cut = order[: int(np.searchsorted(weight, 0.9 * weight[-1])) + 1][: _MOST_BLOCKS // 4]
+        kept = np.ones(len(blocks), dtype=bool)
+        kept[cut] = False
+        children, small = halves.split(blocks.keep(cut))
+        children, inside = halves.possible(bounds, children)
+        blocks = blocks.keep(kept).join(small).join(children)
+        stuck = np.concatenate([stuck[kept], np.ones(len(small), dtype=bool), np.zeros(len(children), dtype=bool)])
+        sure = np.concatenate([sure[kept], np.zeros(len(small), dtype=bool), inside])
+    return None
+
+
+# -- by boxes -------------------------------------------------------------------------------------------------
+
+
+class _Boxed:
+    def __init__(self, chain: Chain, bounds: Bounds, boxes: box.Boxes, most: float) -> None:
+        self.chain, self.bounds, self.boxes, self.most, self.share = chain, bounds, boxes, most, 1.0
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        return self._kept(box.drawn(self.boxes, n, rng))
+
+    def every(self) -> Iterator[IntArray] | None:
+        total = self.boxes.sizes.sum()
+        return None if total > self.most else (
+            self._kept(box.listed(self.boxes, a, a + _DRAW))[1] for a in range(0, int(total), _DRAW)
+        )
+
+    def _kept(self, places: IntArray) -> tuple[IntArray, IntArray]:
+        places = places[self.bounds.hold(self.chain.costs(places))]
+        return row_keys(places).view(np.int64), places
+
+
+def _boxed(chain: Chain, bounds: Bounds, n: int, rng: np.random.Generator) -> _Source | None:
+    boxes = box.reachable(chain, bounds, box.whole(chain.space))
+    while len(boxes):
+        source = _Boxed(chain, bounds, boxes, max(_LIST, _LIST_TIMES * n))
+        if boxes.sizes.sum() <= _LIST:
+            return source
+        source.share = len(source.draw(_TEST, rng)[0]) / _TEST
+        if source.share >= _ENOUGH or len(boxes) > _MOST_BOXES:
+            return source
+        boxes = box.split(chain, bounds, boxes)
+    return None

@@ -12,16 +12,30 @@ from bsszoo.codes.cost import Cost
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Hard limits on a code: ``min_macs <= MACs <= macs`` [multiply-adds], and params when given."""
+    """Hard limits on a code: ``min_macs <= MACs <= macs`` [multiply-adds], and the others where given.
+
+    ``params`` and ``activations`` [elements] are counts; ``latency_ms`` is in ms, as the run's latency model tells it.
+    """
 
     macs: int
     min_macs: int = 0
     params: int | None = None
+    activations: int | None = None
+    latency_ms: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; activations and latency only where they are limited."""
+        more = {"activations": self.activations, "latency_ms": self.latency_ms}
+        return {"macs": self.macs, "min_macs": self.min_macs, "params": self.params,
+                **{name: value for name, value in more.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One evaluated code. ``score`` is None and ``error`` says why when the evaluation failed."""
+    """One evaluated code. ``score`` is None and ``error`` says why when the evaluation failed.
+
+    ``trace`` holds the last lines of a failed evaluation's traceback.
+    """
 
     number: int
     code: Code
@@ -31,6 +45,7 @@ class TrialRow:
     seconds: float
     batch: int
     error: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +105,7 @@ class CompressResult:
         return {
             "family": self.family,
             "reference": self.reference,
-            "budget": {"macs": self.budget.macs, "min_macs": self.budget.min_macs, "params": self.budget.params},
+            "budget": self.budget.to_dict(),
             "best": _network(self.best),
             "networks": [_network(n) for n in self.networks],
             "evaluator": {"name": self.evaluator.name, "measures": self.evaluator.measures,

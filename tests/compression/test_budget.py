@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsszoo.compression.budget import parse_amount
-from bsszoo.errors import BudgetError
+from bsszoo.codes import Space
+from bsszoo.codes.chain import space_shapes
+from bsszoo.compression.budget import latency_limit, latency_limit_of, parse_amount
+from bsszoo.errors import BudgetError, UnknownNameError
+from bsszoo.search import LatencyFunction, LatencyTable
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,57 @@ def test_what_is_no_amount_is_named(text):
 @given(st.integers(1, 10**13))
 def test_plain_numbers_stay(n):
     assert parse_amount(str(n), of=1, what="--flops") == n
+
+
+def _table():
+    space = Space.of("resnet18").replace(C2=[32], C3=[32], C4=[64], C5=[128], L2=[1], L3=[1], L4=[1], L5=[1])
+    return LatencyTable(dict.fromkeys(space_shapes(space), 2.0))
+
+
+def test_a_latency_table_is_a_value_a_mapping_or_a_file(tmp_path):
+    _table().save(tmp_path / "t.csv")
+    marks = set()
+    for table in (_table(), dict(_table().blocks), tmp_path / "t.csv", str(tmp_path / "t.csv")):
+        limit = latency_limit("12.5 ms", table, None)
+        assert limit.most == 12.5
+        marks.add(limit.settings["latency_source"])
+    assert len(marks) == 1
+    again = latency_limit_of(limit.settings)
+    assert again.model.digest() == _table().digest()
+    assert latency_limit_of({"macs": 3}) is None
+
+
+def test_a_latency_model_is_a_function_or_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "predicted.py").write_text(
+        "from bsszoo.search import LatencyFunction\n"
+        "def ms(code):\n    return code.depths[0] * 0.5\n"
+        "fast = LatencyFunction(lambda codes: codes[:, 0] * 1.0, arrays=True)\n"
+    )
+    space = Space.of("resnet18")
+    rows = space.sample(3, 0)
+    by_name = latency_limit(None, None, "predicted:ms")
+    assert by_name.most is None
+    assert by_name.model.latencies(space, rows).tolist() == [0.5 * row[4] for row in rows]
+    assert latency_limit(3, None, "predicted:fast").model.latencies(space, rows).tolist() == rows[:, 0].tolist()
+    by_function = latency_limit(3, None, lambda code: code.depths[0]).model
+    assert by_function.latencies(space, rows).tolist() == rows[:, 4].tolist()
+    same = LatencyFunction(len)
+    assert latency_limit(3, None, same).model is same
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        latency_limit(3, None, "predicted:mss")
+    with pytest.raises(UnknownNameError, match="The latency model is MODULE:FUNCTION"):
+        latency_limit(3, None, "predicted")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((3, None, None), "--latency-table FILE or"), ((3, {}, len), "both given"),
+        (("fast", None, len), "such as 12.5"),
+        ((0, None, len), "above 0"), ((True, None, len), "above 0"), ((3, None, 7), "latency is 7"),
+    ],
+)
+def test_what_tells_no_latency_is_refused(arguments, words):
+    with pytest.raises(BudgetError, match=words):
+        latency_limit(*arguments)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from bsszoo.codes import FAMILIES, Code, code_cost, depth
+from bsszoo.codes.chain import space_shapes
 from bsszoo.codes.scaling import uniform_code
-from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, make_plan
+from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, budget_space, make_plan
 from bsszoo.errors import BudgetError
 from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.search import LatencyFunction, LatencyTable
 from bsszoo.search.result import Budget
 
 
@@ -86,9 +88,9 @@ def test_a_limit_on_parameters_that_needs_fewer_macs_gives_up_the_lower_limit_on
 @pytest.mark.parametrize(
     ("macs", "params", "words"),
     [
-        (1_000_000, None, ["at most 1.00M MACs", "7.64M (7636476)"]),
+        (1_000_000, None, ["at most 1.00M MACs", "binds", "least is 7.64M MACs (7636476)", "Raise --flops to 7636476"]),
         (10**12, None, ["above the largest MobileNetV2 code", "2.45B (2454315648)"]),
-        (130_000_000, 1_000_000, ["at most 1.00M parameters", "1.44M (1444384)"]),
+        (130_000_000, 1_000_000, ["at most 1.00M parameters", "(1444384)", "Raise --params to 1444384"]),
     ],
 )
 def test_unreachable_budgets_name_the_limit_and_the_nearest_figure(macs, params, words):
@@ -124,3 +126,60 @@ def test_structural_scores_are_standardised_and_equal_one_by_one():
     z = (terms - np.array(judge.mean)) / np.array(judge.std)
     np.testing.assert_allclose(z.sum(axis=1), scores[:300])
     assert "not an accuracy" in (judge.info.caution or "")
+
+
+def _timed(**more):
+    """A plan under four limits at once, and the table that its latencies come from."""
+    space = budget_space(_original("mobilenetv2"), 130_000_000)
+    rng = np.random.default_rng(0)
+    table = LatencyTable({shape: 0.1 + rng.random() for shape in space_shapes(space)})
+    budget = Budget(130_000_000, 117_000_000, 2_500_000, 4_000_000, **more)
+    return table, make_plan(_original("mobilenetv2"), budget, caps=Caps(), seed=0, candidates=300, latency=table)
+
+
+def test_macs_params_activations_and_latency_are_kept_at_once():
+    table, plan = _timed(latency_ms=14.0)
+    for i in range(0, 300, 7):
+        code = plan.space.code(plan.candidates.codes[i])
+        cost = code_cost(code)
+        assert 117_000_000 <= cost.macs <= 130_000_000
+        assert cost.params <= 2_500_000
+        assert cost.activations <= 4_000_000
+        assert table.of(code) == plan.candidates.latency[i] <= 14.0
+    assert any("activations, beyond the limit of 4.00M" in note for note in plan.notes)
+
+
+def test_a_latency_that_is_not_limited_is_a_column_only():
+    _, plan = _timed()
+    assert plan.candidates.latency.max() > 14.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "latency", "words"),
+    [
+        ({"activations": 1_000_000}, None, ["at most 1.00M activations", "Raise --activations to 1380428"]),
+        ({"latency_ms": 5.0}, lambda code: 1.0 * sum(code.depths), ["gives at most 5 ms", "Raise --max-latency"]),
+        ({"latency_ms": 0.5}, "table", ["at most 0.5 ms", "binds", "Raise --max-latency to"]),
+        ({"latency_ms": 9.0}, "other", ["lacks", "the first one"]),
+    ],
+)
+def test_limits_on_activations_and_latency_that_nothing_keeps_are_named(budget, latency, words):
+    space = budget_space(_original("mobilenetv2"), 130_000_000)
+    shapes = space_shapes(space)
+    known = {"table": LatencyTable(dict.fromkeys(shapes, 0.3)), "other": LatencyTable(dict.fromkeys(shapes[:9], 0.3))}
+    model = known[latency] if isinstance(latency, str) else latency and LatencyFunction(latency)
+    with pytest.raises(BudgetError) as error:
+        make_plan(_original("mobilenetv2"), Budget(130_000_000, 117_000_000, **budget), caps=Caps(), seed=0,
+                  candidates=50, latency=model)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_limits_that_contradict_each_other_name_the_nearest_code_for_each():
+    with pytest.raises(BudgetError) as error:
+        make_plan(_original("mobilenetv2"), Budget(130_000_000, 117_000_000, None, 2_500_000),
+                  caps=Caps(params=(2.0, 3.0)), seed=0, strict=True)
+    text = str(error.value)
+    assert "inside the caps asked for has at most 130.0M MACs" in text
+    assert "at most 2.50M activations" in text
+    assert "The limit of at least 4.42M parameters binds." in text
+    assert "Loosen --params-cap, or raise --flops to" in text

@@ -49,3 +49,11 @@ def test_the_set_cannot_be_changed():
     found = CandidateSet(np.array([[1, 2]]))
     with pytest.raises(ValueError, match="read-only"):
         found.codes[0, 0] = 5
+
+
+def test_costs_in_another_unit_are_kept_and_unknown_ones_refused():
+    codes = np.array([[1], [2], [3]])
+    np.testing.assert_array_equal(CandidateSet(codes, macs=np.array([0.5, 1.25, 2.0])).macs, [0.5, 1.25, 2.0])
+    assert CandidateSet(codes, macs=np.array([5.0, 6.0, 7.0])).macs.dtype == np.int64
+    with pytest.raises(SpaceError, match="finite"):
+        CandidateSet(codes, macs=np.array([1.0, np.nan, 2.0]))

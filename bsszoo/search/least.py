@@ -1,0 +1,236 @@
+"""The code of a space that has the least of one cost within limits on the others.
+
+Costs are sums over a chain of stages, so the code with the least of any weighted sum of them is found stage by stage.
+
+    one limit       exactly: of the partial codes that end with one width only those matter that no other one undercuts
+                    in both costs at once, some hundreds
+    more limits     weights w >= 0 on them: min over codes of  cost + sum_k w_k (cost_k - limit_k)  is at most what any
+                    code within the limits costs (Lagrange). The largest such bound and the best code met on the way
+                    are close together, seldom equal.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsszoo.codes.chain import Chain
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+# Weights tried at once, those kept of them, and how far from them the next ones are, in powers of e.
+_WEIGHTS: Final = 64
+_KEPT: Final = 8
+_SPREAD: Final = (4.0, 0.93)
+# Codes from which neighbours are tried, and how many steps are taken.
+_BEAM: Final = 48
+_STEPS: Final = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Least:
+    """``places`` [1, d] of the best code met, None without one; no code within the limits costs less than ``bound``."""
+
+    places: IntArray | None
+    bound: float
+
+
+def least(
+    chain: Chain, kind: int, sign: int, low: IntArray, high: IntArray, end: float, stop: float = -np.inf
+) -> Least:
+    """The least of ``sign`` x one kind among the codes whose sums of all kinds lie between ``low`` and ``high``.
+
+    Args:
+        chain: The space's terms.
+        kind: The row of the chain that shall be least, or with ``sign`` -1 most.
+        sign: 1 or -1.
+        low, high: Limits [kinds]; beyond 2^61 there is none.
+        end: When to be content with what was found, as ``time.perf_counter`` tells it.
+        stop: A code with so little is good enough.
+    """
+    lower = [(k, -1, -low[k]) for k in range(len(low)) if low[k] > -(2**61)]
+    upper = [(k, 1, high[k]) for k in range(len(high)) if high[k] < 2**61]
+    # Where the cost grows with the others, limits that hold it down as well seldom matter: first without them.
+    against = lower if sign > 0 else upper
+    if len(against) <= 1:
+        try:
+            places = _with_one_limit(chain, [(kind, sign, 2**62), *against], end)
+        except TimeoutError:
+            return _with_weights(chain, kind, sign, lower + upper, time.perf_counter() + 0.2, stop)
+        if places is None:
+            return Least(None, np.inf)
+        costs = chain.costs(places)
+        if ((costs[:, 0] >= low) & (costs[:, 0] <= high)).all():
+            return Least(places, float(sign * costs[kind, 0]))
+    return _with_weights(chain, kind, sign, lower + upper, end, stop)
+
+
+# -- one limit ------------------------------------------------------------------------------------------------
+
+
+def _with_one_limit(chain: Chain, rows: list[tuple[int, int, int]], end: float) -> IntArray | None:
+    """The places [1, d] of the code with the least of the first row, (kind, sign, limit), within the second, if any.
+
+    A ``TimeoutError`` where it takes longer than to ``end``: widths in steps of one channel have too many codes.
+    """
+    kinds, signs, top = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    terms = [term[kinds] * signs[:, None, None, None, None] for term in chain.terms]
+    # The least that the stages after i add, for each width of stage i.
+    left = [np.zeros((len(kinds), terms[-1].shape[2]), dtype=np.int64)]
+    for term in reversed(terms[1:]):
+        left.append((term.min(axis=(3, 4)) + left[-1][:, None, :]).min(axis=2))
+    left.reverse()
+
+    known: list[list[IntArray]] = []  # of each stage and width: signed sums [m, k]
+    origin: list[list[IntArray]] = []  # and (width before, its row, place of depth and third) [m, 3]
+    for i, term in enumerate(terms):
+        k, before, widths, _, _ = term.shape
+        own = term.reshape(k, before, widths, -1)
+        known.append([])
+        origin.append([])
+        for c in range(widths):
+            sums, froms = [], []
+            for p in range(before):
+                if time.perf_counter() > end:
+                    raise TimeoutError
+                prior = known[i - 1][p] if i else np.zeros((1, k), dtype=np.int64)
+                added = (prior[:, None, :] + own[:, p, c].T[None, :, :]).reshape(-1, k)
+                fits = np.flatnonzero((added + left[i][:, c] <= top).all(axis=1))
+                fits = fits[_not_undercut(added[fits])]
+                prior_row, cell = np.divmod(fits, own.shape[3])
+                sums.append(added[fits])
+                froms.append(np.stack([np.full(len(fits), p), prior_row, cell], axis=1))
+            together = np.concatenate(sums)
+            keep = _not_undercut(together)
+            known[i].append(together[keep])
+            origin[i].append(np.concatenate(froms)[keep])
+    ends = [int(rows[:, 0].min()) if len(rows) else 2**62 for rows in known[-1]]
+    width = int(np.argmin(ends))
+    if ends[width] == 2**62:
+        return None
+    row = int(known[-1][width][:, 0].argmin())
+    cells: list[tuple[int, int]] = []
+    for i in range(len(terms) - 1, -1, -1):
+        previous, previous_row, own_cell = (int(v) for v in origin[i][width][row])
+        cells.append((width, own_cell))
+        width, row = previous, previous_row
+    return _places(chain, np.array([cells[::-1]]))
+
+
+def _not_undercut(sums: IntArray) -> IntArray:
+    """The rows of ``sums`` [n, 1 or 2] that no other one undercuts or equals in all kinds."""
+    if len(sums) < 2:
+        return np.arange(len(sums))
+    order = np.lexsort(sums.T[::-1])
+    if sums.shape[1] == 1:
+        return order[:1]
+    second = sums[order, 1]
+    lowest = np.minimum.accumulate(second)
+    return np.asarray(order[np.concatenate([[True], second[1:] < lowest[:-1]])])
+
+
+# -- several limits -------------------------------------------------------------------------------------------
+
+
+def _with_weights(
+    chain: Chain, kind: int, sign: int, rows: list[tuple[int, int, int]], end: float, stop: float
+) -> Least:
+    kinds, signs, top = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    unit = np.maximum(np.abs(top), 1).astype(np.float64)
+    lowest, most = (side[kind] for side in chain.extremes())
+    size = max(abs(float(lowest)), abs(float(most)), 1.0)
+    # Everything in shares of its limit, so that weights near 1 count a per cent of each alike.
+    terms = [np.concatenate([sign * term[kind][None] / size,
+                             term[kinds] * (signs / unit)[:, None, None, None, None]]) for term in chain.terms]
+    rng = np.random.default_rng(0)
+    best, best_value, bound = None, np.inf, -np.inf
+    centres, spread = np.zeros((1, len(rows))), _SPREAD[0]
+    start, middle = time.perf_counter(), 0.5 * (time.perf_counter() + end)
+    met: list[IntArray] = []
+
+    def look(places: IntArray, weights: FloatArray) -> FloatArray:
+        """Note the best code within the limits; the merit of each: its cost and what it breaks, weighted."""
+        nonlocal best, best_value
+        costs = chain.costs(places)
+        broken = np.maximum(costs[kinds].T * signs - top, 0) / unit
+        values = np.where(broken.any(axis=1), np.inf, sign * costs[kind])
+        if values.min() < best_value:
+            at = int(values.argmin())
+            best, best_value = places[at:at + 1], float(values[at])
+        return np.asarray(sign * costs[kind] / size + broken @ weights)
+
+    while spread > 0.01 and (time.perf_counter() < middle or not met) and best_value > stop:
+        near = centres[rng.integers(len(centres), size=_WEIGHTS)]
+        logs = near + spread * rng.standard_normal(near.shape)
+        # Most limits do not matter for the best code: their weights shall get to nothing.
+        logs[rng.random(logs.shape) < 0.1] = -30.0
+        sums, places = _least_weighted(chain, terms, np.concatenate([np.ones((_WEIGHTS, 1)), np.exp(logs)], axis=1))
+        bounds = (sums - (np.exp(logs) * (top / unit)).sum(axis=1)) * size
+        bound = max(bound, float(bounds.max()))
+        look(places, np.exp(logs[0]))
+        met.append(places[np.argsort(-bounds)[:_KEPT]])
+        centres = np.concatenate([logs[np.argsort(-bounds)[:_KEPT]], centres[:2]])
+        spread *= _SPREAD[1]
+    # From the codes of the best weights on to better neighbours; what breaks a limit costs more than it can gain.
+    weights = 1.0 + 4.0 * np.exp(centres[0])
+    beam = np.concatenate(met[-6:])
+    for _ in range(_STEPS):
+        if best_value <= stop or (time.perf_counter() > end and best is not None) or (
+                time.perf_counter() > end + (end - start)):
+            break
+        tried = np.unique(np.concatenate([beam, _neighbours(chain, beam)]), axis=0)
+        merit = look(tried, weights)
+        after = tried[np.argsort(merit, kind="stable")[:_BEAM]]
+        if after.shape == beam.shape and (after == beam).all():
+            break
+        beam = after
+    # The bound is a sum of floats: a millionth of its size is left for their rounding, and costs are whole numbers.
+    return Least(best, min(float(np.ceil(bound - 1e-9 * size)), best_value))
+
+
+def _neighbours(chain: Chain, places: IntArray) -> IntArray:
+    """All codes that differ from one of these [b, d] in one entry."""
+    out = []
+    for j, axis in enumerate(chain.space.axes):
+        each = np.repeat(places, len(axis), axis=0)
+        each[:, j] = np.tile(np.arange(len(axis)), len(places))
+        out.append(each)
+    return np.concatenate(out)
+
+
+def _least_weighted(chain: Chain, terms: list[FloatArray], weights: FloatArray) -> tuple[FloatArray, IntArray]:
+    """For each of b weightings [b, k] the least weighted sum over all codes [b] and the places of its code [b, d]."""
+    b = len(weights)
+    ends, picks, froms = np.zeros((b, 1)), [], []
+    for term in terms:
+        k, before, widths = term.shape[:3]
+        own = (weights @ term.reshape(k, -1)).reshape(b, before, widths, -1)
+        picks.append(own.argmin(axis=3))
+        total = ends[:, :, None] + own.min(axis=3)
+        froms.append(total.argmin(axis=1))
+        ends = total.min(axis=1)
+    each = np.arange(b)
+    width = ends.argmin(axis=1)
+    cells = np.zeros((b, len(terms), 2), dtype=np.int64)
+    for i in range(len(terms) - 1, -1, -1):
+        before_width = froms[i][each, width]
+        cells[:, i, 0], cells[:, i, 1] = width, picks[i][each, before_width, width]
+        width = before_width
+    return ends.min(axis=1), _places(chain, cells)
+
+
+def _places(chain: Chain, cells: IntArray) -> IntArray:
+    """Places [b, d] of codes given as (width, place of depth and third) of each stage, [b, stages, 2]."""
+    stages = len(chain.terms)
+    out = np.zeros((len(cells), len(chain.space.axes)), dtype=np.int64)
+    for i, term in enumerate(chain.terms):
+        out[:, i] = cells[:, i, 0]
+        out[:, stages + i], third = np.divmod(cells[:, i, 1], term.shape[4])
+        if chain.space.thirds:
+            out[:, 2 * stages + i] = third
+    return out
