@@ -28,8 +28,8 @@ def _truth(params):
     return float(np.log(values) @ [1.0, 2.0, 0.2, 0.1, 1.5])
 
 
-def _study(candidates, *, seed=0, storage=None, direction="maximize", name="s", batch=8):
-    sampler = AutoBSSSampler(candidates, batch_size=batch, seed=seed, clusters=64)
+def _study(candidates, *, seed=0, storage=None, direction="maximize", name="s", batch=8, mode="paper"):
+    sampler = AutoBSSSampler(candidates, mode=mode, batch_size=batch, seed=seed, clusters=64)
     return optuna.create_study(storage=storage, study_name=name, sampler=sampler, direction=direction,
                                load_if_exists=True)
 

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from scipy.spatial.distance import cdist, pdist
 
 from bsszoo.search import AutoBSSSampler, CandidateSet
-from bsszoo.search import sampler as steps
+from bsszoo.search import paper_mode as steps
 from bsszoo.search.acquisition import expected_improvement
 from bsszoo.search.clustering import representatives
 from bsszoo.search.gp import posterior, sigma_rule, standardise
@@ -26,7 +26,7 @@ GRID = CandidateSet(np.array([[a, b] for a in range(40) for b in range(40)]))
 
 
 def _study(candidates, *, seed=0, clusters=64):
-    sampler = AutoBSSSampler(candidates, batch_size=BATCH, seed=seed, clusters=clusters)
+    sampler = AutoBSSSampler(candidates, mode="paper", batch_size=BATCH, seed=seed, clusters=clusters)
     return optuna.create_study(direction="maximize", sampler=sampler)
 
 

@@ -1,0 +1,176 @@
+"""The default search: a Gaussian process with fitted length scales, and expected improvement over all feasible codes.
+
+    first codes: dispersed -> surrogate.fit_kernel -> shortlist.shortlist -> EI, pending results expected -> code
+
+It differs from the paper's search (``paper_mode``) in what docs/comparison.md shows to pay: the model sees costs beside
+entries and learns its length scales, and every candidate is judged instead of 256 centres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from bsszoo.search.acquisition import expected_improvement
+from bsszoo.search.candidates import CandidateSet
+from bsszoo.search.clustering import farthest, representatives
+from bsszoo.search.features import Features
+from bsszoo.search.history import History
+from bsszoo.search.shortlist import shortlist
+from bsszoo.search.surrogate import JITTER, Given, Kernel, condition, fit_kernel
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+# Results lower than so many times the distance of the lower quartile below the median are raised to it.
+_REACH: Final = 3.0
+# First codes are chosen among so many candidates, drawn from all.
+_FIRST_FROM: Final = 20_000
+# Most results that the kernel's parameters are fitted to; the process itself is conditioned on all.
+_FIT_MOST: Final = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What the finished results teach: the process of standardised results, (y - centre) / spread."""
+
+    given: Given
+    centre: float
+    spread: float
+
+
+class DefaultMode:
+    """Dispersed codes first; then the candidate with the largest expected improvement, pending codes accounted for.
+
+    Args:
+        candidates: The codes to choose from.
+        batch_size: Codes in the first iteration.
+        seed: Seed of every random choice.
+    """
+
+    def __init__(self, candidates: CandidateSet, *, batch_size: int, seed: int) -> None:
+        self.candidates, self.batch_size, self.seed = candidates, batch_size, seed
+        self.features = Features(candidates)
+        self._first: IntArray | None = None
+        self._fitted: tuple[object, Kernel] | None = None
+        self._memo: tuple[object, Model] | None = None
+
+    def suggest(self, history: History, free: NDArray[np.bool_]) -> int:
+        """The row of the next code, given what the study holds and which rows [n] may still be suggested."""
+        held = len(history.numbers)
+        if held < self.batch_size:
+            first = self._first_rows()
+            if free[first].any():
+                return int(first[free[first]][0])
+        rng = np.random.default_rng([self.seed, *b"gain", held, int(history.done.sum())])
+        if history.done.sum() < 2:
+            # Nothing to model yet (the first iteration failed or still runs): the code farthest from all others.
+            rows = np.flatnonzero(free)
+            rows = rows if len(rows) <= _FIRST_FROM else np.sort(rng.choice(rows, _FIRST_FROM, replace=False))
+            used = self.features.of_codes(history.codes, history.rows)
+            return int(rows[farthest(self.features.of_rows(rows), used)])
+        given = self.model(history).given
+        pending = self.features.of_codes(history.codes[history.running], history.rows[history.running])
+        rows = shortlist(given, self.features, free, rng)
+        gain = pending_improvement(given, pending, self.features.of_rows(rows), rng)
+        return int(rows[np.argmax(gain)])
+
+    def model(self, history: History) -> Model:
+        """The process given the finished results, remembered for as long as no further result comes in."""
+        done = history.done
+        numbers, y = history.numbers[done], history.values[done]
+        codes = history.codes[done]
+        key = (numbers.tobytes(), codes.tobytes(), y.tobytes())
+        kept = self._memo  # read once: another thread may be asking for another study
+        if kept is None or kept[0] != key:
+            Z = self.features.of_codes(codes, history.rows[done])
+            Y, centre, spread = standardise_results(y)
+            kept = key, Model(condition(self._kernel(Z, y), Z, Y), centre, spread)
+            self._memo = kept
+        return kept[1]
+
+    def _kernel(self, Z: FloatArray, y: FloatArray) -> Kernel:
+        """The kernel fitted to the first m results, where m follows n in steps that grow with n."""
+        n = len(y)
+        m = n - n % max(1, 2 ** (n.bit_length() - 6))
+        key = (Z[:m].tobytes(), y[:m].tobytes())
+        kept = self._fitted
+        if kept is None or kept[0] != key:
+            some = np.linspace(0, m - 1, min(m, _FIT_MOST)).astype(np.int64)
+            kept = key, fit_kernel(Z[some], standardise_results(y[some])[0])
+            self._fitted = kept
+        return kept[1]
+
+    def _first_rows(self) -> IntArray:
+        """Dispersed candidates, costs included: k-means centres' nearest ones."""
+        if self._first is None:
+            rng = np.random.default_rng([self.seed, *b"first"])
+            n = len(self.candidates)
+            rows = np.arange(n) if n <= _FIRST_FROM else np.sort(rng.choice(n, _FIRST_FROM, replace=False))
+            self._first = rows[representatives(self.features.of_rows(rows), self.batch_size, rng)]
+        return self._first
+
+
+def standardise_results(y: FloatArray) -> tuple[FloatArray, float, float]:
+    """Results of mean 0 and standard deviation 1, the mean and the deviation; zeros where all are equal.
+
+    Results far below the rest are raised to ``median - 3 (median - lower quartile)`` first: how bad a bad code is says
+    little of the good ones, and a few collapsed networks would set the scale for all others.
+    """
+    unit = float(np.abs(y).max())  # sums and squares of very large or very small results stay numbers
+    if not unit > 0:
+        return np.zeros_like(y), 0.0, 1.0
+    y = y / unit
+    median, quartile = np.quantile(y, [0.5, 0.25])
+    if quartile < median:
+        y = np.maximum(y, median - _REACH * (median - quartile))
+    centre, spread = float(y.mean()), float(y.std())
+    if not spread > 1e-12:
+        return np.zeros_like(y), centre * unit, 1.0
+    return (y - centre) / spread, centre * unit, spread * unit
+
+
+def pending_improvement(
+    given: Given, pending: FloatArray, Zq: FloatArray, rng: np.random.Generator, *, draws: int = 0
+) -> FloatArray:
+    """Expected improvement at rows of Zq, in expectation over the results of pending codes: equation (3).
+
+    With ``draws = 0`` every pending result is taken for its own expectation, the believer of kriging; averaging over
+    draws of it was no better wherever we measured (docs/comparison), so that is what the default search does.
+
+    Noise makes the best observed result too high a bar, so tau is the largest posterior mean among the evaluated and
+    pending codes. With the factor L of the kernel matrix of evaluated and pending codes and V = L^-1 k, a draw of the
+    pending results with standard normal innovations e moves every mean by V_pending^T e, and the variance, which no
+    result changes, falls by V^2: one factorisation serves all draws.
+
+    Args:
+        given: The process given the finished results.
+        pending: Features of codes whose results are unknown [u, d]; with u = 0 this is equation (2).
+        Zq: Features of codes to judge [q, d].
+        rng: Source of the draws.
+        draws: Number of draws s; 0 for the expectation alone.
+
+    Returns an array [q].
+    """
+    V = solve_triangular(given.chol, given.kernel(given.Z, Zq), lower=True, check_finite=False)  # [n, q]
+    half = solve_triangular(given.chol, given.Y, lower=True, check_finite=False)  # [n]
+    mean, bar = half @ V, given.at_evaluated
+    var = given.kernel.diagonal(Zq) - (V * V).sum(axis=0)
+    if not len(pending):
+        return expected_improvement(mean, np.maximum(var, 1e-12), float(bar.max()))
+    B = solve_triangular(given.chol, given.kernel(given.Z, pending), lower=True, check_finite=False)  # [n, u]
+    cov = given.kernel(pending, pending) - B.T @ B
+    noisy = cov + (given.kernel.noise + JITTER) * np.eye(len(pending))
+    chol = np.linalg.cholesky(noisy)
+    # Posterior covariance of the evaluated and the pending codes: k (K + noise)^-1 noise.
+    evaluated = given.kernel.noise * solve_triangular(given.chol, B, lower=True, trans="T", check_finite=False)
+    U = solve_triangular(chol, given.kernel(pending, Zq) - B.T @ V, lower=True, check_finite=False)  # [u, q]
+    U_seen = solve_triangular(chol, np.concatenate([evaluated.T, cov], axis=1), lower=True)  # [u, n + u]
+    var = np.maximum(var - (U * U).sum(axis=0), 1e-12)
+    innovations = rng.standard_normal((draws, len(pending))) if draws else np.zeros((1, len(pending)))  # [s, u]
+    tau = (np.concatenate([bar, half @ B]) + innovations @ U_seen).max(axis=1)  # [s]
+    return np.asarray(expected_improvement(mean + innovations @ U, var, tau[:, None]).mean(axis=0))

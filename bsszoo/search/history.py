@@ -1,0 +1,142 @@
+"""What a study tells its sampler: the codes it holds, their results, and those whose worker was lost.
+
+A trial's code stands in its parameters or, from the moment it is chosen, in a system attribute that one write sets as a
+whole: other processes then see the code before Optuna has written its parameters one by one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+
+from bsszoo.search.candidates import CandidateSet
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+CodeTuple = tuple[int, ...]
+
+#: System attribute with the code [d] that the sampler chose for a trial.
+CHOSEN: Final = "bsszoo:code"
+#: User attribute of a trial that was given up without a result: ``LOST``, ``RETURNED`` or ``SURPLUS``.
+DROPPED: Final = "bsszoo:dropped"
+#: Its worker died; the code is evaluated again, once.
+LOST: Final = "worker lost"
+#: Its worker was told to stop and gave the code back; it is evaluated again.
+RETURNED: Final = "given back"
+#: It was asked for when enough others were; the code is free again.
+SURPLUS: Final = "not needed"
+#: User attribute with what an evaluation gave, set as a whole before the trial is told.
+RESULT: Final = "bsszoo:result"
+
+
+def code_of(trial: FrozenTrial, names: Sequence[str]) -> CodeTuple | None:
+    """A trial's code: its parameters, else the code chosen or enqueued for it; None while there is no whole one."""
+    for params in (trial.params, trial.system_attrs.get("fixed_params", {})):
+        if _whole(params, names):
+            return tuple(int(params[n]) for n in names)
+    chosen = trial.system_attrs.get(CHOSEN)
+    # A study that was begun with other entries shows codes that are none of these.
+    if chosen is None or len(chosen) != len(names) or not trial.params.keys() <= set(names):
+        return None
+    return tuple(int(v) for v in chosen)
+
+
+def _whole(params: Mapping[str, Any], names: Sequence[str]) -> bool:
+    return all(n in params for n in names)
+
+
+def dropped(trial: FrozenTrial) -> str | None:
+    """Why a trial was given up, or None. One that was completed or holds a result was not, whatever was written later.
+
+    The write of the attribute decides, not the state: a process may be killed between the two. A result that came in
+    just as the trial was ended without it is not kept by Optuna, so that trial counts as given up after all.
+    """
+    why = trial.user_attrs.get(DROPPED)
+    result = trial.user_attrs.get(RESULT)
+    late = trial.state == TrialState.FAIL and result is not None and result.get("value") is not None
+    if why is None or trial.state == TrialState.COMPLETE or (result is not None and not late):
+        return None
+    return str(why)
+
+
+def holders(trials: Sequence[FrozenTrial], names: Sequence[str]) -> list[tuple[FrozenTrial, CodeTuple]]:
+    """The trials that hold a code, with it, in the order given: what a search counts, and the rows of its result.
+
+    Trials that were given up hold none, but for the last one of a code that took two workers with it: that code is
+    given up as a failed one. Nor does a failed trial whose code was asked for again.
+    """
+    coded = [(t, code, dropped(t)) for t in trials if (code := code_of(t, names)) is not None]
+    last = {code: t.number for t, code, why in coded if why is None}
+    gone = Counter(code for _, code, why in coded if why == LOST)
+    last_lost = {code: t.number for t, code, why in coded if why == LOST and gone[code] > 1 and code not in last}
+    return [
+        (t, code) for t, code, why in coded
+        if (why is None and (t.state != TrialState.FAIL or last[code] == t.number))
+        or last_lost.get(code) == t.number
+    ]
+
+
+def codes_due(trials: Sequence[FrozenTrial], names: Sequence[str]) -> list[CodeTuple]:
+    """Codes of given-up trials that are to be evaluated again, the first one given up first."""
+    held = {code for _, code in holders(trials, names)}
+    again = (code_of(t, names) for t in trials if dropped(t) in (LOST, RETURNED))
+    return [code for code in dict.fromkeys(again) if code is not None and code not in held]
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The codes that a study holds, by trial number, for maximisation.
+
+    A code is held when a trial has it, whatever became of that trial, but for surplus trials and for the codes of lost
+    workers that may be evaluated again.
+    """
+
+    codes: IntArray  # held [h, d]
+    numbers: IntArray  # their trials' numbers [h], rising
+    values: FloatArray  # their results, larger is better; nan where there is none [h]
+    running: NDArray[np.bool_]  # [h]
+    rows: IntArray  # their rows among the candidates, -1 for codes outside [h]
+    due: IntArray  # rows of codes to be evaluated again, the first lost one first
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Which held codes have a finite result [h]."""
+        return np.isfinite(self.values)
+
+
+def read_history(
+    trials: Sequence[FrozenTrial], candidates: CandidateSet, *, maximise: bool, without: int | None = None
+) -> History:
+    """The history of a study's trials.
+
+    Args:
+        trials: All trials of the study, by number.
+        candidates: The set that gives the entries' names and the rows.
+        maximise: Whether larger values are better; else they change their sign.
+        without: The number of a trial to leave out: the one that is being asked for.
+    """
+    others = [t for t in trials if t.number != without]
+    held = holders(others, candidates.names)
+    sign = 1.0 if maximise else -1.0
+    values = [
+        sign * t.value if t.state == TrialState.COMPLETE and t.value is not None and np.isfinite(t.value) else np.nan
+        for t, _ in held
+    ]
+    # Only a trial that still holds its code is being evaluated; one given up twice ended as a failed one.
+    running = [t.state in (TrialState.RUNNING, TrialState.WAITING) and dropped(t) is None for t, _ in held]
+    codes = np.array([code for _, code in held], dtype=np.int64).reshape(len(held), len(candidates.names))
+    due = [row for code in codes_due(others, candidates.names) if (row := candidates.row(code)) is not None]
+    return History(
+        codes=codes,
+        numbers=np.array([t.number for t, _ in held], dtype=np.int64),
+        values=np.array(values, dtype=np.float64),
+        running=np.array(running, dtype=np.bool_),
+        rows=candidates.rows(codes),
+        due=np.array(due, dtype=np.int64),
+    )

@@ -1,0 +1,119 @@
+"""The default mode's model against explicit formulas, finite differences and conditioning afresh."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+
+from bsszoo.search import surrogate
+from bsszoo.search.acquisition import expected_improvement
+from bsszoo.search.default_mode import pending_improvement
+from bsszoo.search.surrogate import Kernel, condition, fit_kernel
+
+
+def _codes(n, d, seed=0):
+    X = np.random.default_rng(seed).integers(0, 5, size=(n, d)).astype(float)
+    X[:, -1] = np.random.default_rng(seed + 1).normal(size=n)  # a cost: all values differ
+    return X
+
+
+def _some_kernel(d, seed=0):
+    rng = np.random.default_rng(seed)
+    return Kernel(rng.uniform(0.5, 3, d), rng.uniform(0.5, 3, d), v_ard=0.4, v_add=0.7, v_lin=0.3, noise=0.1)
+
+
+def _by_hand(kernel, x, z):
+    def m(r):
+        return (1 + np.sqrt(5) * r + 5 * r**2 / 3) * np.exp(-np.sqrt(5) * r)
+
+    d = len(x)
+    joint = m(np.sqrt(sum(((x[j] - z[j]) / kernel.joint_scale[j]) ** 2 for j in range(d))))
+    additive = sum(m(abs(x[j] - z[j]) / kernel.additive_scale[j]) for j in range(d)) / d
+    return kernel.v_ard * joint + kernel.v_add * additive + kernel.v_lin * sum(x * z) / d
+
+
+def test_the_kernel_is_the_sum_of_its_three_parts():
+    A, B, kernel = _codes(7, 4), _codes(9, 4, seed=3), _some_kernel(4)
+    expected = np.array([[_by_hand(kernel, a, b) for b in B] for a in A])
+    np.testing.assert_allclose(kernel(A, B), expected, rtol=1e-9)
+    np.testing.assert_allclose(kernel.diagonal(A), [_by_hand(kernel, a, a) for a in A], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 2), (40, 6), (20, 30)])
+def test_the_gradient_of_the_density_is_its_slope(n, d):
+    Z = _codes(n, d)
+    Y = np.random.default_rng(1).normal(size=n)
+    median, width = surrogate._prior(d)
+    density = surrogate._Density(Z, Y, median, width)
+    theta = median + 0.4 * np.random.default_rng(2).normal(size=len(median))
+    error = check_grad(lambda t: density(t)[0], lambda t: density(t)[1], theta)
+    assert error < 1e-4 * np.abs(density(theta)[1]).max()
+
+
+def test_the_density_is_that_of_the_results_and_the_prior():
+    Z, d = _codes(15, 3), 3
+    Y = np.random.default_rng(1).normal(size=15)
+    median, width = surrogate._prior(d)
+    density = surrogate._Density(Z, Y, median, width)
+    theta = median + 0.3
+    K = surrogate._kernel(theta, d)(Z, Z) + (np.exp(theta[-1]) + surrogate.JITTER) * np.eye(15)
+    results = 0.5 * Y @ np.linalg.solve(K, Y) + 0.5 * np.linalg.slogdet(K)[1]
+    by_hand = results + 0.5 * (((theta - median) / width) ** 2).sum()
+    assert density(theta)[0] == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_fitting_finds_which_entries_matter_and_the_noise():
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(120, 4))
+    Y = np.sin(2 * Z[:, 0]) + Z[:, 1] + 0.3 * rng.normal(size=120)
+    Y = (Y - Y.mean()) / Y.std()
+    kernel = fit_kernel(Z, Y)
+    assert np.sqrt(kernel.noise) * 1.25 == pytest.approx(0.3, abs=0.1)  # Y was divided by its deviation of about 1.25
+    given = condition(kernel, Z, Y)
+    fresh = rng.normal(size=(300, 4))
+    truth = np.sin(2 * fresh[:, 0]) + fresh[:, 1]
+    assert np.corrcoef(given.mean(fresh), truth)[0, 1] > 0.95
+
+
+def test_no_results_give_the_prior():
+    kernel = fit_kernel(np.zeros((0, 3)), np.zeros(0))
+    assert kernel.v_add == pytest.approx(surrogate._VARIANCES[1])
+
+
+def test_the_posterior_is_the_conditional_of_the_joint_gaussian():
+    Z, Zq, kernel = _codes(20, 4), _codes(6, 4, seed=5), _some_kernel(4)
+    Y = np.random.default_rng(3).normal(size=20)
+    K = kernel(Z, Z) + (kernel.noise + surrogate.JITTER) * np.eye(20)
+    k = kernel(Z, Zq)
+    mean, cov = k.T @ np.linalg.solve(K, Y), kernel(Zq, Zq) - k.T @ np.linalg.solve(K, k)
+    given = condition(kernel, Z, Y)
+    np.testing.assert_allclose(given.mean(Zq), mean, atol=1e-9)
+    np.testing.assert_allclose(given.mean_var(Zq)[1], np.diag(cov), atol=1e-9)
+    np.testing.assert_allclose(given.mean_cov(Zq)[1], cov, atol=1e-9)
+    np.testing.assert_allclose(given.at_evaluated, given.mean(Z), atol=1e-9)
+
+
+@pytest.mark.parametrize("u", [1, 5])
+def test_improvement_over_pending_results_is_its_expectation_when_each_result_is_drawn_and_learned(u):
+    Z, Zq, pending, kernel = _codes(18, 4), _codes(5, 4, seed=5), _codes(u, 4, seed=9), _some_kernel(4)
+    Y = np.random.default_rng(3).normal(size=18)
+    given = condition(kernel, Z, Y)
+    rng = np.random.default_rng(7)
+    mean, cov = given.mean_cov(pending)
+    seen = np.concatenate([Z, pending])
+    draws = []
+    for _ in range(3000):
+        y = rng.multivariate_normal(mean, cov + kernel.noise * np.eye(u))
+        learned = condition(kernel, seen, np.concatenate([Y, y]))
+        draws.append(expected_improvement(*learned.mean_var(Zq), learned.mean(seen).max()))
+    expected, error = np.mean(draws, axis=0), np.std(draws, axis=0) / np.sqrt(len(draws))
+    found = pending_improvement(given, pending, Zq, np.random.default_rng(0), draws=20_000)
+    assert (np.abs(found - expected) < 5 * error + 1e-4).all()
+
+
+def test_without_pending_codes_it_is_expected_improvement():
+    Z, Zq, kernel = _codes(18, 4), _codes(5, 4, seed=5), _some_kernel(4)
+    given = condition(kernel, Z, np.random.default_rng(3).normal(size=18))
+    found = pending_improvement(given, np.zeros((0, 4)), Zq, np.random.default_rng(0))
+    np.testing.assert_allclose(found, expected_improvement(*given.mean_var(Zq), given.mean(Z).max()), atol=1e-12)
