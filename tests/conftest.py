@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Derandomised: a run on a slow shared machine fails for the same reasons as any other run, or not at all.
@@ -7,3 +8,15 @@ settings.register_profile(
     "bsszoo", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("bsszoo")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A running server; skipped where its programs or its driver are not installed."""
+    postgres_server = pytest.importorskip("postgres_server", reason="needs a POSIX system")
+    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed: pip install 'psycopg[binary]'")
+    if postgres_server.programs() is None:
+        pytest.skip("PostgreSQL's server is not installed: apt-get install postgresql")
+    server = postgres_server.PostgresServer()
+    yield server
+    server.remove()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bsszoo.compression.plan import Caps, Plan
     from bsszoo.search.evaluator import Evaluator
     from bsszoo.search.result import Budget, CompressResult, TrialRow
+    from bsszoo.search.sampler import Mode
 
 # On a terminal the bar moves; into a file a line is written after this many seconds at the earliest.
 _LINE_SECONDS = 10.0
@@ -38,6 +39,26 @@ def compress_command(
     params: Annotated[
         str | None, typer.Option(metavar="N", show_default=False, help="Most parameters, e.g. 2.5M or 70%.")
     ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(metavar="N", show_default=False,
+                     help="Most activations (elements of the outputs of all convolutions), e.g. 5M or 60%."),
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(metavar="MS", show_default=False,
+                     help="Most milliseconds of a code, as --latency-table or --latency-model tells them."),
+    ] = None,
+    latency_table: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", show_default=False,
+                     help="Milliseconds of each block, JSON or CSV; a code's latency is their sum."),
+    ] = None,
+    latency_model: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", show_default=False,
+                     help="Your Python function of a bsszoo.Code that returns its milliseconds."),
+    ] = None,
     evaluator: Annotated[
         str,
         typer.Option(metavar="structural|MODULE:FUNCTION",
@@ -45,7 +66,7 @@ def compress_command(
                      "MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is better."),
     ] = "structural",
     trials: Annotated[int, typer.Option(metavar="N", help="Codes to evaluate.")] = 64,
-    batch: Annotated[int, typer.Option(metavar="N", help="Codes suggested at a time.")] = 16,
+    batch: Annotated[int, typer.Option(metavar="N", help="Codes of the dispersed first iteration.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
     out: Annotated[
         Path | None,
@@ -54,8 +75,30 @@ def compress_command(
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(metavar="URL", show_default="an SQLite file in DIR", help="Optuna storage of the study."),
+        typer.Option(metavar="URL", show_default="an SQLite file in DIR",
+                     help="Where the trials are kept: postgresql://user@host/database, sqlite:///file.db, "
+                     "journal:///shared/file.log or grpc://host:port."),
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default=False,
+                     help="Share the search of this name in --storage with other machines that run the same command."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Processes on this machine, each of which evaluates one code at a time.")
+    ] = 1,
+    grace: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Without a sign of life for so long a worker is taken for dead, and its "
+                     "code is evaluated again."),
+    ] = 60.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Evaluate the codes again that failed in an earlier run.")
+    ] = False,
+    search: Annotated[
+        str,
+        typer.Option(metavar="default|paper", help="default: our search; paper: the one of AutoBSS's appendix A.1."),
+    ] = "default",
     slack: Annotated[
         float, typer.Option(metavar="SHARE", help="Share of the budget that a code may leave unused.")
     ] = 0.1,
@@ -107,8 +150,11 @@ def compress_command(
     try:
         with watcher:
             result = compress(
-                network, flops=flops, params=params, evaluator=evaluator, trials=trials, batch=batch, seed=seed,
-                out=out, storage=storage, slack=slack, scale=scale, caps=caps, latency=latency, watcher=watcher,
+                network, flops=flops, params=params, activations=activations, max_latency=max_latency,
+                latency_table=latency_table, latency_model=latency_model, evaluator=evaluator, trials=trials,
+                batch=batch, seed=seed, out=out, storage=storage, study=study, workers=workers, grace=grace,
+                retry=retry_failed, search=_mode(search), slack=slack, scale=scale, caps=caps, latency=latency,
+                watcher=watcher,
             )
     except KeyboardInterrupt:
         if watcher.folder is not None:
@@ -133,6 +179,15 @@ def _say_next(result: CompressResult, watcher: _ProgressWatcher) -> None:
     folder = watcher.folder
     if folder is not None:
         show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")
+
+
+def _mode(search: str) -> Mode:
+    from bsszoo.errors import SettingsError
+
+    modes: dict[str, Mode] = {"default": "default", "paper": "paper"}
+    if search not in modes:
+        raise SettingsError(f"--search is {search!r}; it takes default or paper.")
+    return modes[search]
 
 
 def _caps(evaluator: str, depth: str | None, stage_depth: str | None, params: str | None) -> Caps | None:
@@ -201,6 +256,8 @@ class _ProgressWatcher:
         from bsszoo.report.figures import both_macs, human
 
         limit = f", params at most {human(budget.params)}" if budget.params else ""
+        limit += f", activations at most {human(budget.activations)}" if budget.activations else ""
+        limit += f", latency at most {budget.latency_ms:g} ms" if budget.latency_ms else ""
         self._say(f"Compressing {reference}", f"Budget: {both_macs(budget.macs)}{limit}", "Drawing candidates ...")
 
     def _say(self, *lines: str) -> None:
@@ -264,6 +321,11 @@ class _ProgressWatcher:
             best = f"{self._describe()}  {self._best.code}" if self._best else "none yet"
             self.console.print(f"{self.done}/{self.trials} trials, {best}, about {left:.0f} s left", markup=False,
                                soft_wrap=True)
+
+    def waiting(self, trials: int) -> None:
+        """Say that other machines are still at work."""
+        self.console.print(f"Waiting for {trials} {'trial' if trials == 1 else 'trials'} of other workers; their codes "
+                           "are evaluated here if they die ...", markup=False)
 
     def judging(self, control: str) -> None:
         """Say that a control is being judged, which takes as long as a trial."""

@@ -6,7 +6,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,29 @@ SETTINGS, CONTROLS, RESULT, TRIALS, REPORT = (
     "settings.json", "controls.json", "result.json", "trials.csv", "report.html"
 )
 _LOCK, _STUDY = ".lock", "study.db"
+
+
+class FolderInUseError(SettingsError):
+    """Another process is running a search in a folder."""
+
+
+@contextmanager
+def first_free_folder(path: Path) -> Iterator[Path]:
+    """Hold the folder, or, where other processes run in it, the first free one of ``path_2``, ``path_3``, ..
+
+    Raises:
+        SettingsError: As ``run_folder``.
+    """
+    with ExitStack() as stack:
+        for i in range(1, 1000):
+            folder = path if i == 1 else path.with_name(f"{path.name}_{i}")
+            try:
+                stack.enter_context(run_folder(folder))
+            except FolderInUseError:
+                continue
+            yield folder
+            return
+    raise FolderInUseError(f"{path} and 998 folders beside it are in use. Give another with --out.")
 
 
 @contextmanager
@@ -43,7 +66,7 @@ def run_folder(path: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise SettingsError(f"Another process is running a search in {path}. Wait for it, or give another "
+        raise FolderInUseError(f"Another process is running a search in {path}. Wait for it, or give another "
                             "--out.") from None
     try:
         yield
@@ -59,12 +82,16 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     earlier = read_json(file)
     if earlier is None:
         raise SettingsError(f"{file} cannot be read. Remove {path}, or give another --out.")
-    keys = list(dict.fromkeys([*earlier, *settings]))
-    differ = [f"{k} was {earlier.get(k)!r} and now is {settings.get(k)!r}" for k in keys
-              if earlier.get(k) != settings.get(k)]
-    if differ:
-        raise SettingsError(f"{path} holds a search with other settings: {'; '.join(differ)}. Give the same "
-                            "settings to resume it, or another --out to start a new one.")
+    if differ := differences(earlier, settings):
+        raise SettingsError(f"{path} holds a search with other settings: {differ}. Give the same settings to resume "
+                            "it, or another --out to start a new one.")
+
+
+def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What differs between two runs' settings, in words; empty when nothing does."""
+    keys = dict.fromkeys([*earlier, *settings])
+    return "; ".join(f"{k} was {earlier.get(k)!r} and now is {settings.get(k)!r}" for k in keys
+                     if earlier.get(k) != settings.get(k))
 
 
 def check_trials(path: Path, trials: int) -> None:
@@ -110,9 +137,9 @@ def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["number", "batch", "state", "score", "macs", "two_x_macs", "params", "activations", "seconds",
-                     "code", "error"])
+                     "code", "error", "trace"])
     for t in trials:
         score = "" if t.score is None else repr(t.score)
         writer.writerow([t.number, t.batch, t.state, score, t.cost.macs, t.cost.macs2, t.cost.params,
-                         t.cost.activations, t.seconds, t.code, t.error or ""])
+                         t.cost.activations, t.seconds, t.code, t.error or "", t.trace or ""])
     write_whole(path / TRIALS, out.getvalue())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
-from bsszoo.compression.budget import parse_amount, plausible
+from bsszoo.compression.budget import latency_limit, parse_amount, plausible
 from bsszoo.compression.closing import found_rows, judge_controls, with_earlier, with_latencies
 from bsszoo.compression.diverse import diverse
 from bsszoo.compression.folder import (
@@ -22,19 +24,25 @@ from bsszoo.compression.folder import (
     SETTINGS,
     check_settings,
     check_trials,
+    first_free_folder,
     read_json,
     run_folder,
     write_json,
     write_result,
 )
 from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, Plan, make_plan
-from bsszoo.compression.storage import open_study, shown
+from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls, shown
 from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.report.figures import human
 from bsszoo.search.evaluator import Evaluator, as_evaluator, digest, load_evaluator
+from bsszoo.search.insight import insight_of_rows
+from bsszoo.search.latency import LatencyModel, LatencyTable
 from bsszoo.search.result import Budget, CompressResult, TrialRow
-from bsszoo.search.study import SearchPlan, run_search, trial_rows
+from bsszoo.search.sampler import Mode
+from bsszoo.search.storages import first_line
+from bsszoo.search.study import SearchPlan, retry_failed, run_search, trial_rows
+from bsszoo.search.workers import run_workers
 from bsszoo.zoo.entry import resolve_code
 
 #: Trials of one search and of one batch: the paper's four iterations of sixteen.
@@ -58,6 +66,10 @@ class Watcher(Protocol):
         """One more trial is finished."""
         ...
 
+    def waiting(self, trials: int) -> None:
+        """Nothing is left to ask for; so many trials are still evaluated by other machines."""
+        ...
+
     def judging(self, control: str) -> None:
         """A control, ``original`` or ``uniform``, is about to be judged."""
         ...
@@ -75,6 +87,8 @@ class _Silent:
 
     def finished(self, trial: TrialRow) -> None: ...
 
+    def waiting(self, trials: int) -> None: ...
+
     def judging(self, control: str) -> None: ...
 
     def measuring(self, networks: int) -> None: ...
@@ -85,12 +99,21 @@ def compress(
     *,
     flops: str | float,
     params: str | float | None = None,
+    activations: str | float | None = None,
+    max_latency: str | float | None = None,
+    latency_table: str | Path | Mapping[Any, float] | LatencyTable | None = None,
+    latency_model: str | Callable[[Code], Any] | LatencyModel | None = None,
     evaluator: str | Callable[[Code], Any] = "structural",
     trials: int = TRIALS,
     batch: int = BATCH,
     seed: int = 0,
     out: str | Path | None = None,
     storage: str | None = None,
+    study: str | None = None,
+    workers: int = 1,
+    grace: float = 60.0,
+    retry: bool = False,
+    search: Mode = "default",
     slack: float = 0.1,
     scale: float | None = None,
     caps: Caps | None = None,
@@ -107,12 +130,22 @@ def compress(
         flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs show): ``"130M"``,
             ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's own.
         params: Most parameters, likewise.
+        activations: Most activations, elements of the outputs of all convolutions, likewise.
+        max_latency: Most milliseconds, as one of the following two tells them before anything is built.
+        latency_table: Milliseconds of each block: a ``bsszoo.search.LatencyTable``, a mapping, or a JSON or CSV file.
+        latency_model: ``"module:function"``, a function ``(Code) -> ms``, or a ``bsszoo.search.LatencyFunction``.
         evaluator: ``"structural"``, ``"module:function"``, or a function ``(Code) -> float``; higher is better.
         trials: Codes to evaluate.
-        batch: Codes suggested at a time; the first batch is dispersed over the candidates.
+        batch: Codes of the first iteration, which are dispersed over the candidates.
         seed: Seed of everything random; the same settings give the same codes.
         out: Folder of the run, by default ``bsszoo-runs/`` and the settings' name.
-        storage: Optuna storage URL, by default an SQLite file in the folder.
+        storage: Storage URL, by default an SQLite file in the folder: any of Optuna's, ``journal:///path`` or
+            ``grpc://host:port``.
+        study: Name of a study in the storage that several machines share, each by the same call.
+        workers: Processes on this machine, each of which evaluates one code at a time.
+        grace: Seconds without a sign of life after which a worker is taken for dead and its code is evaluated again.
+        retry: Evaluate the codes again that failed in an earlier run.
+        search: ``"default"``, our search, or ``"paper"``, the one of AutoBSS's appendix A.1.
         slack: Share of the budget that a code may leave unused: candidates have at least (1 - slack) x ``flops``.
         scale: Scale of the grid of widths, by default what meets the budget.
         caps: How far candidates may go from the uniformly rescaled network; by default the structural score's own
@@ -129,12 +162,19 @@ def compress(
     start = time.perf_counter()
     watcher = watcher or _Silent()
     _check_counts(trials, batch, seed, slack)
+    if search not in ("default", "paper"):
+        raise SettingsError(f"--search is {search!r}; it takes default or paper.")
+    sharing = Sharing(storage, study, workers, grace)
     reference = resolve_code(network)
     cost = code_cost(reference)
+    within = latency_limit(max_latency, latency_table, latency_model)
     budget = Budget(
         macs=(macs := parse_amount(flops, of=cost.macs, what="--flops")),
         min_macs=int(macs * (1 - slack)),
         params=None if params is None else parse_amount(params, of=cost.params, what="--params"),
+        activations=None if activations is None else parse_amount(activations, of=cost.activations,
+                                                                  what="--activations"),
+        latency_ms=None if within is None else within.most,
     )
     if hint := plausible(macs, flops):
         raise BudgetError(f"--flops is {flops!r}, {macs} multiply-adds.{hint}")
@@ -143,29 +183,42 @@ def compress(
     asked = caps is not None
     caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
     watcher.started(reference, budget)
-    plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale, strict=asked)
+    plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale, strict=asked,
+                     latency=None if within is None else within.model)
     if judge is None:
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
     title = network if isinstance(network, str) and not network.startswith("{") else str(reference)
-    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps, storage)
-    folder = Path(out) if out is not None else Path("bsszoo-runs") / _folder_name(title, budget, judge, seed, settings)
-    with run_folder(folder), _storage_faults(folder):
+    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps, sharing, search)
+    settings |= {} if within is None else within.settings
+    todo = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
+    name = _folder_name(title, budget, judge, seed, settings)
+    with _place(out, name, sharing) as folder, _storage_faults(folder, storage):
         check_settings(folder, settings)
-        search = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
-        study = open_study(storage, search, settings, folder)
+        address, kept = open_study(sharing, search, todo, settings, folder)
         write_json(folder / SETTINGS, settings)
-        earlier = trial_rows(study, search)
+        earlier = trial_rows(kept, todo)
         check_trials(folder, len(earlier))
+        if retry:
+            again = retry_failed(kept, todo)
+            earlier = earlier if not again else [row for row in earlier if row.state == "complete"]
         watcher.planned(plan, judge, folder, earlier)
+        shared_controls(kept, folder)
         controls, notes = judge_controls(plan, judge, folder, watcher.judging)
-        run_search(study, search, watcher.finished)
-        rows = trial_rows(study, search)
+        if study is not None:
+            share_controls(kept, folder)
+        if workers > 1:
+            run_workers(address, todo, watcher.finished, workers=workers, lease=sharing.lease, alone=study is None,
+                        waiting=watcher.waiting)
+        else:
+            run_search(kept, todo, watcher.finished, lease=sharing.lease, waiting=watcher.waiting)
+        rows = trial_rows(kept, todo)
         found = diverse(rows, FOUND)
         if not found:
             cause = next((r.error for r in rows if r.error), "no reason was recorded").rstrip(".")
             raise RunError(f"All {len(rows)} trials failed; the first reason: {cause}. Mend the evaluator "
-                           f"{judge.info.name}; failed trials stay failed, so start again with another --out.")
+                           f"{judge.info.name} and run the same command with --retry-failed, or with another --out "
+                           "if its file changed.")
         failed = sum(r.state == "failed" for r in rows)
         if failed:
             notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")
@@ -180,28 +233,47 @@ def compress(
         # Written before latencies are measured, which may fail on a small machine: the search must not be lost.
         result = with_earlier(result, read_json(folder / RESULT))
         write_result(folder, result)
-        write_report(result, folder / REPORT)
+        insight = insight_of_rows(plan.candidates, rows)
+        write_report(result, folder / REPORT, insight)
         if latency:
             watcher.measuring(len(result.networks))
             networks, how = with_latencies(result.networks)
             result = replace(result, networks=tuple(networks), notes=(*result.notes, how))
             write_result(folder, result)
-            write_report(result, folder / REPORT)
+            write_report(result, folder / REPORT, insight)
     return result
 
 
 @contextmanager
-def _storage_faults(folder: Path) -> Iterator[None]:
+def _place(out: str | Path | None, name: str, sharing: Sharing) -> Iterator[Path]:
+    """The folder of the run, held for as long. Machines that share a study may share a disk too: each has its own."""
+    if out is not None:
+        with run_folder(Path(out)):
+            yield Path(out)
+    elif sharing.study is None:
+        with run_folder(folder := Path("bsszoo-runs") / name):
+            yield folder
+    else:
+        with first_free_folder(Path("bsszoo-runs") / f"{name}_{_plain(platform.node())}") as folder:
+            yield folder
+
+
+@contextmanager
+def _storage_faults(folder: Path, storage: str | None) -> Iterator[None]:
     """A full disk or a lost database as an error in words; what the study holds stays."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (OSError, StorageInternalError, SQLAlchemyError) as error:
-        text = str(error.__cause__ or error).splitlines()[0]
-        raise RunError(f"The run in {folder} cannot be written: {text}. Finished trials are kept; the same command "
-                       "goes on when there is room.") from error
+    except Exception as error:
+        faults: tuple[type[Exception], ...] = (OSError, StorageInternalError, SQLAlchemyError)
+        if "grpc" in sys.modules:  # loaded with the first call of a proxy, if at all
+            faults += (sys.modules["grpc"].RpcError,)
+        if not isinstance(error, faults):
+            raise
+        raise RunError(f"The run in {folder} cannot be written: {first_line(error, storage or '')}. Finished trials "
+                       "are kept; the same command goes on when there is room and the storage answers.") from error
 
 
 def _evaluator(evaluator: object) -> Evaluator | None:
@@ -221,17 +293,19 @@ def _check_counts(trials: int, batch: int, seed: int, slack: float) -> None:
 
 def _settings(
     title: str, reference: Code, budget: Budget, judge: Evaluator, batch: int, seed: int, plan: Plan, caps: Caps,
-    storage: str | None,
+    sharing: Sharing, search: Mode,
 ) -> dict[str, Any]:
     """What makes a run the same run: everything that its codes and scores depend on, but the number of trials."""
     return {
         "network": title, "code": str(reference), "macs": budget.macs, "min_macs": budget.min_macs,
-        "params": budget.params, "evaluator": judge.info.name, "evaluator_source": digest(judge), "batch": batch,
-        "seed": seed, "scale": plan.scale,
+        "params": budget.params, "activations": budget.activations,
+        "evaluator": judge.info.name, "evaluator_source": digest(judge), "batch": batch, "seed": seed,
+        "scale": plan.scale,
         "caps": {"depth": caps.depth, "stage_depth": caps.stage_depth,
                  "params": None if caps.params is None else list(caps.params)},
         "candidates": hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16],
-        "storage": None if storage is None else shown(storage),
+        "search": search, "storage": None if sharing.storage is None else shown(sharing.storage),
+        "study": sharing.study,
     }
 
 
@@ -239,12 +313,15 @@ def _folder_name(title: str, budget: Budget, judge: Evaluator, seed: int, settin
     """A readable name, different for settings that differ, so that trying another budget starts another run."""
     words = [title[:40], human(budget.macs), judge.info.name.replace(":", "."), f"seed{seed}"]
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
-    return "_".join("".join(c if c.isalnum() or c in "._-" else "-" for c in w) for w in (*words, mark))
+    return "_".join(_plain(w) for w in (*words, mark))
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
 
 
 def _versions() -> dict[str, str]:
     """Versions of what a result depends on, read without importing any of it."""
-    import platform
     from importlib.metadata import version
 
     from bsszoo import __version__

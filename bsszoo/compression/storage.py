@@ -1,69 +1,163 @@
-"""The Optuna study of a run, in its own folder or in a storage that others share."""
+"""The Optuna study of a run: in its own folder, in a storage that others use too, or shared by several machines."""
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from bsszoo.compression.folder import default_storage
+from bsszoo.compression.folder import CONTROLS, default_storage, differences, read_json, write_json
 from bsszoo.errors import SettingsError
+from bsszoo.search.leases import Lease
+from bsszoo.search.storages import first_line, open_storage, shown
 from bsszoo.search.study import SearchPlan
+from bsszoo.search.workers import StudyAddress
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
+    from bsszoo.search.sampler import Mode
 
-def open_study(storage: str | None, search: SearchPlan, settings: Mapping[str, Any], folder: Path) -> Study:
-    """The study of a run, new or as an earlier process left it.
+__all__ = ["Sharing", "open_study", "share_controls", "shared_controls", "shown"]
 
-    In the folder's own SQLite file it is named ``bsszoo``, elsewhere after the folder's path, so that runs that share a
-    storage do not share a study.
+_SETTINGS, _CONTROLS, _MARK = "settings", "controls", "folder"
+# Where a folder's study is, and under which name, may differ among the machines that share it.
+_OWN: Final = ("storage", "study")
+# Seconds that a process waits for the one that made a study to write what it is about.
+_NEW_STUDY_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a run is spread: its storage, the name of a study that several machines share, and processes on this one.
 
     Raises:
-        SettingsError: The storage cannot be opened, or holds the study of other settings.
+        SettingsError: A name without a storage, or a number of workers below 1.
+    """
+
+    storage: str | None = None
+    study: str | None = None
+    workers: int = 1
+    grace: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.study is not None and self.storage is None:
+            raise SettingsError(f"--study is {self.study!r} without --storage: machines that share a study need a "
+                                "storage that all of them reach, e.g. --storage postgresql://user@host/database.")
+        if self.study is not None and not 0 < len(self.study.strip()) <= 200:
+            raise SettingsError(f"--study is {self.study!r}; it takes a name of 1 to 200 characters.")
+        if not isinstance(self.workers, int) or isinstance(self.workers, bool) or not 1 <= self.workers <= 1000:
+            raise SettingsError(f"--workers is {self.workers!r}; it takes a number of processes from 1 to 1000.")
+        Lease(self.grace)  # says what a grace time is
+
+    @property
+    def lease(self) -> Lease | None:
+        """None when the run is its study's only process."""
+        return Lease(self.grace) if self.study is not None or self.workers > 1 else None
+
+
+def open_study(
+    sharing: Sharing, mode: Mode, search: SearchPlan, settings: Mapping[str, Any], folder: Path
+) -> tuple[StudyAddress, Study]:
+    """The study of a run, new or as earlier processes left it, and its address for further ones.
+
+    In the folder's own SQLite file it is named ``bsszoo``, in a storage given without a study's name after the
+    folder's path, so that runs that share a storage do not share a study.
+
+    Raises:
+        SettingsError: The storage cannot be opened, or holds the study of other settings or of another folder.
     """
     import optuna
-    from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
-
-    from bsszoo.search.sampler import AutoBSSSampler
+    from optuna.exceptions import DuplicatedStudyError, OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = AutoBSSSampler(search.candidates, batch_size=search.batch_size, seed=settings["seed"])
-    place = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    name = "bsszoo" if storage is None else f"bsszoo_{folder.name}_{place}"
-    url = default_storage(folder) if storage is None else storage
-    for attempt in range(3):
-        try:
-            study = optuna.create_study(storage=url, study_name=name, sampler=sampler, direction="maximize",
-                                        load_if_exists=True)
-            earlier = study.user_attrs.get("settings")
-            if earlier is None:
-                study.set_user_attr("settings", dict(settings))
-            break
-        except IntegrityError:
-            # Two processes that create the tables of one storage in the same instant: the second finds them made.
-            if attempt == 2:
-                raise
-            time.sleep(0.5)
-        except (SQLAlchemyError, ValueError, ImportError, OSError) as error:
-            text = str(error).splitlines()[0]
-            unread = isinstance(error, (ArgumentError, NoSuchModuleError, ImportError))
-            hint = " Give an Optuna storage URL such as sqlite:///search.db." if unread else ""
-            raise SettingsError(f"The storage {shown(url)} cannot be opened: {text}.{hint}") from None
-    if earlier is not None and earlier != dict(settings):
-        raise SettingsError(f"The study {name!r} in {shown(url)} is a search with other settings; give another --out.")
-    return study
-
-
-def shown(storage: str) -> str:
-    """A storage URL as it may be shown and written: without its password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
+    url = default_storage(folder) if sharing.storage is None else sharing.storage
+    address = StudyAddress(url, _name(sharing, folder), int(settings["seed"]), mode)
+    about = {k: v for k, v in settings.items() if k not in _OWN}
+    new = False
     try:
-        return make_url(storage).render_as_string(hide_password=True)
-    except ArgumentError:
-        return storage
+        storage = open_storage(url)
+        try:
+            # Only one process makes it, and that one says what it is about.
+            optuna.create_study(storage=storage, study_name=address.name, direction="maximize")
+            new = True
+        except DuplicatedStudyError:
+            pass
+        study = address.open(search, storage)
+        if new:
+            study.set_user_attr(_SETTINGS, about)
+            _name_metric(study)
+    except (SQLAlchemyError, OptunaError, OSError, KeyError) as error:
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}.") from None
+    _check(study, address, about)
+    if sharing.storage is not None and sharing.study is None:
+        _check_folder(study, folder, new=new)
+    return address, study
+
+
+def _name_metric(study: Study) -> None:
+    """What Optuna's dashboard and plots call the value; they say "Objective 0" where it has no name."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(["score"])
+
+
+def shared_controls(study: Study, folder: Path) -> None:
+    """Take over the controls' scores that another machine has put into a shared study."""
+    kept = study.user_attrs.get(_CONTROLS)
+    if kept and not (folder / CONTROLS).exists():
+        write_json(folder / CONTROLS, kept)
+
+
+def share_controls(study: Study, folder: Path) -> None:
+    """Put this folder's scores of the controls where other machines find them."""
+    kept = read_json(folder / CONTROLS)
+    if kept and not study.user_attrs.get(_CONTROLS):
+        study.set_user_attr(_CONTROLS, kept)
+
+
+def _name(sharing: Sharing, folder: Path) -> str:
+    if sharing.study is not None:
+        return sharing.study
+    if sharing.storage is None:
+        return "bsszoo"
+    place = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"bsszoo_{folder.name}_{place}"
+
+
+def _check(study: Study, address: StudyAddress, about: Mapping[str, Any]) -> None:
+    deadline = time.monotonic() + _NEW_STUDY_SECONDS
+    while (earlier := study.user_attrs.get(_SETTINGS)) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if earlier is None:
+        # Its maker was killed in between, or it was made by hand.
+        if study.get_trials(deepcopy=False):
+            raise SettingsError(f"The study {address.name!r} in {shown(address.storage)} holds trials that are not of "
+                                "bsszoo. Give another --study.")
+        study.set_user_attr(_SETTINGS, dict(about))
+        earlier = about
+    if differ := differences(earlier, about):
+        raise SettingsError(f"The study {address.name!r} in {shown(address.storage)} is a search with other settings: "
+                            f"{differ}. Give the same settings to join it, or another --study or --out.")
+
+
+def _check_folder(study: Study, folder: Path, *, new: bool) -> None:
+    """Two machines whose folders have the same path must not both take a study for theirs alone."""
+    file = folder / ".study.json"
+    if new:
+        mark = secrets.token_hex(8)
+        write_json(file, {"mark": mark})
+        study.set_user_attr(_MARK, mark)
+        return
+    mark = (read_json(file) or {}).get("mark", "")
+    if study.user_attrs.get(_MARK, mark) != mark:
+        raise SettingsError(f"The study {study.study_name!r} is that of a folder of the same path on another machine. "
+                            "To search together give both the same --study NAME; else give another --out.")

@@ -1,17 +1,24 @@
-"""The loop of a search: ask a batch, evaluate, tell, and go on where a killed run stopped."""
+"""The loop of a search: ask for a code, evaluate it, tell; alone on a study or with any number of other workers."""
 
 from __future__ import annotations
 
+import logging
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
-from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
+from bsszoo.errors import RunError
 from bsszoo.search.evaluator import Evaluator
+from bsszoo.search.history import RESULT, RETURNED, SURPLUS, CodeTuple, code_of, dropped, holders
+from bsszoo.search.leases import Keeper, Lease, give_up, settle
+from bsszoo.search.patience import PatientDatabase
 from bsszoo.search.result import TrialRow
 
 if TYPE_CHECKING:
@@ -20,13 +27,20 @@ if TYPE_CHECKING:
     from bsszoo.codes.space import Space
     from bsszoo.search.candidates import CandidateSet
 
-# Where a failed trial keeps its reason, and every trial its seconds.
-_ERROR, _SECONDS = "error", "seconds"
+#: Seconds between two looks at a study in which others still evaluate.
+POLL: Final = 0.2
+# Lines of a failed evaluation's traceback that are kept: the fault is at the end.
+_TRACE_LINES = 12
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What a search needs beside its study: where codes come from, who judges them, how many and how many at once."""
+    """What a search needs beside its study: where codes come from, who judges them, and how many.
+
+    ``batch_size`` is that of the dispersed first codes; later it only groups the rows of the result.
+    """
 
     space: Space
     candidates: CandidateSet
@@ -34,98 +48,246 @@ class SearchPlan:
     trials: int
     batch_size: int
 
+    @property
+    def wanted(self) -> int:
+        """How many codes are evaluated: as many as asked for, or every candidate."""
+        return min(self.trials, len(self.candidates))
 
-def run_search(study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], None]) -> None:
-    """Evaluate codes until the study holds ``plan.trials`` of them, or every candidate.
 
-    Codes are suggested a batch at a time and evaluated in the order of their numbers. A trial that an earlier process
-    left running is evaluated again under its number, so that the study goes on as if it had never stopped; only one
-    process at a time may run this on a study. An evaluator that raises, or gives no finite number, makes a failed
-    trial whose reason is kept; the search goes on.
+def run_search(
+    study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], None], *, lease: Lease | None = None,
+    waiting: Callable[[int], None] | None = None,
+) -> None:
+    """Evaluate codes one after the other until the study holds ``plan.trials`` of them, or every candidate.
 
-    The last batch is asked for whole even where fewer trials are wanted, and its rest stays running, so that a later
-    call with more trials goes on exactly.
+    An evaluator that raises, or gives no finite number, makes a failed trial whose reason is kept; the search goes on.
 
     Args:
         study: Any Optuna study whose sampler suggests whole codes.
         plan: The search.
-        on_trial: Called with each trial as it finishes.
+        on_trial: Called with each trial as it finishes, those of other workers included.
+        lease: None says that no other process works on the study: trials that an earlier process left running are
+            evaluated again under their own numbers, so that the study goes on as if it had never stopped. Otherwise
+            the study may be shared: running trials are others', until they give no sign of life for the grace time.
+        waiting: Called once when only trials of other workers are left, with their number; the call returns when
+            these are finished, or were lost and evaluated here.
     """
-    distributions = plan.candidates.distributions
-    wanted = min(plan.trials, len(plan.candidates))
-    while True:
-        pending = _abandon_halves(study, plan)
-        asked = len(_whole_trials(study, plan))
-        # A batch cut short by a kill is filled before its codes are evaluated, as it was when it was asked for.
-        target = min(-(-asked // plan.batch_size) * plan.batch_size, len(plan.candidates))
-        if asked == target and not pending and asked < wanted:
-            target = min(asked + plan.batch_size, len(plan.candidates))
-        for _ in range(target - asked):
-            study.ask(fixed_distributions=distributions)
-        pending = _abandon_halves(study, plan)
-        places = {t.number: place for place, t in enumerate(_whole_trials(study, plan))}
-        left = [trial for trial in pending if places[trial.number] < wanted]
-        if not left:
-            return
-        for trial in left:
-            on_trial(_row(plan, places[trial.number], _evaluate(study, plan, trial)))
+    report = Report(study, plan, on_trial)
+    with ExitStack() as stack:
+        keeper = None if lease is None else stack.enter_context(Keeper(study, plan.candidates.names, lease))
+        if keeper is None:
+            for trial in abandoned(study, plan):
+                evaluate(study, plan, trial)
+                report.catch_up()
+        told = False
+        while True:
+            if work_once(study, plan, keeper):
+                told = False
+                report.catch_up()
+                continue
+            others = left_running(study, plan)
+            if keeper is None or not others:
+                break
+            if waiting is not None and not told:
+                waiting(len(others))
+                told = True
+            time.sleep(POLL)
+            report.catch_up()
+    report.catch_up()
+
+
+def work_once(study: Study, plan: SearchPlan, keeper: Keeper | None) -> bool:
+    """Ask for one code and evaluate it; False when no more are wanted for now."""
+    held = holders(study.get_trials(deepcopy=False), plan.candidates.names)
+    # An enqueued trial holds its code already and still has to be asked for.
+    if sum(t.state != TrialState.WAITING for t, _ in held) >= plan.wanted:
+        return False
+    try:
+        trial = study.ask()
+    except UpdateFinishedTrialError:
+        # This process stood still for so long that its ask was taken for dead.
+        return True
+    except RunError:
+        if len(holders(study.get_trials(deepcopy=False), plan.candidates.names)) >= plan.wanted:
+            return False  # others took the last codes in the meantime
+        raise
+    everything = study.get_trials(deepcopy=False)
+    frozen = next(t for t in everything if t.number == trial.number)
+    if code_of(frozen, plan.candidates.names) is None:
+        # Another sampler than ours, which shows no code before it is asked for one.
+        for name, distribution in plan.candidates.distributions.items():
+            trial._suggest(name, distribution)
+        everything = study.get_trials(deepcopy=False)
+        frozen = next(t for t in everything if t.number == trial.number)
+    places = {t.number: place for place, (t, _) in enumerate(holders(everything, plan.candidates.names))}
+    if places.get(trial.number, 0) >= plan.wanted:
+        give_up(study, frozen, SURPLUS)
+        return False
+    evaluate(study, plan, frozen, keeper)
+    return True
+
+
+def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
+    """The trials that a dead process left running with a code, for a caller that alone works on the study.
+
+    Those without one are failed, those that only had to be told are told, and those beyond the number wanted stay.
+    """
+    left = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if code_of(trial, plan.candidates.names) is None or dropped(trial) is not None:
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        elif not settle(study, trial):
+            left.append(trial)
+    held = holders(study.get_trials(deepcopy=False), plan.candidates.names)
+    near = {t.number for t, _ in held[: plan.wanted]}
+    return [t for t in left if t.number in near]
+
+
+def left_running(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
+    """The trials among the wanted ones that are still running, and those that are being asked for."""
+    trials = study.get_trials(deepcopy=False)
+    near = {t.number for t, _ in holders(trials, plan.candidates.names)[: plan.wanted]}
+    return [
+        t for t in trials if t.state == TrialState.RUNNING
+        and (t.number in near or code_of(t, plan.candidates.names) is None)
+    ]
+
+
+def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, keeper: Keeper | None = None) -> None:
+    """Evaluate a running trial's code and tell what it gave.
+
+    The outcome is one write before the trial is told, so that a kill between the two loses nothing. When this process
+    is told to stop (Ctrl-C) while others share the study, the code is given back to them at once.
+    """
+    code = code_of(frozen, plan.candidates.names)
+    assert code is not None
+    trial_id = frozen._trial_id
+    try:
+        if keeper is not None:
+            keeper.hold(trial_id)
+        _write_params(study, plan, frozen)
+        _describe(study, plan, frozen, code)
+        result = _judged(plan, code)
+        study._storage.set_trial_user_attr(trial_id, RESULT, result)
+        settle(study, study._storage.get_trial(trial_id))
+    except UpdateFinishedTrialError:
+        _log.warning("Trial %d was taken for lost, since this process gave no sign of life for too long; what it "
+                     "gave is dropped.", frozen.number)
+    except BaseException:
+        if keeper is not None:
+            keeper.release(trial_id)
+            with suppress(Exception):  # a storage that is gone must not hide why
+                give_up(study, frozen, RETURNED)
+        raise
+    finally:
+        if keeper is not None:
+            keeper.release(trial_id)
+
+
+def _write_params(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
+    """Write the entries of the code as the trial's parameters, those that an earlier process has not written."""
+    code = code_of(frozen, plan.candidates.names)
+    assert code is not None
+    params = {
+        name: (distribution.to_internal_repr(value), distribution)
+        for (name, distribution), value in zip(plan.candidates.distributions.items(), code, strict=True)
+        if name not in frozen.params
+    }
+    database = getattr(study._storage, "_backend", None)
+    if params and isinstance(database, PatientDatabase):
+        database.set_trial_params(frozen._trial_id, params)
+        return
+    for name, (value, distribution) in params.items():
+        # Not by Trial.suggest_int, which reads the whole trial anew for each.
+        study._storage.set_trial_param(frozen._trial_id, name, value, distribution)
+
+
+def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: CodeTuple) -> None:
+    """Write what Optuna's dashboard and plots show beside the entries: the code as text, and its costs."""
+    code = plan.space.code(list(entries))
+    cost = code_cost(code)
+    for name, value in (("code", str(code)), ("macs", cost.macs), ("params", cost.params)):
+        if name not in frozen.user_attrs:
+            study._storage.set_trial_user_attr(frozen._trial_id, name, value)
+
+
+def _judged(plan: SearchPlan, code: CodeTuple) -> dict[str, object]:
+    start = time.perf_counter()
+    value, error, trace = None, None, None
+    try:
+        value = plan.evaluator(plan.space.code(list(code))).value
+    except (Exception, SystemExit) as fault:
+        # Any fault of a user's function ends its trial only, sys.exit() in it too; Ctrl-C ends the run.
+        error = reason(fault)
+        lines = "".join(traceback.format_exception(fault)).splitlines()
+        trace = _plain("\n".join(lines[-_TRACE_LINES:]), 4000)
+    return {"value": value, "seconds": round(time.perf_counter() - start, 6), "error": error, "trace": trace}
+
+
+def reason(error: BaseException) -> str:
+    """Why an evaluation failed, as text that every file takes and that is no longer than a person reads."""
+    return _plain(f"{type(error).__name__}: {error}", 2000)
+
+
+def _plain(text: str, most: int) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= most else text[:most] + " .."
+
+
+class Report:
+    """Tells of each trial of a study as it finishes, whoever evaluated it; not of those finished before."""
+
+    def __init__(self, study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], None]) -> None:
+        self._study, self._plan, self._on_trial = study, plan, on_trial
+        self._seen = {t.number for t in _finished(study, plan).values()}
+
+    def catch_up(self) -> int:
+        """Tell of those finished since the last call; how many of them were evaluated to their end."""
+        done = _finished(self._study, self._plan)
+        fresh = {place: trial for place, trial in done.items() if trial.number not in self._seen}
+        for place, trial in fresh.items():
+            self._seen.add(trial.number)
+            self._on_trial(_row(self._plan, place, trial))
+        return sum(RESULT in trial.user_attrs for trial in fresh.values())
+
+
+def retry_failed(study: Study, plan: SearchPlan) -> int:
+    """Have the failed codes of a study evaluated again before any other; how many they are."""
+    names = plan.candidates.names
+    held = holders(study.get_trials(deepcopy=False), names)
+    failed = [code for trial, code in held[: plan.wanted] if trial.state == TrialState.FAIL]
+    for code in failed:
+        study.enqueue_trial(dict(zip(names, code, strict=True)))
+    return len(failed)
 
 
 def trial_rows(study: Study, plan: SearchPlan) -> list[TrialRow]:
-    """The finished trials of a study in the order of their numbers."""
-    whole = enumerate(_whole_trials(study, plan))
-    return [_row(plan, place, trial) for place, trial in whole if trial.state.is_finished()]
+    """The finished trials of a study in the order of their numbers; given-up ones are not among them."""
+    return [_row(plan, place, trial) for place, trial in _finished(study, plan).items()]
+
+
+def _finished(study: Study, plan: SearchPlan) -> dict[int, FrozenTrial]:
+    """The finished trials that hold a code, by their place among all that hold one."""
+    held = enumerate(holders(study.get_trials(deepcopy=False), plan.candidates.names))
+    return {place: trial for place, (trial, _) in held if trial.state.is_finished()}
 
 
 def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
-    """A finished trial; its ``place`` among all whole ones tells its batch."""
-    code = _code_of(plan, trial)
+    """A finished trial; its ``place`` among all that hold a code tells its batch."""
+    found = code_of(trial, plan.candidates.names)
+    assert found is not None
+    code = plan.space.code(list(found))
     complete = trial.state == TrialState.COMPLETE
+    result = trial.user_attrs.get(RESULT, {})
+    lost = "its workers died: two of them, one after the other" if dropped(trial) else "no reason was recorded"
     return TrialRow(
         number=trial.number,
         code=code,
         cost=code_cost(code),
         score=trial.value if complete else None,
         state="complete" if complete else "failed",
-        seconds=float(trial.user_attrs.get(_SECONDS, 0.0)),
+        seconds=float(result.get("seconds", 0.0)),
         batch=place // plan.batch_size,
-        error=None if complete else trial.user_attrs.get(_ERROR, "no reason was recorded"),
+        error=None if complete else result.get("error") or lost,
+        trace=result.get("trace"),
     )
-
-
-def _evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> FrozenTrial:
-    trial = Trial(study, frozen._trial_id)
-    start = time.perf_counter()
-    try:
-        value: float | None = plan.evaluator(_code_of(plan, frozen)).value
-    except (Exception, SystemExit) as error:
-        # Any fault of a user's function ends its trial only, sys.exit() in it too; Ctrl-C ends the run.
-        value = None
-        trial.set_user_attr(_ERROR, reason(error))
-    trial.set_user_attr(_SECONDS, round(time.perf_counter() - start, 6))
-    return study.tell(trial, state=TrialState.FAIL) if value is None else study.tell(trial, value)
-
-
-def reason(error: BaseException) -> str:
-    """Why an evaluation failed, as text that every file takes and that is no longer than a person reads."""
-    text = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
-    return text if len(text) <= 2000 else text[:2000] + " .."
-
-
-def _whole_trials(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
-    """The trials that hold a whole code, by number: a process killed in the middle of an ask leaves a half one."""
-    return [t for t in study.get_trials(deepcopy=False) if plan.candidates.is_whole(t.params)]
-
-
-def _abandon_halves(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
-    """Fail the trials that hold half a code, and return the running ones that hold a whole one."""
-    whole = {t.number for t in _whole_trials(study, plan)}
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in running:
-        if trial.number not in whole:
-            study.tell(trial.number, state=TrialState.FAIL)
-    return [t for t in running if t.number in whole]
-
-
-def _code_of(plan: SearchPlan, trial: FrozenTrial) -> Code:
-    return plan.space.code([trial.params[n] for n in plan.candidates.names])

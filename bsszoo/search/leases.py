@@ -1,0 +1,198 @@
+"""Signs of life: how workers that share a study notice that one of them is gone, on any storage and by no common clock.
+
+A worker counts up in an attribute of the trial it evaluates. Whoever sees that count stand still for the grace time, by
+its own clock, takes the worker for dead and gives its trial up, so that the code is asked for again. Optuna's own
+heartbeat exists on relational databases only, and inside ``study.optimize`` only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from bsszoo.errors import SettingsError
+from bsszoo.search.history import DROPPED, LOST, RESULT, code_of
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+#: User attribute of a running trial: its worker's name, and a count that rises while the worker lives.
+BEAT: Final = "bsszoo:beat"
+
+# Seconds that a worker may take to its first sign of life, however short the grace time is.
+_FIRST_SIGN: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """After how many seconds without a sign of life a worker is taken for dead, and how often it gives one [s].
+
+    Raises:
+        SettingsError: The grace time is not above 0.
+    """
+
+    grace: float = 60.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.grace, bool) or not isinstance(self.grace, (int, float)) or not 0 < self.grace < 1e6:
+            raise SettingsError(f"--grace is {self.grace!r}; it takes seconds above 0, such as 60.")
+
+    @property
+    def beat(self) -> float:
+        """Seconds between two signs of life: four fit into the grace time."""
+        return self.grace / 4
+
+
+def worker_name() -> str:
+    """A name that no other worker has: the machine, the process, and some random digits."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def owner(trial: FrozenTrial) -> str | None:
+    """The name of the worker that evaluates a trial; None before its first sign of life."""
+    beat = trial.user_attrs.get(BEAT)
+    return None if beat is None else str(beat[0])
+
+
+def settle(study: Study, trial: FrozenTrial) -> bool:
+    """Finish a running trial whose evaluation has ended, but which was not told; whether it was one."""
+    result = trial.user_attrs.get(RESULT)
+    if result is None:
+        return False
+    state, values = (TrialState.FAIL, None) if result["value"] is None else (TrialState.COMPLETE, [result["value"]])
+    _finish(study, trial, state, values)
+    return True
+
+
+def give_up(study: Study, trial: FrozenTrial, why: str) -> None:
+    """End a trial without a result: ``LOST``, ``RETURNED`` or ``SURPLUS``. Harmless when another did so just before.
+
+    A result that its worker wrote in the meantime is kept.
+    """
+    storage = study._storage
+    try:
+        storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
+    except UpdateFinishedTrialError:
+        return
+    now = storage.get_trial(trial._trial_id)
+    if now.state == TrialState.RUNNING and not settle(study, now):
+        _finish(study, now, TrialState.FAIL, None)
+
+
+def _finish(study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+    try:
+        study._storage.set_trial_state_values(trial._trial_id, state, values)
+    except UpdateFinishedTrialError:
+        _log.debug("trial %d was finished by another process", trial.number)
+
+
+class Observer:
+    """Watches the running trials of others. Time counts only while the storage can be read, in steps of a beat at most:
+    after an outage, or a sleep of this machine, everyone has the whole grace time again.
+    """
+
+    def __init__(self, study: Study, names: Sequence[str], lease: Lease) -> None:
+        self._study, self._names, self._lease = study, tuple(names), lease
+        self._seen: dict[int, tuple[Any, float]] = {}
+        self._last = time.monotonic()
+
+    def look(self, own: frozenset[int] = frozenset()) -> list[int]:
+        """Give up the trials whose workers are gone, but for one's ``own`` (by trial id); the numbers given up."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        now = time.monotonic()
+        step, self._last = min(now - self._last, self._lease.beat), now
+        seen, gone = {}, []
+        for trial in trials:
+            if trial._trial_id in own:
+                continue
+            # A trial that is being asked for shows its code after a while, and its owner's name after that.
+            sign = (trial.user_attrs.get(BEAT), code_of(trial, self._names), RESULT in trial.user_attrs)
+            before, still = self._seen.get(trial._trial_id, (None, 0.0))
+            still = still + step if before == sign else 0.0
+            # Before its first sign a worker draws codes, fits a model, or its process still starts.
+            grace = self._lease.grace if sign[0] is not None else max(self._lease.grace, _FIRST_SIGN)
+            if still >= grace:
+                give_up(self._study, trial, LOST)
+                gone.append(trial.number)
+            else:
+                seen[trial._trial_id] = (sign, still)
+        self._seen = seen
+        return gone
+
+
+class Keeper:
+    """A thread that gives this worker's signs of life and watches the others', for as long as the context is entered.
+
+    It lives beside the evaluation: one that holds Python's interpreter lock for longer than the grace time is taken for
+    dead. When the storage fails, it goes on with the next beat; the main thread meets the same fault and reports it.
+    """
+
+    def __init__(self, study: Study, names: Sequence[str], lease: Lease, name: str | None = None) -> None:
+        self.name = name or worker_name()
+        self._study, self._lease = study, lease
+        self._observer = Observer(study, names, lease)
+        self._held: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="bsszoo-signs-of-life", daemon=True)
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+
+    def hold(self, trial_id: int) -> None:
+        """Begin to give signs of life for a trial.
+
+        Raises:
+            UpdateFinishedTrialError: The trial was taken for lost before it began.
+        """
+        self._study._storage.set_trial_user_attr(trial_id, BEAT, [self.name, 0])
+        with self._lock:
+            self._held[trial_id] = 0
+
+    def release(self, trial_id: int) -> None:
+        """End them."""
+        with self._lock:
+            self._held.pop(trial_id, None)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._lease.beat):
+            try:
+                self._beat()
+                with self._lock:
+                    own = frozenset(self._held)
+                for number in self._observer.look(own):
+                    _log.warning("Trial %d gave no sign of life for %g s: its worker is taken for dead, its code will "
+                                 "be evaluated again.", number, self._lease.grace)
+            except Exception as error:
+                # A storage that is away for a while must not end the thread that keeps the trials.
+                _log.debug("no sign of life could be given: %s", error)
+
+    def _beat(self) -> None:
+        with self._lock:
+            held = dict(self._held)
+        for trial_id, count in held.items():
+            try:
+                self._study._storage.set_trial_user_attr(trial_id, BEAT, [self.name, count + 1])
+            except UpdateFinishedTrialError:
+                self.release(trial_id)
+                continue
+            with self._lock:
+                if trial_id in self._held:
+                    self._held[trial_id] = count + 1

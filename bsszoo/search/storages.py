@@ -1,0 +1,186 @@
+"""Where a study is kept: a storage URL opened as an Optuna storage that outlives a restart of its database.
+
+    sqlite:///file.db                      one machine
+    postgresql://user@host/database        any number of machines (MySQL likewise)
+    journal:///path/file.log               a file on a disk that the machines share
+    grpc://host:port                       Optuna's proxy server in front of one of the first two
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from bsszoo.errors import SettingsError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from sqlalchemy.engine import URL
+
+#: Seconds that a write to SQLite waits for the others' writes.
+SQLITE_WAIT: Final = 60.0
+#: Seconds after which a database server that does not answer counts as not reachable.
+CONNECT_WAIT: Final = 10
+# What `pip install` takes for each kind of database.
+_DRIVERS: Final = {"postgresql": 'bsszoo[postgresql]', "mysql": "pymysql", "mariadb": "pymysql"}
+# Options of a URL, and words in the names of those that are shown to nobody.
+_OPTION: Final = re.compile(r"[?&;]([^=&;]+)=([^&;]*)")
+_SECRET: Final = ("pass", "pwd", "secret", "token", "key")
+_FORMS: Final = ("sqlite:///search.db, postgresql://user@host/database, journal:///path/on/a/shared/disk.log or "
+                 "grpc://host:13000")
+
+
+def open_storage(url: str, *, patience: float = 600.0) -> BaseStorage:
+    """The storage at a URL.
+
+    Args:
+        url: Any that Optuna's relational storage takes, ``journal:///path`` or ``grpc://host:port``.
+        patience: For how long a storage that was opened and then fails to answer is asked again [s].
+
+    Raises:
+        SettingsError: The URL is none of these, its driver is not installed, or the storage cannot be opened.
+    """
+    scheme = urlsplit(url).scheme if ":" in url else ""
+    try:
+        if scheme == "journal":
+            return _journal(url)
+        if scheme == "grpc":
+            return _proxy(url, patience)
+        return _relational(url, patience)
+    except ImportError as error:
+        kind = scheme.partition("+")[0]
+        package = "bsszoo[grpc]" if kind == "grpc" else _DRIVERS.get(kind, f"the driver of {scheme}")
+        raise SettingsError(f"The storage {shown(url)} needs a package that is not installed: pip install "
+                            f"'{package}' ({str(error).splitlines()[0]}).") from None
+
+
+def shown(storage: str) -> str:
+    """A storage URL as it may be shown and written: without its password, wherever in it that stands."""
+    for secret in sorted(secrets_of(storage), key=len, reverse=True):
+        storage = storage.replace(secret, "***")
+    return storage
+
+
+def secrets_of(storage: str) -> tuple[str, ...]:
+    """What a message must not hold: the passwords in a storage URL, as written and as read."""
+    _, separator, rest = storage.partition("://")
+    found: set[str] = set()
+    if separator:
+        # A password that was not escaped may hold @, / and ?: all before the last @ belongs to the user.
+        head, at, _ = rest.rpartition("@")
+        if at:
+            found.add(head.partition(":")[2])
+        for name, value in _OPTION.findall(rest):
+            if any(word in name.lower() for word in _SECRET):
+                found.add(value)
+    return tuple({p for written in found for p in (written, unquote(written)) if p})
+
+
+def _journal(url: str) -> BaseStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    parts = urlsplit(url)
+    path = Path(unquote(parts.path))
+    if parts.netloc or not path.is_absolute():
+        raise SettingsError(f"The storage {shown(url)} names no file: a journal's path starts at the root, with three "
+                            "slashes, e.g. journal:///shared/search.log.")
+    if not path.parent.is_dir():
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no folder {path.parent}.")
+    # Windows makes symbolic links, Optuna's usual lock, for administrators only.
+    lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: {str(error).splitlines()[0]}.") from None
+
+
+def _proxy(url: str, patience: float) -> BaseStorage:
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port or 13000
+    except ValueError:
+        host = None
+    if not host:
+        raise SettingsError(f"The storage {shown(url)} names no server; it takes grpc://host:port, e.g. "
+                            "grpc://localhost:13000.")
+    if importlib.util.find_spec("grpc") is None:
+        raise ImportError("No module named 'grpc'")
+    from bsszoo.search.patience import PatientProxy
+
+    proxy = PatientProxy(host, port, patience)
+    try:
+        proxy.wait_server_ready(timeout=CONNECT_WAIT)
+    except ConnectionError:
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: no server answered within {CONNECT_WAIT} s. "
+                            "Start optuna.storages.run_grpc_proxy_server there; see docs/many-machines.") from None
+    return proxy
+
+
+def _relational(url: str, patience: float) -> BaseStorage:
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    from bsszoo.search.patience import PatientDatabase
+
+    try:
+        full = _with_driver(make_url(url))
+    except (ArgumentError, ValueError):
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: it is no URL. It takes one such as "
+                            f"{_FORMS}.") from None
+    for attempt in range(6):
+        try:
+            return PatientDatabase(full.render_as_string(hide_password=False), _engine_settings(full), patience)
+        except NoSuchModuleError:
+            raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no database "
+                                f"{full.drivername!r}. It takes a URL such as {_FORMS}.") from None
+        except (SQLAlchemyError, StorageInternalError, ValueError, RuntimeError, OSError) as error:
+            # Processes that create the tables of one storage in the same instant: the later ones find them made.
+            if attempt < 5 and _made_meanwhile(error):
+                time.sleep(0.2 + 0.5 * random.random())
+                continue
+            raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}.") from None
+    raise AssertionError
+
+
+def first_line(error: BaseException, url: str) -> str:
+    """The first line of what an error says, its cause's before its own, without the storage's password."""
+    text = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    for secret in secrets_of(url):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _with_driver(url: URL) -> URL:
+    """``postgresql://`` and ``mysql://`` with the driver that is installed, where the usual one is not."""
+    kind = {"postgres": "postgresql"}.get(url.drivername, url.drivername)
+    choices = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("MySQLdb", "pymysql"),
+               "mariadb": ("MySQLdb", "pymysql")}
+    found = [d for d in choices.get(kind, ()) if importlib.util.find_spec(d) is not None]
+    if not found:
+        return url.set(drivername=kind)
+    return url.set(drivername=f"{kind}+{found[0].lower()}")
+
+
+def _engine_settings(url: URL) -> dict[str, Any]:
+    kind, _, driver = url.drivername.partition("+")
+    if kind == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_WAIT}}
+    settings: dict[str, Any] = {"pool_pre_ping": True}
+    if kind == "postgresql" and driver.startswith("psycopg"):
+        # A server that vanishes without a word is noticed after a minute, not after the system's two hours.
+        settings["connect_args"] = {"connect_timeout": CONNECT_WAIT, "keepalives_idle": 30, "keepalives_interval": 10,
+                                    "keepalives_count": 3}
+    return settings
+
+
+def _made_meanwhile(error: BaseException) -> bool:
+    text = f"{error} {error.__cause__}".lower()
+    return any(words in text for words in ("already exists", "unique constraint", "duplicate", "database is locked"))
