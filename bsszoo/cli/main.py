@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bsszoo import __version__
-from bsszoo.cli import compress, models
+from bsszoo.cli import compress, models, report
 from bsszoo.errors import BssZooError, RunError, WeightsError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.command("list")(models.list_command)
 app.command("show")(models.show_command)
 app.command("cost")(models.cost_command)
 app.command("compress")(compress.compress_command)
+app.command("report")(report.report_command)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The three plots of a compression report, each an ``<svg>`` element as text.
+"""The plots of a compression report that show the trials themselves, each an ``<svg>`` element as text.
 
 Colours are Okabe and Ito's, which stay apart for colour-blind readers, and every kind of mark has a shape of its own
 as well. Nothing that a user wrote stands in a plot.
@@ -52,13 +52,14 @@ def cost_against_score(result: CompressResult) -> str:
         if result.budget.min_macs and result.budget.min_macs / 1e6 > low:
             axes.axvline(result.budget.min_macs / 1e6, color=INK, linestyle=":", linewidth=1.3,
                          label=f"lower limit {human(result.budget.min_macs)}")
+        _front(axes, [(t.cost.macs, t.score) for t in done])
         found = [row for row in result.networks if row.role == "found"]
         # The best is drawn last, above the others.
         for place in range(len(found), 0, -1):
             row = found[place - 1]
             if row.score is not None:
                 _badge(axes, row.cost.macs / 1e6, row.score, str(place), label="code found" if place == 1 else None)
-        _crosses(axes, [t.cost.macs / 1e6 for t in result.trials if t.score is None])
+        crosses(axes, [t.cost.macs / 1e6 for t in result.trials if t.score is None])
         axes.set_xlabel("MACs [million]")
         axes.set_ylabel("score")
         axes.margins(y=0.12)
@@ -68,11 +69,48 @@ def cost_against_score(result: CompressResult) -> str:
         above = axes.secondary_xaxis("top", functions=(lambda x: 2 * x, lambda x: x / 2))
         above.set_xlabel("2 x MACs [million]")
         above.spines["top"].set_visible(False)
-        _legend(figure, axes)
+        legend(figure, axes)
         title = (f"Score over MACs of {len(done)} trials and {len(found)} codes found, under a budget of "
                  f"{human(result.budget.macs)} MACs; the best code has {human(result.best.cost.macs)} MACs and the "
                  f"score {score(result.best.score)}.")
         return svg_text(figure, prefix="cost-score", title=title)
+
+
+def params_against_score(result: CompressResult) -> str:
+    """Every trial's score over its parameters, with the Pareto front, the best code and the limit when there is one."""
+    with style():
+        figure, axes = _figure(3.4)
+        done = _scored(result.trials)
+        axes.plot([t.cost.params / 1e6 for t in done], [t.score for t in done], "o", color=TRIAL, alpha=0.75,
+                  markersize=4, markeredgewidth=0, label="trial")
+        front = _front(axes, [(t.cost.params, t.score) for t in done])
+        if result.budget.params is not None:
+            axes.axvline(result.budget.params / 1e6, color=INK, linestyle="--", linewidth=1.3,
+                         label=f"limit {human(result.budget.params)}")
+        best = result.best
+        if best.score is not None:
+            _badge(axes, best.cost.params / 1e6, best.score, "1", label="best code found")
+        axes.set_xlabel("params [million]")
+        axes.set_ylabel("score")
+        axes.margins(y=0.12)
+        legend(figure, axes)
+        title = (f"Score over parameters of {len(done)} trials; {len(front)} of them are beaten by none with as few "
+                 "parameters.")
+        return svg_text(figure, prefix="params-score", title=title)
+
+
+def pareto_front(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:
+    """The points (cost, score) that no other one beats in both: cheapest first, each dearer and better than the last.
+
+    Example:
+        >>> pareto_front([(3, 1.0), (1, 0.5), (2, 0.4), (3, 0.9), (9, None)])
+        [(1, 0.5), (3, 1.0)]
+    """
+    front: list[tuple[int, float]] = []
+    for cost, value in sorted(((c, v) for c, v in points if v is not None), key=lambda p: (p[0], -p[1])):
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    return front
 
 
 def progress_by_trial(result: CompressResult) -> str:
@@ -93,10 +131,12 @@ def progress_by_trial(result: CompressResult) -> str:
             last = max(t.number for t in result.trials)
             axes.step([t.number for t in done] + [last + 0.5], [*best, best[-1]], where="post", color=FOUND,
                       linewidth=2, label="best so far")
-        uniform = _first(result, "uniform")
-        if uniform is not None and uniform.score is not None:
-            axes.axhline(uniform.score, color=UNIFORM, linestyle="-.", linewidth=1.5, label="uniformly rescaled")
-        _crosses(axes, [t.number for t in result.trials if t.score is None])
+        for role, color, dashes, name in (("uniform", UNIFORM, "-.", "uniformly rescaled"),
+                                          ("original", ORIGINAL, ":", "original")):
+            control = _first(result, role)
+            if control is not None and control.score is not None:
+                axes.axhline(control.score, color=color, linestyle=dashes, linewidth=1.5, label=name)
+        crosses(axes, [t.number for t in result.trials if t.score is None])
         numbers = [t.number for t in result.trials] or [0]
         axes.set_xlim(min(numbers) - 0.8, max(numbers) + 0.8)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -104,7 +144,7 @@ def progress_by_trial(result: CompressResult) -> str:
         axes.set_xlabel("trial number")
         axes.set_ylabel("score")
         axes.margins(y=0.12)
-        _legend(figure, axes)
+        legend(figure, axes)
         top = score(max(best)) if best else "none"
         failed = len(result.trials) - len(done)
         title = f"Score of each of {len(result.trials)} trials in order; the best score is {top}, {failed} failed."
@@ -135,7 +175,7 @@ def stage_profile(result: CompressResult) -> str:
             axes.grid(visible=False, axis="x")
         panels[1].yaxis.get_major_locator().set_params(integer=True)
         panels[2].set_xlabel("stage")
-        _legend(figure, panels[0])
+        legend(figure, panels[0])
         best = result.best
         title = (f"Width, depth and share of MACs of each stage of the best code found, {human(best.cost.macs)} MACs, "
                  "beside the controls.")
@@ -186,17 +226,25 @@ def _control(axes: Axes, row: NetworkRow, low: float, high: float) -> None:
     axes.set_ylim(bottom, top)
 
 
+def _front(axes: Axes, points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:
+    front = pareto_front(points)
+    if front:
+        axes.step([c / 1e6 for c, _ in front], [v for _, v in front], where="post", color=FOUND, linewidth=1.4,
+                  marker="D", markersize=4.5, markerfacecolor="none", label="Pareto front")
+    return front
+
+
 def _badge(axes: Axes, x: float, y: float, text: str, *, label: str | None) -> None:
     axes.plot([x], [y], "o", color=FOUND, markersize=13, markeredgecolor="white", markeredgewidth=0.8,
               label=label, linestyle="none")
     axes.annotate(text, (x, y), ha="center", va="center_baseline", color="white", fontsize=9, fontweight="bold")
 
 
-def _crosses(axes: Axes, xs: Sequence[float]) -> None:
+def crosses(axes: Axes, xs: Sequence[float], name: str = "failed") -> None:
     """Trials without a score, at the foot of the axes."""
     if xs:
         axes.plot(xs, [0.025] * len(xs), "x", color=INK, markersize=6, markeredgewidth=1.5, clip_on=False,
-                  transform=axes.get_xaxis_transform(), label="failed")
+                  transform=axes.get_xaxis_transform(), label=name)
 
 
 def _bands(axes: Axes, trials: Sequence[TrialRow]) -> None:
@@ -227,7 +275,8 @@ def _bars(axes: Axes, rows: Sequence[_Bars], value: Callable[[StageCost, int], f
     axes.tick_params(axis="x", length=0)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, axes: Axes) -> None:
+    """The names of an axes' marks, above it."""
     # Above the axes: inside them it would hide points, and beside them there is no room on a phone.
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2 if len(labels) > 3 else 3,

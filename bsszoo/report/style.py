@@ -21,6 +21,15 @@ p { margin: .5rem 0; max-width: 50rem; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .caution { background: var(--warn); border-left: .4rem solid var(--warn-line); padding: .6rem 1rem; margin: 1.25rem 0;
   border-radius: .25rem; max-width: 62rem; }
+.note { background: var(--panel); border-radius: .4rem; padding: .5rem .9rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: .75rem; }
+.card { background: var(--panel); border-radius: .5rem; padding: .6rem .9rem .7rem; --bar: #d55e00; }
+.card.original { --bar: #0072b2; } .card.uniform { --bar: #009e73; }
+.card h3 { margin: 0; } .card p { margin: 0 0 .3rem; } .card.first { outline: 2px solid var(--mark); }
+.card svg { display: block; width: 100%; max-width: 24rem; height: auto; font-size: 11px;
+  font-variant-numeric: tabular-nums; }
+.card svg text { fill: var(--ink); } .card svg .faint { fill: var(--soft); }
+.card svg .bar { fill: var(--bar); } .card svg .mark { fill: var(--ink); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 10.5rem), 1fr)); gap: .75rem;
   margin: 1.25rem 0; }
 .tile { background: var(--panel); border-radius: .5rem; padding: .7rem .9rem; }
@@ -66,6 +75,7 @@ figcaption { margin-top: .4rem; }
 @media print { :root { --paper: #fff; --panel: #f4f6f8; --ink: #000; --soft: #444; --line: #bbb; --mark: #b34700;
     --warn: #fff; --warn-line: #888; }
   main { max-width: none; padding: 0; } figure, .tile, .caution, tr { break-inside: avoid; }
+  .card { break-inside: avoid; }
   .wide, .tall { overflow: visible; max-height: none; }
   pre, pre code, td code { white-space: pre-wrap; overflow-wrap: anywhere; }
   thead th { position: static; } h2, h3 { break-after: avoid; } }

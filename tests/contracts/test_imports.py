@@ -15,7 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codes": {"errors"},
     "search": BELOW_NETS,
     "nets": BELOW_NETS,
-    "report": BELOW_NETS | {"search.result"},
+    "report": BELOW_NETS | {"search.result", "search.insight"},
     "evaluate": BELOW_NETS | {"nets", "search"},
     "train": BELOW_NETS | {"nets"},
     "zoo": BELOW_NETS | {"nets"},

@@ -95,9 +95,11 @@ def test_the_headline_compares_the_best_with_the_controls() -> None:
 
 def test_the_page_says_how_the_run_went() -> None:
     run = example_run()
-    text = Page(render_page(replace(run, budget=replace(run.budget, min_macs=1_000, params=5_000_000)))).text
+    budget = replace(run.budget, min_macs=1_000, params=5_000_000, activations=9_000_000, latency_ms=12.5)
+    text = Page(render_page(replace(run, budget=budget))).text
     for fact in ("total depth at most 78", "1 of 12 trials failed", "12,345 codes", "0.6", "1 min 41 s",
                  "bsszoo 0.1.0, python 3.12.1", "at least 1,000 MACs", "at most 5,000,000 params",
+                 "at most 9,000,000 activations", "at most 12.50 ms",
                  "12, of which 1 failed"):
         assert fact in text
     assert "none" in Page(render_page(replace(run, caps=(), notes=()))).text
@@ -151,8 +153,9 @@ def test_text_of_a_user_never_becomes_markup() -> None:
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_family_has_a_page(family: str) -> None:
-    page = Page(render_page(example_run(family)))
-    assert page.tags.count("svg") == 3
+    run = example_run(family)
+    page = Page(render_page(run))
+    assert page.tags.count("svg") == 4 + len(run.networks)
     assert "nan" not in page.text.lower().replace("gave nan", "").replace("finance", "")
 
 

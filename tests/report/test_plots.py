@@ -12,10 +12,10 @@ from report.finished_run import example_run, with_text
 from strategies import FAMILY_NAMES
 
 from bsszoo.report.figures import human
-from bsszoo.report.plots import cost_against_score, progress_by_trial, stage_profile
+from bsszoo.report.plots import cost_against_score, params_against_score, progress_by_trial, stage_profile
 from bsszoo.search.result import CompressResult
 
-PLOTS = (cost_against_score, progress_by_trial, stage_profile)
+PLOTS = (cost_against_score, params_against_score, progress_by_trial, stage_profile)
 Plot = Callable[[CompressResult], str]
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,0 +1,47 @@
+"""``bsszoo report``: the page of any study, finished or still running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report_command(
+    storage: Annotated[
+        str,
+        typer.Argument(metavar="STORAGE", show_default=False,
+                       help="Where the study is: the folder of a run, the file of an SQLite or journal storage, or an "
+                       "Optuna URL (sqlite:///search.db, postgresql://user@host/db, journal:///shared/search.log, "
+                       "grpc://host:13000)."),
+    ],
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default=False, help="Its name; needed when the storage holds several."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default="report.html in a run's folder, else report_NAME.html here",
+                     help="The HTML file to write; an older one is replaced."),
+    ] = None,
+) -> None:
+    """Open a study again and write its report page.
+
+    The page is one HTML file that needs no network. Of a search by `bsszoo compress` it is the page that the search
+    writes at its end, so it can be had while the search runs, or after it was stopped. Of any other Optuna study with
+    one objective it has the best so far, which parameters matter, and all trials. The study is only read.
+
+    Examples:
+
+      bsszoo report bsszoo-runs/mobilenetv2_130.0M_structural_seed0_9738d0
+
+      bsszoo report sqlite:///search.db --study lr --out lr.html
+
+    To watch a search as it goes: optuna-dashboard sqlite:///DIR/study.db
+    """
+    from bsszoo.cli.console import say
+    from bsszoo.compression.reopen import report_study
+
+    done = report_study(storage, study=study, out=out)
+    say(f"Study: {done.study}, {done.trials}", f"Report: {done.path}")

@@ -1,0 +1,263 @@
+"""A study opened again for its report: one that ``compress`` made, finished or not, or any other Optuna study."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
+from bsszoo.compression.any_study import no_result, state_of, study_view
+from bsszoo.compression.budget import latency_limit_of
+from bsszoo.compression.closing import found_rows, with_earlier
+from bsszoo.compression.diverse import diverse
+from bsszoo.compression.folder import CONTROLS, REPORT, RESULT, SETTINGS, default_storage, read_json
+from bsszoo.compression.plan import Caps, Plan, make_plan
+from bsszoo.errors import BssZooError, SettingsError, close_matches
+from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.report.markup import write_page
+from bsszoo.report.page import write_report
+from bsszoo.report.study_page import StudyTrial, counted, render_study
+from bsszoo.search.evaluator import Evaluator
+from bsszoo.search.insight import insight_of_rows
+from bsszoo.search.result import Budget, CompressResult, EvaluatorInfo, NetworkRow
+from bsszoo.search.storages import open_storage, shown
+from bsszoo.search.study import SearchPlan, trial_rows
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+#: What a run's settings need to hold for its plan to be made again.
+_NEEDED = ("network", "code", "macs", "min_macs", "params", "evaluator", "batch", "seed", "scale", "caps", "candidates")
+_FORMS = "a run's folder, a file (search.db, search.log) or an Optuna URL (sqlite:///search.db, postgresql://..)"
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What was written: the page, the study's name, and how many trials it holds in which state."""
+
+    path: Path
+    study: str
+    trials: str
+
+
+def report_study(storage: str, *, study: str | None = None, out: str | Path | None = None) -> Reported:
+    """Write the page of a study, whole, and leave the study as it is.
+
+    A study that ``compress`` made gives the page that ``compress`` writes, while its search runs too; any other one
+    the best so far, the importance of its parameters, and its trials.
+
+    Args:
+        storage: A run's folder, the file of an SQLite or journal storage, or an Optuna storage URL.
+        study: Its name; needed when the storage holds several.
+        out: The file to write; by default ``report.html`` in a run's folder, else ``report_NAME.html`` here.
+
+    Raises:
+        SettingsError: There is no such storage or study, or nothing to report.
+        RunError: The page cannot be written.
+    """
+    url, folder = locate(storage)
+    opened = _open(url, study)
+    target = Path(out) if out is not None else _default_out(folder, opened.study_name)
+    settings = opened.user_attrs.get("settings")
+    if isinstance(settings, dict) and all(key in settings for key in _NEEDED):
+        _compressed(opened, settings, folder, target)
+    else:
+        write_page(render_study(study_view(opened, shown(url))), target)
+    states = counted(state_of(t) for t in opened.get_trials(deepcopy=False))
+    return Reported(target, opened.study_name, states)
+
+
+def locate(storage: str) -> tuple[str, Path | None]:
+    """The URL that a text means, and the run's folder when it is one.
+
+    Raises:
+        SettingsError: There is no such folder or file, or it holds no study.
+    """
+    if "://" in storage:
+        if storage.startswith("sqlite:///"):
+            from sqlalchemy.engine import make_url
+
+            _check_sqlite(Path(make_url(storage).database or ""))
+        if storage.startswith("journal:///"):
+            _check_journal(Path(unquote(storage.removeprefix("journal://"))))
+        return storage, None
+    path = Path(storage)
+    if path.is_dir():
+        return _in_folder(path)
+    if not path.exists():
+        raise SettingsError(f"There is no {storage!r}: give {_FORMS}.")
+    with path.open("rb") as file:
+        if file.read(6) != b"SQLite":
+            _check_journal(path)
+            return f"journal://{quote(path.resolve().as_posix())}", None
+    _check_sqlite(path)
+    return f"sqlite:///{path.resolve()}", path.parent if (path.parent / SETTINGS).exists() else None
+
+
+def _in_folder(path: Path) -> tuple[str, Path]:
+    settings = read_json(path / SETTINGS)
+    elsewhere = (settings or {}).get("storage")
+    if elsewhere:
+        raise SettingsError(f"The study of the run in {path} is in {elsewhere}: give that URL, with its password, and "
+                            f"--out {path / REPORT}.")
+    url = default_storage(path)
+    file = Path(url.removeprefix("sqlite:///"))
+    if not file.exists():
+        raise SettingsError(f"{path} holds no run of bsszoo: there is no {file.name} in it. Give {_FORMS}.")
+    _check_sqlite(file)
+    return url, path
+
+
+def _check_sqlite(file: Path) -> None:
+    """Opening a storage makes its file and its tables; a report must make neither."""
+    if not file.is_file():
+        raise SettingsError(f"There is no file {str(file)!r}: give {_FORMS}.")
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            held = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error as error:
+        raise SettingsError(f"{str(file)!r} cannot be read as an SQLite file: {error}.") from None
+    if "studies" not in held:
+        raise SettingsError(f"{str(file)!r} is no storage of Optuna: it has no table of studies. Give {_FORMS}.")
+
+
+def _check_journal(file: Path) -> None:
+    """A journal holds one JSON object a line; a missing file would be made, and others would seem to be empty ones."""
+    if not file.is_file():
+        raise SettingsError(f"There is no file {str(file)!r}: give {_FORMS}.")
+    with file.open("rb") as lines:
+        if lines.read(1) != b"{":
+            raise SettingsError(f"{str(file)!r} is no storage of Optuna, neither SQLite nor a journal. Give {_FORMS}.")
+
+
+def _open(url: str, name: str | None) -> Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(url)
+    names = optuna.get_all_study_names(storage)
+    if not names:
+        raise SettingsError(f"The storage {shown(url)} holds no study. Run a search with it first, such as: bsszoo "
+                            "compress mobilenetv2 --flops 130M --storage URL.")
+    if name is None and len(names) > 1:
+        most = ", ".join(sorted(names)[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        raise SettingsError(f"The storage {shown(url)} holds {len(names)} studies; choose one with --study: {most}.")
+    if name is not None and name not in names:
+        raise SettingsError(f"There is no study {name!r} in {shown(url)}.{close_matches(name, names)}")
+    return optuna.load_study(study_name=name or names[0], storage=storage)
+
+
+def _default_out(folder: Path | None, name: str) -> Path:
+    if folder is not None:
+        return folder / REPORT
+    return Path("report_" + "".join(c if c.isalnum() or c in "._-" else "-" for c in name[:80]) + ".html")
+
+
+# -- a study of ours ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Unloaded:
+    """An evaluator that is not loaded again, since only what it gave is shown."""
+
+    info: EvaluatorInfo
+
+    def __call__(self, code: Code) -> Any:
+        raise AssertionError
+
+
+def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, target: Path) -> None:
+    earlier = read_json(folder / RESULT) if folder is not None else None
+    try:
+        plan = _plan(settings)
+    except (BssZooError, TypeError, KeyError) as error:
+        name = study.study_name
+        raise SettingsError(f"The candidates of the study {name!r} cannot be drawn again: {error}") from error
+    judge = _judge(plan, settings, earlier)
+    search = SearchPlan(plan.space, plan.candidates, judge, trials=1, batch_size=settings["batch"])
+    rows = trial_rows(study, search)
+    found = diverse(rows, 8)
+    frozen = study.get_trials(deepcopy=False)
+    states = [state_of(t) for t in frozen]
+    if not found:
+        raise no_result(study.study_name, [StudyTrial(t.number, s, None, {}) for t, s in
+                                           zip(frozen, states, strict=True)])
+    notes = [*plan.notes, *_asides(plan, settings)]
+    kept = (read_json(folder / CONTROLS) if folder is not None else None) or study.user_attrs.get("controls")
+    controls = _controls(plan, judge, kept)
+    # The structural score does not apply to a network outside the budget; any other one was not kept.
+    missing = [c.role for c in controls if c.score is None and not isinstance(judge, StructuralEvaluator)]
+    if missing:
+        notes.append(f"Not judged for this page, as no score of it was kept: {', '.join(missing)}.")
+    result = CompressResult(
+        family=plan.reference.family, reference=str(settings["network"]), budget=plan.budget, evaluator=judge.info,
+        seed=settings["seed"], scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=tuple(notes),
+        networks=(*controls, *found_rows(found)), trials=tuple(rows),
+        seconds=0.0 if earlier else _span(study), versions=(earlier or {}).get("versions", {}),
+    )
+    result = with_earlier(result, earlier)
+    open_ones = [s for s in states if s in ("running", "waiting")]
+    note = (f"{len(rows)} trials were finished and {counted(open_ones)} when this page was written: the search was "
+            "still running, or was stopped." if open_ones else "")
+    write_report(result, target, insight_of_rows(plan.candidates, rows), note=note)
+
+
+def _plan(settings: Mapping[str, Any]) -> Plan:
+    caps = dict(settings["caps"])
+    if caps.get("params") is not None:
+        caps["params"] = tuple(caps["params"])
+    try:
+        within = latency_limit_of(settings)
+    except BssZooError:
+        within = None  # told by a Python value, or a file that is elsewhere now; the page says so
+    budget = Budget(macs=settings["macs"], min_macs=settings["min_macs"], params=settings["params"],
+                    activations=settings.get("activations"), latency_ms=settings.get("latency_ms"))
+    return make_plan(Code.parse(settings["code"]), budget, caps=Caps(**caps), seed=settings["seed"],
+                     scale=settings["scale"], latency=None if within is None else within.model)
+
+
+def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
+    drawn = hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
+    if drawn == settings["candidates"]:
+        return []
+    return ["The candidates drawn again for this page are not those of the run: it had a limit on latency, or another "
+            "version of bsszoo or numpy drew them. Shares and curves average over the new ones."]
+
+
+def _judge(plan: Plan, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> Evaluator:
+    name = str(settings["evaluator"])
+    if name == "structural":
+        return StructuralEvaluator.over(plan.space, plan.candidates)
+    told = (earlier or {}).get("evaluator", {})
+    return _Unloaded(EvaluatorInfo(name, str(told.get("measures") or f"what {name} returned"), told.get("caution")))
+
+
+def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, Any] | None) -> list[NetworkRow]:
+    """The controls with the scores that the run kept; the structural score, which costs nothing, is counted again."""
+    both: tuple[tuple[Literal["original", "uniform"], Code], ...] = (
+        ("original", plan.reference), ("uniform", plan.uniform)
+    )
+    rows = []
+    for role, code in both:
+        cost = code_cost(code)
+        value = (kept or {}).get(str(code))
+        if value is None and isinstance(judge, StructuralEvaluator) \
+                and plan.budget.min_macs <= cost.macs <= plan.budget.macs:
+            value = judge(code).value
+        rows.append(NetworkRow(role, role, code, cost, None if value is None else float(value), None))
+    return rows
+
+
+def _span(study: Study) -> float:
+    """Seconds from the first trial's start to the last one's end."""
+    trials = study.get_trials(deepcopy=False)
+    starts = [t.datetime_start for t in trials if t.datetime_start is not None]
+    ends = [t.datetime_complete for t in trials if t.datetime_complete is not None]
+    return (max(ends) - min(starts)).total_seconds() if starts and ends else 0.0

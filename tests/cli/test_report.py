@@ -1,0 +1,209 @@
+"""``bsszoo report``: any study opened again, its page written, every mistake named; the study is left as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from report.test_page import Page
+
+from bsszoo import compress
+from bsszoo.compression.reopen import report_study
+from bsszoo.errors import SettingsError
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of ten trials in a folder."""
+    folder = tmp_path_factory.mktemp("run") / "small"
+    return compress("resnet18", flops="70%", trials=10, batch=4, out=folder, latency=False), folder
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A study that nothing of ours made, in an SQLite file."""
+    storage = f"sqlite:///{tmp_path / 'plain.db'}"
+    study = optuna.create_study(storage=storage, study_name="lr search", direction="minimize",
+                                sampler=optuna.samplers.RandomSampler(seed=0))
+
+    def objective(trial):
+        rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
+        layers = trial.suggest_int("layers", 1, 8)
+        act = trial.suggest_categorical("<act>", ["relu", "gelu"])
+        if trial.number == 3:
+            raise optuna.TrialPruned
+        if trial.number == 4:
+            raise ArithmeticError
+        if layers > 4:
+            trial.suggest_float("drop", 0.0, 0.5)
+        return abs(rate - 0.001) * 50 + layers * 0.1 + (act == "relu") * 0.01
+
+    study.optimize(objective, n_trials=24, catch=(ArithmeticError,))
+    return storage, study
+
+
+def held(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_a_finished_run_gives_the_page_that_it_wrote_itself(run):
+    result, folder = run
+    written = (folder / "report.html").read_text()
+    before = held(folder / "study.db")
+    done = report_study(str(folder), out=folder.parent / "again.html")
+    assert (done.study, done.trials) == ("bsszoo", "10 complete")
+    again = done.path.read_text()
+    assert again == written
+    assert str(result.best.code) in again
+    assert "What the results teach" in again
+    assert held(folder / "study.db") == before
+    assert report_study(str(folder)).path == folder / "report.html"
+
+
+@pytest.mark.parametrize("form", ["file", "url"])
+def test_a_file_or_a_url_gives_the_same_study(run, form, tmp_path):
+    result, folder = run
+    storage = str(folder / "study.db") if form == "file" else f"sqlite:///{folder / 'study.db'}"
+    page = Page(report_study(storage, study="bsszoo", out=tmp_path / "x.html").path.read_text())
+    assert page.text.count(str(result.best.code)) >= 1
+    for network in result.networks:
+        assert any(row and row[0] == network.label and row[5] != "" for row in page.rows)
+    uniform = next(n for n in result.networks if n.role == "uniform")
+    assert any(row[0] == "uniform" and row[5] == f"{uniform.score:.4f}" for row in page.rows if len(row) == 7)
+
+
+def test_a_search_that_still_runs_has_a_page(run, tmp_path):
+    _, folder = run
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("study.db", "settings.json"):
+        (copy / name).write_bytes((folder / name).read_bytes())
+    study = optuna.load_study(study_name="bsszoo", storage=f"sqlite:///{copy / 'study.db'}")
+    study.ask()
+    study.enqueue_trial({})
+    done = report_study(str(copy))
+    assert done.trials == "10 complete, 1 running, 1 waiting"
+    assert "1 running, 1 waiting when this page was written" in done.path.read_text()
+    assert {p.name for p in copy.iterdir()} == {"study.db", "settings.json", "report.html"}
+
+
+def test_an_evaluator_of_the_users_is_not_loaded_again(tmp_path):
+    def judge(code):
+        """What the judge measures."""
+        return float(sum(code.depths))
+
+    folder = tmp_path / "own"
+    compress("resnet18", flops="70%", evaluator=judge, trials=3, batch=3, out=folder, latency=False)
+    assert "What the judge measures" in report_study(str(folder)).path.read_text()
+    (folder / "result.json").unlink()
+    (folder / "controls.json").unlink()
+    page = report_study(str(folder)).path.read_text()
+    assert "no score of it was kept: original, uniform" in page
+    assert "Only 3 results" in page
+
+
+def test_any_study_has_a_page(plain, tmp_path):
+    storage, study = plain
+    before = held(tmp_path / "plain.db")
+    done = report_study(storage, out=tmp_path / "page.html")
+    assert done.trials == "22 complete, 1 failed, 1 pruned"
+    page = Page(done.path.read_text())
+    assert not {"script", "act", "link", "img"} & set(page.tags)
+    assert f"of trial {study.best_trial.number}" in page.text
+    rows = [row for row in page.rows if row and row[0].isdigit()]
+    assert len(rows) == 24
+    assert rows[3][1] == "pruned"
+    assert rows[4][1] == "failed"
+    assert rows[0][3] == f"{study.trials[0].params['rate']:.6g}"
+    assert "Left out, as not every complete trial has it: drop" in page.text
+    assert {"rate", "layers", "<act>"} <= set(page.text.split())
+    assert page.tags.count("svg") == 3
+    assert held(tmp_path / "plain.db") == before
+
+
+def test_a_metric_name_is_shown_and_a_journal_is_read(tmp_path):
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = tmp_path / "search.log"
+    study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name="j")
+    study.set_metric_names(["val <loss>"])
+    study.optimize(lambda t: t.suggest_int("x", 0, 9), n_trials=3)
+    for storage in (str(path), f"journal://{path}"):
+        text = report_study(storage, out=tmp_path / "j.html").path.read_text()
+        assert "smallest val &lt;loss&gt;" in text
+        assert "Only 3 results" in text
+
+
+def test_a_study_without_parameters_that_differ_has_a_page(tmp_path):
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    optuna.create_study(storage=storage).optimize(lambda t: t.number * 1.0, n_trials=3)
+    assert "nothing to learn a share from" in report_study(storage, out=tmp_path / "p.html").path.read_text()
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "There is no 'nowhere': give a run's folder"),
+        (["sqlite:///nowhere.db"], "There is no file 'nowhere.db'"),
+        (["folder"], "holds no run of bsszoo"),
+        (["text.txt"], "is no storage of Optuna, neither SQLite nor a journal"),
+        (["journal:///nowhere/at.all"], "There is no file"),
+        (["other.db"], "is no storage of Optuna"),
+        (["foo://bar"], "there is no database 'foo'"),
+        (["plain.db", "--study", "lr serch"], "Did you mean 'lr search'?"),
+        (["two.db"], "holds 2 studies; choose one with --study: a, b"),
+        (["two.db", "--study", "a"], "has no complete trial (no trials)"),
+        (["two.db", "--study", "b"], "has 2 objectives; this report shows one"),
+    ],
+)
+def test_a_mistake_is_named_and_nothing_is_made(tmp_path, monkeypatch, arguments, words):
+    import sqlite3
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.txt").write_text("no journal\n")
+    with sqlite3.connect(tmp_path / "other.db") as database:
+        database.execute("CREATE TABLE mine (x)")
+    optuna.create_study(storage="sqlite:///two.db", study_name="a")
+    two = optuna.create_study(storage="sqlite:///two.db", study_name="b", directions=["minimize", "maximize"])
+    two.optimize(lambda t: (t.suggest_int("x", 0, 3), 1.0), n_trials=2)
+    before = {p: held(p) for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(SettingsError) as raised:
+        report_study(arguments[0], study=arguments[2] if len(arguments) > 1 else None)
+    assert words in str(raised.value)
+    assert {p: held(p) for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_whose_study_is_elsewhere_says_where(run, tmp_path):
+    settings = json.loads((run[1] / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({**settings, "storage": "postgresql://me:***@host/db"}))
+    with pytest.raises(SettingsError, match=r"is in postgresql://me:\*\*\*@host/db: give that URL, with its password"):
+        report_study(str(tmp_path))
+
+
+@pytest.mark.usefixtures("plain")
+def test_the_command_prints_what_it_wrote_and_exits_2_on_a_mistake(tmp_path):
+    def bsszoo(*arguments):
+        return subprocess.run([sys.executable, "-m", "bsszoo.cli.main", "report", *arguments], cwd=tmp_path,
+                              capture_output=True, text=True, check=False)
+
+    done = bsszoo("plain.db", "--study", "lr search")
+    assert done.returncode == 0, done.stderr
+    assert "Study: lr search, 22 complete" in done.stdout
+    assert "Report: report_lr-search.html" in done.stdout
+    assert (tmp_path / "report_lr-search.html").exists()
+    wrong = bsszoo("plain.db", "--study", "x")
+    assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)
+    assert "There is no study 'x'" in wrong.stderr
+    told = bsszoo("--help").stdout
+    assert "--study" in told
+    assert "optuna-dashboard" in told
