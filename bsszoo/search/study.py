@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -123,8 +123,22 @@ def work_once(study: Study, plan: SearchPlan, keeper: Keeper | None) -> bool:
     if places.get(trial.number, 0) >= plan.wanted:
         give_up(study, frozen, SURPLUS)
         return False
+    if _evaluated_elsewhere(everything, frozen, plan):
+        give_up(study, frozen, SURPLUS)  # two processes enqueued one code, as two --retry-failed do
+        return True
     evaluate(study, plan, frozen, keeper)
     return True
+
+
+def _evaluated_elsewhere(trials: Sequence[FrozenTrial], mine: FrozenTrial, plan: SearchPlan) -> bool:
+    """Whether an earlier trial has the same code and is not a failed or given-up one."""
+    names = plan.candidates.names
+    code = code_of(mine, names)
+    return any(
+        t.number < mine.number and t.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
+        and dropped(t) is None and code_of(t, names) == code
+        for t in trials
+    )
 
 
 def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:

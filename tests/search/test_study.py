@@ -160,3 +160,30 @@ def test_functions_are_found_by_name(tmp_path, monkeypatch):
     ):
         with pytest.raises(error, match=text):
             load_evaluator(spec)
+
+
+def test_a_failed_code_that_two_processes_had_tried_again_is_evaluated_once_more_only():
+    from bsszoo.search.study import retry_failed
+
+    broken, seen = [True], []
+
+    def judge(code):
+        seen.append(code)
+        if len(seen) == 3 and broken[0]:
+            raise RuntimeError("no luck")
+        return _params(code)
+
+    study = _study()
+    run_search(study, _plan(judge, trials=10), lambda _: None)
+    failed = seen[2]
+    broken[0] = False
+    before = study.get_trials()
+    assert retry_failed(study, _plan(judge, trials=10)) == 1
+    # Another process read the study before the first one wrote.
+    names = CANDIDATES.names
+    study.enqueue_trial({n: before[2].params[n] for n in names})
+    run_search(study, _plan(judge, trials=12), lambda _: None)
+    assert seen.count(failed) == 2
+    rows = trial_rows(study, _plan(judge, trials=12))
+    assert len({r.code for r in rows}) == len(rows) == 12
+    assert all(r.state == "complete" for r in rows)
