@@ -25,6 +25,8 @@ class Search:
             [sys.executable, SCRIPT, url, str(workers), str(trials), str(grace), self.seen_file, str(seconds),
              "alone" if alone else "shared"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            # A shell starts background jobs with SIGINT ignored, which would be inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def seen(self):
