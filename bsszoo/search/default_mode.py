@@ -140,7 +140,7 @@ def pending_improvement(
     """Expected improvement at rows of Zq, in expectation over the results of pending codes: equation (3).
 
     With ``draws = 0`` every pending result is taken for its own expectation, the believer of kriging; averaging over
-    draws of it was no better wherever we measured (docs/comparison), so that is what the default search does.
+    draws of it was a little worse on the whole (docs/comparison), so that is what the default search does.
 
     Noise makes the best observed result too high a bar, so tau is the largest posterior mean among the evaluated and
     pending codes. With the factor L of the kernel matrix of evaluated and pending codes and V = L^-1 k, a draw of the
