@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bsszoo.compression.plan import Caps, Plan
     from bsszoo.search.evaluator import Evaluator
     from bsszoo.search.result import Budget, CompressResult, TrialRow
-    from bsszoo.search.sampler import Mode
 
 # On a terminal the bar moves; into a file a line is written after this many seconds at the earliest.
 _LINE_SECONDS = 10.0
@@ -127,9 +126,9 @@ def compress_command(
 ) -> None:
     """Search how a network's blocks should be stacked under a FLOPs budget.
 
-    Every candidate keeps the budget before anything is built. The search is AutoBSS's: dispersed first codes, then
-    Bayesian optimisation by expected improvement. It ends with several good, different codes, a report page, and the
-    commands that build and train them.
+    Every candidate keeps the budget before anything is built. Dispersed first codes are followed by Bayesian
+    optimisation with a Gaussian process and expected improvement. It ends with several good, different codes, a report
+    page, and the commands that build and train them.
 
     Examples:
 
@@ -153,7 +152,7 @@ def compress_command(
                 network, flops=flops, params=params, activations=activations, max_latency=max_latency,
                 latency_table=latency_table, latency_model=latency_model, evaluator=evaluator, trials=trials,
                 batch=batch, seed=seed, out=out, storage=storage, study=study, workers=workers, grace=grace,
-                retry=retry_failed, search=_mode(search), slack=slack, scale=scale, caps=caps, latency=latency,
+                retry=retry_failed, search=search, slack=slack, scale=scale, caps=caps, latency=latency,
                 watcher=watcher,
             )
     except KeyboardInterrupt:
@@ -179,15 +178,6 @@ def _say_next(result: CompressResult, watcher: _ProgressWatcher) -> None:
     folder = watcher.folder
     if folder is not None:
         show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")
-
-
-def _mode(search: str) -> Mode:
-    from bsszoo.errors import SettingsError
-
-    modes: dict[str, Mode] = {"default": "default", "paper": "paper"}
-    if search not in modes:
-        raise SettingsError(f"--search is {search!r}; it takes default or paper.")
-    return modes[search]
 
 
 def _caps(evaluator: str, depth: str | None, stage_depth: str | None, params: str | None) -> Caps | None:

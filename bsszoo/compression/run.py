@@ -113,7 +113,7 @@ def compress(
     workers: int = 1,
     grace: float = 60.0,
     retry: bool = False,
-    search: Mode = "default",
+    search: str = "default",
     slack: float = 0.1,
     scale: float | None = None,
     caps: Caps | None = None,
@@ -122,8 +122,8 @@ def compress(
 ) -> CompressResult:
     """Search codes of a network's family under a budget.
 
-    Every candidate keeps the budget before anything is built. The search is the paper's: see docs/sampler. A run that
-    was stopped, by Ctrl-C or by a kill, goes on when it is called again with the same settings; ``trials`` may grow.
+    Every candidate keeps the budget before anything is built. docs/sampler has the search. A run that was
+    stopped, by Ctrl-C or by a kill, goes on when it is called again with the same settings; ``trials`` may grow.
 
     Args:
         network: A family (``mobilenetv2``), a name of the zoo or a code: what is compressed, and the first control.
@@ -162,8 +162,7 @@ def compress(
     start = time.perf_counter()
     watcher = watcher or _Silent()
     _check_counts(trials, batch, seed, slack)
-    if search not in ("default", "paper"):
-        raise SettingsError(f"--search is {search!r}; it takes default or paper.")
+    mode = _mode(search)
     sharing = Sharing(storage, study, workers, grace)
     reference = resolve_code(network)
     cost = code_cost(reference)
@@ -189,13 +188,13 @@ def compress(
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
     title = network if isinstance(network, str) and not network.startswith("{") else str(reference)
-    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps, sharing, search)
+    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps, sharing, mode)
     settings |= {} if within is None else within.settings
     todo = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
     name = _folder_name(title, budget, judge, seed, settings)
     with _place(out, name, sharing) as folder, _storage_faults(folder, storage):
         check_settings(folder, settings)
-        address, kept = open_study(sharing, search, todo, settings, folder)
+        address, kept = open_study(sharing, mode, todo, settings, folder)
         write_json(folder / SETTINGS, settings)
         earlier = trial_rows(kept, todo)
         check_trials(folder, len(earlier))
@@ -281,6 +280,13 @@ def _evaluator(evaluator: object) -> Evaluator | None:
     if isinstance(evaluator, str):
         return None if evaluator == "structural" else load_evaluator(evaluator)
     return as_evaluator(evaluator)
+
+
+def _mode(search: str) -> Mode:
+    modes: dict[str, Mode] = {"default": "default", "paper": "paper"}
+    if search not in modes:
+        raise SettingsError(f"--search is {search!r}; it takes default or paper.")
+    return modes[search]
 
 
 def _check_counts(trials: int, batch: int, seed: int, slack: float) -> None:

@@ -162,13 +162,9 @@ class CandidateSet:
 
     def index(self, params: Mapping[str, Any]) -> int | None:
         """The row of the code with these entries (``trial.params``), or None when the set does not hold it."""
-        if not self.is_whole(params):
+        if not is_whole(params, self.names):
             return None
         return self.row([int(params[n]) for n in self.names])
-
-    def is_whole(self, params: Mapping[str, Any]) -> bool:
-        """Whether these parameters of a trial hold every entry: a process killed in an ask leaves some out."""
-        return all(name in params for name in self.names)
 
     def row(self, code: Sequence[int] | IntArray) -> int | None:
         """The row that holds this code [d], or None."""
@@ -191,6 +187,11 @@ class CandidateSet:
             found = self.row(wanted[i])  # another code with the same key stands first
             rows[i] = -1 if found is None else found
         return np.asarray(rows, dtype=np.int64)
+
+
+def is_whole(params: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether these parameters of a trial hold every entry: a process killed in an ask leaves some out."""
+    return all(name in params for name in names)
 
 
 def _figures(column: str, values: Any) -> NDArray[Any]:

@@ -7,15 +7,15 @@ whole: other processes then see the code before Optuna has written its parameter
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from bsszoo.search.candidates import CandidateSet
+from bsszoo.search.candidates import CandidateSet, is_whole
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -38,17 +38,13 @@ RESULT: Final = "bsszoo:result"
 def code_of(trial: FrozenTrial, names: Sequence[str]) -> CodeTuple | None:
     """A trial's code: its parameters, else the code chosen or enqueued for it; None while there is no whole one."""
     for params in (trial.params, trial.system_attrs.get("fixed_params", {})):
-        if _whole(params, names):
+        if is_whole(params, names):
             return tuple(int(params[n]) for n in names)
     chosen = trial.system_attrs.get(CHOSEN)
     # A study that was begun with other entries shows codes that are none of these.
     if chosen is None or len(chosen) != len(names) or not trial.params.keys() <= set(names):
         return None
     return tuple(int(v) for v in chosen)
-
-
-def _whole(params: Mapping[str, Any], names: Sequence[str]) -> bool:
-    return all(n in params for n in names)
 
 
 def dropped(trial: FrozenTrial) -> str | None:

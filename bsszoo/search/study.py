@@ -98,9 +98,7 @@ def run_search(
 
 def work_once(study: Study, plan: SearchPlan, keeper: Keeper | None) -> bool:
     """Ask for one code and evaluate it; False when no more are wanted for now."""
-    held = holders(study.get_trials(deepcopy=False), plan.candidates.names)
-    # An enqueued trial holds its code already and still has to be asked for.
-    if sum(t.state != TrialState.WAITING for t, _ in held) >= plan.wanted:
+    if missing(study, plan) <= 0:
         return False
     try:
         trial = study.ask()
@@ -128,6 +126,12 @@ def work_once(study: Study, plan: SearchPlan, keeper: Keeper | None) -> bool:
         return True
     evaluate(study, plan, frozen, keeper)
     return True
+
+
+def missing(study: Study, plan: SearchPlan) -> int:
+    """How many codes still have to be asked for; an enqueued trial holds its code already and is one of them."""
+    held = holders(study.get_trials(deepcopy=False), plan.candidates.names)
+    return plan.wanted - sum(t.state != TrialState.WAITING for t, _ in held)
 
 
 def _evaluated_elsewhere(trials: Sequence[FrozenTrial], mine: FrozenTrial, plan: SearchPlan) -> bool:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 from optuna.trial import TrialState
 
 from bsszoo.errors import RunError, SettingsError
-from bsszoo.search.history import LOST, RETURNED, holders
+from bsszoo.search.history import LOST, RETURNED
 from bsszoo.search.leases import Keeper, Lease, Observer, give_up, owner, worker_name
 from bsszoo.search.result import TrialRow
 from bsszoo.search.storages import first_line, open_storage
-from bsszoo.search.study import Report, SearchPlan, abandoned, evaluate, left_running, work_once
+from bsszoo.search.study import Report, SearchPlan, abandoned, evaluate, left_running, missing, work_once
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -190,13 +190,13 @@ def run_workers(
             if time.monotonic() - looked > lease.beat:
                 looked = time.monotonic()
                 observer.look()
-            missing = _missing(study, plan) + len(adopted)
-            while missing > 0 and len(crew.members) < workers:
+            starts = missing(study, plan) + len(adopted)
+            while starts > 0 and len(crew.members) < workers:
                 crew.start(adopted.pop(0) if adopted else None)
-                missing -= 1
+                starts -= 1
             if not crew.members:
                 others = left_running(study, plan)
-                if not others and _missing(study, plan) <= 0:
+                if not others and missing(study, plan) <= 0:
                     break
                 if others and waiting is not None and not told:
                     waiting(len(others))
@@ -228,12 +228,6 @@ def _take_over(study: Study, plan: SearchPlan, workers: int) -> list[int]:
         # Nobody would give signs of life for one that waits; its code is asked for again instead.
         give_up(study, trial, RETURNED)
     return [t._trial_id for t in left[:workers]]
-
-
-def _missing(study: Study, plan: SearchPlan) -> int:
-    """How many codes have to be asked for."""
-    held = holders(study.get_trials(deepcopy=False), plan.candidates.names)
-    return plan.wanted - sum(t.state != TrialState.WAITING for t, _ in held)
 
 
 def _bury(study: Study, worker: _Worker, plan: SearchPlan) -> None:

@@ -1,29 +1,17 @@
 import dataclasses
-import importlib.util
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from benchmarks.scripts import load_script
 from benchmarks.small_tables import TRANSNAS, macro_archs, write_macro_json
-from package_tree import ROOT
 from searching.figures import Comparison, checkpoints
 from searching.ledger import FILE, Ledger
 from searching.protocol import Run
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("search_script", ROOT / "benchmarks" / "search.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load()
+script = load_script("search")
 
 
 @pytest.fixture(scope="module")

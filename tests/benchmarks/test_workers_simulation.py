@@ -1,14 +1,12 @@
-import importlib.util
 import math
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import optuna
 import pytest
+from benchmarks.scripts import load_script
 from benchmarks.small_tables import dense_task
-from package_tree import ROOT
 from searching.protocol import observe
 from simulation.clock import busiest, simulate, told_order, waiting_share
 from simulation.counting import Watch
@@ -25,16 +23,7 @@ def setting(workers: int, batch: int = 4, evaluations: int = 14) -> Setting:
     return Setting(TASK.name, batch, workers, 3, evaluations, 3600.0)
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("workers_script", ROOT / "benchmarks" / "workers.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load()
+script = load_script("workers")
 
 
 def test_one_worker_is_the_sequential_search() -> None:
