@@ -82,7 +82,7 @@ def train_step(net: nn.Module, images: torch.Tensor) -> Action:
     def action() -> None:
         loss = nn.functional.cross_entropy(net(images), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     net.train()

@@ -38,8 +38,22 @@ class SettingsError(BssZooError, ValueError):
     """A run that cannot start as asked: its folder, its storage or a setting stands in the way."""
 
 
+class RecipeError(BssZooError, ValueError):
+    """A training recipe with an unknown key, a wrong type or a value out of range; the text names the key."""
+
+
+class DataError(BssZooError, ValueError):
+    """Images or labels that cannot be used: the text names the file or the folder."""
+
+
 class RunError(BssZooError, RuntimeError):
     """A run that started and could not end well."""
+
+
+class StoppedError(RunError):
+    """A run that was told to stop (Ctrl-C, SIGTERM) and kept everything; ``signal`` is the one that told it."""
+
+    signal: int = 15
 
 
 class WeightsError(BssZooError, RuntimeError):

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from bsszoo import __version__
-from bsszoo.cli import compress, models, report
-from bsszoo.errors import BssZooError, RunError, WeightsError
+from bsszoo.cli import compress, models, report, train
+from bsszoo.errors import BssZooError, RunError, StoppedError, WeightsError
 
 app = typer.Typer(
     name="bsszoo",
@@ -45,12 +45,17 @@ app.command("show")(models.show_command)
 app.command("cost")(models.cost_command)
 app.command("compress")(compress.compress_command)
 app.command("report")(report.report_command)
+app.command("train")(train.train_command)
+app.command("validate")(train.validate_command)
 
 
 def main() -> None:
     """Run the command line; an error of ours becomes one text on stderr and an exit code."""
     try:
         app()
+    except StoppedError as error:
+        typer.echo(f"bsszoo: {error}", err=True)
+        sys.exit(128 + error.signal)
     except BssZooError as error:
         typer.echo(f"bsszoo: {error}", err=True)
         sys.exit(1 if isinstance(error, (RunError, WeightsError)) else 2)

@@ -1,0 +1,54 @@
+"""Files that are there as a whole or not at all, whenever the process that writes them is killed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+#: How the names of unfinished files end; those of killed processes may be removed.
+PART: Final = ".part"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; when the block ends it takes the place of ``path``, on disk for good.
+
+    When the block raises, or the process is killed in it, ``path`` stays as it was.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        # mkstemp lets nobody else read the file; results are as readable as other new files.
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)
+        with scratch.open("rb+") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file (UTF-8, line ends as they are) as a whole; ``OSError`` when it cannot be written."""
+    with whole_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without it a power cut may lose the renaming. Not every system lets folders be opened.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

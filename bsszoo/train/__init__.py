@@ -1,0 +1,1 @@
+"""Training on timm's parts: recipes, data, the loop, checkpoints and validation."""

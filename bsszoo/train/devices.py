@@ -1,0 +1,105 @@
+"""Where a process computes: its device, its rank among the processes that torchrun started, and what they agree on."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bsszoo.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One process of a training: ``rank`` of ``world``, on ``device``."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of the processes' values, in each of them."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            dist.barrier()
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process has, in every process; anything that ``torch.save`` takes, tensors on the CPU.
+
+        Sent as bytes, so that machines without a common disk can resume from the first one's checkpoint.
+        """
+        if self.world == 1:
+            return value
+        buffer = io.BytesIO()
+        if self.first:
+            torch.save(value, buffer)
+        length = torch.tensor([buffer.tell()], device=self.device)
+        dist.broadcast(length, 0)
+        data = torch.empty(int(length.item()), dtype=torch.uint8, device=self.device)
+        if self.first:
+            data.copy_(torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8))
+        dist.broadcast(data, 0)
+        return torch.load(io.BytesIO(bytes(data.cpu().numpy())), map_location="cpu", weights_only=True)
+
+
+def launched_by_torchrun() -> bool:
+    """Whether torchrun (or a like launcher) started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+@contextmanager
+def joined(device: str | None = None) -> Iterator[Place]:
+    """This process's place; within, the processes that torchrun started are one group (NCCL on GPUs, gloo on CPUs).
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default a GPU where there is one, each process its own.
+
+    Raises:
+        SettingsError: No such device.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    chosen = _device(device, local)
+    if not launched_by_torchrun():
+        yield Place(chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    # A rank that hangs is noticed after this time; evaluation has no collective step for longer than a batch.
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=15))
+    try:
+        yield Place(chosen, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str | None, local: int) -> torch.device:
+    if name is None:
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(name)
+        if chosen.type == "cuda" and chosen.index is None:
+            chosen = torch.device("cuda", local)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        known += ["mps"] if torch.backends.mps.is_available() else []
+        raise SettingsError(f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); this machine has "
+                            f"{', '.join(known)}.") from None
+    return chosen

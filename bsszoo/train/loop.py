@@ -1,0 +1,325 @@
+"""``train``: a recipe's training from its first update to its last, readable from top to bottom.
+
+Between two updates the state is: the weights, the optimiser's, the moving average's and the gradient scaler's state,
+and how far the training is. Everything drawn at random is a function of that (``seeds``), so a checkpoint holds the
+whole of it, and a training that was killed anywhere goes on from its last checkpoint as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import torch
+import torch.distributed as dist
+from timm.utils import ModelEmaV3, distribute_bn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bsszoo.errors import RecipeError, RunError, StoppedError
+from bsszoo.train.batches import TrainingBatches, divide, evaluation_batches
+from bsszoo.train.checkpoint import BEST, EpochRow, Folder, Progress, pack, unpack_progress
+from bsszoo.train.data import Split, open_splits
+from bsszoo.train.devices import Place, joined
+from bsszoo.train.evaluation import autocast, evaluate
+from bsszoo.train.optim import Objective, make_optimizer, make_schedule
+from bsszoo.train.outcome import conclude, data_mark, start_network, teacher_network
+from bsszoo.train.recipe import Recipe
+from bsszoo.train.seeds import seed_pass
+from bsszoo.train.signals import StopSignals
+from bsszoo.train.watching import Now, Start, Unwatched, Watcher
+
+# Seconds between two reports of the loss: reading it waits for the device.
+_REPORT: Final = 1.0
+
+
+def train(
+    recipe: Recipe, data: str | Path | None, out: str | Path, *, device: str | None = None,
+    watcher: Watcher | None = None, initial: Callable[[nn.Module], None] | None = None,
+) -> dict[str, Any]:
+    """Train a recipe's network in a folder, or go on with the training there; its summary.
+
+    Started by ``torchrun`` the processes train one network together (DDP); each has to call this function.
+
+    Args:
+        recipe: What to train, and how.
+        data: The folder of the pictures; None for ``synthetic``.
+        out: The folder of the training: ``recipe.yaml``, ``last.pt`` (the checkpoint), ``metrics.csv``, and at the end
+            ``model.safetensors`` with ``config.json`` (a folder that ``timm`` and ``bsszoo.create`` load) and
+            ``summary.json``. A finished training is not trained again.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; a GPU where there is one by default.
+        watcher: Told of the progress.
+        initial: Changes the fresh network's weights before the first update (not when a training goes on).
+
+    Raises:
+        RecipeError, DataError, SettingsError: Something does not fit; known before the first update where possible.
+        RunError: A loss that is not finite; the step and its pictures are kept in the folder.
+        StoppedError: SIGTERM or Ctrl-C; everything up to the last update is kept.
+    """
+    watcher = watcher or Unwatched()
+    folder = Folder(Path(out))
+    with ExitStack() as stack:
+        place = stack.enter_context(joined(device))
+        if recipe.run.precision == "float16" and place.device.type != "cuda":
+            raise RecipeError("run.precision is float16, which needs a GPU here. Use bfloat16 or float32.")
+        splits = open_splits(recipe.data, data, num_classes=recipe.model.num_classes)
+        if place.first:
+            stack.enter_context(folder.held(recipe))
+        place.barrier()
+        finished = folder.summary() if place.first else None
+        if place.from_first(finished is not None):
+            return finished or {}
+        stopping = stack.enter_context(StopSignals())
+        run = _Run(recipe, splits, folder, place, watcher, stopping, initial)
+        for row in run.epochs():
+            if place.first:
+                watcher.validated(row)
+        # The weights that are kept are those that were validated.
+        return conclude(recipe, run.kept, folder, run.progress.rows, splits, place) if place.first else {}
+
+
+class _Run:
+    """A training in this process: what it has, and its progress."""
+
+    def __init__(
+        self, recipe: Recipe, splits: tuple[Split, Split], folder: Folder, place: Place, watcher: Watcher,
+        stopping: StopSignals, initial: Callable[[nn.Module], None] | None,
+    ) -> None:
+        self.recipe, self.folder, self.place, self.watcher, self.stopping = recipe, folder, place, watcher, stopping
+        run = recipe.run
+        self.division = divide(recipe, len(splits[0]), place.world)
+        self.data = data_mark(recipe, splits)
+        state = place.from_first(folder.load() if place.first else None)
+        if state is not None and state["data"] != self.data:
+            raise RecipeError(f"{folder.path} holds a training on other data: {state['data']} there, {self.data} now.")
+
+        # -- the network, on its device
+        seed_pass(torch.device("cpu"), run.seed)
+        self.model = start_network(recipe, fresh=state is None, initial=initial).to(place.device)
+        if run.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        if run.sync_bn and place.world > 1:
+            if place.device.type != "cuda":
+                raise RecipeError("run.sync_bn needs GPUs: torch's SyncBatchNorm does not train on a CPU.")
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.optimizer = make_optimizer(recipe, self.model)
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if (
+            recipe.ema.decay is not None) else None
+        self.scaler = torch.amp.GradScaler(place.device.type) if run.precision == "float16" else None
+        self.progress = Progress()
+        if state is not None:
+            self._restore(state)
+        teacher = teacher_network(recipe)
+        self.objective = Objective(recipe, None if teacher is None else teacher.to(place.device))
+
+        # -- what runs it
+        self.schedule = make_schedule(recipe, self.optimizer, self.division.updates)
+        self.forward: nn.Module = torch.compile(self.model) if run.compile else self.model  # type: ignore[assignment]
+        if place.world > 1:
+            ids = [place.device.index] if place.device.type == "cuda" else None
+            self.forward = DistributedDataParallel(self.forward, device_ids=ids)
+        self.context = autocast(place, run.precision)
+        self.batches = TrainingBatches(splits[0], recipe, self.division, place)
+        self.val_batches = evaluation_batches(splits[1], recipe, place)
+        self.saved = time.monotonic()
+        self.watch = _LossWatch(place, stopping)
+        if place.first:
+            watcher.started(Start(recipe, len(splits[0]), len(splits[1]), self.division, place, self.progress.update,
+                                  folder.path))
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def epochs(self) -> Iterator[EpochRow]:
+        """Train epoch after epoch, from where the progress is; a row after each."""
+        updates = self.division.updates
+        while len(self.progress.rows) < self.recipe.schedule.epochs:
+            epoch = len(self.progress.rows)
+            if self.progress.update < (epoch + 1) * updates:
+                self._train_epoch(epoch)
+            row = self._validate(epoch)
+            self.progress.rows.append(row)
+            self.progress.loss_sum = self.progress.seconds = 0.0
+            self._save()
+            if self.place.first and row.top1 >= max(r.top1 for r in self.progress.rows):
+                self.folder.save_weights(BEST, self.kept.state_dict())
+            yield row
+
+    def _train_epoch(self, epoch: int) -> None:
+        run, division, place, progress = self.recipe.run, self.division, self.place, self.progress
+        start, first = time.monotonic(), progress.update % division.updates
+        told, seconds_before = start, progress.seconds
+        loss_sum = torch.full((), progress.loss_sum, dtype=torch.float64 if place.device.type != "mps"
+                              else torch.float32, device=place.device)
+        self.forward.train()
+        batches = self.batches.epoch(epoch, start=first)
+        for update in range(first, division.updates):
+            lr = self._set_rate(progress.update)
+            loss = torch.zeros((), device=place.device)
+            for passed in range(division.passes):
+                images, labels = self._next(batches)
+                number = place.rank * division.passes + passed
+                seed_pass(place.device, run.seed, progress.update, number)
+                images, targets = self.objective.mixed(images, labels)
+                # Gradients are averaged over the processes once, after the last pass.
+                last = passed == division.passes - 1
+                quiet = nullcontext() if last or place.world == 1 else self.forward.no_sync()  # type: ignore[operator]
+                with quiet:
+                    with self.context():
+                        outputs = self.forward(images)
+                        part = self.objective(outputs, targets, images) / division.passes
+                    (part if self.scaler is None else self.scaler.scale(part)).backward()
+                loss += part.detach()
+            self._step(progress.update)
+            progress.update += 1
+            loss_sum += loss
+
+            # One update later: the device is not waited for.
+            self.watch.add(loss, epoch, update)
+            self._refuse_lost(lr)
+            now = time.monotonic()
+            progress.seconds = seconds_before + now - start
+            over = update == division.updates - 1
+            if over and place.world > 1:
+                distribute_bn(self.model, place.world, reduce=True)
+            if (self.watch.stop or self.watch.save) and not over:
+                progress.loss_sum = self._mean(loss_sum)
+                if self.watch.stop:
+                    self._stop()
+                self._save()
+            self.watch.due = now - self.saved > 60 * run.checkpoint_minutes
+            if place.first and now - told > _REPORT:
+                told, done = now, update + 1 - first
+                self.watcher.updated(Now(progress.update, float(loss_sum) / (update + 1), lr,
+                                         done * self.recipe.optim.batch_size / (now - start)))
+        self.watch.settle()
+        self._refuse_lost(lr)
+        progress.loss_sum = self._mean(loss_sum)
+
+    def _mean(self, value: torch.Tensor) -> float:
+        return float(self.place.sum(value.clone())) / self.place.world
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches)
+        except StopIteration:
+            raise RunError("The training split ended before the epoch did: it holds fewer pictures than it "
+                           "said.") from None
+
+    def _set_rate(self, update: int) -> float:
+        self.schedule.step_update(update)
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _step(self, update: int) -> None:
+        clip = self.recipe.optim.clip_grad
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, step=update + 1)
+
+    def _validate(self, epoch: int) -> EpochRow:
+        start, run, division, progress = time.monotonic(), self.recipe.run, self.division, self.progress
+        lr = self._set_rate(progress.update - 1)
+        accuracy = evaluate(
+            self.kept, self.val_batches, self.place, precision=run.precision, channels_last=run.channels_last,
+            on_batch=self.watcher.validating if self.place.first else None,
+            # Several processes have to count to the end together.
+            stopping=(lambda: bool(self.stopping.received)) if self.place.world == 1 else None,
+        )
+        if accuracy is None:
+            self._stop()
+        images = division.updates * self.recipe.optim.batch_size
+        return EpochRow(
+            epoch=epoch + 1, update=progress.update, lr=lr, train_loss=progress.loss_sum / division.updates,
+            val_loss=accuracy.loss, top1=accuracy.top1, top5=accuracy.top5,
+            images_per_s=images / max(progress.seconds, 1e-9), seconds=progress.seconds + time.monotonic() - start,
+        )
+
+    # -- what is kept ---------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.place.first:
+            self.folder.save(pack(self.progress, self.model, self.optimizer, ema=None if self.ema is None else
+                                  self.ema.module, scaler=self.scaler, data=self.data))
+        self.saved = time.monotonic()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.progress = unpack_progress(state)
+
+    def _stop(self) -> NoReturn:
+        self._save()
+        error = StoppedError(f"Stopped after {self.progress.update} updates, which are kept in {self.folder.path}. "
+                        "The same command goes on from there.")
+        error.signal = self.stopping.received or error.signal
+        raise error
+
+    def _refuse_lost(self, lr: float) -> None:
+        if self.watch.lost is None:
+            return
+        loss, epoch, update = self.watch.lost
+        if math.isfinite(loss):
+            raise RunError("The loss of another process is not finite; its message says more.")
+        number = epoch * self.division.updates + update
+        text = f"The loss of update {number} (epoch {epoch + 1}) is {loss}, at a learning rate of {lr:.4g}."
+        kept = [self.batches.again(epoch, update, passed) for passed in range(self.division.passes)]
+        if any(kept):
+            file = self.folder.path / f"lost_update{number}_process{self.place.rank}.pt"
+            torch.save({"update": number, "epoch": epoch, "lr": lr, "loss": loss, "passes": kept}, file)
+            text += f" Its pictures are in {file}."
+        before = "the start" if self.progress.update <= 1 else "the last checkpoint"
+        raise RunError(f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
+                       "schedule.warmup_epochs, optim.clip_grad or run.precision=float32 may help.")
+
+
+class _LossWatch:
+    """Notices a loss that is not finite, a signal to stop and that a checkpoint is due, in any process.
+
+    All processes learn of it at the same update. The value of an update is looked at after the next one was queued, so
+    that the device always has work.
+    """
+
+    def __init__(self, place: Place, stopping: StopSignals) -> None:
+        self._place, self._stopping = place, stopping
+        self._pending: tuple[torch.Tensor, torch.Tensor, int, int] | None = None
+        self.lost: tuple[float, int, int] | None = None
+        self.stop = self.save = self.due = False
+
+    def add(self, loss: torch.Tensor, epoch: int, update: int) -> None:
+        """The loss of an update; what was found in the one before shows in ``lost``, ``stop`` and ``save``."""
+        asked = loss.new_tensor([float(bool(self._stopping.received)), float(self.due and self._place.first)])
+        signal = torch.cat([(~torch.isfinite(loss)).to(asked)[None], asked])
+        if self._place.world > 1:
+            dist.all_reduce(signal, op=dist.ReduceOp.MAX)
+        self.settle()
+        self._pending = signal, loss, epoch, update
+
+    def settle(self) -> None:
+        """Look at the update that was added last."""
+        if self._pending is None:
+            return
+        signal, loss, epoch, update = self._pending
+        self._pending = None
+        bad, stop, save = (value > 0 for value in signal.tolist())
+        self.stop, self.save = self.stop or stop, save
+        if bad:
+            self.lost = float(loss), epoch, update

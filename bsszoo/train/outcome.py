@@ -1,0 +1,117 @@
+"""The network of a recipe before its training, and what is kept of it afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from bsszoo import __version__
+from bsszoo.codes.cost import code_cost
+from bsszoo.files import whole_file
+from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder
+from bsszoo.train.data import Pictures, Split
+from bsszoo.train.devices import Place
+from bsszoo.train.recipe import Recipe
+from bsszoo.zoo.entry import resolve_code
+from bsszoo.zoo.registry import create
+
+
+def start_network(recipe: Recipe, *, fresh: bool, initial: Callable[[nn.Module], None] | None = None) -> nn.Module:
+    """The recipe's network on the CPU; with the weights that training starts from where it is ``fresh``."""
+    part = recipe.model
+    network = create(
+        part.name, num_classes=part.num_classes, in_chans=part.in_chans, drop_rate=part.drop_rate,
+        drop_path_rate=part.drop_path_rate, pretrained=(part.pretrained or False) if fresh else False,
+    )
+    if fresh and initial is not None:
+        initial(network)
+    return network
+
+
+def teacher_network(recipe: Recipe) -> nn.Module | None:
+    """The network that the recipe's learns from, or None; it sees the same normalised images."""
+    loss, part = recipe.loss, recipe.model
+    if loss.teacher is None or loss.teacher_weights is None:
+        return None
+    return create(loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=loss.teacher_weights)
+
+
+def data_mark(recipe: Recipe, splits: tuple[Split, Split]) -> str:
+    """What tells one set of splits from another, whichever folder it lies in."""
+    parts = [f"{len(splits[0])} + {len(splits[1])} pictures"]
+    for split in splits:
+        if isinstance(split, Pictures):
+            classes = list(split.source.classes or [])
+            mark = hashlib.sha256(split.labels.tobytes() + split.rows.tobytes() + repr(classes).encode()).hexdigest()
+            parts.append(mark[:12])
+    return " ".join([recipe.data.dataset, *parts])
+
+
+def conclude(
+    recipe: Recipe, network: nn.Module, folder: Folder, rows: Sequence[EpochRow], splits: tuple[Split, Split],
+    place: Place,
+) -> dict[str, Any]:
+    """Write the trained network as timm's folder and ``summary.json``, which is returned.
+
+    Args:
+        recipe: The recipe.
+        network: The network that was validated last.
+        folder: The training's folder.
+        rows: The epochs.
+        splits: The training and the validation pictures.
+        place: Where it was trained.
+    """
+    folder.save_weights(WEIGHTS, network.state_dict())
+    write_config(recipe, network, folder, splits[0])
+    code = resolve_code(recipe.model.name)
+    cost = code_cost(code, recipe.data.image_size, num_classes=recipe.model.num_classes, in_chans=recipe.model.in_chans)
+    last, best = rows[-1], max(rows, key=lambda r: r.top1)
+    data = recipe.data
+    summary = {
+        "model": recipe.model.name, "code": str(code), "image_size": data.image_size,
+        "num_classes": recipe.model.num_classes, "macs": cost.macs, "params": cost.params,
+        "top1": last.top1, "top5": last.top5, "val_loss": last.val_loss, "train_loss": last.train_loss,
+        "best_top1": best.top1, "best_epoch": best.epoch, "epochs": len(rows),
+        "weights": "moving average" if recipe.ema.decay is not None else "last update",
+        "dataset": data.dataset, "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
+        "validated_on": f"{data.holdout:g} of {data.train_split}, held out" if data.holdout else data.val_split,
+        "seed": recipe.run.seed, "seconds": round(sum(r.seconds for r in rows), 3),
+        "images_per_s": round(rows[-1].images_per_s, 1), "device": device_words(place), "processes": place.world,
+        "precision": recipe.run.precision, "last_epoch": asdict(last),
+        "versions": {"bsszoo": __version__, "python": platform.python_version(),
+                     **{n: version(n) for n in ("torch", "torchvision", "timm", "numpy")}},
+    }
+    folder.write_summary(summary)
+    return summary
+
+
+def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split) -> None:
+    """Write ``config.json``: how timm and bsszoo rebuild the network, and which input it takes."""
+    data = recipe.data
+    interpolation = "bilinear" if data.interpolation == "random" else data.interpolation
+    config: dict[str, Any] = {}
+    classes = train.source.classes if isinstance(train, Pictures) else None
+    if classes and len(classes) == recipe.model.num_classes:
+        config["label_names"] = list(classes)
+    network.pretrained_cfg = {**network.pretrained_cfg, "tag": "", "license": None}
+    with whole_file(folder.path / "config.json") as scratch:
+        save_config_for_hf(network, str(scratch), model_config=config, data_config={
+            "input_size": (recipe.model.in_chans, data.image_size, data.image_size), "mean": data.mean,
+            "std": data.std, "interpolation": interpolation, "crop_pct": data.crop_pct,
+        })
+
+
+def device_words(place: Place) -> str:
+    """The device's name as a person knows it."""
+    if place.device.type == "cuda":
+        return torch.cuda.get_device_name(place.device)
+    return f"{place.device.type}, {torch.get_num_threads()} threads" if place.device.type == "cpu" else (
+        place.device.type)

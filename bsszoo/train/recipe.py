@@ -1,0 +1,224 @@
+"""``Recipe``: everything that decides what a training gives, as a frozen tree; read from YAML and checked strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from bsszoo.errors import RecipeError
+from bsszoo.train.strict import as_mapping, bounded, check_tree, choice, load_mapping, override, read_tree
+
+#: Batch for which the paper states its learning rates (appendix B.1, Table 1).
+PAPER_BATCH: Final = 1024
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """The network: a name of the zoo or a code's text, and what its training adds to it."""
+
+    name: str
+    num_classes: int = bounded(1000, low=1)
+    in_chans: int = bounded(3, low=1)
+    #: Dropout before the classifier.
+    drop_rate: float = bounded(0.0, low=0, high=1, open_high=True)
+    #: Stochastic depth at the end of the network, rising linearly with depth (Huang et al. 2016).
+    drop_path_rate: float = bounded(0.0, low=0, high=1, open_high=True)
+    #: Weights to start from: a tag, hf-hub:org/name, local-dir:PATH or a file; null for fresh ones.
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """Where images come from and how they are shown in evaluation."""
+
+    #: folder | torch/fashion_mnist | torch/cifar10 | any other of timm's ``create_dataset`` | synthetic.
+    dataset: str = "folder"
+    train_split: str = "train"
+    val_split: str = "validation"
+    #: Side of the input [px].
+    image_size: int = bounded(224, low=8)
+    #: Side of the centre crop over the side of the resized image, in evaluation.
+    crop_pct: float = bounded(0.875, low=0, high=1, open_low=True)
+    interpolation: str = choice("bilinear", "bilinear", "bicubic", "nearest", "lanczos", "random")
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    #: Share of the training images held out, class by class, and validated on instead of ``val_split``.
+    holdout: float = bounded(0.0, low=0, high=1, open_high=True)
+    #: Share of the (rest of the) training images that is used, class by class.
+    subset: float = bounded(1.0, low=0, high=1, open_low=True)
+
+
+@dataclass(frozen=True)
+class AugmentPart:
+    """What is done at random to training images (timm's ``create_transform`` and ``Mixup``)."""
+
+    #: rrc: random resized crop (Szegedy et al. 2015) | rkrc: resized, then a random crop | rkrr: the two mixed.
+    crop_mode: str = choice("rrc", "rrc", "rkrc", "rkrr")
+    #: Least and most share of the image's area in a random resized crop.
+    scale: tuple[float, float] = bounded((0.08, 1.0), low=0, high=4, open_low=True)
+    #: Least and most aspect ratio of it.
+    ratio: tuple[float, float] = bounded((3 / 4, 4 / 3), low=0, high=100, open_low=True)
+    hflip: float = bounded(0.5, low=0, high=1)
+    vflip: float = bounded(0.0, low=0, high=1)
+    color_jitter: float = bounded(0.0, low=0)
+    #: A policy in timm's words: original, v0, rand-m9-mstd0.5, augmix-m3, ..; null for none.
+    auto_augment: str | None = None
+    #: Probability of random erasing.
+    erase: float = bounded(0.0, low=0, high=1)
+    mixup: float = bounded(0.0, low=0)
+    cutmix: float = bounded(0.0, low=0)
+
+
+@dataclass(frozen=True)
+class OptimPart:
+    """The optimiser (timm's ``create_optimizer_v2``) and its batch."""
+
+    #: The learning rate at ``lr_batch_size``.
+    lr: float = bounded(low=0, open_low=True)
+    name: str = "sgd"
+    #: Images of one update, over all devices and accumulated passes.
+    batch_size: int = bounded(PAPER_BATCH, low=1)
+    #: Whether a ``batch_size`` other than ``lr_batch_size`` changes the rate in proportion.
+    scale_lr: bool = False
+    lr_batch_size: int = bounded(PAPER_BATCH, low=1)
+    momentum: float = bounded(0.9, low=0, high=1, open_high=True)
+    nesterov: bool = True
+    weight_decay: float = bounded(0.0, low=0)
+    #: Whether the decay also takes the scales and shifts of normalisation layers and the biases.
+    decay_norm_and_bias: bool = False
+    #: Most norm of the gradient; null for no clipping.
+    clip_grad: float | None = bounded(None, low=0, open_low=True)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at this recipe's batch."""
+        return self.lr * (self.batch_size / self.lr_batch_size if self.scale_lr else 1.0)
+
+
+@dataclass(frozen=True)
+class SchedulePart:
+    """The learning rate over the updates (timm's ``create_scheduler_v2``), and how long it goes."""
+
+    epochs: int = bounded(low=1)
+    name: str = choice("cosine", "cosine", "constant", "poly", "tanh")
+    #: Epochs, of ``epochs``, over which the rate rises linearly.
+    warmup_epochs: float = bounded(0.0, low=0)
+    #: The rate at the first update, as a share of the peak.
+    warmup_from: float = bounded(0.0, low=0, high=1)
+    min_lr: float = bounded(0.0, low=0)
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """Cross-entropy, what softens it, and a trained network to learn from."""
+
+    label_smoothing: float = bounded(0.0, low=0, high=1, open_high=True)
+    #: A network whose outputs are learnt as well (Hinton et al. 2015): a name or a code's text; null for none.
+    teacher: str | None = None
+    #: The teacher's weights, as ``model.pretrained``.
+    teacher_weights: str | None = None
+    #: The share of the teacher's part in the loss.
+    teacher_share: float = bounded(0.5, low=0, high=1)
+    #: What both networks' outputs are divided by in it.
+    temperature: float = bounded(1.0, low=0, open_low=True)
+
+
+@dataclass(frozen=True)
+class EmaPart:
+    """The moving average of the weights (timm's ``ModelEmaV3``), validated and kept instead when there is one."""
+
+    decay: float | None = bounded(None, low=0, high=1, open_low=True, open_high=True)
+    #: Whether the decay rises from zero over the first updates.
+    warmup: bool = True
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """The seed, and how the devices are used: no part of the method, though rounding depends on it."""
+
+    seed: int = bounded(0, low=0)
+    #: Most images that a device passes through the network at once; the batch is accumulated from such passes.
+    device_batch: int = bounded(128, low=1)
+    precision: str = choice("float32", "float32", "bfloat16", "float16")
+    channels_last: bool = False
+    compile: bool = False
+    sync_bn: bool = False
+    #: Processes that read images, for each device.
+    workers: int = bounded(4, low=0)
+    checkpoint_minutes: float = bounded(10.0, low=0, open_low=True)
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training.
+
+    Raises:
+        RecipeError: Parts that contradict each other.
+
+    Example:
+        >>> recipe = Recipe(ModelPart("mobilenetv2"), OptimPart(lr=0.7), SchedulePart(epochs=120))
+        >>> recipe.optim.batch_size, recipe.loss.label_smoothing
+        (1024, 0.0)
+    """
+
+    model: ModelPart
+    optim: OptimPart
+    schedule: SchedulePart
+    data: DataPart = field(default_factory=DataPart)
+    augment: AugmentPart = field(default_factory=AugmentPart)
+    loss: LossPart = field(default_factory=LossPart)
+    ema: EmaPart = field(default_factory=EmaPart)
+    run: RunPart = field(default_factory=RunPart)
+
+    def __post_init__(self) -> None:
+        for low_high, path in ((self.augment.scale, "augment.scale"), (self.augment.ratio, "augment.ratio")):
+            if low_high[0] > low_high[1]:
+                raise RecipeError(f"{path} is {list(low_high)}; the least comes first.")
+        if self.schedule.warmup_epochs >= self.schedule.epochs and self.schedule.warmup_epochs:
+            raise RecipeError(f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}; allowed is less than "
+                              f"schedule.epochs, {self.schedule.epochs}.")
+        if (self.loss.teacher is None) != (self.loss.teacher_weights is None):
+            raise RecipeError("loss.teacher and loss.teacher_weights go together: a network and its trained weights.")
+        if len(self.data.mean) != len(self.data.std) or not self.data.mean or min(self.data.std) <= 0:
+            raise RecipeError(f"data.mean is {list(self.data.mean)} and data.std {list(self.data.std)}; allowed are "
+                              "as many numbers as each other, the latter above zero.")
+
+
+def read_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, with ``key.key=value`` assignments in place of what it says.
+
+    Raises:
+        RecipeError: The file is missing or no recipe; the text names the key and what is allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise RecipeError(f"The recipe {path} cannot be read: {why}. The paper's are in recipes/imagenet; "
+                          "recipes/README.md describes them.") from None
+    data = override(load_mapping(text, str(path)), Recipe, assignments)
+    return read_tree(Recipe, data, source=str(path))
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe as YAML that ``read_recipe`` takes; every key stands in it."""
+    text: str = yaml.safe_dump(as_mapping(recipe), sort_keys=False, default_flow_style=None, width=110)
+    return text
+
+
+def with_values(recipe: Recipe, **sections: Any) -> Recipe:
+    """A recipe with some values of some sections replaced, checked: ``with_values(r, schedule={"epochs": 2})``.
+
+    Raises:
+        RecipeError: As ``read_recipe``.
+    """
+    changed = replace(recipe, **{name: replace(getattr(recipe, name), **values) for name, values in sections.items()})
+    check_tree(changed)
+    return changed

@@ -1,0 +1,78 @@
+"""Who is told of a training as it goes on, and what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bsszoo.train.batches import Division
+from bsszoo.train.checkpoint import EpochRow
+from bsszoo.train.devices import Place
+from bsszoo.train.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a training begins with, for those who watch it."""
+
+    recipe: Recipe
+    train: int  # pictures
+    val: int
+    division: Division
+    place: Place
+    resumed: int  # updates already done
+    folder: Path
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole training."""
+        return self.division.updates * self.recipe.schedule.epochs
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """A training at an update."""
+
+    update: int
+    loss: float  # mean of the epoch so far
+    lr: float
+    images_per_s: float
+
+
+class Watcher(Protocol):
+    """Who is told of a training as it goes on; called in the first process only."""
+
+    def started(self, start: Start) -> None:
+        """Everything is checked and opened; the first update follows."""
+
+    def updated(self, now: Now) -> None:
+        """About once a second."""
+
+    def validating(self, pictures: int) -> None:
+        """So many pictures of the validation split are done, in this process."""
+
+    def validated(self, row: EpochRow) -> None:
+        """An epoch is over."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
+
+class Unwatched:
+    """A watcher that says nothing."""
+
+    def started(self, start: Start) -> None:
+        """Say nothing."""
+
+    def updated(self, now: Now) -> None:
+        """Say nothing."""
+
+    def validating(self, pictures: int) -> None:
+        """Say nothing."""
+
+    def validated(self, row: EpochRow) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""

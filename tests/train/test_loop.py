@@ -1,0 +1,224 @@
+"""A training is a function of its recipe: however often it is killed, and however many processes share it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.optim import create_optimizer_v2
+from train.small import CODE, command, environment, run, small_recipe
+
+import bsszoo
+from bsszoo.errors import RecipeError, RunError, SettingsError
+from bsszoo.train import loop
+from bsszoo.train.batches import TrainingBatches, divide
+from bsszoo.train.data import open_splits
+from bsszoo.train.devices import Place
+from bsszoo.train.optim import make_optimizer, make_schedule
+from bsszoo.train.validate import validate
+from bsszoo.train.watching import Now, Unwatched
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    done = run(folder, folder / "out")
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def test_it_leaves_what_it_says(unbroken: Path) -> None:
+    summary = json.loads((unbroken / "summary.json").read_text())
+    rows = list(csv.DictReader((unbroken / "metrics.csv").open()))
+    assert [r["update"] for r in rows] == ["8", "16"]
+    assert float(rows[-1]["top1"]) == pytest.approx(summary["top1"], abs=1e-3)
+    assert (summary["train_pictures"], summary["val_pictures"]) == (256, 64)
+    assert summary["macs"] == bsszoo.cost(CODE, 32, num_classes=4).macs
+    # The folder is one that timm and bsszoo load.
+    ours = bsszoo.create(CODE, pretrained=f"local-dir:{unbroken}", num_classes=4).eval()
+    theirs = timm.create_model(f"local-dir:{unbroken}", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(ours(images), theirs(images))
+    assert theirs.pretrained_cfg["input_size"] == (3, 32, 32)
+
+
+def test_validate_gives_the_figure_that_ended_the_training(unbroken: Path) -> None:
+    summary = json.loads((unbroken / "summary.json").read_text())
+    accuracy = validate(unbroken, None, device="cpu")
+    assert (accuracy.top1, accuracy.top5) == (summary["top1"], summary["top5"])
+    assert accuracy.loss == pytest.approx(summary["val_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
+    unbroken: Path, tmp_path: Path, workers: int
+) -> None:
+    out, rng, kills = tmp_path / "out", random.Random(workers), 0
+    for _ in range(8):
+        process = subprocess.Popen(command(tmp_path, out, f"run.workers={workers}"), env=environment(),
+                                   stderr=subprocess.PIPE, text=True)
+        # From the first checkpoint of this start on, at a random moment.
+        before = (out / "last.pt").stat().st_mtime_ns if (out / "last.pt").exists() else 0
+        while process.poll() is None:
+            if (out / "last.pt").exists() and (out / "last.pt").stat().st_mtime_ns != before:
+                time.sleep(rng.uniform(0, 0.3))
+                break
+            time.sleep(0.01)
+        if kills < 2 and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, said = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, said
+    assert process.returncode == 0
+    assert kills
+    one, other = load_file(unbroken / "model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    assert one.keys() == other.keys()
+    assert not list(out.glob(".*.part"))
+
+    def figures(folder: Path) -> list[list[str]]:
+        return [[r[k] for k in ("epoch", "update", "train_loss", "val_loss", "top1")]
+                for r in csv.DictReader((folder / "metrics.csv").open())]
+
+    assert figures(out) == figures(unbroken)
+
+
+def test_sigterm_keeps_everything_and_says_how_to_go_on(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(tmp_path, out), env=environment(), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (out / "last.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "goes on from there" in said
+    assert run(tmp_path, out).returncode == 0
+    one, other = load_file(unbroken / "model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, tmp_path / "out", processes=2)
+    assert done.returncode == 0, done.stderr
+
+    def losses(folder: Path) -> list[float]:
+        return [float(r["train_loss"]) for r in csv.DictReader((folder / "metrics.csv").open())]
+
+    # One process passes 16 + 16 pictures, each of two passes 16: the same normalisation, sums in another order.
+    assert losses(tmp_path / "out") == pytest.approx(losses(unbroken), rel=1e-4)
+    one, other = load_file(unbroken / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    weights = [k for k in one if "running" not in k and "num_batches" not in k]
+    assert all(torch.allclose(one[k], other[k], rtol=1e-3, atol=2e-4) for k in weights)
+
+
+def test_a_finished_training_is_not_trained_again(unbroken: Path, tmp_path: Path) -> None:
+    before = (unbroken / "model.safetensors").stat().st_mtime_ns
+    done = run(tmp_path, unbroken)
+    assert done.returncode == 0
+    assert "top-1" in done.stdout
+    assert (unbroken / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_recipe_in_the_same_folder_is_refused_by_its_key(unbroken: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, unbroken, "optim.lr=0.06")
+    assert done.returncode == 2
+    assert "optim.lr is 0.05 there and 0.06 now" in done.stderr
+
+
+class _Recorder(Unwatched):
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def updated(self, now: Now) -> None:
+        self.losses.append(now.loss)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_pictures(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "optim.lr=1e30", "schedule.warmup_epochs=0")
+    with pytest.raises(RunError, match=r"The loss of update \d+ .* is (nan|inf).*Its pictures are in"):
+        loop.train(recipe, None, tmp_path / "out", device="cpu")
+    [file] = (tmp_path / "out").glob("lost_update*.pt")
+    lost = torch.load(file, weights_only=True)
+    assert [p["images"].shape for p in lost["passes"]] == [(16, 3, 32, 32)] * 2
+    assert not math.isfinite(lost["loss"])
+
+
+def test_a_moving_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "ema.decay=0.9", "schedule.epochs=1")
+    summary = loop.train(recipe, None, tmp_path / "out", device="cpu")
+    state = torch.load(tmp_path / "out" / "last.pt", weights_only=True)
+    kept = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(kept[k], state["ema"][k]) for k in kept)
+    assert any(not torch.equal(kept[k], state["model"][k]) for k in kept)
+    assert summary["weights"] == "moving average"
+
+
+def test_the_batch_of_an_update_is_the_same_for_any_number_of_processes(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    train, _ = open_splits(recipe.data, None, num_classes=4)
+
+    def passes(world: int) -> list[torch.Tensor]:
+        found = []
+        for rank in range(world):
+            place = Place(torch.device("cpu"), rank, world)
+            division = divide(recipe, len(train), world)
+            batches = TrainingBatches(train, recipe, division, place).epoch(1)
+            found += [next(batches)[0] for _ in range(division.passes)]
+        return found
+
+    assert all(torch.equal(a, b) for a, b in zip(passes(1), passes(2), strict=True))
+
+
+def test_a_batch_that_does_not_divide_says_what_does(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    with pytest.raises(RecipeError, match="which 3 processes cannot share equally"):
+        divide(recipe, 256, 3)
+    with pytest.raises(RecipeError, match="has 8 pictures"):
+        divide(recipe, 8, 1)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="holds other files"):
+        loop.train(small_recipe(tmp_path), None, tmp_path / "out", device="cpu")
+
+
+def test_the_rate_warms_up_and_follows_half_a_cosine_to_the_end(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "schedule.epochs=10", "schedule.warmup_epochs=2", "schedule.warmup_from=0.25",
+                          "optim.lr=0.4")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    schedule = make_schedule(recipe, optimizer, 8)
+
+    def rate(update: int) -> float:
+        schedule.step_update(update)
+        return float(optimizer.param_groups[0]["lr"])
+
+    assert [rate(u) for u in (0, 8, 16)] == pytest.approx([0.1, 0.25, 0.4])
+    for update in (20, 48, 79):
+        assert rate(update) == pytest.approx(0.2 * (1 + math.cos(math.pi * (update - 16) / 64)))
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_the_optimiser_is_sgd_with_nesterov_and_spares_norms_unless_told(tmp_path: Path, *, decay_all: bool) -> None:
+    recipe = small_recipe(tmp_path, f"optim.decay_norm_and_bias={str(decay_all).lower()}")
+    model = bsszoo.create(CODE, num_classes=4)
+    ours = make_optimizer(recipe, model)
+    assert isinstance(ours, torch.optim.SGD)
+    assert all(g["nesterov"] and g["momentum"] == 0.9 for g in ours.param_groups)
+    decayed = {id(p) for g in ours.param_groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {id(p) for p in model.parameters() if decay_all or p.ndim > 1}
+    theirs = create_optimizer_v2(model, opt="sgd", lr=0.05, weight_decay=1e-4, filter_bias_and_bn=not decay_all)
+    assert [len(g["params"]) for g in ours.param_groups] == [len(g["params"]) for g in theirs.param_groups]
