@@ -50,7 +50,7 @@ class RunError(BssZooError, RuntimeError):
     """A run that started and could not end well."""
 
 
-class StoppedError(RunError):
+class StoppedError(RunError, RuntimeError):
     """A run that was told to stop (Ctrl-C, SIGTERM) and kept everything; ``signal`` is the one that told it."""
 
     signal: int = 15
