@@ -1,0 +1,89 @@
+"""A recipe is read strictly: what is wrong is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from train.small import TEXT, small_recipe
+
+from bsszoo.errors import RecipeError
+from bsszoo.train.checkpoint import differences
+from bsszoo.train.recipe import OptimPart, Recipe, read_recipe, recipe_text, with_values
+from bsszoo.train.strict import paths
+
+
+def test_a_recipe_written_and_read_is_the_same(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "ema.decay=0.99", "data.mean=[0.5]", "data.std=[0.25]")
+    (tmp_path / "again.yaml").write_text(recipe_text(recipe), encoding="utf-8")
+    assert read_recipe(tmp_path / "again.yaml") == recipe
+    # Every key stands in the file.
+    written = yaml.safe_load(recipe_text(recipe))
+    assert {f"{section}.{key}" for section, keys in written.items() for key in keys} == set(paths(Recipe))
+
+
+@pytest.mark.parametrize(("assignment", "message"), [
+    ("optim.learning_rate=1", "no key 'optim.learning_rate' to set"),
+    ("optim.lr", "takes KEY=VALUE"),
+    ("optim.lr=fast", "optim.lr is the text 'fast'; it takes a number"),
+    ("optim.lr=0", "optim.lr is 0.0; allowed is more than 0"),
+    ("optim.batch_size=1.5", "optim.batch_size is 1.5; it takes a whole number"),
+    ("optim.nesterov=1", "optim.nesterov is 1; it takes true or false"),
+    ("optim.lr=true", "it takes a number"),
+    ("schedule.name=cosin", "schedule.name is 'cosin'; allowed are 'cosine'"),
+    ("schedule.epochs=null", "schedule.epochs is nothing"),
+    ("schedule.warmup_epochs=2", "allowed is less than"),
+    ("loss.label_smoothing=1", "allowed is at least 0 and less than 1"),
+    ("augment.scale=[1.0, 0.5]", "the least comes first"),
+    ("augment.scale=[1.0]", "it takes a list of 2 numbers"),
+    ("loss.teacher=resnet50", "go together"),
+    ("data.std=[0, 1, 1]", "above zero"),
+    ("optim.lr=[", "is no YAML value"),
+])
+def test_a_wrong_value_is_named(tmp_path: Path, assignment: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
+        small_recipe(tmp_path, assignment)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (TEXT.replace("weight_decay", "wieght_decay"), "no key 'optim.wieght_decay'. Did you mean 'weight_decay'"),
+    (TEXT.replace("lr: 0.05, ", ""), "the key 'optim.lr' is missing"),
+    (TEXT.replace("lr: 0.05", "lr: 0.05, lr: 0.1"), "the key 'lr' stands twice"),
+    (TEXT + "\noptimizer: {}\n", "no key 'optimizer'"),
+    ("- 1\n", "a recipe holds sections of keys"),
+    ("model: [", "is no YAML file"),
+])
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=message) as error:
+        read_recipe(tmp_path / "wrong.yaml")
+    assert "wrong.yaml" in str(error.value)
+
+
+def test_a_file_that_is_not_there_says_where_recipes_are(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_recipe(tmp_path / "none.yaml")
+
+
+def test_a_power_of_ten_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    # YAML 1.1 has 4e-5 as text.
+    assert small_recipe(tmp_path, "optim.weight_decay=4e-5").optim.weight_decay == 4e-5
+
+
+@given(batch=st.integers(1, 4096), lr=st.floats(1e-4, 10))
+def test_another_batch_changes_the_rate_only_when_asked(batch: int, lr: float) -> None:
+    plain = OptimPart(lr=lr, batch_size=batch)
+    assert plain.peak_lr == lr
+    assert replace(plain, scale_lr=True).peak_lr == pytest.approx(lr * batch / 1024)
+
+
+def test_values_set_in_python_are_checked_too(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    longer = with_values(recipe, schedule={"epochs": 3})
+    assert differences(recipe, longer) == ["schedule.epochs"]
+    with pytest.raises(RecipeError, match=r"schedule\.epochs is 0"):
+        with_values(recipe, schedule={"epochs": 0, "warmup_epochs": 0.0})
