@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bsszoo.errors import SettingsError
-from bsszoo.report.whole import write_whole
+from bsszoo.files import write_whole
 from bsszoo.search.result import CompressResult, TrialRow
 
 SETTINGS, CONTROLS, RESULT, TRIALS, REPORT = (

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bsszoo.errors import RunError
+from bsszoo.files import write_whole
 from bsszoo.report.style import CSS
-from bsszoo.report.whole import write_whole
 
 
 def text(value: str) -> str:

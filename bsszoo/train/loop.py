@@ -26,6 +26,7 @@ from bsszoo.train.checkpoint import BEST, EpochRow, Folder, Progress, pack, unpa
 from bsszoo.train.data import Split, open_splits
 from bsszoo.train.devices import Place, joined
 from bsszoo.train.evaluation import autocast, evaluate
+from bsszoo.train.events import Events
 from bsszoo.train.optim import Objective, make_optimizer, make_schedule
 from bsszoo.train.outcome import conclude, data_mark, start_network, teacher_network
 from bsszoo.train.recipe import Recipe
@@ -75,9 +76,12 @@ def train(
             return finished or {}
         stopping = stack.enter_context(StopSignals())
         run = _Run(recipe, splits, folder, place, watcher, stopping, initial)
+        events = Events(folder.path, len(run.progress.rows), wanted=recipe.run.tensorboard and place.first)
+        stack.callback(events.close)
         for row in run.epochs():
             if place.first:
                 watcher.validated(row)
+                events.add(row)
         # The weights that are kept are those that were validated.
         return conclude(recipe, run.kept, folder, run.progress.rows, splits, place) if place.first else {}
 

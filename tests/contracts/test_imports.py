@@ -15,13 +15,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codes": {"errors"},
     "search": BELOW_NETS,
     "nets": BELOW_NETS,
-    "report": BELOW_NETS | {"search.result", "search.insight"},
+    "report": BELOW_NETS | {"files", "search.result", "search.insight"},
     "evaluate": BELOW_NETS | {"nets", "search"},
     "files": set(),
     "train": BELOW_NETS | {"nets", "zoo", "files"},
     "zoo": BELOW_NETS | {"nets"},
     "hub": BELOW_NETS | {"nets", "zoo", "train"},
-    "compression": BELOW_NETS | {"search", "nets", "evaluate", "zoo", "report"},
+    "compression": BELOW_NETS | {"files", "search", "nets", "evaluate", "zoo", "report"},
     "cli": BELOW_NETS | {"search", "nets", "evaluate", "train", "zoo", "hub", "report", "compression"},
 }
 

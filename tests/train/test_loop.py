@@ -24,7 +24,8 @@ from bsszoo.train import loop
 from bsszoo.train.batches import TrainingBatches, divide
 from bsszoo.train.data import open_splits
 from bsszoo.train.devices import Place
-from bsszoo.train.optim import make_optimizer, make_schedule
+from bsszoo.train.optim import Objective, make_optimizer, make_schedule
+from bsszoo.train.outcome import teacher_network
 from bsszoo.train.validate import validate
 from bsszoo.train.watching import Now, Unwatched
 
@@ -153,6 +154,35 @@ def test_a_loss_that_is_not_finite_stops_with_its_pictures(tmp_path: Path) -> No
     lost = torch.load(file, weights_only=True)
     assert [p["images"].shape for p in lost["passes"]] == [(16, 3, 32, 32)] * 2
     assert not math.isfinite(lost["loss"])
+
+
+def test_tensorboard_reads_the_epochs(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = small_recipe(tmp_path, "run.tensorboard=true")
+    summary = loop.train(recipe, None, tmp_path / "out", device="cpu")
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    found = events.Scalars("top1")
+    assert [e.step for e in found] == [1, 2]
+    assert found[-1].value == pytest.approx(summary["top1"])
+
+
+def test_a_teacher_is_learnt_from(unbroken: Path, tmp_path: Path) -> None:
+    # With the whole loss the teacher's and the student begun as the teacher, in its own precision, nothing is left.
+    weights = unbroken / "model.safetensors"
+    recipe = small_recipe(tmp_path, f"loss.teacher={CODE}", f"loss.teacher_weights={weights}", "loss.teacher_share=1")
+    teacher = teacher_network(recipe)
+    assert teacher is not None
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    outputs = teacher.eval()(images)
+    objective = Objective(recipe, teacher)
+    assert float(objective(outputs, labels, images)) == pytest.approx(0, abs=1e-6)
+    # Hinton's formula, written out.
+    other = torch.randn(4, 4)
+    p, q = outputs.softmax(1), other.softmax(1)
+    expected = (p * (p.log() - q.log())).sum(1).mean()
+    assert float(objective(other, labels, images)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_a_moving_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
