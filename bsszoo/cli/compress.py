@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bsszoo.codes.code import Code
     from bsszoo.compression.plan import Caps, Plan
+    from bsszoo.evaluate.training import TrainingEvaluator
     from bsszoo.search.evaluator import Evaluator
     from bsszoo.search.result import Budget, CompressResult, TrialRow
 
@@ -64,6 +65,33 @@ def compress_command(
                      help="What judges a code. structural: a heuristic that needs no data and is no accuracy. "
                      "MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is better."),
     ] = "structural",
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", show_default=False,
+                     help="Judge codes by training them on the pictures in this folder, as `bsszoo train` reads them; "
+                     "accuracy is measured on training pictures that are held out."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default="the paper's, in full",
+                     help="With --data: how each code is trained."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="folder", help="With --data: how the folder is read.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", show_default="the recipe's", help="With --data: epochs of each training.")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(metavar="PX", show_default="the recipe's",
+                     help="With --data: side of the pictures in training. --flops counts at the family's own size."),
+    ] = None,
+    subset: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", show_default="all", help="With --data: share of the pictures to train on."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", help="With --data: trainings of each code.")] = 1,
     trials: Annotated[int, typer.Option(metavar="N", help="Codes to evaluate.")] = 64,
     batch: Annotated[int, typer.Option(metavar="N", help="Codes of the dispersed first iteration.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
@@ -136,6 +164,8 @@ def compress_command(
 
       bsszoo compress resnet50 --flops 60% --params 20M --out runs/r50
 
+      bsszoo compress mobilenetv2 --flops 130M --data pictures --epochs 10 --trials 32
+
       bsszoo compress efficientnet_b0 --flops 0.2G --evaluator mytraining:accuracy --trials 32
 
     Ctrl-C keeps every finished trial; the same command goes on.
@@ -144,13 +174,22 @@ def compress_command(
     from bsszoo.compression.run import compress
     from bsszoo.report.tables import result_table
 
+    judge: Any = evaluator
+    if data is not None or dataset is not None:
+        judge = _training(network, out, data, recipe, dataset, epochs, image_size, subset, repeats, evaluator)
+        evaluator = judge.info.name
+    elif recipe is not None or epochs or image_size or subset or repeats != 1:
+        from bsszoo.errors import SettingsError
+
+        raise SettingsError("--recipe, --epochs, --image-size, --subset and --repeats say how codes are trained: give "
+                            "the pictures with --data.")
     watcher = _ProgressWatcher(progress_console(), trials)
     caps = _caps(evaluator, depth_cap, stage_depth_cap, params_cap)
     try:
         with watcher:
             result = compress(
                 network, flops=flops, params=params, activations=activations, max_latency=max_latency,
-                latency_table=latency_table, latency_model=latency_model, evaluator=evaluator, trials=trials,
+                latency_table=latency_table, latency_model=latency_model, evaluator=judge, trials=trials,
                 batch=batch, seed=seed, out=out, storage=storage, study=study, workers=workers, grace=grace,
                 retry=retry_failed, search=search, slack=slack, scale=scale, caps=caps, latency=latency,
                 watcher=watcher,
@@ -178,6 +217,23 @@ def _say_next(result: CompressResult, watcher: _ProgressWatcher) -> None:
     folder = watcher.folder
     if folder is not None:
         show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")
+
+
+def _training(
+    network: str, out: Path | None, data: str | None, recipe: Path | None, dataset: str | None, epochs: int | None,
+    image_size: int | None, subset: float | None, repeats: int, evaluator: str,
+) -> TrainingEvaluator:
+    """What judges codes by training them, as the options say."""
+    from bsszoo.errors import SettingsError
+    from bsszoo.evaluate.training import TrainingEvaluator, training_recipe
+    from bsszoo.zoo.entry import resolve_code
+
+    if evaluator != "structural":
+        raise SettingsError("--data trains the codes and --evaluator judges them otherwise: give one of the two.")
+    made = training_recipe(resolve_code(network).family, data, recipe=recipe, dataset=dataset, epochs=epochs,
+                           image_size=image_size, subset=subset)
+    folder = Path("bsszoo-runs") if out is None else out
+    return TrainingEvaluator(made, data, (folder / "trainings").absolute(), repeats)
 
 
 def _caps(evaluator: str, depth: str | None, stage_depth: str | None, params: str | None) -> Caps | None:

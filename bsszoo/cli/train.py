@@ -60,8 +60,10 @@ def train_command(
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.train.loop import train
+    from bsszoo.train.parent import end_with_parent
     from bsszoo.train.recipe import read_recipe
 
+    end_with_parent()
     read = read_recipe(recipe, [*(assignments or []), *([f"data.dataset={dataset}"] if dataset else [])])
     watcher = _TrainingWatcher(progress_console())
     summary = train(read, data, out, device=device, watcher=watcher)

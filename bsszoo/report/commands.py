@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.paper_training import TABLE_1
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +18,6 @@ class Command:
     language: Literal["python", "shell"]
     note: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """A row of the AutoBSS paper's Table 1 (settings for training on ImageNet)."""
-
-    weight_decay: str
-    lr: str
-    epochs: int
-    autoaugment: bool
-
-
-_TABLE_1: Final = {
-    "resnet18": _Setting("4e-5", "0.4", 120, False),
-    "resnet50": _Setting("1e-4", "0.7", 120, False),
-    "mobilenetv2": _Setting("2e-5", "0.7", 120, False),
-    "efficientnet_b0": _Setting("2e-5", "0.7", 350, True),
-    "efficientnet_b1": _Setting("2e-5", "0.7", 350, True),
-}
 
 # timm's train.py knows the models that are registered when it starts. Running it in this interpreter, after the
 # import, registers them without a change to timm.
@@ -68,14 +51,15 @@ def commands(code: Code) -> tuple[Command, ...]:
 
 
 def _training(code: Code) -> str:
-    setting = _TABLE_1[code.family]
+    setting = TABLE_1[code.family]
+    decay = f"{setting.weight_decay:.0e}".replace("e-0", "e-")
     lines = [
         f'python -c "{_TRAIN_PY}"',
         "--data-dir /path/to/imagenet",
         f"--model bsszoo_code --model-kwargs code={code}",
         f"--img-size {code.image_size} --batch-size 256 --grad-accum-steps 4",
-        f"--opt sgd --momentum 0.9 --weight-decay {setting.weight_decay}",
-        f"--sched cosine --lr {setting.lr} --epochs {setting.epochs} --warmup-epochs 5",
+        f"--opt sgd --momentum 0.9 --weight-decay {decay}",
+        f"--sched cosine --lr {setting.lr:g} --epochs {setting.epochs} --warmup-epochs 5",
         "--smoothing 0.1" + (" --aa original" if setting.autoaugment else ""),
     ]
     return " \\\n  ".join(lines) + "\n"

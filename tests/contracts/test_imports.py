@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "search": BELOW_NETS,
     "nets": BELOW_NETS,
     "report": BELOW_NETS | {"files", "search.result", "search.insight"},
-    "evaluate": BELOW_NETS | {"nets", "search"},
+    "evaluate": BELOW_NETS | {"files", "nets", "search", "train"},
     "files": set(),
     "train": BELOW_NETS | {"nets", "zoo", "files"},
     "zoo": BELOW_NETS | {"nets"},

@@ -1,0 +1,220 @@
+"""``TrainingEvaluator``: a code is judged by training its network, as the paper does, on pictures of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, Final
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.paper_training import TABLE_1
+from bsszoo.errors import DataError, EvaluationError, SettingsError
+from bsszoo.files import write_whole
+from bsszoo.search.evaluator import Score
+from bsszoo.search.result import EvaluatorInfo
+from bsszoo.train.checkpoint import SUMMARY
+from bsszoo.train.data import Stream, open_split, open_splits
+from bsszoo.train.parent import PARENT
+from bsszoo.train.recipe import (
+    AugmentPart,
+    DataPart,
+    LossPart,
+    ModelPart,
+    OptimPart,
+    Recipe,
+    SchedulePart,
+    read_recipe,
+    recipe_text,
+    with_values,
+)
+
+#: Share of the training pictures that candidates are validated on: the test split stays unseen by the search.
+HOLDOUT: Final = 0.1
+# Lines of a failed training's log that its error repeats; the file holds all.
+_LOG_LINES: Final = 6
+
+
+def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
+    """The paper's recipe of a family on other data: Table 1, and our choices as in ``recipes/imagenet``.
+
+    Args:
+        family: A family's name.
+        num_classes: Classes of the data.
+        data: The data section.
+    """
+    row = TABLE_1[family]
+    efficientnet = family.startswith("efficientnet")
+    return Recipe(
+        model=ModelPart(family, num_classes=num_classes, drop_rate=0.2 if efficientnet else 0.0,
+                        drop_path_rate=0.2 if efficientnet else 0.0),
+        optim=OptimPart(lr=row.lr, weight_decay=row.weight_decay),
+        schedule=SchedulePart(epochs=row.epochs, warmup_epochs=5.0, warmup_from=0.25),
+        data=data, augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
+        loss=LossPart(label_smoothing=0.1),
+    )
+
+
+def training_recipe(
+    family: str, data: str | Path | None, *, recipe: str | Path | None = None, dataset: str | None = None,
+    epochs: int | None = None, image_size: int | None = None, subset: float | None = None,
+    assignments: Sequence[str] = (),
+) -> Recipe:
+    """The recipe that candidates of a family are trained by: a file's, or the paper's, changed where asked.
+
+    Args:
+        family: A family's name.
+        data: The folder of the pictures.
+        recipe: A YAML file; None for the paper's recipe, with as many classes as the data has.
+        dataset, image_size, subset: Values of the data section.
+        epochs: Epochs, in place of the recipe's; the warm-up keeps its share of them.
+        assignments: ``key.key=value`` texts.
+
+    Raises:
+        RecipeError, DataError: As ``read_recipe`` and ``open_splits``.
+    """
+    if recipe is not None:
+        made = read_recipe(recipe, assignments)
+    else:
+        if assignments:
+            raise SettingsError("--set changes a recipe file: give it with --recipe.")
+        part = DataPart() if dataset is None else DataPart(dataset=dataset)
+        split = open_split(part, data, training=True, num_classes=sys.maxsize)
+        if isinstance(split, Stream):
+            raise DataError(f"{part.dataset} does not say how many classes it has: give a recipe with "
+                            "model.num_classes.")
+        made = paper_recipe(family, num_classes=int(split.labels.max()) + 1, data=part)
+    changed: dict[str, Any] = {k: v for k, v in (
+        ("dataset", dataset), ("image_size", image_size), ("subset", subset)) if v is not None}
+    made = with_values(made, data={"holdout": made.data.holdout or HOLDOUT, **changed})
+    if epochs is not None:
+        warm = made.schedule.warmup_epochs * epochs / made.schedule.epochs
+        made = with_values(made, schedule={"epochs": epochs, "warmup_epochs": warm})
+    return made
+
+
+@dataclass(frozen=True)
+class TrainingEvaluator:
+    """Judges a code by its top-1 accuracy [%] on held-out training pictures after a training by ``recipe``.
+
+    Each training is a process of its own with its own folder and log, so that one that crashes or runs out of memory
+    is one failed trial. A folder is found again by its code and seed: a training that was cut off is taken up at its
+    checkpoint, by whichever worker gets its code, and a finished one is not repeated. With several GPUs each process
+    of this machine takes a free one.
+
+    Args:
+        recipe: How candidates are trained; its network's name does not matter.
+        data: The folder of the pictures, as ``bsszoo train --data``; None for synthetic ones.
+        folder: Where the trainings go.
+        repeats: Trainings of each code, with the seeds ``run.seed``, ``run.seed + 1``, ..; the score is their mean.
+        device: As ``bsszoo train --device``; a free GPU where there is one by default.
+
+    Raises:
+        DataError: The pictures cannot be used; checked here, before any training.
+    """
+
+    recipe: Recipe
+    data: str | None
+    folder: Path
+    repeats: int = 1
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1.")
+        open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+
+    @property
+    def info(self) -> EvaluatorInfo:
+        """What is measured, on what, after how much training."""
+        recipe = self.recipe
+        data = recipe.data
+        thinned = f", {100 * data.subset:g}% of the pictures" if data.subset < 1 else ""
+        times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
+        measures = (f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
+                    f"{recipe.schedule.epochs} epochs at {data.image_size} px{thinned}{times}")
+        return EvaluatorInfo(f"training-{self.mark}", measures)
+
+    @property
+    def mark(self) -> str:
+        """What tells one way of judging from another: the recipe's values but the network, and the repeats."""
+        neutral = with_values(self.recipe, model={"name": "code"}, run={"workers": 0})
+        return hashlib.sha256(f"{recipe_text(neutral)} {self.repeats}".encode()).hexdigest()[:8]
+
+    def __call__(self, code: Code) -> Score:
+        """The mean top-1 accuracy of a code's trainings.
+
+        Raises:
+            EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
+        """
+        return Score(sum(self.accuracies(code)) / self.repeats, "top-1 accuracy [%]")
+
+    def accuracies(self, code: Code) -> list[float]:
+        """The top-1 accuracy [%] of each training of a code; trainings that are finished are only read."""
+        seed = self.recipe.run.seed
+        return [self._trained(code, seed + i) for i in range(self.repeats)]
+
+    def training_folder(self, code: Code, seed: int) -> Path:
+        """The folder of one training of a code."""
+        return self.folder / f"{hashlib.sha256(f'{code} {self.mark}'.encode()).hexdigest()[:16]}_seed{seed}"
+
+    def _trained(self, code: Code, seed: int) -> float:
+        out = self.training_folder(code, seed)
+        if not (out / SUMMARY).is_file():
+            out.mkdir(parents=True, exist_ok=True)
+            recipe = with_values(self.recipe, model={"name": str(code)}, run={"seed": seed})
+            wanted = out.with_suffix(".yaml")
+            write_whole(wanted, recipe_text(recipe))
+            with self._free_device() as device:
+                self._run(wanted, out, device)
+        return float(json.loads((out / SUMMARY).read_text(encoding="utf-8"))["top1"])
+
+    def _run(self, recipe: Path, out: Path, device: str | None) -> None:
+        command = [sys.executable, "-m", "bsszoo", "train", str(recipe), "--out", str(out)]
+        command += ["--data", self.data] if self.data is not None else []
+        command += ["--device", device] if device is not None else []
+        log = out / "log.txt"
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        # A search keeps its own linear algebra to one thread; a training may use what the machine has.
+        with log.open("ab") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=environment)
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()  # it writes a checkpoint first
+                process.wait()
+                raise
+        if status:
+            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            how = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
+            raise EvaluationError(f"The training in {out} {how}: {' | '.join(lines[-_LOG_LINES:])}. Its log is {log}.")
+
+    @contextmanager
+    def _free_device(self) -> Iterator[str | None]:
+        """A device that no other training of this machine's searches uses; None leaves the choice to the training."""
+        import torch
+        from filelock import FileLock, Timeout
+
+        if self.device is not None or not torch.cuda.is_available():
+            yield self.device
+            return
+        for number in range(torch.cuda.device_count()):
+            lock = FileLock(Path(gettempdir()) / f"bsszoo-gpu{number}-{Path.home().name}.lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            try:
+                yield f"cuda:{number}"
+            finally:
+                lock.release()
+            return
+        # More workers than GPUs: the first one is shared.
+        yield "cuda:0"

@@ -1,0 +1,26 @@
+"""A training that another process started ends with it: nothing goes on unseen when a search's worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Final
+
+#: Environment variable with the number of the process that started the training.
+PARENT: Final = "BSSZOO_PARENT"
+_LOOK: Final = 1.0  # seconds
+
+
+def end_with_parent() -> None:
+    """From now on send this process SIGTERM, so that it keeps what it has, when the one named in ``PARENT`` is gone."""
+    started_by = os.environ.get(PARENT)
+    if started_by is not None and started_by.isdigit():
+        threading.Thread(target=_watch, args=(int(started_by),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)

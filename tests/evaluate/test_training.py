@@ -1,0 +1,122 @@
+"""Training as the judge of a search: real trainings of small networks on synthetic pictures, in real processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from train.small import CODE, small_recipe
+
+import bsszoo
+from bsszoo.codes.paper_training import TABLE_1
+from bsszoo.errors import EvaluationError, SettingsError
+from bsszoo.evaluate.training import TrainingEvaluator, paper_recipe, training_recipe
+from bsszoo.train.recipe import DataPart, Recipe, read_recipe
+from bsszoo.train.strict import as_mapping
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "imagenet"
+QUICK = ("data.dataset=synthetic/128", "data.holdout=0.25", "schedule.epochs=1", "schedule.warmup_epochs=0")
+
+
+def quick(folder: Path, *assignments: str) -> Recipe:
+    return small_recipe(folder, *QUICK, *assignments)
+
+
+def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeated(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", repeats=2, device="cpu")
+    code = bsszoo.Code.parse(CODE)
+    found = judge.accuracies(code)
+    summaries = [json.loads((judge.training_folder(code, s) / "summary.json").read_text()) for s in (0, 1)]
+    assert found == [s["top1"] for s in summaries]
+    assert [s["val_pictures"] for s in summaries] == [32, 32]
+    assert summaries[0]["train_loss"] != summaries[1]["train_loss"]
+    before = (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns
+    assert judge(code).value == pytest.approx(sum(found) / 2)
+    assert (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_training_that_fails_keeps_its_log_and_says_where(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path, "optim.lr=1e30"), None, tmp_path / "trainings", device="cpu")
+    with pytest.raises(EvaluationError, match=r"ended with 1: .*The loss of update .*Its log is .*log\.txt"):
+        judge(bsszoo.Code.parse(CODE))
+
+
+def test_a_killed_worker_takes_its_training_along_and_another_goes_on_with_it(tmp_path: Path) -> None:
+    recipe = quick(tmp_path, "schedule.epochs=40")
+    judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import pickle, sys, bsszoo\n"
+        "judge = pickle.loads(open(sys.argv[1], 'rb').read())\n"
+        f"judge(bsszoo.Code.parse({CODE!r}))\n"
+    )
+    import pickle
+
+    (tmp_path / "judge.pkl").write_bytes(pickle.dumps(judge))
+    worker = subprocess.Popen([sys.executable, str(script), str(tmp_path / "judge.pkl")],
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+    out = judge.training_folder(bsszoo.Code.parse(CODE), 0)
+    while not (out / "metrics.csv").exists() or len((out / "metrics.csv").read_text().splitlines()) < 3:
+        assert worker.poll() is None
+        time.sleep(0.02)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    for _ in range(600):  # the training notices, writes its checkpoint and ends
+        if "Stopped after" in (out / "log.txt").read_text():
+            break
+        time.sleep(0.05)
+    assert "Stopped after" in (out / "log.txt").read_text()
+    assert not (out / "summary.json").exists()
+    judge(bsszoo.Code.parse(CODE))
+    assert "going on after" in (out / "log.txt").read_text()
+    assert len(list(csv.DictReader((out / "metrics.csv").open()))) == 40
+
+
+@pytest.mark.parametrize("family", TABLE_1)
+def test_without_a_recipe_codes_are_trained_as_the_paper_trains_the_family(family: str) -> None:
+    made = as_mapping(paper_recipe(family, num_classes=1000, data=DataPart()))
+    written = yaml.safe_load((RECIPES / f"{family}.yaml").read_text(encoding="utf-8"))
+    for section in ("model", "optim", "schedule", "augment", "loss"):
+        assert made[section] == as_mapping(read_recipe(RECIPES / f"{family}.yaml"))[section], section
+    assert written["model"]["name"] == family
+
+
+def test_fewer_epochs_keep_the_share_of_the_warm_up(tmp_path: Path) -> None:
+    made = training_recipe("mobilenetv2", None, dataset="synthetic/64", epochs=12, image_size=32, subset=0.5)
+    assert (made.schedule.epochs, made.schedule.warmup_epochs) == (12, 0.5)
+    assert (made.data.holdout, made.data.subset, made.data.image_size) == (0.1, 0.5, 32)
+    with pytest.raises(SettingsError, match="--repeats is 0"):
+        TrainingEvaluator(quick(tmp_path), None, tmp_path, repeats=0)
+
+
+def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
+    quick(tmp_path)  # writes small.yaml
+    text = (tmp_path / "small.yaml").read_text().replace("synthetic/256", "synthetic/128")
+    (tmp_path / "small.yaml").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "bsszoo", "compress", "mobilenetv2", "--flops", "20M", "--dataset", "synthetic/128",
+         "--recipe", str(tmp_path / "small.yaml"), "--epochs", "1", "--trials", "2", "--batch", "2", "--no-latency",
+         "--out", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epochs at 32 px" in done.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
+    assert len(rows) == 2
+    assert all(0 <= float(r["score"]) <= 100 for r in rows)
+    # The trainings are those of the two codes and of the uniform control.
+    assert len(list((tmp_path / "out" / "trainings").glob("*/summary.json"))) >= 3
+
+
+def test_training_options_without_pictures_are_refused(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "bsszoo", "compress", "mobilenetv2", "--flops", "130M", "--epochs",
+                           "3"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "give the pictures with --data" in done.stderr
