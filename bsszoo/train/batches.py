@@ -7,6 +7,7 @@ go through the network together does not depend on how many processes there are,
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Batch = tuple[torch.Tensor, torch.Tensor]
 Draw = tuple[int, int, int]  # epoch, place in the epoch, picture
 
+# Seconds that a reader lives on after SIGTERM: longer than an update.
+_GRACE: Final = 20
 _MODES: Final = {1: "L", 3: "RGB", 4: "CMYK"}
 
 
@@ -94,6 +97,10 @@ class TrainingBatches:
                 return
             if number >= skip:
                 yield batch
+
+    def close(self) -> None:
+        """End the processes that read."""
+        end_readers(self._on_device)
 
     def again(self, epoch: int, update: int, passed: int) -> dict[str, Any]:
         """The pictures of one pass, read anew for a look: images (uint8), labels, files; nothing for a stream."""
@@ -178,8 +185,26 @@ def _mode(channels: int) -> str:
 def _loader(dataset: Any, recipe: Recipe, place: Place, **how: Any) -> Any:
     return DataLoader(
         dataset, num_workers=recipe.run.workers, collate_fn=fast_collate, pin_memory=place.device.type == "cuda",
-        persistent_workers=recipe.run.workers > 0 and not isinstance(dataset, IterableDataset), **how,
+        persistent_workers=recipe.run.workers > 0 and not isinstance(dataset, IterableDataset),
+        worker_init_fn=_leave_signals_to_the_training, **how,
     )
+
+
+def _leave_signals_to_the_training(_: int) -> None:
+    # Ctrl-C and most schedulers signal the whole group. The training still needs its readers for the update that it
+    # is in, and then ends them. A reader that is terminated otherwise goes a little later.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+
+
+def end_readers(batches: Any) -> None:
+    """End the processes that read for a loader of ``on_device``; it starts others when it is used again."""
+    loader = batches.loader
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+        loader._iterator = None
 
 
 class _Order(Sampler[list[Draw]]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bsszoo.errors import RecipeError, RunError, StoppedError
-from bsszoo.train.batches import TrainingBatches, divide, evaluation_batches
+from bsszoo.train.batches import TrainingBatches, divide, end_readers, evaluation_batches
 from bsszoo.train.checkpoint import BEST, EpochRow, Folder, Progress, pack, unpack_progress
 from bsszoo.train.data import Split, open_splits
 from bsszoo.train.devices import Place, joined
@@ -78,10 +78,12 @@ def train(
         run = _Run(recipe, splits, folder, place, watcher, stopping, initial)
         events = Events(folder.path, len(run.progress.rows), wanted=recipe.run.tensorboard and place.first)
         stack.callback(events.close)
-        for row in run.epochs():
-            if place.first:
-                watcher.validated(row)
-                events.add(row)
+        stack.callback(run.close)
+        with _faults_in_words():
+            for row in run.epochs():
+                if place.first:
+                    watcher.validated(row)
+                    events.add(row)
         # The weights that are kept are those that were validated.
         return conclude(recipe, run.kept, folder, run.progress.rows, splits, place) if place.first else {}
 
@@ -139,6 +141,11 @@ class _Run:
     def kept(self) -> nn.Module:
         """The network that is validated and kept: the moving average where there is one."""
         return self.model if self.ema is None else self.ema.module
+
+    def close(self) -> None:
+        """End the processes that read pictures."""
+        self.batches.close()
+        end_readers(self.val_batches)
 
     def epochs(self) -> Iterator[EpochRow]:
         """Train epoch after epoch, from where the progress is; a row after each."""
@@ -293,6 +300,21 @@ class _Run:
         before = "the start" if self.progress.update <= 1 else "the last checkpoint"
         raise RunError(f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
                        "schedule.warmup_epochs, optim.clip_grad or run.precision=float32 may help.")
+
+
+@contextmanager
+def _faults_in_words() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"The device has too little memory: {str(error).splitlines()[0]} A lower run.device_batch "
+                       "needs less and computes the same batch in more passes; run.precision=bfloat16 needs less "
+                       "too.") from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "killed by signal" not in str(error):
+            raise
+        raise RunError(f"A process that reads pictures died: {str(error).splitlines()[0]} Where memory is short, set "
+                       "run.workers lower. Everything up to the last checkpoint is kept.") from None
 
 
 class _LossWatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import random
 import signal
 import subprocess
@@ -60,7 +61,7 @@ def test_validate_gives_the_figure_that_ended_the_training(unbroken: Path) -> No
     assert accuracy.loss == pytest.approx(summary["val_loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     unbroken: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -96,14 +97,18 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     assert figures(out) == figures(unbroken)
 
 
-def test_sigterm_keeps_everything_and_says_how_to_go_on(unbroken: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_to_all_its_processes_keeps_everything_and_says_how_to_go_on(
+    unbroken: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(command(tmp_path, out), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(tmp_path, out, "run.workers=1"), env=environment(), stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)
     while process.poll() is None and not (out / "last.pt").exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number, said
     assert "goes on from there" in said
     assert run(tmp_path, out).returncode == 0
     one, other = load_file(unbroken / "model.safetensors"), load_file(out / "model.safetensors")
@@ -175,7 +180,7 @@ def test_a_teacher_is_learnt_from(unbroken: Path, tmp_path: Path) -> None:
     teacher = teacher_network(recipe)
     assert teacher is not None
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
-    outputs = teacher.eval()(images)
+    outputs = teacher.eval()(images).detach()
     objective = Objective(recipe, teacher)
     assert float(objective(outputs, labels, images)) == pytest.approx(0, abs=1e-6)
     # Hinton's formula, written out.
