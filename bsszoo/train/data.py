@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -183,6 +183,21 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, se
             raise DataError(f"No {name} picture is left with data.holdout {part.holdout:g} and data.subset "
                             f"{part.subset:g} of the {len(train.source.labels)} in {path}.")
     return train, val
+
+
+def open_test(
+    part: DataPart, path: str | Path | None, *, num_classes: int, train: Split | None = None,
+) -> Split | None:
+    """The pictures of ``test_split``, or None where the recipe names none; the training split gives the classes.
+
+    Raises:
+        DataError: As ``open_splits``.
+    """
+    if part.test_split is None:
+        return None
+    classes = train.source.classes if isinstance(train, Pictures) else None
+    return open_split(replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes,
+                      classes=classes)
 
 
 def open_split(

@@ -23,9 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from bsszoo.errors import RecipeError, RunError, StoppedError
 from bsszoo.train.batches import TrainingBatches, divide, end_readers, evaluation_batches
 from bsszoo.train.checkpoint import BEST, EpochRow, Folder, Progress, pack, unpack_progress
-from bsszoo.train.data import Split, open_splits
+from bsszoo.train.data import Split, open_splits, open_test
 from bsszoo.train.devices import Place, joined
-from bsszoo.train.evaluation import autocast, evaluate
+from bsszoo.train.evaluation import Accuracy, autocast, evaluate
 from bsszoo.train.events import Events
 from bsszoo.train.optim import Objective, make_optimizer, make_schedule
 from bsszoo.train.outcome import conclude, data_mark, start_network, teacher_network
@@ -68,6 +68,7 @@ def train(
         if recipe.run.precision == "float16" and place.device.type != "cuda":
             raise RecipeError("run.precision is float16, which needs a GPU here. Use bfloat16 or float32.")
         splits = open_splits(recipe.data, data, num_classes=recipe.model.num_classes)
+        test = open_test(recipe.data, data, num_classes=recipe.model.num_classes, train=splits[0])
         if place.first:
             stack.enter_context(folder.held(recipe))
         place.barrier()
@@ -84,8 +85,11 @@ def train(
                 if place.first:
                     watcher.validated(row)
                     events.add(row)
+            tested = None if test is None else run.tested(test)
         # The weights that are kept are those that were validated.
-        return conclude(recipe, run.kept, folder, run.progress.rows, splits, place) if place.first else {}
+        if not place.first:
+            return {}
+        return conclude(recipe, run.kept, folder, run.progress.rows, splits, place, tested)
 
 
 class _Run:
@@ -242,17 +246,30 @@ class _Run:
         if self.ema is not None:
             self.ema.update(self.model, step=update + 1)
 
-    def _validate(self, epoch: int) -> EpochRow:
-        start, run, division, progress = time.monotonic(), self.recipe.run, self.division, self.progress
-        lr = self._set_rate(progress.update - 1)
+    def tested(self, split: Split) -> Accuracy:
+        """The accuracy of the network that is kept on a split that nothing was chosen by."""
+        batches = evaluation_batches(split, self.recipe, self.place)
+        try:
+            return self._accuracy(batches)
+        finally:
+            end_readers(batches)
+
+    def _accuracy(self, batches: Any) -> Accuracy:
         accuracy = evaluate(
-            self.kept, self.val_batches, self.place, precision=run.precision, channels_last=run.channels_last,
+            self.kept, batches, self.place, precision=self.recipe.run.precision,
+            channels_last=self.recipe.run.channels_last,
             on_batch=self.watcher.validating if self.place.first else None,
             # Several processes have to count to the end together.
             stopping=(lambda: bool(self.stopping.received)) if self.place.world == 1 else None,
         )
         if accuracy is None:
             self._stop()
+        return accuracy
+
+    def _validate(self, epoch: int) -> EpochRow:
+        start, division, progress = time.monotonic(), self.division, self.progress
+        lr = self._set_rate(progress.update - 1)
+        accuracy = self._accuracy(self.val_batches)
         images = division.updates * self.recipe.optim.batch_size
         return EpochRow(
             epoch=epoch + 1, update=progress.update, lr=lr, train_loss=progress.loss_sum / division.updates,

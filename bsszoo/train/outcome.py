@@ -19,6 +19,7 @@ from bsszoo.files import whole_file
 from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder
 from bsszoo.train.data import Pictures, Split
 from bsszoo.train.devices import Place
+from bsszoo.train.evaluation import Accuracy
 from bsszoo.train.recipe import Recipe
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.registry import create
@@ -57,7 +58,7 @@ def data_mark(recipe: Recipe, splits: tuple[Split, Split]) -> str:
 
 def conclude(
     recipe: Recipe, network: nn.Module, folder: Folder, rows: Sequence[EpochRow], splits: tuple[Split, Split],
-    place: Place,
+    place: Place, tested: Accuracy | None = None,
 ) -> dict[str, Any]:
     """Write the trained network as timm's folder and ``summary.json``, which is returned.
 
@@ -68,6 +69,7 @@ def conclude(
         rows: The epochs.
         splits: The training and the validation pictures.
         place: Where it was trained.
+        tested: The accuracy on the recipe's test split, where it has one.
     """
     folder.save_weights(WEIGHTS, network.state_dict())
     write_config(recipe, network, folder, splits[0])
@@ -83,6 +85,10 @@ def conclude(
         "weights": "moving average" if recipe.ema.decay is not None else "last update",
         "dataset": data.dataset, "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
         "validated_on": f"{data.holdout:g} of {data.train_split}, held out" if data.holdout else data.val_split,
+        **({} if tested is None else {
+            "test_top1": tested.top1, "test_top5": tested.top5, "test_loss": tested.loss,
+            "test_pictures": tested.pictures, "tested_on": data.test_split,
+        }),
         "seed": recipe.run.seed, "seconds": round(sum(r.seconds for r in rows), 3),
         "images_per_s": round(rows[-1].images_per_s, 1), "device": device_words(place), "processes": place.world,
         "precision": recipe.run.precision, "last_epoch": asdict(last),

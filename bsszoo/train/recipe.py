@@ -49,6 +49,8 @@ class DataPart:
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
     #: Share of the training images held out, class by class, and validated on instead of ``val_split``.
     holdout: float = bounded(0.0, low=0, high=1, open_high=True)
+    #: A split that is measured once, after the last epoch; null for none.
+    test_split: str | None = None
     #: Share of the (rest of the) training images that is used, class by class.
     subset: float = bounded(1.0, low=0, high=1, open_low=True)
 

@@ -1,0 +1,138 @@
+"""Inherited weights: a network takes over another's function exactly where its shapes allow that."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.errors import CodeError
+from bsszoo.nets.build import build
+from bsszoo.nets.inherit import inherit_weights
+
+# A small code of each family and one that is larger in every entry, with skips between the same stages.
+PAIRS = {
+    "resnet18": ("resnet18_c32-64-64-128_l1-2-1-1", "resnet18_c64-128-128-256_l2-3-1-2"),
+    "resnet50": ("resnet50_c128-192-256-512_l1-2-1-1_b16-48-64-128", "resnet50_c192-256-384-576_l2-3-2-1_b24-64-96-144"),
+    "mobilenetv2": ("mobilenetv2_c12-16-32-48-80-160_l1-2-2-1-2-1_t3-6-3-3-3-3",
+                    "mobilenetv2_c16-24-48-72-120-240_l2-3-2-3-2-2_t6-6-3-6-3-6"),
+    "efficientnet_b0": ("efficientnet_b0_c16-24-48-56-144-160_l1-2-1-2-1-1_t3-6-3-3-6-3",
+                        "efficientnet_b0_c24-32-64-84-192-240_l2-2-2-3-2-1_t6-6-3-6-6-3"),
+}
+OF_EACH = pytest.mark.parametrize(("small", "large"), PAIRS.values(), ids=PAIRS)
+
+
+def trained(text: str, seed: int = 0, **kwargs: int) -> tuple[nn.Module, Code]:
+    """A network as after a training: nothing in its normalisation layers is as it began."""
+    torch.manual_seed(seed)
+    code = Code.parse(text)
+    network = build(code, num_classes=7, **kwargs).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network, code
+
+
+def outputs(network: nn.Module) -> torch.Tensor:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return network.eval()(images)
+
+
+def norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    return {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+
+@OF_EACH
+def test_a_network_inherits_itself_whole(small: str, large: str) -> None:
+    source, code = trained(large)
+    fresh, _ = trained(large, seed=1)
+    found = inherit_weights(fresh, code, source, code)
+    assert found.carried == found.params
+    assert found.blocks == found.of_blocks
+    for name, value in source.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value), name
+
+
+@OF_EACH
+def test_a_wider_and_deeper_network_begins_with_the_function_it_inherits(small: str, large: str) -> None:
+    source, code = trained(small)
+    grown, large_code = trained(large, seed=1)
+    found = inherit_weights(grown, large_code, source, code)
+    assert found.carried == sum(p.numel() for p in source.parameters())
+    assert found.blocks == sum(code.depths) + (code.family not in ("resnet18", "resnet50"))
+    torch.testing.assert_close(outputs(grown), outputs(source), rtol=1e-4, atol=1e-4)
+
+
+@OF_EACH
+def test_a_narrower_and_shallower_network_keeps_the_channels_that_matter(small: str, large: str) -> None:
+    source, small_code = trained(small)
+    grown, large_code = trained(large, seed=1)
+    inherit_weights(grown, large_code, source, small_code)
+    # What the small one does not have says nothing; inside the blocks it does not stand at the end.
+    mine = norms(source)
+    for name, norm in norms(grown).items():
+        width = mine[name].num_features if name in mine else 0
+        nn.init.zeros_(norm.weight[width:])
+        nn.init.zeros_(norm.bias[width:])
+        nn.init.zeros_(norm.running_mean[width:])
+    squeezes = dict(source.named_modules())
+    for name, module in grown.named_modules():
+        if name.endswith("conv_expand"):
+            nn.init.zeros_(module.weight[:, squeezes[name].in_channels if name in squeezes else 0 :])
+    before = outputs(grown)
+    moved = sum(_reorder(block) for block in grown.modules())
+    assert moved or small_code.family == "resnet18"  # whose inner width is its outer one
+    torch.testing.assert_close(outputs(grown), before, rtol=1e-4, atol=1e-4)
+    pruned, _ = trained(small, seed=2)
+    found = inherit_weights(pruned, small_code, grown, large_code)
+    assert found.carried == found.params
+    torch.testing.assert_close(outputs(pruned), before, rtol=1e-4, atol=1e-4)
+
+
+def _reorder(block: nn.Module) -> int:
+    """Reverse a block's inner channels, which leaves its function as it is."""
+    if hasattr(block, "conv_pwl"):
+        chain = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", None)]
+    elif hasattr(block, "conv3"):
+        chain = [("conv1", "bn1"), ("conv2", None)]
+    else:
+        return 0
+    with torch.no_grad():
+        for conv, norm in chain:
+            weight = getattr(block, conv).weight
+            if norm is None:
+                weight.copy_(weight.flip(1))
+                continue
+            weight.copy_(weight.flip(0))
+            layer = getattr(block, norm)
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                tensor.copy_(tensor.flip(0))
+        squeeze = getattr(block, "se", None)
+        if hasattr(squeeze, "conv_reduce"):
+            squeeze.conv_reduce.weight.copy_(squeeze.conv_reduce.weight.flip(1))
+            squeeze.conv_expand.weight.copy_(squeeze.conv_expand.weight.flip(0))
+            squeeze.conv_expand.bias.copy_(squeeze.conv_expand.bias.flip(0))
+    return 1
+
+
+@OF_EACH
+def test_other_classes_and_inputs_are_left_fresh(small: str, large: str) -> None:
+    source, code = trained(small)
+    fresh = build(code, num_classes=3, in_chans=1)
+    before = fresh.get_classifier().weight.clone()
+    found = inherit_weights(fresh, code, source, code)
+    assert torch.equal(fresh.get_classifier().weight, before)
+    classifier = sum(p.numel() for p in fresh.get_classifier().parameters())
+    assert 0.9 * (found.params - classifier) < found.carried < found.params - classifier
+
+
+def test_another_family_has_other_blocks() -> None:
+    source, code = trained(PAIRS["mobilenetv2"][0])
+    other, other_code = trained(PAIRS["efficientnet_b0"][0])
+    with pytest.raises(CodeError, match="own family"):
+        inherit_weights(other, other_code, source, code)
