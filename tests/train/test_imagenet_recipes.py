@@ -94,7 +94,8 @@ def test_our_choices(file: Path) -> None:
     assert (data.image_size, math.floor(data.image_size / data.crop_pct)) == sides
     assert data.interpolation == ("bicubic" if efficient else "bilinear")
     assert (model.drop_rate, model.drop_path_rate) == ((0.2, 0.2) if efficient else (0, 0))
-    assert (model.pretrained, recipe.loss.teacher, data.holdout, data.subset) == (None, None, 0, 1)
+    assert (model.pretrained, recipe.loss.teacher, data.holdout, data.subset, data.test_split) == (
+        None, None, 0, 1, None)
     run = recipe.run
     assert (run.precision, run.channels_last, run.device_batch, run.workers) == ("bfloat16", True, 128, 8)
     training_transform(recipe)

@@ -61,6 +61,18 @@ def test_validate_gives_the_figure_that_ended_the_training(unbroken: Path) -> No
     assert accuracy.loss == pytest.approx(summary["val_loss"], rel=1e-6)
 
 
+def test_a_test_split_is_measured_once_at_the_end_on_other_pictures_than_those_held_out(tmp_path: Path) -> None:
+    done = run(tmp_path, tmp_path / "out", "data.holdout=0.25", "data.test_split=validation")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["val_pictures"], summary["test_pictures"], summary["tested_on"]) == (64, 64, "validation")
+    whole = validate(tmp_path / "out", None, settings={"holdout": 0.0}, device="cpu")
+    assert (whole.top1, whole.top5) == (summary["test_top1"], summary["test_top5"])
+    assert whole.loss == pytest.approx(summary["test_loss"], rel=1e-6)
+    assert summary["test_loss"] != summary["val_loss"]
+    assert f"Test: top-1 {whole.top1:.2f}%" in done.stdout
+
+
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     unbroken: Path, tmp_path: Path, workers: int
