@@ -71,7 +71,8 @@ def train_command(
         return  # one of several processes; the first one reports
     show(f"Trained {summary['model']}: top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}% of "
          f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['epochs']} epochs, seed "
-         f"{summary['seed']}", *_tested(summary), f"Best epoch: {summary['best_epoch']}, top-1 {summary['best_top1']:.2f}%",
+         f"{summary['seed']}", *_tested(summary),
+         f"Best epoch: {summary['best_epoch']}, top-1 {summary['best_top1']:.2f}%",
          f"Weights: {out / 'model.safetensors'} (load with bsszoo.create({summary['model']!r}, "
          f"pretrained='local-dir:{out}', num_classes={summary['num_classes']}))",
          f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}")

@@ -15,51 +15,20 @@ from tempfile import gettempdir
 from typing import Any, Final
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.paper_training import TABLE_1
 from bsszoo.errors import DataError, EvaluationError, SettingsError
 from bsszoo.files import write_whole
 from bsszoo.search.evaluator import Score
 from bsszoo.search.result import EvaluatorInfo
 from bsszoo.train.checkpoint import SUMMARY
 from bsszoo.train.data import Stream, open_split, open_splits
+from bsszoo.train.paper import paper_recipe
 from bsszoo.train.parent import PARENT
-from bsszoo.train.recipe import (
-    AugmentPart,
-    DataPart,
-    LossPart,
-    ModelPart,
-    OptimPart,
-    Recipe,
-    SchedulePart,
-    read_recipe,
-    recipe_text,
-    with_values,
-)
+from bsszoo.train.recipe import DataPart, Recipe, read_recipe, recipe_text, with_values
 
 #: Share of the training pictures that candidates are validated on: the test split stays unseen by the search.
 HOLDOUT: Final = 0.1
 # Lines of a failed training's log that its error repeats; the file holds all.
 _LOG_LINES: Final = 6
-
-
-def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
-    """The paper's recipe of a family on other data: Table 1, and our choices as in ``recipes/imagenet``.
-
-    Args:
-        family: A family's name.
-        num_classes: Classes of the data.
-        data: The data section.
-    """
-    row = TABLE_1[family]
-    efficientnet = family.startswith("efficientnet")
-    return Recipe(
-        model=ModelPart(family, num_classes=num_classes, drop_rate=0.2 if efficientnet else 0.0,
-                        drop_path_rate=0.2 if efficientnet else 0.0),
-        optim=OptimPart(lr=row.lr, weight_decay=row.weight_decay),
-        schedule=SchedulePart(epochs=row.epochs, warmup_epochs=5.0, warmup_from=0.25),
-        data=data, augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
-        loss=LossPart(label_smoothing=0.1),
-    )
 
 
 def training_recipe(

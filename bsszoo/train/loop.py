@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -40,7 +40,7 @@ _REPORT: Final = 1.0
 
 def train(
     recipe: Recipe, data: str | Path | None, out: str | Path, *, device: str | None = None,
-    watcher: Watcher | None = None, initial: Callable[[nn.Module], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Train a recipe's network in a folder, or go on with the training there; its summary.
 
@@ -54,7 +54,6 @@ def train(
             ``summary.json``. A finished training is not trained again.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; a GPU where there is one by default.
         watcher: Told of the progress.
-        initial: Changes the fresh network's weights before the first update (not when a training goes on).
 
     Raises:
         RecipeError, DataError, SettingsError: Something does not fit; known before the first update where possible.
@@ -76,7 +75,7 @@ def train(
         if place.from_first(finished is not None):
             return finished or {}
         stopping = stack.enter_context(StopSignals())
-        run = _Run(recipe, splits, folder, place, watcher, stopping, initial)
+        run = _Run(recipe, splits, folder, place, watcher, stopping)
         events = Events(folder.path, len(run.progress.rows), wanted=recipe.run.tensorboard and place.first)
         stack.callback(events.close)
         stack.callback(run.close)
@@ -97,7 +96,7 @@ class _Run:
 
     def __init__(
         self, recipe: Recipe, splits: tuple[Split, Split], folder: Folder, place: Place, watcher: Watcher,
-        stopping: StopSignals, initial: Callable[[nn.Module], None] | None,
+        stopping: StopSignals,
     ) -> None:
         self.recipe, self.folder, self.place, self.watcher, self.stopping = recipe, folder, place, watcher, stopping
         run = recipe.run
@@ -109,7 +108,7 @@ class _Run:
 
         # -- the network, on its device
         seed_pass(torch.device("cpu"), run.seed)
-        self.model = start_network(recipe, fresh=state is None, initial=initial).to(place.device)
+        self.model = start_network(recipe, fresh=state is None).to(place.device)
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if run.sync_bn and place.world > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -25,16 +25,13 @@ from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.registry import create
 
 
-def start_network(recipe: Recipe, *, fresh: bool, initial: Callable[[nn.Module], None] | None = None) -> nn.Module:
+def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
     """The recipe's network on the CPU; with the weights that training starts from where it is ``fresh``."""
     part = recipe.model
-    network = create(
+    return create(
         part.name, num_classes=part.num_classes, in_chans=part.in_chans, drop_rate=part.drop_rate,
         drop_path_rate=part.drop_path_rate, pretrained=(part.pretrained or False) if fresh else False,
     )
-    if fresh and initial is not None:
-        initial(network)
-    return network
 
 
 def teacher_network(recipe: Recipe) -> nn.Module | None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from bsszoo.errors import RecipeError
 from bsszoo.train.strict import as_mapping, bounded, check_tree, choice, load_mapping, override, read_tree
 
 #: Batch for which the paper states its learning rates (appendix B.1, Table 1).
 PAPER_BATCH: Final = 1024
+#: Mean and deviation of ImageNet's channels; written out so that a recipe can be read without torch.
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class DataPart:
     #: Side of the centre crop over the side of the resized image, in evaluation.
     crop_pct: float = bounded(0.875, low=0, high=1, open_low=True)
     interpolation: str = choice("bilinear", "bilinear", "bicubic", "nearest", "lanczos", "random")
-    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     #: Share of the training images held out, class by class, and validated on instead of ``val_split``.
     holdout: float = bounded(0.0, low=0, high=1, open_high=True)
     #: A split that is measured once, after the last epoch; null for none.

@@ -123,6 +123,14 @@ def load(
     load_pretrained(model, pretrained_cfg=source, num_classes=num_classes, in_chans=in_chans, strict=True)
 
 
+def classes_of(weights: Weights, code: Code) -> int:
+    """The number of classes that weights were trained for; 0 where they hold no classifier."""
+    classifier = "classifier" if family_of(code.family).block == "mbconv" else "fc"
+    state = _read(weights)
+    found = state.get(f"{classifier}.weight", state.get("classifier.1.weight"))  # the latter is torchvision's
+    return 0 if found is None else int(found.shape[0])
+
+
 # -- where they come from ---------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,8 @@ from train.small import CODE, small_recipe
 import bsszoo
 from bsszoo.codes.paper_training import TABLE_1
 from bsszoo.errors import EvaluationError, SettingsError
-from bsszoo.evaluate.training import TrainingEvaluator, paper_recipe, training_recipe
+from bsszoo.evaluate.training import TrainingEvaluator, training_recipe
+from bsszoo.train.paper import paper_recipe
 from bsszoo.train.recipe import DataPart, Recipe, read_recipe
 from bsszoo.train.strict import as_mapping
 

@@ -14,7 +14,8 @@ from bsszoo.nets.inherit import inherit_weights
 # A small code of each family and one that is larger in every entry, with skips between the same stages.
 PAIRS = {
     "resnet18": ("resnet18_c32-64-64-128_l1-2-1-1", "resnet18_c64-128-128-256_l2-3-1-2"),
-    "resnet50": ("resnet50_c128-192-256-512_l1-2-1-1_b16-48-64-128", "resnet50_c192-256-384-576_l2-3-2-1_b24-64-96-144"),
+    "resnet50": ("resnet50_c128-192-256-512_l1-2-1-1_b16-48-64-128",
+                 "resnet50_c192-256-384-576_l2-3-2-1_b24-64-96-144"),
     "mobilenetv2": ("mobilenetv2_c12-16-32-48-80-160_l1-2-2-1-2-1_t3-6-3-3-3-3",
                     "mobilenetv2_c16-24-48-72-120-240_l2-3-2-3-2-2_t6-6-3-6-3-6"),
     "efficientnet_b0": ("efficientnet_b0_c16-24-48-56-144-160_l1-2-1-2-1-1_t3-6-3-3-6-3",
@@ -47,10 +48,10 @@ def norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
     return {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
-@OF_EACH
-def test_a_network_inherits_itself_whole(small: str, large: str) -> None:
-    source, code = trained(large)
-    fresh, _ = trained(large, seed=1)
+@pytest.mark.parametrize("text", [large for _, large in PAIRS.values()], ids=PAIRS)
+def test_a_network_inherits_itself_whole(text: str) -> None:
+    source, code = trained(text)
+    fresh, _ = trained(text, seed=1)
     found = inherit_weights(fresh, code, source, code)
     assert found.carried == found.params
     assert found.blocks == found.of_blocks
@@ -120,9 +121,9 @@ def _reorder(block: nn.Module) -> int:
     return 1
 
 
-@OF_EACH
-def test_other_classes_and_inputs_are_left_fresh(small: str, large: str) -> None:
-    source, code = trained(small)
+@pytest.mark.parametrize("text", [small for small, _ in PAIRS.values()], ids=PAIRS)
+def test_other_classes_and_inputs_are_left_fresh(text: str) -> None:
+    source, code = trained(text)
     fresh = build(code, num_classes=3, in_chans=1)
     before = fresh.get_classifier().weight.clone()
     found = inherit_weights(fresh, code, source, code)
