@@ -20,13 +20,15 @@ from bsszoo.files import write_whole
 from bsszoo.search.evaluator import Score
 from bsszoo.search.result import EvaluatorInfo
 from bsszoo.train.checkpoint import SUMMARY
-from bsszoo.train.data import Stream, open_split, open_splits
+from bsszoo.train.data import Stream, open_split, open_splits, open_test
 from bsszoo.train.paper import paper_recipe
 from bsszoo.train.parent import PARENT
 from bsszoo.train.recipe import DataPart, Recipe, read_recipe, recipe_text, with_values
 
 #: Share of the training pictures that candidates are validated on: the test split stays unseen by the search.
 HOLDOUT: Final = 0.1
+# Seeds of trainings that are measured on the test split begin so far above the search's.
+_FRESH: Final = 1000
 # Lines of a failed training's log that its error repeats; the file holds all.
 _LOG_LINES: Final = 6
 
@@ -96,8 +98,8 @@ class TrainingEvaluator:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1.")
+        if not 1 <= self.repeats <= _FRESH:
+            raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1 to {_FRESH}.")
         open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
 
     @property
@@ -123,27 +125,52 @@ class TrainingEvaluator:
         Raises:
             EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
         """
-        return Score(sum(self.accuracies(code)) / self.repeats, "top-1 accuracy [%]")
+        found = self.accuracies(code)
+        return Score(sum(found) / len(found), "top-1 accuracy [%]", tuple(found))
 
     def accuracies(self, code: Code) -> list[float]:
         """The top-1 accuracy [%] of each training of a code; trainings that are finished are only read."""
         seed = self.recipe.run.seed
-        return [self._trained(code, seed + i) for i in range(self.repeats)]
+        return [float(self._trained(code, seed + i)["top1"]) for i in range(self.repeats)]
+
+    def tested(self, code: Code, number: int) -> float:
+        """The top-1 accuracy [%], on the recipe's validation split, of a training that no choice was made by.
+
+        Its seed is none of the search's; the split is measured once, after the last update.
+
+        Args:
+            code: The code.
+            number: Which of its fresh trainings, from 0.
+
+        Raises:
+            EvaluationError: As a call.
+        """
+        return float(self._trained(code, self.recipe.run.seed + _FRESH + number, test=True)["test_top1"])
+
+    def check_test(self) -> None:
+        """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
+        recipe = self._recipe(test=True)
+        open_test(recipe.data, self.data, num_classes=recipe.model.num_classes)
 
     def training_folder(self, code: Code, seed: int) -> Path:
         """The folder of one training of a code."""
         return self.folder / f"{hashlib.sha256(f'{code} {self.mark}'.encode()).hexdigest()[:16]}_seed{seed}"
 
-    def _trained(self, code: Code, seed: int) -> float:
+    def _recipe(self, *, test: bool) -> Recipe:
+        part = self.recipe.data
+        return with_values(self.recipe, data={"test_split": part.val_split if test else part.test_split})
+
+    def _trained(self, code: Code, seed: int, *, test: bool = False) -> dict[str, Any]:
         out = self.training_folder(code, seed)
         if not (out / SUMMARY).is_file():
             out.mkdir(parents=True, exist_ok=True)
-            recipe = with_values(self.recipe, model={"name": str(code)}, run={"seed": seed})
+            recipe = with_values(self._recipe(test=test), model={"name": str(code)}, run={"seed": seed})
             wanted = out.with_suffix(".yaml")
             write_whole(wanted, recipe_text(recipe))
             with self._free_device() as device:
                 self._run(wanted, out, device)
-        return float(json.loads((out / SUMMARY).read_text(encoding="utf-8"))["top1"])
+        found: dict[str, Any] = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        return found
 
     def _run(self, recipe: Path, out: Path, device: str | None) -> None:
         command = [sys.executable, "-m", "bsszoo", "train", str(recipe), "--out", str(out)]
