@@ -28,10 +28,15 @@ from bsszoo.zoo.registry import create
 def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
     """The recipe's network on the CPU; with the weights that training starts from where it is ``fresh``."""
     part = recipe.model
-    return create(
+    network: Any = create(
         part.name, num_classes=part.num_classes, in_chans=part.in_chans, drop_rate=part.drop_rate,
         drop_path_rate=part.drop_path_rate, pretrained=(part.pretrained or False) if fresh else False,
     )
+    if fresh and part.pretrained is None:
+        with torch.no_grad():
+            network.get_classifier().weight.mul_(part.head_init_scale)
+    made: nn.Module = network
+    return made
 
 
 def teacher_network(recipe: Recipe) -> nn.Module | None:

@@ -30,6 +30,9 @@ class ModelPart:
     drop_rate: float = bounded(0.0, low=0, high=1, open_high=True)
     #: Stochastic depth at the end of the network, rising linearly with depth (Huang et al. 2016).
     drop_path_rate: float = bounded(0.0, low=0, high=1, open_high=True)
+    #: What the fresh classifier's weights are multiplied by. timm draws those of MobileNetV2 and EfficientNet from
+    #: +-1 / sqrt(num_classes), which for few classes begins with outputs so large that training takes long to start.
+    head_init_scale: float = bounded(1.0, low=0, open_low=True)
     #: Weights to start from: a tag, hf-hub:org/name, local-dir:PATH or a file; null for fresh ones.
     pretrained: str | None = None
 

@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from train.small import TEXT, small_recipe
 
 from bsszoo.errors import RecipeError
 from bsszoo.train.checkpoint import differences
-from bsszoo.train.recipe import OptimPart, Recipe, read_recipe, recipe_text, with_values
+from bsszoo.train.outcome import start_network
+from bsszoo.train.paper import paper_recipe
+from bsszoo.train.recipe import DataPart, OptimPart, Recipe, read_recipe, recipe_text, with_values
 from bsszoo.train.strict import paths
 
 
@@ -87,3 +91,17 @@ def test_values_set_in_python_are_checked_too(tmp_path: Path) -> None:
     assert differences(recipe, longer) == ["schedule.epochs"]
     with pytest.raises(RecipeError, match=r"schedule\.epochs is 0"):
         with_values(recipe, schedule={"epochs": 0, "warmup_epochs": 0.0})
+
+
+def test_the_paper_s_recipe_begins_with_classifiers_as_large_as_imagenet_s_for_few_classes_too() -> None:
+    def spread(family: str, classes: int) -> float:
+        recipe = paper_recipe(family, num_classes=classes, data=DataPart(dataset="synthetic"))
+        torch.manual_seed(0)
+        return float(start_network(recipe, fresh=True).get_classifier().weight.std())
+
+    for family in ("mobilenetv2", "efficientnet_b0", "resnet18"):
+        assert spread(family, 10) == pytest.approx(spread(family, 1000), rel=0.1), family
+
+
+def test_the_means_are_those_of_timm() -> None:
+    assert (DataPart().mean, DataPart().std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
