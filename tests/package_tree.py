@@ -26,7 +26,7 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports name the whole path"
-            # ``from bsszoo.search import result`` imports the module bsszoo.search.result.
+            # ``from bsszoo.study import result`` imports the module bsszoo.study.result.
             full = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in MODULES else str(node.module) for name in full]
         else:

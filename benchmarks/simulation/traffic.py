@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import TrialState
 
 from bsszoo.search import AutoBSSSampler, CandidateSet
-from bsszoo.search.storages import open_storage
+from bsszoo.study.storages import open_storage
 from simulation.counting import Watch, Work, bytes_written, log_written
 
 CANDIDATES: Final = 20_000

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from bsszoo.codes.code import Code
     from bsszoo.compression.plan import Caps, Plan
     from bsszoo.evaluate.training import TrainingEvaluator
-    from bsszoo.search.evaluator import Evaluator
-    from bsszoo.search.result import Budget, CompressResult, TrialRow
+    from bsszoo.study.evaluator import Evaluator
+    from bsszoo.study.result import Budget, CompressResult, TrialRow
 
 # On a terminal the bar moves; into a file a line is written after this many seconds at the earliest.
 _LINE_SECONDS = 10.0

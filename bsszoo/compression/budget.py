@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bsszoo.candidates.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 from bsszoo.codes.code import Code
 from bsszoo.errors import BudgetError
-from bsszoo.search.evaluator import FunctionEvaluator, digest, load_function
-from bsszoo.search.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
+from bsszoo.study.evaluator import FunctionEvaluator, digest, load_function
 
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _NUMBER = re.compile(r"\s*(\d+\.?\d*(?:e\+?\d+)?|\.\d+(?:e\+?\d+)?)\s*([kmgb%]?)\s*", re.IGNORECASE)

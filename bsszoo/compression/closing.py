@@ -12,9 +12,9 @@ from bsszoo.codes.cost import code_cost
 from bsszoo.compression.folder import CONTROLS, read_json, write_json
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluate.structural import StructuralEvaluator
-from bsszoo.search.evaluator import Evaluator
-from bsszoo.search.result import CompressResult, NetworkRow, TrialRow
-from bsszoo.search.study import reason
+from bsszoo.study.evaluator import Evaluator
+from bsszoo.study.loop import reason
+from bsszoo.study.result import CompressResult, NetworkRow, TrialRow
 
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
 _MOST_PARAMS = 1_500_000_000

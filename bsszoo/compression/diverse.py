@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from bsszoo.search.result import TrialRow
+from bsszoo.study.result import TrialRow
 
 
 def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:

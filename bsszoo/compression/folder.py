@@ -12,7 +12,7 @@ from typing import Any
 
 from bsszoo.errors import SettingsError
 from bsszoo.files import write_whole
-from bsszoo.search.result import CompressResult, TrialRow
+from bsszoo.study.result import CompressResult, TrialRow
 
 SETTINGS, CONTROLS, RESULT, TRIALS, REPORT = (
     "settings.json", "controls.json", "result.json", "trials.csv", "report.html"
@@ -137,9 +137,10 @@ def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["number", "batch", "state", "score", "macs", "two_x_macs", "params", "activations", "seconds",
-                     "code", "error", "trace"])
+                     "code", "error", "trace", "repeats"])
     for t in trials:
         score = "" if t.score is None else repr(t.score)
         writer.writerow([t.number, t.batch, t.state, score, t.cost.macs, t.cost.macs2, t.cost.params,
-                         t.cost.activations, t.seconds, t.code, t.error or "", t.trace or ""])
+                         t.cost.activations, t.seconds, t.code, t.error or "", t.trace or "",
+                         " ".join(map(repr, t.repeats))])
     write_whole(path / TRIALS, out.getvalue())

@@ -7,6 +7,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from bsszoo.candidates.candidate_set import CandidateSet
+from bsszoo.candidates.feasible import draw_candidates
+from bsszoo.candidates.latency import LatencyModel, LatencyTable
+from bsszoo.candidates.limits import Limits
+from bsszoo.candidates.reachable import Nearest, contradiction, least_latency
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost, depth
 from bsszoo.codes.families import family_of
@@ -14,12 +19,7 @@ from bsszoo.codes.scaling import MIN_SCALE, fit_scale, uniform_code
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
 from bsszoo.report.figures import human
-from bsszoo.search.candidates import CandidateSet
-from bsszoo.search.feasible import draw_candidates
-from bsszoo.search.latency import LatencyModel, LatencyTable
-from bsszoo.search.limits import Limits
-from bsszoo.search.reachable import Nearest, contradiction, least_latency
-from bsszoo.search.result import Budget
+from bsszoo.study.result import Budget
 
 #: Candidates drawn for a search, unless fewer codes are feasible.
 CANDIDATES = 20_000

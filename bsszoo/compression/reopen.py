@@ -24,11 +24,11 @@ from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.report.markup import write_page
 from bsszoo.report.page import write_report
 from bsszoo.report.study_page import StudyTrial, counted, render_study
-from bsszoo.search.evaluator import Evaluator
-from bsszoo.search.insight import insight_of_rows
-from bsszoo.search.result import Budget, CompressResult, EvaluatorInfo, NetworkRow
-from bsszoo.search.storages import open_storage, shown
-from bsszoo.search.study import SearchPlan, trial_rows
+from bsszoo.study.evaluator import Evaluator
+from bsszoo.study.insight import insight_of_rows
+from bsszoo.study.loop import SearchPlan, trial_rows
+from bsszoo.study.result import Budget, CompressResult, EvaluatorInfo, NetworkRow
+from bsszoo.study.storages import open_storage, shown
 
 if TYPE_CHECKING:
     from optuna.study import Study

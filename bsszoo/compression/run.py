@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from bsszoo.candidates.latency import LatencyModel, LatencyTable
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.compression.budget import latency_limit, parse_amount, plausible
@@ -35,14 +36,13 @@ from bsszoo.compression.storage import Sharing, open_study, share_controls, shar
 from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.report.figures import human
-from bsszoo.search.evaluator import Evaluator, as_evaluator, digest, load_evaluator
-from bsszoo.search.insight import insight_of_rows
-from bsszoo.search.latency import LatencyModel, LatencyTable
-from bsszoo.search.result import Budget, CompressResult, TrialRow
 from bsszoo.search.sampler import Mode
-from bsszoo.search.storages import first_line
-from bsszoo.search.study import SearchPlan, retry_failed, run_search, trial_rows
-from bsszoo.search.workers import run_workers
+from bsszoo.study.evaluator import Evaluator, as_evaluator, digest, load_evaluator
+from bsszoo.study.insight import insight_of_rows
+from bsszoo.study.loop import SearchPlan, retry_failed, run_search, trial_rows
+from bsszoo.study.result import Budget, CompressResult, TrialRow
+from bsszoo.study.storages import first_line
+from bsszoo.study.workers import run_workers
 from bsszoo.zoo.entry import resolve_code
 
 #: Trials of one search and of one batch: the paper's four iterations of sixteen.

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from bsszoo.candidates.latency import NS_PER_MS, LatencyTable
 from bsszoo.codes.chain import BlockShape, space_shapes
 from bsszoo.codes.code import Code
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
-from bsszoo.search.latency import NS_PER_MS, LatencyTable
 
 #: Most blocks that are measured; a space of section B.2.2 has 120 to 662.
 MOST_BLOCKS = 5_000

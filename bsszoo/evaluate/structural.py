@@ -8,13 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost, depth, depth_array
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
-from bsszoo.search.candidates import CandidateSet
-from bsszoo.search.evaluator import Score
-from bsszoo.search.result import EvaluatorInfo
+from bsszoo.study.evaluator import Score
+from bsszoo.study.result import EvaluatorInfo
 
 FloatArray = NDArray[np.float64]
 

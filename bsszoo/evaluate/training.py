@@ -17,8 +17,8 @@ from typing import Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, EvaluationError, SettingsError
 from bsszoo.files import write_whole
-from bsszoo.search.evaluator import Score
-from bsszoo.search.result import EvaluatorInfo
+from bsszoo.study.evaluator import Score
+from bsszoo.study.result import EvaluatorInfo
 from bsszoo.train.checkpoint import SUMMARY
 from bsszoo.train.data import Stream, open_split, open_splits, open_test
 from bsszoo.train.paper import paper_recipe

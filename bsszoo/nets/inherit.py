@@ -78,7 +78,7 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
         >>> small = Code.parse("mobilenetv2_c12-16-32-48-80-160_l1-2-2-2-2-1_t3-3-3-3-3-3")
         >>> large = Code.parse("mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6")
         >>> print(inherit_weights(build(small), small, build(large), large))
-        2,142,072 of 2,142,072 parameters (100.0%), in 11 of 11 blocks
+        1,654,324 of 1,654,324 parameters (100.0%), in 11 of 11 blocks
     """
     if code.family != trained_code.family:
         raise CodeError(f"A {code.family} code cannot inherit the weights of a {trained_code.family} one: their blocks "

@@ -28,8 +28,8 @@ from bsszoo.report.side_by_side import cards
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
-    from bsszoo.search.insight import Insight
-    from bsszoo.search.result import CompressResult, NetworkRow, TrialRow
+    from bsszoo.study.insight import Insight
+    from bsszoo.study.result import CompressResult, NetworkRow, TrialRow
 
 
 def write_report(

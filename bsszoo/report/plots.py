@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
-    from bsszoo.search.result import CompressResult, NetworkRow, TrialRow
+    from bsszoo.study.result import CompressResult, NetworkRow, TrialRow
 
 FOUND: Final = "#D55E00"
 UNIFORM: Final = "#009E73"

@@ -11,7 +11,7 @@ from bsszoo.report.markup import text
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
-    from bsszoo.search.result import CompressResult, NetworkRow
+    from bsszoo.study.result import CompressResult, NetworkRow
 
 _TITLES: Final = {"C": "width", "L": "depth", "B": "bottleneck", "T": "expansion"}
 # A card's drawing, in units that a phone shows at about a pixel each.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
-    from bsszoo.search.result import CompressResult
+    from bsszoo.study.result import CompressResult
 
 _TWO_MACS_COLUMN = "2xMACs"
 

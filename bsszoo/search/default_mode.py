@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.search.acquisition import expected_improvement
-from bsszoo.search.candidates import CandidateSet
 from bsszoo.search.clustering import farthest, representatives
 from bsszoo.search.features import Features
 from bsszoo.search.history import History

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.search.candidates import CandidateSet
+from bsszoo.candidates.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

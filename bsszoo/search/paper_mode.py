@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.search.acquisition import expected_expected_improvement
-from bsszoo.search.candidates import CandidateSet
 from bsszoo.search.clustering import farthest, representatives
 from bsszoo.search.gp import Posterior, posterior, sigma_rule, standardise
 from bsszoo.search.history import History

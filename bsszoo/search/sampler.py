@@ -13,9 +13,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.errors import RunError
 from bsszoo.search.blas import one_thread
-from bsszoo.search.candidates import CandidateSet
 from bsszoo.search.default_mode import DefaultMode
 from bsszoo.search.history import CodeTuple, History, code_of, read_history
 from bsszoo.search.paper_mode import CLUSTERS, PaperMode

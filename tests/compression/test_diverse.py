@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 
 from bsszoo.codes import Space, code_cost
 from bsszoo.compression.diverse import diverse
-from bsszoo.search.result import TrialRow
+from bsszoo.study.result import TrialRow
 
 SPACE = Space.of("mobilenetv2")
 

@@ -12,7 +12,7 @@ from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, budget_space, make_pl
 from bsszoo.errors import BudgetError
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.search import LatencyFunction, LatencyTable
-from bsszoo.search.result import Budget
+from bsszoo.study.result import Budget
 
 
 def _original(family):

@@ -13,7 +13,7 @@ import bsszoo
 from bsszoo.codes import code_cost
 from bsszoo.compression.storage import shown
 from bsszoo.errors import EvaluationError, SettingsError
-from bsszoo.search import EvaluatorInfo, Score
+from bsszoo.study import EvaluatorInfo, Score
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 2, "latency": False}
 

@@ -13,16 +13,20 @@ BELOW_NETS = {"errors", "codes"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "codes": {"errors"},
-    "search": BELOW_NETS,
+    "candidates": BELOW_NETS,
+    "search": BELOW_NETS | {"candidates"},
+    "study": BELOW_NETS | {"candidates", "search"},
     "nets": BELOW_NETS,
-    "report": BELOW_NETS | {"files", "search.result", "search.insight"},
-    "evaluate": BELOW_NETS | {"files", "nets", "search", "train"},
+    "report": BELOW_NETS | {"files", "study.result", "study.insight"},
+    "evaluate": BELOW_NETS | {"files", "nets", "candidates", "study", "train"},
     "files": set(),
     "train": BELOW_NETS | {"nets", "zoo", "files"},
     "zoo": BELOW_NETS | {"nets"},
     "hub": BELOW_NETS | {"nets", "zoo", "train"},
-    "compression": BELOW_NETS | {"files", "search", "nets", "evaluate", "zoo", "report"},
-    "cli": BELOW_NETS | {"search", "nets", "evaluate", "train", "zoo", "hub", "report", "compression"},
+    "compression": BELOW_NETS | {
+        "files", "candidates", "search", "study", "nets", "train", "evaluate", "zoo", "report"},
+    "cli": BELOW_NETS | {
+        "candidates", "study", "nets", "evaluate", "train", "zoo", "hub", "report", "compression"},
 }
 
 

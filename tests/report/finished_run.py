@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bsszoo.codes import Code, Space, code_cost, family_of
-from bsszoo.search.result import Budget, CompressResult, EvaluatorInfo, NetworkRow, TrialRow
+from bsszoo.study.result import Budget, CompressResult, EvaluatorInfo, NetworkRow, TrialRow
 
 CAUTION = "This score is a heuristic, not an accuracy: nothing was trained."
 

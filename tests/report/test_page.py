@@ -17,7 +17,7 @@ from bsszoo.errors import RunError
 from bsszoo.report.commands import commands
 from bsszoo.report.figures import human, score
 from bsszoo.report.page import render_page, write_report
-from bsszoo.search.result import EvaluatorInfo
+from bsszoo.study.result import EvaluatorInfo
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

@@ -13,7 +13,7 @@ from strategies import FAMILY_NAMES
 
 from bsszoo.report.figures import human
 from bsszoo.report.plots import cost_against_score, params_against_score, progress_by_trial, stage_profile
-from bsszoo.search.result import CompressResult
+from bsszoo.study.result import CompressResult
 
 PLOTS = (cost_against_score, params_against_score, progress_by_trial, stage_profile)
 Plot = Callable[[CompressResult], str]

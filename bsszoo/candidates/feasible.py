@@ -19,14 +19,14 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates import boxes as box
+from bsszoo.candidates.candidate_set import CandidateSet, row_keys
+from bsszoo.candidates.halves import Blocks, Halves, cut_of
+from bsszoo.candidates.latency import NS_PER_MS
+from bsszoo.candidates.limits import Bounds, Limits
+from bsszoo.candidates.maximal import GrowthInSpace
 from bsszoo.codes.chain import Chain
 from bsszoo.codes.space import Space
-from bsszoo.search import boxes as box
-from bsszoo.search.candidates import CandidateSet, row_keys
-from bsszoo.search.halves import Blocks, Halves, cut_of
-from bsszoo.search.latency import NS_PER_MS
-from bsszoo.search.limits import Bounds, Limits
-from bsszoo.search.maximal import GrowthInSpace
 
 __all__ = ["Limits", "draw_candidates"]
 

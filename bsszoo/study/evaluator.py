@@ -17,12 +17,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import EvaluationError, UnknownNameError, close_matches
-from bsszoo.search.result import EvaluatorInfo
+from bsszoo.study.result import EvaluatorInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """``value``: higher is better, always finite; ``measures``: what it is, in words.
+
+    ``repeats`` are the results that the value is the mean of, where there are several: their spread shows the noise.
 
     Raises:
         EvaluationError: The value is no finite number.
@@ -30,6 +32,7 @@ class Score:
 
     value: float
     measures: str = "score"
+    repeats: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         value = self.value.item() if hasattr(self.value, "item") else self.value

@@ -112,7 +112,7 @@ def _proxy(url: str, patience: float) -> BaseStorage:
                             "grpc://localhost:13000.")
     if importlib.util.find_spec("grpc") is None:
         raise ImportError("No module named 'grpc'")
-    from bsszoo.search.patience import PatientProxy
+    from bsszoo.study.patience import PatientProxy
 
     proxy = PatientProxy(host, port, patience)
     try:
@@ -128,7 +128,7 @@ def _relational(url: str, patience: float) -> BaseStorage:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    from bsszoo.search.patience import PatientDatabase
+    from bsszoo.study.patience import PatientDatabase
 
     try:
         full = _with_driver(make_url(url))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates.maximal import Growth, GrowthInSet
 from bsszoo.errors import SpaceError
-from bsszoo.search.maximal import Growth, GrowthInSet
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bsszoo.candidates.feasible import draw_candidates
+from bsszoo.candidates.latency import NS_PER_MS
+from bsszoo.candidates.least import least
+from bsszoo.candidates.limits import FIGURES, Bounds, Limits
 from bsszoo.codes.chain import Chain
 from bsszoo.codes.code import Code
 from bsszoo.codes.space import Space
-from bsszoo.search.feasible import draw_candidates
-from bsszoo.search.latency import NS_PER_MS
-from bsszoo.search.least import least
-from bsszoo.search.limits import FIGURES, Bounds, Limits
 
 
 @dataclass(frozen=True)

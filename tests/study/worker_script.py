@@ -26,16 +26,8 @@ def main() -> None:
     import optuna
 
     from bsszoo.codes import Space
-    from bsszoo.search import (
-        CandidateSet,
-        FunctionEvaluator,
-        Lease,
-        SearchPlan,
-        StudyAddress,
-        open_storage,
-        run_workers,
-        trial_rows,
-    )
+    from bsszoo.search import CandidateSet
+    from bsszoo.study import FunctionEvaluator, Lease, SearchPlan, StudyAddress, open_storage, run_workers, trial_rows
 
     url, workers, trials, grace = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     space = Space.of("resnet18")

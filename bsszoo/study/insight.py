@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 
+from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.search.blas import one_thread
-from bsszoo.search.candidates import CandidateSet
 from bsszoo.search.default_mode import DefaultMode, Model
 from bsszoo.search.history import History
-from bsszoo.search.result import TrialRow
 from bsszoo.search.surrogate import Given, condition, fit_kernel
+from bsszoo.study.result import TrialRow
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -9,8 +9,8 @@ import pytest
 
 from bsszoo.search import CandidateSet
 from bsszoo.search.default_mode import DefaultMode
-from bsszoo.search.insight import insight_of_rows, study_insight
 from bsszoo.search.surrogate import condition
+from bsszoo.study.insight import insight_of_rows, study_insight
 
 GRID = np.array(list(itertools.product(range(8), repeat=3)))
 
@@ -112,7 +112,7 @@ def test_leave_one_out_is_a_refit_without_the_point():
     candidates = CandidateSet(GRID)
     found = study_insight(candidates, codes, values)
     mode = DefaultMode(candidates, batch_size=1, seed=0)
-    from bsszoo.search.insight import _history
+    from bsszoo.study.insight import _history
 
     model = mode.model(_history(candidates, codes, values))
     given = model.given

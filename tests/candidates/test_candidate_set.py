@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bsszoo.candidates import CandidateSet
 from bsszoo.errors import SpaceError
-from bsszoo.search import CandidateSet
 
 
 @settings(max_examples=50, deadline=None)

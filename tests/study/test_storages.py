@@ -11,9 +11,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from bsszoo.errors import SettingsError
-from bsszoo.search import open_storage, patience, storages
-from bsszoo.search.patience import PatientDatabase
-from bsszoo.search.storages import shown
+from bsszoo.study import open_storage, patience, storages
+from bsszoo.study.patience import PatientDatabase
+from bsszoo.study.storages import shown
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates.latency import NS_PER_MS, LatencyModel, LatencyTable, as_latency_model
 from bsszoo.codes.chain import Chain
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
-from bsszoo.search.latency import NS_PER_MS, LatencyModel, LatencyTable, as_latency_model
 
 IntArray = NDArray[np.int64]
 

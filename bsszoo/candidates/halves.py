@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates.limits import Bounds
 from bsszoo.codes.chain import Chain
-from bsszoo.search.limits import Bounds
 
 IntArray = NDArray[np.int64]
 

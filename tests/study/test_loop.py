@@ -11,18 +11,8 @@ from optuna.trial import TrialState
 
 from bsszoo.codes import Space, code_cost
 from bsszoo.errors import EvaluationError, UnknownNameError
-from bsszoo.search import (
-    AutoBSSSampler,
-    FunctionEvaluator,
-    Limits,
-    Score,
-    SearchPlan,
-    draw_candidates,
-    load_evaluator,
-    open_storage,
-    run_search,
-    trial_rows,
-)
+from bsszoo.search import AutoBSSSampler, Limits, draw_candidates
+from bsszoo.study import FunctionEvaluator, Score, SearchPlan, load_evaluator, open_storage, run_search, trial_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = Space.of("mobilenetv2")
@@ -163,7 +153,7 @@ def test_functions_are_found_by_name(tmp_path, monkeypatch):
 
 
 def test_a_failed_code_that_two_processes_had_tried_again_is_evaluated_once_more_only():
-    from bsszoo.search.study import retry_failed
+    from bsszoo.study.loop import retry_failed
 
     broken, seen = [True], []
 

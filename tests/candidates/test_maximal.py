@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bsszoo.candidates import CandidateSet, LatencyTable, Limits, draw_candidates
 from bsszoo.codes import Space, code_cost, cost_array, depth
 from bsszoo.codes.chain import space_shapes
 from bsszoo.errors import SpaceError
-from bsszoo.search import CandidateSet, LatencyTable, Limits, draw_candidates
 
 
 def _brute(codes, labels):

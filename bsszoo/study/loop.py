@@ -15,17 +15,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.codes.cost import code_cost
 from bsszoo.errors import RunError
-from bsszoo.search.evaluator import Evaluator
 from bsszoo.search.history import RESULT, RETURNED, SURPLUS, CodeTuple, code_of, dropped, holders
-from bsszoo.search.leases import Keeper, Lease, give_up, settle
-from bsszoo.search.patience import PatientDatabase
-from bsszoo.search.result import TrialRow
+from bsszoo.study.evaluator import Evaluator
+from bsszoo.study.leases import Keeper, Lease, give_up, settle
+from bsszoo.study.patience import PatientDatabase
+from bsszoo.study.result import TrialRow
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
+    from bsszoo.candidates.candidate_set import CandidateSet
     from bsszoo.codes.space import Space
-    from bsszoo.search.candidates import CandidateSet
 
 #: Seconds between two looks at a study in which others still evaluate.
 POLL: Final = 0.2
@@ -232,14 +232,18 @@ def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: Code
 def _judged(plan: SearchPlan, code: CodeTuple) -> dict[str, object]:
     start = time.perf_counter()
     value, error, trace = None, None, None
+    repeats: tuple[float, ...] = ()
     try:
-        value = plan.evaluator(plan.space.code(list(code))).value
+        score = plan.evaluator(plan.space.code(list(code)))
+        value, repeats = score.value, score.repeats
     except (Exception, SystemExit) as fault:
         # Any fault of a user's function ends its trial only, sys.exit() in it too; Ctrl-C ends the run.
         error = reason(fault)
         lines = "".join(traceback.format_exception(fault)).splitlines()
         trace = _plain("\n".join(lines[-_TRACE_LINES:]), 4000)
-    return {"value": value, "seconds": round(time.perf_counter() - start, 6), "error": error, "trace": trace}
+    result: dict[str, object] = {"value": value, "seconds": round(time.perf_counter() - start, 6), "error": error,
+                                 "trace": trace}
+    return result | ({"repeats": list(repeats)} if repeats else {})
 
 
 def reason(error: BaseException) -> str:
@@ -308,4 +312,5 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
         batch=place // plan.batch_size,
         error=None if complete else result.get("error") or lost,
         trace=result.get("trace"),
+        repeats=tuple(result.get("repeats", ())),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import Cost
+from bsszoo.codes.cost import Cost, code_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Budget:
 class TrialRow:
     """One evaluated code. ``score`` is None and ``error`` says why when the evaluation failed.
 
-    ``trace`` holds the last lines of a failed evaluation's traceback.
+    ``trace`` holds the last lines of a failed evaluation's traceback; ``repeats`` the results that the score is the
+    mean of, where the evaluator gave several.
     """
 
     number: int
@@ -46,6 +48,7 @@ class TrialRow:
     batch: int
     error: str | None = None
     trace: str | None = None
+    repeats: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,69 @@ class EvaluatorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmedRow:
+    """A network whose fresh trainings were measured on pictures that the search never saw: their results [%]."""
+
+    label: str
+    role: Literal["uniform", "random", "found"]
+    code: Code
+    cost: Cost
+    tests: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The best code found beside the controls at its budget, all trained afresh in the same way.
+
+    ``measures`` says what the figures are, ``verdicts`` what they allow to say, ``notes`` what went wrong.
+    """
+
+    measures: str
+    rows: tuple[ConfirmedRow, ...]
+    verdicts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, which ``from_dict`` takes."""
+        rows = [{"label": r.label, "role": r.role, "code": str(r.code), "macs": r.cost.macs, "tests": list(r.tests)}
+                for r in self.rows]
+        return {"measures": self.measures, "networks": rows, "verdicts": list(self.verdicts), "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Confirmation:
+        """A confirmation as it was written."""
+        rows = []
+        for row in data["networks"]:
+            code = Code.parse(row["code"])
+            rows.append(ConfirmedRow(row["label"], row["role"], code, code_cost(code), tuple(row["tests"])))
+        return cls(data["measures"], tuple(rows), tuple(data["verdicts"]), tuple(data["notes"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The best code's training in full: its accuracy [%] on a split, and what it began with and learnt from."""
+
+    folder: str
+    top1: float
+    top5: float
+    pictures: int
+    measured_on: str
+    epochs: int
+    inherited: str | None = None
+    teacher: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, which the constructor takes."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        text = (f"Finished: top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}% of {self.pictures:,} pictures "
+                f"({self.measured_on}) after {self.epochs} epochs")
+        text += f"; inherited {self.inherited}" if self.inherited else ""
+        return text + (f"; taught by {self.teacher}" if self.teacher else "")
+
+
+@dataclass(frozen=True, slots=True)
 class CompressResult:
     """A finished search. ``networks`` starts with the controls; the found codes follow, best first.
 
@@ -94,6 +160,17 @@ class CompressResult:
     trials: tuple[TrialRow, ...]
     seconds: float
     versions: Mapping[str, str]
+    confirmation: Confirmation | None = None
+    finished: Finished | None = None
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of one evaluation around its code's own mean, over the codes evaluated several times."""
+        repeated = [t.repeats for t in self.trials if len(t.repeats) > 1]
+        freedom = sum(len(r) - 1 for r in repeated)
+        if not freedom:
+            return None
+        return math.sqrt(sum((v - sum(r) / len(r)) ** 2 for r in repeated for v in r) / freedom)
 
     @property
     def best(self) -> NetworkRow:
@@ -117,6 +194,9 @@ class CompressResult:
             "notes": list(self.notes),
             "trials": {"complete": sum(t.state == "complete" for t in self.trials),
                        "failed": sum(t.state == "failed" for t in self.trials)},
+            "noise": self.noise,
+            "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
+            "finished": None if self.finished is None else self.finished.to_dict(),
             "seconds": round(self.seconds, 3),
             "versions": dict(self.versions),
         }

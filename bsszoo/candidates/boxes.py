@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates.limits import Bounds
 from bsszoo.codes.chain import KINDS, Chain
 from bsszoo.codes.space import Space
-from bsszoo.search.limits import Bounds
 
 IntArray = NDArray[np.int64]
 

@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bsszoo.candidates import LatencyTable, Limits
+from bsszoo.candidates.reachable import contradiction
 from bsszoo.codes import Space, code_cost, cost_array, depth_array
 from bsszoo.codes.chain import space_shapes
-from bsszoo.search import LatencyTable, Limits
-from bsszoo.search.reachable import contradiction
 
 
 def _small():

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from bsszoo.candidates import LatencyFunction, LatencyTable, Limits, draw_candidates, feasible
 from bsszoo.codes import Space, code_cost, cost_array, depth_array
 from bsszoo.codes.chain import space_shapes
 from bsszoo.errors import BudgetError
-from bsszoo.search import LatencyFunction, LatencyTable, Limits, draw_candidates, feasible
 
 # How codes are drawn: thrown away when outside, from pairs of half-codes, from boxes.
 WAYS = ("plain", "halves", "boxes")

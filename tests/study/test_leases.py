@@ -12,19 +12,11 @@ from optuna.trial import TrialState
 
 from bsszoo.codes import Space
 from bsszoo.errors import SettingsError
-from bsszoo.search import (
-    AutoBSSSampler,
-    CandidateSet,
-    FunctionEvaluator,
-    Lease,
-    SearchPlan,
-    leases,
-    run_search,
-    trial_rows,
-)
+from bsszoo.search import AutoBSSSampler, CandidateSet
 from bsszoo.search.history import DROPPED, LOST, RESULT, RETURNED, SURPLUS, codes_due, holders, read_history
-from bsszoo.search.leases import BEAT, Keeper, Observer, give_up, owner
-from bsszoo.search.study import retry_failed, work_once
+from bsszoo.study import FunctionEvaluator, Lease, SearchPlan, leases, run_search, trial_rows
+from bsszoo.study.leases import BEAT, Keeper, Observer, give_up, owner
+from bsszoo.study.loop import retry_failed, work_once
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 NAMES = ("C1", "C2", "C3", "C4", "L1", "L2", "L3", "L4")

@@ -7,7 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from bsszoo.codes import Space, code_cost
-from bsszoo.search import AutoBSSSampler, FunctionEvaluator, Limits, SearchPlan, draw_candidates, run_search, trial_rows
+from bsszoo.search import AutoBSSSampler, Limits, draw_candidates
+from bsszoo.study import FunctionEvaluator, SearchPlan, run_search, trial_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = Space.of("resnet18")

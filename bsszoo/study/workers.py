@@ -20,10 +20,10 @@ from optuna.trial import TrialState
 
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.search.history import LOST, RETURNED
-from bsszoo.search.leases import Keeper, Lease, Observer, give_up, owner, worker_name
-from bsszoo.search.result import TrialRow
-from bsszoo.search.storages import first_line, open_storage
-from bsszoo.search.study import Report, SearchPlan, abandoned, evaluate, left_running, missing, work_once
+from bsszoo.study.leases import Keeper, Lease, Observer, give_up, owner, worker_name
+from bsszoo.study.loop import Report, SearchPlan, abandoned, evaluate, left_running, missing, work_once
+from bsszoo.study.result import TrialRow
+from bsszoo.study.storages import first_line, open_storage
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -273,7 +273,7 @@ def _work(
     # The first process says for all of them that a storage is away.
     import logging
 
-    logging.getLogger("bsszoo.search").setLevel(logging.ERROR)
+    logging.getLogger("bsszoo.study").setLevel(logging.ERROR)
     try:
         study = address.open(plan)
         connection.send(None)

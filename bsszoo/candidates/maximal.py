@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bsszoo.candidates.limits import Limits
 from bsszoo.codes.chain import Chain, places_of
 from bsszoo.codes.families import family_of
 from bsszoo.codes.space import Space
-from bsszoo.search.limits import Limits
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
