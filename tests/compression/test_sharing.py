@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -58,6 +61,33 @@ def test_the_command_with_workers_ends_as_one_worker_does_with_distinct_codes(tm
     assert len(rows) == len({r["code"] for r in rows}) == 10
     assert len(seen) == len(set(seen)) == 10 + 2  # and the two controls
     assert json.loads((tmp_path / "run" / "result.json").read_text())["trials"] == {"complete": 10, "failed": 0}
+
+
+def test_two_commands_share_one_search_through_a_grpc_proxy(tmp_path):
+    pytest.importorskip("grpc")
+    (tmp_path / "mine.py").write_text(_JUDGE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = ("from optuna.storages import run_grpc_proxy_server\nfrom bsszoo.study import open_storage\n"
+              f"run_grpc_proxy_server(open_storage('sqlite:///{tmp_path}/search.db'), host='127.0.0.1', port={port})")
+    server = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        with ThreadPoolExecutor(2) as both:
+            shared = ("--evaluator", "mine:judge", "--trials", "12", "--batch", "6", "--storage",
+                      f"grpc://127.0.0.1:{port}", "--study", "s")
+            runs = [both.submit(_command, tmp_path, *shared, "--workers", n, "--out", f"run{n}") for n in ("1", "2")]
+            for run in runs:
+                run.result()
+    finally:
+        server.terminate()
+        server.wait()
+    tables = [(tmp_path / f"run{n}" / "trials.csv").read_text() for n in (1, 2)]
+    assert tables[0] == tables[1]
+    codes = [r["code"] for r in csv.DictReader(tables[0].splitlines())]
+    seen = Counter((tmp_path / "seen.txt").read_text().split())
+    assert len(codes) == len(set(codes)) == 12
+    assert all(seen[code] == 1 for code in codes)
 
 
 def test_an_evaluator_that_kills_its_process_ends_the_run_with_words(tmp_path):
