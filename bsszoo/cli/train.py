@@ -32,8 +32,12 @@ _Device = Annotated[
 
 
 def train_command(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", show_default=False,
-                                           help="A YAML file, such as recipes/imagenet/resnet50_autobss.yaml.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", show_default=False,
+                       help="A YAML file, such as recipes/imagenet/resnet50_autobss.yaml, or paper:NAME_OR_CODE for "
+                       "the paper's settings on ImageNet."),
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", show_default=False,
                                       help="Folder of the training; the same command goes on with it.")],
     data: _Data = None,
@@ -56,16 +60,16 @@ def train_command(
 
       torchrun --nproc-per-node 8 -m bsszoo train recipes/imagenet/resnet50.yaml --data /data/imagenet --out runs/r50
 
-      bsszoo train recipes/imagenet/resnet18.yaml --dataset synthetic --out smoke --set optim.batch_size=64
+      bsszoo train paper:resnet18 --dataset synthetic --out smoke --set optim.batch_size=64 --set schedule.epochs=6
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.train.loop import train
+    from bsszoo.train.paper import recipe_of
     from bsszoo.train.parent import end_with_parent
-    from bsszoo.train.recipe import read_recipe
 
     end_with_parent()
-    read = read_recipe(recipe, [*(assignments or []), *([f"data.dataset={dataset}"] if dataset else [])])
-    watcher = _TrainingWatcher(progress_console())
+    read = recipe_of(recipe, [*(assignments or []), *([f"data.dataset={dataset}"] if dataset else [])])
+    watcher = TrainingProgress(progress_console())
     summary = train(read, data, out, device=device, watcher=watcher)
     if not summary:
         return  # one of several processes; the first one reports
@@ -153,7 +157,7 @@ class _Line:
             self._console.file.write("\r\x1b[2K")
 
 
-class _TrainingWatcher:
+class TrainingProgress:
     """Says how a training goes on: pictures a second, loss, time left; a line for each epoch."""
 
     def __init__(self, console: Console) -> None:

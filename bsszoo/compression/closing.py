@@ -14,7 +14,7 @@ from bsszoo.compression.plan import Plan
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.study.evaluator import Evaluator
 from bsszoo.study.loop import reason
-from bsszoo.study.result import CompressResult, NetworkRow, TrialRow
+from bsszoo.study.result import CompressResult, Confirmation, Finished, NetworkRow, TrialRow
 
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
 _MOST_PARAMS = 1_500_000_000
@@ -50,12 +50,25 @@ def judge_controls(
 
 
 def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None) -> CompressResult:
-    """The result with what an earlier process of the run measured: latencies of the same codes, and its seconds."""
+    """The result with what an earlier process of the run measured: latencies of the same codes, its seconds,
+    and what was trained after the search."""
     if earlier is None:
         return result
     known = {n.get("code"): n.get("latency_ms") for n in earlier.get("networks", [])}
     networks = tuple(replace(row, latency_ms=known.get(str(row.code))) for row in result.networks)
-    return replace(result, networks=networks, seconds=result.seconds + float(earlier.get("seconds", 0.0)))
+    kept = result.confirmation or _confirmation(result, earlier.get("confirmation"))
+    finished = Finished(**earlier["finished"]) if earlier.get("finished") else None
+    finished = finished if finished is not None and finished.code == str(result.best.code) else result.finished
+    return replace(result, networks=networks, seconds=result.seconds + float(earlier.get("seconds", 0.0)),
+                   confirmation=kept, finished=finished)
+
+
+def _confirmation(result: CompressResult, earlier: Mapping[str, Any] | None) -> Confirmation | None:
+    """What an earlier process confirmed, where that is still the best code."""
+    found = None if earlier is None else Confirmation.from_dict(earlier)
+    if found is None or any(r.role == "found" and r.code != result.best.code for r in found.rows):
+        return None
+    return found
 
 
 def found_rows(found: Sequence[TrialRow]) -> list[NetworkRow]:

@@ -8,8 +8,8 @@ several devices) does the same.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,68 +17,116 @@ from typing import TYPE_CHECKING, Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError
 from bsszoo.files import whole_file, write_whole
+from bsszoo.study.result import Finished
 from bsszoo.train.paper import paper_recipe
 from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
 
 if TYPE_CHECKING:
     from bsszoo.nets.inherit import Inheritance
+    from bsszoo.train.watching import Watcher
 
-#: In a run's folder: the training, its recipe, the weights it starts from and how much of these was inherited.
-FOLDER, RECIPE, START, INHERITED = "finish", "finish.yaml", "finish_start.safetensors", "finish_inherited.json"
 #: In place of a recipe's file: the paper's recipe of the family.
 PAPER: Final = "paper"
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How a found code is trained in the end.
+    """How the best code found is trained in the end.
 
     Args:
-        recipe: A YAML file, or ``"paper"``. The network in it does not matter.
+        recipe: How; its network does not matter. ``read_finish`` makes one of what a person gives.
+        data: The folder of the pictures, as ``bsszoo train --data``.
         teacher: Weights of the original, as ``bsszoo.create`` takes them, whose outputs are learnt as well; None for
             no teacher. How much they count is the recipe's ``loss.teacher_share`` and ``loss.temperature``.
         inherit: Weights of the original that the code's own start from, as far as shapes allow; None for fresh ones.
+        device: As ``bsszoo train --device``.
+    """
+
+    recipe: Recipe
+    data: str | None
+    teacher: str | None = None
+    inherit: str | None = None
+    device: str | None = None
+
+    def check(self, original: Code) -> None:
+        """What would otherwise show after the search only: pictures, and weights of the original.
+
+        Raises:
+            DataError, WeightsError, RecipeError: They cannot be used.
+        """
+        from bsszoo.codes.named import entry_of
+        from bsszoo.train.data import open_splits
+        from bsszoo.zoo.weights import fetch
+
+        open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        for weights in (self.teacher, self.inherit):
+            if weights is not None:
+                fetch(weights, original, entry_of(original))
+
+
+def read_finish(what: str, family: str, candidates: Recipe) -> Recipe:
+    """The recipe that ``--finish`` names.
+
+    Args:
+        what: A YAML file, or ``"paper"``: Table 1's of the family, on the pictures of the search, with a validation
+            split of their own.
+        family: A family's name.
+        candidates: The recipe by which candidates were trained, or would be.
 
     Raises:
         SettingsError: There is no such file.
-    """
-
-    recipe: str
-    teacher: str | None = None
-    inherit: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.recipe != PAPER and not Path(self.recipe).is_file():
-            raise SettingsError(f"--finish is {self.recipe!r}; it takes a recipe's YAML file, or {PAPER} for the one "
-                                "of the paper.")
-
-
-def finish_recipe(
-    how: Finish, code: Code, original: Code, candidates: Recipe, assignments: Sequence[str] = (),
-) -> Recipe:
-    """The recipe that trains a found code.
-
-    Args:
-        how: What was asked for.
-        code: The code found.
-        original: The network that was compressed: the teacher.
-        candidates: The recipe by which candidates were trained: its pictures are the ones of the paper's recipe.
-        assignments: ``key.key=value`` texts.
-
-    Raises:
         RecipeError: As ``read_recipe``.
     """
-    if how.recipe == PAPER:
-        data = with_values(candidates, data={"holdout": 0.0, "subset": 1.0, "test_split": None}).data
-        made = paper_recipe(code.family, num_classes=candidates.model.num_classes, data=data)
-        made = with_values(made, model={"in_chans": candidates.model.in_chans}, run={
-            name: getattr(candidates.run, name) for name in ("device_batch", "precision", "channels_last", "workers")})
-    else:
-        made = read_recipe(how.recipe, assignments)
-    made = with_values(made, model={"name": str(code)})
+    if what != PAPER:
+        if not Path(what).is_file():
+            raise SettingsError(f"--finish is {what!r}; it takes a recipe's YAML file, or {PAPER} for the one of the "
+                                "paper.")
+        return read_recipe(what)
+    whole = with_values(candidates, data={"holdout": 0.0, "subset": 1.0, "test_split": None})
+    made = paper_recipe(family, num_classes=whole.model.num_classes, data=whole.data)
+    how = ("device_batch", "precision", "channels_last", "workers")
+    return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in how})
+
+
+def finish(
+    how: Finish, code: Code, original: Code, folder: Path, watcher: Watcher | None = None,
+) -> Finished:
+    """Train the best code found in a run's folder, or go on with that.
+
+    Args:
+        how: How.
+        code: The code.
+        original: The network that was compressed: the teacher, and whose weights are inherited.
+        folder: The run's folder. The training is in ``finish_MARK`` in it, where the mark is the code's, its recipe
+            in ``finish_MARK.yaml``.
+        watcher: Told of the training.
+
+    Raises:
+        WeightsError, DataError, RecipeError, RunError, StoppedError: As ``train``.
+        SettingsError: The folder's training began with other weights.
+    """
+    from bsszoo.train.loop import train
+
+    recipe = with_values(how.recipe, model={"name": str(code)})
     if how.teacher is not None:
-        made = with_values(made, loss={"teacher": str(original), "teacher_weights": _fixed(how.teacher)})
-    return made
+        recipe = with_values(recipe, loss={"teacher": str(original), "teacher_weights": _fixed(how.teacher)})
+    inherited = None
+    if how.inherit is not None:
+        recipe, inherited = inherited_start(recipe, code, original, how.inherit, folder)
+        if watcher is not None:
+            watcher.note(f"inherited from {how.inherit}: {inherited}")
+    out = training_folder(folder, code)
+    write_whole(out.with_suffix(".yaml"), recipe_text(recipe))
+    summary = train(recipe, how.data, out, device=how.device, watcher=watcher)
+    return Finished(
+        code=str(code), folder=out.name, top1=summary["top1"], top5=summary["top5"], pictures=summary["val_pictures"],
+        measured_on=summary["validated_on"], epochs=summary["epochs"], inherited=inherited, teacher=how.teacher,
+    )
+
+
+def training_folder(folder: Path, code: Code) -> Path:
+    """Where a code's training in full is kept in a run's folder; another best code has another one."""
+    return folder / f"finish_{hashlib.sha256(str(code).encode()).hexdigest()[:6]}"
 
 
 def inherited_start(recipe: Recipe, code: Code, original: Code, weights: str, folder: Path) -> tuple[Recipe, str]:
@@ -94,43 +142,42 @@ def inherited_start(recipe: Recipe, code: Code, original: Code, weights: str, fo
         WeightsError: As ``bsszoo.create``.
         SettingsError: The folder was begun with other weights.
     """
-    start, note = folder / START, folder / INHERITED
-    wanted = {"code": str(code), "original": str(original), "weights": _fixed(weights)}
-    begun = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and start.is_file() else None
+    out = training_folder(folder, code)
+    start, note = (out.with_name(f"{out.name}_{rest}") for rest in ("start.safetensors", "inherited.json"))
+    wanted = {"original": str(original), "weights": _fixed(weights)}
+    begun: dict[str, Any] | None = None
+    if note.is_file() and start.is_file():
+        begun = json.loads(note.read_text(encoding="utf-8"))
     if begun is None:
         found = _inherit(recipe, code, original, weights, start)
         begun = {**wanted, **asdict(found), "words": str(found)}
         write_whole(note, json.dumps(begun, indent=2) + "\n")
     elif {k: begun[k] for k in wanted} != wanted:
-        raise SettingsError(f"{start} was inherited from {begun['weights']} for {begun['code']}. Take it and "
-                            f"{folder / FOLDER} away to begin anew, or give another --out.")
+        raise SettingsError(f"{start} was inherited from {begun['weights']}. Take it and {out} away to begin anew, or "
+                            "give another --out.")
     return with_values(recipe, model={"pretrained": str(start.absolute())}), str(begun["words"])
 
 
 def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Path) -> Inheritance:
+    import torch
     from safetensors.torch import save_file
 
     from bsszoo.codes.named import entry_of
-    from bsszoo.nets.build import build
     from bsszoo.nets.inherit import inherit_weights
+    from bsszoo.train.outcome import start_network
     from bsszoo.zoo.registry import create
     from bsszoo.zoo.weights import classes_of, fetch
 
     part = recipe.model
+    # With its own number of classes: a classifier that is not the trained one is not inherited.
     classes = classes_of(fetch(weights, original, entry_of(original)), original)
     trained = create(original, pretrained=weights, num_classes=classes, in_chans=part.in_chans)
-    _seed(recipe.run.seed)
-    network = build(code, num_classes=part.num_classes, in_chans=part.in_chans)
+    torch.manual_seed(recipe.run.seed)
+    network = start_network(recipe, fresh=True)
     found = inherit_weights(network, code, trained, original)
     with whole_file(start) as scratch:
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, scratch, metadata={"format": "pt"})
     return found
-
-
-def _seed(seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)
 
 
 def _fixed(weights: str) -> str:
@@ -138,13 +185,3 @@ def _fixed(weights: str) -> str:
     prefix = "local-dir:" if weights.startswith("local-dir:") else ""
     path = Path(weights.removeprefix(prefix)).expanduser()
     return f"{prefix}{path.absolute()}" if path.exists() else weights
-
-
-def finish(
-    recipe: Recipe, data: str | Path | None, folder: Path, *, device: str | None = None, watcher: Any = None,
-) -> dict[str, Any]:
-    """Train by a finish's recipe in a run's folder, or go on with that; the summary, as ``train``."""
-    from bsszoo.train.loop import train
-
-    write_whole(folder / RECIPE, recipe_text(recipe))
-    return train(recipe, data, folder / FOLDER, device=device, watcher=watcher)

@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bsszoo.candidates.latency import LatencyModel, LatencyTable
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.compression.budget import latency_limit, parse_amount, plausible
 from bsszoo.compression.closing import found_rows, judge_controls, with_earlier, with_latencies
+from bsszoo.compression.confirm import TRAININGS, Tester
+from bsszoo.compression.confirm import confirm as confirm_found
 from bsszoo.compression.diverse import diverse
+from bsszoo.compression.finish import Finish
+from bsszoo.compression.finish import finish as finish_found
 from bsszoo.compression.folder import (
     REPORT,
     RESULT,
@@ -44,6 +48,11 @@ from bsszoo.study.result import Budget, CompressResult, TrialRow
 from bsszoo.study.storages import first_line
 from bsszoo.study.workers import run_workers
 from bsszoo.zoo.entry import resolve_code
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from bsszoo.train.watching import Watcher as TrainingWatcher
 
 #: Trials of one search and of one batch: the paper's four iterations of sixteen.
 TRIALS, BATCH = 64, 16
@@ -78,6 +87,14 @@ class Watcher(Protocol):
         """The latencies of so many networks are about to be measured."""
         ...
 
+    def confirming(self, result: str, done: int, trainings: int) -> None:
+        """So many of so many fresh trainings are done; ``result`` is the last one's, empty at the start."""
+        ...
+
+    def finishing(self, code: Code) -> TrainingWatcher | None:
+        """The best code is about to be trained in full; who is told of that."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Silent:
@@ -92,6 +109,10 @@ class _Silent:
     def judging(self, control: str) -> None: ...
 
     def measuring(self, networks: int) -> None: ...
+
+    def confirming(self, result: str, done: int, trainings: int) -> None: ...
+
+    def finishing(self, code: Code) -> TrainingWatcher | None: ...
 
 
 def compress(
@@ -118,6 +139,8 @@ def compress(
     scale: float | None = None,
     caps: Caps | None = None,
     latency: bool = True,
+    confirm: int = TRAININGS,
+    finish: Finish | None = None,
     watcher: Watcher | None = None,
 ) -> CompressResult:
     """Search codes of a network's family under a budget.
@@ -151,6 +174,9 @@ def compress(
         caps: How far candidates may go from the uniformly rescaled network; by default the structural score's own
             caps, and none for any other evaluator.
         latency: Measure the forward time of the networks in the closing table on this machine.
+        confirm: With an evaluator that trains: fresh trainings each of the best code and of the uniformly rescaled
+            network, and the number of random codes, all measured on pictures that the search never saw; 0 for none.
+        finish: How the best code is trained in full at the end; None for not at all.
         watcher: Told how the run goes.
 
     Raises:
@@ -161,7 +187,7 @@ def compress(
     """
     start = time.perf_counter()
     watcher = watcher or _Silent()
-    _check_counts(trials, batch, seed, slack)
+    _check_counts(trials, batch, seed, slack, confirm)
     mode = _mode(search)
     sharing = Sharing(storage, study, workers, grace)
     reference = resolve_code(network)
@@ -178,6 +204,8 @@ def compress(
     if hint := plausible(macs, flops):
         raise BudgetError(f"--flops is {flops!r}, {macs} multiply-adds.{hint}")
     judge = _evaluator(evaluator)
+    if finish is not None:
+        finish.check(reference)
     structural = judge is None
     asked = caps is not None
     caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
@@ -240,7 +268,27 @@ def compress(
             result = replace(result, networks=tuple(networks), notes=(*result.notes, how))
             write_result(folder, result)
             write_report(result, folder / REPORT, insight)
+        closing = _closing_trainings(result, plan, judge, kept, folder, confirm, workers, finish, watcher)
+        for longer in closing:
+            result = longer
+            write_result(folder, result)
+            write_report(result, folder / REPORT, insight)
     return result
+
+
+def _closing_trainings(
+    result: CompressResult, plan: Plan, judge: Evaluator, study: Study, folder: Path, trainings: int, workers: int,
+    how: Finish | None, watcher: Watcher,
+) -> Iterator[CompressResult]:
+    """The result with what is trained after the search, each time that there is more of it."""
+    if trainings and isinstance(judge, Tester):
+        found = confirm_found(judge, plan, result.best.code, study, trainings=trainings, workers=workers,
+                              seed=result.seed, on_result=watcher.confirming)
+        yield (result := replace(result, confirmation=found, notes=(*result.notes, *found.notes)))
+    if how is not None:
+        code = result.best.code
+        finished = finish_found(how, code, plan.reference, folder, watcher.finishing(code))
+        yield replace(result, finished=finished)
 
 
 @contextmanager
@@ -289,8 +337,9 @@ def _mode(search: str) -> Mode:
     return modes[search]
 
 
-def _check_counts(trials: int, batch: int, seed: int, slack: float) -> None:
-    for name, value, least in (("--trials", trials, 1), ("--batch", batch, 1), ("--seed", seed, 0)):
+def _check_counts(trials: int, batch: int, seed: int, slack: float, confirm: int) -> None:
+    counts = (("--trials", trials, 1), ("--batch", batch, 1), ("--seed", seed, 0), ("--confirm", confirm, 0))
+    for name, value, least in counts:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise SettingsError(f"{name} is {value!r}; it takes an integer from {least}.")
     if isinstance(slack, bool) or not isinstance(slack, (int, float)) or not 0 < slack <= 1:

@@ -114,6 +114,13 @@ class TrainingEvaluator:
         return EvaluatorInfo(f"training-{self.mark}", measures)
 
     @property
+    def test_measures(self) -> str:
+        """What ``tested`` measures."""
+        data = self.recipe.data
+        return (f"top-1 accuracy [%] on the split {data.val_split!r} of {data.dataset}, which the search never saw, of "
+                f"fresh trainings of {self.recipe.schedule.epochs} epochs at {data.image_size} px")
+
+    @property
     def mark(self) -> str:
         """What tells one way of judging from another: the recipe's values but the network, and the repeats."""
         neutral = with_values(self.recipe, model={"name": "code"}, run={"workers": 0})

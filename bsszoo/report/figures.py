@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from bsszoo.study.result import ConfirmedRow
 
 #: What the two ways of counting are called wherever a cost is shown. One multiply-add is one MAC.
 MACS_NAME: Final = "MACs"
@@ -72,3 +75,17 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(whole / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def test_cells(row: ConfirmedRow) -> tuple[str, str, str]:
+    """Mean, 95% interval of it and each of the results of a network's fresh trainings, as text."""
+    if not row.tests:
+        return ABSENT, ABSENT, "every training failed"
+    interval = ABSENT if row.low is None else f"{row.low:.2f} to {row.high:.2f}"
+    return f"{sum(row.tests) / len(row.tests):.2f}", interval, ", ".join(f"{v:.2f}" for v in row.tests)
+
+
+def noise_words(noise: float) -> str:
+    """What the spread of repeated evaluations says, as a sentence."""
+    return (f"Noise: one evaluation of a code varies by {noise:.2f} (standard deviation). Codes whose scores differ by "
+            "less than about twice that may well be in the other order.")

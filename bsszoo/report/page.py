@@ -18,8 +18,10 @@ from bsszoo.report.figures import (
     duration,
     human,
     latency,
+    noise_words,
     percent,
     score,
+    test_cells,
 )
 from bsszoo.report.learnt import learnt
 from bsszoo.report.markup import bullets, document, facts, figures, numbers, table, text, write_page
@@ -60,6 +62,7 @@ def render_page(result: CompressResult, insight: Insight | None = None, *, note:
         f'<p class="note">{text(note)}</p>' if note else "",
         _caution(result),
         _tiles(result),
+        *_trained(result),
         "<h2>Networks</h2>", _networks(result),
         "<h2>Side by side</h2>", _side_by_side(result),
         "<h2>Codes</h2>", _codes(result.networks),
@@ -137,6 +140,31 @@ def _networks(result: CompressResult) -> str:
     return (table(head, rows, left=1)
             + f'<p class="soft">{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}. '
               f"Activations: elements of the outputs of all convolutions. {note}</p>")
+
+
+def _trained(result: CompressResult) -> list[str]:
+    """What was trained after the search, and the noise that trainings showed in it."""
+    parts = []
+    found = result.confirmation
+    if found is not None:
+        rows = []
+        for row in found.rows:
+            mark = ' class="found-first"' if row.role == "found" else ""
+            mean, interval, each = test_cells(row)
+            rows.append(f'<tr{mark}><td class="name">{text(row.label)}</td>'
+                        f"{numbers(human(row.cost.macs), mean, interval)}<td>{text(each)}</td></tr>")
+        parts += ["<h2>Confirmed on unseen pictures</h2>",
+                  "".join(f"<p><b>{text(sentence)}</b></p>" for sentence in found.verdicts),
+                  table(["Network", MACS_NAME, "Mean", "95% interval", "Each training"], rows, left=1, right=4),
+                  f'<p class="soft">{text(found.measures)}. The score of the search itself flatters the code that it '
+                  "found: it is the best of many, partly by luck. Random codes are drawn from the candidates; "
+                  "intervals are over trainings, the pictures are the same for all.</p>"]
+    if result.finished is not None:
+        parts += ["<h2>Trained in full</h2>", f"<p>{text(str(result.finished))}. Weights: "
+                  f"<code>{text(result.finished.folder)}/model.safetensors</code></p>"]
+    if result.noise is not None:
+        parts.append(f'<p class="soft">{text(noise_words(result.noise))}</p>')
+    return parts
 
 
 def _codes(rows: Sequence[NetworkRow]) -> str:

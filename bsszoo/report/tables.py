@@ -23,8 +23,10 @@ from bsszoo.report.figures import (
     both_macs,
     human,
     latency,
+    noise_words,
     percent,
     score,
+    test_cells,
 )
 
 if TYPE_CHECKING:
@@ -171,6 +173,25 @@ def result_table(result: CompressResult) -> Group:
     parts.append(_plain(""))
     parts += _codes((row.label, str(row.code)) for row in result.networks)
     return Group(*parts)
+
+
+def trained_tables(result: CompressResult) -> list[RenderableType]:
+    """What was trained after the search: the noise, the best code beside the controls, and its training in full."""
+    parts: list[RenderableType] = []
+    if result.noise is not None:
+        parts.append(_prose(noise_words(result.noise)))
+    found = result.confirmation
+    if found is not None:
+        table = _table([("Network", False), (MACS_NAME, True), ("Mean", True), ("95% interval", True), ("Each", False)])
+        for row in found.rows:
+            mean, interval, each = test_cells(row)
+            table.add_row(_plain(row.label), human(row.cost.macs), mean, interval, _plain(each),
+                          style="bold" if row.role == "found" else None)
+        parts += [_plain(""), table, _prose(f"Confirmed: {found.measures}.")]
+        parts += [_prose(sentence) for sentence in found.verdicts]
+    if result.finished is not None:
+        parts += [_plain(""), _prose(str(result.finished))]
+    return parts
 
 
 def model_list_table(rows: Sequence[ListRow], *, with_codes: bool = False) -> Group:

@@ -78,13 +78,18 @@ class EvaluatorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedRow:
-    """A network whose fresh trainings were measured on pictures that the search never saw: their results [%]."""
+    """A network whose fresh trainings were measured on pictures that the search never saw.
+
+    ``tests`` are their results [%]; ``low`` to ``high`` is the 95% interval of their mean, None where there is none.
+    """
 
     label: str
     role: Literal["uniform", "random", "found"]
     code: Code
     cost: Cost
     tests: tuple[float, ...]
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,8 @@ class Confirmation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, which ``from_dict`` takes."""
-        rows = [{"label": r.label, "role": r.role, "code": str(r.code), "macs": r.cost.macs, "tests": list(r.tests)}
+        rows = [{"label": r.label, "role": r.role, "code": str(r.code), "macs": r.cost.macs, "tests": list(r.tests),
+                 "low": r.low, "high": r.high}
                 for r in self.rows]
         return {"measures": self.measures, "networks": rows, "verdicts": list(self.verdicts), "notes": list(self.notes)}
 
@@ -111,7 +117,8 @@ class Confirmation:
         rows = []
         for row in data["networks"]:
             code = Code.parse(row["code"])
-            rows.append(ConfirmedRow(row["label"], row["role"], code, code_cost(code), tuple(row["tests"])))
+            rows.append(ConfirmedRow(row["label"], row["role"], code, code_cost(code), tuple(row["tests"]),
+                                     row["low"], row["high"]))
         return cls(data["measures"], tuple(rows), tuple(data["verdicts"]), tuple(data["notes"]))
 
 
@@ -119,6 +126,7 @@ class Confirmation:
 class Finished:
     """The best code's training in full: its accuracy [%] on a split, and what it began with and learnt from."""
 
+    code: str
     folder: str
     top1: float
     top5: float

@@ -108,7 +108,7 @@ class _Crew:
         process = context.Process(
             target=_work, args=(there, self.address, self.plan, self.lease, name, trial_id), name=name
         )
-        with _share_of_threads(self.size):
+        with share_of_threads(self.size):
             process.start()
         there.close()
         self.members.append(_Worker(process, here, name))
@@ -251,7 +251,7 @@ def _give_back(study: Study, names: set[str]) -> None:
 
 
 @contextmanager
-def _share_of_threads(workers: int) -> Iterator[None]:
+def share_of_threads(workers: int) -> Iterator[None]:
     """The environment in which a process is started, so that its libraries take their share of the cores only."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     mine = [name for name in _THREADS if name not in os.environ]

@@ -1,11 +1,28 @@
-"""The paper's recipe of a family (appendix B.1, Table 1), with our choices where the paper is silent."""
+"""The paper's recipes (appendix B.1, Table 1), with our choices where it is silent; recipes/README.md lists both."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
 from bsszoo.codes.paper_training import TABLE_1
-from bsszoo.train.recipe import AugmentPart, DataPart, LossPart, ModelPart, OptimPart, Recipe, SchedulePart
+from bsszoo.train.recipe import (
+    AugmentPart,
+    DataPart,
+    LossPart,
+    ModelPart,
+    OptimPart,
+    Recipe,
+    SchedulePart,
+    assigned,
+    read_recipe,
+    with_values,
+)
+
+#: In place of a recipe's file: the paper's ImageNet recipe of the network that follows.
+PREFIX: Final = "paper:"
 
 
 def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
@@ -28,3 +45,39 @@ def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
         data=data, augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
         loss=LossPart(label_smoothing=0.1),
     )
+
+
+def imagenet_recipe(network: str) -> Recipe:
+    """The paper's recipe of a network on ImageNet, as ``recipes/imagenet`` holds for those of the paper's tables.
+
+    Args:
+        network: A zoo name or a code's text.
+
+    Raises:
+        UnknownNameError, CodeError: There is no such network.
+
+    Example:
+        >>> imagenet_recipe("mobilenetv2_c16-24-32-64-96-160_l1-2-3-4-3-2_t3-6-6-3-6-6").optim.lr
+        0.7
+    """
+    from bsszoo.zoo.entry import resolve_code
+
+    code = resolve_code(network)
+    efficientnet, large = code.family.startswith("efficientnet"), code.family == "efficientnet_b1"
+    data = DataPart(image_size=code.image_size, crop_pct=0.882 if large else 0.875,
+                    interpolation="bicubic" if efficientnet else "bilinear")
+    made = paper_recipe(code.family, num_classes=1000, data=data)
+    return with_values(made, model={"name": network},
+                       run={"precision": "bfloat16", "channels_last": True, "workers": 8})
+
+
+def recipe_of(what: str | Path, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, or of ``paper:NETWORK``: ``imagenet_recipe``; with assignments, as ``read_recipe``.
+
+    Raises:
+        RecipeError, UnknownNameError, CodeError: As ``read_recipe`` and ``imagenet_recipe``.
+    """
+    text = str(what)
+    if not text.startswith(PREFIX):
+        return read_recipe(what, assignments)
+    return assigned(imagenet_recipe(text.removeprefix(PREFIX)), assignments)

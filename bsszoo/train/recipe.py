@@ -214,6 +214,11 @@ def read_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     return read_tree(Recipe, data, source=str(path))
 
 
+def assigned(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """A recipe with ``key.key=value`` assignments in place of what it says; ``RecipeError`` as ``read_recipe``."""
+    return read_tree(Recipe, override(as_mapping(recipe), Recipe, assignments))
+
+
 def recipe_text(recipe: Recipe) -> str:
     """The recipe as YAML that ``read_recipe`` takes; every key stands in it."""
     text: str = yaml.safe_dump(as_mapping(recipe), sort_keys=False, default_flow_style=None, width=110)

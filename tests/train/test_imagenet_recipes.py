@@ -11,6 +11,7 @@ import yaml
 
 import bsszoo
 from bsszoo.train.batches import training_transform
+from bsszoo.train.paper import recipe_of
 from bsszoo.train.recipe import Recipe, read_recipe
 from bsszoo.train.strict import paths
 
@@ -99,6 +100,11 @@ def test_our_choices(file: Path) -> None:
     run = recipe.run
     assert (run.precision, run.channels_last, run.device_batch, run.workers) == ("bfloat16", True, 128, 8)
     training_transform(recipe)
+
+
+@each_file
+def test_the_recipe_that_comes_with_the_package_is_the_same(file: Path) -> None:
+    assert recipe_of(f"paper:{file.stem}") == read_recipe(file)
 
 
 @each_file

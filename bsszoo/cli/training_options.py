@@ -1,0 +1,99 @@
+"""The options of ``bsszoo compress`` that say how codes are trained, as what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bsszoo.compression.finish import Finish
+    from bsszoo.evaluate.training import TrainingEvaluator
+    from bsszoo.train.recipe import Recipe
+
+
+@dataclass
+class Training:
+    """``--data`` and what goes with it."""
+
+    data: str | None
+    recipe: Path | None
+    dataset: str | None
+    epochs: int | None
+    image_size: int | None
+    subset: float | None
+    repeats: int
+    confirm: int
+    #: Read once: the folder of a large data set takes a while to list.
+    _read: Recipe | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        from bsszoo.errors import SettingsError
+
+        if not self.given and (self.recipe is not None or self.epochs or self.image_size or self.subset
+                               or self.repeats != 1):
+            raise SettingsError("--recipe, --epochs, --image-size, --subset and --repeats say how codes are trained: "
+                                "give the pictures with --data.")
+
+    @property
+    def given(self) -> bool:
+        """Whether there are pictures to train on."""
+        return self.data is not None or self.dataset is not None
+
+    def judge(self, network: str, out: Path | None, evaluator: str | None) -> str | TrainingEvaluator:
+        """What judges codes: what --evaluator names, or a training where there are pictures.
+
+        Raises:
+            SettingsError: Both a function and a training would judge.
+            RecipeError, DataError: The recipe or the pictures cannot be used.
+        """
+        from bsszoo.errors import SettingsError
+
+        if not self.given or evaluator == "structural":
+            return evaluator or "structural"
+        if evaluator is not None:
+            raise SettingsError("--data trains the codes and --evaluator judges them otherwise: give one of the two, "
+                                "or --evaluator structural to train only the best code, with --finish.")
+        from bsszoo.evaluate.training import TrainingEvaluator
+
+        folder = Path("bsszoo-runs") if out is None else out
+        judge = TrainingEvaluator(self._candidates(network), self.data, (folder / "trainings").absolute(), self.repeats)
+        if self.confirm > 0:
+            judge.check_test()
+        return judge
+
+    def finish(self, network: str, what: str | None, teacher: str | None, inherit: str | None) -> Finish | None:
+        """How the best code is trained in full, or None.
+
+        Raises:
+            SettingsError: An option lacks the one that it goes with.
+            RecipeError, DataError: As ``judge``.
+        """
+        from bsszoo.errors import SettingsError
+
+        if what is None:
+            if teacher is not None or inherit is not None:
+                raise SettingsError("--teacher and --inherit say how the best code is trained in full: give a recipe "
+                                    "with --finish.")
+            return None
+        if not self.given:
+            raise SettingsError("--finish trains the best code: give the pictures with --data.")
+        from bsszoo.compression.finish import Finish, read_finish
+
+        made = read_finish(what, self._family(network), self._candidates(network))
+        return Finish(made, self.data, teacher, inherit)
+
+    def _candidates(self, network: str) -> Recipe:
+        from bsszoo.evaluate.training import training_recipe
+
+        if self._read is None:
+            self._read = training_recipe(
+                self._family(network), self.data, recipe=self.recipe, dataset=self.dataset, epochs=self.epochs,
+                image_size=self.image_size, subset=self.subset)
+        return self._read
+
+    @staticmethod
+    def _family(network: str) -> str:
+        from bsszoo.zoo.entry import resolve_code
+
+        return resolve_code(network).family
