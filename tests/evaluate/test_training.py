@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 from train.small import CODE, small_recipe
+from typer.testing import CliRunner
 
 import bsszoo
+from bsszoo.cli.main import app
 from bsszoo.codes.paper_training import TABLE_1
-from bsszoo.errors import EvaluationError, SettingsError
+from bsszoo.errors import BssZooError, EvaluationError, SettingsError
 from bsszoo.evaluate.training import TrainingEvaluator, training_recipe
 from bsszoo.train.paper import paper_recipe
 from bsszoo.train.recipe import DataPart, Recipe, read_recipe
@@ -105,7 +107,7 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bsszoo", "compress", "mobilenetv2", "--flops", "20M", "--dataset", "synthetic/128",
          "--recipe", str(tmp_path / "small.yaml"), "--epochs", "1", "--trials", "2", "--batch", "2", "--no-latency",
-         "--out", str(tmp_path / "out")],
+         "--confirm", "0", "--out", str(tmp_path / "out")],
         capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epochs at 32 px" in done.stderr
@@ -116,8 +118,29 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "trainings").glob("*/summary.json"))) >= 3
 
 
-def test_training_options_without_pictures_are_refused(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "bsszoo", "compress", "mobilenetv2", "--flops", "130M", "--epochs",
-                           "3"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "give the pictures with --data" in done.stderr
+@pytest.mark.parametrize(("options", "words"), [
+    (("--epochs", "3"), "give the pictures with --data"),
+    (("--finish", "paper"), "--finish trains the best code: give the pictures with --data"),
+    (("--teacher", "a1_in1k"), "give a recipe with --finish"),
+    (("--dataset", "synthetic/128", "--evaluator", "mine:judge"), "give one of the two"),
+    (("--dataset", "synthetic/128", "--repeats", "0"), "--repeats is 0"),
+    (("--confirm", "-1"), "--confirm is -1"),
+    (("--data", "nowhere"), "There is no nowhere"),
+])
+def test_options_that_do_not_go_together_are_refused(options: tuple[str, ...], words: str) -> None:
+    done = CliRunner().invoke(app, ["compress", "mobilenetv2", "--flops", "130M", *options])
+    assert isinstance(done.exception, BssZooError)
+    assert words in str(done.exception)
+
+
+def test_what_a_confirmation_measures_has_other_seeds_and_the_unseen_split(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", device="cpu")
+    code = bsszoo.Code.parse(CODE)
+    judge(code)
+    found = judge.tested(code, 1)
+    [fresh] = [f for f in (tmp_path / "trainings").glob("*/summary.json") if "_seed1001" in str(f)]
+    summary = json.loads(fresh.read_text())
+    assert (summary["test_top1"], summary["seed"], summary["tested_on"]) == (found, 1001, "validation")
+    assert (summary["val_pictures"], summary["test_pictures"]) == (32, 32)
+    searched = json.loads((judge.training_folder(code, 0) / "summary.json").read_text())
+    assert "test_top1" not in searched
