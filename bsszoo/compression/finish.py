@@ -23,7 +23,7 @@ from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
 
 if TYPE_CHECKING:
     from bsszoo.nets.inherit import Inheritance
-    from bsszoo.train.watching import Watcher
+    from bsszoo.train.watching import Watcher as TrainingWatcher
 
 #: In place of a recipe's file: the paper's recipe of the family.
 PAPER: Final = "paper"
@@ -89,7 +89,7 @@ def read_finish(what: str, family: str, candidates: Recipe) -> Recipe:
 
 
 def finish(
-    how: Finish, code: Code, original: Code, folder: Path, watcher: Watcher | None = None,
+    how: Finish, code: Code, original: Code, folder: Path, watcher: TrainingWatcher | None = None,
 ) -> Finished:
     """Train the best code found in a run's folder, or go on with that.
 

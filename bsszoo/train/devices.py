@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -64,6 +64,10 @@ def launched_by_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+#: How long a process waits for the others.
+_PATIENCE: Final = timedelta(minutes=15)
+
+
 @contextmanager
 def joined(device: str | None = None) -> Iterator[Place]:
     """This process's place; within, the processes that torchrun started are one group (NCCL on GPUs, gloo on CPUs).
@@ -82,11 +86,26 @@ def joined(device: str | None = None) -> Iterator[Place]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     # A rank that hangs is noticed after this time; evaluation has no collective step for longer than a batch.
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=15))
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE, **_own_store())
     try:
         yield Place(chosen, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _own_store() -> dict[str, Any]:
+    """Where the processes of this start find each other, apart from those of an earlier one.
+
+    torchrun restarts processes with the same store, in which they would find the addresses of the dead (PyTorch issue
+    135712). Where it does not share its store (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1) each start has a fresh one.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    shared = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False,
+                           timeout=_PATIENCE)
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {"store": dist.PrefixStore(f"bsszoo/start_{start}", shared), "rank": rank, "world_size": world}
 
 
 def _device(name: str | None, local: int) -> torch.device:

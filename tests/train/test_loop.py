@@ -141,6 +141,27 @@ def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, tmp_path
     assert all(torch.allclose(one[k], other[k], rtol=1e-3, atol=2e-4) for k in weights)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes of a process in /proc")
+def test_torchrun_restarts_after_a_process_dies_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    whole = run(tmp_path, tmp_path / "whole", processes=2)
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "out"
+    words = command(tmp_path, out, processes=2)
+    place = words.index("--standalone")
+    words[place:place] = ["--max-restarts", "2", "--monitor-interval", "0.1"]
+    launcher = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while launcher.poll() is None and not (out / "last.pt").exists():
+        time.sleep(0.01)
+    children = [int(p) for p in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+    victims = [p for p in children if b"train" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    os.kill(victims[-1], signal.SIGKILL)
+    _, said = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, said
+    assert "going on after" in said
+    one, other = (load_file(f / "model.safetensors") for f in (tmp_path / "whole", out))
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
 def test_a_finished_training_is_not_trained_again(unbroken: Path, tmp_path: Path) -> None:
     before = (unbroken / "model.safetensors").stat().st_mtime_ns
     done = run(tmp_path, unbroken)

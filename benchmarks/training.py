@@ -1,0 +1,206 @@
+"""Training beside a plain loop on timm: pictures a second and peak memory of the same network, pictures and batch.
+
+    python benchmarks/training.py                                     what the README quotes, on this machine's CPU
+    python benchmarks/training.py --device cuda --batch 256 --image-size 224 --precision bfloat16 --channels-last \\
+        --pictures 20480 --workers 8
+
+Each run is a process of its own and trains two epochs; the second is timed, without validation. Ours is
+`bsszoo.train.loop.train`; the peer is the loop below, made of timm's loader, augmentation, optimiser, schedule and loss
+as its training script puts them together. The two take turns. JPEG files are made once, of noise over a gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bsszoo.train.recipe import Recipe
+
+CLASSES = 10
+EPOCHS = 2
+
+
+def main() -> None:
+    given = _arguments()
+    if given.one is not None:
+        print(json.dumps(_one(given)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for kind in given.inputs.split(","):
+            if kind == "jpeg":
+                _write_jpegs(Path(folder), given.pictures, int(given.image_size * 1.25))
+            for network in given.networks.split(","):
+                runs: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
+                for repeat in range(given.repeats):
+                    for who in ("ours", "plain") if repeat % 2 == 0 else ("plain", "ours"):
+                        runs[who].append(_process(given, who, network, kind, folder))
+                        print(f"{network} {kind} {repeat + 1}/{given.repeats} {who}: {runs[who][-1]}", file=sys.stderr)
+                rows.append(_row(network, kind, runs))
+    print(f"{given.device}, batch {given.batch} at {given.image_size} px, {given.precision}, {given.pictures} pictures "
+          f"an epoch, {given.workers} reading processes, {given.repeats} pairs in turns\n")
+    print("| network | input | plain timm loop, images/s | ours / plain | peak memory, plain [MB] | ours / plain |")
+    print("|---|---|---:|---:|---:|---:|")
+    print("\n".join(rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default="resnet50,mobilenetv2", metavar="A,B")
+    parser.add_argument("--inputs", default="synthetic,jpeg", metavar="A,B", help="synthetic, jpeg or both")
+    parser.add_argument("--pictures", type=int, default=320, help="of an epoch (default 320)")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--image-size", type=int, default=64, metavar="PX")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures (default 1)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs of runs (default 7)")
+    parser.add_argument("--one", choices=["ours", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _process(given: argparse.Namespace, who: str, network: str, kind: str, folder: str) -> dict[str, float]:
+    words = [sys.executable, __file__, "--one", who, "--networks", network, "--inputs", kind, "--folder", folder]
+    for name in ("pictures", "batch", "image_size", "precision", "workers", "device"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
+    words += ["--channels-last"] if given.channels_last else []
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _row(network: str, kind: str, runs: dict[str, list[dict[str, float]]]) -> str:
+    cells = []
+    for name, form in (("images_per_s", "{:.0f}"), ("peak_mb", "{:,.0f}")):
+        plain = [run[name] for run in runs["plain"]]
+        ratios = [a[name] / b for a, b in zip(runs["ours"], plain, strict=True)]
+        cells += [form.format(statistics.median(plain)),
+                  f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+    return f"| {network} | {kind} | {' | '.join(cells)} |"
+
+
+def _write_jpegs(folder: Path, pictures: int, side: int) -> None:
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, number in (("train", pictures), ("validation", CLASSES)):
+        for i in range(number):
+            place = folder / split / f"class{i % CLASSES}"
+            place.mkdir(parents=True, exist_ok=True)
+            slope = np.linspace(0, 160, side)[:, None, None]
+            pixels = (slope + rng.integers(0, 96, (side, side, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(place / f"{i:05}.jpg", quality=90)
+
+
+def _recipe(given: argparse.Namespace) -> Recipe:
+    from bsszoo.train.recipe import DataPart, LossPart, ModelPart, OptimPart, Recipe, RunPart, SchedulePart
+
+    jpeg = given.inputs == "jpeg"
+    return Recipe(
+        model=ModelPart(given.networks, num_classes=CLASSES),
+        optim=OptimPart(lr=0.01, batch_size=given.batch, weight_decay=1e-4),
+        schedule=SchedulePart(epochs=EPOCHS), loss=LossPart(label_smoothing=0.1),
+        data=DataPart(dataset="folder" if jpeg else f"synthetic/{given.pictures}", image_size=given.image_size),
+        run=RunPart(device_batch=given.batch, workers=given.workers, precision=given.precision,
+                    channels_last=given.channels_last, checkpoint_minutes=1e6),
+    )
+
+
+def _one(given: argparse.Namespace) -> dict[str, float]:
+    import torch
+
+    data = given.folder if given.inputs == "jpeg" else None
+    speed = _ours(given, data) if given.one == "ours" else _plain(given, data)
+    peak = torch.cuda.max_memory_allocated() if given.device.startswith("cuda") else (
+        1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return {"images_per_s": speed, "peak_mb": peak / 2**20}
+
+
+def _ours(given: argparse.Namespace, data: str | None) -> float:
+    import csv
+
+    from bsszoo.train.loop import train
+
+    with tempfile.TemporaryDirectory() as out:
+        train(_recipe(given), data, out, device=given.device)
+        return float(list(csv.DictReader((Path(out) / "metrics.csv").open()))[-1]["images_per_s"])
+
+
+class _InMemory:
+    """The pictures of our own synthetic data set, as timm's loader takes a data set."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from bsszoo.train.data import open_splits
+
+        self.split: Any = open_splits(recipe.data, None, num_classes=CLASSES)[0]
+        self.transform: Any = None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, place: int) -> tuple[Any, int]:
+        return self.transform(self.split.picture(place, "RGB")), int(self.split.labels[place])
+
+
+def _plain(given: argparse.Namespace, data: str | None) -> float:
+    """What one writes with timm alone: the peer."""
+    import torch
+    from timm.data import create_dataset, create_loader
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    import bsszoo
+
+    recipe = _recipe(given)
+    device = torch.device(given.device)
+    dataset: Any = _InMemory(recipe) if data is None else create_dataset("", f"{data}/train")
+    part, augment = recipe.data, recipe.augment
+    loader: Any = create_loader(
+        dataset, input_size=(3, part.image_size, part.image_size), batch_size=given.batch, is_training=True,
+        use_prefetcher=True, scale=augment.scale, ratio=augment.ratio, hflip=augment.hflip, color_jitter=0.0,
+        interpolation=part.interpolation, mean=part.mean, std=part.std, num_workers=given.workers, device=device,
+        pin_memory=device.type == "cuda", persistent_workers=given.workers > 0,
+    )
+    model: Any = bsszoo.create(given.networks, num_classes=CLASSES).to(device)
+    if given.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer: Any = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
+    schedule: Any = create_scheduler_v2(optimizer, sched="cosine", num_epochs=EPOCHS, step_on_epochs=False,
+                                        updates_per_epoch=len(loader))[0]
+    against = LabelSmoothingCrossEntropy(0.1)
+    model.train()
+    seconds = 0.0
+    for epoch in range(EPOCHS):
+        start = time.perf_counter()
+        for update, (images, labels) in enumerate(loader):
+            if given.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=given.precision == "bfloat16"):
+                loss = against(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step_update(epoch * len(loader) + update + 1)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return float(len(loader) * given.batch / seconds)
+
+
+if __name__ == "__main__":
+    main()
