@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bsszoo.train.checkpoint import EpochRow
+    from bsszoo.train.recipe import Recipe
     from bsszoo.train.watching import Now, Start
 
 # On a terminal one line is rewritten; into a file a line is written after this many seconds at the earliest.
@@ -48,6 +50,11 @@ def train_command(
                      help="Another value than the recipe's, such as optim.lr=0.35. May be given several times."),
     ] = None,
     device: _Device = None,
+    check_files: Annotated[
+        bool,
+        typer.Option("--check-files", help="First decode every picture of a folder, however many there are. Without it "
+                     "up to 20,000 of a split are opened, not decoded."),
+    ] = False,
 ) -> None:
     """Train a network by a recipe.
 
@@ -69,6 +76,8 @@ def train_command(
 
     end_with_parent()
     read = recipe_of(recipe, [*(assignments or []), *([f"data.dataset={dataset}"] if dataset else [])])
+    if check_files and os.environ.get("RANK", "0") == "0":
+        _check_all(read, data)
     watcher = TrainingProgress(progress_console())
     summary = train(read, data, out, device=device, watcher=watcher)
     if not summary:
@@ -80,6 +89,22 @@ def train_command(
          f"Weights: {out / 'model.safetensors'} (load with bsszoo.create({summary['model']!r}, "
          f"pretrained='local-dir:{out}', num_classes={summary['num_classes']}))",
          f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}")
+
+
+def _check_all(recipe: Recipe, data: str | None) -> None:
+    """Decode every picture of both splits; ``DataError`` names the first that is broken."""
+    from bsszoo.cli.console import progress_console
+    from bsszoo.train.data import Pictures, open_splits
+
+    line = _Line(progress_console())
+    for split, name in zip(open_splits(recipe.data, data, num_classes=recipe.model.num_classes),
+                           ("training", "validation"), strict=True):
+        if isinstance(split, Pictures):
+            for place in range(len(split)):
+                split.picture(place, "RGB")
+                if not place % 100:
+                    line.write(f"checking: {place:,} of {len(split):,} {name} pictures")
+    line.end()
 
 
 def _tested(summary: dict[str, Any]) -> list[str]:

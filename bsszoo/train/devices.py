@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 
 from bsszoo.errors import SettingsError
 
@@ -102,10 +103,10 @@ def _own_store() -> dict[str, Any]:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    shared = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False,
-                           timeout=_PATIENCE)
+    shared = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False, timeout=_PATIENCE)
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return {"store": dist.PrefixStore(f"bsszoo/start_{start}", shared), "rank": rank, "world_size": world}
+    return {"store": PrefixStore(f"bsszoo/start_{start}", shared), "rank": rank, "world_size": world}
 
 
 def _device(name: str | None, local: int) -> torch.device:

@@ -17,8 +17,10 @@ from timm.data.loader import create_loader
 from timm.utils.metrics import accuracy as timm_accuracy
 from torchvision.datasets import FashionMNIST
 from train.small import CODE, small_recipe
+from typer.testing import CliRunner
 
 import bsszoo
+from bsszoo.cli.main import app
 from bsszoo.errors import DataError
 from bsszoo.train.batches import evaluation_batches
 from bsszoo.train.data import Pictures, Stream, open_splits
@@ -110,6 +112,20 @@ def test_a_file_that_is_cut_off_is_named_when_it_is_reached(tmp_path: Path) -> N
                           "schedule.epochs=1", "schedule.warmup_epochs=0", "run.device_batch=24")
     with pytest.raises(DataError, match=r"class0/2\.png cannot be read"):
         train(recipe, tmp_path / "data", tmp_path / "out", device="cpu")
+
+
+def test_every_file_is_decoded_before_training_where_that_is_asked_for(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data")
+    small_recipe(tmp_path)  # writes small.yaml
+    words = ["train", str(tmp_path / "small.yaml"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
+             "--device", "cpu", "--check-files", "--set", "data.dataset=folder", "--set", "optim.batch_size=24"]
+    assert CliRunner().invoke(app, [*words, "--set", "schedule.epochs=1"]).exit_code == 0
+    file = tmp_path / "data" / "validation" / "class0" / "2.png"
+    file.write_bytes(file.read_bytes()[:600])
+    broken = CliRunner().invoke(app, [*words[:5], str(tmp_path / "other"), *words[6:]])
+    assert isinstance(broken.exception, DataError)
+    assert str(file) in str(broken.exception)
+    assert not (tmp_path / "other").exists()
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
