@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Final
@@ -21,9 +21,9 @@ from bsszoo.study.evaluator import Score
 from bsszoo.study.result import EvaluatorInfo
 from bsszoo.train.checkpoint import SUMMARY
 from bsszoo.train.data import Stream, open_split, open_splits, open_test
-from bsszoo.train.paper import paper_recipe
+from bsszoo.train.paper import imagenet_recipe, paper_recipe
 from bsszoo.train.parent import PARENT
-from bsszoo.train.recipe import DataPart, Recipe, read_recipe, recipe_text, with_values
+from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
 
 #: Share of the training pictures that candidates are validated on: the test split stays unseen by the search.
 HOLDOUT: Final = 0.1
@@ -56,7 +56,8 @@ def training_recipe(
     else:
         if assignments:
             raise SettingsError("--set changes a recipe file: give it with --recipe.")
-        part = DataPart() if dataset is None else DataPart(dataset=dataset)
+        part = imagenet_recipe(family).data  # the family's own input size and crop
+        part = part if dataset is None else replace(part, dataset=dataset)
         split = open_split(part, data, training=True, num_classes=sys.maxsize)
         if isinstance(split, Stream):
             raise DataError(f"{part.dataset} does not say how many classes it has: give a recipe with "

@@ -269,7 +269,9 @@ def _open_folder(root: Path, split: str, classes: Sequence[str] | None) -> _Sour
     folder = next((root / n for n in (split, *names) if (root / n).is_dir()), None)
     if folder is None:
         inside = sorted(p.name for p in root.iterdir() if p.is_dir())[:8] if root.is_dir() else []
+        idx = root.is_dir() and any(root.glob("*-idx3-ubyte*"))
         raise DataError(f"{root} has no folder {split!r}" + (f"; it has {', '.join(inside)}" if inside else "")
+                        + (". Files of MNIST's kind are read with --dataset torch/fashion_mnist" if idx else "")
                         + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
                         "other names are set by data.train_split and data.val_split.")
     mine = sorted(p.name for p in folder.iterdir() if p.is_dir())

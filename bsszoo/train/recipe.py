@@ -209,7 +209,7 @@ def read_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise RecipeError(f"The recipe {path} cannot be read: {why}. The paper's are in recipes/imagenet; "
-                          "recipes/README.md describes them.") from None
+                          "paper:NAME_OR_CODE is the paper's recipe of any network.") from None
     data = override(load_mapping(text, str(path)), Recipe, assignments)
     return read_tree(Recipe, data, source=str(path))
 

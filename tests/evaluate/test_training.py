@@ -92,6 +92,11 @@ def test_without_a_recipe_codes_are_trained_as_the_paper_trains_the_family(famil
     assert written["model"]["name"] == family
 
 
+def test_without_a_recipe_codes_are_trained_at_the_family_s_own_size() -> None:
+    sizes = {f: training_recipe(f, None, dataset="synthetic/64").data.image_size for f in TABLE_1}
+    assert sizes == {f: 240 if f == "efficientnet_b1" else 224 for f in TABLE_1}
+
+
 def test_fewer_epochs_keep_the_share_of_the_warm_up(tmp_path: Path) -> None:
     made = training_recipe("mobilenetv2", None, dataset="synthetic/64", epochs=12, image_size=32, subset=0.5)
     assert (made.schedule.epochs, made.schedule.warmup_epochs) == (12, 0.5)
