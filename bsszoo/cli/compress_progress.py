@@ -125,6 +125,8 @@ class ProgressWatcher:
         """Say that a control is being judged, which takes as long as a trial."""
         name = {"original": "the original network", "uniform": "the uniformly rescaled network"}[control]
         self.console.print(f"Judging {name}, a control ...", markup=False)
+        # The time left is that of trials: controls before this one, the large original above all, do not count.
+        self._start = time.monotonic()
 
     def measuring(self, networks: int) -> None:
         """Say that latencies are being measured, which takes some seconds."""

@@ -111,7 +111,7 @@ class TrainingEvaluator:
         thinned = f", {100 * data.subset:g}% of the pictures" if data.subset < 1 else ""
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
         measures = (f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
-                    f"{recipe.schedule.epochs} epochs at {data.image_size} px{thinned}{times}")
+                    f"{_epochs(recipe)} at {data.image_size} px{thinned}{times}")
         return EvaluatorInfo(f"training-{self.mark}", measures)
 
     @property
@@ -119,7 +119,7 @@ class TrainingEvaluator:
         """What ``tested`` measures."""
         data = self.recipe.data
         return (f"top-1 accuracy [%] on the split {data.val_split!r} of {data.dataset}, which the search never saw, of "
-                f"fresh trainings of {self.recipe.schedule.epochs} epochs at {data.image_size} px")
+                f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px")
 
     @property
     def mark(self) -> str:
@@ -222,3 +222,8 @@ class TrainingEvaluator:
             return
         # More workers than GPUs: the first one is shared.
         yield "cuda:0"
+
+
+def _epochs(recipe: Recipe) -> str:
+    number = recipe.schedule.epochs
+    return f"{number} epoch" if number == 1 else f"{number} epochs"

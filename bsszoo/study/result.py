@@ -142,7 +142,7 @@ class Finished:
 
     def __str__(self) -> str:
         text = (f"Finished: top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}% of {self.pictures:,} pictures "
-                f"({self.measured_on}) after {self.epochs} epochs")
+                f"({self.measured_on}) after {self.epochs} epoch{'' if self.epochs == 1 else 's'}")
         text += f"; inherited {self.inherited}" if self.inherited else ""
         return text + (f"; taught by {self.teacher}" if self.teacher else "")
 

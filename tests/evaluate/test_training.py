@@ -115,7 +115,7 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
          "--confirm", "0", "--out", str(tmp_path / "out")],
         capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epochs at 32 px" in done.stderr
+    assert "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epoch at 32 px" in done.stderr
     rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
     assert len(rows) == 2
     assert all(0 <= float(r["score"]) <= 100 for r in rows)
