@@ -59,7 +59,7 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None) -> C
     kept = result.confirmation or _confirmation(result, earlier.get("confirmation"))
     finished = Finished(**earlier["finished"]) if earlier.get("finished") else None
     finished = finished if finished is not None and finished.code == str(result.best.code) else result.finished
-    return replace(result, networks=networks, seconds=result.seconds + float(earlier.get("seconds", 0.0)),
+    return replace(result, networks=networks, seconds=round(result.seconds + float(earlier.get("seconds", 0.0)), 3),
                    confirmation=kept, finished=finished)
 
 

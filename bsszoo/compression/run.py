@@ -252,7 +252,7 @@ def compress(
         result = CompressResult(
             family=reference.family, reference=title, budget=plan.budget, evaluator=judge.info, seed=seed,
             scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=(*plan.notes, *notes),
-            networks=(*controls, *found_rows(found)), trials=tuple(rows), seconds=time.perf_counter() - start,
+            networks=(*controls, *found_rows(found)), trials=tuple(rows), seconds=round(time.perf_counter() - start, 3),
             versions=_versions(),
         )
         from bsszoo.report.page import write_report
