@@ -97,7 +97,7 @@ def test_the_paper_s_recipe_begins_with_classifiers_as_large_as_imagenet_s_for_f
     def spread(family: str, classes: int) -> float:
         recipe = paper_recipe(family, num_classes=classes, data=DataPart(dataset="synthetic"))
         torch.manual_seed(0)
-        return float(start_network(recipe, fresh=True).get_classifier().weight.std())
+        return start_network(recipe, fresh=True).get_classifier().weight.std().item()
 
     for family in ("mobilenetv2", "efficientnet_b0", "resnet18"):
         assert spread(family, 10) == pytest.approx(spread(family, 1000), rel=0.1), family
