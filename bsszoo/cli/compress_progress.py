@@ -25,7 +25,7 @@ class ProgressWatcher:
     """The bar on a terminal (best code, its cost and score, time left), lines of text elsewhere."""
 
     def __init__(self, console: Console, trials: int) -> None:
-        self.console, self.trials = console, trials
+        self.console, self.trials, self.least = console, trials, trials
         self.done = 0
         self.folder: Path | None = None
         self._best: TrialRow | None = None
@@ -67,11 +67,14 @@ class ProgressWatcher:
         info, macs = evaluator.info, plan.candidates.macs
         assert macs is not None  # drawn from a space, whose costs are known
         self.folder, self.done = folder, len(done)
+        self.least = min(self.trials, len(plan.candidates))
         scored = [t for t in done if t.score is not None]
         self._best = max(scored, key=lambda t: t.score or 0.0, default=None)
         self._say(
             f"Candidates: {len(plan.candidates):,} codes within the limits, {human(int(macs.min()))} to "
             f"{human(int(macs.max()))} MACs, on the grid at scale {plan.scale:g}",
+            *([f"Fewer than the {self.trials} trials asked for: all of them will be evaluated"]
+              if len(plan.candidates) < self.trials else []),
             *(f"Cap: {cap}" for cap in plan.caps),
             *(f"Note: {note}" for note in plan.notes),
             f"Evaluator: {info.name}, {info.measures}",
@@ -87,8 +90,7 @@ class ProgressWatcher:
                 TimeRemainingColumn(), console=self.console,
             )
             self._progress.start()
-            total = min(self.trials, len(plan.candidates))
-            self._task = self._progress.add_task("trials", total=total, completed=len(done))
+            self._task = self._progress.add_task("trials", total=self.least, completed=len(done))
 
     def _earlier(self, done: int) -> str:
         if done >= self.trials:
@@ -109,11 +111,11 @@ class ProgressWatcher:
                 self.console.print(f"trial {trial.number}, {self._describe()}  {trial.code}", markup=False)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self.done, description=self._describe())
-        elif time.monotonic() - self._line > _LINE_SECONDS or self.done >= self.trials:
+        elif time.monotonic() - self._line > _LINE_SECONDS or self.done >= self.least:
             self._line = time.monotonic()
-            left = (self._line - self._start) / self._fresh * max(self.trials - self.done, 0)
+            left = (self._line - self._start) / self._fresh * max(self.least - self.done, 0)
             best = f"{self._describe()}  {self._best.code}" if self._best else "none yet"
-            self.console.print(f"{self.done}/{self.trials} trials, {best}, about {left:.0f} s left", markup=False,
+            self.console.print(f"{self.done}/{self.least} trials, {best}, about {left:.0f} s left", markup=False,
                                soft_wrap=True)
 
     def waiting(self, trials: int) -> None:

@@ -64,6 +64,10 @@ def study_view(study: Study, storage: str) -> StudyView:
     maximise = study.direction == StudyDirection.MAXIMIZE
     entries, notes = _entries([t for t, row in zip(frozen, trials, strict=True) if row.value is not None])
     insight, ends = _insight(entries, frozen, trials, maximise=maximise)
+    lost = sum(t.state.name == "COMPLETE" and row.value is None for t, row in zip(frozen, trials, strict=True))
+    if lost:
+        notes.append(f"{lost} complete {'trial has' if lost == 1 else 'trials have'} a value that is no finite number. "
+                     "The page leaves them out, of the best so far too; Optuna may call one of them the best.")
     if not entries:
         notes.append("No parameter is in every complete trial with more than one value: there is nothing to learn a "
                      "share from.")

@@ -105,8 +105,9 @@ def _in_folder(path: Path) -> tuple[str, Path]:
     settings = read_json(path / SETTINGS)
     elsewhere = (settings or {}).get("storage")
     if elsewhere:
-        raise SettingsError(f"The study of the run in {path} is in {elsewhere}: give that URL, with its password, and "
-                            f"--out {path / REPORT}.")
+        secret = ", with its password," if "***" in elsewhere else ""
+        raise SettingsError(f"The study of the run in {path} is in {elsewhere}: give that URL{secret} and --out "
+                            f"{path / REPORT}.")
     url = default_storage(path)
     file = Path(url.removeprefix("sqlite:///"))
     if not file.exists():

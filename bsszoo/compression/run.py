@@ -246,6 +246,9 @@ def compress(
             raise RunError(f"All {len(rows)} trials failed; the first reason: {cause}. Mend the evaluator "
                            f"{judge.info.name} and run the same command with --retry-failed, or with another --out "
                            "if its file changed.")
+        if len(plan.candidates) < trials:
+            notes.append(f"Only {len(plan.candidates)} codes keep the limits: all were evaluated, where {trials} "
+                         "trials were asked for.")
         failed = sum(r.state == "failed" for r in rows)
         if failed:
             notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")

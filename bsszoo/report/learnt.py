@@ -29,19 +29,21 @@ def learnt(
     entry: str = "entry",
     value: str = "score",
     ends: Mapping[str, tuple[str, str]] | None = None,
+    why: str = "Fewer than two results: nothing to learn from yet.",
 ) -> str:
     """The section, whatever there is to say; plots only where there is something to plot.
 
     Args:
-        insight: What the results teach; None when there are fewer than two.
+        insight: What the results teach; None when there is nothing to learn.
         evaluated: MACs and score of each evaluated code, for the plot over the cost.
         over: What shares and curves average over, as the end of a sentence.
         entry: What an entry of a code is called.
         value: What a result is called, as HTML.
         ends: Texts of the first and last value of entries that are no plain numbers.
+        why: What is said where there is no insight.
     """
     if insight is None:
-        return "<p>Fewer than two results: nothing to learn from yet.</p>"
+        return f"<p>{why}</p>"
     if insight.flat:
         return (f"<p>All {insight.results} results are equal: nothing tells one {entry} from another.</p>")
     plots = [

@@ -81,12 +81,19 @@ def render_study(view: StudyView) -> str:
                  "say that nothing better exists.", False)),
         "<h2>What the results teach</h2>",
         learnt(view.insight, (), over=text(view.over), entry="parameter",
-               value=text(view.value_name), ends=view.ends),
+               value=text(view.value_name), ends=view.ends, **_why(view)),
         "<h2>The study</h2>",
         facts([("Direction", f"{'maximise' if view.maximise else 'minimise'} {text(view.value_name)}"),
                ("Trials", text(states)), ("Notes", bullets(view.notes))]),
         "<h2>All trials</h2>", _trials(view),
     ])
+
+
+def _why(view: StudyView) -> dict[str, str]:
+    """What to say instead of plots where there are results, but no parameter to learn of."""
+    if sum(t.value is not None for t in view.trials) < 2:
+        return {}
+    return {"why": "No parameter is in every complete trial with more than one value: there is nothing to compare."}
 
 
 def counted(states: Any) -> str:

@@ -56,6 +56,7 @@ class AutoBSSSampler(BaseSampler):
 
     Raises:
         ValueError: A size is below 1, or there is no such mode.
+        TypeError: ``candidates`` is no ``CandidateSet``.
         RunError: From ``study.ask``: every candidate is in the study already, the study has several objectives, or it
             asks for a parameter that is no entry of the candidates.
 
@@ -81,6 +82,9 @@ class AutoBSSSampler(BaseSampler):
         seed: int | None = None,
         clusters: int = CLUSTERS,
     ) -> None:
+        if not isinstance(candidates, CandidateSet):
+            raise TypeError(f"candidates is a {type(candidates).__name__}; it takes a CandidateSet, such as "
+                            "CandidateSet(codes, names=...).")
         if batch_size < 1 or clusters < 1:
             raise ValueError(f"batch_size and clusters are at least 1; given were {batch_size} and {clusters}.")
         if seed is not None and seed < 0:

@@ -182,7 +182,7 @@ def _insight(
     F = _drawn(mean, cov, rng)  # standardised, larger is better
     sampled = candidates.codes[rows]
 
-    groups = [_grouped(sampled[:, j].astype(np.float64)) for j in range(len(candidates.names))]
+    groups = [_grouped(sampled[:, j].astype(np.float64), least=1) for j in range(len(candidates.names))]
     named = list(zip(candidates.names, groups, strict=True))
     known = [(c, v[rows].astype(np.float64)) for c in ("macs", "params") if (v := getattr(candidates, c)) is not None]
     sample = len(rows) < len(candidates)
@@ -227,13 +227,14 @@ def _drawn(mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> Float
     return np.asarray(mean + rng.standard_normal((DRAWS, len(mean))) @ root.T)
 
 
-def _grouped(column: FloatArray) -> tuple[IntArray, FloatArray]:
+def _grouped(column: FloatArray, *, least: int = 5) -> tuple[IntArray, FloatArray]:
     """The group of each value [m] and the groups' mean values, rising [v].
 
-    Every value is a group of its own where they are few; else groups hold about equally many, and five at least.
+    Every value is a group of its own where they are few; else groups hold about equally many, on average at least
+    ``least``. An entry's values are never put together for being rare: a reader takes a group for one value.
     """
     values, places = np.unique(column, return_inverse=True)
-    most = min(GROUPS, max(2, len(column) // 5))
+    most = min(GROUPS, max(2, len(column) // least))
     if len(values) > most:
         edges = np.unique(np.quantile(column, np.linspace(0, 1, most + 1)[1:-1]))
         _, places = np.unique(np.searchsorted(edges, column, side="right"), return_inverse=True)

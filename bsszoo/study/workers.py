@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -24,6 +25,8 @@ from bsszoo.study.leases import Keeper, Lease, Observer, give_up, owner, worker_
 from bsszoo.study.loop import Report, SearchPlan, abandoned, evaluate, left_running, missing, work_once
 from bsszoo.study.result import TrialRow
 from bsszoo.study.storages import first_line, open_storage
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -236,6 +239,8 @@ def _bury(study: Study, worker: _Worker, plan: SearchPlan) -> None:
             give_up(study, trial, LOST)
     if worker.fault is not None:
         raise RunError(f"A worker process ended: {worker.fault}")
+    if worker.ready:
+        _log.warning("A worker process ended (%s); its code is evaluated again, by another one.", worker.end())
     if not worker.ready:
         raise RunError(
             f"A worker process ended before it could begin ({worker.end()}); what it said stands above. A script that "
@@ -271,8 +276,6 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     # The first process says for all of them that a storage is away.
-    import logging
-
     logging.getLogger("bsszoo.study").setLevel(logging.ERROR)
     try:
         study = address.open(plan)

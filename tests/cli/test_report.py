@@ -13,6 +13,7 @@ import pytest
 from report.test_page import Page
 
 from bsszoo import compress
+from bsszoo.compression.any_study import study_view
 from bsszoo.compression.reopen import report_study
 from bsszoo.errors import SettingsError
 
@@ -145,7 +146,30 @@ def test_a_metric_name_is_shown_and_a_journal_is_read(tmp_path):
 def test_a_study_without_parameters_that_differ_has_a_page(tmp_path):
     storage = f"sqlite:///{tmp_path / 's.db'}"
     optuna.create_study(storage=storage).optimize(lambda t: t.number * 1.0, n_trials=3)
-    assert "nothing to learn a share from" in report_study(storage, out=tmp_path / "p.html").path.read_text()
+    page = report_study(storage, out=tmp_path / "p.html").path.read_text()
+    assert "nothing to learn a share from" in page
+    assert "nothing to compare" in page
+    assert "Fewer than two results" not in page
+
+
+def test_a_value_that_is_not_finite_is_left_out_and_that_is_said(tmp_path):
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    study = optuna.create_study(storage=storage)
+    study.optimize(lambda t: -float("inf") if t.number == 3 else t.suggest_float("x", 1, 2), n_trials=6)
+    assert study.best_trial.number == 3
+    page = report_study(storage, out=tmp_path / "p.html").path.read_text()
+    assert "1 complete trial has a value that is no finite number" in page
+    assert "of trial 3." not in page
+
+
+def test_each_choice_of_a_parameter_stands_on_the_page(tmp_path):
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    optuna.create_study(storage=storage).optimize(
+        lambda t: {"x": 0, "y": 5, "z": 10}[t.suggest_categorical("k", ["x", "y", "z"])] + t.number / 100, n_trials=20)
+    study = optuna.load_study(study_name=None, storage=storage)
+    insight = study_view(study, storage).insight
+    assert insight.effects[0].values.tolist() == [0, 1, 2]
+    assert insight.effects[0].mean == pytest.approx([0, 5, 10], abs=1)
 
 
 @pytest.mark.usefixtures("plain")
@@ -187,6 +211,13 @@ def test_a_run_whose_study_is_elsewhere_says_where(run, tmp_path):
     settings = json.loads((run[1] / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps({**settings, "storage": "postgresql://me:***@host/db"}))
     with pytest.raises(SettingsError, match=r"is in postgresql://me:\*\*\*@host/db: give that URL, with its password"):
+        report_study(str(tmp_path))
+
+
+def test_a_file_elsewhere_is_asked_for_without_a_password(run, tmp_path):
+    settings = json.loads((run[1] / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({**settings, "storage": "sqlite:///shared.db"}))
+    with pytest.raises(SettingsError, match=r"is in sqlite:///shared\.db: give that URL and --out"):
         report_study(str(tmp_path))
 
 

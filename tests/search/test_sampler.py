@@ -193,3 +193,8 @@ def test_a_parameter_that_is_no_entry_is_refused(candidates):
 def test_senseless_sizes_are_refused(candidates):
     with pytest.raises(ValueError, match="at least 1"):
         AutoBSSSampler(candidates, batch_size=0)
+
+
+def test_what_is_no_set_of_candidates_is_refused_in_words():
+    with pytest.raises(TypeError, match="candidates is a list; it takes a CandidateSet"):
+        AutoBSSSampler([[1, 2]])

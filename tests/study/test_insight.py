@@ -95,6 +95,16 @@ def test_a_curve_is_the_average_of_the_candidates_with_a_value():
     assert (curve.mean <= curve.high).all()
 
 
+@pytest.mark.parametrize("n", [3, 5, 9])
+def test_each_value_of_a_small_set_has_its_own_point(n):
+    line = np.array([[v] for v in range(n)])
+    codes = np.repeat(line, 6, axis=0)
+    results = codes[:, 0] ** 2 + np.tile(np.linspace(-0.1, 0.1, 6), n)
+    curve = study_insight(CandidateSet(line), codes, results).effects[0]
+    assert curve.values.tolist() == list(range(n))
+    assert curve.mean == pytest.approx(np.arange(n) ** 2, abs=0.05 * (n - 1) ** 2)
+
+
 def test_many_values_are_put_into_groups_with_their_means():
     line = np.array([[v] for v in range(500)])
     codes = line[::20]
