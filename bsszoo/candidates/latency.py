@@ -201,6 +201,19 @@ class LatencyFunction:
         return values
 
 
+def predicted(model: LatencyModel | None, code: Code) -> float | None:
+    """What a model says of one code [ms], also of one that is in no space; None where it cannot tell."""
+    try:
+        if isinstance(model, LatencyTable):
+            return model.of(code)
+        if isinstance(model, LatencyFunction):
+            given = model.function(np.array([code.entries])) if model.arrays else [model.function(code)]
+            return _number(given[0])
+    except Exception:  # a table that lacks a block; a user's function that knows the grid's codes only
+        return None
+    return None
+
+
 def as_latency_model(given: object) -> LatencyModel:
     """A model as it is, a mapping or a file as a ``LatencyTable``, a function of a code as a ``LatencyFunction``."""
     if isinstance(given, LatencyModel) and not isinstance(given, type):

@@ -85,7 +85,8 @@ def latency_limit(
     top = None if most is None else _milliseconds(most)
     if table is not None:
         known = as_latency_model(table)
-        kept: dict[str, Any] = {"latency_table": str(table) if isinstance(table, (str, Path)) else known.name}
+        kept: dict[str, Any] = {
+            "latency_table": str(Path(table).absolute()) if isinstance(table, (str, Path)) else known.name}
         mark = known.digest() if isinstance(known, LatencyTable) else ""
     else:
         if isinstance(model, str):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from bsszoo.candidates.latency import LatencyModel, predicted
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.compression.folder import CONTROLS, read_json, write_json
@@ -18,6 +19,8 @@ from bsszoo.study.result import CompressResult, Confirmation, Finished, NetworkR
 
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
 _MOST_PARAMS = 1_500_000_000
+# The structural score is relative to the candidates: of a network so much cheaper, or dearer, it says nothing.
+_NEAR = 0.9
 
 
 def judge_controls(
@@ -35,8 +38,7 @@ def judge_controls(
     )
     for role, code in controls:
         cost = code_cost(code)
-        comparable = plan.budget.min_macs <= cost.macs <= plan.budget.macs or not isinstance(judge, StructuralEvaluator)
-        if str(code) not in kept and comparable:
+        if str(code) not in kept and comparable(plan, judge, code):
             judging(role)
             try:
                 kept[str(code)] = judge(code).value
@@ -69,6 +71,20 @@ def _confirmation(result: CompressResult, earlier: Mapping[str, Any] | None) -> 
     if found is None or any(r.role == "found" and r.code != result.best.code for r in found.rows):
         return None
     return found
+
+
+def with_predictions(rows: Sequence[NetworkRow], model: LatencyModel | None) -> tuple[NetworkRow, ...]:
+    """The same rows with what the model of the limit on latency says of each."""
+    return tuple(replace(row, predicted_ms=predicted(model, row.code)) for row in rows)
+
+
+def comparable(plan: Plan, judge: Evaluator, code: Code) -> bool:
+    """Whether a score of a control says anything: the structural one only beside candidates of about its cost."""
+    if not isinstance(judge, StructuralEvaluator):
+        return True
+    macs, of_candidates = code_cost(code).macs, plan.candidates.macs
+    assert of_candidates is not None  # drawn from a space, whose costs are known
+    return int(of_candidates.min()) * _NEAR <= macs <= min(plan.budget.macs, int(of_candidates.max()) / _NEAR)
 
 
 def found_rows(found: Sequence[TrialRow]) -> list[NetworkRow]:

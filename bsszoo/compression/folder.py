@@ -14,9 +14,11 @@ from bsszoo.errors import SettingsError
 from bsszoo.files import write_whole
 from bsszoo.study.result import CompressResult, TrialRow
 
-SETTINGS, CONTROLS, RESULT, TRIALS, REPORT = (
-    "settings.json", "controls.json", "result.json", "trials.csv", "report.html"
+SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES = (
+    "settings.json", "controls.json", "result.json", "trials.csv", "report.html", "latency_table.json"
 )
+# The path of a latency table may differ from machine to machine: its content is marked by ``latency_source``.
+_PATHS = ("latency_table",)
 _LOCK, _STUDY = ".lock", "study.db"
 
 
@@ -91,7 +93,7 @@ def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What differs between two runs' settings, in words; empty when nothing does."""
     keys = dict.fromkeys([*earlier, *settings])
     return "; ".join(f"{k} was {earlier.get(k)!r} and now is {settings.get(k)!r}" for k in keys
-                     if earlier.get(k) != settings.get(k))
+                     if k not in _PATHS and earlier.get(k) != settings.get(k))
 
 
 def check_trials(path: Path, trials: int) -> None:

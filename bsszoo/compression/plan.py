@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.candidates.feasible import draw_candidates
-from bsszoo.candidates.latency import LatencyModel, LatencyTable
+from bsszoo.candidates.latency import LatencyModel, LatencyTable, predicted
 from bsszoo.candidates.limits import Limits
 from bsszoo.candidates.reachable import Nearest, contradiction, least_latency
 from bsszoo.codes.code import Code
@@ -292,7 +292,8 @@ def _none_found(space: Space | None, limits: Limits, seed: int, *, asked: bool) 
 
 def _beyond(uniform: Code, limits: Limits) -> list[str]:
     """A note where the control breaks a limit that its width was not fitted to."""
-    if limits.max_activations is not None and code_cost(uniform).activations > limits.max_activations:
-        return [f"The uniformly rescaled network has {_amount('activations', code_cost(uniform).activations)}, beyond "
-                f"the limit of {human(limits.max_activations)}; it is the control all the same."]
-    return []
+    figures = (("activations", code_cost(uniform).activations, limits.max_activations),
+               ("latency", predicted(limits.latency, uniform), limits.max_latency))
+    return [f"The uniformly rescaled network has {_amount(name, value)}, beyond the limit of "
+            f"{human(int(most)) if name == 'activations' else _amount(name, most)}; it is the control all the same."
+            for name, value, most in figures if value is not None and most is not None and value > most]

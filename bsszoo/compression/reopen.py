@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote
@@ -15,9 +15,9 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.compression.any_study import no_result, state_of, study_view
 from bsszoo.compression.budget import latency_limit_of
-from bsszoo.compression.closing import found_rows, with_earlier
+from bsszoo.compression.closing import comparable, found_rows, with_earlier, with_predictions
 from bsszoo.compression.diverse import diverse
-from bsszoo.compression.folder import CONTROLS, REPORT, RESULT, SETTINGS, default_storage, read_json
+from bsszoo.compression.folder import CONTROLS, LATENCIES, REPORT, RESULT, SETTINGS, default_storage, read_json
 from bsszoo.compression.plan import Caps, Plan, make_plan
 from bsszoo.errors import BssZooError, SettingsError, close_matches
 from bsszoo.evaluate.structural import StructuralEvaluator
@@ -177,7 +177,7 @@ class _Unloaded:
 def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, target: Path) -> None:
     earlier = read_json(folder / RESULT) if folder is not None else None
     try:
-        plan = _plan(settings)
+        plan = _plan(settings, folder)
     except (BssZooError, TypeError, KeyError) as error:
         name = study.study_name
         raise SettingsError(f"The candidates of the study {name!r} cannot be drawn again: {error}") from error
@@ -200,7 +200,7 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
     result = CompressResult(
         family=plan.reference.family, reference=str(settings["network"]), budget=plan.budget, evaluator=judge.info,
         seed=settings["seed"], scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=tuple(notes),
-        networks=(*controls, *found_rows(found)), trials=tuple(rows),
+        networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
         seconds=0.0 if earlier else _span(study), versions=(earlier or {}).get("versions", {}),
     )
     result = with_earlier(result, earlier)
@@ -210,18 +210,21 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
     write_report(result, target, insight_of_rows(plan.candidates, rows), note=note)
 
 
-def _plan(settings: Mapping[str, Any]) -> Plan:
+def _plan(settings: Mapping[str, Any], folder: Path | None) -> Plan:
     caps = dict(settings["caps"])
     if caps.get("params") is not None:
         caps["params"] = tuple(caps["params"])
+    table = None if folder is None else folder / LATENCIES
     try:
-        within = latency_limit_of(settings)
+        within = latency_limit_of({**settings, "latency_table": table} if table and table.exists() else settings)
     except BssZooError:
         within = None  # told by a Python value, or a file that is elsewhere now; the page says so
     budget = Budget(macs=settings["macs"], min_macs=settings["min_macs"], params=settings["params"],
                     activations=settings.get("activations"), latency_ms=settings.get("latency_ms"))
-    return make_plan(Code.parse(settings["code"]), budget, caps=Caps(**caps), seed=settings["seed"],
+    known = budget if within is not None else replace(budget, latency_ms=None)
+    plan = make_plan(Code.parse(settings["code"]), known, caps=Caps(**caps), seed=settings["seed"],
                      scale=settings["scale"], latency=None if within is None else within.model)
+    return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms))
 
 
 def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
@@ -250,7 +253,7 @@ def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, Any] | None) -> l
         cost = code_cost(code)
         value = (kept or {}).get(str(code))
         if value is None and isinstance(judge, StructuralEvaluator) \
-                and plan.budget.min_macs <= cost.macs <= plan.budget.macs:
+                and comparable(plan, judge, code):
             value = judge(code).value
         rows.append(NetworkRow(role, role, code, cost, None if value is None else float(value), None))
     return rows

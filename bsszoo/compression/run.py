@@ -17,13 +17,14 @@ from bsszoo.candidates.latency import LatencyModel, LatencyTable
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.compression.budget import latency_limit, parse_amount, plausible
-from bsszoo.compression.closing import found_rows, judge_controls, with_earlier, with_latencies
+from bsszoo.compression.closing import found_rows, judge_controls, with_earlier, with_latencies, with_predictions
 from bsszoo.compression.confirm import TRAININGS, Tester
 from bsszoo.compression.confirm import confirm as confirm_found
 from bsszoo.compression.diverse import diverse
 from bsszoo.compression.finish import Finish
 from bsszoo.compression.finish import finish as finish_found
 from bsszoo.compression.folder import (
+    LATENCIES,
     REPORT,
     RESULT,
     SETTINGS,
@@ -224,6 +225,8 @@ def compress(
         check_settings(folder, settings)
         address, kept = open_study(sharing, mode, todo, settings, folder)
         write_json(folder / SETTINGS, settings)
+        if isinstance(plan.limits.latency, LatencyTable):
+            plan.limits.latency.save(folder / LATENCIES)  # `bsszoo report` draws the candidates again
         earlier = trial_rows(kept, todo)
         check_trials(folder, len(earlier))
         if retry:
@@ -255,7 +258,8 @@ def compress(
         result = CompressResult(
             family=reference.family, reference=title, budget=plan.budget, evaluator=judge.info, seed=seed,
             scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=(*plan.notes, *notes),
-            networks=(*controls, *found_rows(found)), trials=tuple(rows), seconds=round(time.perf_counter() - start, 3),
+            networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
+            seconds=round(time.perf_counter() - start, 3),
             versions=_versions(),
         )
         from bsszoo.report.page import write_report

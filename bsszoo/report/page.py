@@ -127,16 +127,19 @@ def _tiles(result: CompressResult) -> str:
 
 def _networks(result: CompressResult) -> str:
     rows = []
+    told = any(row.predicted_ms is not None for row in result.networks)
     for row in result.networks:
         cost = row.cost
         mark = ' class="found-first"' if row is result.best else ""
         rows.append(f'<tr{mark}><td class="name">{text(row.label)}</td>' + numbers(
             human(cost.macs), human(cost.macs2), human(cost.params), human(cost.activations), score(row.score),
-            latency(row.latency_ms)) + "</tr>")
-    head = ["Network", f"{MACS_NAME}", f"{TWO_MACS_NAME}", "Params", "Activations", "Score", "Latency [ms]"]
+            *([latency(row.predicted_ms)] if told else []), latency(row.latency_ms)) + "</tr>")
+    head = ["Network", f"{MACS_NAME}", f"{TWO_MACS_NAME}", "Params", "Activations", "Score",
+            *(["Limited [ms]"] if told else []), "Latency [ms]"]
     measured = any(row.latency_ms is not None for row in result.networks)
     note = ("Latency: median time of one forward of one image on the machine of the run." if measured
             else "Latency was not measured.")
+    note += " Limited: what the run's model of latency says, which the limit holds for." if told else ""
     return (table(head, rows, left=1)
             + f'<p class="soft">{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}. '
               f"Activations: elements of the outputs of all convolutions. {note}</p>")

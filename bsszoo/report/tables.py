@@ -154,8 +154,10 @@ def result_table(result: CompressResult) -> Group:
     from rich.console import Group
 
     timed = any(row.latency_ms is not None for row in result.networks)
+    told = any(row.predicted_ms is not None for row in result.networks)
     table = _table([("Network", False), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
-                    ("Activ.", True), ("Score", True), *([("Latency [ms]", True)] if timed else [])])
+                    ("Activ.", True), ("Score", True), *([("Limited [ms]", True)] if told else []),
+                    *([("Latency [ms]", True)] if timed else [])])
     last = None
     for row in result.networks:
         if last is not None and (last == "found") != (row.role == "found"):
@@ -163,10 +165,14 @@ def result_table(result: CompressResult) -> Group:
         last = row.role
         table.add_row(
             _plain(row.label), human(row.cost.macs), human(row.cost.macs2), human(row.cost.params),
-            human(row.cost.activations), score(row.score), *([latency(row.latency_ms)] if timed else []),
+            human(row.cost.activations), score(row.score), *([latency(row.predicted_ms)] if told else []),
+            *([latency(row.latency_ms)] if timed else []),
             style="bold" if row is result.best else None,
         )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
+    if told:
+        parts.append(_prose("Limited [ms]: what the model of --max-latency says, which the limit holds for."
+                            + (" Latency: measured." if timed else "")))
     parts.append(_prose(f"Score ({result.evaluator.name}): {result.evaluator.measures}"))
     if result.evaluator.caution:
         parts.append(_prose(result.evaluator.caution, style="yellow"))

@@ -56,7 +56,8 @@ class NetworkRow:
     """One network of the closing table: a control (``original``, ``uniform``) or a code found.
 
     ``latency_ms`` is the median time of one forward of one image on the machine of the run [ms], None when it was
-    not measured; ``score`` None when the network was not evaluated.
+    not measured; ``predicted_ms`` what the model of a limit on latency says [ms], None without one; ``score`` None when
+    the network was not evaluated.
     """
 
     label: str
@@ -65,6 +66,7 @@ class NetworkRow:
     cost: Cost
     score: float | None
     latency_ms: float | None
+    predicted_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +224,5 @@ def _network(row: NetworkRow) -> dict[str, Any]:
         "activations": row.cost.activations,
         "score": row.score,
         "latency_ms": row.latency_ms,
+        "predicted_latency_ms": row.predicted_ms,
     }

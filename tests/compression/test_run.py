@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import bsszoo
 from bsszoo.codes import Code, code_cost
 from bsszoo.compression.folder import run_folder
+from bsszoo.compression.plan import Caps
 from bsszoo.errors import BudgetError, RunError, SettingsError, UnknownNameError
 from bsszoo.zoo.entry import resolve_code
 
@@ -66,6 +68,48 @@ def test_several_limits_hold_for_every_code_and_stand_in_the_files(tmp_path):
     with pytest.raises(SettingsError, match=r"latency_ms was 9\.5 and now is 9\.4"):
         bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**limits, "max_latency": 9.4}, **SMALL)
     assert report_study(str(tmp_path / "run")).path.exists()
+    # Each network's latency is what the table says, in every output; the control may be beyond the limit.
+    for row in result.networks:
+        if row.role != "original":  # whose blocks are not of this grid
+            assert row.predicted_ms == pytest.approx(table.of(row.code))
+    kept = json.loads((tmp_path / "run" / "result.json").read_text())["networks"]
+    assert [n["predicted_latency_ms"] for n in kept] == [n.predicted_ms for n in result.networks]
+    assert "Limited [ms]" in (tmp_path / "run" / "report.html").read_text()
+    # The file may be elsewhere, or gone, when the run goes on or its page is written again.
+    moved = tmp_path / "elsewhere.json"
+    (tmp_path / "table.json").rename(moved)
+    again = bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**limits, "latency_table": moved}, **SMALL)
+    assert [t.code for t in again.trials] == [t.code for t in result.trials]
+    moved.unlink()
+    page = report_study(str(tmp_path / "run"), out=tmp_path / "again.html").path.read_text()
+    assert "are not those of the run" not in page
+
+
+def test_a_page_is_written_when_what_told_the_latency_is_not_there(tmp_path, monkeypatch):
+    from bsszoo.compression.reopen import report_study
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mylatency.py").write_text("def ms(code):\n    return sum(code.depths) / 2\n")
+    result = bsszoo.compress("resnet18", flops="60%", out=tmp_path / "run", max_latency=4.5, latency=False,
+                             latency_model="mylatency:ms", trials=4, batch=4)
+    assert all(sum(t.code.depths) / 2 <= 4.5 for t in result.trials)
+    assert result.best.predicted_ms == sum(result.best.code.depths) / 2
+    (tmp_path / "mylatency.py").unlink()
+    monkeypatch.delitem(sys.modules, "mylatency")
+    importlib.invalidate_caches()
+    page = report_study(str(tmp_path / "run"), out=tmp_path / "again.html").path.read_text()
+    assert "are not those of the run: it had a limit on latency" in page
+    assert str(result.best.code) in page
+
+
+def test_fewer_codes_than_trials_are_said_and_a_control_beyond_the_limit_too(tmp_path):
+    result = bsszoo.compress("resnet18", flops="60%", out=tmp_path, max_latency=2.1, latency=False, caps=Caps(),
+                             latency_model=lambda code: sum(code.depths) / 2, trials=400, batch=4)
+    assert len(result.trials) == result.candidates < 400
+    assert any(f"Only {result.candidates} codes keep the limits: all were evaluated" in n for n in result.notes)
+    uniform = next(n for n in result.networks if n.role == "uniform")
+    assert uniform.predicted_ms == 4.0
+    assert any("The uniformly rescaled network has 4 ms, beyond the limit of 2.1 ms" in n for n in result.notes)
 
 
 def test_the_same_settings_repeat_exactly(tmp_path):
