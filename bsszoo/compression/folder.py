@@ -19,6 +19,12 @@ SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES = (
 )
 # The path of a latency table may differ from machine to machine: its content is marked by ``latency_source``.
 _PATHS = ("latency_table",)
+# Settings that are marks of a content, which say nothing to a person.
+_HASHES = {
+    "evaluator_source": "the evaluator, its file or what it trains on, has changed",
+    "latency_source": "what tells the latency has changed",
+    "candidates": "other candidates were drawn, as another version of bsszoo or numpy does",
+}
 _LOCK, _STUDY = ".lock", "study.db"
 
 
@@ -76,6 +82,21 @@ def run_folder(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def in_use(path: Path) -> bool:
+    """Whether a process is running a search in a folder; the folder stays as it is."""
+    from filelock import FileLock, Timeout
+
+    if not (path / _LOCK).exists():
+        return False
+    try:
+        FileLock(path / _LOCK, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    except OSError:
+        return False  # a copy that cannot be written: nobody searches there
+    return False
+
+
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """A ``SettingsError`` that names what differs, unless the folder is new or its run has these settings."""
     file = path / SETTINGS
@@ -91,9 +112,10 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What differs between two runs' settings, in words; empty when nothing does."""
-    keys = dict.fromkeys([*earlier, *settings])
-    return "; ".join(f"{k} was {earlier.get(k)!r} and now is {settings.get(k)!r}" for k in keys
-                     if k not in _PATHS and earlier.get(k) != settings.get(k))
+    keys = [k for k in dict.fromkeys([*earlier, *settings]) if k not in _PATHS and earlier.get(k) != settings.get(k)]
+    named = [f"{k} was {earlier.get(k)!r} and now is {settings.get(k)!r}" for k in keys if k not in _HASHES]
+    # Other candidates, or another source, are what follows from another budget or evaluator; alone they are the cause.
+    return "; ".join(named or [_HASHES[k] for k in keys])
 
 
 def check_trials(path: Path, trials: int) -> None:

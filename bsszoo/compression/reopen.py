@@ -17,7 +17,7 @@ from bsszoo.compression.any_study import no_result, state_of, study_view
 from bsszoo.compression.budget import latency_limit_of
 from bsszoo.compression.closing import comparable, found_rows, with_earlier, with_predictions
 from bsszoo.compression.diverse import diverse
-from bsszoo.compression.folder import CONTROLS, LATENCIES, REPORT, RESULT, SETTINGS, default_storage, read_json
+from bsszoo.compression.folder import CONTROLS, LATENCIES, REPORT, RESULT, SETTINGS, default_storage, in_use, read_json
 from bsszoo.compression.plan import Caps, Plan, make_plan
 from bsszoo.errors import BssZooError, SettingsError, close_matches
 from bsszoo.evaluate.structural import StructuralEvaluator
@@ -70,8 +70,15 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
         _compressed(opened, settings, folder, target)
     else:
         write_page(render_study(study_view(opened, shown(url))), target)
-    states = counted(state_of(t) for t in opened.get_trials(deepcopy=False))
-    return Reported(target, opened.study_name, states)
+    return Reported(target, opened.study_name, counted(_states(opened, folder)))
+
+
+def _states(study: Study, folder: Path | None) -> list[str]:
+    """Each trial's state in a word; what runs in the study of a folder in which no process searches was cut off."""
+    states = [state_of(t) for t in study.get_trials(deepcopy=False)]
+    if folder is None or "running" not in states or in_use(folder):
+        return states
+    return ["cut off" if state == "running" else state for state in states]
 
 
 def locate(storage: str) -> tuple[str, Path | None]:
@@ -185,11 +192,9 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
     search = SearchPlan(plan.space, plan.candidates, judge, trials=1, batch_size=settings["batch"])
     rows = trial_rows(study, search)
     found = diverse(rows, 8)
-    frozen = study.get_trials(deepcopy=False)
-    states = [state_of(t) for t in frozen]
+    states = _states(study, folder)
     if not found:
-        raise no_result(study.study_name, [StudyTrial(t.number, s, None, {}) for t, s in
-                                           zip(frozen, states, strict=True)])
+        raise no_result(study.study_name, [StudyTrial(i, s, None, {}) for i, s in enumerate(states)])
     notes = [*plan.notes, *_asides(plan, settings)]
     kept = (read_json(folder / CONTROLS) if folder is not None else None) or study.user_attrs.get("controls")
     controls = _controls(plan, judge, kept)
@@ -204,9 +209,12 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
         seconds=0.0 if earlier else _span(study), versions=(earlier or {}).get("versions", {}),
     )
     result = with_earlier(result, earlier)
-    open_ones = [s for s in states if s in ("running", "waiting")]
-    note = (f"{len(rows)} trials were finished and {counted(open_ones)} when this page was written: the search was "
-            "still running, or was stopped." if open_ones else "")
+    open_ones = [s for s in states if s in ("running", "waiting", "cut off")]
+    stopped = ("was stopped, and the same command goes on with it" if "cut off" in open_ones else
+               "was still running" if folder is not None and "running" in open_ones else
+               "was still running, or was stopped")
+    note = (f"{len(rows)} trials were finished and {counted(open_ones)} when this page was written: the search "
+            f"{stopped}." if open_ones else "")
     write_report(result, target, insight_of_rows(plan.candidates, rows), note=note)
 
 

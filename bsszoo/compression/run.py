@@ -210,6 +210,7 @@ def compress(
     structural = judge is None
     asked = caps is not None
     caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
+    sharing.reach()
     watcher.started(reference, budget)
     plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale, strict=asked,
                      latency=None if within is None else within.model)

@@ -55,6 +55,20 @@ class Sharing:
             raise SettingsError(f"--workers is {self.workers!r}; it takes a number of processes from 1 to 1000.")
         Lease(self.grace)  # says what a grace time is
 
+    def reach(self) -> None:
+        """Open the storage once, so that a wrong URL is said before anything that takes time.
+
+        A file that is not there yet is not made: a run that then cannot begin leaves nothing behind.
+
+        Raises:
+            SettingsError: The storage cannot be opened.
+        """
+        scheme, _, rest = (self.storage or "").partition(":///")
+        file = Path("/" * (scheme == "journal") + rest.partition("?")[0])
+        new = scheme in ("sqlite", "journal") and file.parent.is_dir() and not file.exists()
+        if self.storage is not None and not new:
+            open_storage(self.storage)
+
     @property
     def lease(self) -> Lease | None:
         """None when the run is its study's only process."""

@@ -14,6 +14,7 @@ from report.test_page import Page
 
 from bsszoo import compress
 from bsszoo.compression.any_study import study_view
+from bsszoo.compression.folder import run_folder
 from bsszoo.compression.reopen import report_study
 from bsszoo.errors import SettingsError
 
@@ -80,19 +81,37 @@ def test_a_file_or_a_url_gives_the_same_study(run, form, tmp_path):
     assert any(row[0] == "uniform" and row[5] == f"{uniform.score:.4f}" for row in page.rows if len(row) == 7)
 
 
-def test_a_search_that_still_runs_has_a_page(run, tmp_path):
-    _, folder = run
+@pytest.fixture
+def under_way(run, tmp_path):
+    """The folder of a run in the middle of its search, and nothing in it that a finished one writes."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("study.db", "settings.json"):
-        (copy / name).write_bytes((folder / name).read_bytes())
+        (copy / name).write_bytes((run[1] / name).read_bytes())
     study = optuna.load_study(study_name="bsszoo", storage=f"sqlite:///{copy / 'study.db'}")
     study.ask()
     study.enqueue_trial({})
-    done = report_study(str(copy))
+    return copy
+
+
+def test_a_search_that_still_runs_has_a_page(under_way):
+    with run_folder(under_way):
+        done = report_study(str(under_way))
+        assert done.trials == "10 complete, 1 running, 1 waiting"
+        assert "1 running, 1 waiting when this page was written: the search was still running." in done.path.read_text()
+        with pytest.raises(SettingsError, match="Another process is running"), run_folder(under_way):
+            pass
+
+
+def test_the_page_of_a_search_that_was_stopped_does_not_say_that_it_runs(under_way):
+    done = report_study(str(under_way))
+    assert done.trials == "10 complete, 1 cut off, 1 waiting"
+    assert "1 cut off, 1 waiting when this page was written: the search was stopped" in done.path.read_text()
+    assert {p.name for p in under_way.iterdir()} == {"study.db", "settings.json", "report.html"}
+    # By its address alone nobody can tell whether another machine searches in it.
+    done = report_study(f"sqlite:///{under_way / 'study.db'}", out=under_way / "other.html")
     assert done.trials == "10 complete, 1 running, 1 waiting"
-    assert "1 running, 1 waiting when this page was written" in done.path.read_text()
-    assert {p.name for p in copy.iterdir()} == {"study.db", "settings.json", "report.html"}
+    assert "the search was still running, or was stopped." in done.path.read_text()
 
 
 def test_an_evaluator_of_the_users_is_not_loaded_again(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import bsszoo
 from bsszoo.codes import code_cost
 from bsszoo.compression.storage import shown
-from bsszoo.errors import EvaluationError, SettingsError
+from bsszoo.errors import BudgetError, EvaluationError, SettingsError
 from bsszoo.study import EvaluatorInfo, Score
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 2, "latency": False}
@@ -46,7 +46,7 @@ def test_a_changed_evaluator_does_not_mix_its_scores_with_the_old_ones(tmp_path)
     first, second = _blocks, _other
     second.__qualname__ = first.__qualname__  # as when the body of one function was edited
     bsszoo.compress("mobilenetv2", evaluator=first, out=tmp_path, **SMALL)
-    with pytest.raises(SettingsError, match="evaluator_source was"):
+    with pytest.raises(SettingsError, match="the evaluator, its file or what it trains on, has changed"):
         bsszoo.compress("mobilenetv2", evaluator=second, out=tmp_path, **SMALL)
 
 
@@ -62,9 +62,26 @@ def test_another_storage_or_a_lost_study_does_not_overwrite_results(tmp_path):
     assert (tmp_path / "run" / "trials.csv").read_text() == kept
 
 
+def test_a_wrong_storage_is_said_before_candidates_are_drawn_and_a_failed_run_makes_no_file(tmp_path, monkeypatch):
+    def drawn(*_args, **_settings):
+        raise BudgetError("drawn")
+
+    monkeypatch.setattr("bsszoo.compression.run.make_plan", drawn)
+    monkeypatch.chdir(tmp_path)
+    for url in ("sqlite:///nowhere/search.db", f"journal://{tmp_path}/nowhere/search.log", "search.db",
+                "postgresql://nobody@127.0.0.1:1/none"):
+        with pytest.raises(SettingsError, match="cannot be opened"):
+            bsszoo.compress("mobilenetv2", evaluator=_blocks, storage=url, **SMALL)
+    for url in ("sqlite:///search.db", f"journal://{tmp_path}/search.log"):
+        with pytest.raises(BudgetError, match="drawn"):
+            bsszoo.compress("mobilenetv2", evaluator=_blocks, storage=url, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_start_that_failed_leaves_the_folder_free(tmp_path):
     with pytest.raises(SettingsError, match="cannot be opened"):
         bsszoo.compress("mobilenetv2", evaluator=_blocks, storage="nowhere://x", out=tmp_path / "run", **SMALL)
+    (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".DS_Store").write_text("a file manager was here")
     assert bsszoo.compress("mobilenetv2", evaluator=_blocks, seed=3, out=tmp_path / "run", **SMALL).trials
 

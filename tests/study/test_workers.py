@@ -92,6 +92,7 @@ def test_the_code_of_a_killed_worker_is_evaluated_again_once(tmp_path):
     codes = search.codes()
     assert len(codes) == len(set(codes)) == 12
     times = Counter(code for code, _ in search.seen())
+    assert "A worker process ended (killed by SIGKILL); its code is evaluated again" in search.said
     assert times.pop(lost) == 2
     assert set(times.values()) == {1}
     assert {*times, lost} == set(codes)
