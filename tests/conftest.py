@@ -1,7 +1,14 @@
 """Settings that all tests share."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch and numpy are loaded: a thread per core in each of several processes is slower than one.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 # Derandomised: a run on a slow shared machine fails for the same reasons as any other run, or not at all.
 settings.register_profile(
