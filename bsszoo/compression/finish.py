@@ -165,8 +165,9 @@ def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Pa
     from bsszoo.codes.named import entry_of
     from bsszoo.nets.inherit import inherit_weights
     from bsszoo.train.outcome import start_network
+    from bsszoo.zoo.loading import classes_of
     from bsszoo.zoo.registry import create
-    from bsszoo.zoo.weights import classes_of, fetch
+    from bsszoo.zoo.weights import fetch
 
     part = recipe.model
     # With its own number of classes: a classifier that is not the trained one is not inherited.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Final, Literal, overload
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -22,8 +24,13 @@ from bsszoo.errors import WeightsError
 
 _log = logging.getLogger(__name__)
 
-#: Names of weights files in a repository or folder, the preferred one first.
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+#: The weights in a repository or a folder.
+WEIGHTS_FILE: Final = "model.safetensors"
+#: Weights that are no safetensors: a pickle runs what it likes when it is opened.
+PICKLES: Final = ("pytorch_model.bin", "model.pth", "model.pt")
+# A name, and a branch, tag or commit, that can neither leave its folder in the cache nor its place in an address.
+_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
+_REVISION: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +44,11 @@ class HubRepository:
     def parse(cls, text: str) -> HubRepository:
         """The repository that ``org/name`` or ``org/name@revision`` means; a ``WeightsError`` for anything else."""
         name, at, revision = text.partition("@")
-        if not name or name.count("/") > 1 or (at and not revision):
+        parts = name.split("/")
+        fits = len(parts) <= 2 and all(_NAME.fullmatch(p) and ".." not in p for p in parts)
+        if not fits or (at and not (_REVISION.fullmatch(revision) and ".." not in revision)):
             raise WeightsError(f"{text!r} names no Hub repository; allowed is 'hf-hub:org/name' or "
-                               "'hf-hub:org/name@revision'.")
+                               "'hf-hub:org/name@revision', of letters, digits, '-', '_' and '.'.")
         return cls(name, revision or None)
 
     @property
@@ -55,13 +64,13 @@ class HubRepository:
 
 @overload
 def hub_file(repository: HubRepository, names: Sequence[str], *, cache_dir: str | Path | None, advice: str,
-             missing_ok: Literal[False] = False) -> Path: ...
+             what: str = "weights", missing_ok: Literal[False] = False) -> Path: ...
 @overload
 def hub_file(repository: HubRepository, names: Sequence[str], *, cache_dir: str | Path | None, advice: str,
-             missing_ok: bool) -> Path | None: ...
+             what: str = "weights", missing_ok: bool) -> Path | None: ...
 def hub_file(
     repository: HubRepository, names: Sequence[str], *, cache_dir: str | Path | None, advice: str,
-    missing_ok: bool = False,
+    what: str = "weights", missing_ok: bool = False,
 ) -> Path | None:
     """The local path of the first of these files that a repository has.
 
@@ -73,6 +82,7 @@ def hub_file(
         names: File names, the preferred one first.
         cache_dir: The cache; huggingface_hub's own by default.
         advice: What a person can do without the file: the end of the error's text.
+        what: What the files are, for the error's text.
         missing_ok: None instead of an error when the repository, or an unreachable one's cache, has none of them.
 
     Raises:
@@ -84,19 +94,13 @@ def hub_file(
             trouble = _trouble(repository, name)
             if not trouble:
                 return Path(hf_hub_download(repository.name, name, revision=repository.revision, cache_dir=cache_dir))
-        except GatedRepoError as error:
-            raise WeightsError(f"Access to {repository.label} is restricted. Ask for it on its page, log in with "
-                               f"`hf auth login` and try again. {advice}") from error
-        except RepositoryNotFoundError as error:
-            raise WeightsError(f"There are no weights at {repository.label}: the Hub ({constants.ENDPOINT}) has no "
-                               f"such repository, or it is private and you are not logged in. {advice}") from error
-        except RevisionNotFoundError as error:
-            raise WeightsError(f"{repository.label}: the repository has no revision {repository.revision!r}. "
-                               f"{advice}") from error
         except EntryNotFoundError:
             continue
-        except HFValidationError as error:
-            raise WeightsError(f"{repository.label} names no Hub repository: {error}") from error
+        except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+            raise refused(repository, error, f"There are no {what}" if what == "weights" else f"There is no {what}",
+                          advice) from error
+        except WeightsError:
+            raise
         except Exception as error:  # the host broke off after it had answered
             trouble = _first_line(error)
         if cached := _cached(repository, name, cache_dir):
@@ -107,7 +111,33 @@ def hub_file(
     if trouble:
         raise WeightsError(f"Cannot fetch {repository.label}: {constants.ENDPOINT} cannot be reached ({trouble}), and "
                            f"the cache has no copy. Check the connection or HF_ENDPOINT and try again. {advice}")
-    raise WeightsError(f"{repository.label} has no weights: it holds none of {', '.join(names)}. {advice}")
+    if what == "weights" and (pickle := _pickle(repository)):
+        raise WeightsError(f"{repository.label} holds its weights as {pickle}, a pickle, which can run any program "
+                           f"when it is opened: only {WEIGHTS_FILE} is taken from a repository. Ask its owner for "
+                           f"safetensors, or convert it where you trust it. {advice}")
+    raise WeightsError(f"{repository.label} has no {what}: it holds none of {', '.join(names)}. {advice}")
+
+
+def refused(repository: HubRepository, error: Exception, what: str, advice: str) -> WeightsError:
+    """What a Hub's refusal means, in words: no access, no such repository, no such revision."""
+    if isinstance(error, GatedRepoError):
+        return WeightsError(f"Access to {repository.label} is restricted. Ask for it on its page, log in with "
+                            f"`hf auth login` and try again. {advice}")
+    if isinstance(error, RepositoryNotFoundError):
+        return WeightsError(f"{what} at {repository.label}: the Hub ({constants.ENDPOINT}) has no such repository, or "
+                            f"it is private and you are not logged in. {advice}")
+    if isinstance(error, RevisionNotFoundError):
+        return WeightsError(f"{repository.label}: the repository has no revision {repository.revision!r}. {advice}")
+    return WeightsError(f"{repository.label} names no Hub repository: {error}")
+
+
+def forget(path: Path) -> None:
+    """Take a file out of the Hub's cache, with the data behind its name, so that it is fetched anew."""
+    data = path.resolve()
+    path.unlink(missing_ok=True)
+    # In the cache a file's name is a link to its data, which stand under their checksum in `blobs`.
+    if data != path and data.parent.name == "blobs":
+        data.unlink(missing_ok=True)
 
 
 def _trouble(repository: HubRepository, name: str) -> str:
@@ -119,9 +149,25 @@ def _trouble(repository: HubRepository, name: str) -> str:
                              timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError):
         raise
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code in (401, 403):
+            raise WeightsError(f"The Hub ({constants.ENDPOINT}) does not let you read {repository.label} "
+                               f"({error.response.status_code}): log in with `hf auth login`, or set HF_TOKEN to a "
+                               "token that may.") from error
+        return _first_line(error)
     except Exception as error:  # the HTTP library behind huggingface_hub has changed before: no narrower class lasts
         return _first_line(error)
     return ""
+
+
+def _pickle(repository: HubRepository) -> str | None:
+    for name in PICKLES:
+        try:
+            if not _trouble(repository, name):
+                return name
+        except EntryNotFoundError:
+            continue
+    return None
 
 
 def _cached(repository: HubRepository, name: str, cache_dir: str | Path | None) -> Path | None:

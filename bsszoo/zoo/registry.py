@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +11,45 @@ from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from bsszoo.codes.code import Code
-from bsszoo.errors import WeightsError
+from bsszoo.errors import UnknownNameError, WeightsError
 from bsszoo.nets import build
 from bsszoo.zoo.entry import ModelEntry, entries, entry_of, resolve_code, split_tag
-from bsszoo.zoo.weights import fetch, load
+from bsszoo.zoo.loading import load, read_state, sizes_of
+from bsszoo.zoo.weights import SOURCES, fetch, hub_org, saved_code
 
 
 def create(
     name_or_code: str | Code,
     *,
     pretrained: bool | str | Path = False,
-    num_classes: int = 1000,
-    in_chans: int = 3,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
     output_stride: int = 32,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
+    org: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> nn.Module:
-    """The timm model of a zoo entry or of any code.
+    """The timm model of a zoo entry, of any code, or of what a repository or a folder holds.
 
     Args:
         name_or_code: A zoo name, ``name.tag``, a code's text (canonical, or the paper's flat form after the family's
-            name) or a ``Code``.
-        pretrained: False for fresh weights; True for the tag's or the default ones; a tag; ``hf-hub:org/name[@rev]``;
-            ``local-dir:PATH``; or the path of a weights file (torchvision's keys are recognised).
-        num_classes: Outputs of the classifier; when the weights have another number, it is freshly initialised.
-        in_chans: Channels of the input; weights for 3 are adapted as timm does.
+            name), a ``Code``, or ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``: the network whose code stands in
+            the ``config.json`` there. With an organisation, any name that it has a repository of.
+        pretrained: False for fresh weights; True for the tag's or the default ones, or those of the repository or
+            folder; a tag; ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or the path of a weights file
+            (torchvision's keys are recognised). From repositories and folders only safetensors are taken.
+        num_classes: Outputs of the classifier, which is freshly initialised when the weights have another number. By
+            default as many as the weights have; 1000 without weights.
+        in_chans: Channels of the input, by default those of the weights, 3 without; weights for 3 are adapted to
+            others as timm does.
         drop_rate, drop_path_rate, global_pool, output_stride, features_only, out_indices: See ``bsszoo.nets.build``.
+        org: An organisation or user of the Hub where searched networks are looked up, as ``ORG/NAME.TAG``, and every
+            name that the zoo does not know, as ``ORG/NAME``; by default that of the environment variable
+            ``BSSZOO_HUB_ORG``. Original networks keep timm's weights under timm's tags.
         cache_dir: Where fetched files are kept; huggingface_hub's own place by default.
 
     Raises:
@@ -52,29 +62,64 @@ def create(
         >>> model.default_cfg["input_size"]
         (3, 224, 224)
     """
-    code = resolve_code(name_or_code)
-    entry = entry_of(code)
-    tag = _tag_of(name_or_code)
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
         raise WeightsError(f"pretrained is {pretrained!r}; allowed are True, False, a tag, 'hf-hub:org/name', "
                            "'local-dir:PATH' and the path of a weights file.")
-    weights = None if pretrained is False else fetch(pretrained, code, entry, tag, cache_dir=cache_dir)
-    config = weights.config if weights else _tag_config(entry, tag)
+    org = hub_org(org)
+    named = _look_up(name_or_code, org, cache_dir)
+    code, entry = named.code, named.entry
+    source = named.source if pretrained is True and named.source is not None else pretrained
+    weights = None if source is False else fetch(source, code, entry, named.tag, org=org, cache_dir=cache_dir)
+    state = None if weights is None else read_state(weights)
+    classes, channels = (0, 0) if state is None else sizes_of(state, code)
+    num_classes = (classes or 1000) if num_classes is None else num_classes
+    in_chans = (channels or 3) if in_chans is None else in_chans
     model = build(
         code, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate,
         global_pool=global_pool, output_stride=output_stride, features_only=features_only, out_indices=out_indices,
-        pretrained_cfg=config,
+        pretrained_cfg=weights.config if weights else _tag_config(entry, named.tag),
     )
-    if weights:
-        load(model, weights, code, num_classes=num_classes, in_chans=in_chans, features_only=features_only)
+    if weights is not None and state is not None:
+        load(model, state, weights.label, code, num_classes=num_classes, in_chans=in_chans,
+             features_only=features_only)
     return model
 
 
-def _tag_of(name_or_code: str | Code) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a name means: a code, its entry and tag if it is the zoo's, and where it is kept if it is named by that."""
+
+    code: Code
+    entry: ModelEntry | None
+    tag: str | None = None
+    source: str | None = None
+
+
+def _look_up(name_or_code: str | Code, org: str | None, cache_dir: str | Path | None) -> _Named:
     if not isinstance(name_or_code, str):
-        return None
-    name, tag = split_tag(name_or_code)
-    return tag if name.lower() in entries() else None
+        code = resolve_code(name_or_code)
+        return _Named(code, entry_of(code))
+    name = name_or_code.strip()
+    if name.startswith(SOURCES):
+        return _kept(name, cache_dir)
+    head, tag = split_tag(name)
+    known = head.lower() in entries()
+    try:
+        # An organisation may have tags of its own.
+        code = resolve_code(head if known and org is not None else name)
+    except UnknownNameError as error:
+        if org is None:
+            raise
+        try:
+            return _kept(f"hf-hub:{org}/{name}", cache_dir)
+        except WeightsError as other:
+            raise WeightsError(f"{error} And {org} has no such network: {other}") from other
+    return _Named(code, entry_of(code), tag if known else None)
+
+
+def _kept(source: str, cache_dir: str | Path | None) -> _Named:
+    code = saved_code(source, cache_dir=cache_dir)
+    return _Named(code, entry_of(code), source=source)
 
 
 def _tag_config(entry: ModelEntry | None, tag: str | None) -> Mapping[str, Any]:

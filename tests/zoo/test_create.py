@@ -106,6 +106,27 @@ def test_a_folder_and_its_configuration(tmp_path: Path) -> None:
         create(TINY.replace("c12-", "c16-"), pretrained=tmp_path)
 
 
+def test_a_folder_is_a_network_by_itself(tmp_path: Path) -> None:
+    net = trained(f"{TINY}_px64", num_classes=7, in_chans=1)
+    save_for_hf(net, str(tmp_path), safe_serialization=True)
+    read = create(f"local-dir:{tmp_path}", pretrained=True)
+    assert same(read, net, channels=1)
+    assert read.default_cfg["input_size"] == (1, 64, 64)
+    fresh = create(f"local-dir:{tmp_path}", num_classes=5)
+    assert not torch.equal(fresh.bn1.running_mean, net.bn1.running_mean)
+    assert create(f"local-dir:{tmp_path}", pretrained=True, num_classes=3)(images(1)).shape == (2, 3)
+    # By default a network has the classes and channels of its weights, as in timm.
+    assert same(create(TINY, pretrained=tmp_path), net, channels=1)
+    with pytest.raises(WeightsError, match=r"no network in '.*': it has no config\.json"):
+        create(f"local-dir:{tmp_path / 'nothing'}")
+
+
+def test_a_pickle_in_a_folder_is_refused(tmp_path: Path) -> None:
+    torch.save(create(TINY).state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin, a pickle, which can run any program"):
+        create(TINY, pretrained=tmp_path)
+
+
 @pytest.mark.parametrize("code", [TINY, RESNET])
 def test_other_classes_and_channels_adapt_as_in_timm(code: str, tmp_path: Path) -> None:
     net = trained(code)
@@ -177,7 +198,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused({**state, "bn1.bias": torch.ones(3)}, r"1 of other shapes \(bn1.bias \[3\], here \[10\]\)", num_classes=3)
     refused({**state, "extra.weight": torch.ones(1)}, r"1 unknown \(extra.weight\)", features_only=True)
     refused({k: v for k, v in state.items() if "classifier" not in k}, "holds no classifier")
-    refused({**state, "conv_stem.weight": torch.ones(10, 4, 3, 3)}, "takes 4 input channels")
+    refused({**state, "conv_stem.weight": torch.ones(10, 4, 3, 3)}, "takes 4 input channels", in_chans=3)
 
 
 def test_a_file_that_holds_no_weights(tmp_path: Path) -> None:

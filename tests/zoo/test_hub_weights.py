@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from local_hub import LocalHub
 from safetensors.torch import save
 from timm.models import save_for_hf
-from zoo.local_hub import COMMIT, LocalHub
 
+from bsszoo.codes.code import Code
 from bsszoo.codes.named import named_entries
 from bsszoo.nets import build
 
@@ -42,14 +43,30 @@ def through_timm(name):
     import timm
     return timm.create_model(name, pretrained=True)
 
+def broken_in_the_cache(source):
+    """Weights whose copy in the cache was cut off, as by a full disk: refused once, then fetched anew."""
+    from huggingface_hub import hf_hub_download
+    path = hf_hub_download(source.removeprefix("hf-hub:"), "model.safetensors")
+    with open(path, "r+b") as file:
+        file.truncate(1000)
+    try:
+        create(source, pretrained=True)
+    except BssZooError as error:
+        print(error, file=sys.stderr)
+        assert "Cannot read" in str(error) and "fetches it again" in str(error)
+    else:
+        raise AssertionError("it was loaded")
+    return create(source, pretrained=True)
+
 for line in sys.stdin:
     case = json.loads(line)
     started, out = time.monotonic(), {}
     try:
-        action = {"create": create, "timm": through_timm, "sum": checked_sum}[case["do"]]
+        action = {"create": create, "timm": through_timm, "sum": checked_sum, "cut": broken_in_the_cache}[case["do"]]
         net = action(*case["args"], **case.get("kwargs", {}))
         if net is not None:
             out["sum"] = sum(p.double().sum().item() for p in net.parameters())
+            out["classes"] = getattr(net, "num_classes", None)
             out["cfg"] = {k: net.default_cfg.get(k) for k in ("architecture", "hf_hub_id", "mean", "crop_pct", "tag")}
     except Exception as error:
         out["error"], out["text"] = type(error).__name__, str(error)
@@ -77,6 +94,7 @@ def create(*args: Any, **kwargs: Any) -> dict[str, Any]:
 NAME = "mobilenetv2_130m_autobss"
 REPOSITORY = f"bsszoo/{NAME}.in1k"
 RESNET = "timm/resnet18.a1_in1k"
+TINY = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2"
 OTHER = "mobilenetv2_130m_uniform"
 
 
@@ -92,15 +110,40 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     net = build(named_entries()[NAME].code, pretrained_cfg={"crop_pct": 0.9})
     save_for_hf(net, str(folder), safe_serialization=True)
     saved = {file.name: file.read_bytes() for file in folder.iterdir()}
-    hub.files[REPOSITORY] = saved
-    hub.files["someone/copy"] = saved
-    hub.files["someone/empty"] = {"config.json": saved["config.json"]}
-    hub.files["someone/broken"] = {"model.safetensors": b"not a safetensors file"}
-    hub.gated.add("someone/gated")
+    hub.add(REPOSITORY, saved)
+    copy = hub.add("someone/copy", saved)
+    copy.refs["v1"] = copy.refs["main"]
+    hub.add("someone/empty", {"config.json": saved["config.json"]})
+    hub.add("someone/broken", {"model.safetensors": b"not a safetensors file"})
+    hub.add("someone/truncated", {**saved, "model.safetensors": saved["model.safetensors"][:-1000]})
+    hub.add("someone/pickled", {"config.json": saved["config.json"], "pytorch_model.bin": b"would run anything"})
+    for name, text in {"nonsense": b'{"architecture": "bsszoo_code", "model_args": {"code": "x"}}',
+                       "foreign": b'{"architecture": "vit_base_patch16_224", "pretrained_cfg": {}}',
+                       "unreadable": b"["}.items():
+        hub.add(f"someone/{name}", {**saved, "config.json": text})
+    hub.add("someone/cut", saved)
+    hub.add("someone/forbidden", saved)
+    hub.add("someone/gated", saved, gated=True)
+    hub.add("someone/hidden", saved, private=True)
+    hub.faults = {"GET /someone/cut/resolve/main/model.safetensors": "cut", "HEAD /someone/forbidden": 403}
+    # A network of a user's own, which no version of bsszoo knows by name, and a named one for the user's own data.
+    own = build(Code.parse(TINY), num_classes=7, in_chans=1)
+    save_for_hf(own, str(folder), safe_serialization=True)
+    hub.add("acme/shoes", {file.name: file.read_bytes() for file in folder.iterdir()})
+    ten = build(named_entries()[NAME].code, num_classes=10)
+    save_for_hf(ten, str(folder), safe_serialization=True)
+    hub.add(f"acme/{NAME}.in1k", {file.name: file.read_bytes() for file in folder.iterdir()})
+    hub.add(f"acme/{NAME}.shoes10", {file.name: file.read_bytes() for file in folder.iterdir()})
     resnet = timm.create_model("resnet18")
-    hub.files[RESNET] = {"model.safetensors": save(resnet.state_dict())}
-    hub.totals = {NAME: total(net), "resnet18": total(resnet)}  # type: ignore[attr-defined]
+    hub.add(RESNET, {"model.safetensors": save(resnet.state_dict())})
+    hub.totals = {  # type: ignore[attr-defined]
+        NAME: total(net), "resnet18": total(resnet), "shoes": total(own), "ten": total(ten)}
+    hub.commit = hub.repositories["someone/copy"].refs["main"]  # type: ignore[attr-defined]
     return hub
+
+
+def own_organisation(name: str = NAME, **kwargs: Any) -> dict[str, Any]:
+    return create(name, pretrained=True, org="acme", **kwargs)
 
 
 ONLINE = {
@@ -110,7 +153,19 @@ ONLINE = {
     "by timm": {"do": "timm", "args": [NAME]},
     "source": create(NAME, pretrained="hf-hub:someone/copy"),
     "revision": create(NAME, pretrained="hf-hub:someone/copy@v1"),
-    "commit": create(NAME, pretrained=f"hf-hub:someone/copy@{COMMIT}"),
+    "by its repository": create("hf-hub:someone/copy", pretrained=True),
+    "by its repository and revision": create("hf-hub:someone/copy@v1", pretrained=True),
+    "broken in the cache": {"do": "cut", "args": ["hf-hub:someone/copy"]},
+    "unknown to bsszoo": create("hf-hub:acme/shoes", pretrained=True),
+    "unknown to bsszoo, without its weights": create("hf-hub:acme/shoes"),
+    "unknown to bsszoo, other classes": create("hf-hub:acme/shoes", pretrained=True, num_classes=3, in_chans=1),
+    "organisation": own_organisation(),
+    "organisation's tag": own_organisation(f"{NAME}.shoes10"),
+    "organisation's tag by argument": create(NAME, pretrained="shoes10", org="acme"),
+    "organisation's own name": own_organisation("shoes"),
+    "organisation, an original": own_organisation("resnet18"),
+    "organisation without it": own_organisation("boots"),
+    "organisation that is none": create(NAME, pretrained=True, org="../acme"),
     "original": create("resnet18", pretrained=True),
     "original by code": create("resnet18{64,128,256,512,2,2,2,2}", pretrained=True),
     "features": create("resnet18", pretrained=True, features_only=True, out_indices=[1]),
@@ -121,9 +176,22 @@ ONLINE = {
     "no weights": create(NAME, pretrained="hf-hub:someone/empty"),
     "gated": create(NAME, pretrained="hf-hub:someone/gated"),
     "broken": create(NAME, pretrained="hf-hub:someone/broken"),
+    "truncated": create(NAME, pretrained="hf-hub:someone/truncated"),
+    "pickled": create(NAME, pretrained="hf-hub:someone/pickled"),
+    "hidden": create(NAME, pretrained="hf-hub:someone/hidden"),
+    "forbidden": create(NAME, pretrained="hf-hub:someone/forbidden"),
+    "code that is none": create("hf-hub:someone/nonsense", pretrained=True),
+    "another library's": create("hf-hub:someone/foreign", pretrained=True),
+    "config.json that is none": create("hf-hub:someone/unreadable", pretrained=True),
+    "no config.json": create("hf-hub:someone/broken", pretrained=True),
+    "leaves its folder": create(NAME, pretrained="hf-hub:../../etc"),
+    "leaves its folder by dots": create(NAME, pretrained="hf-hub:someone/.."),
+    "leaves its folder by revision": create(NAME, pretrained="hf-hub:someone/copy@../../x"),
+    "leaves its folder by root": create(NAME, pretrained="hf-hub:/etc/passwd"),
     "other code": create(OTHER, pretrained="hf-hub:someone/copy"),
     "good sum": {"do": "sum", "args": [NAME, None]},
     "bad sum": {"do": "sum", "args": [NAME, "0" * 64]},
+    "after a bad sum": create(NAME, pretrained=True),
 }
 
 
@@ -132,18 +200,28 @@ def runs(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     """The cases with the Hub, then without it and with the first run's cache, then without both."""
     home, bare = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bare")
     with hub.serve() as endpoint:
-        online = run(ONLINE, endpoint, home)
+        by_commit = create(NAME, pretrained=f"hf-hub:someone/copy@{hub.commit}")  # type: ignore[attr-defined]
+        online = run({**ONLINE, "commit": by_commit, "again": ONLINE["source"]}, endpoint, home)
+        breaks_off = run({"cut": create(NAME, pretrained="hf-hub:someone/cut")}, endpoint, bare)
+        hub.faults.clear()
+        breaks_off |= run({"whole": create(NAME, pretrained="hf-hub:someone/cut")}, endpoint, bare)
+        named = run({"org": create(NAME, pretrained=True), "name": create("shoes", pretrained=True)}, endpoint, home,
+                    BSSZOO_HUB_ORG="acme")
     # The server is gone: the same address now refuses connections.
     cases = {"searched": create(NAME, pretrained=True), "original": create("resnet18", pretrained=True)}
     return {
         "online": online,
+        "breaks off": breaks_off,
+        "organisation by environment": named,
         "cached": run(cases, endpoint, home),
         "offline": run(cases, endpoint, home, HF_HUB_OFFLINE="1"),
         "unreachable": run(cases, endpoint, bare),
     }
 
 
-@pytest.mark.parametrize("case", ["published", "tag", "tag by argument", "source", "revision", "commit"])
+@pytest.mark.parametrize("case", ["published", "tag", "tag by argument", "source", "revision", "commit",
+                                  "by its repository", "by its repository and revision", "broken in the cache",
+                                  "again", "after a bad sum"])
 def test_published_weights_load(case: str, runs: Any, hub: LocalHub) -> None:
     found = runs["online"][case]
     assert "error" not in found, found.get("text")
@@ -173,6 +251,20 @@ def test_an_original_takes_timms_weights(case: str, runs: Any, hub: LocalHub) ->
     ("no weights", ["someone/empty has no weights", "model.safetensors"]),
     ("gated", ["restricted", "log in"]),
     ("broken", ["Cannot read hf-hub:someone/broken"]),
+    ("truncated", ["Cannot read hf-hub:someone/truncated", "fetches it again"]),
+    ("pickled", ["pytorch_model.bin, a pickle", "only model.safetensors is taken"]),
+    ("hidden", ["no such repository, or it is private"]),
+    ("forbidden", ["does not let you read", "403", "HF_TOKEN"]),
+    ("code that is none", ["config.json of hf-hub:someone/nonsense names an impossible code"]),
+    ("another library's", ["names no block stacking style code", "vit_base_patch16_224", "timm.create_model"]),
+    ("config.json that is none", ["config.json of hf-hub:someone/unreadable is broken"]),
+    ("no config.json", ["has no config.json", "bsszoo push"]),
+    ("leaves its folder", ["'../../etc' names no Hub repository"]),
+    ("leaves its folder by dots", ["names no Hub repository"]),
+    ("leaves its folder by revision", ["names no Hub repository"]),
+    ("leaves its folder by root", ["names no Hub repository"]),
+    ("organisation without it", ["no model 'boots' in the zoo", "And acme has no such network"]),
+    ("organisation that is none", ["org is '../acme'", "no name of an organisation"]),
     ("other code", ["holds the weights of mobilenetv2_c16-20-40-56-96-288", "not of mobilenetv2_c16-20-40-56-96-192"]),
     ("bad sum", ["sha256", "0" * 64]),
     ("no tag", ["no weights tagged 'a9_in1k'", "'a1_in1k'"]),
@@ -222,3 +314,33 @@ def test_timm_itself_does_not_ask_where_nothing_is_published(runs: Any) -> None:
     found = runs["online"]["by timm"]
     assert found["error"] == "RuntimeError"
     assert "No pretrained weights exist" in found["text"]
+
+
+def test_a_network_that_bsszoo_does_not_know_is_rebuilt_from_its_code(runs: Any, hub: LocalHub) -> None:
+    for found in (runs["online"]["unknown to bsszoo"], runs["online"]["organisation's own name"],
+                  runs["organisation by environment"]["name"]):
+        assert "error" not in found, found.get("text")
+        assert found["sum"] == pytest.approx(hub.totals["shoes"], rel=1e-12)  # type: ignore[attr-defined]
+        assert found["classes"] == 7
+        assert found["cfg"]["architecture"] == "bsszoo_code"
+    fresh = runs["online"]["unknown to bsszoo, without its weights"]
+    assert fresh["classes"] == 1000
+    assert fresh["sum"] != pytest.approx(hub.totals["shoes"], rel=1e-6)  # type: ignore[attr-defined]
+    assert runs["online"]["unknown to bsszoo, other classes"]["classes"] == 3
+
+
+def test_an_organisation_has_weights_of_its_own_for_the_zoos_names(runs: Any, hub: LocalHub) -> None:
+    for found in (runs["online"]["organisation"], runs["online"]["organisation's tag"],
+                  runs["online"]["organisation's tag by argument"], runs["organisation by environment"]["org"]):
+        assert "error" not in found, found.get("text")
+        assert (found["classes"], found["cfg"]["architecture"]) == (10, NAME)
+        assert found["sum"] == pytest.approx(hub.totals["ten"], rel=1e-12)  # type: ignore[attr-defined]
+    original = runs["online"]["organisation, an original"]
+    assert original["sum"] == pytest.approx(hub.totals["resnet18"], rel=1e-12)  # type: ignore[attr-defined]
+
+
+def test_a_download_that_breaks_off_leaves_the_cache_whole(runs: Any, hub: LocalHub) -> None:
+    found = runs["breaks off"]["cut"]
+    assert found["error"] == "WeightsError"
+    assert "cannot be reached" in found["text"]
+    assert runs["breaks off"]["whole"]["sum"] == pytest.approx(hub.totals[NAME], rel=1e-12)  # type: ignore[attr-defined]

@@ -1,0 +1,125 @@
+"""Weights from a file into a network: read, checked against the network, loaded strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from timm.models import load_pretrained, load_state_dict
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.families import family_of
+from bsszoo.errors import WeightsError
+from bsszoo.nets import build
+from bsszoo.nets.torchvision_keys import from_torchvision, is_torchvision
+from bsszoo.zoo.hub_files import forget
+from bsszoo.zoo.weights import Weights
+
+State = Mapping[str, torch.Tensor]
+
+
+def read_state(weights: Weights) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file by name.
+
+    A file of the Hub's cache that cannot be read is taken out of the cache, so that the next call fetches it again.
+
+    Raises:
+        WeightsError: It is no safetensors file and no PyTorch file of tensors only, or is cut off.
+    """
+    try:
+        state = load_state_dict(str(weights.path), weights_only=True)
+    except Exception as error:  # whatever the unpickler or safetensors raise on a broken file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        again = ""
+        if weights.cached:
+            forget(weights.path)
+            again = " It was taken out of the cache: the next call fetches it again."
+        raise WeightsError(f"Cannot read {weights.label} as weights ({reason}). Allowed are whole safetensors files "
+                           f"and PyTorch files that hold tensors only (torch.load with weights_only=True).{again}"
+                           ) from error
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise WeightsError(f"{weights.label} holds no state dict (names with tensors). Save model.state_dict().")
+    return state
+
+
+def sizes_of(state: State, code: Code) -> tuple[int, int]:
+    """The classes and the input channels that weights of a code were trained with; 0 where they do not say."""
+    first_conv, classifier = _ends(code)
+    head = state.get(f"{classifier}.weight", state.get("classifier.1.weight"))  # the latter is torchvision's
+    stem = state.get(f"{first_conv}.weight", state.get("features.0.0.weight"))
+    return (0 if head is None or head.ndim < 1 else int(head.shape[0]),
+            0 if stem is None or stem.ndim != 4 else int(stem.shape[1]))
+
+
+def classes_of(weights: Weights, code: Code) -> int:
+    """The number of classes that weights were trained for; 0 where they hold no classifier."""
+    return sizes_of(read_state(weights), code)[0]
+
+
+def load(
+    model: nn.Module, state: State, label: str, code: Code, *, num_classes: int, in_chans: int,
+    features_only: bool = False,
+) -> None:
+    """Load weights into the network of a code strictly.
+
+    Only two layers may differ, as in timm: the first convolution is adapted to ``in_chans``, and the classifier is
+    left freshly initialised when ``num_classes`` is not the checkpoint's. torchvision's keys are recognised.
+
+    Args:
+        model: The network, with the following two arguments.
+        state: The tensors by name.
+        label: Where they are from, for messages.
+        code: The network's code.
+        num_classes, in_chans: Outputs of its classifier and channels of its input.
+        features_only: Whether it is a features-only network.
+
+    Raises:
+        WeightsError: The tensors are not those of the network.
+    """
+    first_conv, classifier = _ends(code)
+    own = model.state_dict()
+    # A features-only network lacks what stands behind the features; a checkpoint may hold it all the same.
+    whole = build(code, device="meta").state_dict() if features_only else own
+    if is_torchvision(state):
+        state = from_torchvision(state, whole, classifier=classifier, first_conv=first_conv)
+
+    classes, channels = sizes_of(state, code)
+    if classes == 0 and num_classes > 0 and not features_only:
+        raise WeightsError(f"{label} holds no classifier ({classifier}.weight). Create the network with num_classes=0 "
+                           f"and call reset_classifier({num_classes}) for a fresh one.")
+    channels = channels or 3
+    if channels not in (3, in_chans):
+        raise WeightsError(f"{label} takes {channels} input channels; only weights for 3 can be adapted to "
+                           f"{in_chans}. Create the network with in_chans={channels}.")
+    free = {f"{first_conv}.weight"} if channels != in_chans else set()
+    if classes != num_classes:
+        free |= {f"{classifier}.weight", f"{classifier}.bias"}
+    _check_same(state, own, whole, free, label)
+    if features_only:
+        state, num_classes = {name: tensor for name, tensor in state.items() if name in own}, classes
+    source = {
+        "state_dict": state, "num_classes": classes, "input_size": (channels, code.image_size, code.image_size),
+        "first_conv": first_conv, "classifier": classifier,
+    }
+    load_pretrained(model, pretrained_cfg=source, num_classes=num_classes, in_chans=in_chans, strict=True)
+
+
+def _ends(code: Code) -> tuple[str, str]:
+    """The names of a network's first convolution and of its classifier."""
+    return ("conv_stem", "classifier") if family_of(code.family).block == "mbconv" else ("conv1", "fc")
+
+
+def _check_same(state: State, own: State, whole: State, free: set[str], label: str) -> None:
+    """A ``WeightsError`` unless ``state`` has all of ``own`` and nothing outside ``whole``, but for the ``free``."""
+    shapes = [k for k in own if k in state and k not in free and own[k].shape != state[k].shape]
+    missing = [k for k in own if k not in state and k not in free and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in whole and k not in free]
+    parts = []
+    if shapes:
+        key = shapes[0]
+        parts.append(f"{len(shapes)} of other shapes ({key} {list(state[key].shape)}, here {list(own[key].shape)})")
+    parts += [f"{len(keys)} {what} ({keys[0]})" for what, keys in (("missing", missing), ("unknown", extra)) if keys]
+    if parts:
+        raise WeightsError(f"{label} holds the weights of another network; tensors: {'; '.join(parts)}. Build the "
+                           "code that they were trained for.")
