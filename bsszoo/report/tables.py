@@ -55,23 +55,27 @@ class ListRow:
     weights: str
 
 
-def stage_table(code: Code, image_size: ImageSize | None = None) -> Table:
+def stage_table(
+    code: Code, image_size: ImageSize | None = None, *, num_classes: int = 1000, in_chans: int = 3
+) -> Table:
     """The stages of a code's network in the order of the forward, with a line of totals.
 
     Args:
         code: The code.
         image_size: Side of the input, or (height, width) [px], at which MACs are counted; the code's own by default.
+        num_classes, in_chans: Outputs of the classifier and channels of the input.
 
     Raises:
         CodeError: An image size that no network can have.
     """
-    rows = stage_costs(code, image_size)
+    rows = stage_costs(code, image_size, num_classes=num_classes, in_chans=in_chans)
     total = sum((row.cost for row in rows), Cost(0, 0, 0))
     letter = family_of(code.family).letter
     columns = [("#", True), ("Module", False), ("Operator", False), ("Output", True), ("C", True), ("L", True)]
     columns += [(letter, True)] if letter else []
     table = _table([*columns, (MACS_NAME, True), ("Share", True), ("Params", True)])
-    for row, stage in zip(rows, stages_of(code), strict=True):
+    stages = stages_of(code, num_classes=max(num_classes, 1), in_chans=in_chans)
+    for row, stage in zip(rows, stages, strict=num_classes > 0):
         classifier = stage.first.kind == "classifier"
         cells = [
             str(row.number), row.name, operator(stage), ABSENT if classifier else f"{row.size[0]}x{row.size[1]}",

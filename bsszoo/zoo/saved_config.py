@@ -38,6 +38,13 @@ def config_from(path: Path, code: Code, label: str) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in allowed}
 
 
+def checksum_in(path: Path, label: str) -> str | None:
+    """The SHA-256 of the weights that ``bsszoo push`` wrote into a ``config.json``; None where nobody wrote one."""
+    own = _read(path, label).get(OWN)
+    found = own.get("sha256") if isinstance(own, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
 def code_in(path: Path, label: str) -> Code:
     """The code that a ``config.json`` names, at the image size that it names.
 

@@ -16,7 +16,7 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.named import ModelEntry, WeightTag, named_entries
 from bsszoo.errors import UnknownNameError, WeightsError, close_matches
 from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
-from bsszoo.zoo.saved_config import code_in, config_from, same_network
+from bsszoo.zoo.saved_config import checksum_in, code_in, config_from, same_network
 
 #: The environment variable that names the organisation in which names are looked up.
 ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
@@ -160,8 +160,10 @@ def _from_hub(
     # What it says of itself comes first: weights of another network are not worth their download.
     saved = hub_file(repository, ("config.json",), cache_dir=cache_dir, advice=advice, missing_ok=True)
     config = config_from(saved, code, repository.label) if saved else {}
+    own_sum = checksum_in(saved, repository.label) if saved else None
     path = hub_file(repository, (WEIGHTS_FILE,), cache_dir=cache_dir, advice=advice)
     _check_sum(path, tag.sha256 if tag else None, repository.label)
+    _check_sum(path, own_sum, repository.label, by="its config.json")
     return Weights(path, repository.label, {**config, "hf_hub_id": repository.text}, cached=True)
 
 
@@ -192,13 +194,13 @@ def _what_to_do(code: Code, *, original: bool = True) -> str:
     return f"{text}. pretrained=False gives random weights."
 
 
-def _check_sum(path: Path, expected: str | None, label: str) -> None:
+def _check_sum(path: Path, expected: str | None, label: str, *, by: str = "the zoo") -> None:
     if expected is None:
         return
     found = sha256_of(path)
     if found != expected.lower():
         forget(path)
-        raise WeightsError(f"The weights of {label} are not those that the zoo recorded: sha256 {found}, expected "
+        raise WeightsError(f"The weights of {label} are not those that {by} recorded: sha256 {found}, expected "
                            f"{expected}. The download is broken or the repository changed. The file was taken out of "
                            "the cache; try again, and if it stays so, do not use this repository.")
 

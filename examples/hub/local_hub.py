@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._put_large(parts[1])
         if parts[0] == "api":
             return self._api(parts[1:])
-        if parts[1].endswith(".git") and parts[2:] == ["info", "lfs", "objects", "batch"]:
+        if len(parts) > 2 and parts[1].endswith(".git") and parts[2:] == ["info", "lfs", "objects", "batch"]:
             return self._batch(f"{parts[0]}/{parts[1].removesuffix('.git')}")
         if len(parts) > 4 and parts[2] == "resolve":
             return self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
@@ -250,11 +250,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(401, "", "Invalid username or password.")
         if not self.hub.owns(name, self.user):
             raise RefusedError(403, "", f"You don't have the rights to create a model under the namespace {owner!r}")
+        place = {"url": f"{self._address()}/{name}", "name": name, "id": name}
         if name in self.hub.repositories:
-            raise RefusedError(409, "", "You already created this model repo")
+            known = {"error": "You already created this model repo", **place}
+            return self._send(json.dumps(known).encode(), status=409)
         private = bool(given.get("private")) or given.get("visibility") == "private"
         self.hub.add(name, {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}, private=private)
-        self._json({"url": f"{self._address()}/{name}", "name": name, "id": name})
+        return self._json(place)
 
     def _preupload(self, name: str, revision: str) -> None:
         files = self.hub.writable(name, self.user).at(revision).files

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "train": BELOW_NETS | {"nets", "zoo", "files"},
     "zoo": BELOW_NETS | {"nets"},
-    "hub": BELOW_NETS | {"nets", "zoo", "train"},
+    "hub": BELOW_NETS | {"files", "nets", "zoo", "report"},
     "compression": BELOW_NETS | {
         "files", "candidates", "search", "study", "nets", "train", "evaluate", "zoo", "report"},
     "cli": BELOW_NETS | {

@@ -1,0 +1,124 @@
+"""The files of a repository, written into a folder: the same ones for a dry run and for a push."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from bsszoo import __version__
+from bsszoo.errors import SettingsError
+from bsszoo.files import whole_file, write_whole
+from bsszoo.hub.card import model_card
+from bsszoo.hub.portable import portable_recipe, portable_trials, without_paths
+from bsszoo.hub.source import CONFIG, METRICS, RECIPE, Trained
+from bsszoo.hub.trace_plot import draw_trace
+from bsszoo.nets.build import GENERIC
+from bsszoo.nets.timm_arguments import TimmArguments, timm_arguments
+from bsszoo.zoo.hub_files import WEIGHTS_FILE
+from bsszoo.zoo.registry import create
+from bsszoo.zoo.saved_config import OWN
+from bsszoo.zoo.weights import sha256_of
+
+CARD, TRAINING, SEARCH, SEARCH_TRIALS, SEARCH_PICTURE = (
+    "README.md", "training.json", "search.json", "search_trials.csv", "search.png"
+)
+#: Every file that a push may write; of these, those that it does not write are taken out of the repository.
+FILES: Final = (CARD, CONFIG, WEIGHTS_FILE, RECIPE, TRAINING, METRICS, SEARCH, SEARCH_TRIALS, SEARCH_PICTURE)
+
+
+def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | None = None) -> tuple[str, ...]:
+    """Write what the repository ``name`` is to hold; the same input gives the same bytes.
+
+    The weights are loaded strictly into the code's network before anything is written, so that what is published is
+    whole and fits.
+
+    Args:
+        trained: The network.
+        name: ``org/name``.
+        folder: An existing folder.
+        licence: The licence of the weights as the Hub names it.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        WeightsError: The weights cannot be read or are of another network.
+    """
+    network: Any = create(trained.code, pretrained=trained.weights)
+    timm = timm_arguments(trained.code)
+    written = [WEIGHTS_FILE]
+    with whole_file(folder / WEIGHTS_FILE) as scratch:
+        # Not the file as it was given: it may be a pickle, or have torchvision's keys.
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, scratch, metadata={"format": "pt"})
+    config = _config(trained, network, timm, sha256_of(folder / WEIGHTS_FILE))
+    texts = {CONFIG: _json(config)}
+    if trained.recipe is not None:
+        texts[RECIPE] = portable_recipe(trained.recipe)
+    if trained.summary is not None:
+        texts[TRAINING] = _json(without_paths(dict(trained.summary)))
+    if trained.metrics is not None:
+        texts[METRICS] = trained.metrics
+    picture = None
+    if trained.search is not None:
+        texts[SEARCH] = _json(without_paths(dict(trained.search.result)))
+        texts[SEARCH_TRIALS] = portable_trials(trained.search.trials)
+        picture = SEARCH_PICTURE if draw_trace(trained.search, folder / SEARCH_PICTURE) else None
+    texts[CARD] = model_card(trained, name, timm=timm, num_classes=network.num_classes, in_chans=network.in_chans,
+                             licence=licence, picture=picture)
+    for file, text in texts.items():
+        write_whole(folder / file, text)
+    written += [*texts, *([picture] if picture else [])]
+    return tuple(file for file in FILES if file in written)
+
+
+def write_dry_run(trained: Trained, name: str, folder: Path, *, licence: str | None = None) -> tuple[str, ...]:
+    """``write_contents`` into a folder of the user's, which may hold an earlier dry run and nothing else.
+
+    Raises:
+        SettingsError: It holds other files or cannot be written.
+        WeightsError: As ``write_contents``.
+    """
+    strange = [p.name for p in folder.iterdir() if p.name not in FILES] if folder.is_dir() else []
+    if strange or (folder.exists() and not folder.is_dir()):
+        what = f"holds other files ({', '.join(sorted(strange)[:3])})" if strange else "is a file"
+        raise SettingsError(f"{folder} {what}: give a new or empty folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = write_contents(trained, name, folder, licence=licence)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be written: {error.strerror or error}.") from None
+    for file in FILES:
+        if file not in written:
+            (folder / file).unlink(missing_ok=True)
+    return written
+
+
+def _config(trained: Trained, network: nn.Module, timm: TimmArguments | None, checksum: str) -> dict[str, Any]:
+    """``config.json``: timm's, with the code where bsszoo finds it whatever builds the network."""
+    config = dict(trained.config) or _timm_config(network)
+    made: Any = network
+    arguments = {"in_chans": made.in_chans, "num_classes": made.num_classes, "global_pool": "avg"}
+    if timm is not None:
+        config["architecture"], config["model_args"] = timm.architecture, {**timm.arguments, **arguments}
+    else:
+        config["architecture"], config["model_args"] = GENERIC, {"code": trained.code.to_dict(), **arguments}
+    config[OWN] = {"code": trained.code.to_dict(), "version": __version__, "sha256": checksum}
+    return config
+
+
+def _timm_config(network: nn.Module) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CONFIG
+        save_config_for_hf(network, str(path))
+        made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return made
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

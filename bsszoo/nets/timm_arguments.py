@@ -1,0 +1,139 @@
+"""A code in timm's own words: what builds the same network where bsszoo is not installed.
+
+timm rounds widths and ties them to each other, so not every code has such a form. Each is checked: the network that
+timm builds from it has the same tensors, name by name and shape by shape, as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import timm
+import torch
+from timm.layers.create_act import get_act_layer
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNet
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.families import family_of
+from bsszoo.codes.layers import Block, stages_of
+from bsszoo.codes.named import entry_of
+from bsszoo.nets.build import build
+
+_ACTIVATIONS: Final = {"mobilenetv2": "relu6"}
+_SWISH: Final = "swish"
+
+
+@dataclass(frozen=True, slots=True)
+class TimmArguments:
+    """``timm.create_model(architecture, **arguments)`` builds the network; the arguments are JSON."""
+
+    architecture: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def script(self, num_classes: int = 1000) -> str:
+        """Python that builds it."""
+        given = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
+        return f'import timm\n\nmodel = timm.create_model("{self.architecture}"{given}, num_classes={num_classes})\n'
+
+
+@dataclass(frozen=True, slots=True)
+class TimmArchDef:
+    """timm's ``arch_def`` of a MobileNetV2 or EfficientNet code, and what its ``EfficientNet`` takes beside it.
+
+    timm reads an ``arch_def`` in its own source only, so a repository cannot hold it: it is for a script.
+    """
+
+    arch_def: tuple[tuple[str, ...], ...]
+    stem: int
+    features: int
+    activation: str
+
+    def script(self, num_classes: int = 1000) -> str:
+        """Python that builds the network."""
+        lines = "".join(f"    {list(stage)!r},\n" for stage in self.arch_def)
+        return (
+            "from functools import partial\n\n"
+            "from timm.layers import get_act_layer\n"
+            "from timm.models._efficientnet_builder import decode_arch_def, round_channels\n"
+            "from timm.models.efficientnet import EfficientNet\n\n"
+            f"arch_def = [\n{lines}]\n"
+            "model = EfficientNet(\n"
+            f"    decode_arch_def(arch_def), num_classes={num_classes}, num_features={self.features}, "
+            f"stem_size={self.stem}, fix_stem=True,\n"
+            "    round_chs_fn=partial(round_channels, multiplier=None), "
+            f"act_layer=get_act_layer({self.activation!r}),\n)\n"
+        )
+
+    def build(self, num_classes: int = 1000, *, device: str = "cpu") -> nn.Module:
+        """The network."""
+        return EfficientNet(
+            decode_arch_def([list(stage) for stage in self.arch_def]), num_classes=num_classes,
+            num_features=self.features, stem_size=self.stem, fix_stem=True,
+            round_chs_fn=partial(round_channels, multiplier=None), act_layer=get_act_layer(self.activation),
+            device=torch.device(device),
+        )
+
+
+def timm_arguments(code: Code) -> TimmArguments | None:
+    """How ``timm.create_model`` builds a code's network, or None where no arguments of timm's do.
+
+    Original networks are timm's own. A ResNet-18 code whose stem and first stage have 64 channels is ``resnet18`` with
+    other layers and channels; so is a ResNet-50 code whose bottleneck widths are a quarter of its widths, as
+    ``resnet50``.
+
+    Example:
+        >>> timm_arguments(Code.parse("resnet18_c64-96-160-256_l2-3-2-1")).arguments
+        {'layers': [2, 3, 2, 1], 'channels': [64, 96, 160, 256]}
+    """
+    # The image size is no part of the network.
+    entry = entry_of(replace(code, image_size=family_of(code.family).image_size))
+    if entry is not None and entry.timm is not None:
+        return TimmArguments(entry.timm)
+    # With the stride on the first 1x1 convolution the tensors are the same, and the network is another one.
+    if family_of(code.family).block == "mbconv" or code.stride_in != "3x3":
+        return None
+    channels = list(code.bottlenecks or code.widths)
+    form = TimmArguments("resnet50" if code.bottlenecks else "resnet18",
+                         {"layers": list(code.depths), "channels": channels})
+    return form if _same(code, partial(_create, form)) else None
+
+
+def timm_arch_def(code: Code) -> TimmArchDef | None:
+    """timm's ``arch_def`` of a MobileNetV2 or EfficientNet code, or None where it has none.
+
+    timm's blocks have expanded widths in multiples of 8, so codes with others have none.
+    """
+    if family_of(code.family).block != "mbconv":
+        return None
+    stem, *body, head, _ = stages_of(code)
+    arch_def = tuple((_block(stage.first, stage.depth),) for stage in body)
+    form = TimmArchDef(arch_def, stem.first.out_width, head.first.out_width, _ACTIVATIONS.get(code.family, _SWISH))
+    return form if _same(code, partial(form.build, device="meta")) else None
+
+
+def _block(block: Block[int], depth: int) -> str:
+    expansion = block.mid_width // block.in_width
+    kind = "ds" if expansion == 1 else "ir"
+    text = f"{kind}_r{depth}_k{block.kernel}_s{block.stride}"
+    text += "" if kind == "ds" else f"_e{expansion}"
+    return f"{text}_c{block.out_width}" + ("_se0.25" if block.squeeze_width is not None else "")
+
+
+def _create(form: TimmArguments) -> nn.Module:
+    made: nn.Module = timm.create_model(form.architecture, **form.arguments, device=torch.device("meta"))
+    return made
+
+
+def _same(code: Code, theirs: Callable[[], nn.Module]) -> bool:
+    """Whether timm's network has our tensors; timm raises where it cannot build one."""
+    ours = build(code, device="meta").state_dict()
+    try:
+        found = theirs().state_dict()
+    except Exception:  # whatever a constructor of timm's says of widths that it does not take
+        return False
+    return {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in found.items()}

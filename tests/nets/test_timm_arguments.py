@@ -1,0 +1,86 @@
+"""A code in timm's own words gives the same network: the same tensors, and the same numbers from the same weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.named import named_entries
+from bsszoo.nets import build
+from bsszoo.nets.timm_arguments import timm_arch_def, timm_arguments
+
+
+@torch.no_grad()
+def same(ours: nn.Module, theirs: nn.Module) -> bool:
+    for tensor in ours.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.02, 0.2)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(2, 3, 64, 64)
+    return torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize("text", [
+    "resnet18_c64-96-160-256_l2-3-2-1", "resnet18_c64-64-64-64_l1-1-1-1", "resnet18_c64-8-512-24_l3-1-1-2",
+    "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128", "resnet50_c32-32-32-96_l1-1-1-1_b8-8-8-24",
+])
+def test_a_resnet_in_timms_words(text: str) -> None:
+    torch.manual_seed(0)
+    code = Code.parse(text)
+    form = timm_arguments(code)
+    assert form is not None
+    assert same(build(code, num_classes=7), timm.create_model(form.architecture, **form.arguments, num_classes=7))
+
+
+@pytest.mark.parametrize("text", [
+    "resnet18_c48-96-160-256_l2-3-2-1",  # a stem that is not timm's
+    "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-100",  # a bottleneck that is not a quarter
+    "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128_stride1x1",  # another place of the stride, with the same tensors
+    "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6",
+])
+def test_what_timm_has_no_arguments_for(text: str) -> None:
+    assert timm_arguments(Code.parse(text)) is None
+
+
+@pytest.mark.parametrize("name", [e.name for e in named_entries().values() if e.timm])
+def test_an_original_is_timms_own(name: str) -> None:
+    form = timm_arguments(named_entries()[name].code)
+    assert form is not None
+    assert (form.architecture, form.arguments) == (named_entries()[name].timm, {})
+    assert timm_arguments(replace(named_entries()[name].code, image_size=64)) == form
+
+
+@pytest.mark.parametrize("text", [
+    "mobilenetv2_c24-40-64-96-120-240_l1-2-1-1-2-1_t3-6-6-3-6-6",
+    "efficientnet_b0_c24-40-80-112-192-320_l1-1-1-2-1-1_t6-6-6-6-6-6",
+    "efficientnet_b1_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6",
+])
+def test_an_arch_def_as_timm_reads_it(text: str) -> None:
+    torch.manual_seed(0)
+    code = Code.parse(text)
+    form = timm_arch_def(code)
+    assert form is not None
+    assert same(build(code, num_classes=7), form.build(7))
+    names: dict[str, nn.Module] = {}
+    exec(form.script(7), names)
+    assert same(build(code, num_classes=7), names["model"])
+
+
+def test_a_width_that_timm_rounds_has_no_arch_def() -> None:
+    # 28 x 3 = 84 expanded channels, of which timm makes 88.
+    assert timm_arch_def(Code.parse("mobilenetv2_c24-28-64-96-120-240_l1-2-2-1-1-1_t3-3-3-3-6-6")) is None
+    assert timm_arch_def(Code.parse("resnet18_c64-96-160-256_l2-3-2-1")) is None
+
+
+def test_the_script_needs_timm_only() -> None:
+    form = timm_arguments(Code.parse("resnet18_c64-96-160-256_l2-3-2-1"))
+    assert form is not None
+    checks = "assert sum(p.numel() for p in model.parameters()) > 0\nimport sys\nassert 'bsszoo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", form.script(3) + checks], check=True)
