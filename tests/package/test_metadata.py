@@ -20,7 +20,7 @@ else:
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAIN_JOB = "pip install . && bsszoo compress mobilenetv2 --flops 130M"
-TESTS = 'pip install ".[test]" && python -m pytest'
+TESTS = 'pip install ".[test]" && python -m pytest -n 2'
 
 
 def test_version_is_said_once() -> None:
