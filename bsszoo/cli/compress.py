@@ -67,7 +67,9 @@ def compress_command(
                      help="With --data: how each code is trained."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default="folder", help="With --data: how the folder is read.")
+        str | None,
+        typer.Option(metavar="NAME", show_default="the recipe's, else folder",
+                     help="With --data: how the folder is read: folder, torch/fashion_mnist, wds/NAME, .."),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", show_default="the recipe's", help="With --data: epochs of each training.")
@@ -215,12 +217,15 @@ def compress_command(
 
 def _say_next(result: CompressResult, watcher: ProgressWatcher) -> None:
     from bsszoo.cli.console import say, show
-    from bsszoo.report.commands import commands
+    from bsszoo.report.commands import after_training, commands
 
     say("", "The codes found differ from each other; others that score well, close to these, are in trials.csv.")
     for note in result.notes:
         say(f"Note: {' '.join(note.splitlines())}")
-    for command in commands(result.best.code):
+    found = commands(result.best.code, result.training)
+    if result.finished and result.training:
+        found = (*after_training(result.training, result.finished), *found)
+    for command in found:
         show("", f"{command.title} (the first code found):", command.text.rstrip())
         if command.note:
             say(command.note)

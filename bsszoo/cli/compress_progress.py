@@ -115,8 +115,8 @@ class ProgressWatcher:
             self._line = time.monotonic()
             left = (self._line - self._start) / self._fresh * max(self.least - self.done, 0)
             best = f"{self._describe()}  {self._best.code}" if self._best else "none yet"
-            self.console.print(f"{self.done}/{self.least} trials, {best}, about {left:.0f} s left", markup=False,
-                               soft_wrap=True)
+            more = f", about {left:.0f} s left" if self.done < self.least else ""
+            self.console.print(f"{self.done}/{self.least} trials, {best}{more}", markup=False, soft_wrap=True)
 
     def waiting(self, trials: int) -> None:
         """Say that other machines are still at work."""

@@ -86,8 +86,8 @@ def train_command(
          f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['epochs']} epochs, seed "
          f"{summary['seed']}", *_tested(summary),
          f"Best epoch: {summary['best_epoch']}, top-1 {summary['best_top1']:.2f}%",
-         f"Weights: {out / 'model.safetensors'} (load with bsszoo.create({summary['model']!r}, "
-         f"pretrained='local-dir:{out}', num_classes={summary['num_classes']}))",
+         f"Weights: {out / 'model.safetensors'} (load with bsszoo.create('local-dir:{out}', "
+         "pretrained=True))",
          f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}")
 
 

@@ -79,8 +79,11 @@ class Training:
         if not self.given:
             raise SettingsError("--finish trains the best code: give the pictures with --data.")
         from bsszoo.compression.finish import Finish, read_finish
+        from bsszoo.train.recipe import with_values
 
-        made = read_finish(what, self._family(network), self._candidates(network))
+        made = read_finish(what, self._family(network), lambda: self._candidates(network))
+        if self.dataset is not None:
+            made = with_values(made, data={"dataset": self.dataset})
         return Finish(made, self.data, teacher, inherit)
 
     def _candidates(self, network: str) -> Recipe:

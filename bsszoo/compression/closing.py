@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bsszoo.candidates.latency import LatencyModel, predicted
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
-from bsszoo.compression.folder import CONTROLS, read_json, write_json
+from bsszoo.compression.folder import CONTROLS, TRAINING_RECIPE, read_json, write_json
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.files import write_whole
 from bsszoo.study.evaluator import Evaluator
 from bsszoo.study.loop import reason
-from bsszoo.study.result import CompressResult, Confirmation, Finished, NetworkRow, TrialRow
+from bsszoo.study.result import CompressResult, Confirmation, Finished, NetworkRow, TrainingFacts, TrialRow
+
+if TYPE_CHECKING:
+    from bsszoo.compression.finish import Finish
 
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
 _MOST_PARAMS = 1_500_000_000
@@ -61,8 +65,10 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None) -> C
     kept = result.confirmation or _confirmation(result, earlier.get("confirmation"))
     finished = Finished(**earlier["finished"]) if earlier.get("finished") else None
     finished = finished if finished is not None and finished.code == str(result.best.code) else result.finished
-    return replace(result, networks=networks, seconds=round(result.seconds + float(earlier.get("seconds", 0.0)), 3),
-                   confirmation=kept, finished=finished)
+    facts = TrainingFacts(**earlier["training"]) if earlier.get("training") else None
+    seconds = round(result.seconds + float(earlier.get("seconds", 0.0)), 3)
+    return replace(result, networks=networks, training=result.training or facts, seconds=seconds, confirmation=kept,
+                   finished=finished)
 
 
 def _confirmation(result: CompressResult, earlier: Mapping[str, Any] | None) -> Confirmation | None:
@@ -71,6 +77,28 @@ def _confirmation(result: CompressResult, earlier: Mapping[str, Any] | None) -> 
     if found is None or any(r.role == "found" and r.code != result.best.code for r in found.rows):
         return None
     return found
+
+
+def doubts(judge: Evaluator, best: float | None) -> list[str]:
+    """What an evaluator that knows what chance gives says of the best score of a search."""
+    doubt = getattr(judge, "doubt", None)
+    told = doubt(best) if callable(doubt) and best is not None else None
+    return [] if told is None else [str(told)]
+
+
+def training_facts(judge: Evaluator, finish: Finish | None, folder: Path) -> TrainingFacts | None:
+    """How the code found is trained on the user's pictures, and its recipe in the folder; None without pictures."""
+    from bsszoo.train.recipe import Recipe, recipe_text, with_values
+
+    recipe = getattr(judge, "recipe", None) if finish is None else finish.recipe
+    if not isinstance(recipe, Recipe):
+        return None
+    if finish is None:
+        # A training in full takes all pictures; which were held out was the search's concern.
+        recipe = with_values(recipe, data={"holdout": 0.0, "subset": 1.0})
+    write_whole(folder / TRAINING_RECIPE, recipe_text(recipe))
+    data = getattr(judge, "data", None) if finish is None else finish.data
+    return TrainingFacts(str(folder), TRAINING_RECIPE, data, recipe.model.num_classes, recipe.model.in_chans)
 
 
 def with_predictions(rows: Sequence[NetworkRow], model: LatencyModel | None) -> tuple[NetworkRow, ...]:

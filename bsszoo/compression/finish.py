@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.codes.code import Code
-from bsszoo.errors import SettingsError
+from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.study.result import Finished
 from bsszoo.train.paper import paper_recipe
@@ -55,23 +56,28 @@ class Finish:
             DataError, WeightsError, RecipeError: They cannot be used.
         """
         from bsszoo.codes.named import entry_of
+        from bsszoo.evaluate.training import updates_of
         from bsszoo.train.data import open_splits
         from bsszoo.zoo.weights import fetch
 
-        open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        try:
+            updates_of(self.recipe, train)
+        except RecipeError as error:
+            raise RecipeError(f"--finish: {error}") from None
         for weights in (self.teacher, self.inherit):
             if weights is not None:
                 fetch(weights, original, entry_of(original))
 
 
-def read_finish(what: str, family: str, candidates: Recipe) -> Recipe:
+def read_finish(what: str, family: str, candidates: Callable[[], Recipe]) -> Recipe:
     """The recipe that ``--finish`` names.
 
     Args:
         what: A YAML file, or ``"paper"``: Table 1's of the family, on the pictures of the search, with a validation
             split of their own.
         family: A family's name.
-        candidates: The recipe by which candidates were trained, or would be.
+        candidates: Gives the recipe by which candidates were trained, or would be; not asked for a file.
 
     Raises:
         SettingsError: There is no such file.
@@ -82,7 +88,7 @@ def read_finish(what: str, family: str, candidates: Recipe) -> Recipe:
             raise SettingsError(f"--finish is {what!r}; it takes a recipe's YAML file, or {PAPER} for the one of the "
                                 "paper.")
         return read_recipe(what)
-    whole = with_values(candidates, data={"holdout": 0.0, "subset": 1.0, "test_split": None})
+    whole = with_values(candidates(), data={"holdout": 0.0, "subset": 1.0, "test_split": None})
     made = paper_recipe(family, num_classes=whole.model.num_classes, data=whole.data)
     how = ("device_batch", "precision", "channels_last", "workers")
     return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in how})

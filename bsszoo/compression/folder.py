@@ -17,6 +17,8 @@ from bsszoo.study.result import CompressResult, TrialRow
 SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES = (
     "settings.json", "controls.json", "result.json", "trials.csv", "report.html", "latency_table.json"
 )
+#: How the code found is trained on the user's pictures.
+TRAINING_RECIPE = "training_recipe.yaml"
 # The path of a latency table may differ from machine to machine: its content is marked by ``latency_source``.
 _PATHS = ("latency_table",)
 # Settings that are marks of a content, which say nothing to a person.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import sys
 import time
@@ -17,7 +15,15 @@ from bsszoo.candidates.latency import LatencyModel, LatencyTable
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.compression.budget import latency_limit, parse_amount, plausible
-from bsszoo.compression.closing import found_rows, judge_controls, with_earlier, with_latencies, with_predictions
+from bsszoo.compression.closing import (
+    doubts,
+    found_rows,
+    judge_controls,
+    training_facts,
+    with_earlier,
+    with_latencies,
+    with_predictions,
+)
 from bsszoo.compression.confirm import TRAININGS, Tester
 from bsszoo.compression.confirm import confirm as confirm_found
 from bsszoo.compression.diverse import diverse
@@ -37,12 +43,12 @@ from bsszoo.compression.folder import (
     write_result,
 )
 from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, Plan, make_plan
-from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls, shown
+from bsszoo.compression.settings import folder_name, plain_name, settings_of, versions_of
+from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluate.structural import StructuralEvaluator
-from bsszoo.report.figures import human
 from bsszoo.search.sampler import Mode
-from bsszoo.study.evaluator import Evaluator, as_evaluator, digest, load_evaluator
+from bsszoo.study.evaluator import Evaluator, as_evaluator, load_evaluator
 from bsszoo.study.insight import insight_of_rows
 from bsszoo.study.loop import SearchPlan, retry_failed, run_search, trial_rows
 from bsszoo.study.result import Budget, CompressResult, TrialRow
@@ -218,10 +224,10 @@ def compress(
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
     title = network if isinstance(network, str) and not network.startswith("{") else str(reference)
-    settings = _settings(title, reference, budget, judge, batch, seed, plan, caps, sharing, mode)
+    settings = settings_of(title, reference, budget, judge, batch, seed, plan, caps, sharing, mode)
     settings |= {} if within is None else within.settings
     todo = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
-    name = _folder_name(title, budget, judge, seed, settings)
+    name = folder_name(title, budget, judge, seed, settings)
     with _place(out, name, sharing) as folder, _storage_faults(folder, storage):
         check_settings(folder, settings)
         address, kept = open_study(sharing, mode, todo, settings, folder)
@@ -253,6 +259,7 @@ def compress(
         if len(plan.candidates) < trials:
             notes.append(f"Only {len(plan.candidates)} codes keep the limits: all were evaluated, where {trials} "
                          "trials were asked for.")
+        notes += doubts(judge, found[0].score)
         failed = sum(r.state == "failed" for r in rows)
         if failed:
             notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")
@@ -260,8 +267,8 @@ def compress(
             family=reference.family, reference=title, budget=plan.budget, evaluator=judge.info, seed=seed,
             scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=(*plan.notes, *notes),
             networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
-            seconds=round(time.perf_counter() - start, 3),
-            versions=_versions(),
+            seconds=round(time.perf_counter() - start, 3), versions=versions_of(),
+            training=training_facts(judge, finish, folder),
         )
         from bsszoo.report.page import write_report
 
@@ -309,7 +316,7 @@ def _place(out: str | Path | None, name: str, sharing: Sharing) -> Iterator[Path
         with run_folder(folder := Path("bsszoo-runs") / name):
             yield folder
     else:
-        with first_free_folder(Path("bsszoo-runs") / f"{name}_{_plain(platform.node())}") as folder:
+        with first_free_folder(Path("bsszoo-runs") / f"{name}_{plain_name(platform.node())}") as folder:
             yield folder
 
 
@@ -352,44 +359,3 @@ def _check_counts(trials: int, batch: int, seed: int, slack: float, confirm: int
             raise SettingsError(f"{name} is {value!r}; it takes an integer from {least}.")
     if isinstance(slack, bool) or not isinstance(slack, (int, float)) or not 0 < slack <= 1:
         raise BudgetError(f"--slack is {slack!r}; it takes a share above 0 and up to 1, e.g. 0.1.")
-
-
-def _settings(
-    title: str, reference: Code, budget: Budget, judge: Evaluator, batch: int, seed: int, plan: Plan, caps: Caps,
-    sharing: Sharing, search: Mode,
-) -> dict[str, Any]:
-    """What makes a run the same run: everything that its codes and scores depend on, but the number of trials."""
-    return {
-        "network": title, "code": str(reference), "macs": budget.macs, "min_macs": budget.min_macs,
-        "params": budget.params, "activations": budget.activations,
-        "evaluator": judge.info.name, "evaluator_source": digest(judge), "batch": batch, "seed": seed,
-        "scale": plan.scale,
-        "caps": {"depth": caps.depth, "stage_depth": caps.stage_depth,
-                 "params": None if caps.params is None else list(caps.params)},
-        "candidates": hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16],
-        "search": search, "storage": None if sharing.storage is None else shown(sharing.storage),
-        "study": sharing.study,
-    }
-
-
-def _folder_name(title: str, budget: Budget, judge: Evaluator, seed: int, settings: Mapping[str, Any]) -> str:
-    """A readable name, different for settings that differ, so that trying another budget starts another run."""
-    words = [title[:40], human(budget.macs), judge.info.name.replace(":", "."), f"seed{seed}"]
-    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
-    return "_".join(_plain(w) for w in (*words, mark))
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what a result depends on, read without importing any of it."""
-    from importlib.metadata import version
-
-    from bsszoo import __version__
-
-    names = ("optuna", "numpy", "scipy", "torch", "timm")
-    return {"bsszoo": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}
-
-

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Final
@@ -20,7 +21,7 @@ from bsszoo.files import write_whole
 from bsszoo.study.evaluator import Score
 from bsszoo.study.result import EvaluatorInfo
 from bsszoo.train.checkpoint import SUMMARY
-from bsszoo.train.data import Stream, open_split, open_splits, open_test
+from bsszoo.train.data import Split, Stream, open_split, open_splits, open_test
 from bsszoo.train.paper import imagenet_recipe, paper_recipe
 from bsszoo.train.parent import PARENT
 from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
@@ -90,6 +91,7 @@ class TrainingEvaluator:
 
     Raises:
         DataError: The pictures cannot be used; checked here, before any training.
+        RecipeError: They do not fill one batch.
     """
 
     recipe: Recipe
@@ -97,21 +99,25 @@ class TrainingEvaluator:
     folder: Path
     repeats: int = 1
     device: str | None = None
+    _updates: int = field(default=0, init=False, repr=False, compare=False)
+    _held: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.repeats <= _FRESH:
             raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1 to {_FRESH}.")
-        open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        train, held = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        object.__setattr__(self, "_updates", updates_of(self.recipe, train))
+        object.__setattr__(self, "_held", len(held))
 
     @property
     def info(self) -> EvaluatorInfo:
         """What is measured, on what, after how much training."""
         recipe = self.recipe
         data = recipe.data
-        thinned = f", {100 * data.subset:g}% of the pictures" if data.subset < 1 else ""
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
         measures = (f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
-                    f"{_epochs(recipe)} at {data.image_size} px{thinned}{times}")
+                    f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} pictures) at "
+                    f"{data.image_size} px{_thinned(recipe)}{times}")
         return EvaluatorInfo(f"training-{self.mark}", measures)
 
     @property
@@ -119,7 +125,21 @@ class TrainingEvaluator:
         """What ``tested`` measures."""
         data = self.recipe.data
         return (f"top-1 accuracy [%] on the split {data.val_split!r} of {data.dataset}, which the search never saw, of "
-                f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px")
+                f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{_thinned(self.recipe)}")
+
+    def doubt(self, best: float) -> str | None:
+        """A sentence where the best score of a search is one that untrained networks get too; else None.
+
+        By chance a network is right once in as many pictures as there are classes; four standard deviations above that,
+        over the pictures held out, are more than the luck of the best of some hundred codes.
+        """
+        chance = 1 / self.recipe.model.num_classes
+        deviation = 100 * math.sqrt(chance * (1 - chance) / max(self._held, 1))
+        if best > 100 * chance + 4 * deviation:
+            return None
+        return (f"The best score, {best:.2f}%, is what guessing among {self.recipe.model.num_classes} classes gives: "
+                f"the trainings, of {self._updates:,} updates each, taught nothing, and the codes' order is luck. "
+                "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates.")
 
     @property
     def mark(self) -> str:
@@ -222,6 +242,22 @@ class TrainingEvaluator:
             return
         # More workers than GPUs: the first one is shared.
         yield "cuda:0"
+
+
+def updates_of(recipe: Recipe, train: Split) -> int:
+    """The updates of a whole training in one process.
+
+    Raises:
+        RecipeError: The pictures do not fill one batch.
+    """
+    from bsszoo.train.batches import divide
+
+    return divide(recipe, len(train), 1).updates * recipe.schedule.epochs
+
+
+def _thinned(recipe: Recipe) -> str:
+    subset = recipe.data.subset
+    return f", {100 * subset:g}% of the pictures" if subset < 1 else ""
 
 
 def _epochs(recipe: Recipe) -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from bsszoo.codes.code import Code
+from bsszoo.study.result import Finished, TrainingFacts
+
+_OWN_NOTE: Final = (
+    "By the recipe of this run, on all training pictures; --set changes any value, such as schedule.epochs. On several "
+    "GPUs: torchrun --nproc-per-node 8 -m bsszoo train ..."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +34,36 @@ _TRAIN_NOTE: Final = (
 )
 
 
-def commands(code: Code) -> tuple[Command, ...]:
-    """What builds and trains a code: with ``bsszoo``, with timm alone, and by the paper's recipe of its family."""
+def commands(code: Code, training: TrainingFacts | None = None) -> tuple[Command, ...]:
+    """What builds and trains a code: with ``bsszoo``, with timm alone, and by a recipe.
+
+    The recipe is that of the run's own pictures where it had some, else the paper's of the family for ImageNet.
+    """
+    given, train = "", f"bsszoo train paper:{code} \\\n  --data /path/to/imagenet --out runs/first\n"
+    if training is not None:
+        given = f", num_classes={training.num_classes}" + (
+            f", in_chans={training.in_chans}" if training.in_chans != 3 else "")
+        data = f"--data {shlex.quote(training.data)} " if training.data is not None else ""
+        recipe = shlex.quote(f"{training.folder}/{training.recipe}")
+        train = f"bsszoo train {recipe} \\\n  --set model.name={code} \\\n  {data}--out runs/first\n"
     return (
-        Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}")\n', "python"),
+        Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}"{given})\n', "python"),
         Command(
             "Build it with timm",
-            f'import bsszoo.nets\nimport timm\n\nmodel = timm.create_model("bsszoo_code", code="{code}")\n',
+            f'import bsszoo.nets\nimport timm\n\nmodel = timm.create_model("bsszoo_code", code="{code}"{given})\n',
             "python",
             "Importing bsszoo.nets registers the model in timm.",
         ),
-        Command("Train it", f"bsszoo train paper:{code} \\\n  --data /path/to/imagenet --out runs/first\n", "shell",
-                _TRAIN_NOTE),
+        Command("Train it", train, "shell", _TRAIN_NOTE if training is None else _OWN_NOTE),
+    )
+
+
+def after_training(training: TrainingFacts, finished: Finished) -> tuple[Command, ...]:
+    """What uses the network of a run's training in full: loads it, and publishes it."""
+    folder = f"{training.folder}/{finished.folder}"
+    return (
+        Command("Load the trained network",
+                f'import bsszoo\n\nmodel = bsszoo.create({f"local-dir:{folder}"!r}, pretrained=True)\n', "python"),
+        Command("Publish it", f"bsszoo push {shlex.quote(training.folder)} ORG/NAME --dry-run card\n", "shell",
+                "Writes what would be sent, the model card too, into the folder card; without --dry-run it is sent."),
     )

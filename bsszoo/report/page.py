@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bsszoo.codes.families import family_of
-from bsszoo.report.commands import Command, commands
+from bsszoo.report.commands import Command, after_training, commands
 from bsszoo.report.figures import (
     ABSENT,
     MACS_NAME,
@@ -31,7 +31,7 @@ from bsszoo.report.side_by_side import cards
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
     from bsszoo.study.insight import Insight
-    from bsszoo.study.result import CompressResult, NetworkRow, TrialRow
+    from bsszoo.study.result import CompressResult, ConfirmedRow, NetworkRow, TrialRow
 
 
 def write_report(
@@ -161,7 +161,8 @@ def _trained(result: CompressResult) -> list[str]:
                   table(["Network", MACS_NAME, "Mean", "95% interval", "Each training"], rows, left=1, right=4),
                   f'<p class="soft">{text(found.measures)}. The score of the search itself flatters the code that it '
                   "found: it is the best of many, partly by luck. Random codes are drawn from the candidates; "
-                  "intervals are over trainings, the pictures are the same for all.</p>"]
+                  "intervals are over trainings, the pictures are the same for all.</p>",
+                  _codes([row for row in found.rows if row.role == "random"])]
     if result.finished is not None:
         parts += ["<h2>Trained in full</h2>", f"<p>{text(str(result.finished))}. Weights: "
                   f"<code>{text(result.finished.folder)}/model.safetensors</code></p>"]
@@ -170,7 +171,7 @@ def _trained(result: CompressResult) -> list[str]:
     return parts
 
 
-def _codes(rows: Sequence[NetworkRow]) -> str:
+def _codes(rows: Sequence[NetworkRow | ConfirmedRow]) -> str:
     items = "".join(f"<dt>{text(row.label)}</dt><dd><code>{text(str(row.code))}</code></dd>" for row in rows)
     return f'<p class="soft">A click selects a whole code.</p><dl class="codes">{items}</dl>'
 
@@ -180,7 +181,10 @@ def _commands(result: CompressResult) -> str:
     for row in result.networks:
         if row.role == "found":
             first = " open" if row is result.best else ""
-            blocks = "".join(_command(command) for command in commands(row.code))
+            found = commands(row.code, result.training)
+            if result.finished and result.training and result.finished.code == str(row.code):
+                found = (*after_training(result.training, result.finished), *found)
+            blocks = "".join(_command(command) for command in found)
             out.append(f"<details{first}><summary>{text(row.label)}: {human(row.cost.macs)} {MACS_NAME}, "
                        f"{human(row.cost.params)} params</summary>{blocks}</details>")
     return "\n".join(out)

@@ -198,6 +198,7 @@ def trained_tables(result: CompressResult) -> list[RenderableType]:
             table.add_row(_plain(row.label), human(row.cost.macs), mean, interval, _plain(each),
                           style="bold" if row.role == "found" else None)
         parts += [_plain(""), table, _prose(f"Confirmed: {found.measures}.")]
+        parts += _codes((row.label, str(row.code)) for row in found.rows if row.role == "random")
         parts += [_prose(sentence) for sentence in found.verdicts]
     if result.finished is not None:
         parts += [_plain(""), _prose(str(result.finished))]

@@ -150,6 +150,20 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """How a run's codes are trained on the user's pictures, for the commands that train the code found.
+
+    ``recipe`` is a file in the run's folder, ``folder`` that folder, ``data`` the pictures' as it was given.
+    """
+
+    folder: str
+    recipe: str
+    data: str | None
+    num_classes: int
+    in_chans: int
+
+
+@dataclass(frozen=True, slots=True)
 class CompressResult:
     """A finished search. ``networks`` starts with the controls; the found codes follow, best first.
 
@@ -172,6 +186,7 @@ class CompressResult:
     versions: Mapping[str, str]
     confirmation: Confirmation | None = None
     finished: Finished | None = None
+    training: TrainingFacts | None = None
 
     @property
     def noise(self) -> float | None:
@@ -207,6 +222,7 @@ class CompressResult:
             "noise": self.noise,
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
             "finished": None if self.finished is None else self.finished.to_dict(),
+            "training": None if self.training is None else asdict(self.training),
             "seconds": round(self.seconds, 3),
             "versions": dict(self.versions),
         }

@@ -7,9 +7,12 @@ go through the network together does not depend on how many processes there are,
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
 Batch = tuple[torch.Tensor, torch.Tensor]
 Draw = tuple[int, int, int]  # epoch, place in the epoch, picture
 
-# Seconds that a reader lives on after SIGTERM: longer than an update.
-_GRACE: Final = 20
+# Seconds that a reader lives on after SIGTERM, longer than any update; and between two looks at its training.
+_GRACE: Final = 1800
+_LOOK: Final = 5
 _MODES: Final = {1: "L", 3: "RGB", 4: "CMYK"}
 
 
@@ -194,8 +198,26 @@ def _leave_signals_to_the_training(_: int) -> None:
     # Ctrl-C and most schedulers signal the whole group. The training still needs its readers for the update that it
     # is in, and then ends them. A reader that is terminated otherwise goes a little later.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    if not hasattr(signal, "alarm"):
+        return
+    training = os.getppid()
+    ends: list[float] = []
+
+    def look(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGTERM and not ends:
+            ends.append(time.monotonic() + _GRACE)
+        if os.getppid() != training or time.monotonic() > ends[0]:
+            os._exit(0)
+        signal.alarm(_LOOK)
+
+    signal.signal(signal.SIGTERM, look)
+    signal.signal(signal.SIGALRM, look)
+
+
+def plain(error: DataError) -> DataError:
+    """An error of a reading process as it was raised there: torch puts that process's traceback before it."""
+    head, mark, said = str(error).rpartition(f"{DataError.__name__}: ")
+    return DataError(said.strip()) if mark and "Original Traceback" in head else error
 
 
 def end_readers(batches: Any) -> None:

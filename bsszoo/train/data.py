@@ -220,8 +220,9 @@ def open_split(
         if number and not (number.isdigit() and int(number)):
             raise DataError(f"data.dataset is {name!r}; synthetic takes a number of pictures, as in synthetic/5000.")
         length = int(number) if number else SYNTHETIC[0]
-        length = length if training else max(1, length * SYNTHETIC[1] // SYNTHETIC[0])
-        source: _Source = _SyntheticSource(length, num_classes, part.image_size, int(training))
+        first = _is_training(name, split)
+        length = length if first else max(1, length * SYNTHETIC[1] // SYNTHETIC[0])
+        source: _Source = _SyntheticSource(length, num_classes, part.image_size, int(first))
         return Pictures(source, np.arange(length, dtype=np.int64))
     if path is None:
         raise DataError(f"The data set {name!r} is read from a folder: give it with --data.")
@@ -233,7 +234,7 @@ def open_split(
     if name in ("", "folder", "imagefolder"):
         source = _open_folder(root, split, classes)
     elif name.lower().startswith("torch/"):
-        source = _open_torch(name.lower(), root, training=training)
+        source = _open_torch(name.lower(), root, split)
     else:
         source = _open_timm(name, root, split)
     _check_labels(source, num_classes, f"the split {split!r} of {root}")
@@ -297,11 +298,21 @@ def _is_image(file: str) -> bool:
     return bool(is_img_extension(Path(file).suffix.lower()))
 
 
-def _open_torch(name: str, root: Path, *, training: bool) -> _Source:
+def _is_training(name: str, split: str) -> bool:
+    """Which of the two splits of such a data set a name means: the one to train on, or the other."""
+    for training, names in zip((True, False), _SPLIT_NAMES.values(), strict=True):
+        if split in names:
+            return training
+    raise DataError(f"{name} has no split {split!r}: it has train, and the other one, which is called validation or "
+                    "test.")
+
+
+def _open_torch(name: str, root: Path, wanted: str) -> _Source:
     from timm.data import create_dataset
 
     if name not in _TORCH:
         raise DataError(f"data.dataset is {name!r}; of torchvision's data sets bsszoo reads {', '.join(_TORCH)}.")
+    training = _is_training(name, wanted)
     if name == "torch/fashion_mnist":
         root = unpacked(root, FASHION_MNIST)
     split = "train" if training else "test"
@@ -316,6 +327,9 @@ def _open_torch(name: str, root: Path, *, training: bool) -> _Source:
 def _open_timm(name: str, root: Path, split: str) -> _Source:
     from timm.data import create_dataset
 
+    if "/" not in name:
+        raise DataError(f"data.dataset is {name!r}, which is no known kind of data set. Known are folder, "
+                        f"{', '.join(_TORCH)}, wds/NAME, hfds/NAME, hfids/NAME, tfds/NAME and synthetic.")
     try:
         return _TimmSource(create_dataset(name, str(root), split=split), f"{name}'s split {split!r}")
     except ImportError as error:

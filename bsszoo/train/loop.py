@@ -20,8 +20,8 @@ from timm.utils import ModelEmaV3, distribute_bn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bsszoo.errors import RecipeError, RunError, StoppedError
-from bsszoo.train.batches import TrainingBatches, divide, end_readers, evaluation_batches
+from bsszoo.errors import DataError, RecipeError, RunError, StoppedError
+from bsszoo.train.batches import TrainingBatches, divide, end_readers, evaluation_batches, plain
 from bsszoo.train.checkpoint import BEST, EpochRow, Folder, Progress, pack, unpack_progress
 from bsszoo.train.data import Split, open_splits, open_test
 from bsszoo.train.devices import Place, joined
@@ -36,6 +36,8 @@ from bsszoo.train.watching import Now, Start, Unwatched, Watcher
 
 # Seconds between two reports of the loss: reading it waits for the device.
 _REPORT: Final = 1.0
+_STOPPING: Final = ("Stopping after this update, and keeping it. Once more stops at once, and loses what is not in the "
+                    "last checkpoint.")
 
 
 def train(
@@ -74,7 +76,7 @@ def train(
         finished = folder.summary() if place.first else None
         if place.from_first(finished is not None):
             return finished or {}
-        stopping = stack.enter_context(StopSignals())
+        stopping = stack.enter_context(StopSignals(_STOPPING if place.first else ""))
         run = _Run(recipe, splits, folder, place, watcher, stopping)
         events = Events(folder.path, len(run.progress.rows), wanted=recipe.run.tensorboard and place.first)
         stack.callback(events.close)
@@ -322,6 +324,8 @@ class _Run:
 def _faults_in_words() -> Iterator[None]:
     try:
         yield
+    except DataError as error:
+        raise plain(error) from None
     except torch.OutOfMemoryError as error:
         raise RunError(f"The device has too little memory: {str(error).splitlines()[0]} A lower run.device_batch "
                        "needs less and computes the same batch in more passes; run.precision=bfloat16 needs less "

@@ -7,14 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bsszoo.errors import SettingsError
-from bsszoo.train.batches import evaluation_batches
+from bsszoo.errors import DataError, SettingsError
+from bsszoo.train.batches import evaluation_batches, plain
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.data import open_split, open_splits
 from bsszoo.train.devices import joined
 from bsszoo.train.evaluation import Accuracy, evaluate
 from bsszoo.train.recipe import ModelPart, OptimPart, Recipe, SchedulePart, read_recipe, with_values
 from bsszoo.zoo.registry import create
+from bsszoo.zoo.weights import SOURCES
 
 
 def validate(
@@ -25,7 +26,7 @@ def validate(
     """The accuracy of a network on the validation pictures; for a training's folder the figure that ended it.
 
     Args:
-        what: The folder of a training, a zoo name or a code's text.
+        what: The folder of a training or of a pulled network, ``hf-hub:org/name``, a zoo name or a code's text.
         data: The folder of the pictures; None for ``synthetic``.
         weights: Of a name or a code, as ``bsszoo.create`` takes them; a training's own otherwise.
         settings: Values of the recipe's data section in place of those that came with the weights.
@@ -41,7 +42,12 @@ def validate(
     """
     folder = Path(what).expanduser()
     trained = (folder / RECIPE).is_file()
-    if folder.is_dir() and not trained:
+    if folder.is_dir() and not trained and (folder / "config.json").is_file():
+        what = f"local-dir:{folder}"  # pulled, or written by timm
+    named = str(what).startswith(SOURCES)
+    if not folder.exists() and len(folder.parts) > 1 and not named:
+        raise SettingsError(f"There is no folder {str(what)!r}. Give a training's folder, a zoo name or a code's text.")
+    if folder.is_dir() and not trained and not named:
         raise SettingsError(f"{folder} holds no training: there is no {RECIPE} in it. Give a training's folder, a zoo "
                             "name or a code's text.")
     if trained:
@@ -59,13 +65,16 @@ def validate(
     recipe = with_values(recipe, data=dict(settings or {}), run={k: v for k, v in run.items() if v is not None})
     with ExitStack() as stack:
         place = stack.enter_context(joined(device))
-        if trained and recipe.data.holdout:
+        if trained and recipe.data.holdout and "val_split" not in (settings or {}):
             split = open_splits(recipe.data, data, num_classes=recipe.model.num_classes)[1]
         else:
             split = open_split(recipe.data, data, training=False, num_classes=recipe.model.num_classes)
         channels_last = recipe.run.channels_last
-        accuracy = evaluate(network.to(place.device), evaluation_batches(split, recipe, place), place,
-                            precision=recipe.run.precision, channels_last=channels_last, on_batch=on_batch)
+        try:
+            accuracy = evaluate(network.to(place.device), evaluation_batches(split, recipe, place), place,
+                                precision=recipe.run.precision, channels_last=channels_last, on_batch=on_batch)
+        except DataError as error:
+            raise plain(error) from None
     assert accuracy is not None  # nothing asked it to stop
     return accuracy
 

@@ -84,9 +84,9 @@ def test_weights_that_are_not_there_are_told_before_the_search(tmp_path: Path, r
 
 
 def test_the_paper_s_recipe_takes_the_pictures_of_the_search_whole(recipe: Recipe) -> None:
-    made = read_finish("paper", "resnet18", recipe)
+    made = read_finish("paper", "resnet18", lambda: recipe)
     assert (made.optim.lr, made.schedule.epochs, made.loss.label_smoothing) == (0.4, 120, 0.1)
     assert (made.data.dataset, made.data.image_size, made.model.num_classes) == ("synthetic/64", 32, 4)
     assert (made.data.holdout, made.data.subset, made.run.device_batch) == (0.0, 1.0, recipe.run.device_batch)
     with pytest.raises(SettingsError, match=r"--finish is 'none\.yaml'"):
-        read_finish("none.yaml", "resnet18", recipe)
+        read_finish("none.yaml", "resnet18", lambda: recipe)

@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.codes.paper_training import TABLE_1
-from bsszoo.errors import BssZooError, EvaluationError, SettingsError
+from bsszoo.compression.finish import Finish
+from bsszoo.errors import BssZooError, EvaluationError, RecipeError, SettingsError
 from bsszoo.evaluate.training import TrainingEvaluator, training_recipe
+from bsszoo.report.commands import after_training, commands
 from bsszoo.train.paper import paper_recipe
 from bsszoo.train.recipe import DataPart, Recipe, read_recipe
 from bsszoo.train.strict import as_mapping
@@ -44,6 +46,46 @@ def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeat
     before = (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns
     assert judge(code).value == pytest.approx(sum(found) / 2)
     assert (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns == before
+
+
+def test_pictures_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024, and the training split has 96 pictures"):
+        TrainingEvaluator(quick(tmp_path, "optim.batch_size=1024"), None, tmp_path / "trainings")
+    finish = Finish(quick(tmp_path, "optim.batch_size=1024"), None)
+    with pytest.raises(RecipeError, match=r"--finish: optim\.batch_size is 1024"):
+        finish.check(bsszoo.Code.parse(CODE))
+
+
+def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings")
+    # Four classes, 32 pictures held out: chance is 25%, with a standard deviation of 7.7 points.
+    assert "25.00%, is what guessing among 4 classes gives" in (judge.doubt(25.0) or "")
+    assert judge.doubt(55.0) is not None
+    assert judge.doubt(57.0) is None
+    run = bsszoo.compress("mobilenetv2", flops="20M", evaluator=judge, trials=1, batch=1, latency=False, confirm=0,
+                          out=tmp_path / "run")
+    assert any("what guessing among 4 classes gives" in n for n in run.notes) == (run.best.score < 55.6)
+
+
+def test_the_closing_commands_train_the_code_found_on_the_same_pictures(tmp_path: Path) -> None:
+    recipe = quick(tmp_path, "model.in_chans=1", "data.mean=[0.5]", "data.std=[0.2]")
+    judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
+    run = bsszoo.compress("mobilenetv2", flops="20M", evaluator=judge, trials=1, batch=1, latency=False, confirm=0,
+                          out=tmp_path / "run", finish=Finish(recipe, None, device="cpu"))
+    build, _, train = commands(run.best.code, run.training)
+    assert "num_classes=4, in_chans=1" in build.text
+    words = train.text.replace("\\\n", " ").split()
+    written = read_recipe(Path(words[2]))
+    assert words[3:5] == ["--set", f"model.name={run.best.code}"]
+    assert (written.model.num_classes, written.data.dataset) == (4, "synthetic/128")
+    load, publish = after_training(run.training, run.finished)
+    names: dict[str, object] = {}
+    exec(load.text, names)
+    assert names["model"].num_classes == 4
+    assert publish.text.split()[:3] == ["bsszoo", "push", str(tmp_path / "run")]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Load the trained network" in page
+    assert "bsszoo train paper:" not in page
 
 
 def test_a_training_that_fails_keeps_its_log_and_says_where(tmp_path: Path) -> None:
@@ -115,7 +157,8 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
          "--confirm", "0", "--out", str(tmp_path / "out")],
         capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epoch at 32 px" in done.stderr
+    assert ("top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epoch (3 updates of 32 pictures) at "
+            "32 px") in done.stderr
     rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
     assert len(rows) == 2
     assert all(0 <= float(r["score"]) <= 100 for r in rows)

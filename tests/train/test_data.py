@@ -23,7 +23,7 @@ import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.errors import DataError
 from bsszoo.train.batches import evaluation_batches
-from bsszoo.train.data import Pictures, Stream, open_splits
+from bsszoo.train.data import Pictures, Stream, open_split, open_splits
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import evaluate
 from bsszoo.train.loop import train
@@ -126,6 +126,22 @@ def test_every_file_is_decoded_before_training_where_that_is_asked_for(tmp_path:
     assert isinstance(broken.exception, DataError)
     assert str(file) in str(broken.exception)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("dataset", ["synthetic/64", "torch/fashion_mnist"])
+def test_a_split_is_the_one_that_is_named(dataset: str, tmp_path: Path) -> None:
+    if dataset != "synthetic/64" and not Path("/usr/share/datasets/fashion-mnist").is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    path = None if dataset == "synthetic/64" else Path("/usr/share/datasets/fashion-mnist")
+    numbers = (64, 16) if dataset == "synthetic/64" else (60_000, 10_000)
+    for split, number in (("train", numbers[0]), ("training", numbers[0]), ("validation", numbers[1]),
+                          ("test", numbers[1])):
+        part = DataPart(dataset=dataset, val_split=split, image_size=32)
+        assert len(open_split(part, path, training=False, num_classes=10)) == number
+    with pytest.raises(DataError, match="has no split 'foo': it has train"):
+        open_split(DataPart(dataset=dataset, val_split="foo"), path, training=False, num_classes=10)
+    with pytest.raises(DataError, match="'nothing', which is no known kind of data set"):
+        open_split(DataPart(dataset="nothing"), tmp_path, training=True, num_classes=10)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_a_signal_to_all_its_processes_keeps_everything_and_says_how_to_go_on(
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
+    assert "Stopping after this update" in said
     assert "goes on from there" in said
     assert run(tmp_path, out).returncode == 0
     one, other = load_file(unbroken / "model.safetensors"), load_file(out / "model.safetensors")

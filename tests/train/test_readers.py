@@ -1,0 +1,75 @@
+"""The processes that read pictures, when the whole group is told to end and the training still needs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bsszoo.errors import DataError
+from bsszoo.train.batches import plain
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+
+TRAINING = """
+import os, signal, sys, time
+from bsszoo.train import batches
+
+batches._LOOK = 1
+reader = os.fork()
+if reader == 0:
+    batches._leave_signals_to_the_training(0)
+    print(os.getpid(), flush=True)
+    while True:
+        time.sleep(60)
+signal.signal(signal.SIGTERM, lambda *_: None)
+time.sleep(float(sys.argv[1]))
+os._exit(0)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(what: object, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if what():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_reader_goes_on_as_long_as_its_training_however_slow_an_update_is(number: signal.Signals) -> None:
+    training = subprocess.Popen([sys.executable, "-c", TRAINING, "600"], stdout=subprocess.PIPE, text=True)
+    assert training.stdout is not None
+    reader = int(training.stdout.readline())
+    try:
+        os.kill(reader, number)
+        os.kill(reader, number)
+        assert not wait_for(lambda: not alive(reader), 3.5), "it left the training that still waits for it"
+        training.kill()
+        training.wait()
+        if number == signal.SIGTERM:
+            assert wait_for(lambda: not alive(reader), 10), "it stayed when its training was gone"
+    finally:
+        training.kill()
+        if alive(reader):
+            os.kill(reader, signal.SIGKILL)
+
+
+def test_an_error_of_a_reader_is_told_without_its_traceback() -> None:
+    told = DataError("Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+                     '  File "x.py", line 3\nbsszoo.errors.DataError: a/b.png cannot be read: cut off. Mend it.\n')
+    assert str(plain(told)) == "a/b.png cannot be read: cut off. Mend it."
+    assert str(plain(DataError("There is no DataError: here"))) == "There is no DataError: here"
