@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, ImageSize, checked_size, stage_costs
@@ -203,6 +203,25 @@ def trained_tables(result: CompressResult) -> list[RenderableType]:
     if result.finished is not None:
         parts += [_plain(""), _prose(str(result.finished))]
     return parts
+
+
+def speed_table(rows: Sequence[Any]) -> Table:
+    """How fast networks are (``evaluate.measure.Speed``), a row for each engine; ``-`` where there is no figure."""
+    table = _table([("Network", False), ("Engine", False), (MACS_NAME, True), ("Median [ms]", True), ("95%", True),
+                    ("p90", True), ("p99", True), ("First", True), ("Images/s", True), ("Memory [MB]", True)])
+    last = None
+    for row in rows:
+        if last is not None and row.network != last:
+            table.add_section()
+        interval = ABSENT if row.low is None else f"{latency(row.low)} to {latency(row.high)}"
+        table.add_row(
+            _plain(row.network if row.network != last else ""), row.engine, human(row.cost.macs), latency(row.median),
+            interval, latency(row.p90), latency(row.p99), latency(row.warm_ms),
+            ABSENT if row.images_per_s is None else f"{row.images_per_s:,.1f}",
+            ABSENT if row.memory is None else f"{row.memory / 1e6:,.0f}",
+        )
+        last = row.network
+    return table
 
 
 def model_list_table(rows: Sequence[ListRow], *, with_codes: bool = False) -> Group:

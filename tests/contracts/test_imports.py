@@ -22,11 +22,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "train": BELOW_NETS | {"nets", "zoo", "files"},
     "zoo": BELOW_NETS | {"nets"},
+    "export": BELOW_NETS | {"files", "nets", "zoo"},
     "hub": BELOW_NETS | {"files", "nets", "zoo", "report"},
     "compression": BELOW_NETS | {
         "files", "candidates", "search", "study", "nets", "train", "evaluate", "zoo", "report"},
     "cli": BELOW_NETS | {
-        "candidates", "study", "nets", "evaluate", "train", "zoo", "hub", "report", "compression"},
+        "candidates", "study", "nets", "evaluate", "train", "zoo", "export", "hub", "report", "compression"},
 }
 
 

@@ -1,0 +1,113 @@
+"""``bsszoo export``: a network as a file for other runtimes, or as arguments of timm's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="NAME_OR_CHECKPOINT", show_default=False,
+                        help="A name of `bsszoo list`, a code's text, hf-hub:ORG/NAME, a training's folder, or a "
+                        "weights file.")
+]
+CodeOption = Annotated[
+    str | None,
+    typer.Option("--code", metavar="NAME_OR_CODE", show_default=False, help="The network of a weights file."),
+]
+
+
+def export_command(
+    source: SourceArgument,
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, or torch (torch.export).")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default="NAME.onnx or NAME.pt2", help="The file.")
+    ] = None,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Weights and arithmetic in float16; input and output stay float32.")
+    ] = False,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 18,
+    weights: Annotated[
+        str | None, typer.Option(metavar="WEIGHTS", show_default="published ones, a training's own",
+                                 help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.")
+    ] = None,
+    random: Annotated[bool, typer.Option("--random", help="Random weights, to try a runtime with.")] = False,
+    code: CodeOption = None,
+    num_classes: Annotated[
+        int | None, typer.Option(metavar="N", show_default="the weights'", help="Outputs of the classifier.")
+    ] = None,
+    images: Annotated[
+        list[str] | None, typer.Option("--images", metavar="PATH", show_default="two photographs that come along",
+                                       help="Pictures, or folders of them, to check on. May be given several times.")
+    ] = None,
+    bound: Annotated[
+        float | None, typer.Option(metavar="SHARE", show_default="0.0001, with --fp16 0.02",
+                                   help="Largest difference from PyTorch, as a share of the largest output.")
+    ] = None,
+    timm: Annotated[
+        bool, typer.Option("--timm", help="Print how timm alone builds the network, and write nothing.")
+    ] = False,
+) -> None:
+    """Write a network as an ONNX or torch.export file, checked against PyTorch on random and on real pictures.
+
+    The file takes any number of pictures at a time, float32, normalised. If its outputs differ by more than rounding,
+    no file is left.
+
+    Examples:
+
+      bsszoo export runs/first --out shoes.onnx
+
+      bsszoo export resnet50.a1_in1k --format torch
+
+      bsszoo export mobilenetv2_autobss --random --fp16
+
+      bsszoo export efficientnet_b1_autobss --timm
+    """
+    from bsszoo.cli.console import progress_console, say, show
+    from bsszoo.errors import SettingsError, WeightsError
+    from bsszoo.zoo.opening import code_named, open_network
+
+    named = code_named(source, code)
+    if timm:
+        from bsszoo.nets.timm_arguments import timm_arch_def, timm_arguments
+
+        form = timm_arguments(named) or timm_arch_def(named)
+        if form is None:
+            raise SettingsError(f"timm has no arguments that build exactly {named}: it rounds widths, or ties them to "
+                                "each other. With `import bsszoo.nets`, timm.create_model('bsszoo_code', code=..) "
+                                "does.")
+        show(form.script(1000 if num_classes is None else num_classes).rstrip())
+        return
+    from bsszoo.export.export import SUFFIXES, export
+    from bsszoo.report.figures import human
+
+    if random and weights is not None:
+        raise SettingsError("--random and --weights exclude each other.")
+    target = out or Path(_plain(Path(source).name if Path(source).exists() else source) + SUFFIXES.get(format, ""))
+    try:
+        network = open_network(source, weights=False if random else weights or True, code=code,
+                               num_classes=num_classes)
+    except WeightsError as error:
+        if weights is None and not random:
+            raise WeightsError(f"{error} On this command line: --weights SOURCE, or --random.") from error
+        raise
+    progress_console().print(f"Exporting {named} and checking the file ...", markup=False)
+    done = export(network, target, format=format, half=fp16, opset=opset, pictures=images or None,  # type: ignore[arg-type]
+                  bound=bound, label=str(named))
+    kind = f"ONNX, operator set {done.opset}" if done.opset is not None else "torch.export program"
+    channels, height, width = done.input_shape
+    say(f"File: {done.path} ({kind}, {human(done.size)} bytes, {'float16' if done.half else 'float32'})",
+        f"Input: images [batch, {channels}, {height}, {width}] float32, mean {list(done.mean)}, deviation "
+        f"{list(done.std)}; output: logits [batch, {done.outputs}] float32; any batch")
+    say(f"Largest difference from PyTorch: {done.random:.2g} on random pictures" + (
+        "" if done.real is None else f", {done.real:.2g} on {len(done.pictures)} real ones"
+        f" ({', '.join(done.pictures[:3])}{', ..' if len(done.pictures) > 3 else ''})")
+        + f", where the largest output is {done.largest:.3g}: {done.share:.1g} of it")
+    if random:
+        say("Its weights are random: it is for trying a runtime, not for use.")
+
+
+def _plain(text: str) -> str:
+    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in text.removeprefix("hf-hub:"))
+    return plain.strip("-") or "network"

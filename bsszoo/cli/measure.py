@@ -1,0 +1,69 @@
+"""``bsszoo measure``: how fast networks are on this machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from bsszoo.cli.models import JsonOption
+
+
+def measure_command(
+    networks: Annotated[
+        list[str], typer.Argument(metavar="NAME_OR_CODE...", show_default=False,
+                                  help="Names of `bsszoo list`, codes' texts, hf-hub:ORG/NAME or trainings' folders.")
+    ],
+    engines: Annotated[
+        str, typer.Option(metavar="A,B", help="eager (PyTorch), compile (torch.compile), onnx (onnxruntime).")
+    ] = "eager,compile,onnx",
+    batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 1,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", metavar="PX", show_default="each network's own",
+                                 help="Side of the input.")
+    ] = None,
+    threads: Annotated[int, typer.Option(metavar="N", help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1.")] = "cpu",
+    fp16: Annotated[bool, typer.Option("--fp16", help="Everything in float16.")] = False,
+    processes: Annotated[
+        int, typer.Option(metavar="N", help="Processes for each figure; the interval is over them.")
+    ] = 5,
+    seconds: Annotated[float, typer.Option(metavar="S", help="How long each process times forwards.")] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how long a forward takes on this machine, and how much memory, with random weights.
+
+    Every figure is over several processes that take turns; the interval is where one more of them is expected. Five
+    processes of three engines take two to three minutes for a network. Compare figures of one run, or of a quiet
+    machine.
+
+    Example:  bsszoo measure resnet50 resnet50_autobss --engines eager,onnx --threads 1
+    """
+    from bsszoo.cli.console import progress_console, say, show
+    from bsszoo.evaluate.measure import measure
+    from bsszoo.report.tables import speed_table
+    from bsszoo.zoo.opening import code_named
+
+    console = progress_console()
+    named = [(name, code_named(name)) for name in networks]
+
+    def tell(done: int, total: int, what: str) -> None:
+        console.print(f"{done}/{total} processes: {what}", markup=False, soft_wrap=not console.is_terminal)
+
+    chosen = tuple(engine.strip() for engine in engines.split(",") if engine.strip())
+    found = measure(named, engines=chosen, batch=batch, image_size=image_size, threads=threads, device=device,
+                    half=fp16, processes=processes, seconds=seconds, on_process=tell)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    show(speed_table(found.rows))
+    threads_said = f", {found.threads} thread{'' if found.threads == 1 else 's'}" if found.threads else ""
+    say(f"{found.where}{threads_said}, batch {found.batch}, {'float16' if found.half else 'float32'}, "
+        f"{found.processes} processes; " + ", ".join(f"{name} {v}" for name, v in found.versions.items()),
+        "Median: of the processes' medians. 95%: where one more process's median is expected. p90, p99: of all "
+        "forwards. First: the first forward, with what compiles in it. Memory: the most that the network and its "
+        "forwards took, beyond PyTorch itself.")
+    for row in found.rows:
+        if row.error:
+            say(f"{row.network}, {row.engine}: not measured ({row.error})")

@@ -1,0 +1,166 @@
+"""How a network is run when its speed is measured: PyTorch as it is, compiled by PyTorch, or by onnxruntime.
+
+This module is also the program of a measuring process: it reads what to measure from stdin and writes what it found.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+#: In the order of the table.
+ENGINES: Final = ("eager", "compile", "onnx")
+# Bytes of a unit of ``ru_maxrss``: kilobytes on Linux, bytes on macOS.
+_RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
+
+
+def measure_here(task: dict[str, Any]) -> dict[str, Any]:
+    """Measure one network on one engine in this process.
+
+    Args:
+        task: ``code``, ``engine``, ``batch``, ``size`` [px], ``in_chans``, ``num_classes``, ``threads`` (0: torch's
+            own choice), ``device``, ``half``, ``seconds``, ``file`` (of the exported network).
+
+    Returns:
+        ``times`` of each forward [ms], ``warm_ms`` of the first one, compilation included, ``memory`` [bytes] that the
+        network and its forwards took at most, ``threads``, ``where``.
+    """
+    import torch
+
+    from bsszoo.codes.code import Code
+    from bsszoo.nets import build
+
+    if task["threads"]:
+        torch.set_num_threads(task["threads"])
+    device, dtype = torch.device(task["device"]), torch.float16 if task["half"] else torch.float32
+    gpu = device.type == "cuda"
+    torch.manual_seed(0)
+    before = _start_of_peak(torch, device)
+    images = torch.randn(task["batch"], task["in_chans"], task["size"], task["size"]).to(device, dtype)
+    if task["engine"] == "onnx":
+        forward = _onnx(task["file"], images)
+    else:
+        network: Any = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
+        forward = _ENGINES[task["engine"]](network.eval().to(device, dtype), images)
+    with torch.inference_mode():
+
+        def once() -> float:
+            start = time.perf_counter()
+            forward()
+            if gpu:
+                torch.cuda.synchronize(device)
+            return 1e3 * (time.perf_counter() - start)
+
+        warm = once()
+        for _ in range(2 if not gpu else 10):
+            once()
+        times: list[float] = []
+        end = time.perf_counter() + task["seconds"]
+        while len(times) < 5 or (time.perf_counter() < end and len(times) < 20_000):
+            times.append(once())
+    where = torch.cuda.get_device_name(device) if gpu else f"CPU {_processor()}"
+    return {"times": times, "warm_ms": warm, "memory": max(0, _peak(torch, device) - before),
+            "threads": 0 if gpu else torch.get_num_threads(), "where": where}
+
+
+def _eager(network: Any, images: Any) -> Callable[[], object]:
+    return lambda: network(images)
+
+
+def _compiled(network: Any, images: Any) -> Callable[[], object]:
+    import torch
+
+    compiled: Any = torch.compile(network, dynamic=False)
+    return lambda: compiled(images)
+
+
+def export_here(task: dict[str, Any]) -> dict[str, Any]:
+    """Write the network of a task as an ONNX file, for the processes that measure it."""
+    import torch
+
+    from bsszoo.codes.code import Code
+    from bsszoo.nets import build
+
+    if task["device"] != "cpu" or task["half"]:
+        raise RuntimeError("onnxruntime is measured on the CPU in float32 only")
+    torch.manual_seed(0)
+    network: Any = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
+    images = torch.randn(task["batch"], task["in_chans"], task["size"], task["size"])
+    torch.onnx.export(network.eval(), (images,), task["file"], dynamo=True, verbose=False, external_data=False,
+                      input_names=["images"], output_names=["logits"])
+    return {}
+
+
+def _onnx(file: str, images: Any) -> Callable[[], object]:
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    given = {"images": images.numpy()}
+    return lambda: session.run(["logits"], given)
+
+
+_ENGINES: Final[dict[str, Callable[[Any, Any], Callable[[], object]]]] = {
+    "eager": _eager, "compile": _compiled,
+}
+
+
+def _start_of_peak(torch: Any, device: Any) -> int:
+    """The memory in use now; where the system lets us, the peak is counted from here, without what imports took."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return _status("VmRSS") or _peak(torch, device)
+    return _peak(torch, device)
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _peak(torch: Any, device: Any) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        return _status("VmHWM")
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def _processor() -> str:
+    """The CPU's name as a person knows it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Measure what stdin asks for; the last line of stdout is the result."""
+    task = json.loads(sys.stdin.read())
+    try:
+        found = export_here(task) if task["engine"] == "export" else measure_here(task)
+    except Exception as error:  # the table says why this engine has no figure
+        found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
