@@ -80,8 +80,9 @@ def test_every_import_is_declared() -> None:
                 imported.add(node.module.split(".")[0])
     # Imported where a user asks for it only; the package that brings it is one of the extras.
     extras = " ".join(d for group in PROJECT["project"]["optional-dependencies"].values() for d in group)
-    assert "grpcio" in extras
-    outside = imported - set(sys.stdlib_module_names) - {"bsszoo", "grpc"}
+    asked_for = {"grpc": "grpcio", "onnx": "onnx", "onnxruntime": "onnxruntime"}
+    assert all(re.search(rf"\b{package}\b", extras) for package in asked_for.values())
+    outside = imported - set(sys.stdlib_module_names) - {"bsszoo", *asked_for}
     # Imported under another name than the package has.
     outside = {{"yaml": "pyyaml", "PIL": "pillow"}.get(name, name) for name in outside}
     assert {name.lower() for name in outside} <= declared, sorted(outside - declared)
