@@ -68,11 +68,15 @@ class Repository:
 class LocalHub:
     """Repositories by name, users by token, large files by their SHA-256.
 
+    With ``lfs`` large files arrive apart from the commit, as on the real Hub; the client then has to run with
+    HF_HUB_DISABLE_XET=1, since this server does not speak Xet. Without it they are part of the commit.
+
     ``faults`` maps the beginning of a request's line ("PUT /lfs", "GET /acme/net/resolve") to what goes wrong with it:
     ``"cut"`` breaks off in the middle of the answer, a number answers with that status. ``requests`` holds all lines.
     """
 
-    def __init__(self, orgs: Mapping[str, set[str]] | None = None) -> None:
+    def __init__(self, orgs: Mapping[str, set[str]] | None = None, *, lfs: bool = False) -> None:
+        self.lfs = lfs
         self.repositories: dict[str, Repository] = {}
         self.orgs = dict(orgs or {})
         self.large: dict[str, bytes] = {}
@@ -264,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
         for file in self._given()["files"]:
             path = file["path"]
             known = files.get(path)
-            large = path.endswith((".safetensors", ".onnx", ".pt2"))
+            large = self.hub.lfs and path.endswith((".safetensors", ".onnx", ".pt2"))
             answer.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False,
                            "oid": None if known is None else _oid(path, known)})
         self._json({"files": answer})

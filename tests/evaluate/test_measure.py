@@ -74,6 +74,7 @@ def test_the_command_prints_a_table_and_json() -> None:
     assert done.exit_code == 0, done.output
     assert "eager" in done.stdout
     assert "1 thread, batch 1, float32, 2 processes" in done.stdout
+    words[words.index("2")] = "1"
     rows = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["networks"]
     assert [row["engine"] for row in rows] == ["eager"]
 

@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[LocalHub]:
-    hub = LocalHub({"acme": {"me"}, "other": {"somebody"}})
+    hub = LocalHub({"acme": {"me"}, "other": {"somebody"}}, lfs=True)
     with hub.serve() as address:
         hub.address = address  # type: ignore[attr-defined]
         yield hub
