@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from bsszoo.codes.detector import Detector
 
 NetworkArgument = Annotated[
     str, typer.Argument(metavar="NAME_OR_CODE", help="A name of `bsszoo list`, or a code's text.", show_default=False)
@@ -55,8 +58,10 @@ def list_command(
         for e in found
     ], with_codes=codes))
     if any(e.code.stride_in == "1x1" for e in found):
+        from bsszoo.zoo.detectors import DETECTORS
+
         say("Of the maskrcnn and retinanet entries these are the backbone's figures at 800 px; the paper prints the "
-            "whole detector's.")
+            f"whole detector's, which `bsszoo cost` counts: {', '.join(DETECTORS)}.")
 
 
 def show_command(network: NetworkArgument, image_size: SizeOption = None) -> None:
@@ -65,8 +70,13 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     from bsszoo.codes.cost import code_cost
     from bsszoo.codes.space import Space
     from bsszoo.report.tables import code_summary, stage_table
+    from bsszoo.zoo.detectors import find_detector
     from bsszoo.zoo.entry import entry_of, resolve_code
 
+    detector = find_detector(network)
+    if detector is not None:
+        _show_detector(detector, image_size)
+        return
     code = resolve_code(network)
     show(code_summary(code, code_cost(code, image_size), image_size), "", stage_table(code, image_size))
     entry = entry_of(code)
@@ -78,25 +88,48 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
         say("", "Outside section B.2.2's ranges (it builds all the same): " + "; ".join(reasons) + ".")
 
 
+def _show_detector(detector: Detector, image_size: int | None) -> None:
+    from bsszoo.cli.console import say, show
+    from bsszoo.codes.detector import SIZE, backbone_cost, detector_cost, detector_layers
+    from bsszoo.report.tables import cost_line, detector_table, stage_table
+
+    size = image_size or SIZE
+    cost = detector_cost(detector, size)
+    show(f"{detector.title}: {detector.backbone}", f"at {size} x {size} px, {detector.num_classes} classes",
+         cost_line(cost), "", "The backbone, without what stands behind its features:",
+         cost_line(backbone_cost(detector.backbone, size)), stage_table(detector.backbone, size, num_classes=0), "",
+         detector_table(detector_layers(detector, size)))
+    say("", "Counted as the paper counts: of Mask R-CNN the MACs of backbone, pyramid and region proposals and the "
+        "parameters of everything, of RetinaNet everything.")
+
+
 def cost_command(
     networks: Annotated[
         list[str], typer.Argument(metavar="NAME_OR_CODE...", help="Names of `bsszoo list`, or codes' texts.",
                                   show_default=False)
     ],
     image_size: SizeOption = None,
-    num_classes: Annotated[int, typer.Option(help="Outputs of the classifier; 0 counts without one.")] = 1000,
+    num_classes: Annotated[
+        int | None, typer.Option(show_default="1000; of detectors 91 or 80",
+                                 help="Outputs of the classifier; 0 counts without one.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Build each network and count again with thop; a difference is an error.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what networks cost: MACs (the paper's FLOPs), 2 x MACs, parameters, activations."""
+    """Print what networks cost: MACs (the paper's FLOPs), 2 x MACs, parameters, activations.
+
+    Detectors are counted at 800 px, as the paper counts them: bsszoo cost maskrcnn_resnet50_autobss
+    """
+    from bsszoo.zoo.detectors import find_detector
     from bsszoo.zoo.entry import cost, resolve_code
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for network in networks:
+        detector = find_detector(network)
         figures = cost(network, image_size, num_classes=num_classes)
-        rows.append({"network": network, "code": str(resolve_code(network)), "macs": figures.macs,
+        rows.append({"network": network, "code": str(detector or resolve_code(network)), "macs": figures.macs,
                      "two_x_macs": figures.macs2, "params": figures.params, "activations": figures.activations})
         if not as_json:
             from bsszoo.cli.console import show
@@ -104,10 +137,15 @@ def cost_command(
 
             show(f"{network}:", cost_line(figures),
                  f"exactly: MACs {figures.macs}, params {figures.params}, activations {figures.activations}")
+        if check and detector is not None:
+            from bsszoo.errors import SettingsError
+
+            raise SettingsError("--check counts classifiers again with thop; it does not know detectors.")
         if check:
             from bsszoo.evaluate.recount import recount
 
-            macs, params = recount(resolve_code(network), image_size, num_classes=num_classes)
+            macs, params = recount(resolve_code(network), image_size,
+                                   num_classes=1000 if num_classes is None else num_classes)
             rows[-1]["thop_macs"], rows[-1]["built_params"] = macs, params
             if not as_json:
                 show(f"counted again by thop on the built network: MACs {macs}, params {params}: "

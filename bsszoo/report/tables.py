@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
+    from bsszoo.codes.detector import Convolution
     from bsszoo.study.result import CompressResult
 
 _TWO_MACS_COLUMN = "2xMACs"
@@ -203,6 +204,17 @@ def trained_tables(result: CompressResult) -> list[RenderableType]:
     if result.finished is not None:
         parts += [_plain(""), _prose(str(result.finished))]
     return parts
+
+
+def detector_table(layers: Sequence[Convolution]) -> Table:
+    """A detector's layers beside its backbone; ``-`` where the MACs depend on the number of proposals."""
+    table = _table([("Layer", False), ("Kernel", False), ("In", True), ("Out", True), ("Outputs [px]", False),
+                    (MACS_NAME, True), ("Params", True)])
+    for layer in layers:
+        sides = ", ".join(f"{h}x{w}" for h, w in layer.sides) or "each proposal"
+        table.add_row(layer.name, f"{layer.kernel}x{layer.kernel}", f"{layer.in_width:,}", f"{layer.out_width:,}",
+                      sides, human(layer.cost.macs) if layer.sides else ABSENT, human(layer.cost.params))
+    return table
 
 
 def speed_table(rows: Sequence[Any]) -> Table:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
+from bsszoo.codes.detector import SIZE, detector_cost
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
 from bsszoo.errors import CodeError, UnknownNameError, close_matches
@@ -77,15 +79,18 @@ def cost(
     code_or_name: str | Code,
     image_size: ImageSize | None = None,
     *,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     in_chans: int = 3,
 ) -> Cost:
     """The exact MACs, parameters and activations of a network, from its code alone.
 
+    A detector (``maskrcnn_resnet50``, ..) is counted as the paper counts it: ``codes.detector``.
+
     Args:
         code_or_name: Whatever ``resolve_code`` reads.
         image_size: Side of the square input, or (height, width) [px]; by default the code's own.
-        num_classes: Outputs of the classifier; 0 counts the network without one.
+        num_classes: Outputs of the classifier, 1000 by default; 0 counts the network without one. A detector's are 91
+            (Mask R-CNN) or 80 (RetinaNet) by default.
         in_chans: Channels of the input.
 
     Raises:
@@ -95,7 +100,17 @@ def cost(
         >>> cost("resnet18").macs
         1814073344
     """
-    return code_cost(resolve_code(code_or_name), image_size, num_classes=num_classes, in_chans=in_chans)
+    from bsszoo.zoo.detectors import find_detector
+
+    detector = find_detector(code_or_name) if isinstance(code_or_name, str) else None
+    if detector is not None:
+        if in_chans != 3:
+            raise CodeError("Detectors take pictures of 3 channels.")
+        if num_classes is not None:
+            detector = replace(detector, num_classes=num_classes or -1)
+        return detector_cost(detector, SIZE if image_size is None else image_size)
+    return code_cost(resolve_code(code_or_name), image_size, num_classes=1000 if num_classes is None else num_classes,
+                     in_chans=in_chans)
 
 
 def list_models(

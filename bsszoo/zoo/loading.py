@@ -95,7 +95,7 @@ def load(
     free = {f"{first_conv}.weight"} if channels != in_chans else set()
     if classes != num_classes:
         free |= {f"{classifier}.weight", f"{classifier}.bias"}
-    _check_same(state, own, whole, free, label)
+    check_same(state, own, whole, free, label)
     if features_only:
         state, num_classes = {name: tensor for name, tensor in state.items() if name in own}, classes
     source = {
@@ -110,7 +110,7 @@ def _ends(code: Code) -> tuple[str, str]:
     return ("conv_stem", "classifier") if family_of(code.family).block == "mbconv" else ("conv1", "fc")
 
 
-def _check_same(state: State, own: State, whole: State, free: set[str], label: str) -> None:
+def check_same(state: State, own: State, whole: State, free: set[str], label: str) -> None:
     """A ``WeightsError`` unless ``state`` has all of ``own`` and nothing outside ``whole``, but for the ``free``."""
     shapes = [k for k in own if k in state and k not in free and own[k].shape != state[k].shape]
     missing = [k for k in own if k not in state and k not in free and not k.endswith("num_batches_tracked")]

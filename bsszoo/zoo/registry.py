@@ -13,6 +13,8 @@ from torch import nn
 from bsszoo.codes.code import Code
 from bsszoo.errors import UnknownNameError, WeightsError
 from bsszoo.nets import build
+from bsszoo.zoo.detector_weights import create_detector
+from bsszoo.zoo.detectors import find_detector
 from bsszoo.zoo.entry import ModelEntry, entries, entry_of, resolve_code, split_tag
 from bsszoo.zoo.loading import load, read_state, sizes_of
 from bsszoo.zoo.weights import SOURCES, fetch, hub_org, saved_code
@@ -38,7 +40,8 @@ def create(
     Args:
         name_or_code: A zoo name, ``name.tag``, a code's text (canonical, or the paper's flat form after the family's
             name), a ``Code``, or ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``: the network whose code stands in
-            the ``config.json`` there. With an organisation, any name that it has a repository of.
+            the ``config.json`` there. With an organisation, any name that it has a repository of. Or a detector's name
+            (``maskrcnn_resnet50``), for which ``zoo.detector_weights.create_detector`` says what holds.
         pretrained: False for fresh weights; True for the tag's or the default ones, or those of the repository or
             folder; a tag; ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or the path of a weights file
             (torchvision's keys are recognised). From repositories and folders only safetensors are taken.
@@ -65,6 +68,14 @@ def create(
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
         raise WeightsError(f"pretrained is {pretrained!r}; allowed are True, False, a tag, 'hf-hub:org/name', "
                            "'local-dir:PATH' and the path of a weights file.")
+    detector = find_detector(name_or_code) if isinstance(name_or_code, str) else None
+    if detector is not None:
+        given = {"in_chans": in_chans, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None,
+                 "features_only": features_only or None, "out_indices": out_indices, "org": org,
+                 "output_stride": None if output_stride == 32 else output_stride,
+                 "global_pool": None if global_pool == "avg" else global_pool}
+        return create_detector(detector, pretrained=pretrained, num_classes=num_classes,
+                               refused=[name for name, value in given.items() if value is not None])
     org = hub_org(org)
     named = _look_up(name_or_code, org, cache_dir)
     code, entry = named.code, named.entry

@@ -1,0 +1,177 @@
+"""Detectors on block stacking style codes: Mask R-CNN and RetinaNet with a code as the backbone, and what they cost.
+
+Section B.3.3 of the paper puts searched ResNet-50 codes under both. The layers beside the backbone are those of
+torchvision's detectors, whose modules ``nets.detector`` builds; their names are the module paths there. What is counted
+follows the figures of the paper's Table 5, which come out only so (docs/findings.md): of Mask R-CNN the MACs of
+backbone, pyramid and region proposals but the parameters of everything; of RetinaNet everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost, ImageSize, checked_size, stage_costs
+from bsszoo.codes.families import family_of
+from bsszoo.errors import CodeError
+
+Kind = Literal["maskrcnn", "retinanet"]
+
+#: Side of the square input at which the paper counts detectors [px].
+SIZE: Final = 800
+#: Classes as the paper counts: Mask R-CNN with a background, as COCO's category numbers go (91), RetinaNet COCO's 80.
+CLASSES: Final[dict[Kind, int]] = {"maskrcnn": 91, "retinanet": 80}
+#: Channels of the pyramid's features and of the heads.
+CHANNELS: Final = 256
+#: Anchors at each place of a feature: three shapes of one size, or of three sizes.
+ANCHORS: Final[dict[Kind, int]] = {"maskrcnn": 3, "retinanet": 9}
+_BOX_HEAD: Final = 1024
+_TITLES: Final[dict[Kind, str]] = {"maskrcnn": "Mask R-CNN", "retinanet": "RetinaNet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A detector: its kind, the code of its backbone, and the outputs of its classifiers.
+
+    ``p6_from`` says what RetinaNet's coarser levels are made from: the backbone's last features (``c5``, as the paper
+    counts and the RetinaNet paper describes) or the pyramid's (``p5``, as torchvision's published weights have it).
+    """
+
+    kind: Kind
+    backbone: Code
+    num_classes: int = 0
+    p6_from: Literal["c5", "p5"] = "c5"
+
+    def __post_init__(self) -> None:
+        if self.kind not in CLASSES:
+            raise CodeError(f"A detector is maskrcnn or retinanet; given was {self.kind!r}.")
+        if self.num_classes == 0:
+            object.__setattr__(self, "num_classes", CLASSES[self.kind])
+        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
+            raise CodeError(f"num_classes is {self.num_classes!r}; it takes an integer from 1.")
+        if self.p6_from not in ("c5", "p5") or (self.p6_from == "p5" and self.kind == "maskrcnn"):
+            raise CodeError(f"p6_from is {self.p6_from!r}; it is c5 or p5, and RetinaNet's only.")
+
+    def __str__(self) -> str:
+        return f"{self.kind}_{self.backbone}"
+
+    @property
+    def title(self) -> str:
+        """Its kind as a person writes it, with the backbone's family."""
+        return f"{_TITLES[self.kind]} on {family_of(self.backbone.family).title}"
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Which of the backbone's features (by their place: strides 4, 8, 16, 32) the pyramid starts from."""
+        return (0, 1, 2, 3) if self.kind == "maskrcnn" else (1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution or linear layer beside the backbone: its module's path, widths, kernel, and where it runs.
+
+    ``sides`` are the (height, width) of its outputs, one for each level of the pyramid that it is shared by; none where
+    it runs on proposals, whose number depends on the picture.
+    """
+
+    name: str
+    in_width: int
+    out_width: int
+    kernel: int
+    sides: tuple[tuple[int, int], ...]
+
+    @property
+    def cost(self) -> Cost:
+        """Its MACs, parameters (it has biases) and outputs."""
+        weights = self.in_width * self.out_width * self.kernel**2
+        places = sum(h * w for h, w in self.sides)
+        return Cost(weights * places, weights + self.out_width, self.out_width * places)
+
+
+def backbone_cost(code: Code, image_size: ImageSize | None = None) -> Cost:
+    """The cost of a code's features without what stands behind them: classifier, and the last 1x1 of an MBConv net."""
+    total = Cost(0, 0, 0)
+    for row in stage_costs(code, image_size, num_classes=0):
+        if row.name != "conv_head":
+            total = total + row.cost
+    return total
+
+
+def detector_layers(detector: Detector, image_size: ImageSize = SIZE) -> tuple[Convolution, ...]:
+    """The layers beside the backbone, in the order of the forward.
+
+    Raises:
+        CodeError: An image size that no network can have.
+    """
+    widths, sides = _features(detector, checked_size(image_size))
+    return tuple(_pyramid(detector, widths, sides))
+
+
+def detector_cost(detector: Detector, image_size: ImageSize = SIZE) -> Cost:
+    """What the paper counts of a detector: see the module's text; activations are those of the layers whose MACs count.
+
+    Example:
+        >>> code = Code.parse("resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800_stride1x1")
+        >>> detector_cost(Detector("maskrcnn", code)).macs
+        117071049216
+    """
+    total = backbone_cost(detector.backbone, image_size)
+    for layer in detector_layers(detector, image_size):
+        total = total + layer.cost
+    return total
+
+
+def _features(
+    detector: Detector, size: tuple[int, int]
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Widths and sizes of the backbone's features at strides 4, 8, 16 and 32 [px]: the last stage at each."""
+    found: dict[int, tuple[int, tuple[int, int]]] = {}
+    for row in stage_costs(detector.backbone, size, num_classes=0):
+        if row.name in ("conv1", "conv_stem", "conv_head"):
+            continue
+        stride = round(size[0] / row.size[0])
+        found[stride] = row.width, row.size
+    chosen = [found[stride] for stride in sorted(found) if stride >= 4][:4]
+    return tuple(w for w, _ in chosen), tuple(s for _, s in chosen)
+
+
+def _pyramid(
+    detector: Detector, widths: Sequence[int], sides: Sequence[tuple[int, int]]
+) -> Iterator[Convolution]:
+    kind, classes = detector.kind, detector.num_classes
+    used = [(widths[i], sides[i]) for i in detector.levels]
+    for i, (width, side) in enumerate(used):
+        yield Convolution(f"backbone.fpn.inner_blocks.{i}.0", width, CHANNELS, 1, (side,))
+        yield Convolution(f"backbone.fpn.layer_blocks.{i}.0", CHANNELS, CHANNELS, 3, (side,))
+    levels = [side for _, side in used]
+    half = _half(levels[-1])
+    if kind == "maskrcnn":
+        # The last level pooled once more; proposals are made on it, nothing else is.
+        shared = (*levels, half)
+        yield Convolution("rpn.head.conv.0.0", CHANNELS, CHANNELS, 3, shared)
+        yield Convolution("rpn.head.cls_logits", CHANNELS, ANCHORS[kind], 1, shared)
+        yield Convolution("rpn.head.bbox_pred", CHANNELS, 4 * ANCHORS[kind], 1, shared)
+        yield Convolution("roi_heads.box_head.fc6", CHANNELS * 49, _BOX_HEAD, 1, ())
+        yield Convolution("roi_heads.box_head.fc7", _BOX_HEAD, _BOX_HEAD, 1, ())
+        yield Convolution("roi_heads.box_predictor.cls_score", _BOX_HEAD, classes, 1, ())
+        yield Convolution("roi_heads.box_predictor.bbox_pred", _BOX_HEAD, 4 * classes, 1, ())
+        for i in range(4):
+            yield Convolution(f"roi_heads.mask_head.{i}.0", CHANNELS, CHANNELS, 3, ())
+        yield Convolution("roi_heads.mask_predictor.conv5_mask", CHANNELS, CHANNELS, 2, ())
+        yield Convolution("roi_heads.mask_predictor.mask_fcn_logits", CHANNELS, classes, 1, ())
+        return
+    source = widths[detector.levels[-1]] if detector.p6_from == "c5" else CHANNELS
+    yield Convolution("backbone.fpn.extra_blocks.p6", source, CHANNELS, 3, (half,))
+    yield Convolution("backbone.fpn.extra_blocks.p7", CHANNELS, CHANNELS, 3, (_half(half),))
+    shared = (*levels, half, _half(half))
+    for head, outputs, last in (("classification_head", ANCHORS[kind] * classes, "cls_logits"),
+                                ("regression_head", ANCHORS[kind] * 4, "bbox_reg")):
+        for i in range(4):
+            yield Convolution(f"head.{head}.conv.{i}.0", CHANNELS, CHANNELS, 3, shared)
+        yield Convolution(f"head.{head}.{last}", CHANNELS, outputs, 3, shared)
+
+
+def _half(side: tuple[int, int]) -> tuple[int, int]:
+    return -(-side[0] // 2), -(-side[1] // 2)
