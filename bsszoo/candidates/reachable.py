@@ -70,7 +70,7 @@ def contradiction(space: Space, limits: Limits, *, seconds: float = 0.5) -> tupl
 
     Example:
         >>> space = Space.of("resnet18")
-        >>> for n in contradiction(space, Limits(max_macs=400_000_000, min_params=9_000_000)):
+        >>> for n in contradiction(space, Limits(max_macs=400_000_000, min_params=9_000_000), seconds=60):
         ...     print(n.figure, n.value, n.exact, n.code)
         macs 585107456.0 True resnet18_c32-32-64-256_l1-1-1-8
         params 4965192.0 True resnet18_c32-32-64-128_l1-1-2-16
