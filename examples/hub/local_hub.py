@@ -270,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
             known = files.get(path)
             large = self.hub.lfs and path.endswith((".safetensors", ".onnx", ".pt2"))
             answer.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False,
-                           "oid": None if known is None else _oid(path, known)})
+                           "oid": None if known is None else _oid(known, large=large)})
         self._json({"files": answer})
 
     def _batch(self, name: str) -> None:
@@ -342,17 +342,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _oid(path: str, data: bytes) -> str:
+def _oid(data: bytes, *, large: bool) -> str:
     """How the Hub names a file's content: a large one by its SHA-256, any other as git does."""
-    if path.endswith(".safetensors"):
+    if large:
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _entry(path: str, data: bytes) -> dict[str, Any]:
-    large = {"lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
-    return {"type": "file", "path": path, "size": len(data), "oid": _oid(path, data),
-            **(large if path.endswith(".safetensors") else {})}
+    large = path.endswith(".safetensors")
+    pointer = {"lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
+    return {"type": "file", "path": path, "size": len(data), "oid": _oid(data, large=large), **(pointer if large else {})}
 
 
 def main() -> None:

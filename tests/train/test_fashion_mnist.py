@@ -39,6 +39,7 @@ def killed_and_resumed(out: Path, *assignments: str, after: str) -> dict[str, fl
     return found
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_pictures_teaches_it_most_classes_in_seconds(tmp_path: Path) -> None:
     summary = killed_and_resumed(tmp_path, "data.subset=0.1", "schedule.epochs=3", "schedule.warmup_epochs=0.3",
                                  "run.checkpoint_minutes=0.01", after="metrics.csv")
