@@ -66,7 +66,7 @@ def export_command(
     """
     from bsszoo.cli.console import progress_console, say, show
     from bsszoo.errors import SettingsError, WeightsError
-    from bsszoo.zoo.opening import code_named, open_network
+    from bsszoo.zoo.opening import code_named, open_network, sizes_named
 
     named = code_named(source, code)
     if timm:
@@ -77,14 +77,16 @@ def export_command(
             raise SettingsError(f"timm has no arguments that build exactly {named}: it rounds widths, or ties them to "
                                 "each other. With `import bsszoo.nets`, timm.create_model('bsszoo_code', code=..) "
                                 "does.")
-        show(form.script(1000 if num_classes is None else num_classes).rstrip())
+        classes, channels = sizes_named(source)
+        show(form.script(classes if num_classes is None else num_classes, channels).rstrip())
         return
     from bsszoo.export.export import SUFFIXES, export
     from bsszoo.report.figures import human
 
     if random and weights is not None:
         raise SettingsError("--random and --weights exclude each other.")
-    target = out or Path(_plain(Path(source).name if Path(source).exists() else source) + SUFFIXES.get(format, ""))
+    short = Path(source).name if Path(source).exists() else source.partition("@")[0].rpartition("/")[2]
+    target = out or Path(_plain(short) + SUFFIXES.get(format, ""))
     try:
         network = open_network(source, weights=False if random else weights or True, code=code,
                                num_classes=num_classes)
@@ -104,6 +106,8 @@ def export_command(
         "" if done.real is None else f", {done.real:.2g} on {len(done.pictures)} real ones"
         f" ({', '.join(done.pictures[:3])}{', ..' if len(done.pictures) > 3 else ''})")
         + f", where the largest output is {done.largest:.3g}: {done.share:.1g} of it")
+    if num_classes is not None and not random:
+        say(f"Its classifier is freshly initialised if the weights have not {num_classes} classes.")
     if random:
         say("Its weights are random: it is for trying a runtime, not for use.")
 

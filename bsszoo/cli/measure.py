@@ -43,17 +43,18 @@ def measure_command(
     from bsszoo.cli.console import progress_console, say, show
     from bsszoo.evaluate.measure import measure
     from bsszoo.report.tables import speed_table
-    from bsszoo.zoo.opening import code_named
+    from bsszoo.zoo.opening import code_named, sizes_named
 
     console = progress_console()
     named = [(name, code_named(name)) for name in networks]
+    sizes = {name: sizes_named(name) for name in networks}
 
     def tell(done: int, total: int, what: str) -> None:
         console.print(f"{done}/{total} processes: {what}", markup=False, soft_wrap=not console.is_terminal)
 
     chosen = tuple(engine.strip() for engine in engines.split(",") if engine.strip())
-    found = measure(named, engines=chosen, batch=batch, image_size=image_size, threads=threads, device=device,
-                    half=fp16, processes=processes, seconds=seconds, on_process=tell)
+    found = measure(named, engines=chosen, batch=batch, image_size=image_size, sizes=sizes, threads=threads,
+                    device=device, half=fp16, processes=processes, seconds=seconds, on_process=tell)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return

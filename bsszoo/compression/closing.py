@@ -94,8 +94,9 @@ def training_facts(judge: Evaluator, finish: Finish | None, folder: Path) -> Tra
     if not isinstance(recipe, Recipe):
         return None
     if finish is None:
-        # A training in full takes all pictures; which were held out was the search's concern.
-        recipe = with_values(recipe, data={"holdout": 0.0, "subset": 1.0})
+        # A training in full takes all pictures; without a split to validate on some are still held out.
+        whole = getattr(judge, "has_test", lambda: True)()
+        recipe = with_values(recipe, data={"holdout": 0.0 if whole else recipe.data.holdout, "subset": 1.0})
     write_whole(folder / TRAINING_RECIPE, recipe_text(recipe))
     data = getattr(judge, "data", None) if finish is None else finish.data
     return TrainingFacts(str(folder), TRAINING_RECIPE, data, recipe.model.num_classes, recipe.model.in_chans)

@@ -41,6 +41,8 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
     device, dtype = torch.device(task["device"]), torch.float16 if task["half"] else torch.float32
     gpu = device.type == "cuda"
     torch.manual_seed(0)
+    if task["engine"] == "onnx":
+        import onnxruntime  # noqa: F401 - before memory is counted, as PyTorch is
     before = _start_of_peak(torch, device)
     images = torch.randn(task["batch"], task["in_chans"], task["size"], task["size"]).to(device, dtype)
     if task["engine"] == "onnx":

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -79,8 +79,8 @@ class Measured:
 
 def measure(
     networks: Sequence[tuple[str, Code]], *, engines: Sequence[str] = ENGINES, batch: int = 1,
-    image_size: int | None = None, num_classes: int = 1000, in_chans: int = 3, threads: int = 0, device: str = "cpu",
-    half: bool = False, processes: int = 5, seconds: float = 2.0,
+    image_size: int | None = None, sizes: Mapping[str, tuple[int, int]] | None = None, threads: int = 0,
+    device: str = "cpu", half: bool = False, processes: int = 5, seconds: float = 2.0,
     on_process: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Measured:
     """Time the forwards of networks with random weights; weights do not change how long a forward takes.
@@ -90,7 +90,7 @@ def measure(
         engines: Of ``eager``, ``compile`` (torch.compile) and ``onnx`` (onnxruntime, on the CPU in float32).
         batch: Images at a time.
         image_size: Side of the input [px]; each network's own by default.
-        num_classes, in_chans: Outputs of the classifier and channels of the input.
+        sizes: Outputs of the classifier and channels of the input of each network by its name; 1000 and 3 by default.
         threads: CPU threads; 0 leaves the choice to PyTorch.
         device: ``cpu``, ``cuda``, ``cuda:1``. GPUs are warmed up and waited for.
         half: Everything in float16.
@@ -104,7 +104,9 @@ def measure(
         RunError: Nothing could be measured.
     """
     _check(engines, batch, threads, processes, seconds)
-    check_arguments(num_classes, in_chans)
+    size_of = {name: (sizes or {}).get(name, (1000, 3)) for name, _ in networks}
+    for classes, channels in size_of.values():
+        check_arguments(classes, channels)
     if image_size is not None:
         checked_size(image_size)
     pairs = [(name, code, engine) for name, code in networks for engine in engines]
@@ -117,14 +119,14 @@ def measure(
                     continue  # it will not go better the next time
                 task = {
                     "code": str(code), "engine": engine, "batch": batch, "size": image_size or code.image_size,
-                    "in_chans": in_chans, "num_classes": num_classes, "threads": threads, "device": device,
+                    "num_classes": size_of[name][0], "in_chans": size_of[name][1], "threads": threads, "device": device,
                     "half": half, "seconds": seconds, "file": f"{scratch}/{place}.onnx"}
                 # The exporter needs more memory than what it writes: it has a process of its own, once.
                 failed = _process({**task, "engine": "export"}) if engine == "onnx" and turn == 0 else {}
                 found[place].append(failed if "error" in failed else _process(task))
     rows = []
     for (name, code, engine), own in zip(pairs, found, strict=True):
-        cost = code_cost(code, image_size, num_classes=num_classes, in_chans=in_chans)
+        cost = code_cost(code, image_size, num_classes=size_of[name][0], in_chans=size_of[name][1])
         rows.append(_row(name, code, engine, cost, batch, own))
     good = [one for own in found for one in own if "error" not in one]
     if not good:

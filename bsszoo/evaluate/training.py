@@ -180,6 +180,14 @@ class TrainingEvaluator:
         recipe = self._recipe(test=True)
         open_test(recipe.data, self.data, num_classes=recipe.model.num_classes)
 
+    def has_test(self) -> bool:
+        """Whether there is a split that ``tested`` can measure on."""
+        try:
+            self.check_test()
+        except DataError:
+            return False
+        return True
+
     def training_folder(self, code: Code, seed: int) -> Path:
         """The folder of one training of a code."""
         return self.folder / f"{hashlib.sha256(f'{code} {self.mark}'.encode()).hexdigest()[:16]}_seed{seed}"

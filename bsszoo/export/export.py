@@ -149,13 +149,16 @@ def _write_onnx(network: nn.Module, sample: torch.Tensor, path: Path, opset: int
             network, (sample,), path, dynamo=True, verbose=False, opset_version=opset, external_data=False,
             input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
-    except Exception as error:  # the exporter has no class of its own for what it cannot do
+        model = onnx.load(str(path))
+        # The exporter notes on each node which line of which file of this machine it comes from.
+        for part in (*model.graph.node, *model.graph.value_info, model.graph):
+            del part.metadata_props[:]
+        onnx.helper.set_model_props(model, facts)
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the exporter and the runtime have no class of their own for what they cannot do
         raise _refused(error) from error
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, facts)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(images: torch.Tensor) -> torch.Tensor:
         (found,) = session.run(["logits"], {"images": images.numpy()})
@@ -167,6 +170,8 @@ def _write_onnx(network: nn.Module, sample: torch.Tensor, path: Path, opset: int
 def _write_program(network: nn.Module, sample: torch.Tensor, path: Path) -> Runner:
     try:
         program = torch.export.export(network, (sample,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # lines of files of this machine
         torch.export.save(program, path)
     except Exception as error:  # as above
         raise _refused(error) from error
@@ -226,6 +231,8 @@ def _check_settings(format: str, opset: int, bound: float, target: Path) -> None
     if target.is_dir() or not target.parent.is_dir():
         what = "is a folder" if target.is_dir() else f"lies in {target.parent}, which is no folder"
         raise SettingsError(f"{target} {what}: give a file with --out.")
+    if target.is_file() and target.suffix not in SUFFIXES.values():
+        raise SettingsError(f"{target} is there already and is no exported file: give another with --out.")
     if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             try:

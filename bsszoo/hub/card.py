@@ -53,7 +53,7 @@ def model_card(
     cost = code_cost(code, num_classes=num_classes, in_chans=in_chans)
     parts = [
         _metadata(name, measured, timm, licence),
-        f"# {name.rpartition('/')[2]}\n\n{_what_it_is(code, num_classes)}",
+        f"# {_short(name)}\n\n{_what_it_is(code, num_classes)}",
         _how_to_load(name, timm),
         _measured(measured, trained),
         _network(code, cost, num_classes, in_chans),
@@ -75,11 +75,15 @@ def _metadata(name: str, measured: Iterable[Measured], timm: TimmArguments | Non
         for m in measured for kind, value in (("top-1", m.top1), ("top-5", m.top5))
     ]
     data = ModelCardData(
-        model_name=name.rpartition("/")[2], license=licence, library_name="timm" if timm else "bsszoo",
+        model_name=_short(name), license=licence, library_name="timm" if timm else "bsszoo",
         pipeline_tag="image-classification", tags=["image-classification", "timm", "bsszoo", "autobss"],
         eval_results=results or None,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _short(name: str) -> str:
+    return name.partition("@")[0].rpartition("/")[2]
 
 
 def _what_it_is(code: Code, num_classes: int) -> str:
@@ -152,7 +156,9 @@ def _search(search: Search, code: Code, picture: str | None) -> str:
     )
     text += f" {told['caution']}" if told.get("caution") else ""
     text += "\n\n" + _table(("network", "code", "MACs", "params", "score"), rows, right=2)
-    text += f"\n\nMACs and parameters here are those for 1,000 classes at {family_of(code.family).image_size} px."
+    sizes = sorted({Code.parse(n["code"]).image_size for n in result["networks"]})
+    text += ("\n\nMACs and parameters here are those for 1,000 classes at "
+             + (f"{sizes[0]} px." if len(sizes) == 1 else "each network's own size."))
     text += f"\n\n![Every evaluation of the search in order, and the best so far]({picture})" if picture else ""
     confirmed = result.get("confirmation")
     if confirmed:

@@ -16,7 +16,7 @@ from bsszoo.errors import SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.hub.card import model_card
 from bsszoo.hub.portable import portable_recipe, portable_trials, without_paths
-from bsszoo.hub.source import CONFIG, METRICS, RECIPE, Trained
+from bsszoo.hub.source import CONFIG, METRICS, PUBLISHED, RECIPE, RESULT, SUMMARY, TRIALS, Trained
 from bsszoo.hub.trace_plot import draw_trace
 from bsszoo.nets.build import GENERIC
 from bsszoo.nets.timm_arguments import TimmArguments, timm_arguments
@@ -25,14 +25,15 @@ from bsszoo.zoo.registry import create
 from bsszoo.zoo.saved_config import OWN
 from bsszoo.zoo.weights import sha256_of
 
-CARD, TRAINING, SEARCH, SEARCH_TRIALS, SEARCH_PICTURE = (
-    "README.md", "training.json", "search.json", "search_trials.csv", "search.png"
-)
+CARD, SEARCH_PICTURE = "README.md", "search.png"
+TRAINING, SEARCH, SEARCH_TRIALS = (PUBLISHED[name] for name in (SUMMARY, RESULT, TRIALS))
 #: Every file that a push may write; of these, those that it does not write are taken out of the repository.
 FILES: Final = (CARD, CONFIG, WEIGHTS_FILE, RECIPE, TRAINING, METRICS, SEARCH, SEARCH_TRIALS, SEARCH_PICTURE)
 
 
-def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | None = None) -> tuple[str, ...]:
+def write_contents(
+    trained: Trained, name: str, folder: Path, *, licence: str | None = None
+) -> tuple[str, ...]:
     """Write what the repository ``name`` is to hold; the same input gives the same bytes.
 
     The weights are loaded strictly into the code's network before anything is written, so that what is published is
@@ -40,7 +41,7 @@ def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | 
 
     Args:
         trained: The network.
-        name: ``org/name``.
+        name: ``org/name`` or ``org/name@branch``, by which the card says it is loaded.
         folder: An existing folder.
         licence: The licence of the weights as the Hub names it.
 
@@ -66,7 +67,9 @@ def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | 
         texts[METRICS] = trained.metrics
     picture = None
     if trained.search is not None:
-        texts[SEARCH] = _json(without_paths(dict(trained.search.result)))
+        # How it is trained further is a matter of this machine's folders.
+        shown = {key: value for key, value in trained.search.result.items() if key != "training"}
+        texts[SEARCH] = _json(without_paths(shown))
         texts[SEARCH_TRIALS] = portable_trials(trained.search.trials)
         picture = SEARCH_PICTURE if draw_trace(trained.search, folder / SEARCH_PICTURE) else None
     texts[CARD] = model_card(trained, name, timm=timm, num_classes=network.num_classes, in_chans=network.in_chans,
@@ -101,7 +104,7 @@ def write_dry_run(trained: Trained, name: str, folder: Path, *, licence: str | N
 
 def _config(trained: Trained, network: nn.Module, timm: TimmArguments | None, checksum: str) -> dict[str, Any]:
     """``config.json``: timm's, with the code where bsszoo finds it whatever builds the network."""
-    config = dict(trained.config) or _timm_config(network)
+    config = without_paths(dict(trained.config)) or _timm_config(network)
     made: Any = network
     arguments = {"in_chans": made.in_chans, "num_classes": made.num_classes, "global_pool": "avg"}
     if timm is not None:

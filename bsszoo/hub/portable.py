@@ -10,7 +10,12 @@ from typing import Any, Final
 import yaml
 
 # A path from the root of a disk with a folder in it; not a part of an address (https://..) or of a longer word.
-_PATH: Final = re.compile(r"(?<![\w:/.\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"]+[/\\])+(?P<last>[^\s/\\:'\",;)]*)")
+_PATH: Final = re.compile(
+    r"(?<![\w/.\\])(?!//)(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s/\\:'\"]+[/\\])+(?P<last>[^\s/\\:'\",;)]*)")
+# A text that is a path as a whole, which may have blanks in it.
+_WHOLE: Final = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\].*|\.\.?", re.DOTALL)
+# Values that are paths wherever they begin, unless they name a place on the Hub or a tag.
+_PATHS: Final = ("pretrained", "teacher_weights", "folder")
 # Columns that hold what a failed evaluation said.
 _PRIVATE: Final = ("error", "trace")
 
@@ -25,13 +30,20 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, str):
         head, colon, rest = value.partition(":")
         if head in ("local-dir", "file") and colon:
-            return f"{head}:{without_paths(rest)}"
+            return f"{head}:{_last(rest)}"
+        if _WHOLE.fullmatch(value):
+            return _last(value)
         return _PATH.sub(lambda found: found["last"] or "(a folder)", value)
     if isinstance(value, dict):
-        return {key: without_paths(one) for key, one in value.items()}
+        named = {key for key, one in value.items() if key in _PATHS and isinstance(one, str) and ":" not in one[2:]}
+        return {key: _last(one) if key in named else without_paths(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_paths(one) for one in value]
     return value
+
+
+def _last(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "(a folder)"
 
 
 def portable_recipe(text: str) -> str:

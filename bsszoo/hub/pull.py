@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
-from bsszoo.errors import RunError, SettingsError, WeightsError
+from bsszoo.errors import BssZooError, RunError, SettingsError, WeightsError
+from bsszoo.files import write_whole
 from bsszoo.hub.contents import CARD, SEARCH, TRAINING
 from bsszoo.hub.figures import Measured, measured_of
 from bsszoo.hub.remote import check_reachable, hub_api, in_words
 from bsszoo.hub.source import CONFIG
 from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository
-from bsszoo.zoo.saved_config import code_in
+from bsszoo.zoo.saved_config import checksum_in, code_in
 from bsszoo.zoo.weights import sha256_of
 
 # What is pulled: everything that a push writes, exported networks, and nothing that can run when it is opened.
 _SUFFIXES: Final = (".safetensors", ".json", ".md", ".yaml", ".csv", ".png", ".svg", ".txt", ".onnx")
+# In a pulled folder: from where, and which files are the pull's. Nothing else in the folder is ever touched.
+_MARK: Final = ".pulled.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Facts:
     """What a repository says of its network.
 
     ``cost`` is counted here from the code, at its image size and for its number of classes; ``size`` is the weights'
-    [bytes]; ``search`` and ``licence`` are None where nothing is said of them.
+    [bytes]; ``search``, ``training`` and ``licence`` are None where nothing is said of them.
     """
 
     repository: str
@@ -64,23 +69,30 @@ class Facts:
 def pull(repository: str, out: str | Path | None = None, *, token: str | None = None) -> Pulled:
     """Copy a repository's network into a folder that ``bsszoo.create("local-dir:..")``, timm and ``validate`` take.
 
+    All files are fetched into a folder beside it and compared with the Hub's checksums, and the weights with that of
+    their ``config.json``, before any of them takes its place.
+
     Args:
         repository: ``org/name`` or ``org/name@revision``.
-        out: The folder, by default NAME here; it may hold an earlier pull.
+        out: The folder, by default NAME here: a new or empty one, or one of an earlier pull, whose files are replaced.
         token: A token of the Hub; by default that of ``HF_TOKEN`` or of ``hf auth login``.
 
     Raises:
         SettingsError: There is no such repository or revision, no right to read it, or the folder holds other files.
         WeightsError: It holds no network of a code, or weights that are not those of its own checksums.
-        RunError: The Hub cannot be reached, or broke off.
+        RunError: The Hub cannot be reached, or broke off; the folder is as it was.
     """
     target = _parse(repository)
     folder = Path(out).expanduser() if out is not None else Path(target.name.rpartition("/")[2])
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).is_file())):
-        raise SettingsError(f"{folder} is there already and is no pulled network: give a new folder with --out.")
+    earlier = _earlier(folder)
     check_reachable()
     api = hub_api(token)
-    with in_words(target, "read"):
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".bsszoo-pull-", dir=folder.parent)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be written: {error.strerror or error}.") from None
+    with scratch as beside, in_words(target, "read"):
         commit = str(api.model_info(target.name, revision=target.revision).sha)
         held = _tree(api, target, commit)
         names = [name for name in held if name.endswith(_SUFFIXES)]
@@ -91,13 +103,17 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
                 f"opened: only {WEIGHTS_FILE} is taken." if pickles and CONFIG in names else
                 f"{target.label} holds no network: it needs {CONFIG} and {WEIGHTS_FILE}.")
         # Before the large file: what it is.
-        code = code_in(Path(_one(api, target, CONFIG, commit)), target.label)
-        snapshot_download(target.name, revision=commit, local_dir=folder, allow_patterns=names, token=api.token)
-    for name, file in held.items():
-        if name in names and file.lfs is not None and sha256_of(folder / name) != file.lfs.sha256:
-            (folder / name).unlink()
-            raise WeightsError(f"{name} of {target.label} does not have the checksum that the Hub says; it was "
-                               "removed. Run the same command again.")
+        for name in sorted(names, key=lambda one: one != CONFIG):
+            path = Path(hf_hub_download(target.name, name, revision=commit, local_dir=beside, token=api.token))
+            if not _same(path, held[name]):
+                raise RunError(f"{name} of {target.label} does not have the checksum that the Hub says. Nothing was "
+                               "changed; run the same command again.")
+            if name == CONFIG:
+                code, own = code_in(path, target.label), checksum_in(path, target.label)
+        if own is not None and sha256_of(Path(beside, WEIGHTS_FILE)) != own.lower():
+            raise WeightsError(f"The weights of {target.label} are not those that its config.json recorded. Nothing "
+                               "was taken from it.")
+        _place(Path(beside), folder, names, earlier, {"repository": target.text, "commit": commit})
     left = tuple(name for name in held if name not in names and name != ".gitattributes")
     return Pulled(target.text, code, folder, tuple(names), left, commit)
 
@@ -125,19 +141,28 @@ def look(repository: str, *, token: str | None = None) -> Facts:
                 return None
             return parse(Path(_one(api, target, name, commit)).read_text(encoding="utf-8"))
 
+        name = CONFIG
         try:
-            config, training, search = (read(n, json.loads) for n in (CONFIG, TRAINING, SEARCH))
-            licence = read(CARD, _licence)
-        except ValueError as error:
-            raise WeightsError(f"A file of {target.label} is broken: {error}.") from error
-    channels = (config.get("pretrained_cfg", {}).get("input_size") or [3])[0]
-    classes = int(config.get("num_classes", 1000))
+            config = read(name, json.loads)
+            channels, classes = int((config["pretrained_cfg"].get("input_size") or [3])[0]), int(config["num_classes"])
+            cost = code_cost(code, num_classes=classes, in_chans=channels)
+            name = TRAINING
+            training = read(name, json.loads)
+            measured = measured_of(training)
+            name = SEARCH
+            search = read(name, json.loads)
+            _check_search(search)
+            name = CARD
+            licence = read(name, _licence)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, BssZooError) and name != CONFIG:
+                raise
+            raise WeightsError(f"The {name} of {target.label} is broken, or none of bsszoo's: "
+                               f"{type(error).__name__}: {error}.") from error
     weights = held.get(WEIGHTS_FILE)
-    return Facts(
-        target.text, code, code_cost(code, num_classes=classes, in_chans=int(channels)), classes, int(channels),
-        measured_of(training), 0 if weights is None else int(weights.size), commit, tuple(held), licence, search,
-        training,
-    )
+    size = 0 if weights is None else int(weights.size)
+    return Facts(target.text, code, cost, classes, channels, measured, size, commit, tuple(held), licence, search,
+                 training)
 
 
 def _parse(repository: str) -> HubRepository:
@@ -146,6 +171,45 @@ def _parse(repository: str) -> HubRepository:
     except WeightsError as error:
         raise SettingsError(str(error)) from None
     return target
+
+
+def _earlier(folder: Path) -> tuple[str, ...]:
+    """The files of an earlier pull in a folder; a ``SettingsError`` where it holds anything that is no pull's."""
+    if not folder.exists():
+        return ()
+    if folder.is_dir() and not any(folder.iterdir()):
+        return ()
+    try:
+        found = json.loads((folder / _MARK).read_text(encoding="utf-8"))["files"]
+        return tuple(str(name) for name in found)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SettingsError(f"{folder} is there already and is no pulled network: give a new folder with "
+                            "--out.") from None
+
+
+def _place(beside: Path, folder: Path, names: list[str], earlier: tuple[str, ...], about: dict[str, str]) -> None:
+    """Put fetched files into their folder, and take away those of an earlier pull that are no longer among them."""
+    try:
+        folder.mkdir(exist_ok=True)
+        # First what it will hold: a pull that is cut off here is an earlier pull to the next one.
+        mark = json.dumps({**about, "files": sorted({*names, *earlier})}, indent=2)
+        write_whole(folder / _MARK, mark + "\n")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).replace(folder / name)
+        for name in set(earlier) - set(names):
+            (folder / name).unlink(missing_ok=True)
+        write_whole(folder / _MARK, json.dumps({**about, "files": sorted(names)}, indent=2) + "\n")
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be written: {error.strerror or error}.") from None
+
+
+def _same(path: Path, file: RepoFile) -> bool:
+    """Whether a file has the content that the Hub lists: by SHA-256 for large files, by git's name for others."""
+    if file.lfs is not None:
+        return sha256_of(path) == file.lfs.sha256
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == file.blob_id
 
 
 def _tree(api: HfApi, target: HubRepository, commit: str) -> dict[str, RepoFile]:
@@ -167,9 +231,19 @@ def _one(api: HfApi, target: HubRepository, name: str, commit: str) -> str:
         raise RunError(f"{target.label} lists {name} and does not give it. Run the same command again.") from error
 
 
+def _check_search(search: Any) -> None:
+    if search is not None:
+        _ = (search["trials"]["complete"], search["budget"]["macs"] + 0, search["reference"], search["seed"],
+             search["evaluator"]["name"])
+
+
 def _licence(card: str) -> str | None:
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
-    data: Any = ModelCard(card, ignore_metadata_errors=True).data
+    try:
+        data: Any = ModelCard(card, ignore_metadata_errors=True).data
+    except YAMLError:
+        return None  # somebody's card; the network is no worse for it
     found = data.to_dict().get("license")
     return str(found) if found else None

@@ -76,25 +76,39 @@ def push(
     trained = find_trained(source, code=code, search=search)
     if dry_run is not None:
         folder = Path(dry_run).expanduser()
-        files = write_dry_run(trained, target.name, folder, licence=licence)
+        files = write_dry_run(trained, target.text, folder, licence=licence)
         return Pushed(target.text, trained.code, files, str(folder))
     check_reachable()
     api = hub_api(token)
-    user = who(api)
-    with tempfile.TemporaryDirectory(prefix="bsszoo-push-") as scratch, in_words(target, "push to"):
+    with tempfile.TemporaryDirectory(prefix="bsszoo-push-") as scratch:
         folder = Path(scratch)
-        files = write_contents(trained, target.name, folder, licence=licence)
-        _make(api, target, private=private, user=user)
-        if not force:
-            _check_place(api, target, trained.code)
-        before = api.model_info(target.name, revision=target.revision).sha
-        done: Any = api.upload_folder(
-            repo_id=target.name, folder_path=folder, revision=target.revision, commit_message=f"bsszoo: {trained.code}",
-            # A card about a search that is no longer there would mislead.
-            delete_patterns=[file for file in FILES if file not in files],
-        )
+        files = write_contents(trained, target.text, folder, licence=licence)
+        with in_words(target, "push to"):
+            done, before = _send(api, target, folder, files, trained.code, private=private, force=force)
     address = f"{constants.ENDPOINT}/{target.name}" + (f"/tree/{target.revision}" if target.revision else "")
     return Pushed(target.text, trained.code, files, address, str(done.oid), changed=done.oid != before)
+
+
+def _send(
+    api: HfApi, target: HubRepository, folder: Path, files: tuple[str, ...], code: Code, *, private: bool, force: bool
+) -> tuple[Any, str]:
+    """The commit that holds the files, and the one that was there before."""
+    _make(api, target, private=private, user=who(api))
+    main = before = api.model_info(target.name).sha
+    if target.revision:
+        # A new branch begins as the main one; until something is pushed to it there is nothing on it to be lost.
+        api.create_branch(target.name, branch=target.revision, exist_ok=True)
+        before = api.model_info(target.name, revision=target.revision).sha
+    if not force and not (target.revision and before == main):
+        _check_place(api, HubRepository(target.name, before), code, target.label)
+    done: Any = api.upload_folder(
+        repo_id=target.name, folder_path=folder, revision=target.revision, commit_message=f"bsszoo: {code}",
+        # Whoever pushes in the same moment is not overwritten.
+        parent_commit=before,
+        # A card about a search that is no longer there would mislead.
+        delete_patterns=[file for file in FILES if file not in files],
+    )
+    return done, str(before)
 
 
 def _target(repository: str, revision: str | None) -> HubRepository:
@@ -111,7 +125,7 @@ def _target(repository: str, revision: str | None) -> HubRepository:
 
 
 def _make(api: HfApi, target: HubRepository, *, private: bool, user: str) -> None:
-    """The repository and its branch, where they are not there yet."""
+    """The repository, where it is not there yet."""
     owner = target.name.partition("/")[0]
     try:
         api.create_repo(target.name, private=private, exist_ok=True)
@@ -122,27 +136,25 @@ def _make(api: HfApi, target: HubRepository, *, private: bool, user: str) -> Non
                                 f"{target.name.partition('/')[2]}, ask for the right to write, or log in as another "
                                 "user with `hf auth login`.") from None
         raise
-    if target.revision:
-        api.create_branch(target.name, branch=target.revision, exist_ok=True)
 
 
-def _check_place(api: HfApi, target: HubRepository, code: Code) -> None:
+def _check_place(api: HfApi, target: HubRepository, code: Code, label: str) -> None:
     """A ``SettingsError`` where the repository holds another network, or something that is none of ours."""
     try:
         path = hf_hub_download(target.name, CONFIG, revision=target.revision, token=api.token)
     except EntryNotFoundError:
         held = {f.path for f in api.list_repo_tree(target.name, revision=target.revision)} - _BARE
         if held:
-            raise SettingsError(f"{target.label} holds other files ({', '.join(sorted(held)[:3])}) and no network of "
+            raise SettingsError(f"{label} holds other files ({', '.join(sorted(held)[:3])}) and no network of "
                                 "bsszoo's. Give another name, or --force to write into it.") from None
         return
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return
     try:
-        held_code = code_in(Path(path), target.label)
+        held_code = code_in(Path(path), label)
     except WeightsError:
-        raise SettingsError(f"{target.label} holds a network that is none of bsszoo's. Give another name, or --force "
+        raise SettingsError(f"{label} holds a network that is none of bsszoo's. Give another name, or --force "
                             "to overwrite it.") from None
     if not same_network(held_code, code):
-        raise SettingsError(f"{target.label} holds the code {held_code}, and this is {code}. Give another name, a "
+        raise SettingsError(f"{label} holds the code {held_code}, and this is {code}. Give another name, a "
                             "branch with --revision, or --force to overwrite it.")

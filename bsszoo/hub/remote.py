@@ -89,6 +89,8 @@ def in_words(repository: HubRepository, doing: str) -> Iterator[None]:
         raise RunError(f"The Hub ({constants.ENDPOINT}) did not let us {doing} {repository.label}: "
                        f"{first_line(error)}. Run the same command again.") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise RunError(f"{error.filename} cannot be read or written: {error.strerror or error}.") from error
         raise RunError(f"The connection broke off: could not {doing} {repository.label} at {constants.ENDPOINT} "
                        f"({first_line(error)}). Nothing is left half done; run the same command again.") from error
 

@@ -17,6 +17,8 @@ from bsszoo.zoo.saved_config import code_in, same_network
 CONFIG, RECIPE, SUMMARY, METRICS, RESULT, TRIALS = (
     "config.json", "recipe.yaml", "summary.json", "metrics.csv", "result.json", "trials.csv"
 )
+#: How files of a run are called in a repository.
+PUBLISHED: Final = {SUMMARY: "training.json", RESULT: "search.json", TRIALS: "search_trials.csv"}
 _FORMS: Final = ("a folder of `bsszoo train`, a folder of `bsszoo compress --finish`, or a weights file (with --code "
                  "unless a config.json lies beside it)")
 
@@ -62,12 +64,16 @@ def find_trained(source: str | Path, *, code: str | Code | None = None, search: 
     path = Path(source).expanduser()
     if not path.exists():
         raise SettingsError(f"There is no {str(source)!r}: give {_FORMS}.")
-    run = _run(Path(search)) if search is not None else None
+    run = _run(Path(search).expanduser()) if search is not None else None
     if path.is_dir() and (path / RESULT).is_file():
-        run = run or _run(path)
-        path = _finished(path, run.result)
-    if run is None and path.is_dir() and (path.parent / RESULT).is_file():
-        run = _run(path.parent)
+        own = _run(path)
+        path, run = _finished(path, own.result), run or own
+    if run is None and path.is_dir():
+        published = path / PUBLISHED[RESULT]
+        if published.is_file():
+            run = _run(path, published.name, PUBLISHED[TRIALS])
+        elif (path.parent / RESULT).is_file():
+            run = _run(path.parent)
     given = None if code is None else resolve_code(code)
     found = _folder(path, given) if path.is_dir() else _file(path, given)
     if given is not None and not same_network(given, found.code):
@@ -81,11 +87,11 @@ def find_trained(source: str | Path, *, code: str | Code | None = None, search: 
     return found
 
 
-def _run(folder: Path) -> Search:
-    result = _json(folder / RESULT)
+def _run(folder: Path, result_name: str = RESULT, trials_name: str = TRIALS) -> Search:
+    result = _json(folder / result_name)
     if result is None or "networks" not in result:
         raise SettingsError(f"{folder} holds no finished search: there is no {RESULT} of `bsszoo compress` in it.")
-    trials = folder / TRIALS
+    trials = folder / trials_name
     return Search(result, trials.read_text(encoding="utf-8") if trials.is_file() else "")
 
 
@@ -102,7 +108,8 @@ def _finished(run: Path, result: Mapping[str, Any]) -> Path:
 
 def _folder(folder: Path, given: Code | None) -> Trained:
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG
-    recipe, summary = _text(folder / RECIPE), _json(folder / SUMMARY)
+    # In a pulled folder the same stand under the names that they have in a repository.
+    recipe, summary = _text(folder / RECIPE), _json(folder / SUMMARY) or _json(folder / PUBLISHED[SUMMARY])
     if not weights.is_file():
         if recipe is not None:
             raise SettingsError(f"The training in {folder} has not come to its end: there is no {WEIGHTS_FILE} yet. "
@@ -125,6 +132,9 @@ def _file(path: Path, given: Code | None) -> Trained:
     whole = path.name == WEIGHTS_FILE and beside.is_file()
     if whole and (given is None or same_network(code_in(beside, str(path)), given)):
         return _folder(path.parent, given)
+    if beside.is_file() and (given is None or same_network(code_in(beside, str(path)), given)):
+        # Other weights of that training: its input and labels hold for them, its figures do not.
+        return Trained(code_in(beside, str(path)), path, _json(beside) or {})
     if given is None:
         raise SettingsError(f"{path} does not say what network its weights are of: name it with --code, a name of "
                             "`bsszoo list` or a code.")

@@ -35,10 +35,11 @@ class TimmArguments:
     architecture: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def script(self, num_classes: int = 1000) -> str:
+    def script(self, num_classes: int = 1000, in_chans: int = 3) -> str:
         """Python that builds it."""
         given = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
-        return f'import timm\n\nmodel = timm.create_model("{self.architecture}"{given}, num_classes={num_classes})\n'
+        given += f", num_classes={num_classes}" + (f", in_chans={in_chans}" if in_chans != 3 else "")
+        return f'import timm\n\nmodel = timm.create_model("{self.architecture}"{given})\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,9 @@ class TimmArchDef:
     features: int
     activation: str
 
-    def script(self, num_classes: int = 1000) -> str:
+    def script(self, num_classes: int = 1000, in_chans: int = 3) -> str:
         """Python that builds the network."""
+        channels = f", in_chans={in_chans}" if in_chans != 3 else ""
         lines = "".join(f"    {list(stage)!r},\n" for stage in self.arch_def)
         return (
             "from functools import partial\n\n"
@@ -63,7 +65,7 @@ class TimmArchDef:
             "from timm.models.efficientnet import EfficientNet\n\n"
             f"arch_def = [\n{lines}]\n"
             "model = EfficientNet(\n"
-            f"    decode_arch_def(arch_def), num_classes={num_classes}, num_features={self.features}, "
+            f"    decode_arch_def(arch_def), num_classes={num_classes}{channels}, num_features={self.features}, "
             f"stem_size={self.stem}, fix_stem=True,\n"
             "    round_chs_fn=partial(round_channels, multiplier=None), "
             f"act_layer=get_act_layer({self.activation!r}),\n)\n"

@@ -35,10 +35,14 @@ _REVISION: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """A Hub repository ``org/name`` and a revision (branch, tag or commit; None for the main branch)."""
+    """A Hub repository ``org/name`` and a revision (branch, tag or commit; None for the main branch).
+
+    ``commit`` is the one that the revision meant when it was last looked at, for files that belong together.
+    """
 
     name: str
     revision: str | None = None
+    commit: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> HubRepository:
@@ -50,6 +54,11 @@ class HubRepository:
             raise WeightsError(f"{text!r} names no Hub repository; allowed is 'hf-hub:org/name' or "
                                "'hf-hub:org/name@revision', of letters, digits, '-', '_' and '.'.")
         return cls(name, revision or None)
+
+    @property
+    def at(self) -> str | None:
+        """What files are asked for by."""
+        return self.commit or self.revision
 
     @property
     def text(self) -> str:
@@ -83,7 +92,7 @@ def hub_file(
         cache_dir: The cache; huggingface_hub's own by default.
         advice: What a person can do without the file: the end of the error's text.
         what: What the files are, for the error's text.
-        missing_ok: None instead of an error when the repository, or an unreachable one's cache, has none of them.
+        missing_ok: None instead of an error when the repository has none of them; not when nobody can tell.
 
     Raises:
         WeightsError: No such repository, revision or file, no access, or neither host nor cache has it.
@@ -93,7 +102,7 @@ def hub_file(
         try:
             trouble = _trouble(repository, name)
             if not trouble:
-                return Path(hf_hub_download(repository.name, name, revision=repository.revision, cache_dir=cache_dir))
+                return Path(hf_hub_download(repository.name, name, revision=repository.at, cache_dir=cache_dir))
         except EntryNotFoundError:
             continue
         except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
@@ -106,7 +115,7 @@ def hub_file(
         if cached := _cached(repository, name, cache_dir):
             _log.warning("%s: %s; using the copy in the cache.", constants.ENDPOINT, trouble)
             return cached
-    if missing_ok:
+    if missing_ok and not trouble:
         return None
     if trouble:
         raise WeightsError(f"Cannot fetch {repository.label}: {constants.ENDPOINT} cannot be reached ({trouble}), and "
@@ -145,7 +154,7 @@ def _trouble(repository: HubRepository, name: str) -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
-        get_hf_file_metadata(hf_hub_url(repository.name, name, revision=repository.revision),
+        get_hf_file_metadata(hf_hub_url(repository.name, name, revision=repository.at),
                              timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError):
         raise
@@ -172,7 +181,7 @@ def _pickle(repository: HubRepository) -> str | None:
 
 def _cached(repository: HubRepository, name: str, cache_dir: str | Path | None) -> Path | None:
     try:
-        return Path(hf_hub_download(repository.name, name, revision=repository.revision, cache_dir=cache_dir,
+        return Path(hf_hub_download(repository.name, name, revision=repository.at, cache_dir=cache_dir,
                                     local_files_only=True))
     except LocalEntryNotFoundError:
         return None

@@ -11,7 +11,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, UnknownNameError
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.registry import create
-from bsszoo.zoo.weights import SOURCES, saved_code
+from bsszoo.zoo.weights import SOURCES, hub_org, saved_code, saved_sizes
 
 _FILES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
@@ -36,10 +36,8 @@ def open_network(
     """
     sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     path = Path(source).expanduser()
-    if source.startswith(SOURCES):
-        made = create(source, pretrained=weights, **sizes)
-    elif path.is_dir():
-        made = create(f"local-dir:{path}", pretrained=weights, **sizes)
+    if (kept := _kept(source)) is not None:
+        made = create(kept, pretrained=weights, **sizes)
     elif path.suffix in _FILES or path.is_file():
         if not path.is_file():
             raise SettingsError(f"There is no file {source!r}.")
@@ -64,12 +62,37 @@ def code_named(source: str, code: str | Code | None = None) -> Code:
         SettingsError, UnknownNameError, CodeError, WeightsError: As ``open_network``.
     """
     path = Path(source).expanduser()
-    if source.startswith(SOURCES):
-        return saved_code(source)
-    if path.is_dir():
-        return saved_code(f"local-dir:{path}")
+    if (kept := _kept(source)) is not None:
+        return saved_code(kept)
     if code is not None:
         return resolve_code(code)
     if path.is_file():
         raise SettingsError(f"{source} does not say what network its weights are of: name it with --code.")
     return resolve_code(source)
+
+
+def sizes_named(source: str) -> tuple[int, int]:
+    """The classes and the input channels of the network that a text names: 1000 and 3 of a name or a code.
+
+    Raises:
+        UnknownNameError, CodeError, WeightsError: As ``open_network``.
+    """
+    kept = _kept(source)
+    return (1000, 3) if kept is None else saved_sizes(kept)
+
+
+def _kept(source: str) -> str | None:
+    """Where the network is kept that a text names so, or by a name that one's own organisation has; else None."""
+    if source.startswith(SOURCES):
+        return source
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return f"local-dir:{path}"
+    org = hub_org(None)
+    if org is None or path.is_file():
+        return None
+    try:
+        resolve_code(source)
+    except UnknownNameError:
+        return f"hf-hub:{org}/{source}"
+    return None

@@ -85,10 +85,15 @@ def create(
     classes, channels = (0, 0) if state is None else sizes_of(state, code)
     num_classes = (classes or 1000) if num_classes is None else num_classes
     in_chans = (channels or 3) if in_chans is None else in_chans
+    config = weights.config if weights else _tag_config(entry, named.tag)
+    if classes not in (0, num_classes):
+        # A classifier of other classes has other labels, whatever they are.
+        config = {key: value for key, value in config.items() if not key.startswith("label_")}
+        config["num_classes"] = num_classes
     model = build(
         code, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate,
         global_pool=global_pool, output_stride=output_stride, features_only=features_only, out_indices=out_indices,
-        pretrained_cfg=weights.config if weights else _tag_config(entry, named.tag),
+        pretrained_cfg=config,
     )
     if weights is not None and state is not None:
         load(model, state, weights.label, code, num_classes=num_classes, in_chans=in_chans,

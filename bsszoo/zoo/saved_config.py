@@ -38,6 +38,17 @@ def config_from(path: Path, code: Code, label: str) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in allowed}
 
 
+def sizes_in(path: Path, label: str) -> tuple[int, int]:
+    """The classes and the input channels that a ``config.json`` names; 1000 and 3 where it names none."""
+    data = _read(path, label)
+    size = data.get("pretrained_cfg", {}).get("input_size")
+    channels = size[0] if isinstance(size, list) and len(size) == 3 else 3
+    classes = data.get("num_classes", 1000)
+    if not all(isinstance(number, int) and number >= 0 for number in (classes, channels)):
+        raise WeightsError(f"The config.json of {label} is broken: num_classes is {classes!r}, input_size {size!r}.")
+    return classes, channels
+
+
 def checksum_in(path: Path, label: str) -> str | None:
     """The SHA-256 of the weights that ``bsszoo push`` wrote into a ``config.json``; None where nobody wrote one."""
     own = _read(path, label).get(OWN)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.named import ModelEntry, WeightTag, named_entries
 from bsszoo.errors import UnknownNameError, WeightsError, close_matches
 from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
-from bsszoo.zoo.saved_config import checksum_in, code_in, config_from, same_network
+from bsszoo.zoo.saved_config import checksum_in, code_in, config_from, same_network, sizes_in
 
 #: The environment variable that names the organisation in which names are looked up.
 ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
@@ -83,6 +83,11 @@ def fetch(
     return _tagged(code, entry, source, org, cache_dir)
 
 
+def saved_sizes(source: str, *, cache_dir: str | Path | None = None) -> tuple[int, int]:
+    """The classes and the input channels of the network that a repository or a folder holds; as ``saved_code``."""
+    return sizes_in(*_saved_config(source, cache_dir))
+
+
 def saved_code(source: str, *, cache_dir: str | Path | None = None) -> Code:
     """The code of the network that a repository or a folder holds, from its ``config.json``.
 
@@ -93,16 +98,21 @@ def saved_code(source: str, *, cache_dir: str | Path | None = None) -> Code:
     Raises:
         WeightsError: There is no such repository or folder, or it says nothing of a code.
     """
+    return code_in(*_saved_config(source, cache_dir))
+
+
+def _saved_config(source: str, cache_dir: str | Path | None) -> tuple[Path, str]:
+    """The ``config.json`` of a repository or a folder, and what that is called in messages."""
     if source.startswith("hf-hub:"):
         repository = HubRepository.parse(source.removeprefix("hf-hub:"))
         path = hub_file(repository, ("config.json",), cache_dir=cache_dir, what="config.json",
                         advice="A repository that `bsszoo push` wrote has one.")
-        return code_in(path, repository.label)
+        return path, repository.label
     folder = Path(source.removeprefix("local-dir:")).expanduser()
     if not (folder / "config.json").is_file():
         raise WeightsError(f"There is no network in {str(folder)!r}: it has no config.json. A folder of `bsszoo "
                            "train`, of `bsszoo pull` or of timm.models.save_for_hf has one.")
-    return code_in(folder / "config.json", f"local-dir:{folder}")
+    return folder / "config.json", f"local-dir:{folder}"
 
 
 def hub_org(org: str | None) -> str | None:
@@ -161,7 +171,9 @@ def _from_hub(
     saved = hub_file(repository, ("config.json",), cache_dir=cache_dir, advice=advice, missing_ok=True)
     config = config_from(saved, code, repository.label) if saved else {}
     own_sum = checksum_in(saved, repository.label) if saved else None
-    path = hub_file(repository, (WEIGHTS_FILE,), cache_dir=cache_dir, advice=advice)
+    # Of the same commit, whatever is pushed meanwhile: in the cache files lie in a folder named after it.
+    at = saved.parent.name if saved and re.fullmatch(r"[0-9a-f]{40}", saved.parent.name) else None
+    path = hub_file(replace(repository, commit=at), (WEIGHTS_FILE,), cache_dir=cache_dir, advice=advice)
     _check_sum(path, tag.sha256 if tag else None, repository.label)
     _check_sum(path, own_sum, repository.label, by="its config.json")
     return Weights(path, repository.label, {**config, "hf_hub_id": repository.text}, cached=True)
@@ -181,7 +193,13 @@ def _from_folder(folder: Path, code: Code) -> Weights:
                            "safe_serialization=True) writes such a folder.")
     saved = folder / "config.json"
     label = f"local-dir:{folder}"
-    return Weights(found, label, config_from(saved, code, label) if saved.is_file() else {})
+    if not saved.is_file():
+        return Weights(found, label)
+    own_sum = checksum_in(saved, label)
+    if own_sum is not None and sha256_of(found) != own_sum.lower():
+        raise WeightsError(f"The weights of {label} are not those that its config.json recorded: {WEIGHTS_FILE} was "
+                           "changed, or is another network's. Pull or push it anew, or name the file itself.")
+    return Weights(found, label, config_from(saved, code, label))
 
 
 def _what_to_do(code: Code, *, original: bool = True) -> str:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,6 +82,8 @@ class LocalHub:
         self.large: dict[str, bytes] = {}
         self.faults: dict[str, str | int] = {}
         self.requests: list[str] = []
+        #: Called before a request whose line begins so is answered: what others do meanwhile.
+        self.before: dict[str, Callable[[], object]] = {}
         self.lock = threading.RLock()
 
     def add(
@@ -155,6 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub, line = self.hub, f"{self.command} {unquote(urlsplit(self.path).path)}"
         hub.requests.append(line)
+        for start, act in hub.before.items():
+            if line.startswith(start):
+                act()
         self.fault = next((what for start, what in hub.faults.items() if line.startswith(start)), None)
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -352,7 +357,8 @@ def _oid(data: bytes, *, large: bool) -> str:
 def _entry(path: str, data: bytes) -> dict[str, Any]:
     large = path.endswith(".safetensors")
     pointer = {"lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
-    return {"type": "file", "path": path, "size": len(data), "oid": _oid(data, large=large), **(pointer if large else {})}
+    return {"type": "file", "path": path, "size": len(data), "oid": _oid(data, large=False),
+            **(pointer if large else {})}
 
 
 def main() -> None:

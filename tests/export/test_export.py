@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -59,6 +61,24 @@ def test_an_onnx_file_gives_pytorchs_outputs_for_any_batch_and_says_what_it_is(c
     assert 0 < done.share < 1e-4
     assert (done.outputs, done.size) == (7, done.path.stat().st_size)
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_no_path_of_this_machine_is_in_the_file_and_nothing_else_is_overwritten(format: str, tmp_path: Path) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    done = export(network(), tmp_path / "net", format=format)  # type: ignore[arg-type]
+    data = done.path.read_bytes()
+    if format == "torch":
+        with zipfile.ZipFile(done.path) as archive:
+            data = b"".join(archive.read(name) for name in archive.namelist())
+    for place in (torch.__file__, timm.__file__, bsszoo.__file__, str(tmp_path)):
+        assert str(Path(place).parent).encode() not in data
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    with pytest.raises(SettingsError, match="is there already and is no exported file"):
+        export(network(), weights, format=format)  # type: ignore[arg-type]
+    assert weights.read_bytes() == b"weights"
 
 
 def test_a_torch_program_gives_pytorchs_outputs_for_any_batch(tmp_path: Path) -> None:

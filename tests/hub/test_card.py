@@ -123,10 +123,15 @@ def test_what_nobody_measured_says_so(tmp_path: Path) -> None:
 def test_paths_of_this_machine_are_shortened() -> None:
     given = {"a": "/home/me/data/x.safetensors", "b": ["read (/opt/data/set) here", "C:\\users\\me\\w.pth"],
              "c": "local-dir:/srv/a/b", "d": "hf-hub:org/name@v1", "e": "https://host/a/b/c",
-             "f": "torch/fashion_mnist", "g": 3, "h": "1/2 of it", "i": "~/runs/first/model.safetensors"}
+             "f": "torch/fashion_mnist", "g": 3, "h": "1/2 of it", "i": "~/runs/first/model.safetensors",
+             "j": "/home/me/My Documents/a b/x.pth", "k": "../clients/acme corp/model.safetensors",
+             "l": "latency:/home/me/x/y.json", "m": "\\\\server\\share\\x", "n": "/data", "o": "file:///home/me/x",
+             "pretrained": "runs/client x/model.safetensors", "p": "a/b, c/d"}
     assert without_paths(given) == {
         "a": "x.safetensors", "b": ["read (set) here", "w.pth"], "c": "local-dir:b", "d": "hf-hub:org/name@v1",
-        "e": "https://host/a/b/c", "f": "torch/fashion_mnist", "g": 3, "h": "1/2 of it", "i": "model.safetensors"}
+        "e": "https://host/a/b/c", "f": "torch/fashion_mnist", "g": 3, "h": "1/2 of it", "i": "model.safetensors",
+        "j": "x.pth", "k": "model.safetensors", "l": "latency:y.json", "m": "x", "n": "data", "o": "file:x",
+        "pretrained": "model.safetensors", "p": "a/b, c/d"}
     recipe = "model: {name: resnet18, pretrained: /home/me/start.safetensors}\n"
     assert "/home" not in portable_recipe(recipe)
     assert portable_recipe("model: {name: resnet18}  # as it is\n") == "model: {name: resnet18}  # as it is\n"

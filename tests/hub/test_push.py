@@ -146,9 +146,14 @@ def test_a_push_that_breaks_off_leaves_the_last_whole_commit_and_the_next_one_fi
     assert not me.value(PUSH, str(made["run"]), "acme/broken")["changed"]
 
 
-def test_a_branch_of_its_own(made: dict[str, Path], me: Child, guest: Child) -> None:
+def test_a_branch_of_its_own(made: dict[str, Path], hub: LocalHub, me: Child, guest: Child) -> None:
     me.value(PUSH, str(made["plain"]), "acme/versions", code=TIMMS)
-    me.value(PUSH, str(made["training"]), "acme/versions", revision="v2", force=True)
+    # A new branch needs no force, and what is on it then is as safe as on the main one.
+    done = me.value(PUSH, str(made["training"]), "acme/versions", revision="v2")
+    assert "holds the code" in me.refused(PUSH, str(made["plain"]), "acme/versions", code=TIMMS, revision="v2")
+    card = files_of(hub, "acme/versions", "v2")["README.md"].decode()
+    assert 'bsszoo.create("hf-hub:acme/versions@v2", pretrained=True)' in card
+    assert done["repository"] == "acme/versions@v2"
     one, two = (guest.value("bsszoo:create", f"hf-hub:acme/versions{at}", pretrained=True) for at in ("", "@v2"))
     assert (one["shape"], two["shape"]) == ([2, 5], [2, 4])
     assert guest.value("timm:create_model", "hf-hub:acme/versions@v2", pretrained=True)["logits"] == two["logits"]
@@ -218,10 +223,38 @@ def test_no_path_of_this_machine_and_no_token_is_sent(made: dict[str, Path], hub
         assert TOKEN not in text
 
 
-def test_what_timm_can_express_loads_where_bsszoo_is_not(made: dict[str, Path], me: Child, guest: Child) -> None:
+def test_a_users_own_pickle_is_published_as_safetensors(made: dict[str, Path], hub: LocalHub, me: Child,
+                                                        guest: Child) -> None:
     me.value(PUSH, str(made["pickle"]), "acme/timms", code=TIMMS)
-    with_bsszoo = guest.value("bsszoo:create", "hf-hub:acme/timms", pretrained=True)
-    assert with_bsszoo["shape"] == [2, 5]
+    assert [name for name in files_of(hub, "acme/timms") if "model" in name] == ["model.safetensors"]
+    assert guest.value("bsszoo:create", "hf-hub:acme/timms", pretrained=True)["shape"] == [2, 5]
+
+
+def test_two_pushes_in_the_same_moment_do_not_overwrite_each_other(
+    made: dict[str, Path], hub: LocalHub, me: Child
+) -> None:
+    me.value(PUSH, str(made["training"]), "acme/raced")
+    repository = hub.repositories["acme/raced"]
+    first = repository.refs["main"]
+    # Somebody else's commit arrives between the look at what is there and the own commit.
+    hub.before["POST /api/models/acme/raced/preupload"] = lambda: repository.commit({"other": b"1"}, title="other")
+    said = me.refused(PUSH, str(made["plain"]), "acme/raced", code=TIMMS, force=True)
+    hub.before.clear()
+    assert said.startswith("RunError")
+    assert "Run the same command again" in said
+    assert repository.at("main").files == {"other": b"1"}
+    assert repository.refs["main"] != first
+
+
+def test_other_weights_of_a_training_keep_its_input_and_labels_and_not_its_figures(
+    made: dict[str, Path], hub: LocalHub, me: Child
+) -> None:
+    me.value(PUSH, str(made["training"] / "best.safetensors"), "acme/best")
+    held = files_of(hub, "acme/best")
+    config = json.loads(held["config.json"])
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    assert "training.json" not in held
+    assert "Not measured" in held["README.md"].decode()
 
 
 def test_timm_alone(made: dict[str, Path], hub: LocalHub, me: Child, tmp_path: Path) -> None:
@@ -244,6 +277,9 @@ def test_pull_and_show(made: dict[str, Path], hub: LocalHub, me: Child, guest: C
     hubs = guest.value("bsszoo:create", "hf-hub:acme/pulled", pretrained=True)
     assert guest.value("bsszoo:create", f"local-dir:{tmp_path / 'pulled'}", pretrained=True)["logits"] == hubs["logits"]
     assert guest.value(PULL, "acme/pulled", str(tmp_path / "pulled"))["commit"] == done["commit"]
+    # What was pulled can be published elsewhere, with all that is known of it.
+    again = me.value(PUSH, str(tmp_path / "pulled"), "acme/second-home", licence="mit")
+    assert {"training.json", "search.json", "search.png", "recipe.yaml"} <= set(again["files"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x")
     assert "is there already" in guest.refused(PULL, "acme/pulled", str(tmp_path / "full"))
@@ -255,6 +291,51 @@ def test_pull_and_show(made: dict[str, Path], hub: LocalHub, me: Child, guest: C
     assert (facts["num_classes"], facts["licence"], facts["cost"]["params"]) == (4, "mit", summary["params"])
     assert facts["measured"][0]["top1"] == summary["top1"]
     assert facts["search"]["trials"] == {"complete": 3, "failed": 0}
+
+
+def test_a_pull_replaces_an_earlier_one_whole_and_touches_nothing_else(
+    made: dict[str, Path], hub: LocalHub, me: Child, guest: Child, tmp_path: Path
+) -> None:
+    me.value(PUSH, str(made["run"]), "acme/whole")
+    me.value(PUSH, str(made["plain"]), "acme/whole", code=TIMMS, revision="bare")
+    folder = tmp_path / "pulled"
+    guest.value(PULL, "acme/whole", str(folder))
+    (folder / "mine.txt").write_text("kept")
+    guest.value(PULL, "acme/whole@bare", str(folder))
+    assert {p.name for p in folder.iterdir()} == {
+        "README.md", "config.json", "model.safetensors", "mine.txt", ".pulled.json"}
+    assert guest.value("bsszoo:create", f"local-dir:{folder}", pretrained=True)["shape"] == [2, 5]
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    for fault in ("GET /acme/whole/resolve", "HEAD /acme/whole/resolve"):
+        hub.faults[fault] = 507
+        assert "RunError" in guest.refused(PULL, "acme/whole", str(folder))
+        hub.faults.clear()
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["pulled"], "nothing is left beside it"
+    # A training of one's own is no earlier pull.
+    own = {p.name: p.read_bytes() for p in made["training"].iterdir() if p.is_file()}
+    assert "is no pulled network" in guest.refused(PULL, "acme/whole", str(made["training"]))
+    assert {p.name: p.read_bytes() for p in made["training"].iterdir() if p.is_file()} == own
+    files = files_of(hub, "acme/whole")
+    hub.repositories["acme/whole"].commit({**files, "extra[1].json": b"{}"}, title="brackets")
+    guest.value(PULL, "acme/whole", str(folder))
+    assert (folder / "extra[1].json").read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("training.json", b"[1]"), ("search.json", b'{"a": 1}'), ("config.json", b'{"num_classes": "abc"}'),
+    ("training.json", b"{"), ("README.md", b"---\nlicense: \x01\n---\n"),
+])
+def test_a_repository_that_holds_anything_is_looked_at_in_words(
+    name: str, text: bytes, made: dict[str, Path], hub: LocalHub, me: Child, guest: Child
+) -> None:
+    me.value(PUSH, str(made["run"]), "acme/odd")
+    hub.repositories["acme/odd"].commit({**files_of(hub, "acme/odd"), name: text}, title="odd")
+    if name == "README.md":
+        assert guest.value(LOOK, "acme/odd")["licence"] is None
+    else:
+        assert guest.refused(LOOK, "acme/odd").startswith("WeightsError")
+    hub.repositories.pop("acme/odd")
 
 
 @pytest.mark.parametrize("name", ["../../evil.json", "/etc/evil.json", "..\\evil.json", "a/../../evil.json"])
@@ -279,6 +360,8 @@ def test_what_is_pulled_is_checked(
     assert other.refs
     said = guest.refused("bsszoo:create", "hf-hub:acme/other-weights", pretrained=True)
     assert "are not those that its config.json recorded" in said
+    assert "its config.json recorded" in guest.refused(PULL, "acme/other-weights", str(tmp_path / "swapped"))
+    assert not (tmp_path / "swapped").exists()
     hub.add("acme/nothing-in-it", {"README.md": b"# later"})
     assert "holds no network" in guest.refused(PULL, "acme/nothing-in-it", str(tmp_path / "a"))
     hub.add("acme/pickled", {"config.json": good["config.json"], "pytorch_model.bin": b"would run"})

@@ -115,6 +115,12 @@ def test_a_folder_is_a_network_by_itself(tmp_path: Path) -> None:
     fresh = create(f"local-dir:{tmp_path}", num_classes=5)
     assert not torch.equal(fresh.bn1.running_mean, net.bn1.running_mean)
     assert create(f"local-dir:{tmp_path}", pretrained=True, num_classes=3)(images(1)).shape == (2, 3)
+    # Labels belong to the classes that they are of.
+    net.pretrained_cfg["label_names"] = tuple("abcdefg")
+    save_for_hf(net, str(tmp_path), safe_serialization=True, model_config={"label_names": list("abcdefg")})
+    assert create(TINY, pretrained=tmp_path).default_cfg["label_names"] == tuple("abcdefg")
+    other = create(TINY, pretrained=tmp_path, num_classes=3).default_cfg
+    assert (other.get("label_names"), other["num_classes"]) == (None, 3)
     # By default a network has the classes and channels of its weights, as in timm.
     assert same(create(TINY, pretrained=tmp_path), net, channels=1)
     with pytest.raises(WeightsError, match=r"no network in '.*': it has no config\.json"):

@@ -122,10 +122,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
                        "unreadable": b"["}.items():
         hub.add(f"someone/{name}", {**saved, "config.json": text})
     hub.add("someone/cut", saved)
+    hub.add("someone/half", saved)
     hub.add("someone/forbidden", saved)
     hub.add("someone/gated", saved, gated=True)
     hub.add("someone/hidden", saved, private=True)
-    hub.faults = {"GET /someone/cut/resolve/main/model.safetensors": "cut", "HEAD /someone/forbidden": 403}
+    commit = hub.repositories["someone/cut"].refs["main"]
+    hub.faults = {f"GET /someone/cut/resolve/{commit}/model.safetensors": "cut", "HEAD /someone/forbidden": 403,
+                  "HEAD /someone/half/resolve/main/config.json": 507}
     # A network of a user's own, which no version of bsszoo knows by name, and a named one for the user's own data.
     own = build(Code.parse(TINY), num_classes=7, in_chans=1)
     save_for_hf(own, str(folder), safe_serialization=True)
@@ -180,6 +183,7 @@ ONLINE = {
     "pickled": create(NAME, pretrained="hf-hub:someone/pickled"),
     "hidden": create(NAME, pretrained="hf-hub:someone/hidden"),
     "forbidden": create(NAME, pretrained="hf-hub:someone/forbidden"),
+    "config.json in trouble": create(NAME, pretrained="hf-hub:someone/half"),
     "code that is none": create("hf-hub:someone/nonsense", pretrained=True),
     "another library's": create("hf-hub:someone/foreign", pretrained=True),
     "config.json that is none": create("hf-hub:someone/unreadable", pretrained=True),
@@ -255,6 +259,7 @@ def test_an_original_takes_timms_weights(case: str, runs: Any, hub: LocalHub) ->
     ("pickled", ["pytorch_model.bin, a pickle", "only model.safetensors is taken"]),
     ("hidden", ["no such repository, or it is private"]),
     ("forbidden", ["does not let you read", "403", "HF_TOKEN"]),
+    ("config.json in trouble", ["Cannot fetch hf-hub:someone/half", "507"]),
     ("code that is none", ["config.json of hf-hub:someone/nonsense names an impossible code"]),
     ("another library's", ["names no block stacking style code", "vit_base_patch16_224", "timm.create_model"]),
     ("config.json that is none", ["config.json of hf-hub:someone/unreadable is broken"]),
