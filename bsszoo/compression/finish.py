@@ -58,7 +58,7 @@ class Finish:
         from bsszoo.codes.named import entry_of
         from bsszoo.evaluate.training import updates_of
         from bsszoo.train.data import open_splits
-        from bsszoo.zoo.weights import fetch
+        from bsszoo.zoo.weights import fetch, hub_org
 
         train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         try:
@@ -67,7 +67,7 @@ class Finish:
             raise RecipeError(f"--finish: {error}") from None
         for weights in (self.teacher, self.inherit):
             if weights is not None:
-                fetch(weights, original, entry_of(original))
+                fetch(weights, original, entry_of(original), org=hub_org(None))
 
 
 def read_finish(what: str, family: str, candidates: Callable[[], Recipe]) -> Recipe:
@@ -173,11 +173,11 @@ def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Pa
     from bsszoo.train.outcome import start_network
     from bsszoo.zoo.loading import classes_of
     from bsszoo.zoo.registry import create
-    from bsszoo.zoo.weights import fetch
+    from bsszoo.zoo.weights import fetch, hub_org
 
     part = recipe.model
     # With its own number of classes: a classifier that is not the trained one is not inherited.
-    classes = classes_of(fetch(weights, original, entry_of(original)), original)
+    classes = classes_of(fetch(weights, original, entry_of(original), org=hub_org(None)), original)
     trained = create(original, pretrained=weights, num_classes=classes, in_chans=part.in_chans)
     torch.manual_seed(recipe.run.seed)
     network = start_network(recipe, fresh=True)
