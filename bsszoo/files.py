@@ -38,6 +38,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def plain_name(text: str) -> str:
+    """A text as a part of a file's name: what is no letter, digit, dot, line or underscore becomes a ``-``."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file (UTF-8, line ends as they are) as a whole; ``OSError`` when it cannot be written."""
     with whole_file(path) as scratch:

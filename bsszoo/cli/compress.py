@@ -217,15 +217,12 @@ def compress_command(
 
 def _say_next(result: CompressResult, watcher: ProgressWatcher) -> None:
     from bsszoo.cli.console import say, show
-    from bsszoo.report.commands import after_training, commands
+    from bsszoo.report.commands import commands_of
 
     say("", "The codes found differ from each other; others that score well, close to these, are in trials.csv.")
     for note in result.notes:
         say(f"Note: {' '.join(note.splitlines())}")
-    found = commands(result.best.code, result.training)
-    if result.finished and result.training:
-        found = (*after_training(result.training, result.finished), *found)
-    for command in found:
+    for command in commands_of(result, result.best.code):
         show("", f"{command.title} (the first code found):", command.text.rstrip())
         if command.note:
             say(command.note)

@@ -80,13 +80,12 @@ def export_command(
         classes, channels = sizes_named(source)
         show(form.script(classes if num_classes is None else num_classes, channels).rstrip())
         return
-    from bsszoo.export.export import SUFFIXES, export
+    from bsszoo.export.export import export, file_name
     from bsszoo.report.figures import human
 
     if random and weights is not None:
         raise SettingsError("--random and --weights exclude each other.")
-    short = Path(source).name if Path(source).exists() else source.partition("@")[0].rpartition("/")[2]
-    target = out or Path(_plain(short) + SUFFIXES.get(format, ""))
+    target = out or Path(file_name(source, format))
     try:
         network = open_network(source, weights=False if random else weights or True, code=code,
                                num_classes=num_classes)
@@ -110,8 +109,3 @@ def export_command(
         say(f"Its classifier is freshly initialised if the weights have not {num_classes} classes.")
     if random:
         say("Its weights are random: it is for trying a runtime, not for use.")
-
-
-def _plain(text: str) -> str:
-    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in text.removeprefix("hf-hub:"))
-    return plain.strip("-") or "network"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from bsszoo.compression.folder import CONTROLS, LATENCIES, REPORT, RESULT, SETTI
 from bsszoo.compression.plan import Caps, Plan, make_plan
 from bsszoo.errors import BssZooError, SettingsError, close_matches
 from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.files import plain_name
 from bsszoo.report.markup import write_page
 from bsszoo.report.page import write_report
 from bsszoo.report.study_page import StudyTrial, counted, render_study
@@ -65,12 +66,12 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
     url, folder = locate(storage)
     opened = _open(url, study)
     target = Path(out) if out is not None else _default_out(folder, opened.study_name)
-    settings = opened.user_attrs.get("settings")
+    settings, states = opened.user_attrs.get("settings"), _states(opened, folder)
     if isinstance(settings, dict) and all(key in settings for key in _NEEDED):
-        _compressed(opened, settings, folder, target)
+        _compressed(opened, settings, folder, target, states)
     else:
         write_page(render_study(study_view(opened, shown(url))), target)
-    return Reported(target, opened.study_name, counted(_states(opened, folder)))
+    return Reported(target, opened.study_name, counted(states))
 
 
 def _states(study: Study, folder: Path | None) -> list[str]:
@@ -165,7 +166,7 @@ def _open(url: str, name: str | None) -> Study:
 def _default_out(folder: Path | None, name: str) -> Path:
     if folder is not None:
         return folder / REPORT
-    return Path("report_" + "".join(c if c.isalnum() or c in "._-" else "-" for c in name[:80]) + ".html")
+    return Path(f"report_{plain_name(name[:80])}.html")
 
 
 # -- a study of ours ------------------------------------------------------------------------------------------
@@ -181,7 +182,9 @@ class _Unloaded:
         raise AssertionError
 
 
-def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, target: Path) -> None:
+def _compressed(
+    study: Study, settings: Mapping[str, Any], folder: Path | None, target: Path, states: Sequence[str]
+) -> None:
     earlier = read_json(folder / RESULT) if folder is not None else None
     try:
         plan = _plan(settings, folder)
@@ -192,7 +195,6 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
     search = SearchPlan(plan.space, plan.candidates, judge, trials=1, batch_size=settings["batch"])
     rows = trial_rows(study, search)
     found = diverse(rows, 8)
-    states = _states(study, folder)
     if not found:
         raise no_result(study.study_name, [StudyTrial(i, s, None, {}) for i, s in enumerate(states)])
     notes = [*plan.notes, *_asides(plan, settings)]

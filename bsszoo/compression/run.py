@@ -43,10 +43,11 @@ from bsszoo.compression.folder import (
     write_result,
 )
 from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, Plan, make_plan
-from bsszoo.compression.settings import folder_name, plain_name, settings_of, versions_of
+from bsszoo.compression.settings import folder_name, settings_of, versions_of
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.files import plain_name
 from bsszoo.search.sampler import Mode
 from bsszoo.study.evaluator import Evaluator, as_evaluator, load_evaluator
 from bsszoo.study.insight import insight_of_rows

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Caps, Plan
 from bsszoo.compression.storage import Sharing, shown
+from bsszoo.files import plain_name
 from bsszoo.report.figures import human
 from bsszoo.study.evaluator import Evaluator, digest
 from bsszoo.study.result import Budget
@@ -42,11 +43,6 @@ def folder_name(title: str, budget: Budget, judge: Evaluator, seed: int, setting
     words = [title[:40], human(budget.macs), judge.info.name.replace(":", "."), f"seed{seed}"]
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     return "_".join(plain_name(w) for w in (*words, mark))
-
-
-def plain_name(text: str) -> str:
-    """A text with what a file's name should not hold taken out."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
 
 
 def versions_of() -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import nn
 from bsszoo import __version__
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.export.inputs import Check, check_inputs, input_config
-from bsszoo.files import whole_file
+from bsszoo.files import plain_name, whole_file
 
 Format = Literal["onnx", "torch"]
 
@@ -71,6 +71,13 @@ class _Half(nn.Module):
         return outputs.float()
 
 
+def file_name(source: str, format: str) -> str:
+    """What the file of a network is called that is named by a path, a repository, a name or a code."""
+    path = Path(source)
+    short = path.name if path.exists() else source.removeprefix("hf-hub:").partition("@")[0].rpartition("/")[2]
+    return (plain_name(short).strip("-") or "network") + SUFFIXES.get(format, "")
+
+
 def export(
     network: nn.Module, path: str | Path, *, format: Format = "onnx", half: bool = False, opset: int = OPSET,
     pictures: Sequence[str | Path] | None = None, bound: float | None = None, label: str = "",
@@ -98,8 +105,8 @@ def export(
     target = Path(path).expanduser()
     allowed = BOUNDS[half] if bound is None else bound
     _check_settings(format, opset, allowed, target)
-    check = check_inputs(network, pictures)
     config = input_config(network)
+    check = check_inputs(config, pictures)
     expected = _outputs(network, check)  # before the weights are rounded
     running = _Half(network).eval() if half else network
     sample = check.random[:2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,18 +30,17 @@ class Check:
     names: tuple[str, ...]
 
 
-def check_inputs(network: nn.Module, pictures: Sequence[str | Path] | None, *, seed: int = 0) -> Check:
-    """Random pictures, and real ones prepared as timm's evaluation does for this network.
+def check_inputs(config: Mapping[str, Any], pictures: Sequence[str | Path] | None, *, seed: int = 0) -> Check:
+    """Random pictures, and real ones prepared as timm's evaluation does.
 
     Args:
-        network: Gives the input's size and normalisation.
+        config: The network's ``input_config``.
         pictures: Files or folders of pictures; two photographs that come with matplotlib by default.
         seed: Of the random ones.
 
     Raises:
         DataError: There is no such picture, or it cannot be read.
     """
-    config = input_config(network)
     channels, height, width = config["input_size"]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_RANDOM, channels, height, width, generator=generator)

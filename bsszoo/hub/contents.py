@@ -16,10 +16,11 @@ from bsszoo.errors import SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.hub.card import model_card
 from bsszoo.hub.portable import portable_recipe, portable_trials, without_paths
-from bsszoo.hub.source import CONFIG, METRICS, PUBLISHED, RECIPE, RESULT, SUMMARY, TRIALS, Trained
+from bsszoo.hub.source import CONFIG, PUBLISHED, RESULT, TRIALS, Trained
 from bsszoo.hub.trace_plot import draw_trace
 from bsszoo.nets.build import GENERIC
 from bsszoo.nets.timm_arguments import TimmArguments, timm_arguments
+from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
 from bsszoo.zoo.registry import create
 from bsszoo.zoo.saved_config import OWN

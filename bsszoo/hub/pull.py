@@ -23,7 +23,7 @@ from bsszoo.hub.figures import Measured, measured_of
 from bsszoo.hub.remote import check_reachable, hub_api, in_words
 from bsszoo.hub.source import CONFIG
 from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository
-from bsszoo.zoo.saved_config import checksum_in, code_in
+from bsszoo.zoo.saved_config import checksum_in, code_in, sizes_in
 from bsszoo.zoo.weights import sha256_of
 
 # What is pulled: everything that a push writes, exported networks, and nothing that can run when it is opened.
@@ -141,12 +141,9 @@ def look(repository: str, *, token: str | None = None) -> Facts:
                 return None
             return parse(Path(_one(api, target, name, commit)).read_text(encoding="utf-8"))
 
-        name = CONFIG
+        classes, channels = sizes_in(path, target.label)
+        name = TRAINING
         try:
-            config = read(name, json.loads)
-            channels, classes = int((config["pretrained_cfg"].get("input_size") or [3])[0]), int(config["num_classes"])
-            cost = code_cost(code, num_classes=classes, in_chans=channels)
-            name = TRAINING
             training = read(name, json.loads)
             measured = measured_of(training)
             name = SEARCH
@@ -155,12 +152,13 @@ def look(repository: str, *, token: str | None = None) -> Facts:
             name = CARD
             licence = read(name, _licence)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, BssZooError) and name != CONFIG:
+            if isinstance(error, BssZooError):
                 raise
             raise WeightsError(f"The {name} of {target.label} is broken, or none of bsszoo's: "
                                f"{type(error).__name__}: {error}.") from error
     weights = held.get(WEIGHTS_FILE)
     size = 0 if weights is None else int(weights.size)
+    cost = code_cost(code, num_classes=classes, in_chans=channels)
     return Facts(target.text, code, cost, classes, channels, measured, size, commit, tuple(held), licence, search,
                  training)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import EntryNotFoundError
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, WeightsError
@@ -147,8 +147,6 @@ def _check_place(api: HfApi, target: HubRepository, code: Code, label: str) -> N
         if held:
             raise SettingsError(f"{label} holds other files ({', '.join(sorted(held)[:3])}) and no network of "
                                 "bsszoo's. Give another name, or --force to write into it.") from None
-        return
-    except (RepositoryNotFoundError, RevisionNotFoundError):
         return
     try:
         held_code = code_in(Path(path), label)

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from bsszoo import __version__
 from bsszoo.errors import BssZooError, RunError, SettingsError
-from bsszoo.zoo.hub_files import HubRepository
+from bsszoo.zoo.hub_files import HubRepository, first_line
 
 _LOG_IN: Final = ("Log in with `hf auth login`, or set HF_TOKEN to a token that may write. Tokens are made on the "
                   "Hub's page Settings, Access Tokens.")
@@ -98,9 +98,3 @@ def in_words(repository: HubRepository, doing: str) -> Iterator[None]:
 def status_of(error: HfHubHTTPError) -> int:
     """The HTTP status of a refusal; 0 where there was no answer."""
     return 0 if error.response is None else int(error.response.status_code)
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, WeightsError
+from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
 from bsszoo.zoo.saved_config import code_in, same_network
 
-CONFIG, RECIPE, SUMMARY, METRICS, RESULT, TRIALS = (
-    "config.json", "recipe.yaml", "summary.json", "metrics.csv", "result.json", "trials.csv"
-)
+CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
 #: How files of a run are called in a repository.
 PUBLISHED: Final = {SUMMARY: "training.json", RESULT: "search.json", TRIALS: "search_trials.csv"}
 _FORMS: Final = ("a folder of `bsszoo train`, a folder of `bsszoo compress --finish`, or a weights file (with --code "
@@ -83,7 +82,7 @@ def find_trained(source: str | Path, *, code: str | Code | None = None, search: 
         if not any(same_network(found.code, one) for one in known):
             raise SettingsError(f"The search does not know {found.code}: it is none of its networks. Leave --search "
                                 "away, or name the search that found it.")
-        found = Trained(found.code, found.weights, found.config, found.summary, found.recipe, found.metrics, run)
+        found = replace(found, search=run)
     return found
 
 
@@ -128,13 +127,12 @@ def _folder(folder: Path, given: Code | None) -> Trained:
 
 def _file(path: Path, given: Code | None) -> Trained:
     beside = path.parent / CONFIG
-    # The weights of a training's best epoch are not those that its summary is about.
-    whole = path.name == WEIGHTS_FILE and beside.is_file()
-    if whole and (given is None or same_network(code_in(beside, str(path)), given)):
-        return _folder(path.parent, given)
-    if beside.is_file() and (given is None or same_network(code_in(beside, str(path)), given)):
-        # Other weights of that training: its input and labels hold for them, its figures do not.
-        return Trained(code_in(beside, str(path)), path, _json(beside) or {})
+    code = code_in(beside, str(path)) if beside.is_file() else None
+    if code is not None and (given is None or same_network(code, given)):
+        if path.name == WEIGHTS_FILE:
+            return _folder(path.parent, given)
+        # Other weights of that training, such as its best epoch's: its input and labels hold for them, its figures not.
+        return Trained(code, path, _json(beside) or {})
     if given is None:
         raise SettingsError(f"{path} does not say what network its weights are of: name it with --code, a name of "
                             "`bsszoo list` or a code.")

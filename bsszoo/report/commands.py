@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bsszoo.codes.code import Code
-from bsszoo.study.result import Finished, TrainingFacts
+from bsszoo.study.result import CompressResult, Finished, TrainingFacts
 
 _OWN_NOTE: Final = (
     "By the recipe of this run, on all training pictures; --set changes any value, such as schedule.epochs. On several "
@@ -56,6 +56,14 @@ def commands(code: Code, training: TrainingFacts | None = None) -> tuple[Command
         ),
         Command("Train it", train, "shell", _TRAIN_NOTE if training is None else _OWN_NOTE),
     )
+
+
+def commands_of(result: CompressResult, code: Code) -> tuple[Command, ...]:
+    """The commands of a code that a run found; of the one that was trained in full, first what uses that network."""
+    found = commands(code, result.training)
+    if result.finished and result.training and result.finished.code == str(code):
+        return (*after_training(result.training, result.finished), *found)
+    return found
 
 
 def after_training(training: TrainingFacts, finished: Finished) -> tuple[Command, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bsszoo.codes.families import family_of
-from bsszoo.report.commands import Command, after_training, commands
+from bsszoo.report.commands import Command, commands_of
 from bsszoo.report.figures import (
     ABSENT,
     MACS_NAME,
@@ -181,10 +181,7 @@ def _commands(result: CompressResult) -> str:
     for row in result.networks:
         if row.role == "found":
             first = " open" if row is result.best else ""
-            found = commands(row.code, result.training)
-            if result.finished and result.training and result.finished.code == str(row.code):
-                found = (*after_training(result.training, result.finished), *found)
-            blocks = "".join(_command(command) for command in found)
+            blocks = "".join(_command(command) for command in commands_of(result, row.code))
             out.append(f"<details{first}><summary>{text(row.label)}: {human(row.cost.macs)} {MACS_NAME}, "
                        f"{human(row.cost.params)} params</summary>{blocks}</details>")
     return "\n".join(out)

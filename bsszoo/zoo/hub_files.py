@@ -106,12 +106,12 @@ def hub_file(
         except EntryNotFoundError:
             continue
         except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-            raise refused(repository, error, f"There are no {what}" if what == "weights" else f"There is no {what}",
+            raise _refused(repository, error, f"There are no {what}" if what == "weights" else f"There is no {what}",
                           advice) from error
         except WeightsError:
             raise
         except Exception as error:  # the host broke off after it had answered
-            trouble = _first_line(error)
+            trouble = first_line(error)
         if cached := _cached(repository, name, cache_dir):
             _log.warning("%s: %s; using the copy in the cache.", constants.ENDPOINT, trouble)
             return cached
@@ -127,7 +127,7 @@ def hub_file(
     raise WeightsError(f"{repository.label} has no {what}: it holds none of {', '.join(names)}. {advice}")
 
 
-def refused(repository: HubRepository, error: Exception, what: str, advice: str) -> WeightsError:
+def _refused(repository: HubRepository, error: Exception, what: str, advice: str) -> WeightsError:
     """What a Hub's refusal means, in words: no access, no such repository, no such revision."""
     if isinstance(error, GatedRepoError):
         return WeightsError(f"Access to {repository.label} is restricted. Ask for it on its page, log in with "
@@ -163,9 +163,9 @@ def _trouble(repository: HubRepository, name: str) -> str:
             raise WeightsError(f"The Hub ({constants.ENDPOINT}) does not let you read {repository.label} "
                                f"({error.response.status_code}): log in with `hf auth login`, or set HF_TOKEN to a "
                                "token that may.") from error
-        return _first_line(error)
+        return first_line(error)
     except Exception as error:  # the HTTP library behind huggingface_hub has changed before: no narrower class lasts
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -187,6 +187,7 @@ def _cached(repository: HubRepository, name: str, cache_dir: str | Path | None) 
         return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error in one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": BELOW_NETS | {"nets", "zoo", "files"},
     "zoo": BELOW_NETS | {"nets"},
     "export": BELOW_NETS | {"files", "nets", "zoo"},
-    "hub": BELOW_NETS | {"files", "nets", "zoo", "report"},
+    "hub": BELOW_NETS | {"files", "nets", "zoo", "train", "report"},
     "compression": BELOW_NETS | {
         "files", "candidates", "search", "study", "nets", "train", "evaluate", "zoo", "report"},
     "cli": BELOW_NETS | {
