@@ -146,7 +146,7 @@ class ProgressWatcher:
 
     def finishing(self, code: Code) -> TrainingWatcher | None:
         """Say that the best code is trained in full; its progress is that of ``bsszoo train``."""
-        from bsszoo.cli.train import TrainingProgress
+        from bsszoo.cli.training_progress import TrainingProgress
 
         self._stop()
         self._say(f"Training the best code in full: {code}")

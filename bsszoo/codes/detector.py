@@ -23,11 +23,12 @@ Kind = Literal["maskrcnn", "retinanet"]
 SIZE: Final = 800
 #: Classes as the paper counts: Mask R-CNN with a background, as COCO's category numbers go (91), RetinaNet COCO's 80.
 CLASSES: Final[dict[Kind, int]] = {"maskrcnn": 91, "retinanet": 80}
-#: Channels of the pyramid's features and of the heads.
+#: Channels of the pyramid's features and of the heads, unless a detector says otherwise.
 CHANNELS: Final = 256
 #: Anchors at each place of a feature: three shapes of one size, or of three sizes.
 ANCHORS: Final[dict[Kind, int]] = {"maskrcnn": 3, "retinanet": 9}
-_BOX_HEAD: Final = 1024
+#: The linear layers of the box head are so many times as wide as the pyramid.
+BOX_HEAD: Final = 4
 _TITLES: Final[dict[Kind, str]] = {"maskrcnn": "Mask R-CNN", "retinanet": "RetinaNet"}
 
 
@@ -37,12 +38,14 @@ class Detector:
 
     ``p6_from`` says what RetinaNet's coarser levels are made from: the backbone's last features (``c5``, as the paper
     counts and the RetinaNet paper describes) or the pyramid's (``p5``, as torchvision's published weights have it).
+    ``channels`` is the width of the pyramid and of all heads: what stands beside a small backbone costs more than it.
     """
 
     kind: Kind
     backbone: Code
     num_classes: int = 0
     p6_from: Literal["c5", "p5"] = "c5"
+    channels: int = CHANNELS
 
     def __post_init__(self) -> None:
         if self.kind not in CLASSES:
@@ -51,11 +54,15 @@ class Detector:
             object.__setattr__(self, "num_classes", CLASSES[self.kind])
         if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
             raise CodeError(f"num_classes is {self.num_classes!r}; it takes an integer from 1.")
+        if isinstance(self.channels, bool) or not isinstance(self.channels, int) or not 8 <= self.channels <= 1024:
+            raise CodeError(f"A detector's pyramid is {self.channels!r} channels wide; allowed is an integer from 8 to "
+                            "1024.")
         if self.p6_from not in ("c5", "p5") or (self.p6_from == "p5" and self.kind == "maskrcnn"):
             raise CodeError(f"p6_from is {self.p6_from!r}; it is c5 or p5, and RetinaNet's only.")
 
     def __str__(self) -> str:
-        return f"{self.kind}_{self.backbone}"
+        width = "" if self.channels == CHANNELS else f"fpn{self.channels}_"
+        return f"{self.kind}_{width}{self.backbone}"
 
     @property
     def title(self) -> str:
@@ -140,37 +147,38 @@ def _features(
 def _pyramid(
     detector: Detector, widths: Sequence[int], sides: Sequence[tuple[int, int]]
 ) -> Iterator[Convolution]:
-    kind, classes = detector.kind, detector.num_classes
+    kind, classes, wide = detector.kind, detector.num_classes, detector.channels
+    fully = BOX_HEAD * wide
     used = [(widths[i], sides[i]) for i in detector.levels]
     for i, (width, side) in enumerate(used):
-        yield Convolution(f"backbone.fpn.inner_blocks.{i}.0", width, CHANNELS, 1, (side,))
-        yield Convolution(f"backbone.fpn.layer_blocks.{i}.0", CHANNELS, CHANNELS, 3, (side,))
+        yield Convolution(f"backbone.fpn.inner_blocks.{i}.0", width, wide, 1, (side,))
+        yield Convolution(f"backbone.fpn.layer_blocks.{i}.0", wide, wide, 3, (side,))
     levels = [side for _, side in used]
     half = _half(levels[-1])
     if kind == "maskrcnn":
         # The last level pooled once more; proposals are made on it, nothing else is.
         shared = (*levels, half)
-        yield Convolution("rpn.head.conv.0.0", CHANNELS, CHANNELS, 3, shared)
-        yield Convolution("rpn.head.cls_logits", CHANNELS, ANCHORS[kind], 1, shared)
-        yield Convolution("rpn.head.bbox_pred", CHANNELS, 4 * ANCHORS[kind], 1, shared)
-        yield Convolution("roi_heads.box_head.fc6", CHANNELS * 49, _BOX_HEAD, 1, ())
-        yield Convolution("roi_heads.box_head.fc7", _BOX_HEAD, _BOX_HEAD, 1, ())
-        yield Convolution("roi_heads.box_predictor.cls_score", _BOX_HEAD, classes, 1, ())
-        yield Convolution("roi_heads.box_predictor.bbox_pred", _BOX_HEAD, 4 * classes, 1, ())
+        yield Convolution("rpn.head.conv.0.0", wide, wide, 3, shared)
+        yield Convolution("rpn.head.cls_logits", wide, ANCHORS[kind], 1, shared)
+        yield Convolution("rpn.head.bbox_pred", wide, 4 * ANCHORS[kind], 1, shared)
+        yield Convolution("roi_heads.box_head.fc6", wide * 49, fully, 1, ())
+        yield Convolution("roi_heads.box_head.fc7", fully, fully, 1, ())
+        yield Convolution("roi_heads.box_predictor.cls_score", fully, classes, 1, ())
+        yield Convolution("roi_heads.box_predictor.bbox_pred", fully, 4 * classes, 1, ())
         for i in range(4):
-            yield Convolution(f"roi_heads.mask_head.{i}.0", CHANNELS, CHANNELS, 3, ())
-        yield Convolution("roi_heads.mask_predictor.conv5_mask", CHANNELS, CHANNELS, 2, ())
-        yield Convolution("roi_heads.mask_predictor.mask_fcn_logits", CHANNELS, classes, 1, ())
+            yield Convolution(f"roi_heads.mask_head.{i}.0", wide, wide, 3, ())
+        yield Convolution("roi_heads.mask_predictor.conv5_mask", wide, wide, 2, ())
+        yield Convolution("roi_heads.mask_predictor.mask_fcn_logits", wide, classes, 1, ())
         return
-    source = widths[detector.levels[-1]] if detector.p6_from == "c5" else CHANNELS
-    yield Convolution("backbone.fpn.extra_blocks.p6", source, CHANNELS, 3, (half,))
-    yield Convolution("backbone.fpn.extra_blocks.p7", CHANNELS, CHANNELS, 3, (_half(half),))
+    source = widths[detector.levels[-1]] if detector.p6_from == "c5" else wide
+    yield Convolution("backbone.fpn.extra_blocks.p6", source, wide, 3, (half,))
+    yield Convolution("backbone.fpn.extra_blocks.p7", wide, wide, 3, (_half(half),))
     shared = (*levels, half, _half(half))
     for head, outputs, last in (("classification_head", ANCHORS[kind] * classes, "cls_logits"),
                                 ("regression_head", ANCHORS[kind] * 4, "bbox_reg")):
         for i in range(4):
-            yield Convolution(f"head.{head}.conv.{i}.0", CHANNELS, CHANNELS, 3, shared)
-        yield Convolution(f"head.{head}.{last}", CHANNELS, outputs, 3, shared)
+            yield Convolution(f"head.{head}.conv.{i}.0", wide, wide, 3, shared)
+        yield Convolution(f"head.{head}.{last}", wide, outputs, 3, shared)
 
 
 def _half(side: tuple[int, int]) -> tuple[int, int]:

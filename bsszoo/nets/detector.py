@@ -5,23 +5,28 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.detector import CHANNELS, Detector
+from bsszoo.codes.detector import BOX_HEAD, Detector
 from bsszoo.codes.families import family_of
 from bsszoo.errors import CodeError
 from bsszoo.nets.build import build
 
 Norm = Literal["batch", "sync", "frozen"]
+
+#: Side of the anchors on the finest level, as both papers have them [px].
+ANCHOR_SIZE: Final = 32
 
 
 class _Body(nn.Module):
@@ -51,10 +56,11 @@ class CodeBackbone(nn.Module):
         super().__init__()
         self.body = body
         chosen = [widths[i] for i in detector.levels]
+        wide = detector.channels
         extra: Any = LastLevelMaxPool() if detector.kind == "maskrcnn" else (
-            _P6FromC5(chosen[-1], CHANNELS) if detector.p6_from == "c5" else LastLevelP6P7(CHANNELS, CHANNELS))
-        self.fpn = FeaturePyramidNetwork(chosen, CHANNELS, extra_blocks=extra)
-        self.out_channels = CHANNELS
+            _P6FromC5(chosen[-1], wide) if detector.p6_from == "c5" else LastLevelP6P7(wide, wide))
+        self.fpn = FeaturePyramidNetwork(chosen, wide, extra_blocks=extra)
+        self.out_channels = wide
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The pyramid's levels by name, the finest first."""
@@ -63,7 +69,8 @@ class CodeBackbone(nn.Module):
 
 
 def build_detector(
-    detector: Detector, *, norm: Norm = "batch", frozen_eps: float = 1e-5, **settings: Any,
+    detector: Detector, *, norm: Norm = "batch", frozen_eps: float = 1e-5, anchor_size: int = ANCHOR_SIZE,
+    **settings: Any,
 ) -> nn.Module:
     """torchvision's detector of a code, with freshly initialised weights.
 
@@ -75,26 +82,46 @@ def build_detector(
         norm: ``batch``; ``sync``, one normalisation over all processes (the paper trains from scratch so); or
             ``frozen``, torchvision's FrozenBatchNorm2d, for its published weights.
         frozen_eps: What frozen normalisation adds to variances; torchvision's COCO_V1 weights go with 0.
+        anchor_size: Side of the anchors on the finest level [px]; those of each further level are twice as large.
         settings: Passed on to torchvision's ``MaskRCNN`` or ``RetinaNet``: ``min_size``, ``max_size``,
             ``box_score_thresh``, ``score_thresh``, ``rpn_pre_nms_top_n_test``, ..
 
     Raises:
         CodeError: An unknown ``norm`` or setting.
     """
+    if isinstance(anchor_size, bool) or not isinstance(anchor_size, int) or anchor_size < 1:
+        raise CodeError(f"anchor_size is {anchor_size!r}; it takes a whole number of pixels from 1.")
     if norm not in ("batch", "sync", "frozen"):
         raise CodeError(f"norm is {norm!r}; it is batch, sync or frozen.")
     body, widths = _body(detector)
     backbone: nn.Module = CodeBackbone(detector, body, widths)
     backbone = _normalised(backbone, norm, frozen_eps)
     size = {"min_size": 800, "max_size": 1333}
-    anchors = {} if detector.kind == "maskrcnn" else {"anchor_generator": _retinanet_anchors()}
-    make = MaskRCNN if detector.kind == "maskrcnn" else RetinaNet
+    masks = detector.kind == "maskrcnn"
+    make = MaskRCNN if masks else RetinaNet
     allowed = set(inspect.signature(make).parameters) - {"backbone", "num_classes", "kwargs"}
     if unknown := sorted(set(settings) - allowed):  # which torchvision would take without a word
         raise CodeError(f"torchvision's {make.__name__} does not take {unknown[0]!r}; it takes "
                         f"{', '.join(sorted(allowed))}.")
-    made: nn.Module = make(backbone, detector.num_classes, **{**size, **anchors, **settings})
+    parts = {"rpn_anchor_generator" if masks else "anchor_generator": _anchors(detector, anchor_size)}
+    if masks:
+        parts |= _heads(detector)
+        # The predictors of torchvision's heads come with their numbers of classes.
+        made: nn.Module = make(backbone, None, **{**size, **parts, **settings})
+    else:
+        made = make(backbone, detector.num_classes, **{**size, **parts, **settings})
     return made
+
+
+def _heads(detector: Detector) -> dict[str, nn.Module]:
+    """Mask R-CNN's heads as torchvision makes them, as wide as the pyramid."""
+    wide, classes = detector.channels, detector.num_classes
+    return {
+        "box_head": TwoMLPHead(wide * 49, BOX_HEAD * wide),
+        "box_predictor": FastRCNNPredictor(BOX_HEAD * wide, classes),
+        "mask_head": MaskRCNNHeads(wide, (wide,) * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(wide, wide, classes),
+    }
 
 
 def _body(detector: Detector) -> tuple[nn.Module, list[int]]:
@@ -129,7 +156,9 @@ def _freeze(module: nn.Module, frozen: Any) -> None:
             _freeze(child, frozen)
 
 
-def _retinanet_anchors() -> AnchorGenerator:
-    # Three sizes an octave apart in thirds, as the RetinaNet paper and torchvision have them.
-    sizes = tuple((x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in (32, 64, 128, 256, 512))
+def _anchors(detector: Detector, smallest: int) -> AnchorGenerator:
+    octaves = [smallest * 2**level for level in range(5)]
+    # One size at each level; RetinaNet's three are an octave apart in thirds, as its paper and torchvision have them.
+    sizes: tuple[tuple[int, ...], ...] = tuple((x,) for x in octaves) if detector.kind == "maskrcnn" else tuple(
+        (x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in octaves)
     return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))

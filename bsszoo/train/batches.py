@@ -54,21 +54,31 @@ def divide(recipe: Recipe, pictures: int, world: int) -> Division:
     Raises:
         RecipeError: The batch does not divide by the number of processes, or is larger than the training split.
     """
-    batch, most = recipe.optim.batch_size, recipe.run.device_batch
-    if batch % world:
-        raise RecipeError(f"optim.batch_size is {batch}, which {world} processes cannot share equally. Choose "
-                          f"as many processes as divide it, or set it to {batch // world * world or world}.")
+    batch = recipe.optim.batch_size
+    size, passes = shares(batch, recipe.run.device_batch, world)
     if pictures < batch:
         raise RecipeError(f"optim.batch_size is {batch}, and the training split has {pictures} pictures; it has to "
                           "fill at least one batch. Set optim.batch_size lower (and optim.scale_lr=true, to scale the "
                           "learning rate with it).")
+    return Division(size=size, passes=passes, updates=pictures // batch)
+
+
+def shares(batch: int, most: int, world: int) -> tuple[int, int]:
+    """The pictures of a pass, at most ``most``, and the passes of each of ``world`` processes in an update.
+
+    Raises:
+        RecipeError: The batch does not divide by the number of processes.
+    """
+    if batch % world:
+        raise RecipeError(f"optim.batch_size is {batch}, which {world} processes cannot share equally. Choose "
+                          f"as many processes as divide it, or set it to {batch // world * world or world}.")
     mine = batch // world
     size = max(d for d in range(1, min(mine, most) + 1) if mine % d == 0)
-    return Division(size=size, passes=mine // size, updates=pictures // batch)
+    return size, mine // size
 
 
 class TrainingBatches:
-    """The passes of a process, on its device; ``batches.epoch(e, start=u)`` begins at update ``u`` of epoch ``e``."""
+    """The passes of a process, on its device; ``batches.between(u, v)`` gives those of the updates ``u .. v - 1``."""
 
     def __init__(self, split: Split, recipe: Recipe, division: Division, place: Place) -> None:
         self._split, self._recipe, self._division, self._place = split, recipe, division, place
@@ -84,8 +94,9 @@ class TrainingBatches:
             self._loader = _loader(self._stream, recipe, place, batch_size=division.size, drop_last=True)
         self._on_device = on_device(self._loader, recipe, place)
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """The passes of an epoch from an update on: normalised images [m, c, s, s] and labels [m]."""
+    def between(self, first: int, last: int) -> Iterator[Batch]:
+        """The passes of an epoch from an update on, to its end: normalised images [m, c, s, s] and labels [m]."""
+        epoch, start = divmod(first, self._division.updates)
         if self._sampler is not None:
             self._sampler.epoch, self._sampler.start = epoch, start
             return iter(self._on_device)
@@ -106,11 +117,11 @@ class TrainingBatches:
         """End the processes that read."""
         end_readers(self._on_device)
 
-    def again(self, epoch: int, update: int, passed: int) -> dict[str, Any]:
+    def again(self, update: int, passed: int) -> dict[str, Any]:
         """The pictures of one pass, read anew for a look: images (uint8), labels, files; nothing for a stream."""
         if self._sampler is None or not isinstance(self._split, Pictures):
             return {}
-        draws = self._sampler.draws(epoch, update, passed)
+        draws = self._sampler.draws(*divmod(update, self._division.updates), passed)
         dataset: Any = self._loader.dataset
         images = np.stack([dataset[d][0] for d in draws])
         return {
@@ -190,11 +201,12 @@ def _loader(dataset: Any, recipe: Recipe, place: Place, **how: Any) -> Any:
     return DataLoader(
         dataset, num_workers=recipe.run.workers, collate_fn=fast_collate, pin_memory=place.device.type == "cuda",
         persistent_workers=recipe.run.workers > 0 and not isinstance(dataset, IterableDataset),
-        worker_init_fn=_leave_signals_to_the_training, **how,
+        worker_init_fn=leave_signals_to_the_training, **how,
     )
 
 
-def _leave_signals_to_the_training(_: int) -> None:
+def leave_signals_to_the_training(_: int) -> None:
+    """For a reading process: it goes when its training ends it, or is gone, not at a signal to the whole group."""
     # Ctrl-C and most schedulers signal the whole group. The training still needs its readers for the update that it
     # is in, and then ends them. A reader that is terminated otherwise goes a little later.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -221,8 +233,8 @@ def plain(error: DataError) -> DataError:
 
 
 def end_readers(batches: Any) -> None:
-    """End the processes that read for a loader of ``on_device``; it starts others when it is used again."""
-    loader = batches.loader
+    """End the processes that read for a loader, or one of ``on_device``; it starts others when it is used again."""
+    loader = getattr(batches, "loader", batches)
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None and hasattr(iterator, "_shutdown_workers"):
         iterator._shutdown_workers()

@@ -9,15 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import torch
 from torch import nn
 
 from bsszoo.errors import RecipeError, RunError, SettingsError
 from bsszoo.files import PART, whole_file, write_whole
-from bsszoo.train.recipe import Recipe, read_recipe, recipe_text
+from bsszoo.train.recipe import read_tree_of, recipe_text
 from bsszoo.train.strict import as_mapping, paths
+
+if TYPE_CHECKING:
+    from bsszoo.train.task import TrainingRecipe
 
 LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST = (
     "last.pt", "metrics.csv", "recipe.yaml", "summary.json", "model.safetensors", "best.safetensors"
@@ -26,6 +29,19 @@ LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST = (
 #: Keys that may differ when a training goes on: they say how devices are used, not what is computed.
 FREE: Final = ("run.workers", "run.checkpoint_minutes", "run.tensorboard", "run.compile", "run.channels_last",
                "run.device_batch")
+
+
+class Row(Protocol):
+    """One line of ``metrics.csv``: what a round of training gave; a frozen dataclass of numbers."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def score(self) -> float:
+        """The figure that the best weights are chosen by; higher is better."""
+
+    def text(self, rounds: int) -> str:
+        """The line that a person reads, of so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +58,25 @@ class EpochRow:
     images_per_s: float  # training only
     seconds: float  # training and validation
 
+    @property
+    def score(self) -> float:
+        """Top-1 accuracy [%]."""
+        return self.top1
+
+    def text(self, rounds: int) -> str:
+        """The line of an epoch."""
+        return (f"epoch {self.epoch}/{rounds}: train loss {self.train_loss:.4f}, validation loss {self.val_loss:.4f}, "
+                f"top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}%, {self.images_per_s:,.0f} images/s")
+
 
 @dataclass(slots=True)
 class Progress:
-    """How far a training is: updates done, what the epoch has summed up so far, and the epochs before."""
+    """How far a training is: updates done, what the round has summed up so far, and the rounds before."""
 
     update: int = 0
     loss_sum: float = 0.0
-    seconds: float = 0.0  # of the epoch so far
-    rows: list[EpochRow] = field(default_factory=list)
+    seconds: float = 0.0  # of the round so far
+    rows: list[Any] = field(default_factory=list)  # of the task's kind of row
 
 
 def pack(
@@ -75,9 +101,9 @@ def pack(
     return state
 
 
-def unpack_progress(state: Mapping[str, Any]) -> Progress:
+def unpack_progress(state: Mapping[str, Any], row_kind: type[Row]) -> Progress:
     """How far the training of a checkpoint was."""
-    rows = [EpochRow(**row) for row in state["rows"]]
+    rows = [row_kind(**row) for row in state["rows"]]
     return Progress(state["update"], state["loss_sum"], state["seconds"], rows)
 
 
@@ -88,7 +114,7 @@ class Folder:
         self.path = path
 
     @contextmanager
-    def held(self, recipe: Recipe) -> Iterator[None]:
+    def held(self, recipe: TrainingRecipe) -> Iterator[None]:
         """Hold the folder for a training with this recipe; it is written there when it is new.
 
         Raises:
@@ -115,14 +141,14 @@ class Folder:
         finally:
             lock.release()
 
-    def _check(self, recipe: Recipe) -> None:
+    def _check(self, recipe: TrainingRecipe) -> None:
         file = self.path / RECIPE
         if not file.exists():
             if any(not p.name.startswith(".") for p in self.path.iterdir() if p.name != "log.txt"):
                 raise SettingsError(f"{self.path} holds other files and no training. Give an empty folder with --out.")
             return
         try:
-            earlier = read_recipe(file)
+            earlier = read_tree_of(type(recipe), file)
         except RecipeError as error:
             raise SettingsError(f"{self.path} holds a training that cannot go on: {error}") from None
         if not (self.path / LAST).exists():
@@ -152,19 +178,18 @@ class Folder:
                                 "file away to start anew.") from None
         return state
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state: Mapping[str, Any], row_kind: type[Row]) -> None:
         """Write the checkpoint, and ``metrics.csv`` as of it; each as a whole."""
         with whole_file(self.path / LAST) as scratch:
             torch.save(dict(state), scratch)
-        self.write_metrics([EpochRow(**row) for row in state["rows"]])
+        self._write_metrics(state["rows"], [f.name for f in fields(row_kind)])
 
-    def write_metrics(self, rows: Sequence[EpochRow]) -> None:
-        """Write ``metrics.csv``."""
+    def _write_metrics(self, rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow([f.name for f in fields(EpochRow)])
+        table.writerow(names)
         for row in rows:
-            table.writerow([_figure(getattr(row, f.name)) for f in fields(EpochRow)])
+            table.writerow([_figure(row[name]) for name in names])
         write_whole(self.path / METRICS, text.getvalue())
 
     def save_weights(self, name: str, state: Mapping[str, torch.Tensor]) -> None:
@@ -190,12 +215,12 @@ class Folder:
         return found
 
 
-def differences(one: Recipe, other: Recipe) -> list[str]:
-    """The dotted paths of the values in which two recipes differ."""
-    return [p for p in paths(Recipe) if value_at(one, p) != value_at(other, p)]
+def differences(one: TrainingRecipe, other: TrainingRecipe) -> list[str]:
+    """The dotted paths of the values in which two recipes of one task differ."""
+    return [p for p in paths(type(one)) if value_at(one, p) != value_at(other, p)]
 
 
-def value_at(recipe: Recipe, path: str) -> Any:
+def value_at(recipe: TrainingRecipe, path: str) -> Any:
     """The value at a dotted path, as YAML has it."""
     value: Any = as_mapping(recipe)
     for part in path.split("."):

@@ -41,6 +41,14 @@ class Place:
         if self.world > 1:
             dist.barrier()
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process's value, in each of them, in the order of their ranks; anything that can be pickled."""
+        if self.world == 1:
+            return [value]
+        out: list[Any] = [None] * self.world
+        dist.all_gather_object(out, value)
+        return out
+
     def from_first(self, value: Any) -> Any:
         """What the first process has, in every process; anything that ``torch.save`` takes, tensors on the CPU.
 

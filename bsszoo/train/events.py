@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from bsszoo.errors import RecipeError
-from bsszoo.train.checkpoint import EpochRow
+from bsszoo.train.checkpoint import Row
 
 
 class Events:
-    """Writes the figures of each epoch into ``FOLDER/tensorboard``; nothing when not ``wanted``.
+    """Writes the figures of each round into ``FOLDER/tensorboard``; nothing when not ``wanted``.
 
     Raises:
         RecipeError: The package ``tensorboard`` is not installed.
@@ -27,12 +28,14 @@ class Events:
             # Epochs after the checkpoint that is gone on from are hidden: they are trained again.
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
-    def add(self, row: EpochRow) -> None:
+    def add(self, row: Row) -> None:
         """Write an epoch's figures."""
         if self._writer is None:
             return
-        for name in ("lr", "train_loss", "val_loss", "top1", "top5", "images_per_s"):
-            self._writer.add_scalar(name, getattr(row, name), row.epoch)
+        figures = {entry.name: getattr(row, entry.name) for entry in fields(row)}
+        number = figures.pop(next(iter(figures)))
+        for name in figures.keys() - {"update", "seconds"}:
+            self._writer.add_scalar(name, figures[name], number)
         self._writer.flush()
 
     def close(self) -> None:

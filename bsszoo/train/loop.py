@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -21,17 +21,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bsszoo.errors import DataError, RecipeError, RunError, StoppedError
-from bsszoo.train.batches import TrainingBatches, divide, end_readers, evaluation_batches, plain
-from bsszoo.train.checkpoint import BEST, EpochRow, Folder, Progress, pack, unpack_progress
-from bsszoo.train.data import Split, open_splits, open_test
+from bsszoo.train.batches import plain
+from bsszoo.train.checkpoint import BEST, Folder, Progress, Row, pack, unpack_progress
+from bsszoo.train.classification import Classification
 from bsszoo.train.devices import Place, joined
-from bsszoo.train.evaluation import Accuracy, autocast, evaluate
 from bsszoo.train.events import Events
-from bsszoo.train.optim import Objective, make_optimizer, make_schedule
-from bsszoo.train.outcome import conclude, data_mark, start_network, teacher_network
+from bsszoo.train.optim import make_optimizer
 from bsszoo.train.recipe import Recipe
 from bsszoo.train.seeds import seed_pass
 from bsszoo.train.signals import StopSignals
+from bsszoo.train.task import Opener, Round, Task, TrainingRecipe
 from bsszoo.train.watching import Now, Start, Unwatched, Watcher
 
 # Seconds between two reports of the loss: reading it waits for the device.
@@ -62,14 +61,27 @@ def train(
         RunError: A loss that is not finite; the step and its pictures are kept in the folder.
         StoppedError: SIGTERM or Ctrl-C; everything up to the last update is kept.
     """
+    return run(recipe, lambda place: Classification(recipe, data, place), out, device=device, watcher=watcher)
+
+
+def run(
+    recipe: TrainingRecipe, open_task: Opener, out: str | Path, *, device: str | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, Any]:
+    """Train the network of any task; arguments, folder, summary and errors as ``train``.
+
+    Args:
+        recipe: The task's recipe.
+        open_task: Opens the task's pictures in a process, and checks that all fits.
+        out, device, watcher: As ``train``.
+    """
     watcher = watcher or Unwatched()
     folder = Folder(Path(out))
     with ExitStack() as stack:
         place = stack.enter_context(joined(device))
         if recipe.run.precision == "float16" and place.device.type != "cuda":
             raise RecipeError("run.precision is float16, which needs a GPU here. Use bfloat16 or float32.")
-        splits = open_splits(recipe.data, data, num_classes=recipe.model.num_classes)
-        test = open_test(recipe.data, data, num_classes=recipe.model.num_classes, train=splits[0])
+        task = open_task(place)
         if place.first:
             stack.enter_context(folder.held(recipe))
         place.barrier()
@@ -77,70 +89,69 @@ def train(
         if place.from_first(finished is not None):
             return finished or {}
         stopping = stack.enter_context(StopSignals(_STOPPING if place.first else ""))
-        run = _Run(recipe, splits, folder, place, watcher, stopping)
-        events = Events(folder.path, len(run.progress.rows), wanted=recipe.run.tensorboard and place.first)
+        training = _Run(recipe, task, folder, place, watcher, stopping)
+        events = Events(folder.path, len(training.progress.rows), wanted=recipe.run.tensorboard and place.first)
         stack.callback(events.close)
-        stack.callback(run.close)
+        stack.callback(training.close)
         with _faults_in_words():
-            for row in run.epochs():
+            for row in training.rounds():
                 if place.first:
                     watcher.validated(row)
                     events.add(row)
-            tested = None if test is None else run.tested(test)
+            tested = training.measured(task.test) if task.has_test else None
         # The weights that are kept are those that were validated.
         if not place.first:
             return {}
-        return conclude(recipe, run.kept, folder, run.progress.rows, splits, place, tested)
+        return task.conclude(training.kept, folder, training.progress.rows, tested)
 
 
 class _Run:
     """A training in this process: what it has, and its progress."""
 
     def __init__(
-        self, recipe: Recipe, splits: tuple[Split, Split], folder: Folder, place: Place, watcher: Watcher,
+        self, recipe: TrainingRecipe, task: Task, folder: Folder, place: Place, watcher: Watcher,
         stopping: StopSignals,
     ) -> None:
-        self.recipe, self.folder, self.place, self.watcher, self.stopping = recipe, folder, place, watcher, stopping
+        self.recipe, self.task, self.folder, self.place = recipe, task, folder, place
+        self.watcher, self.stopping = watcher, stopping
         run = recipe.run
-        self.division = divide(recipe, len(splits[0]), place.world)
-        self.data = data_mark(recipe, splits)
+        self.division = task.division
         state = place.from_first(folder.load() if place.first else None)
-        if state is not None and state["data"] != self.data:
-            raise RecipeError(f"{folder.path} holds a training on other data: {state['data']} there, {self.data} now.")
+        if state is not None and state["data"] != task.mark:
+            raise RecipeError(f"{folder.path} holds a training on other data: {state['data']} there, {task.mark} now.")
 
         # -- the network, on its device
         seed_pass(torch.device("cpu"), run.seed)
-        self.model = start_network(recipe, fresh=state is None).to(place.device)
+        self.model = task.network(fresh=state is None).to(place.device)
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if run.sync_bn and place.world > 1:
             if place.device.type != "cuda":
                 raise RecipeError("run.sync_bn needs GPUs: torch's SyncBatchNorm does not train on a CPU.")
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self.optimizer = make_optimizer(recipe, self.model)
+        self.optimizer = make_optimizer(recipe.optim, self.model)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if (
             recipe.ema.decay is not None) else None
         self.scaler = torch.amp.GradScaler(place.device.type) if run.precision == "float16" else None
         self.progress = Progress()
         if state is not None:
             self._restore(state)
-        teacher = teacher_network(recipe)
-        self.objective = Objective(recipe, None if teacher is None else teacher.to(place.device))
+        task.place()
 
         # -- what runs it
-        self.schedule = make_schedule(recipe, self.optimizer, self.division.updates)
+        self.schedule = task.schedule(self.optimizer)
         self.forward: nn.Module = torch.compile(self.model) if run.compile else self.model  # type: ignore[assignment]
         if place.world > 1:
             ids = [place.device.index] if place.device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.forward, device_ids=ids)
-        self.context = autocast(place, run.precision)
-        self.batches = TrainingBatches(splits[0], recipe, self.division, place)
-        self.val_batches = evaluation_batches(splits[1], recipe, place)
+        self.batches = task.batches()
         self.saved = time.monotonic()
         self.watch = _LossWatch(place, stopping)
         if place.first:
-            watcher.started(Start(recipe, len(splits[0]), len(splits[1]), self.division, place, self.progress.update,
-                                  folder.path))
+            watcher.started(Start(recipe, task.train_pictures, task.val_pictures, self.division, task.ends, place,
+                                  self.progress.update, folder.path))
+            for note in task.notes:
+                watcher.note(note)
 
     @property
     def kept(self) -> nn.Module:
@@ -150,58 +161,54 @@ class _Run:
     def close(self) -> None:
         """End the processes that read pictures."""
         self.batches.close()
-        end_readers(self.val_batches)
+        self.task.close()
 
-    def epochs(self) -> Iterator[EpochRow]:
-        """Train epoch after epoch, from where the progress is; a row after each."""
-        updates = self.division.updates
-        while len(self.progress.rows) < self.recipe.schedule.epochs:
-            epoch = len(self.progress.rows)
-            if self.progress.update < (epoch + 1) * updates:
-                self._train_epoch(epoch)
-            row = self._validate(epoch)
-            self.progress.rows.append(row)
-            self.progress.loss_sum = self.progress.seconds = 0.0
+    def rounds(self) -> Iterator[Row]:
+        """Train round after round, from where the progress is; a row after each."""
+        progress, ends = self.progress, self.task.ends
+        while (number := len(progress.rows)) < len(ends):
+            begin, end = ends[number - 1] if number else 0, ends[number]
+            if progress.update < end:
+                self._train_round(begin, end)
+            row = self._validate(begin, end)
+            progress.rows.append(row)
+            progress.loss_sum = progress.seconds = 0.0
             self._save()
-            if self.place.first and row.top1 >= max(r.top1 for r in self.progress.rows):
+            if self.place.first and row.score >= max(r.score for r in progress.rows):
                 self.folder.save_weights(BEST, self.kept.state_dict())
             yield row
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_round(self, begin: int, end: int) -> None:
         run, division, place, progress = self.recipe.run, self.division, self.place, self.progress
-        start, first = time.monotonic(), progress.update % division.updates
+        start, first = time.monotonic(), progress.update
         told, seconds_before = start, progress.seconds
         loss_sum = torch.full((), progress.loss_sum, dtype=torch.float64 if place.device.type != "mps"
                               else torch.float32, device=place.device)
         self.forward.train()
-        batches = self.batches.epoch(epoch, start=first)
-        for update in range(first, division.updates):
-            lr = self._set_rate(progress.update)
+        batches = self.batches.between(first, end)
+        for update in range(first, end):
+            lr = self._set_rate(update)
             loss = torch.zeros((), device=place.device)
             for passed in range(division.passes):
-                images, labels = self._next(batches)
-                number = place.rank * division.passes + passed
-                seed_pass(place.device, run.seed, progress.update, number)
-                images, targets = self.objective.mixed(images, labels)
+                batch = self._next(batches)
+                seed_pass(place.device, run.seed, update, place.rank * division.passes + passed)
                 # Gradients are averaged over the processes once, after the last pass.
                 last = passed == division.passes - 1
                 quiet = nullcontext() if last or place.world == 1 else self.forward.no_sync()  # type: ignore[operator]
                 with quiet:
-                    with self.context():
-                        outputs = self.forward(images)
-                        part = self.objective(outputs, targets, images) / division.passes
+                    part = self.task.loss(self.forward, batch) / division.passes
                     (part if self.scaler is None else self.scaler.scale(part)).backward()
                 loss += part.detach()
-            self._step(progress.update)
+            self._step(update)
             progress.update += 1
             loss_sum += loss
 
             # One update later: the device is not waited for.
-            self.watch.add(loss, epoch, update)
+            self.watch.add(loss, update)
             self._refuse_lost(lr)
             now = time.monotonic()
             progress.seconds = seconds_before + now - start
-            over = update == division.updates - 1
+            over = update == end - 1
             if over and place.world > 1:
                 distribute_bn(self.model, place.world, reduce=True)
             if (self.watch.stop or self.watch.save) and not over:
@@ -212,7 +219,7 @@ class _Run:
             self.watch.due = now - self.saved > 60 * run.checkpoint_minutes
             if place.first and now - told > _REPORT:
                 told, done = now, update + 1 - first
-                self.watcher.updated(Now(progress.update, float(loss_sum) / (update + 1), lr,
+                self.watcher.updated(Now(progress.update, float(loss_sum) / (update + 1 - begin), lr,
                                          done * self.recipe.optim.batch_size / (now - start)))
         self.watch.settle()
         self._refuse_lost(lr)
@@ -247,43 +254,34 @@ class _Run:
         if self.ema is not None:
             self.ema.update(self.model, step=update + 1)
 
-    def tested(self, split: Split) -> Accuracy:
-        """The accuracy of the network that is kept on a split that nothing was chosen by."""
-        batches = evaluation_batches(split, self.recipe, self.place)
-        try:
-            return self._accuracy(batches)
-        finally:
-            end_readers(batches)
-
-    def _accuracy(self, batches: Any) -> Accuracy:
-        accuracy = evaluate(
-            self.kept, batches, self.place, precision=self.recipe.run.precision,
-            channels_last=self.recipe.run.channels_last,
-            on_batch=self.watcher.validating if self.place.first else None,
+    def measured(self, measure: Callable[..., Any]) -> Any:
+        """What ``task.validate`` or ``task.test`` gives for the network that is kept."""
+        figures = measure(
+            self.kept, self.watcher.validating if self.place.first else None,
             # Several processes have to count to the end together.
-            stopping=(lambda: bool(self.stopping.received)) if self.place.world == 1 else None,
+            (lambda: bool(self.stopping.received)) if self.place.world == 1 else None,
         )
-        if accuracy is None:
+        if figures is None:
             self._stop()
-        return accuracy
+        return figures
 
-    def _validate(self, epoch: int) -> EpochRow:
-        start, division, progress = time.monotonic(), self.division, self.progress
+    def _validate(self, begin: int, end: int) -> Row:
+        start, progress = time.monotonic(), self.progress
         lr = self._set_rate(progress.update - 1)
-        accuracy = self._accuracy(self.val_batches)
-        images = division.updates * self.recipe.optim.batch_size
-        return EpochRow(
-            epoch=epoch + 1, update=progress.update, lr=lr, train_loss=progress.loss_sum / division.updates,
-            val_loss=accuracy.loss, top1=accuracy.top1, top5=accuracy.top5,
-            images_per_s=images / max(progress.seconds, 1e-9), seconds=progress.seconds + time.monotonic() - start,
-        )
+        figures = self.measured(self.task.validate)
+        return self.task.row(Round(
+            number=len(progress.rows) + 1, update=progress.update, lr=lr,
+            train_loss=progress.loss_sum / (end - begin),
+            images_per_s=(end - begin) * self.recipe.optim.batch_size / max(progress.seconds, 1e-9),
+            seconds=progress.seconds + time.monotonic() - start,
+        ), figures)
 
     # -- what is kept ---------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self.place.first:
             self.folder.save(pack(self.progress, self.model, self.optimizer, ema=None if self.ema is None else
-                                  self.ema.module, scaler=self.scaler, data=self.data))
+                                  self.ema.module, scaler=self.scaler, data=self.task.mark), self.task.row_kind)
         self.saved = time.monotonic()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -293,7 +291,7 @@ class _Run:
             self.ema.module.load_state_dict(state["ema"])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
-        self.progress = unpack_progress(state)
+        self.progress = unpack_progress(state, self.task.row_kind)
 
     def _stop(self) -> NoReturn:
         self._save()
@@ -305,15 +303,15 @@ class _Run:
     def _refuse_lost(self, lr: float) -> None:
         if self.watch.lost is None:
             return
-        loss, epoch, update = self.watch.lost
+        loss, number = self.watch.lost
         if math.isfinite(loss):
             raise RunError("The loss of another process is not finite; its message says more.")
-        number = epoch * self.division.updates + update
-        text = f"The loss of update {number} (epoch {epoch + 1}) is {loss}, at a learning rate of {lr:.4g}."
-        kept = [self.batches.again(epoch, update, passed) for passed in range(self.division.passes)]
+        text = f"The loss of update {number} (round {len(self.progress.rows) + 1}) is {loss}, at a learning rate of " \
+               f"{lr:.4g}."
+        kept = [self.batches.again(number, passed) for passed in range(self.division.passes)]
         if any(kept):
             file = self.folder.path / f"lost_update{number}_process{self.place.rank}.pt"
-            torch.save({"update": number, "epoch": epoch, "lr": lr, "loss": loss, "passes": kept}, file)
+            torch.save({"update": number, "lr": lr, "loss": loss, "passes": kept}, file)
             text += f" Its pictures are in {file}."
         before = "the start" if self.progress.update <= 1 else "the last checkpoint"
         raise RunError(f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
@@ -346,26 +344,26 @@ class _LossWatch:
 
     def __init__(self, place: Place, stopping: StopSignals) -> None:
         self._place, self._stopping = place, stopping
-        self._pending: tuple[torch.Tensor, torch.Tensor, int, int] | None = None
-        self.lost: tuple[float, int, int] | None = None
+        self._pending: tuple[torch.Tensor, torch.Tensor, int] | None = None
+        self.lost: tuple[float, int] | None = None
         self.stop = self.save = self.due = False
 
-    def add(self, loss: torch.Tensor, epoch: int, update: int) -> None:
+    def add(self, loss: torch.Tensor, update: int) -> None:
         """The loss of an update; what was found in the one before shows in ``lost``, ``stop`` and ``save``."""
         asked = loss.new_tensor([float(bool(self._stopping.received)), float(self.due and self._place.first)])
         signal = torch.cat([(~torch.isfinite(loss)).to(asked)[None], asked])
         if self._place.world > 1:
             dist.all_reduce(signal, op=dist.ReduceOp.MAX)
         self.settle()
-        self._pending = signal, loss, epoch, update
+        self._pending = signal, loss, update
 
     def settle(self) -> None:
         """Look at the update that was added last."""
         if self._pending is None:
             return
-        signal, loss, epoch, update = self._pending
+        signal, loss, update = self._pending
         self._pending = None
         bad, stop, save = (value > 0 for value in signal.tolist())
         self.stop, self.save = self.stop or stop, save
         if bad:
-            self.lost = float(loss), epoch, update
+            self.lost = float(loss), update

@@ -12,16 +12,15 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from bsszoo.errors import RecipeError
-from bsszoo.train.recipe import Recipe
+from bsszoo.train.recipe import OptimPart, Recipe
 
 
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(optim: OptimPart, model: nn.Module) -> torch.optim.Optimizer:
     """timm's optimiser over a network's parameters.
 
     Raises:
         RecipeError: ``optim.name`` is none of timm's, or does not take these settings.
     """
-    optim = recipe.optim
     # timm's 'sgd' is Nesterov's; 'momentum' is the plain one.
     name = "momentum" if optim.name == "sgd" and not optim.nesterov else optim.name
     try:

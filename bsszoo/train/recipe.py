@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 
 from bsszoo.errors import RecipeError
-from bsszoo.train.strict import as_mapping, bounded, check_tree, choice, load_mapping, override, read_tree
+from bsszoo.train.strict import Tree, as_mapping, bounded, check_tree, choice, load_mapping, override, read_tree
 
 #: Batch for which the paper states its learning rates (appendix B.1, Table 1).
 PAPER_BATCH: Final = 1024
@@ -203,34 +203,44 @@ def read_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: The file is missing or no recipe; the text names the key and what is allowed.
     """
-    path = Path(path)
+    return read_tree_of(Recipe, path, assignments)
+
+
+def read_tree_of(kind: type[Tree], path: str | Path, assignments: Sequence[str] = ()) -> Tree:
+    """The recipe of one kind that a YAML file holds; as ``read_recipe``."""
+    data = override(load_mapping(recipe_file(path), str(path)), kind, assignments)
+    return read_tree(kind, data, source=str(path))
+
+
+def recipe_file(path: str | Path) -> str:
+    """The text of a recipe's file; a ``RecipeError`` where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise RecipeError(f"The recipe {path} cannot be read: {why}. The paper's are in recipes/imagenet; "
-                          "paper:NAME_OR_CODE is the paper's recipe of any network.") from None
-    data = override(load_mapping(text, str(path)), Recipe, assignments)
-    return read_tree(Recipe, data, source=str(path))
+        raise RecipeError(f"The recipe {path} cannot be read: {why}. The paper's are in recipes/imagenet and "
+                          "recipes/coco; paper:NAME_OR_CODE is the paper's recipe of any network.") from None
 
 
-def assigned(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+def assigned(recipe: Tree, assignments: Sequence[str]) -> Tree:
     """A recipe with ``key.key=value`` assignments in place of what it says; ``RecipeError`` as ``read_recipe``."""
-    return read_tree(Recipe, override(as_mapping(recipe), Recipe, assignments))
+    return read_tree(type(recipe), override(as_mapping(recipe), type(recipe), assignments))
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """The recipe as YAML that ``read_recipe`` takes; every key stands in it."""
+def recipe_text(recipe: object) -> str:
+    """The recipe as YAML that reads as the same; every key stands in it."""
     text: str = yaml.safe_dump(as_mapping(recipe), sort_keys=False, default_flow_style=None, width=110)
     return text
 
 
-def with_values(recipe: Recipe, **sections: Any) -> Recipe:
+def with_values(recipe: Tree, **sections: Any) -> Tree:
     """A recipe with some values of some sections replaced, checked: ``with_values(r, schedule={"epochs": 2})``.
 
     Raises:
         RecipeError: As ``read_recipe``.
     """
-    changed = replace(recipe, **{name: replace(getattr(recipe, name), **values) for name, values in sections.items()})
+    changed: Any = replace(recipe, **{  # type: ignore[type-var]
+        name: replace(getattr(recipe, name), **values) for name, values in sections.items()})
     check_tree(changed)
-    return changed
+    made: Tree = changed
+    return made

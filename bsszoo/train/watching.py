@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Protocol
 
 from bsszoo.train.batches import Division
-from bsszoo.train.checkpoint import EpochRow
+from bsszoo.train.checkpoint import Row
 from bsszoo.train.devices import Place
-from bsszoo.train.recipe import Recipe
+from bsszoo.train.task import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """What a training begins with, for those who watch it."""
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     train: int  # pictures
     val: int
     division: Division
+    ends: tuple[int, ...]  # the updates after which it is validated
     place: Place
     resumed: int  # updates already done
     folder: Path
@@ -27,7 +28,7 @@ class Start:
     @property
     def total(self) -> int:
         """Updates of the whole training."""
-        return self.division.updates * self.recipe.schedule.epochs
+        return self.ends[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Now:
     """A training at an update."""
 
     update: int
-    loss: float  # mean of the epoch so far
+    loss: float  # mean of the round so far
     lr: float
     images_per_s: float
 
@@ -52,8 +53,8 @@ class Watcher(Protocol):
     def validating(self, pictures: int) -> None:
         """So many pictures of the validation split are done, in this process."""
 
-    def validated(self, row: EpochRow) -> None:
-        """An epoch is over."""
+    def validated(self, row: Row) -> None:
+        """A round is over, such as an epoch."""
 
     def note(self, text: str) -> None:
         """Something that a person should know."""
@@ -71,7 +72,7 @@ class Unwatched:
     def validating(self, pictures: int) -> None:
         """Say nothing."""
 
-    def validated(self, row: EpochRow) -> None:
+    def validated(self, row: Row) -> None:
         """Say nothing."""
 
     def note(self, text: str) -> None:

@@ -1,11 +1,12 @@
-"""A detector by its name, with weights from a file or torchvision's published ones."""
+"""A detector by its name or the folder of its training, with weights from there, a file, or torchvision's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -13,11 +14,18 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector
 from bsszoo.errors import CodeError, WeightsError
 from bsszoo.nets.detector import Norm, build_detector
+from bsszoo.zoo.hub_files import WEIGHTS_FILE
 from bsszoo.zoo.loading import check_same, read_state
 from bsszoo.zoo.weights import Weights
 
+#: What says in a detector's folder how it is rebuilt, and the file of its weights there.
+CONFIG: Final = "config.json"
+#: The part of that file that is bsszoo's own.
+OWN: Final = "bsszoo"
 #: What names torchvision's COCO weights of the two ResNet-50 detectors.
 TORCHVISION = "torchvision"
+#: What the folder of a training is named by.
+LOCAL: Final = "local-dir:"
 _CLASSES = 91  # of torchvision's COCO weights, for both kinds
 
 
@@ -28,9 +36,10 @@ def create_detector(
     """torchvision's detector on a code; it takes lists of pictures [3, h, w] of any sizes, as torchvision's do.
 
     Args:
-        detector: A detector or its name.
-        pretrained: False for fresh weights; the path of a file of this network's own; or ``torchvision`` for its COCO
-            weights, which are those of ResNet-50 with the stride on the 3x3 convolution (``resnet50_.._px800``).
+        detector: A detector, its name, or ``local-dir:PATH``, the folder of its training: rebuilt as it was trained.
+        pretrained: False for fresh weights; True for those of the folder; the path of a file of this network's own, or
+            of such a folder; or ``torchvision`` for its COCO weights, which are those of ResNet-50 with the stride on
+            the 3x3 convolution (``resnet50_.._px800``).
         num_classes: Outputs of the classifiers: 91 for Mask R-CNN, one of them the background, 80 for RetinaNet.
         norm: ``batch``, ``sync`` or ``frozen``: see ``nets.detector.build_detector``.
         refused: Arguments that were given and that a detector does not take.
@@ -45,6 +54,14 @@ def create_detector(
     if refused:
         raise CodeError(f"A detector does not take {', '.join(refused)}. See bsszoo.zoo.detector_weights."
                         "create_detector for what it takes.")
+    if isinstance(detector, str) and detector.startswith(LOCAL):
+        folder = Path(detector.removeprefix(LOCAL)).expanduser()
+        kept = saved_detector(folder)
+        if kept is None:
+            raise WeightsError(f"{folder} holds no detector.")
+        detector, settings = kept.detector, {**kept.settings, **settings}
+        norm = kept.norm if norm == "batch" else norm
+        pretrained = folder / WEIGHTS_FILE if pretrained is True else pretrained
     if isinstance(detector, str):
         found = find_detector(detector)
         if found is None:
@@ -60,7 +77,8 @@ def create_detector(
         return build_detector(detector, norm=norm, **settings)
     if pretrained == TORCHVISION:
         return _from_torchvision(detector, settings)
-    path = Path(pretrained).expanduser()
+    path = Path(str(pretrained).removeprefix(LOCAL)).expanduser()
+    path = path / WEIGHTS_FILE if path.is_dir() else path
     if not path.is_file():
         raise WeightsError(f"There is no weights file {str(pretrained)!r}. Allowed are a file and {TORCHVISION!r}.")
     model = build_detector(detector, norm=norm, **settings)
@@ -68,6 +86,49 @@ def create_detector(
     check_same(state, model.state_dict(), model.state_dict(), set(), str(path))
     model.load_state_dict(state, strict=False)  # counters of batches alone may be missing
     return model
+
+
+@dataclass(frozen=True)
+class SavedDetector:
+    """What a detector's folder says of it: ``settings`` as ``create_detector`` takes them, ``labels`` as trained."""
+
+    detector: Detector
+    norm: Norm
+    settings: Mapping[str, Any]
+    labels: Mapping[str, Any]
+
+
+def saved_text(detector: Detector, *, norm: str, settings: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
+    """The ``config.json`` of a detector, which ``saved_detector`` reads."""
+    own = {"detector": str(detector), "p6_from": detector.p6_from, "norm": norm, "settings": dict(settings),
+           "labels": dict(labels)}
+    return json.dumps({"architecture": detector.kind, "num_classes": detector.num_classes, OWN: own}, indent=2) + "\n"
+
+
+def saved_detector(folder: Path) -> SavedDetector | None:
+    """The detector of a folder, None where it holds something else or nothing.
+
+    Raises:
+        WeightsError: Its ``config.json`` is broken.
+    """
+    from bsszoo.zoo.detectors import find_detector
+
+    file = folder / CONFIG
+    if not file.is_file():
+        return None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        own = data.get(OWN) if isinstance(data, dict) else None
+        if not isinstance(own, dict) or "detector" not in own:
+            return None
+        named = find_detector(own["detector"])
+        if named is None:
+            raise ValueError(f"{own['detector']!r} is no detector")
+        detector = replace(named, num_classes=data["num_classes"], p6_from=own["p6_from"])
+        return SavedDetector(detector, own["norm"], own["settings"], own["labels"])
+    except (ValueError, KeyError, OSError) as error:
+        raise WeightsError(f"The config.json of {folder} is broken: {error}. The same `bsszoo train` command writes it "
+                           "anew once summary.json is taken away.") from error
 
 
 def _from_torchvision(detector: Detector, settings: dict[str, Any]) -> nn.Module:

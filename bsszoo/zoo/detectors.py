@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Final
 
-from bsszoo.codes.detector import SIZE, Detector, Kind
+from bsszoo.codes.detector import CHANNELS, SIZE, Detector, Kind
 from bsszoo.zoo.entry import entries, resolve_code
 
 #: The detectors of the paper's Table 5, and RetinaNet's code as it is printed there.
@@ -15,6 +16,7 @@ DETECTORS: Final = ("maskrcnn_resnet50", "maskrcnn_resnet50_autobss", "retinanet
 _SEARCHED: Final = {
     "resnet50_autobss": "resnet50_{}_autobss", "resnet50_autobss_printed": "resnet50_{}_autobss_printed",
 }
+_WIDTH: Final = re.compile(r"fpn(\d{1,6})_", re.IGNORECASE)
 
 
 def find_detector(name: str) -> Detector | None:
@@ -22,7 +24,8 @@ def find_detector(name: str) -> Detector | None:
 
     ``maskrcnn_resnet50`` and ``retinanet_resnet50`` have the paper's caffe layout (stride on the first 1x1), and so
     have their ``_autobss`` codes, which were searched for each; ``retinanet_resnet50_autobss_printed`` has the code as
-    printed. After the kind any other name of the zoo, or a code's text, is the backbone as it stands.
+    printed. After the kind any other name of the zoo, or a code's text, is the backbone as it stands. Between them
+    ``fpn64`` says that pyramid and heads are 64 channels wide, in place of 256: ``maskrcnn_fpn64_resnet18``.
 
     Raises:
         CodeError: The text after the kind is a broken code.
@@ -38,10 +41,13 @@ def find_detector(name: str) -> Detector | None:
         return None
     if not separator or not rest:
         return None
+    channels = CHANNELS
+    if (width := _WIDTH.match(rest)) is not None:
+        channels, rest = int(width.group(1)), rest[width.end():]
     entry = entries().get(_SEARCHED.get(rest.lower(), "").format(kind))
     if entry is not None:
-        return Detector(kind, entry.code)
+        return Detector(kind, entry.code, channels=channels)
     code = resolve_code(rest)
     if rest.lower() == "resnet50":
         code = replace(code, stride_in="1x1")
-    return Detector(kind, replace(code, image_size=SIZE))
+    return Detector(kind, replace(code, image_size=SIZE), channels=channels)

@@ -11,9 +11,10 @@ from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.detector import Detector
 from bsszoo.errors import UnknownNameError, WeightsError
 from bsszoo.nets import build
-from bsszoo.zoo.detector_weights import create_detector
+from bsszoo.zoo.detector_weights import LOCAL, create_detector, saved_detector
 from bsszoo.zoo.detectors import find_detector
 from bsszoo.zoo.entry import ModelEntry, entries, entry_of, resolve_code, split_tag
 from bsszoo.zoo.loading import load, read_state, sizes_of
@@ -68,7 +69,10 @@ def create(
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
         raise WeightsError(f"pretrained is {pretrained!r}; allowed are True, False, a tag, 'hf-hub:org/name', "
                            "'local-dir:PATH' and the path of a weights file.")
-    detector = find_detector(name_or_code) if isinstance(name_or_code, str) else None
+    detector: Detector | str | None = find_detector(name_or_code) if isinstance(name_or_code, str) else None
+    if isinstance(name_or_code, str) and name_or_code.startswith(LOCAL) and saved_detector(
+            Path(name_or_code.removeprefix(LOCAL)).expanduser()) is not None:
+        detector = name_or_code
     if detector is not None:
         given = {"in_chans": in_chans, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None,
                  "features_only": features_only or None, "out_indices": out_indices, "org": org,

@@ -18,16 +18,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study": BELOW_NETS | {"candidates", "search"},
     "nets": BELOW_NETS,
     "report": BELOW_NETS | {"files", "study.result", "study.insight"},
-    "evaluate": BELOW_NETS | {"files", "nets", "candidates", "study", "train"},
+    "evaluate": BELOW_NETS | {"files", "nets", "candidates", "study", "train", "detection"},
     "files": set(),
     "train": BELOW_NETS | {"nets", "zoo", "files"},
+    "detection": BELOW_NETS | {"files", "nets", "zoo", "train"},
     "zoo": BELOW_NETS | {"nets"},
     "export": BELOW_NETS | {"files", "nets", "zoo"},
     "hub": BELOW_NETS | {"files", "nets", "zoo", "train", "report"},
     "compression": BELOW_NETS | {
-        "files", "candidates", "search", "study", "nets", "train", "evaluate", "zoo", "report"},
+        "files", "candidates", "search", "study", "nets", "train", "detection", "evaluate", "zoo", "report"},
     "cli": BELOW_NETS | {
-        "candidates", "study", "nets", "evaluate", "train", "zoo", "export", "hub", "report", "compression"},
+        "candidates", "study", "nets", "evaluate", "train", "detection", "zoo", "export", "hub", "report",
+        "compression"},
 }
 
 

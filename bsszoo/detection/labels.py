@@ -1,0 +1,96 @@
+"""Which output of a detector stands for which category of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from bsszoo.codes.detector import Kind
+from bsszoo.errors import DataError, RecipeError
+
+#: The name of an output that stands for no category: Mask R-CNN's first, and the gaps between COCO's ids.
+NOTHING: Final = "-"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The categories of a detector: ``ids[label]`` is the category's id, None for an output that stands for none.
+
+    Example:
+        >>> labels = labels_of("maskrcnn", [(3, "car"), (7, "train")], "order", None)
+        >>> labels.ids, labels.names
+        ((None, 3, 7), ('-', 'car', 'train'))
+        >>> labels.label(7)
+        2
+    """
+
+    ids: tuple[int | None, ...]
+    names: tuple[str, ...]
+    _places: dict[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", {i: label for label, i in enumerate(self.ids) if i is not None})
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the network's classifiers."""
+        return len(self.ids)
+
+    def label(self, category: int) -> int:
+        """The output that stands for a category."""
+        return self._places[category]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, which ``from_dict`` takes."""
+        return {"ids": list(self.ids), "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Labels:
+        """Labels as they were written."""
+        return cls(tuple(data["ids"]), tuple(data["names"]))
+
+
+def labels_of(
+    kind: Kind, categories: Sequence[tuple[int, str]], label_by: Literal["order", "id"] | str, num_classes: int | None
+) -> Labels:
+    """The labels of a detector for some categories.
+
+    Args:
+        kind: Mask R-CNN's output 0 is the background; RetinaNet has none.
+        categories: (id, name) in the order of their ids.
+        label_by: ``order``: one output after the other; ``id``: the output with the category's own id.
+        num_classes: Outputs; None for as many as are needed.
+
+    Raises:
+        RecipeError: Too few outputs; or an output would stand for two things.
+    """
+    first = 1 if kind == "maskrcnn" else 0
+    if label_by == "id":
+        if categories[0][0] < first:
+            raise RecipeError(f"data.label_by is id, and the category {categories[0][1]!r} has the id "
+                              f"{categories[0][0]}, which is Mask R-CNN's output for the background. Set it to order.")
+        places = [i for i, _ in categories]
+    else:
+        places = list(range(first, first + len(categories)))
+    needed = places[-1] + 1
+    wanted = needed if num_classes is None else num_classes
+    if wanted < needed:
+        background = " and the background" if first else ""
+        raise RecipeError(f"model.num_classes is {wanted}, and the data's {len(categories)} categories{background} "
+                          f"need {needed} outputs. Set it to {needed}, or to null.")
+    ids: list[int | None] = [None] * wanted
+    names = [NOTHING] * wanted
+    for place, (number, name) in zip(places, categories, strict=True):
+        ids[place], names[place] = number, name
+    return Labels(tuple(ids), tuple(names))
+
+
+def check_same_categories(labels: Labels, categories: Sequence[tuple[int, str]], what: str) -> None:
+    """A ``DataError`` unless every category of some data is one of the labels', under the same name."""
+    known = {i: name for i, name in zip(labels.ids, labels.names, strict=True) if i is not None}
+    wrong = [(i, name) for i, name in categories if known.get(i) != name]
+    if wrong:
+        i, name = wrong[0]
+        raise DataError(f"{what} has the category {name!r} with the id {i}, and the network was trained with "
+                        f"{known.get(i, 'none')!r} there. Give the data that it was trained for.")

@@ -1,0 +1,168 @@
+"""The detector of a recipe before its training, and what is kept of it afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+from torch import nn
+
+from bsszoo import __version__
+from bsszoo.codes.detector import Detector, detector_cost
+from bsszoo.codes.families import family_of
+from bsszoo.detection.coco import CocoSplit
+from bsszoo.detection.evaluation import NONE, DetectionFigures, Precision
+from bsszoo.detection.labels import Labels
+from bsszoo.detection.recipe import DetectionRecipe
+from bsszoo.errors import WeightsError
+from bsszoo.files import write_whole
+from bsszoo.train.checkpoint import WEIGHTS, Folder
+from bsszoo.train.devices import Place
+from bsszoo.train.outcome import device_words
+from bsszoo.train.task import Round
+from bsszoo.zoo.detector_weights import CONFIG, create_detector, saved_text
+from bsszoo.zoo.registry import create
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionRow:
+    """One line of ``metrics.csv``: what some updates gave.
+
+    COCO's average precisions in percent, of boxes and of masks: over all IoU, at 0.5, at 0.75, of small, medium and
+    large objects; -1 where there is none, as COCO writes it.
+    """
+
+    validation: int  # from 1
+    update: int  # updates done
+    lr: float  # of the last update
+    train_loss: float  # mean since the validation before
+    box_ap: float
+    box_ap50: float
+    box_ap75: float
+    box_small: float
+    box_medium: float
+    box_large: float
+    mask_ap: float
+    mask_ap50: float
+    mask_ap75: float
+    mask_small: float
+    mask_medium: float
+    mask_large: float
+    images_per_s: float  # training only
+    seconds: float  # training and validation
+
+    @classmethod
+    def of(cls, trained: Round, figures: DetectionFigures) -> DetectionRow:
+        """The line of a validation."""
+        precisions: dict[str, float] = {}
+        for kind, found in (("box", figures.box), ("mask", figures.mask)):
+            for entry in fields(Precision):
+                value = None if found is None else getattr(found, entry.name)
+                precisions[f"{kind}_{entry.name}"] = NONE if value is None else value
+        return cls(validation=trained.number, update=trained.update, lr=trained.lr, train_loss=trained.train_loss,
+                   images_per_s=trained.images_per_s, seconds=trained.seconds, **precisions)
+
+    @property
+    def score(self) -> float:
+        """Mask AP where there are masks, else box AP [%]."""
+        return self.box_ap if self.mask_ap < 0 else self.mask_ap
+
+    def text(self, rounds: int) -> str:
+        """The line of a validation."""
+        masks = "" if self.mask_ap < 0 else f", mask AP {self.mask_ap:.2f}%, AP50 {self.mask_ap50:.2f}%"
+        return (f"validation {self.validation}/{rounds}, update {self.update}: train loss {self.train_loss:.4f}, "
+                f"box AP {self.box_ap:.2f}%, AP50 {self.box_ap50:.2f}%{masks}, {self.images_per_s:,.1f} images/s")
+
+
+def settings_of(recipe: DetectionRecipe) -> dict[str, Any]:
+    """The settings of a recipe's detector, as ``create_detector`` takes them."""
+    part, data = recipe.model, recipe.data
+    common = {"min_size": data.image_size, "max_size": data.max_size, "image_mean": list(data.mean),
+              "image_std": list(data.std), "anchor_size": part.anchor_size}
+    if recipe.detector.kind == "maskrcnn":
+        return {**common, "box_batch_size_per_image": part.proposals, "box_detections_per_img": part.detections,
+                "box_score_thresh": part.least_score}
+    return {**common, "detections_per_img": part.detections, "score_thresh": part.least_score}
+
+
+def start_detector(recipe: DetectionRecipe, labels: Labels, *, fresh: bool) -> nn.Module:
+    """The recipe's detector on the CPU; with the weights that training starts from where it is ``fresh``.
+
+    Raises:
+        WeightsError: The weights do not exist or do not fit.
+    """
+    part = recipe.model
+    model = create_detector(recipe.detector, pretrained=(part.pretrained or False) if fresh else False,
+                            num_classes=labels.classes, norm=part.norm, **settings_of(recipe))  # type: ignore[arg-type]
+    if fresh and part.backbone_weights is not None:
+        _start_backbone(model, recipe.detector, part.backbone_weights)
+    return model
+
+
+def _start_backbone(model: Any, detector: Detector, weights: str) -> None:
+    """Load a classifier's weights into a detector's backbone; what stands behind the features is left out."""
+    given = create(detector.backbone, pretrained=weights).state_dict()
+    body = model.backbone.body
+    into = body.network if family_of(detector.backbone.family).block == "mbconv" else body
+    lost = [k for k in into.state_dict() if k not in given and not k.endswith("num_batches_tracked")]
+    if lost:
+        raise WeightsError(f"{weights} lacks {lost[0]} of the backbone {detector.backbone}.")
+    into.load_state_dict({k: v for k, v in given.items() if k in into.state_dict()}, strict=False)
+
+
+def data_mark(splits: tuple[CocoSplit, CocoSplit]) -> str:
+    """What tells one set of pictures and objects from another, whichever folder it lies in."""
+    parts = [f"{len(splits[0])} + {len(splits[1])} pictures"]
+    for split in splits:
+        mark = hashlib.sha256(repr(split.categories).encode())
+        mark.update(split.rows.tobytes() + split.sizes.tobytes() + split.objects.tobytes())
+        parts.append(mark.hexdigest()[:12])
+    return " ".join(["coco", *parts])
+
+
+def conclude_detection(
+    recipe: DetectionRecipe, network: nn.Module, folder: Folder, rows: Sequence[DetectionRow], labels: Labels,
+    splits: tuple[CocoSplit, CocoSplit], place: Place, tested: DetectionFigures | None,
+) -> dict[str, Any]:
+    """Write the trained detector as a folder that ``bsszoo.create`` loads, and ``summary.json``, which is returned.
+
+    Args:
+        recipe: The recipe.
+        network: The detector that was validated last.
+        folder: The training's folder.
+        rows: The validations.
+        labels: Which output stands for which category.
+        splits: The training and the validation pictures.
+        place: Where it was trained.
+        tested: Those on the recipe's test split, where it has one.
+    """
+    folder.save_weights(WEIGHTS, network.state_dict())
+    detector = Detector(recipe.detector.kind, recipe.detector.backbone, labels.classes,
+                        channels=recipe.detector.channels)
+    write_whole(folder.path / CONFIG, saved_text(
+        detector, norm=recipe.model.norm, settings=settings_of(recipe), labels=labels.to_dict()))
+    cost = detector_cost(detector, recipe.data.image_size)
+    data, last = recipe.data, rows[-1]
+    best = max(rows, key=lambda r: r.score)
+    summary = {
+        "model": recipe.model.name, "detector": str(detector), "code": str(detector.backbone),
+        "image_size": data.image_size, "num_classes": labels.classes, "macs": cost.macs, "params": cost.params,
+        "box_ap": last.box_ap, "box_ap50": last.box_ap50, "mask_ap": None if last.mask_ap < 0 else last.mask_ap,
+        "mask_ap50": None if last.mask_ap < 0 else last.mask_ap50, "train_loss": last.train_loss,
+        "best_ap": best.score, "best_update": best.update, "updates": last.update,
+        "weights": "moving average" if recipe.ema.decay is not None else "last update",
+        "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
+        "validated_on": f"{data.holdout:g} of {data.train_split}, held out" if data.holdout else data.val_split,
+        **({} if tested is None else {"test": tested.to_dict(), "tested_on": data.test_split}),
+        "seed": recipe.run.seed, "seconds": round(sum(r.seconds for r in rows), 3),
+        "images_per_s": round(last.images_per_s, 2), "device": device_words(place), "processes": place.world,
+        "precision": recipe.run.precision, "last_validation": asdict(last),
+        "versions": {"bsszoo": __version__, "python": platform.python_version(),
+                     **{n: version(n) for n in ("torch", "torchvision", "pycocotools", "numpy")}},
+    }
+    folder.write_summary(summary)
+    return summary
