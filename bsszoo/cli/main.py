@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bsszoo import __version__
-from bsszoo.cli import compress, export, hub, measure, models, report, train
+from bsszoo.cli import compress, export, hub, measure, models, predict, report, train
 from bsszoo.errors import BssZooError, RunError, StoppedError, WeightsError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command("compress")(compress.compress_command)
 app.command("report")(report.report_command)
 app.command("train")(train.train_command)
 app.command("validate")(train.validate_command)
+app.command("predict")(predict.predict_command)
 app.command("measure")(measure.measure_command)
 app.command("export")(export.export_command)
 app.command("push")(hub.push_command)

@@ -17,8 +17,9 @@ from torch import nn
 
 from bsszoo import __version__
 from bsszoo.errors import RunError, SettingsError
-from bsszoo.export.inputs import Check, check_inputs, input_config
+from bsszoo.export.inputs import Check, check_inputs
 from bsszoo.files import plain_name, whole_file
+from bsszoo.zoo.pictures import input_config
 
 Format = Literal["onnx", "torch"]
 

@@ -88,7 +88,7 @@ def joined(device: str | None = None) -> Iterator[Place]:
         SettingsError: No such device.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
-    chosen = _device(device, local)
+    chosen = device_of(device, local)
     if not launched_by_torchrun():
         yield Place(chosen)
         return
@@ -117,7 +117,8 @@ def _own_store() -> dict[str, Any]:
     return {"store": PrefixStore(f"bsszoo/start_{start}", shared), "rank": rank, "world_size": world}
 
 
-def _device(name: str | None, local: int) -> torch.device:
+def device_of(name: str | None, local: int = 0) -> torch.device:
+    """The device of a name: a GPU where there is one by default; a ``SettingsError`` where it cannot be used."""
     if name is None:
         return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     try:

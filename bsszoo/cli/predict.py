@@ -1,0 +1,64 @@
+"""``bsszoo predict``: what a network says of pictures, drawn on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict_command(
+    what: Annotated[str, typer.Argument(metavar="NAME_OR_RUN", show_default=False,
+                                        help="A name of `bsszoo list`, a code's text, a detector "
+                                        "(maskrcnn_resnet50), hf-hub:ORG/NAME, or the folder of a training.")],
+    pictures: Annotated[list[str], typer.Argument(metavar="IMAGE...", show_default=False,
+                                                  help="Pictures, or folders of them.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="WEIGHTS", show_default="published ones, a training's own",
+                     help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file; of a detector a "
+                     "file, a training's folder, or torchvision."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the drawn pictures.")] = Path("predictions"),
+    top: Annotated[int, typer.Option(metavar="N", help="Of a classifier: labels of each picture.")] = 5,
+    least_score: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of a detector: least score of an object that is shown.")
+    ] = 0.5,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps."),
+    ] = None,
+) -> None:
+    """Draw what a network says of pictures: boxes and masks of a detector, the first labels of a classifier.
+
+    Each picture becomes a PNG file in the folder; predictions.json there holds the same as values.
+
+    Examples:
+
+      bsszoo predict resnet50 cat.jpg
+
+      bsszoo predict runs/maskrcnn street.jpg pictures/ --least-score 0.7
+
+      bsszoo predict maskrcnn_resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800 --weights torchvision a.jpg
+    """
+    import json
+
+    from bsszoo.cli.console import show
+    from bsszoo.files import whole_file, write_whole
+    from bsszoo.predict.drawing import drawn
+    from bsszoo.predict.predict import predict
+
+    said = []
+    names: set[str] = set()
+    for prediction in predict(what, pictures, weights=weights, top=top, least_score=least_score, device=device):
+        out.mkdir(parents=True, exist_ok=True)
+        name = next(n for i in range(len(names) + 1)
+                    if (n := f"{prediction.file.stem}{f'_{i + 1}' if i else ''}.png") not in names)
+        names.add(name)
+        with whole_file(out / name) as scratch:
+            drawn(prediction).save(scratch, format="PNG")
+        said.append(prediction.to_dict() | {"drawn": name})
+        show(f"{prediction.file}: {prediction}")
+    write_whole(out / "predictions.json", json.dumps(said, indent=2) + "\n")
+    show(f"Drawn: {len(said)} picture{'' if len(said) == 1 else 's'} in {out}")
