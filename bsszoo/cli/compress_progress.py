@@ -45,14 +45,14 @@ class ProgressWatcher:
             self._progress.stop()
             self._progress = None
 
-    def started(self, reference: Code, budget: Budget) -> None:
+    def started(self, network: str, budget: Budget) -> None:
         """Say what was understood, before the first wait."""
         from bsszoo.report.figures import both_macs, human
 
         limit = f", params at most {human(budget.params)}" if budget.params else ""
         limit += f", activations at most {human(budget.activations)}" if budget.activations else ""
         limit += f", latency at most {budget.latency_ms:g} ms" if budget.latency_ms else ""
-        self._say(f"Compressing {reference}", f"Budget: {both_macs(budget.macs)}{limit}", "Drawing candidates ...")
+        self._say(f"Compressing {network}", f"Budget: {both_macs(budget.macs)}{limit}", "Drawing candidates ...")
 
     def _say(self, *lines: str) -> None:
         from rich.text import Text

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import _block_cost, _stages_of_columns
+from bsszoo.codes.detector import BESIDE_FEATURES, DetectorHead, head_cost
 from bsszoo.codes.layers import Block, Stage, block_layers, stages_of
 from bsszoo.codes.space import Space
 from bsszoo.errors import CodeError, SpaceError
@@ -218,13 +219,29 @@ def _stage_terms(
         if i != stage:
             continue
         for block, times, size in blocks:
+            # A detector takes the features before a classifier's own layers.
+            beside = space.head is not None and block.kind in BESIDE_FEATURES
             cost, _ = _block_cost(block, size)
-            for kind, one in enumerate(cost):
+            for kind, one in enumerate(cost if not beside else ()):
                 total[kind] += one * times
             total[3] += sum(layer.present for layer in block_layers(block) if layer.role == "main") * times
-            if block_value is not None:
+            if block_value is not None and not beside:
                 total[4] += _values(block, times, size[0], block_value, known) * times
+    if space.head is not None:
+        _add_head(total, space.head, space.template, stage, n, columns[stage])
     return total.astype(np.int64).reshape(kinds, *shape)
+
+
+def _add_head(total: Any, head: DetectorHead, template: Code, stage: int, stages: int, widths: Any) -> None:
+    """Add what a detector's head costs for a stage's widths [N]; what no width changes goes to the last stage."""
+    cost = head_cost(head, template)
+    for place, one in cost.by_stage:
+        if place == stage:
+            for kind, amount in enumerate((one.macs, one.params, one.activations)):
+                total[kind] += amount * widths
+    if stage == stages - 1:
+        for kind, amount in enumerate((cost.fixed.macs, cost.fixed.params, cost.fixed.activations)):
+            total[kind] += amount
 
 
 def _walk(template: Code, columns: Any) -> Iterator[tuple[Stage[Any], list[tuple[Block[Any], Any, tuple[int, int]]]]]:

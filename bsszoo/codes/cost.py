@@ -162,6 +162,9 @@ def cost_array(
     import numpy as np
 
     check_arguments(num_classes, in_chans)
+    if not isinstance(space, str) and space.head is not None:
+        raise CodeError("cost_array counts classifiers, and this space is of a detector's backbones: Space.cost counts "
+                        "one code, codes.chain.Chain many.")
     template = _template(space)
     rows = _checked_rows(template, codes)
     size = checked_size(template.image_size if image_size is None else image_size)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import Cost, ImageSize, checked_size, stage_costs
+from bsszoo.codes.cost import Cost, ImageSize, StageCost, checked_size, code_cost, stage_costs
 from bsszoo.codes.families import family_of
 from bsszoo.errors import CodeError
 
@@ -21,6 +21,9 @@ Kind = Literal["maskrcnn", "retinanet"]
 
 #: Side of the square input at which the paper counts detectors [px].
 SIZE: Final = 800
+_BESIDE: Final = ("conv_head", "classifier", "fc")
+#: Kinds of blocks that stand behind the features of a backbone, and are a classifier's own.
+BESIDE_FEATURES: Final = ("head_conv", "classifier")
 #: Classes as the paper counts: Mask R-CNN with a background, as COCO's category numbers go (91), RetinaNet COCO's 80.
 CLASSES: Final[dict[Kind, int]] = {"maskrcnn": 91, "retinanet": 80}
 #: Channels of the pyramid's features and of the heads, unless a detector says otherwise.
@@ -76,6 +79,30 @@ class Detector:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectorHead:
+    """A detector without its backbone: what a search over backbones keeps as it is. Fields as ``Detector``'s."""
+
+    kind: Kind
+    num_classes: int = 0
+    p6_from: Literal["c5", "p5"] = "c5"
+    channels: int = CHANNELS
+
+    @classmethod
+    def of(cls, detector: Detector) -> DetectorHead:
+        """The head of a detector."""
+        return cls(detector.kind, detector.num_classes, detector.p6_from, detector.channels)
+
+    @property
+    def title(self) -> str:
+        """Its kind as a person writes it."""
+        return _TITLES[self.kind]
+
+    def on(self, code: Code) -> Detector:
+        """The detector with this head on a code."""
+        return Detector(self.kind, code, self.num_classes, self.p6_from, self.channels)
+
+
+@dataclass(frozen=True, slots=True)
 class Convolution:
     """A convolution or linear layer beside the backbone: its module's path, widths, kernel, and where it runs.
 
@@ -97,12 +124,16 @@ class Convolution:
         return Cost(weights * places, weights + self.out_width, self.out_width * places)
 
 
+def backbone_stages(code: Code, image_size: ImageSize | None = None) -> tuple[StageCost, ...]:
+    """The stages of a code's features, without what stands behind them: classifier, last 1x1 of an MBConv net."""
+    return tuple(row for row in stage_costs(code, image_size, num_classes=0) if row.name not in _BESIDE)
+
+
 def backbone_cost(code: Code, image_size: ImageSize | None = None) -> Cost:
-    """The cost of a code's features without what stands behind them: classifier, and the last 1x1 of an MBConv net."""
+    """The cost of a code's features."""
     total = Cost(0, 0, 0)
-    for row in stage_costs(code, image_size, num_classes=0):
-        if row.name != "conv_head":
-            total = total + row.cost
+    for row in backbone_stages(code, image_size):
+        total = total + row.cost
     return total
 
 
@@ -130,13 +161,62 @@ def detector_cost(detector: Detector, image_size: ImageSize = SIZE) -> Cost:
     return total
 
 
+def network_cost(code: Code, head: DetectorHead | None = None) -> Cost:
+    """The cost of a code's network at its own image size: of the classifier, or of the detector with this head."""
+    return code_cost(code) if head is None else detector_cost(head.on(code), code.image_size)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadCost:
+    """The cost of a head on any code of a family: ``fixed``, and for each channel of the stages that it takes.
+
+    ``by_stage`` has (the searched stage's place, cost of a channel of it). Every layer beside the backbone takes one
+    feature at most, so that nothing else is in it.
+    """
+
+    fixed: Cost
+    by_stage: tuple[tuple[int, Cost], ...]
+
+
+def head_cost(head: DetectorHead, template: Code) -> HeadCost:
+    """The cost of a head on the codes of a template's family, at the template's image size."""
+    detector = head.on(template)
+    _, sides = _features(detector, checked_size(template.image_size))
+    places = feature_stages(template.family)
+
+    def at(widths: tuple[int, ...]) -> Cost:
+        total = Cost(0, 0, 0)
+        for layer in _pyramid(detector, widths, sides):
+            total = total + layer.cost
+        return total
+
+    fixed = at((0,) * len(sides))
+    by_stage = []
+    for level in detector.levels:
+        one = at(tuple(int(i == level) for i in range(len(sides))))
+        by_stage.append((places[level], Cost(one.macs - fixed.macs, one.params - fixed.params,
+                                             one.activations - fixed.activations)))
+    return HeadCost(fixed, tuple(by_stage))
+
+
+def feature_stages(family: str) -> tuple[int, ...]:
+    """The places of the searched stages whose outputs are the features at strides 4, 8, 16 and 32: the last at each."""
+    data = family_of(family)
+    stride = 4 if data.block != "mbconv" else 2  # behind the stem
+    found: dict[int, int] = {}
+    for place, step in enumerate(data.strides):
+        stride *= step
+        found[stride] = place
+    return tuple(found[s] for s in (4, 8, 16, 32))
+
+
 def _features(
     detector: Detector, size: tuple[int, int]
 ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """Widths and sizes of the backbone's features at strides 4, 8, 16 and 32 [px]: the last stage at each."""
     found: dict[int, tuple[int, tuple[int, int]]] = {}
-    for row in stage_costs(detector.backbone, size, num_classes=0):
-        if row.name in ("conv1", "conv_stem", "conv_head"):
+    for row in backbone_stages(detector.backbone, size):
+        if row.name in ("conv1", "conv_stem"):
             continue
         stride = round(size[0] / row.size[0])
         found[stride] = row.width, row.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bsszoo.codes.code import FAMILY_DEFAULT, Code
-from bsszoo.codes.cost import code_cost
+from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.families import family_of
 from bsszoo.codes.space import scaled, scaled_stage2, scaled_stem
 
@@ -36,15 +36,18 @@ def uniform_code(code: Code, scale: float) -> Code:
     )
 
 
-def fit_scale(code: Code, macs: int, params: int | None = None) -> float | None:
+def fit_scale(
+    code: Code, macs: int, params: int | None = None, head: DetectorHead | None = None
+) -> float | None:
     """The largest scale, in steps of 0.001, at which the uniformly rescaled code keeps the limits.
 
     At most ``macs`` MACs and, when given, ``params`` parameters. None when even ``MIN_SCALE`` has more; at most
-    ``MAX_SCALE``. Every width grows with the scale and the costs with every width, so bisection finds it.
+    ``MAX_SCALE``. With ``head`` the limits are on the detector that has the code as its backbone. Every width grows
+    with the scale and the costs with every width, so bisection finds it.
     """
 
     def keeps(step: int) -> bool:
-        cost = code_cost(uniform_code(code, step / _STEPS))
+        cost = network_cost(uniform_code(code, step / _STEPS), head)
         return cost.macs <= macs and (params is None or cost.params <= params)
 
     low, high = round(MIN_SCALE * _STEPS), round(MAX_SCALE * _STEPS)

@@ -9,6 +9,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from bsszoo.codes.code import FAMILY_DEFAULT, MAX_DEPTH, MAX_EXPANSION, MAX_WIDTH, Code
+from bsszoo.codes.cost import Cost
+from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.families import WidthRange, family_of
 from bsszoo.errors import CodeError, SpaceError, close_matches
 
@@ -37,6 +39,7 @@ class Space:
             as fractions; empty for ResNet-18.
         scale: The factor its grid was scaled by; 1 for section B.2.2's own.
         stem_width, stage2_width, stage2_depth, image_size, stride_in: The fixed parts that its codes share.
+        head: The detector's head that its codes are backbones of; their costs are then the detector's.
 
     ``Space.of(family)`` gives section B.2.2's ranges, ``.scaled(s)`` the grid for a smaller budget and
     ``.replace(C3=[..], L4=range(1, 4))`` a user's own.
@@ -62,6 +65,7 @@ class Space:
     stage2_depth: int = FAMILY_DEFAULT
     image_size: int = FAMILY_DEFAULT
     stride_in: Any = "3x3"
+    head: DetectorHead | None = None
 
     def __post_init__(self) -> None:
         data = family_of(self.family)
@@ -133,7 +137,8 @@ class Space:
             widths.append(_width_values(r, step if r.doubling else step * (r.low // r.step), step))
         stem, stage2 = scaled_fixed_widths(self.family, scale)
         return replace(Space.of(self.family), widths=tuple(widths), scale=float(scale), image_size=self.image_size,
-                       stage2_depth=self.stage2_depth, stride_in=self.stride_in, stem_width=stem, stage2_width=stage2)
+                       stage2_depth=self.stage2_depth, stride_in=self.stride_in, stem_width=stem, stage2_width=stage2,
+                       head=self.head)
 
     def replace(self, entries: Mapping[str, Iterable[Any]] | None = None, **ranges: Iterable[Any]) -> Space:
         """This space with other ranges for some entries, e.g. ``replace(C3=[16, 24], L3=range(1, 4))``.
@@ -153,6 +158,10 @@ class Space:
             axes[name] = axis if name[0] in "BT" else tuple(int(v) if v.denominator == 1 else v for v in axis)
         n, every = data.stages, tuple(axes.values())
         return replace(self, widths=every[:n], depths=every[n:2 * n], thirds=every[2 * n:])
+
+    def cost(self, code: Code) -> Cost:
+        """The cost of a code's network: of the classifier, or of the detector where the space has a ``head``."""
+        return network_cost(code, self.head)
 
     # -- what it holds ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bsszoo.candidates.latency import LatencyModel, predicted
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import code_cost
 from bsszoo.compression.folder import CONTROLS, TRAINING_RECIPE, read_json, write_json
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluate.structural import StructuralEvaluator
@@ -41,7 +40,7 @@ def judge_controls(
         ("original", plan.reference), ("uniform", plan.uniform)
     )
     for role, code in controls:
-        cost = code_cost(code)
+        cost = plan.space.cost(code)
         if str(code) not in kept and comparable(plan, judge, code):
             judging(role)
             try:
@@ -55,14 +54,14 @@ def judge_controls(
     return rows, notes
 
 
-def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None) -> CompressResult:
+def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan: Plan) -> CompressResult:
     """The result with what an earlier process of the run measured: latencies of the same codes, its seconds,
     and what was trained after the search."""
     if earlier is None:
         return result
     known = {n.get("code"): n.get("latency_ms") for n in earlier.get("networks", [])}
     networks = tuple(replace(row, latency_ms=known.get(str(row.code))) for row in result.networks)
-    kept = result.confirmation or _confirmation(result, earlier.get("confirmation"))
+    kept = result.confirmation or _confirmation(result, earlier.get("confirmation"), plan)
     finished = Finished(**earlier["finished"]) if earlier.get("finished") else None
     finished = finished if finished is not None and finished.code == str(result.best.code) else result.finished
     facts = TrainingFacts(**earlier["training"]) if earlier.get("training") else None
@@ -71,9 +70,9 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None) -> C
                    finished=finished)
 
 
-def _confirmation(result: CompressResult, earlier: Mapping[str, Any] | None) -> Confirmation | None:
+def _confirmation(result: CompressResult, earlier: Mapping[str, Any] | None, plan: Plan) -> Confirmation | None:
     """What an earlier process confirmed, where that is still the best code."""
-    found = None if earlier is None else Confirmation.from_dict(earlier)
+    found = None if earlier is None else Confirmation.from_dict(earlier, plan.space.cost)
     if found is None or any(r.role == "found" and r.code != result.best.code for r in found.rows):
         return None
     return found
@@ -111,7 +110,7 @@ def comparable(plan: Plan, judge: Evaluator, code: Code) -> bool:
     """Whether a score of a control says anything: the structural one only beside candidates of about its cost."""
     if not isinstance(judge, StructuralEvaluator):
         return True
-    macs, of_candidates = code_cost(code).macs, plan.candidates.macs
+    macs, of_candidates = plan.space.cost(code).macs, plan.candidates.macs
     assert of_candidates is not None  # drawn from a space, whose costs are known
     return int(of_candidates.min()) * _NEAR <= macs <= min(plan.budget.macs, int(of_candidates.max()) / _NEAR)
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import code_cost
 from bsszoo.compression.plan import Plan
 from bsszoo.compression.verdict import Interval, mean_interval, verdict
 from bsszoo.study.loop import reason
@@ -95,7 +94,7 @@ def confirm(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    rows = list(_rows(tasks, known))
+    rows = list(_rows(plan, tasks, known))
     return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows)), tuple(notes))
 
 
@@ -111,12 +110,12 @@ def _tasks(plan: Plan, best: Code, trainings: int, seed: int) -> Iterator[_Task]
             yield _Task(f"random {number + 1}", "random", drawn[number], 0)
 
 
-def _rows(tasks: Sequence[_Task], known: dict[str, float]) -> Iterator[ConfirmedRow]:
+def _rows(plan: Plan, tasks: Sequence[_Task], known: dict[str, float]) -> Iterator[ConfirmedRow]:
     order = {"uniform": 0, "random": 1, "found": 2}
     for label, role, code in sorted({(t.label, t.role, t.code) for t in tasks}, key=lambda r: (order[r[1]], r[0])):
         tests = tuple(known[t.key] for t in tasks if (t.label, t.code) == (label, code) and t.key in known)
         found = mean_interval(tests) if tests else Interval(0.0)
-        yield ConfirmedRow(label, role, code, code_cost(code), tests, found.low, found.high)
+        yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, found.low, found.high)
 
 
 def _verdicts(rows: Sequence[ConfirmedRow]) -> Iterator[str]:

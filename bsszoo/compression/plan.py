@@ -13,7 +13,8 @@ from bsszoo.candidates.latency import LatencyModel, LatencyTable, predicted
 from bsszoo.candidates.limits import Limits
 from bsszoo.candidates.reachable import Nearest, contradiction, least_latency
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import code_cost, depth
+from bsszoo.codes.cost import depth
+from bsszoo.codes.detector import DetectorHead
 from bsszoo.codes.families import family_of
 from bsszoo.codes.scaling import MIN_SCALE, fit_scale, uniform_code
 from bsszoo.codes.space import Space
@@ -60,7 +61,9 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def budget_space(reference: Code, macs: int, scale: float | None = None) -> Space:
+def budget_space(
+    reference: Code, macs: int, scale: float | None = None, head: DetectorHead | None = None
+) -> Space:
     """The grid that codes under a budget are searched on.
 
     Args:
@@ -68,6 +71,7 @@ def budget_space(reference: Code, macs: int, scale: float | None = None) -> Spac
         macs: Most multiply-adds.
         scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
             budget, at most 1 (section B.2.2's own grid).
+        head: Of the detector whose backbone is searched; the budget is then the detector's.
 
     Example:
         >>> budget_space(Code.parse("mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6"), 130_000_000).scale
@@ -77,10 +81,10 @@ def budget_space(reference: Code, macs: int, scale: float | None = None) -> Spac
     if scale is None:
         original = replace(Code.from_entries(family.name, family.original), image_size=reference.image_size,
                            stride_in=reference.stride_in)
-        fitted = fit_scale(original, macs)
+        fitted = fit_scale(original, macs, head=head)
         scale = MIN_SCALE if fitted is None else min(1.0, fitted)
     # At scale 1 too: a stem or stage 2 never is the reference's own but the grid's, so that all codes share it.
-    base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in)
+    base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in, head=head)
     return base.scaled(scale)
 
 
@@ -94,6 +98,7 @@ def make_plan(
     candidates: int = CANDIDATES,
     strict: bool = False,
     latency: LatencyModel | None = None,
+    head: DetectorHead | None = None,
 ) -> Plan:
     """Candidates under a budget, drawn uniformly among the feasible codes.
 
@@ -107,16 +112,17 @@ def make_plan(
         candidates: How many to draw.
         strict: The caps were asked for: where nothing is left inside them, fail instead of giving one up.
         latency: What tells a code's latency before it is built.
+        head: Of the detector whose backbone the reference is; the budget and the caps are then the detector's.
 
     Raises:
         BudgetError: No code of the space meets the budget; the text names the limit that binds and the nearest
             reachable figure. Or the latency table lacks a block.
     """
-    space = budget_space(reference, budget.macs, scale)
+    space = budget_space(reference, budget.macs, scale, head)
     _check_table(space, latency)
     _check_reachable(space, budget)
 
-    fit = fit_scale(reference, budget.macs, budget.params)
+    fit = fit_scale(reference, budget.macs, budget.params, head)
     uniform = uniform_code(reference, MIN_SCALE if fit is None else fit)
     notes = [] if fit is not None else [
         f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."
@@ -133,13 +139,13 @@ def make_plan(
             break
     else:
         raise BudgetError(_none_found(inside, limits, seed, asked=asked))
-    notes += _beyond(uniform, limits)
+    notes += _beyond(uniform, limits, space)
     if dropped:
         unused = " A smaller --scale may use more of the budget." if min_macs != budget.min_macs else ""
         lost = " and ".join(dropped)
         notes.append(f"No code keeps all limits and caps, so the search goes on without {lost}.{unused}")
     return Plan(reference, uniform, space.scale, replace(budget, min_macs=min_macs), inside, limits, drawn,
-                _describe(attempt, uniform, limits), tuple(notes))
+                _describe(attempt, uniform, limits, space), tuple(notes))
 
 
 def _attempts(caps: Caps, budget: Budget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
@@ -164,7 +170,7 @@ def _capped(
     space: Space, uniform: Code, caps: Caps, budget: Budget, latency: LatencyModel | None
 ) -> tuple[Space | None, Limits]:
     """The space whose stages keep their depth cap, and the limits that codes have to be checked against."""
-    cost = code_cost(uniform)
+    cost = space.cost(uniform)
     low, high = (None, budget.params) if caps.params is None else (
         round(caps.params[0] * cost.params), round(caps.params[1] * cost.params)
     )
@@ -188,7 +194,7 @@ def _capped(
     return (space.replace(ranges) if all(ranges.values()) else None), limits
 
 
-def _describe(caps: Caps, uniform: Code, limits: Limits) -> tuple[str, ...]:
+def _describe(caps: Caps, uniform: Code, limits: Limits, space: Space) -> tuple[str, ...]:
     out = []
     if caps.depth is not None:
         out.append(f"depth at most {limits.max_depth} convolutions ({caps.depth:g}x the uniformly rescaled network's "
@@ -197,7 +203,7 @@ def _describe(caps: Caps, uniform: Code, limits: Limits) -> tuple[str, ...]:
         tops = ", ".join(str(int(caps.stage_depth * blocks)) for blocks in uniform.depths)
         out.append(f"blocks in each stage at most {tops} ({caps.stage_depth:g}x), and within the space's ranges")
     if caps.params is not None and limits.min_params is not None and limits.max_params is not None:
-        params = code_cost(uniform).params
+        params = space.cost(uniform).params
         low, high = (human(round(c * params)) for c in caps.params)
         out.append(f"parameters from {low} to {high} ({caps.params[0]:g}x to {caps.params[1]:g}x of {human(params)})")
     return tuple(out)
@@ -290,9 +296,9 @@ def _none_found(space: Space | None, limits: Limits, seed: int, *, asked: bool) 
     return f"No code within the limits{words} was found{grid}: loosen the limits or caps, or give another --scale."
 
 
-def _beyond(uniform: Code, limits: Limits) -> list[str]:
+def _beyond(uniform: Code, limits: Limits, space: Space) -> list[str]:
     """A note where the control breaks a limit that its width was not fitted to."""
-    figures = (("activations", code_cost(uniform).activations, limits.max_activations),
+    figures = (("activations", space.cost(uniform).activations, limits.max_activations),
                ("latency", predicted(limits.latency, uniform), limits.max_latency))
     return [f"The uniformly rescaled network has {_amount(name, value)}, beyond the limit of "
             f"{human(int(most)) if name == 'activations' else _amount(name, most)}; it is the control all the same."

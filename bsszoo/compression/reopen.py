@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import code_cost
+from bsszoo.codes.detector import DetectorHead
 from bsszoo.compression.any_study import no_result, state_of, study_view
 from bsszoo.compression.budget import latency_limit_of
 from bsszoo.compression.closing import comparable, found_rows, with_earlier, with_predictions
@@ -209,8 +209,9 @@ def _compressed(
         seed=settings["seed"], scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=tuple(notes),
         networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
         seconds=0.0 if earlier else _span(study), versions=(earlier or {}).get("versions", {}),
+        head=plan.space.head,
     )
-    result = with_earlier(result, earlier)
+    result = with_earlier(result, earlier, plan)
     open_ones = [s for s in states if s in ("running", "waiting", "cut off")]
     stopped = ("was stopped, and the same command goes on with it" if "cut off" in open_ones else
                "was still running" if folder is not None and "running" in open_ones else
@@ -233,7 +234,8 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> Plan:
                     activations=settings.get("activations"), latency_ms=settings.get("latency_ms"))
     known = budget if within is not None else replace(budget, latency_ms=None)
     plan = make_plan(Code.parse(settings["code"]), known, caps=Caps(**caps), seed=settings["seed"],
-                     scale=settings["scale"], latency=None if within is None else within.model)
+                     scale=settings["scale"], latency=None if within is None else within.model,
+                     head=DetectorHead(**settings["head"]) if settings.get("head") else None)
     return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms))
 
 
@@ -260,7 +262,7 @@ def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, Any] | None) -> l
     )
     rows = []
     for role, code in both:
-        cost = code_cost(code)
+        cost = plan.space.cost(code)
         value = (kept or {}).get(str(code))
         if value is None and isinstance(judge, StructuralEvaluator) \
                 and comparable(plan, judge, code):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bsszoo.candidates.latency import LatencyModel, LatencyTable
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import code_cost
+from bsszoo.codes.detector import Detector, DetectorHead, network_cost
 from bsszoo.compression.budget import latency_limit, parse_amount, plausible
 from bsszoo.compression.closing import (
     doubts,
@@ -55,6 +55,7 @@ from bsszoo.study.loop import SearchPlan, retry_failed, run_search, trial_rows
 from bsszoo.study.result import Budget, CompressResult, TrialRow
 from bsszoo.study.storages import first_line
 from bsszoo.study.workers import run_workers
+from bsszoo.zoo.detectors import find_detector
 from bsszoo.zoo.entry import resolve_code
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ if TYPE_CHECKING:
 TRIALS, BATCH = 64, 16
 #: Most codes the closing table holds; at least five when as many were evaluated.
 FOUND = 8
+_NO_LATENCY: Final = ("Latencies of detectors are not measured: the time depends on how many objects they find, and "
+                      "untrained ones find anything.")
 
 
 class Watcher(Protocol):
     """Told how a run goes: the CLI's progress bar is one."""
 
-    def started(self, reference: Code, budget: Budget) -> None:
+    def started(self, network: str, budget: Budget) -> None:
         """The request was understood; candidates are drawn next, which takes long when few codes are feasible."""
         ...
 
@@ -106,7 +109,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Silent:
-    def started(self, reference: Code, budget: Budget) -> None: ...
+    def started(self, network: str, budget: Budget) -> None: ...
 
     def planned(self, plan: Plan, evaluator: Evaluator, folder: Path, done: Sequence[TrialRow]) -> None: ...
 
@@ -124,7 +127,7 @@ class _Silent:
 
 
 def compress(
-    network: str | Code,
+    network: str | Code | Detector,
     *,
     flops: str | float,
     params: str | float | None = None,
@@ -157,7 +160,8 @@ def compress(
     stopped, by Ctrl-C or by a kill, goes on when it is called again with the same settings; ``trials`` may grow.
 
     Args:
-        network: A family (``mobilenetv2``), a name of the zoo or a code: what is compressed, and the first control.
+        network: A family (``mobilenetv2``), a name of the zoo or a code: what is compressed, and the first control. Of
+            a detector (``maskrcnn_resnet50``) the backbone's code is searched, and every limit is on the detector.
         flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs show): ``"130M"``,
             ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's own.
         params: Most parameters, likewise.
@@ -198,8 +202,9 @@ def compress(
     _check_counts(trials, batch, seed, slack, confirm)
     mode = _mode(search)
     sharing = Sharing(storage, study, workers, grace)
-    reference = resolve_code(network)
-    cost = code_cost(reference)
+    head, reference = _parts(network)
+    whole = str(reference if head is None else head.on(reference))
+    cost = network_cost(reference, head)
     within = latency_limit(max_latency, latency_table, latency_model)
     budget = Budget(
         macs=(macs := parse_amount(flops, of=cost.macs, what="--flops")),
@@ -218,13 +223,13 @@ def compress(
     asked = caps is not None
     caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
     sharing.reach()
-    watcher.started(reference, budget)
+    watcher.started(whole, budget)
     plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale, strict=asked,
-                     latency=None if within is None else within.model)
+                     latency=None if within is None else within.model, head=head)
     if judge is None:
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
-    title = network if isinstance(network, str) and not network.startswith("{") else str(reference)
+    title = network if isinstance(network, str) and not network.startswith("{") else whole
     settings = settings_of(title, reference, budget, judge, batch, seed, plan, caps, sharing, mode)
     settings |= {} if within is None else within.settings
     todo = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
@@ -269,16 +274,19 @@ def compress(
             scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=(*plan.notes, *notes),
             networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
             seconds=round(time.perf_counter() - start, 3), versions=versions_of(),
-            training=training_facts(judge, finish, folder),
+            training=training_facts(judge, finish, folder), head=head,
         )
         from bsszoo.report.page import write_report
 
         # Written before latencies are measured, which may fail on a small machine: the search must not be lost.
-        result = with_earlier(result, read_json(folder / RESULT))
+        result = with_earlier(result, read_json(folder / RESULT), plan)
         write_result(folder, result)
         insight = insight_of_rows(plan.candidates, rows)
         write_report(result, folder / REPORT, insight)
-        if latency:
+        if latency and head is not None:
+            # How long the second stage of an untrained detector takes says nothing of a trained one.
+            result = replace(result, notes=(*result.notes, _NO_LATENCY))
+        elif latency:
             watcher.measuring(len(result.networks))
             networks, how = with_latencies(result.networks)
             result = replace(result, networks=tuple(networks), notes=(*result.notes, how))
@@ -305,6 +313,14 @@ def _closing_trainings(
         code = result.best.code
         finished = finish_found(how, code, plan.reference, folder, watcher.finishing(code))
         yield replace(result, finished=finished)
+
+
+def _parts(network: str | Code | Detector) -> tuple[DetectorHead | None, Code]:
+    """The head of a detector, None for a classifier, and the code that is searched."""
+    detector = find_detector(network) if isinstance(network, str) else network
+    if isinstance(detector, Detector):
+        return DetectorHead.of(detector), detector.backbone
+    return None, resolve_code(network)  # type: ignore[arg-type]  # no detector
 
 
 @contextmanager

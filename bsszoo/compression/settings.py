@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bsszoo.codes.code import Code
@@ -35,6 +36,7 @@ def settings_of(
         "candidates": hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16],
         "search": search, "storage": None if sharing.storage is None else shown(sharing.storage),
         "study": sharing.study,
+        **({} if plan.space.head is None else {"head": asdict(plan.space.head)}),
     }
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import code_cost, depth, depth_array
+from bsszoo.codes.cost import depth, depth_array
+from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
 from bsszoo.study.evaluator import Score
@@ -40,10 +41,12 @@ class StructuralEvaluator:
     Args:
         mean: Means of log depth, log params and log activations over the candidates.
         std: Their standard deviations; a term that does not vary counts nothing.
+        head: Of the detector whose backbones are judged; params and activations are then the detector's.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    head: DetectorHead | None = None
 
     @classmethod
     def over(cls, space: Space, candidates: CandidateSet) -> StructuralEvaluator:
@@ -52,7 +55,7 @@ class StructuralEvaluator:
             raise BudgetError("The structural score needs candidates whose params and activations are known.")
         terms = _terms(depth_array(space, candidates.codes), candidates.params, candidates.activations)
         mean, std = terms.mean(axis=0), terms.std(axis=0)
-        return cls(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+        return cls(tuple(map(float, mean)), tuple(map(float, std)), space.head)  # type: ignore[arg-type]
 
     @property
     def info(self) -> EvaluatorInfo:
@@ -61,7 +64,7 @@ class StructuralEvaluator:
 
     def __call__(self, code: Code) -> Score:
         """The score of one code."""
-        cost = code_cost(code)
+        cost = network_cost(code, self.head)
         terms = _terms(*(np.array([v]) for v in (depth(code), cost.params, cost.activations)))
         return Score(float(self._total(terms)[0]), MEASURES)
 

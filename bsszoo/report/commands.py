@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.detector import DetectorHead
 from bsszoo.study.result import CompressResult, Finished, TrainingFacts
 
 _OWN_NOTE: Final = (
@@ -33,19 +34,35 @@ _TRAIN_NOTE: Final = (
     "keeps the whole recipe. Nobody has run this on ImageNet yet."
 )
 
+_COCO_NOTE: Final = (
+    "Trains it on COCO from scratch by the settings of the AutoBSS paper's section B.3.3: 270,000 iterations of 16 "
+    "pictures, synchronised batch normalisation. recipes/README.md has our choices where the paper is silent. On "
+    "several GPUs: torchrun --nproc-per-node 8 -m bsszoo train ... --set changes any value, and the folder keeps the "
+    "whole recipe. Nobody has run this on COCO yet."
+)
 
-def commands(code: Code, training: TrainingFacts | None = None) -> tuple[Command, ...]:
-    """What builds and trains a code: with ``bsszoo``, with timm alone, and by a recipe.
+
+def commands(
+    code: Code, training: TrainingFacts | None = None, head: DetectorHead | None = None
+) -> tuple[Command, ...]:
+    """What builds and trains a code, or the detector on it: with ``bsszoo``, with timm alone, and by a recipe.
 
     The recipe is that of the run's own pictures where it had some, else the paper's of the family for ImageNet.
     """
-    given, train = "", f"bsszoo train paper:{code} \\\n  --data /path/to/imagenet --out runs/first\n"
+    network = str(code if head is None else head.on(code))
+    pictures = "imagenet" if head is None else "coco"
+    given, train = "", f"bsszoo train paper:{network} \\\n  --data /path/to/{pictures} --out runs/first\n"
     if training is not None:
         given = f", num_classes={training.num_classes}" + (
             f", in_chans={training.in_chans}" if training.in_chans != 3 else "")
         data = f"--data {shlex.quote(training.data)} " if training.data is not None else ""
         recipe = shlex.quote(f"{training.folder}/{training.recipe}")
-        train = f"bsszoo train {recipe} \\\n  --set model.name={code} \\\n  {data}--out runs/first\n"
+        train = f"bsszoo train {recipe} \\\n  --set model.name={network} \\\n  {data}--out runs/first\n"
+    if head is not None:
+        return (
+            Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{network}"{given})\n', "python"),
+            Command("Train it", train, "shell", _COCO_NOTE if training is None else _OWN_NOTE),
+        )
     return (
         Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}"{given})\n', "python"),
         Command(
@@ -60,7 +77,7 @@ def commands(code: Code, training: TrainingFacts | None = None) -> tuple[Command
 
 def commands_of(result: CompressResult, code: Code) -> tuple[Command, ...]:
     """The commands of a code that a run found; of the one that was trained in full, first what uses that network."""
-    found = commands(code, result.training)
+    found = commands(code, result.training, result.head)
     if result.finished and result.training and result.finished.code == str(code):
         return (*after_training(result.training, result.finished), *found)
     return found

@@ -56,7 +56,9 @@ def render_page(result: CompressResult, insight: Insight | None = None, *, note:
 
     The result needs at least one found network. Text that a user gave stands in the page as text, never as markup.
     """
-    title = f"{family_of(result.family).title} at {human(result.budget.macs)} MACs"
+    family = family_of(result.family).title
+    name = family if result.head is None else f"{result.head.title} on {family}"
+    title = f"{name} at {human(result.budget.macs)} MACs"
     return document(title, [
         _headline(result, title),
         f'<p class="note">{text(note)}</p>' if note else "",
@@ -65,7 +67,7 @@ def render_page(result: CompressResult, insight: Insight | None = None, *, note:
         *_trained(result),
         "<h2>Networks</h2>", _networks(result),
         "<h2>Side by side</h2>", _side_by_side(result),
-        "<h2>Codes</h2>", _codes(result.networks),
+        "<h2>Codes</h2>", _codes(result, result.networks),
         "<h2>Build and train them</h2>", _commands(result),
         "<h2>The trials</h2>", _plots(result),
         *_learnt(result, insight),
@@ -162,7 +164,7 @@ def _trained(result: CompressResult) -> list[str]:
                   f'<p class="soft">{text(found.measures)}. The score of the search itself flatters the code that it '
                   "found: it is the best of many, partly by luck. Random codes are drawn from the candidates; "
                   "intervals are over trainings, the pictures are the same for all.</p>",
-                  _codes([row for row in found.rows if row.role == "random"])]
+                  _codes(result, [row for row in found.rows if row.role == "random"])]
     if result.finished is not None:
         parts += ["<h2>Trained in full</h2>", f"<p>{text(str(result.finished))}. Weights: "
                   f"<code>{text(result.finished.folder)}/model.safetensors</code></p>"]
@@ -171,8 +173,8 @@ def _trained(result: CompressResult) -> list[str]:
     return parts
 
 
-def _codes(rows: Sequence[NetworkRow | ConfirmedRow]) -> str:
-    items = "".join(f"<dt>{text(row.label)}</dt><dd><code>{text(str(row.code))}</code></dd>" for row in rows)
+def _codes(result: CompressResult, rows: Sequence[NetworkRow | ConfirmedRow]) -> str:
+    items = "".join(f"<dt>{text(row.label)}</dt><dd><code>{text(result.name_of(row.code))}</code></dd>" for row in rows)
     return f'<p class="soft">A click selects a whole code.</p><dl class="codes">{items}</dl>'
 
 
@@ -206,7 +208,8 @@ def _plots(result: CompressResult) -> str:
         ("Stage profile", stage_profile(result),
          "Where each network puts its channels, blocks and MACs. Three bars stand at each stage; where the third "
          "differs from the second, the search moved cost between stages instead of scaling all of them alike. Shares "
-         "of MACs add up to 100% for each network. The code chooses the numbered stages, except stage 2 of MobileNetV2 "
+         "of MACs add up to 100% for each network, of a detector for its backbone. The code chooses the numbered "
+         "stages, except stage 2 of MobileNetV2 "
          "and EfficientNet, which is fixed; widths of head and classifier (fc) are fixed too and not drawn.", True),
         ("Score over MACs", cost_against_score(result),
          "Trials (grey), the codes found (numbered, 1 the best), the Pareto front (no trial is both cheaper and "

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from bsszoo.codes.code import Code
 from bsszoo.codes.cost import StageCost, stage_costs
+from bsszoo.codes.detector import backbone_stages
 from bsszoo.codes.families import family_of
 from bsszoo.report.figures import human, score
 from bsszoo.report.svg import INK, style, svg_text
@@ -162,7 +164,7 @@ def stage_profile(result: CompressResult) -> str:
     with style():
         figure, _ = _figure(8.2, empty=True)
         panels: Any = figure.subplots(3, 1)
-        rows: list[_Bars] = [(label, color, hatch, stage_costs(row.code))
+        rows: list[_Bars] = [(label, color, hatch, _stages(result, row.code))
                              for label, color, hatch, row in shown if row is not None]
         family = family_of(result.family)
         blocks = range(2, family.first_stage + family.stages)
@@ -191,6 +193,10 @@ def _figure(height: float, *, empty: bool = False) -> tuple[Figure, Any]:
 
 def _scored(trials: Sequence[TrialRow]) -> list[TrialRow]:
     return [t for t in trials if t.score is not None]
+
+
+def _stages(result: CompressResult, code: Code) -> tuple[StageCost, ...]:
+    return stage_costs(code) if result.head is None else backbone_stages(code)
 
 
 def _first(result: CompressResult, role: str) -> NetworkRow | None:

@@ -182,7 +182,7 @@ def result_table(result: CompressResult) -> Group:
     if result.evaluator.caution:
         parts.append(_prose(result.evaluator.caution, style="yellow"))
     parts.append(_plain(""))
-    parts += _codes((row.label, str(row.code)) for row in result.networks)
+    parts += _codes((row.label, result.name_of(row.code)) for row in result.networks)
     return Group(*parts)
 
 
@@ -199,7 +199,7 @@ def trained_tables(result: CompressResult) -> list[RenderableType]:
             table.add_row(_plain(row.label), human(row.cost.macs), mean, interval, _plain(each),
                           style="bold" if row.role == "found" else None)
         parts += [_plain(""), table, _prose(f"Confirmed: {found.measures}.")]
-        parts += _codes((row.label, str(row.code)) for row in found.rows if row.role == "random")
+        parts += _codes((row.label, result.name_of(row.code)) for row in found.rows if row.role == "random")
         parts += [_prose(sentence) for sentence in found.verdicts]
     if result.finished is not None:
         parts += [_plain(""), _prose(str(result.finished))]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from bsszoo.codes.cost import code_cost
 from bsszoo.errors import RunError
 from bsszoo.search.history import RESULT, RETURNED, SURPLUS, CodeTuple, code_of, dropped, holders
 from bsszoo.study.evaluator import Evaluator
@@ -223,7 +222,7 @@ def _write_params(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
 def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: CodeTuple) -> None:
     """Write what Optuna's dashboard and plots show beside the entries: the code as text, and its costs."""
     code = plan.space.code(list(entries))
-    cost = code_cost(code)
+    cost = plan.space.cost(code)
     for name, value in (("code", str(code)), ("macs", cost.macs), ("params", cost.params)):
         if name not in frozen.user_attrs:
             study._storage.set_trial_user_attr(frozen._trial_id, name, value)
@@ -305,7 +304,7 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
     return TrialRow(
         number=trial.number,
         code=code,
-        cost=code_cost(code),
+        cost=plan.space.cost(code),
         score=trial.value if complete else None,
         state="complete" if complete else "failed",
         seconds=float(result.get("seconds", 0.0)),

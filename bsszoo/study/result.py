@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
+from bsszoo.codes.detector import DetectorHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,12 @@ class Confirmation:
         return {"measures": self.measures, "networks": rows, "verdicts": list(self.verdicts), "notes": list(self.notes)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Confirmation:
-        """A confirmation as it was written."""
+    def from_dict(cls, data: Mapping[str, Any], cost_of: Callable[[Code], Cost] = code_cost) -> Confirmation:
+        """A confirmation as it was written; ``cost_of`` counts a code, of a detector's backbone with the detector."""
         rows = []
         for row in data["networks"]:
             code = Code.parse(row["code"])
-            rows.append(ConfirmedRow(row["label"], row["role"], code, code_cost(code), tuple(row["tests"]),
+            rows.append(ConfirmedRow(row["label"], row["role"], code, cost_of(code), tuple(row["tests"]),
                                      row["low"], row["high"]))
         return cls(data["measures"], tuple(rows), tuple(data["verdicts"]), tuple(data["notes"]))
 
@@ -168,7 +169,8 @@ class CompressResult:
     """A finished search. ``networks`` starts with the controls; the found codes follow, best first.
 
     ``caps`` are the limits beside the budget in words, ``notes`` what the run had to say (a cap dropped, a trial
-    failed), ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid.
+    failed), ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid,
+    ``head`` what stands on the codes of a detector's search.
     """
 
     family: str
@@ -187,6 +189,11 @@ class CompressResult:
     confirmation: Confirmation | None = None
     finished: Finished | None = None
     training: TrainingFacts | None = None
+    head: DetectorHead | None = None
+
+    def name_of(self, code: Code) -> str:
+        """The text by which the network of a code is built: the code's own, or that of the detector on it."""
+        return str(code if self.head is None else self.head.on(code))
 
     @property
     def noise(self) -> float | None:
@@ -208,8 +215,8 @@ class CompressResult:
             "family": self.family,
             "reference": self.reference,
             "budget": self.budget.to_dict(),
-            "best": _network(self.best),
-            "networks": [_network(n) for n in self.networks],
+            "best": self._network(self.best),
+            "networks": [self._network(n) for n in self.networks],
             "evaluator": {"name": self.evaluator.name, "measures": self.evaluator.measures,
                           "caution": self.evaluator.caution},
             "seed": self.seed,
@@ -227,18 +234,18 @@ class CompressResult:
             "versions": dict(self.versions),
         }
 
-
-def _network(row: NetworkRow) -> dict[str, Any]:
-    return {
-        "label": row.label,
-        "role": row.role,
-        "code": str(row.code),
-        "code_parts": row.code.to_dict(),
-        "macs": row.cost.macs,
-        "two_x_macs": row.cost.macs2,
-        "params": row.cost.params,
-        "activations": row.cost.activations,
-        "score": row.score,
-        "latency_ms": row.latency_ms,
-        "predicted_latency_ms": row.predicted_ms,
-    }
+    def _network(self, row: NetworkRow) -> dict[str, Any]:
+        return {
+            "label": row.label,
+            "role": row.role,
+            "code": str(row.code),
+            **({} if self.head is None else {"network": self.name_of(row.code)}),
+            "code_parts": row.code.to_dict(),
+            "macs": row.cost.macs,
+            "two_x_macs": row.cost.macs2,
+            "params": row.cost.params,
+            "activations": row.cost.activations,
+            "score": row.score,
+            "latency_ms": row.latency_ms,
+            "predicted_latency_ms": row.predicted_ms,
+        }
