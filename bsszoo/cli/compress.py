@@ -18,7 +18,8 @@ def compress_command(
         str,
         typer.Argument(metavar="FAMILY_OR_NAME", show_default=False,
                        help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1,"
-                       " another name of `bsszoo list`, or a code's text."),
+                       " another name of `bsszoo list`, a code's text, or a detector, maskrcnn_ or retinanet_ and any "
+                       "of these, whose backbone is searched."),
     ],
     flops: Annotated[
         str,
@@ -84,6 +85,11 @@ def compress_command(
         typer.Option(metavar="SHARE", show_default="all", help="With --data: share of the pictures to train on."),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="With --data: trainings of each code.")] = 1,
+    ap: Annotated[
+        str | None,
+        typer.Option(metavar="mask|box", show_default="mask where there are masks",
+                     help="With a detector and --data: which average precision judges."),
+    ] = None,
     confirm: Annotated[
         int,
         typer.Option(metavar="N", help="With --data: at the end, N fresh trainings each of the best code and of the "
@@ -183,6 +189,8 @@ def compress_command(
 
       bsszoo compress resnet18 --flops 50% --data pictures --finish paper --inherit runs/resnet18
 
+      bsszoo compress maskrcnn_resnet50 --flops 90B --data coco --recipe recipes/coco/maskrcnn_resnet50.yaml
+
       bsszoo compress efficientnet_b0 --flops 0.2G --evaluator mytraining:accuracy --trials 32
 
     Ctrl-C keeps every finished trial; the same command goes on.
@@ -193,7 +201,7 @@ def compress_command(
     from bsszoo.compression.run import compress
     from bsszoo.report.tables import result_table, trained_tables
 
-    training = Training(data, recipe, dataset, epochs, image_size, subset, repeats, confirm)
+    training = Training(data, recipe, dataset, epochs, image_size, subset, repeats, confirm, ap)
     judge, closing = training.judge(network, out, evaluator), training.finish(network, finish, teacher, inherit)
     watcher = ProgressWatcher(progress_console(), trials)
     caps = _caps(judge, depth_cap, stage_depth_cap, params_cap)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bsszoo.codes.detector import DetectorHead
     from bsszoo.compression.finish import Finish
+    from bsszoo.evaluate.detection import DetectionEvaluator
     from bsszoo.evaluate.training import TrainingEvaluator
     from bsszoo.train.recipe import Recipe
 
@@ -24,6 +26,7 @@ class Training:
     subset: float | None
     repeats: int
     confirm: int
+    ap: str | None = None
     #: Read once: the folder of a large data set takes a while to list.
     _read: Recipe | None = field(default=None, init=False)
 
@@ -31,16 +34,18 @@ class Training:
         from bsszoo.errors import SettingsError
 
         if not self.given and (self.recipe is not None or self.epochs or self.image_size or self.subset
-                               or self.repeats != 1):
-            raise SettingsError("--recipe, --epochs, --image-size, --subset and --repeats say how codes are trained: "
-                                "give the pictures with --data.")
+                               or self.ap or self.repeats != 1):
+            raise SettingsError("--recipe, --epochs, --image-size, --subset, --ap and --repeats say how codes are "
+                                "trained: give the pictures with --data.")
 
     @property
     def given(self) -> bool:
         """Whether there are pictures to train on."""
         return self.data is not None or self.dataset is not None
 
-    def judge(self, network: str, out: Path | None, evaluator: str | None) -> str | TrainingEvaluator:
+    def judge(
+        self, network: str, out: Path | None, evaluator: str | None
+    ) -> str | TrainingEvaluator | DetectionEvaluator:
         """What judges codes: what --evaluator names, or a training where there are pictures.
 
         Raises:
@@ -54,9 +59,14 @@ class Training:
         if evaluator is not None:
             raise SettingsError("--data trains the codes and --evaluator judges them otherwise: give one of the two, "
                                 "or --evaluator structural to train only the best code, with --finish.")
+        folder = Path("bsszoo-runs") if out is None else out
+        if (head := self._head(network)) is not None:
+            return self._judge_detectors(network, head, folder)
+        if self.ap is not None:
+            raise SettingsError("--ap says what a detector's search is judged by; give a detector, such as "
+                                "maskrcnn_resnet50.")
         from bsszoo.evaluate.training import TrainingEvaluator
 
-        folder = Path("bsszoo-runs") if out is None else out
         judge = TrainingEvaluator(self._candidates(network), self.data, (folder / "trainings").absolute(), self.repeats)
         if self.confirm > 0:
             judge.check_test()
@@ -76,6 +86,9 @@ class Training:
                 raise SettingsError("--teacher and --inherit say how the best code is trained in full: give a recipe "
                                     "with --finish.")
             return None
+        if self._head(network) is not None:
+            raise SettingsError("--finish is for classifiers. The search of a detector ends with the command that "
+                                "trains the best one in full.")
         if not self.given:
             raise SettingsError("--finish trains the best code: give the pictures with --data.")
         from bsszoo.compression.finish import Finish, read_finish
@@ -85,6 +98,28 @@ class Training:
         if self.dataset is not None:
             made = with_values(made, data={"dataset": self.dataset})
         return Finish(made, self.data, teacher, inherit)
+
+    def _judge_detectors(self, network: str, head: DetectorHead, folder: Path) -> DetectionEvaluator:
+        from bsszoo.errors import SettingsError
+        from bsszoo.evaluate.detection import DetectionEvaluator, detection_recipe
+
+        if self.dataset is not None:
+            raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
+        recipe = detection_recipe(network, self.data, recipe=self.recipe, epochs=self.epochs,
+                                  image_size=self.image_size, subset=self.subset)
+        judge = DetectionEvaluator(recipe, self.data, (folder / "trainings").absolute(), self.repeats, head=head,
+                                   measure=self.ap)  # type: ignore[arg-type]  # checked there
+        if self.confirm > 0:
+            judge.check_test()
+        return judge
+
+    @staticmethod
+    def _head(network: str) -> DetectorHead | None:
+        from bsszoo.codes.detector import DetectorHead
+        from bsszoo.zoo.detectors import find_detector
+
+        found = find_detector(network)
+        return None if found is None else DetectorHead.of(found)
 
     def _candidates(self, network: str) -> Recipe:
         from bsszoo.evaluate.training import training_recipe

@@ -87,10 +87,11 @@ def doubts(judge: Evaluator, best: float | None) -> list[str]:
 
 def training_facts(judge: Evaluator, finish: Finish | None, folder: Path) -> TrainingFacts | None:
     """How the code found is trained on the user's pictures, and its recipe in the folder; None without pictures."""
+    from bsszoo.detection.recipe import DetectionRecipe
     from bsszoo.train.recipe import Recipe, recipe_text, with_values
 
     recipe = getattr(judge, "recipe", None) if finish is None else finish.recipe
-    if not isinstance(recipe, Recipe):
+    if not isinstance(recipe, (Recipe, DetectionRecipe)):
         return None
     if finish is None:
         # A training in full takes all pictures; without a split to validate on some are still held out.
@@ -98,6 +99,8 @@ def training_facts(judge: Evaluator, finish: Finish | None, folder: Path) -> Tra
         recipe = with_values(recipe, data={"holdout": 0.0 if whole else recipe.data.holdout, "subset": 1.0})
     write_whole(folder / TRAINING_RECIPE, recipe_text(recipe))
     data = getattr(judge, "data", None) if finish is None else finish.data
+    if isinstance(recipe, DetectionRecipe):
+        return TrainingFacts(str(folder), TRAINING_RECIPE, data, getattr(judge, "classes", 0), 3)
     return TrainingFacts(str(folder), TRAINING_RECIPE, data, recipe.model.num_classes, recipe.model.in_chans)
 
 

@@ -14,7 +14,7 @@ from bsszoo.candidates.limits import Limits
 from bsszoo.candidates.reachable import Nearest, contradiction, least_latency
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import depth
-from bsszoo.codes.detector import DetectorHead
+from bsszoo.codes.detector import DetectorHead, head_cost
 from bsszoo.codes.families import family_of
 from bsszoo.codes.scaling import MIN_SCALE, fit_scale, uniform_code
 from bsszoo.codes.space import Space
@@ -120,6 +120,7 @@ def make_plan(
     """
     space = budget_space(reference, budget.macs, scale, head)
     _check_table(space, latency)
+    _check_head(space, budget)
     _check_reachable(space, budget)
 
     fit = fit_scale(reference, budget.macs, budget.params, head)
@@ -232,6 +233,19 @@ def _check_table(space: Space, latency: LatencyModel | None) -> None:
             f"The latency table {latency.name} lacks {len(missing)} of the blocks of {family_of(space.family).title} "
             f"codes on the grid at scale {space.scale:g}, the first one {missing[0]}. Measure one for this grid: "
             "bsszoo.evaluate.latency_table.measure_latency_table(budget_space(reference, macs)).")
+
+
+def _check_head(space: Space, budget: Budget) -> None:
+    """A ``BudgetError`` where what stands beside a detector's backbone costs more than the budget by itself."""
+    if space.head is None:
+        return
+    beside = head_cost(space.head, space.template).fixed
+    if beside.macs > budget.macs:
+        raise BudgetError(
+            f"A budget of {human(budget.macs)} MACs is below what a {space.head.title} has beside its backbone, "
+            f"{human(beside.macs)} ({beside.macs}) at {space.image_size} px: raise --flops, or make the pyramid and "
+            f"the heads narrower, as {space.head.kind}_fpn{space.head.channels // 2}_.. does; they are "
+            f"{space.head.channels} channels wide here.")
 
 
 def _check_reachable(space: Space, budget: Budget) -> None:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import gettempdir
-from typing import Any, Final
+from typing import Any
 
 from bsszoo.codes.code import Code
-from bsszoo.errors import DataError, EvaluationError, SettingsError
-from bsszoo.files import write_whole
+from bsszoo.errors import DataError, SettingsError
+from bsszoo.evaluate.trainings import FRESH, HOLDOUT, Trainings
 from bsszoo.study.evaluator import Score
 from bsszoo.study.result import EvaluatorInfo
-from bsszoo.train.checkpoint import SUMMARY
 from bsszoo.train.data import Split, Stream, open_split, open_splits, open_test
 from bsszoo.train.paper import imagenet_recipe, paper_recipe
-from bsszoo.train.parent import PARENT
-from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
-
-#: Share of the training pictures that candidates are validated on: the test split stays unseen by the search.
-HOLDOUT: Final = 0.1
-# Seeds of trainings that are measured on the test split begin so far above the search's.
-_FRESH: Final = 1000
-# Lines of a failed training's log that its error repeats; the file holds all.
-_LOG_LINES: Final = 6
+from bsszoo.train.recipe import Recipe, read_recipe, with_values
 
 
 def training_recipe(
@@ -74,20 +59,10 @@ def training_recipe(
 
 
 @dataclass(frozen=True)
-class TrainingEvaluator:
+class TrainingEvaluator(Trainings):
     """Judges a code by its top-1 accuracy [%] on held-out training pictures after a training by ``recipe``.
 
-    Each training is a process of its own with its own folder and log, so that one that crashes or runs out of memory
-    is one failed trial. A folder is found again by its code and seed: a training that was cut off is taken up at its
-    checkpoint, by whichever worker gets its code, and a finished one is not repeated. With several GPUs each process
-    of this machine takes a free one.
-
-    Args:
-        recipe: How candidates are trained; its network's name does not matter.
-        data: The folder of the pictures, as ``bsszoo train --data``; None for synthetic ones.
-        folder: Where the trainings go.
-        repeats: Trainings of each code, with the seeds ``run.seed``, ``run.seed + 1``, ..; the score is their mean.
-        device: As ``bsszoo train --device``; a free GPU where there is one by default.
+    How the trainings are run, and the arguments: ``Trainings``.
 
     Raises:
         DataError: The pictures cannot be used; checked here, before any training.
@@ -95,16 +70,11 @@ class TrainingEvaluator:
     """
 
     recipe: Recipe
-    data: str | None
-    folder: Path
-    repeats: int = 1
-    device: str | None = None
     _updates: int = field(default=0, init=False, repr=False, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.repeats <= _FRESH:
-            raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1 to {_FRESH}.")
+        super().__post_init__()
         train, held = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         object.__setattr__(self, "_updates", updates_of(self.recipe, train))
         object.__setattr__(self, "_held", len(held))
@@ -141,12 +111,6 @@ class TrainingEvaluator:
                 f"the trainings, of {self._updates:,} updates each, taught nothing, and the codes' order is luck. "
                 "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates.")
 
-    @property
-    def mark(self) -> str:
-        """What tells one way of judging from another: the recipe's values but the network, and the repeats."""
-        neutral = with_values(self.recipe, model={"name": "code"}, run={"workers": 0})
-        return hashlib.sha256(f"{recipe_text(neutral)} {self.repeats}".encode()).hexdigest()[:8]
-
     def __call__(self, code: Code) -> Score:
         """The mean top-1 accuracy of a code's trainings.
 
@@ -159,7 +123,7 @@ class TrainingEvaluator:
     def accuracies(self, code: Code) -> list[float]:
         """The top-1 accuracy [%] of each training of a code; trainings that are finished are only read."""
         seed = self.recipe.run.seed
-        return [float(self._trained(code, seed + i)["top1"]) for i in range(self.repeats)]
+        return [float(self.trained(code, seed + i)["top1"]) for i in range(self.repeats)]
 
     def tested(self, code: Code, number: int) -> float:
         """The top-1 accuracy [%], on the recipe's validation split, of a training that no choice was made by.
@@ -173,83 +137,12 @@ class TrainingEvaluator:
         Raises:
             EvaluationError: As a call.
         """
-        return float(self._trained(code, self.recipe.run.seed + _FRESH + number, test=True)["test_top1"])
+        return float(self.trained(code, self.recipe.run.seed + FRESH + number, test=True)["test_top1"])
 
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
-        recipe = self._recipe(test=True)
+        recipe = self.recipe_for(test=True)
         open_test(recipe.data, self.data, num_classes=recipe.model.num_classes)
-
-    def has_test(self) -> bool:
-        """Whether there is a split that ``tested`` can measure on."""
-        try:
-            self.check_test()
-        except DataError:
-            return False
-        return True
-
-    def training_folder(self, code: Code, seed: int) -> Path:
-        """The folder of one training of a code."""
-        return self.folder / f"{hashlib.sha256(f'{code} {self.mark}'.encode()).hexdigest()[:16]}_seed{seed}"
-
-    def _recipe(self, *, test: bool) -> Recipe:
-        part = self.recipe.data
-        return with_values(self.recipe, data={"test_split": part.val_split if test else part.test_split})
-
-    def _trained(self, code: Code, seed: int, *, test: bool = False) -> dict[str, Any]:
-        out = self.training_folder(code, seed)
-        if not (out / SUMMARY).is_file():
-            out.mkdir(parents=True, exist_ok=True)
-            recipe = with_values(self._recipe(test=test), model={"name": str(code)}, run={"seed": seed})
-            wanted = out.with_suffix(".yaml")
-            write_whole(wanted, recipe_text(recipe))
-            with self._free_device() as device:
-                self._run(wanted, out, device)
-        found: dict[str, Any] = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
-        return found
-
-    def _run(self, recipe: Path, out: Path, device: str | None) -> None:
-        command = [sys.executable, "-m", "bsszoo", "train", str(recipe), "--out", str(out)]
-        command += ["--data", self.data] if self.data is not None else []
-        command += ["--device", device] if device is not None else []
-        log = out / "log.txt"
-        environment = {**os.environ, PARENT: str(os.getpid())}
-        # A search keeps its own linear algebra to one thread; a training may use what the machine has.
-        with log.open("ab") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=environment)
-            try:
-                status = process.wait()
-            except BaseException:
-                process.terminate()  # it writes a checkpoint first
-                process.wait()
-                raise
-        if status:
-            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            how = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
-            raise EvaluationError(f"The training in {out} {how}: {' | '.join(lines[-_LOG_LINES:])}. Its log is {log}.")
-
-    @contextmanager
-    def _free_device(self) -> Iterator[str | None]:
-        """A device that no other training of this machine's searches uses; None leaves the choice to the training."""
-        import torch
-        from filelock import FileLock, Timeout
-
-        if self.device is not None or not torch.cuda.is_available():
-            yield self.device
-            return
-        for number in range(torch.cuda.device_count()):
-            lock = FileLock(Path(gettempdir()) / f"bsszoo-gpu{number}-{Path.home().name}.lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                continue
-            try:
-                yield f"cuda:{number}"
-            finally:
-                lock.release()
-            return
-        # More workers than GPUs: the first one is shared.
-        yield "cuda:0"
 
 
 def updates_of(recipe: Recipe, train: Split) -> int:
