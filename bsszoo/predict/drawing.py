@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import hashlib
 from functools import lru_cache
 from typing import Final
 
@@ -16,6 +15,7 @@ Colour = tuple[int, int, int]
 #: Pictures with a shorter side below it are enlarged, so that text on them can be read [px].
 LEAST_SIDE: Final = 480
 _MASK: Final = 0.45  # share of the colour over an object
+_GOLDEN: Final = 0.6180339887498949
 _INK: Final = (20, 22, 26)
 _PAPER: Final = (255, 255, 255)
 
@@ -30,10 +30,9 @@ def drawn(prediction: Prediction) -> Image.Image:
     return _with_labels(image, prediction.labels or ())
 
 
-def colour_of(label: str) -> Colour:
-    """A label's colour, the same in every picture."""
-    hue = int.from_bytes(hashlib.blake2b(label.encode(), digest_size=2).digest(), "little") / 65536
-    r, g, b = colorsys.hls_to_rgb(hue, 0.45, 0.85)
+def colour_of(number: int) -> Colour:
+    """The colour of a label by its place, the same in every picture; places near each other have hues far apart."""
+    r, g, b = colorsys.hls_to_rgb((0.58 + number * _GOLDEN) % 1, 0.42, 0.8)
     return round(255 * r), round(255 * g), round(255 * b)
 
 
@@ -42,13 +41,13 @@ def _with_objects(image: Image.Image, objects: tuple[Found, ...], scale: int) ->
     for found in reversed(objects):  # the surest on top
         if found.mask is not None:
             covered = found.mask.repeat(scale, axis=0).repeat(scale, axis=1)
-            pixels[covered] = (1 - _MASK) * pixels[covered] + _MASK * np.array(colour_of(found.label))
+            pixels[covered] = (1 - _MASK) * pixels[covered] + _MASK * np.array(colour_of(found.number))
     made = Image.fromarray(pixels.round().astype(np.uint8))
     pen = ImageDraw.Draw(made)
     line = max(2, min(made.size) // 240)
     font = _font(max(13, min(made.size) // 36))
     for found in reversed(objects):
-        pen.rectangle([v * scale for v in found.box], outline=colour_of(found.label), width=line)
+        pen.rectangle([v * scale for v in found.box], outline=colour_of(found.number), width=line)
     for found in reversed(objects):
         _tag(pen, found, scale, font, made.size)
     return made
@@ -64,7 +63,7 @@ def _tag(
     x = min(max(found.box[0] * scale, 0), max(size[0] - wide, 0))
     y = found.box[1] * scale - high
     y = y if y >= 0 else found.box[1] * scale
-    pen.rectangle([x, y, x + wide, y + high], fill=colour_of(found.label))
+    pen.rectangle([x, y, x + wide, y + high], fill=colour_of(found.number))
     pen.text((x + 4 - left, y + 3 - top), text, fill=_PAPER, font=font)
 
 
@@ -84,7 +83,7 @@ def _with_labels(image: Image.Image, labels: tuple[tuple[str, float], ...]) -> I
         bar = y + round(size * 1.4)
         pen.rectangle([size, bar, size + full, bar + size // 5], fill=(226, 229, 234))
         if chance * full >= 1:
-            pen.rectangle([size, bar, size + chance * full, bar + size // 5], fill=colour_of(name))
+            pen.rectangle([size, bar, size + chance * full, bar + size // 5], fill=colour_of(0))
     return made
 
 

@@ -29,9 +29,13 @@ TOP: Final = 5
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """An object that a detector found: corners of its box [px], label, score, and its pixels [h, w] or None."""
+    """An object that a detector found: corners of its box [px], label, score, and its pixels [h, w] or None.
+
+    ``number`` is the label's place among the network's outputs.
+    """
 
     box: tuple[float, float, float, float]
+    number: int
     label: str
     score: float
     mask: NDArray[np.bool_] | None
@@ -113,7 +117,7 @@ def _objects(model: nn.Module, labels: Labels, file: Path, least: float, place: 
                                                 output["scores"].tolist(), strict=True)):
         if score >= least:
             mask = None if masks is None else (masks[i, 0] > MASK_THRESHOLD).numpy()
-            found.append(Found((box[0], box[1], box[2], box[3]), labels.names[label], score, mask))
+            found.append(Found((box[0], box[1], box[2], box[3]), label, labels.names[label], score, mask))
     return Prediction(file, image, objects=tuple(found))
 
 
