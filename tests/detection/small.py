@@ -1,0 +1,49 @@
+"""Recipes of detectors that train in seconds, and the command that trains them in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bsszoo.detection.recipe import DetectionRecipe, read_any_recipe
+
+MASKS = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
+BOXES = "retinanet_fpn8_mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1"
+
+TEXT = f"""
+model: {{name: {MASKS}, anchor_size: 8, proposals: 8, detections: 20}}
+data: {{train_split: train, val_split: val, image_size: 64, max_size: 128}}
+optim: {{lr: 0.01, batch_size: 4, weight_decay: 0.0001}}
+schedule: {{updates: 6, warmup_updates: 2, validate_every: 4}}
+run: {{workers: 0, device_batch: 2, checkpoint_minutes: 0.00001}}
+"""
+
+
+def small_recipe(folder: Path, *assignments: str) -> DetectionRecipe:
+    file = folder / "small.yaml"
+    file.write_text(TEXT, encoding="utf-8")
+    recipe = read_any_recipe(file, assignments)
+    assert isinstance(recipe, DetectionRecipe)
+    return recipe
+
+
+def command(folder: Path, data: Path, out: Path, *assignments: str, processes: int = 1) -> list[str]:
+    file = folder / "small.yaml"
+    file.write_text(TEXT, encoding="utf-8")
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    sets = [part for a in assignments for part in ("--set", a)]
+    return [*launcher, "-m", "bsszoo", "train", str(file), "--data", str(data), "--out", str(out), "--device", "cpu",
+            *sets]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, data: Path, out: Path, *assignments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, data, out, *assignments, processes=processes), capture_output=True,
+                          text=True, env=environment(), timeout=300)

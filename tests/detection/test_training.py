@@ -1,0 +1,222 @@
+"""A detector's training is a function of its recipe, as a classifier's: killed, resumed, shared by processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detection.small import BOXES, MASKS, TEXT, command, environment, run, small_recipe
+from safetensors.torch import load_file
+
+import bsszoo
+from bsszoo.codes.detector import Detector, detector_cost
+from bsszoo.detection.paper import any_recipe_of, coco_recipe
+from bsszoo.detection.recipe import read_any_recipe
+from bsszoo.detection.task import Detection, train_detector
+from bsszoo.detection.validate import validate_detector
+from bsszoo.errors import RecipeError, RunError, SettingsError, UnknownNameError, WeightsError
+from bsszoo.train.devices import Place
+from bsszoo.train.recipe import Recipe
+from bsszoo.zoo.detectors import find_detector
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    done = run(folder, shapes, folder / "out")
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def test_it_leaves_what_it_says(unbroken: Path) -> None:
+    summary = json.loads((unbroken / "summary.json").read_text())
+    rows = list(csv.DictReader((unbroken / "metrics.csv").open()))
+    assert [r["update"] for r in rows] == ["4", "6"]
+    assert float(rows[-1]["mask_ap"]) == pytest.approx(summary["mask_ap"], abs=1e-3)
+    assert summary["val_pictures"] == 8
+    detector = find_detector(MASKS)
+    assert detector is not None
+    assert summary["num_classes"] == 5  # four shapes and the background
+    assert summary["macs"] == detector_cost(Detector("maskrcnn", detector.backbone, 5, channels=8), 64).macs
+
+
+def test_its_folder_gives_the_detector_as_it_was_trained(unbroken: Path) -> None:
+    model = bsszoo.create(f"local-dir:{unbroken}", pretrained=True).eval()
+    state, kept = model.state_dict(), load_file(unbroken / "model.safetensors")
+    assert state.keys() == kept.keys()
+    assert all(torch.equal(state[k], kept[k]) for k in kept)
+    assert (model.transform.min_size, model.transform.max_size) == ((64,), 128)
+    assert model.rpn.anchor_generator.sizes[0] == (8,)
+    assert model.roi_heads.detections_per_img == 20
+    named = bsszoo.create(MASKS, pretrained=str(unbroken / "model.safetensors"), num_classes=5)
+    assert all(torch.equal(v, kept[k]) for k, v in named.state_dict().items())
+    with pytest.raises(WeightsError, match="holds the weights of another network"):
+        bsszoo.create(MASKS, pretrained=str(unbroken / "model.safetensors"))
+
+
+def test_validate_gives_the_figures_that_ended_the_training(unbroken: Path, shapes: Path) -> None:
+    summary = json.loads((unbroken / "summary.json").read_text())
+    found = validate_detector(unbroken, shapes, device="cpu")
+    assert found.mask is not None
+    assert (found.box.ap, found.mask.ap, found.mask.ap50) == (
+        summary["box_ap"], summary["mask_ap"], summary["mask_ap50"])
+    by_name = validate_detector(MASKS, shapes, weights=str(unbroken), device="cpu",
+                                settings={"train_split": "train", "val_split": "val"})
+    assert by_name == found
+    with pytest.raises(SettingsError, match="Nobody has published weights of maskrcnn_resnet50"):
+        validate_detector("maskrcnn_resnet50", shapes)
+
+
+def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
+    unbroken: Path, shapes: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(1)
+    out = tmp_path / "out"
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(command(tmp_path, shapes, out), env=environment(), stderr=subprocess.PIPE)
+        before = (out / "last.pt").stat().st_mtime_ns if (out / "last.pt").exists() else 0
+        # Not before there is something new to go on from.
+        while process.poll() is None and not ((out / "last.pt").exists()
+                                              and (out / "last.pt").stat().st_mtime_ns > before):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    done = run(tmp_path, shapes, out)
+    assert done.returncode == 0, done.stderr
+    assert kills
+    ours, theirs = load_file(out / "model.safetensors"), load_file(unbroken / "model.safetensors")
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    figures = [[{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")}
+                for row in csv.DictReader((folder / "metrics.csv").open())] for folder in (out, unbroken)]
+    assert figures[0] == figures[1]
+
+
+def test_a_signal_keeps_everything_and_says_how_to_go_on(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(tmp_path, shapes, out, "schedule.updates=4000", "schedule.validate_every=4000",
+                "run.checkpoint_minutes=60", "run.workers=1"),
+        env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    seen = ""
+    while "loss" not in seen and process.poll() is None:
+        seen += process.stderr.readline()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "The same command goes on from there" in said
+    assert torch.load(out / "last.pt", weights_only=True)["update"] > 0
+
+
+def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shapes: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, shapes, tmp_path / "out", processes=2)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / "out", unbroken))
+    for key in theirs:
+        # Running statistics are means over the processes; all else differs by rounding.
+        if "running" not in key and "num_batches" not in key:
+            assert torch.allclose(ours[key], theirs[key], atol=2e-4), key
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["processes"], summary["val_pictures"]) == (2, 8)
+
+
+@pytest.mark.parametrize("assignments", [
+    ("optim.weight_decay=0.001", "run.precision=bfloat16"),
+    (f"model.name={BOXES}",),
+    ("model.norm=frozen", "ema.decay=0.9", "data.test_split=val", "schedule.name=cosine", "run.channels_last=true"),
+], ids=["bfloat16", "retinanet on MobileNetV2", "frozen norms, average, test split"])
+def test_other_ways_to_train(shapes: Path, tmp_path: Path, assignments: tuple[str, ...]) -> None:
+    recipe = small_recipe(tmp_path, *assignments, "schedule.updates=3", "schedule.validate_every=3")
+    summary = train_detector(recipe, shapes, tmp_path / "out", device="cpu")
+    assert (summary["mask_ap"] is None) == (recipe.detector.kind == "retinanet")
+    assert 0 <= summary["box_ap"] <= 100
+    if recipe.data.test_split:
+        assert summary["test"]["box"]["ap"] == summary["box_ap"]
+        assert summary["weights"] == "moving average"
+
+
+def test_a_backbone_starts_from_a_classifier_that_was_trained(shapes: Path, tmp_path: Path) -> None:
+    for name in (MASKS, BOXES):
+        detector = find_detector(name)
+        assert detector is not None
+        classifier = bsszoo.create(detector.backbone, num_classes=3)
+        file = tmp_path / f"{detector.kind}.pt"
+        torch.save(classifier.state_dict(), file)
+        recipe = small_recipe(tmp_path, f"model.name={name}", f"model.backbone_weights={file}")
+        model = Detection(recipe, shapes, Place(torch.device("cpu"))).network(fresh=True)
+        body = getattr(model.backbone.body, "network", model.backbone.body).state_dict()
+        given = classifier.state_dict()
+        assert set(body) <= set(given)
+        assert all(torch.equal(body[k], given[k]) for k in body)
+
+
+def test_the_rate_warms_up_and_falls_after_its_milestones(shapes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "schedule.updates=40", "schedule.milestones=[20,30]",
+                          "schedule.warmup_updates=10", "schedule.warmup_from=0.1", "optim.lr=0.02")
+    task = Detection(recipe, shapes, Place(torch.device("cpu")))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.optim.peak_lr)
+    schedule = task.schedule(optimizer)
+    rates = []
+    for update in range(40):
+        schedule.step_update(update)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.002)
+    assert rates[5] == pytest.approx(0.011)
+    assert rates[10:20] == pytest.approx([0.02] * 10)
+    assert rates[20:30] == pytest.approx([0.002] * 10)
+    assert rates[30:] == pytest.approx([0.0002] * 10)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_pictures(shapes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "optim.lr=1e30", "run.checkpoint_minutes=60")
+    with pytest.raises(RunError, match=r"The loss of update \d+ .*Its pictures are in"):
+        train_detector(recipe, shapes, tmp_path / "out", device="cpu")
+    kept = torch.load(next((tmp_path / "out").glob("lost_*.pt")), weights_only=True)
+    assert kept["passes"][0]["files"][0].endswith(".jpg")
+
+
+def test_a_recipe_is_a_detectors_or_a_classifiers_by_its_network(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    assert any_recipe_of("paper:maskrcnn_resnet50_autobss") == coco_recipe("maskrcnn_resnet50_autobss")
+    assert isinstance(any_recipe_of("paper:resnet18"), Recipe)
+    assert recipe.schedule.ends == (4, 6)
+    for assignment, words in {
+        "schedule.milestones=[3,2]": r"milestones is \[3, 2\]; it takes rising numbers",
+        "schedule.warmup_updates=6": "allowed is less than schedule.updates, 6",
+        "run.compile=true": "run.compile is for classifiers",
+        "data.annotations=all.json": r"with \{split\} for the split's name",
+        "data.max_size=32": "data.max_size is 32, the longer side",
+        "model.norm=group": "allowed are 'batch', 'frozen'",
+        "model.hidden=3": r"There is no key 'model\.hidden' to set",
+    }.items():
+        with pytest.raises(RecipeError, match=words):
+            small_recipe(tmp_path, assignment)
+    with pytest.raises(UnknownNameError, match="Did you mean 'resnet50'"):
+        small_recipe(tmp_path, "model.name=maskrcnn_resnet5")
+    (tmp_path / "other.yaml").write_text(TEXT.replace("image_size", "image_sise"))
+    with pytest.raises(RecipeError, match="image_sise"):
+        read_any_recipe(tmp_path / "other.yaml")
+
+
+def test_a_folder_of_a_classifiers_training_is_refused(shapes: Path, tmp_path: Path) -> None:
+    from train.small import small_recipe as classifier
+
+    from bsszoo.train import loop
+
+    loop.train(classifier(tmp_path, "schedule.epochs=1", "schedule.warmup_epochs=0"), None, tmp_path / "out",
+               device="cpu")
+    with pytest.raises(SettingsError, match="holds a training that cannot go on"):
+        train_detector(small_recipe(tmp_path), shapes, tmp_path / "out", device="cpu")
