@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,3 +28,14 @@ def postgres():
     server = postgres_server.PostgresServer()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of drawn shapes in COCO's format."""
+    import shapes_coco
+
+    root = tmp_path_factory.mktemp("shapes")
+    shapes_coco.write_split(root, "train", 24, 0)
+    shapes_coco.write_split(root, "val", 8, 1)
+    return root

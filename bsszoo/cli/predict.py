@@ -42,23 +42,12 @@ def predict_command(
 
       bsszoo predict maskrcnn_resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800 --weights torchvision a.jpg
     """
-    import json
-
     from bsszoo.cli.console import show
-    from bsszoo.files import whole_file, write_whole
-    from bsszoo.predict.drawing import drawn
     from bsszoo.predict.predict import predict
+    from bsszoo.predict.write import write_predictions
 
-    said = []
-    names: set[str] = set()
-    for prediction in predict(what, pictures, weights=weights, top=top, least_score=least_score, device=device):
-        out.mkdir(parents=True, exist_ok=True)
-        name = next(n for i in range(len(names) + 1)
-                    if (n := f"{prediction.file.stem}{f'_{i + 1}' if i else ''}.png") not in names)
-        names.add(name)
-        with whole_file(out / name) as scratch:
-            drawn(prediction).save(scratch, format="PNG")
-        said.append(prediction.to_dict() | {"drawn": name})
+    number = 0
+    found = predict(what, pictures, weights=weights, top=top, least_score=least_score, device=device)
+    for number, prediction in enumerate(write_predictions(found, out), start=1):  # noqa: B007  the last one is said
         show(f"{prediction.file}: {prediction}")
-    write_whole(out / "predictions.json", json.dumps(said, indent=2) + "\n")
-    show(f"Drawn: {len(said)} picture{'' if len(said) == 1 else 's'} in {out}")
+    show(f"Drawn: {number} picture{'' if number == 1 else 's'} in {out}")

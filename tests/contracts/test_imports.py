@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "detection": BELOW_NETS | {"files", "nets", "zoo", "train"},
     "zoo": BELOW_NETS | {"nets"},
     "export": BELOW_NETS | {"files", "nets", "zoo"},
-    "predict": BELOW_NETS | {"train", "detection", "zoo"},
+    "predict": BELOW_NETS | {"files", "train", "detection", "zoo"},
     "hub": BELOW_NETS | {"files", "nets", "zoo", "train", "report"},
     "compression": BELOW_NETS | {
         "files", "candidates", "search", "study", "nets", "train", "detection", "evaluate", "zoo", "report"},

@@ -1,6 +1,6 @@
 """Write a small data set in COCO's format: drawn circles, squares, triangles and stars with their boxes and masks.
 
-    python examples/shapes_coco.py shapes
+    python examples/detection/shapes_coco.py shapes
     bsszoo train recipes/shapes/maskrcnn_narrow.yaml --data shapes --out runs/shapes
 
 It has what COCO's files have: pictures of different sizes, wide and tall ones; ids of categories with gaps; polygons

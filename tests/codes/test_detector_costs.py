@@ -1,0 +1,96 @@
+"""What a detector costs, for many codes at once as for one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsszoo.codes import Space, cost_array, depth
+from bsszoo.codes.chain import Chain
+from bsszoo.codes.detector import (
+    Detector,
+    DetectorHead,
+    backbone_cost,
+    detector_cost,
+    feature_stages,
+    head_cost,
+    network_cost,
+)
+from bsszoo.codes.families import FAMILIES
+from bsszoo.codes.scaling import fit_scale, uniform_code
+from bsszoo.errors import CodeError
+from bsszoo.zoo.detectors import find_detector
+
+HEADS = (DetectorHead("maskrcnn"), DetectorHead("retinanet"), DetectorHead("retinanet", 5, "p5", 64),
+         DetectorHead("maskrcnn", 3, channels=32))
+
+
+@given(family=st.sampled_from(sorted(FAMILIES)), head=st.sampled_from(HEADS), size=st.sampled_from((320, 800, 417)),
+       seed=st.integers(0, 1000))
+def test_the_terms_of_a_space_add_up_to_the_detectors_cost(
+    family: str, head: DetectorHead, size: int, seed: int
+) -> None:
+    space = replace(Space.of(family), image_size=size, head=head)
+    rng = np.random.default_rng(seed)
+    places = np.stack([rng.integers(0, len(axis), 5) for axis in space.axes], axis=1)
+    counted = Chain.of(space).costs(places)
+    for i, row in enumerate(space.rows(places)):
+        code = space.code(row.tolist())
+        cost = detector_cost(head.on(code), size)
+        assert counted[:, i].tolist() == [cost.macs, cost.params, cost.activations, depth(code)]
+        assert space.cost(code) == cost
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_features_of_a_family_are_the_stages_that_the_built_backbone_gives(family: str) -> None:
+    from bsszoo.nets import build
+
+    code = Space.of(family).smallest
+    mbconv = FAMILIES[family].block == "mbconv"
+    places = (1, 2, 3, 4)
+    widths = build(code, features_only=True, out_indices=places).feature_info.channels()
+    assert [code.widths[i] for i in feature_stages(family)] == list(widths), mbconv
+
+
+def test_the_fixed_part_and_the_parts_by_stage_are_the_whole() -> None:
+    detector = find_detector("maskrcnn_resnet50")
+    assert detector is not None
+    head = head_cost(DetectorHead.of(detector), detector.backbone)
+    beside = head.fixed.macs + sum(one.macs * detector.backbone.widths[i] for i, one in head.by_stage)
+    assert detector_cost(detector).macs == beside + backbone_cost(detector.backbone).macs
+    assert DetectorHead.of(detector).on(detector.backbone) == detector
+
+
+def test_a_uniformly_rescaled_backbone_meets_the_detectors_budget() -> None:
+    detector = find_detector("retinanet_resnet50")
+    assert detector is not None
+    head = DetectorHead.of(detector)
+    scale = fit_scale(detector.backbone, 120_000_000_000, head=head)
+    assert scale is not None
+    assert network_cost(uniform_code(detector.backbone, scale), head).macs <= 120_000_000_000
+    assert network_cost(uniform_code(detector.backbone, scale + 0.01), head).macs > 120_000_000_000
+
+
+def test_a_narrower_pyramid_is_named_and_costs_less() -> None:
+    narrow = find_detector("maskrcnn_fpn64_resnet18")
+    wide = find_detector("maskrcnn_resnet18")
+    assert narrow is not None
+    assert wide is not None
+    assert narrow == replace(wide, channels=64)
+    assert find_detector(str(narrow)) == narrow
+    assert str(narrow).startswith("maskrcnn_fpn64_resnet18_c64")
+    assert detector_cost(narrow).macs < detector_cost(wide).macs / 2
+    for name in ("maskrcnn_fpn4_resnet18", "retinanet_fpn99999_resnet18"):
+        with pytest.raises(CodeError, match="allowed is an integer from 8 to 1024"):
+            find_detector(name)
+
+
+def test_costs_of_classifiers_are_not_counted_in_a_detectors_space() -> None:
+    space = replace(Space.of("resnet18"), head=HEADS[0])
+    with pytest.raises(CodeError, match="this space is of a detector's backbones"):
+        cost_array(space, np.array([space.smallest.entries]))
+    assert Detector("maskrcnn", space.smallest).num_classes == 91
