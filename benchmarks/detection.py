@@ -1,0 +1,237 @@
+"""A detector's training beside torchvision's reference training: pictures a second and peak memory of the same model.
+
+    python examples/detection/shapes_coco.py shapes --train 400 --val 40
+    python benchmarks/detection.py --data shapes                        what the README quotes, on this machine's CPU
+    python benchmarks/detection.py --data /data/coco --train-split train2017 --val-split val2017 --device cuda \\
+        --models maskrcnn_resnet50,maskrcnn_resnet50_autobss --image-size 800 --batch 2 --updates 300 --workers 4
+
+Each run is a process of its own; the second half of its updates is timed. Ours is `bsszoo.detection.task`'s training;
+the peer is the loop below, which does what torchvision's references/detection does: COCO's polygons to masks by
+pycocotools, a random flip, pictures grouped by aspect ratio, SGD, one update a batch. Both train the same module and
+take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NARROW = "maskrcnn_fpn32_resnet18_c32-64-128-256_l1-1-1-1"
+
+
+def main() -> None:
+    given = _arguments()
+    if given.one is not None:
+        print(json.dumps(_one(given)))
+        return
+    rows = []
+    for model in given.models.split(","):
+        runs: dict[str, list[dict[str, float]]] = {"ours": [], "reference": []}
+        for repeat in range(given.repeats):
+            for who in ("ours", "reference") if repeat % 2 == 0 else ("reference", "ours"):
+                runs[who].append(_process(given, who, model))
+                print(f"{model} {repeat + 1}/{given.repeats} {who}: {runs[who][-1]}", file=sys.stderr)
+        rows.append(_row(model, runs))
+    print(f"{given.device}, batch {given.batch}, shorter side {given.image_size} px, {given.updates} updates, "
+          f"{given.workers} reading processes, {given.repeats} pairs in turns\n")
+    print("| model | reference, images/s | ours / reference | peak memory, reference [MB] | ours / reference |")
+    print("|---|---:|---:|---:|---:|")
+    print("\n".join(rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a folder in COCO's format")
+    parser.add_argument("--train-split", default="train")
+    parser.add_argument("--val-split", default="val")
+    parser.add_argument("--models", default=NARROW, metavar="A,B")
+    parser.add_argument("--image-size", type=int, default=128, metavar="PX")
+    parser.add_argument("--anchor-size", type=int, default=12)
+    parser.add_argument("--proposals", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures (default 1)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (default 5)")
+    parser.add_argument("--one", choices=["ours", "reference"], help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _process(given: argparse.Namespace, who: str, model: str) -> dict[str, float]:
+    words = [sys.executable, __file__, "--one", who, "--models", model]
+    for name in ("data", "train_split", "val_split", "image_size", "anchor_size", "proposals", "batch", "updates",
+                 "workers", "device"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _row(model: str, runs: dict[str, list[dict[str, float]]]) -> str:
+    cells = []
+    for name, form in (("images_per_s", "{:.1f}"), ("peak_mb", "{:,.0f}")):
+        reference = [run[name] for run in runs["reference"]]
+        ratios = [a[name] / b for a, b in zip(runs["ours"], reference, strict=True)]
+        cells += [form.format(statistics.median(reference)),
+                  f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+    return f"| {model} | {' | '.join(cells)} |"
+
+
+def _recipe(given: argparse.Namespace) -> Any:
+    from bsszoo.detection.recipe import (
+        CocoPart,
+        DetectionOptim,
+        DetectionRecipe,
+        DetectionRun,
+        DetectionSchedule,
+        DetectorPart,
+    )
+
+    return DetectionRecipe(
+        model=DetectorPart(given.models, anchor_size=given.anchor_size, proposals=given.proposals),
+        optim=DetectionOptim(lr=0.005, batch_size=given.batch, weight_decay=1e-4, decay_norm_and_bias=True),
+        schedule=DetectionSchedule(updates=given.updates, validate_every=given.updates),
+        data=CocoPart(train_split=given.train_split, val_split=given.val_split, image_size=given.image_size,
+                      max_size=round(given.image_size * 5 / 3), broken="skip"),
+        run=DetectionRun(device_batch=given.batch, workers=given.workers, checkpoint_minutes=1e6),
+    )
+
+
+def _one(given: argparse.Namespace) -> dict[str, float]:
+    import torch
+
+    torch.manual_seed(0)
+    times = _ours(given) if given.one == "ours" else _reference(given)
+    peak = torch.cuda.max_memory_allocated() if given.device.startswith("cuda") else (
+        1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    last = times[len(times) // 2:]
+    return {"images_per_s": (len(last) - 1) * given.batch / (last[-1] - last[0]), "peak_mb": peak / 2**20}
+
+
+class _Enough(BaseException):
+    """The updates are done; the validation that would follow is not timed."""
+
+
+def _ours(given: argparse.Namespace) -> list[float]:
+    from bsszoo.detection.task import train_detector
+    from bsszoo.train import loop
+    from bsszoo.train.watching import Now, Unwatched
+
+    class Times(Unwatched):
+        def __init__(self) -> None:
+            self.at: list[float] = []
+
+        def updated(self, now: Now) -> None:
+            self.at.append(time.perf_counter())
+            if now.update == given.updates:
+                raise _Enough
+
+    times = Times()
+    loop._REPORT = 0.0  # type: ignore[misc]  # told of every update, not once a second
+    with tempfile.TemporaryDirectory() as out:
+        try:
+            train_detector(_recipe(given), given.data, out, device=given.device, watcher=times)
+        except _Enough:
+            return times.at
+    raise SystemExit("The training ended before its last update.")
+
+
+class _Reference:
+    """What torchvision's coco_utils and presets make of a picture: masks by pycocotools, then a random flip."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        from torchvision.datasets import CocoDetection
+
+        root = Path(given.data)
+        self.dataset: Any = CocoDetection(str(root / given.train_split), str(
+            root / "annotations" / f"instances_{given.train_split}.json"))
+        self.dataset.ids = [i for i in self.dataset.ids if any(
+            not a["iscrowd"] and min(a["bbox"][2:]) > 0 for a in self.dataset.coco.imgToAnns[i])]
+        self.numbers = {c: i + 1 for i, c in enumerate(sorted(self.dataset.coco.cats))}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: int) -> tuple[Any, dict[str, Any]]:
+        import numpy as np
+        import torch
+        from torchvision import tv_tensors
+        from torchvision.transforms import v2
+
+        image, annotations = self.dataset[place]
+        own = [a for a in annotations if not a["iscrowd"] and min(a["bbox"][2:]) > 0]
+        boxes = torch.tensor([a["bbox"] for a in own], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = np.stack([self.dataset.coco.annToMask(a) for a in own])
+        size = (image.height, image.width)
+        target = {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+                  "masks": tv_tensors.Mask(torch.from_numpy(masks)),
+                  "labels": torch.tensor([self.numbers[a["category_id"]] for a in own])}
+        flip = v2.Compose([v2.PILToTensor(), v2.RandomHorizontalFlip(0.5), v2.ToDtype(torch.float32, scale=True)])
+        made: tuple[Any, dict[str, Any]] = flip(image, target)
+        return made
+
+
+def _grouped(data: _Reference, batch: int) -> Iterator[list[int]]:
+    """Batches of pictures of one aspect ratio, epoch after epoch."""
+    import torch
+
+    images = [data.dataset.coco.imgs[i] for i in data.dataset.ids]
+    while True:
+        waiting: dict[bool, list[int]] = {True: [], False: []}
+        for place in torch.randperm(len(images)).tolist():
+            group = waiting[images[place]["height"] > images[place]["width"]]
+            group.append(place)
+            if len(group) == batch:
+                yield list(group)
+                group.clear()
+
+
+def _reference(given: argparse.Namespace) -> list[float]:
+    """torchvision's references/detection/train.py and engine.py without their logging: the peer."""
+    import contextlib
+    import itertools
+
+    import torch
+
+    from bsszoo.zoo.detector_weights import create_detector
+
+    device = torch.device(given.device)
+    with contextlib.redirect_stdout(sys.stderr):
+        data = _Reference(given)
+    loader: Any = torch.utils.data.DataLoader(
+        data, batch_sampler=list(itertools.islice(_grouped(data, given.batch), given.updates)),  # type: ignore[arg-type]
+        num_workers=given.workers, collate_fn=lambda samples: tuple(zip(*samples, strict=True)))
+    model: Any = create_detector(given.models, num_classes=len(data.numbers) + 1, min_size=given.image_size,
+                                 max_size=round(given.image_size * 5 / 3), anchor_size=given.anchor_size,
+                                 box_batch_size_per_image=given.proposals).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4)
+    model.train()
+    times = []
+    for images, targets in loader:
+        images = [image.to(device) for image in images]
+        targets = [{k: v.to(device) for k, v in target.items()} for target in targets]
+        losses = model(images, targets)
+        total = sum(losses.values())
+        if not torch.isfinite(total):
+            raise SystemExit(f"The loss is {total}.")
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        times.append(time.perf_counter())
+    return times
+
+
+if __name__ == "__main__":
+    main()
