@@ -39,6 +39,11 @@ class Tester(Protocol):
         """What ``tested`` measures, in words."""
         ...
 
+    @property
+    def test_unit(self) -> str:
+        """What a difference of two results is counted in, such as ``points of test accuracy``."""
+        ...
+
     def tested(self, code: Code, number: int) -> float:
         """The result of fresh training ``number`` of a code."""
         ...
@@ -95,7 +100,7 @@ def confirm(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     rows = list(_rows(plan, tasks, known))
-    return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows)), tuple(notes))
+    return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
 
 
 def _tasks(plan: Plan, best: Code, trainings: int, seed: int) -> Iterator[_Task]:
@@ -118,10 +123,10 @@ def _rows(plan: Plan, tasks: Sequence[_Task], known: dict[str, float]) -> Iterat
         yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, found.low, found.high)
 
 
-def _verdicts(rows: Sequence[ConfirmedRow]) -> Iterator[str]:
+def _verdicts(rows: Sequence[ConfirmedRow], unit: str) -> Iterator[str]:
     found = [v for r in rows if r.role == "found" for v in r.tests]
     groups = (("the uniformly rescaled network", "uniform"), ("random feasible codes", "random"))
     for name, role in groups:
         control = [v for r in rows if r.role == role for v in r.tests]
         if found and control:
-            yield verdict(found, control, name)
+            yield verdict(found, control, name, unit)

@@ -70,10 +70,11 @@ def difference(of: Sequence[float], against: Sequence[float]) -> Interval:
 def shown(interval: Interval, *, sign: bool = False, digits: int = 2) -> str:
     """``91.20 (90.80 to 91.60)``, or the mean alone."""
     form = f"{'+' if sign else ''}.{digits}f"
-    text = format(interval.mean, form)
-    if interval.low is None or interval.high is None:
-        return text
-    return f"{text} ({format(interval.low, form)} to {format(interval.high, form)})"
+    # Rounded first, and minus nought made nought.
+    mean, low, high = (None if v is None else round(v, digits) + 0.0 for v in (
+        interval.mean, interval.low, interval.high))
+    text = format(mean, form)
+    return text if low is None or high is None else f"{text} ({format(low, form)} to {format(high, form)})"
 
 
 def verdict(found: Sequence[float], control: Sequence[float], name: str, unit: str = "points of test accuracy") -> str:

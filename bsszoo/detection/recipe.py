@@ -21,6 +21,7 @@ from bsszoo.train.recipe import (
 )
 from bsszoo.train.strict import bounded, choice, load_mapping
 from bsszoo.zoo.detectors import find_detector
+from bsszoo.zoo.entry import DETECTOR_PREFIXES
 
 #: Pictures of an update as the paper trains detectors: 8 GPUs with 2 each.
 PAPER_BATCH: Final = 16
@@ -207,4 +208,4 @@ def read_any_recipe(path: str | Path, assignments: Sequence[str] = ()) -> AnyRec
 
 def is_detector(name: str) -> bool:
     """Whether a name is a detector's, known or not: it begins with a kind of detector."""
-    return name.strip().lower().partition("_")[0] in ("maskrcnn", "retinanet")
+    return name.strip().lower().startswith(DETECTOR_PREFIXES)

@@ -128,6 +128,11 @@ class DetectionEvaluator(Trainings):
         return (f"{self.measure} AP [%] on the split {self.recipe.data.val_split!r}, which the search never saw, of "
                 f"fresh trainings {self._after()}")
 
+    @property
+    def test_unit(self) -> str:
+        """What a difference of two results of ``tested`` is counted in."""
+        return f"points of test {self.measure} AP"
+
     def doubt(self, best: float) -> str | None:
         """A sentence where the best score of a search is about that of untrained detectors; else None."""
         if best > _NOTHING:

@@ -97,6 +97,11 @@ class TrainingEvaluator(Trainings):
         return (f"top-1 accuracy [%] on the split {data.val_split!r} of {data.dataset}, which the search never saw, of "
                 f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{_thinned(self.recipe)}")
 
+    @property
+    def test_unit(self) -> str:
+        """What a difference of two results of ``tested`` is counted in."""
+        return "points of test accuracy"
+
     def doubt(self, best: float) -> str | None:
         """A sentence where the best score of a search is one that untrained networks get too; else None.
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Final
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
@@ -19,6 +20,8 @@ __all__ = [
     "split_tag",
 ]
 
+#: What the names of detectors begin with.
+DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
 # What only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
 _CODE_TEXT = re.compile(r"[{}\[\](),]|\d\s+\d|_c\d+(-\d+)+(_|$)", re.IGNORECASE)
 
@@ -70,6 +73,10 @@ def resolve_code(name_or_code: str | Code) -> Code:
     if not isinstance(name_or_code, str):
         raise CodeError(f"A network is named by a zoo name, a code's text or a Code; given was {name_or_code!r} of "
                         f"type {type(name_or_code).__name__}.")
+    if name_or_code.strip().lower().startswith(DETECTOR_PREFIXES):
+        raise UnknownNameError(f"{name_or_code!r} is a detector, and this takes classifiers. Detectors are taken by "
+                               "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate and "
+                               "predict.")
     if _CODE_TEXT.search(name_or_code):
         return Code.parse(name_or_code)
     return find(name_or_code).code

@@ -67,6 +67,10 @@ def code_in(path: Path, label: str) -> Code:
         saved = _saved_code(data, strict=True)
     except CodeError as error:
         raise WeightsError(f"The config.json of {label} names an impossible code: {error}") from error
+    own = data.get(OWN)
+    if isinstance(own, Mapping) and "detector" in own:
+        raise WeightsError(f"{label} holds a detector, {own['detector']}, and this takes classifiers. bsszoo.create, "
+                           "`bsszoo validate` and `bsszoo predict` take it from its training's folder.")
     if saved is None:
         raise WeightsError(f"The config.json of {label} names no block stacking style code (architecture "
                            f"{data.get('architecture')!r}): it is of another library's network. timm.create_model("

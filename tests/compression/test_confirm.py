@@ -21,6 +21,7 @@ class Judge:
 
     info = EvaluatorInfo("blocks", "blocks of the network")
     test_measures = "blocks, counted again"
+    test_unit = "blocks"
 
     def __init__(self) -> None:
         self.calls: list[tuple[Code, int]] = []
