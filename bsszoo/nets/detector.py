@@ -22,6 +22,7 @@ from bsszoo.codes.detector import BOX_HEAD, Detector
 from bsszoo.codes.families import family_of
 from bsszoo.errors import CodeError
 from bsszoo.nets.build import build
+from bsszoo.nets.synchronised import synchronised
 
 Norm = Literal["batch", "sync", "frozen"]
 
@@ -138,8 +139,7 @@ def _body(detector: Detector) -> tuple[nn.Module, list[int]]:
 
 def _normalised(module: nn.Module, norm: Norm, eps: float) -> nn.Module:
     if norm == "sync":
-        made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        return made
+        return synchronised(module)
     if norm == "frozen":
         _freeze(module, partial(FrozenBatchNorm2d, eps=eps))
     return module

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bsszoo.errors import DataError, RecipeError, RunError, StoppedError
+from bsszoo.nets.synchronised import synchronised
 from bsszoo.train.batches import plain
 from bsszoo.train.checkpoint import BEST, Folder, Progress, Row, pack, unpack_progress
 from bsszoo.train.classification import Classification
@@ -128,7 +129,7 @@ class _Run:
         if run.sync_bn and place.world > 1:
             if place.device.type != "cuda":
                 raise RecipeError("run.sync_bn needs GPUs: torch's SyncBatchNorm does not train on a CPU.")
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.model = synchronised(self.model)
         self.optimizer = make_optimizer(recipe.optim, self.model)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if (
             recipe.ema.decay is not None) else None
