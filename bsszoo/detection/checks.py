@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 #: COCO's own boxes reach over the edge of their picture by rounding; further out a box is wrong [px].
 SLACK: Final = 1.0
 
@@ -62,6 +64,8 @@ def _fault(
     if left < -SLACK or top < -SLACK or left + w > width + SLACK or top + h > height + SLACK:
         return ("with a box outside the picture",
                 f"its box {_shown(box)} reaches outside the picture of {width} x {height} px")
+    if not (_remains(left, left + w, width) and _remains(top, top + h, height)):
+        return "with an empty box", f"nothing of its box {_shown(box)} lies in the picture of {width} x {height} px"
     return _outline_fault(annotation.get("segmentation"), width, height) if masks else None
 
 
@@ -70,10 +74,12 @@ def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] 
         size, counts = outline.get("size"), outline.get("counts")
         if size != [height, width]:
             return "with a broken mask", f"its mask is of {size!r}, and the picture of {[height, width]} px (h, w)"
-        if isinstance(counts, list) and (not _numbers(counts) or sum(counts) != width * height):
-            return "with a broken mask", f"the runs of its mask do not add up to {width * height} px"
-        return None if isinstance(counts, (list, str, bytes)) and counts else (
-            "with a broken mask", "its mask has no runs ('counts')")
+        runs = counts if isinstance(counts, list) else _decoded(counts)
+        # Of runs that are no counts, or too few, pycocotools makes pixels of whatever is in memory.
+        right = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in runs)
+        return None if right and sum(runs) == width * height else (
+            "with a broken mask", "the runs of its mask ('counts') are not whole numbers from 0 that add up to "
+            f"{width * height}")
     if not isinstance(outline, list) or not outline:
         return "without an outline", "it has no polygon ('segmentation' is empty), which Mask R-CNN learns from"
     for polygon in outline:
@@ -81,6 +87,33 @@ def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] 
             return "with an empty polygon", (f"its polygon {str(polygon)[:60]} is empty; one has at least three "
                                              "points, [x, y, x, y, x, y]")
     return None
+
+
+def _remains(low: float, high: float, side: int) -> bool:
+    """Whether some of a stretch lies inside the picture, in the precision that a detector computes in."""
+    return bool(np.float32(min(high, side)) > np.float32(max(low, 0)))
+
+
+def _decoded(coded: object) -> list[int]:
+    """The runs of COCO's text for them: six bits a character, the lower five of value; from the fourth run on
+    the difference to the run two before. Empty for what is no such text.
+    """
+    text = coded.decode("ascii", "replace") if isinstance(coded, bytes) else coded
+    runs: list[int] = []
+    if not isinstance(text, str):
+        return runs
+    value = bits = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            return []
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:
+            value -= (code >> 4 & 1) << bits
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = bits = 0
+    return runs if not bits else []
 
 
 def _numbers(values: object) -> bool:

@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapes_coco
 import torch
 from detection.small import BOXES, small_recipe
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coder
 from pycocotools.coco import COCO
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from bsszoo.detection.checks import _decoded
 from bsszoo.detection.coco import CocoSplit, Packed, open_coco
 from bsszoo.detection.labels import Labels, labels_of
 from bsszoo.detection.recipe import CocoPart, DetectionRecipe
@@ -134,6 +139,14 @@ def polygon(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def whole(data: dict[str, Any], counts: Any) -> dict[str, Any]:
+    """Runs of the first picture; to a list is added what is left."""
+    picture = next(i for i in data["images"] if i["id"] == data["annotations"][0]["image_id"])
+    area = picture["width"] * picture["height"]
+    return {"size": [picture["height"], picture["width"]],
+            "counts": [*counts, area - sum(counts)] if isinstance(counts, list) else counts}
+
+
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "box": (lambda d: d["annotations"][2].update(bbox=[90, 10, 500, 20]),
             r"annotation 3 of 0000\d\d\.jpg: its box \[90, 10, 500, 20\] reaches outside the picture of \d+ x \d+ px"),
@@ -143,6 +156,12 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "outline": (lambda d: polygon(d).update(segmentation=[]), r"it has no polygon"),
     "mask": (lambda d: d["annotations"][1].update(segmentation={"size": [1, 1], "counts": [1]}),
              r"annotation 2 .*its mask is of \[1, 1\], and the picture of \[\d+, \d+\] px"),
+    "box at the edge": (lambda d: d["annotations"][0].update(bbox=[-0.9, 10, 0.9, 20]),
+                        r"annotation 1 .*nothing of its box \[-0\.9, 10, 0\.9, 20\] lies in the picture"),
+    "thin box": (lambda d: d["annotations"][0].update(bbox=[50, 10, 1e-9, 20]), "nothing of its box"),
+    "runs": (lambda d: d["annotations"][0].update(segmentation=whole(d, [-100, 100])), "are not whole numbers from 0"),
+    "parts of runs": (lambda d: d["annotations"][0].update(segmentation=whole(d, [0.5])), "are not whole numbers"),
+    "coded runs": (lambda d: d["annotations"][0].update(segmentation=whole(d, "0")), "add up to"),
     "category": (lambda d: d["annotations"][4].update(category_id=3), r"annotation 5 .*no category with the id 3"),
     "picture": (lambda d: d["annotations"][4].update(image_id=999), r"annotation 5: there is no picture with the id"),
     "twice": (lambda d: d["images"].append(d["images"][0]), r"has several pictures with the id 1"),
@@ -205,6 +224,17 @@ def test_a_picture_of_another_size_than_annotated_is_named(shapes: Path, tmp_pat
     made = batches(root, small_recipe(tmp_path))
     with pytest.raises(DataError, match=r"\.jpg has 50 x 60 px, and its annotations say"):
         next(made.between(0, 1))
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=40), st.binary(max_size=30))
+def test_coded_runs_are_read_as_pycocotools_reads_them(rows: list[int], noise: bytes) -> None:
+    mask = np.zeros((20, 20), dtype=np.uint8)
+    mask.ravel()[[r % 400 for r in rows]] = 1
+    coded = coder.encode(np.asfortranarray(mask))
+    runs = shapes_coco.runs(mask.astype(bool))
+    assert _decoded(coded["counts"]) == _decoded(coded["counts"].decode()) == runs["counts"]
+    read = _decoded(noise)
+    assert all(isinstance(n, int) for n in read)
 
 
 def test_packed_values_are_the_values() -> None:
