@@ -194,7 +194,8 @@ def validate_command(
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.cli.training_progress import Line
-    from bsszoo.detection.validate import is_detection, validate_detector
+    from bsszoo.detection.opening import is_detection
+    from bsszoo.detection.validate import validate_detector
     from bsszoo.train.validate import validate
 
     line = Line(progress_console())
@@ -207,7 +208,8 @@ def validate_command(
         if dataset is not None:
             raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
         found = validate_detector(what, data, weights=weights, settings=settings, batch=batch, workers=workers,
-                                  precision=precision, device=device, on_batch=progress)
+                                  precision=precision, device=device, on_batch=progress,
+                                  on_note=lambda note: line.say(f"Note: {note}"))
         line.end()
         show(f"boxes: {found.box}", *([] if found.mask is None else [f"masks: {found.mask}"]),
              f"of {found.objects:,} objects in {found.pictures:,} pictures")

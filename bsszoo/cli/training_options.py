@@ -72,6 +72,19 @@ class Training:
             judge.check_test()
         return judge
 
+    def searched(self, network: str, judge: object) -> str | Detector:
+        """What is searched: a detector that is trained is counted with the classes of its pictures."""
+        from dataclasses import replace
+
+        from bsszoo.zoo.detectors import find_detector
+
+        detector = find_detector(network)
+        if detector is None or not self.given or isinstance(judge, str):
+            return network
+        from bsszoo.evaluate.detection import DetectionEvaluator
+
+        return replace(detector, num_classes=judge.classes) if isinstance(judge, DetectionEvaluator) else network
+
     def finish(self, network: str, what: str | None, teacher: str | None, inherit: str | None) -> Finish | None:
         """How the best code is trained in full, or None.
 

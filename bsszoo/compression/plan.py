@@ -244,7 +244,7 @@ def _check_head(space: Space, budget: Budget) -> None:
         raise BudgetError(
             f"A budget of {human(budget.macs)} MACs is below what a {space.head.title} has beside its backbone, "
             f"{human(beside.macs)} ({beside.macs}) at {space.image_size} px: raise --flops, or make the pyramid and "
-            f"the heads narrower, as {space.head.kind}_fpn{space.head.channels // 2}_.. does; they are "
+            f"the heads narrower, as {space.head.kind}_fpn{max(8, space.head.channels // 2)}_.. does; they are "
             f"{space.head.channels} channels wide here.")
 
 

@@ -266,6 +266,8 @@ def compress(
             notes.append(f"Only {len(plan.candidates)} codes keep the limits: all were evaluated, where {trials} "
                          "trials were asked for.")
         notes += doubts(judge, found[0].score)
+        # How long the second stage of an untrained detector takes says nothing of a trained one.
+        notes += [_NO_LATENCY] if latency and head is not None else []
         failed = sum(r.state == "failed" for r in rows)
         if failed:
             notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")
@@ -283,10 +285,7 @@ def compress(
         write_result(folder, result)
         insight = insight_of_rows(plan.candidates, rows)
         write_report(result, folder / REPORT, insight)
-        if latency and head is not None:
-            # How long the second stage of an untrained detector takes says nothing of a trained one.
-            result = replace(result, notes=(*result.notes, _NO_LATENCY))
-        elif latency:
+        if latency and head is None:
             watcher.measuring(len(result.networks))
             networks, how = with_latencies(result.networks)
             result = replace(result, networks=tuple(networks), notes=(*result.notes, how))

@@ -39,7 +39,8 @@ def faults_of(
         found = _fault(annotation, by_id, known, masks=masks)
         if found is not None:
             kind, words = found
-            picture = by_id.get(annotation["image_id"])
+            owner = annotation["image_id"]
+            picture = by_id.get(owner) if isinstance(owner, (int, str)) else None
             where = f" of {picture['file_name']}" if picture is not None else ""
             named = f"annotation {annotation['id']}" if "id" in annotation else f"number {place} of 'annotations'"
             out.append(Fault(place, kind, f"{named}{where}: {words}"))
@@ -49,10 +50,11 @@ def faults_of(
 def _fault(
     annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]], categories: set[Any], *, masks: bool
 ) -> tuple[str, str] | None:
-    picture = pictures.get(annotation["image_id"])
+    owner, category = annotation["image_id"], annotation["category_id"]
+    picture = pictures.get(owner) if isinstance(owner, (int, str)) else None
     if picture is None:
-        return "of an unknown picture", f"there is no picture with the id {annotation['image_id']!r}"
-    if annotation["category_id"] not in categories:
+        return "of an unknown picture", f"there is no picture with the id {owner!r}"
+    if not isinstance(category, int) or category not in categories:
         return "of an unknown category", f"there is no category with the id {annotation['category_id']!r}"
     width, height = picture["width"], picture["height"]
     box = annotation["bbox"]
@@ -66,6 +68,9 @@ def _fault(
                 f"its box {_shown(box)} reaches outside the picture of {width} x {height} px")
     if not (_remains(left, left + w, width) and _remains(top, top + h, height)):
         return "with an empty box", f"nothing of its box {_shown(box)} lies in the picture of {width} x {height} px"
+    area = annotation.get("area")
+    if area is not None and not _numbers([area]):
+        return "with a broken area", f"its area is {area!r}; it is a number of pixels, or left out"
     return _outline_fault(annotation.get("segmentation"), width, height) if masks else None
 
 

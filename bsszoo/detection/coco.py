@@ -6,6 +6,7 @@ its box lies inside its picture, its outline encloses something, and every pictu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections import Counter
@@ -36,6 +37,10 @@ class Packed(Sequence[Any]):
         parts = [pickle.dumps(v, protocol=pickle.HIGHEST_PROTOCOL) for v in values]
         self._ends = np.cumsum([len(p) for p in parts], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
+
+    def digest(self) -> bytes:
+        """What tells these values from others."""
+        return hashlib.sha256(self._bytes.tobytes()).digest()
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -123,10 +128,17 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int
             notes = (*notes, f"{len(rows) - len(filled):,} training pictures without an object are left out "
                      "(data.keep_empty=true uses them)")
         rows = filled
-    if not len(rows) or not val.objects[val.rows].sum():
-        raise DataError(f"No {'training' if not len(rows) else 'validation'} picture with an object is in {path} "
-                        f"(split {part.train_split if not len(rows) else part.val_split!r}).")
-    return replace(train, rows=rows, notes=notes), val
+    train = replace(train, rows=rows, notes=notes)
+    for split in (train, val):
+        check_objects(split)
+    return train, val
+
+
+def check_objects(split: CocoSplit) -> None:
+    """A ``DataError`` for a split that shows no object: nothing can be learnt from it, and no AP measured."""
+    if not split.objects[split.rows].sum():
+        raise DataError(f"There is no object in the {len(split):,} pictures of the split {split.name!r} in "
+                        f"{split.folder}.")
 
 
 def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, masks: bool) -> CocoSplit:
@@ -168,8 +180,9 @@ def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, mask
 def _own(annotation: Mapping[str, Any], place: int, *, masks: bool) -> dict[str, Any]:
     """An annotation with what its evaluation needs; a file may leave the crowd flag, the area and the id out."""
     box = [float(v) for v in annotation["bbox"]]
+    area = annotation.get("area")
     kept = {"id": place + 1, "image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": box,
-            "iscrowd": int(annotation.get("iscrowd", 0)), "area": float(annotation.get("area", box[2] * box[3]))}
+            "iscrowd": int(bool(annotation.get("iscrowd"))), "area": box[2] * box[3] if area is None else float(area)}
     return kept | ({"segmentation": annotation["segmentation"]} if masks else {})
 
 
@@ -201,6 +214,10 @@ def _records(data: Mapping[str, Any], name: str, file: Path, keys: Sequence[str]
         if lost:
             raise DataError(f"{file}: number {place} of {name!r} has no {lost[0]!r}.")
     if name == "images":
+        kinds = {type(record["id"]) for record in found}
+        if not kinds <= {int} and not kinds <= {str}:
+            raise DataError(f"{file}: the ids of pictures are all whole numbers or all texts; there are "
+                            f"{', '.join(sorted(k.__name__ for k in kinds))}.")
         for record in found:
             sides = record["width"], record["height"]
             if not all(isinstance(s, int) and s > 0 for s in sides):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -17,14 +17,15 @@ from bsszoo.codes.families import family_of
 from bsszoo.detection.coco import CocoSplit
 from bsszoo.detection.evaluation import NONE, DetectionFigures, Precision
 from bsszoo.detection.labels import Labels
+from bsszoo.detection.opening import TORCHVISION_CLASSES
 from bsszoo.detection.recipe import DetectionRecipe
-from bsszoo.errors import WeightsError
+from bsszoo.errors import RecipeError, WeightsError
 from bsszoo.files import write_whole
 from bsszoo.train.checkpoint import WEIGHTS, Folder
 from bsszoo.train.devices import Place
 from bsszoo.train.outcome import device_words
 from bsszoo.train.task import Round
-from bsszoo.zoo.detector_weights import CONFIG, create_detector, saved_text
+from bsszoo.zoo.detector_weights import CONFIG, TORCHVISION, create_detector, saved_text
 from bsszoo.zoo.registry import create
 
 
@@ -78,10 +79,17 @@ class DetectionRow:
                 f"box AP {self.box_ap:.2f}%, AP50 {self.box_ap50:.2f}%{masks}, {self.images_per_s:,.1f} images/s")
 
 
+def detector_of(recipe: DetectionRecipe, labels: Labels) -> Detector:
+    """The recipe's detector with the outputs that its data needs, and laid out as the weights that it starts from."""
+    theirs = recipe.model.pretrained == TORCHVISION and recipe.detector.kind == "retinanet"
+    return replace(recipe.detector, num_classes=labels.classes, p6_from="p5" if theirs else "c5")
+
+
 def settings_of(recipe: DetectionRecipe) -> dict[str, Any]:
     """The settings of a recipe's detector, as ``create_detector`` takes them."""
     part, data = recipe.model, recipe.data
-    common = {"min_size": data.image_size, "max_size": data.max_size, "image_mean": list(data.mean),
+    common = {**({"frozen_eps": 0.0} if part.pretrained == TORCHVISION else {}),
+              "min_size": data.image_size, "max_size": data.max_size, "image_mean": list(data.mean),
               "image_std": list(data.std), "anchor_size": part.anchor_size}
     if recipe.detector.kind == "maskrcnn":
         return {**common, "box_batch_size_per_image": part.proposals, "box_detections_per_img": part.detections,
@@ -96,8 +104,12 @@ def start_detector(recipe: DetectionRecipe, labels: Labels, *, fresh: bool) -> n
         WeightsError: The weights do not exist or do not fit.
     """
     part = recipe.model
-    model = create_detector(recipe.detector, pretrained=(part.pretrained or False) if fresh else False,
-                            num_classes=labels.classes, norm=part.norm, **settings_of(recipe))  # type: ignore[arg-type]
+    if part.pretrained == TORCHVISION and labels.classes != TORCHVISION_CLASSES:
+        raise RecipeError(f"model.pretrained is torchvision, whose weights have {TORCHVISION_CLASSES} outputs, and the "
+                          f"data needs {labels.classes}: with COCO's own ids data.label_by=id and model.num_classes="
+                          f"{TORCHVISION_CLASSES} go with them.")
+    model = create_detector(detector_of(recipe, labels), pretrained=(part.pretrained or False) if fresh else False,
+                            norm=part.norm, **settings_of(recipe))  # type: ignore[arg-type]
     if fresh and part.backbone_weights is not None:
         _start_backbone(model, recipe.detector, part.backbone_weights)
     return model
@@ -114,12 +126,12 @@ def _start_backbone(model: Any, detector: Detector, weights: str) -> None:
     into.load_state_dict({k: v for k, v in given.items() if k in into.state_dict()}, strict=False)
 
 
-def data_mark(splits: tuple[CocoSplit, CocoSplit]) -> str:
+def data_mark(splits: Sequence[CocoSplit]) -> str:
     """What tells one set of pictures and objects from another, whichever folder it lies in."""
-    parts = [f"{len(splits[0])} + {len(splits[1])} pictures"]
+    parts = [f"{' + '.join(str(len(split)) for split in splits)} pictures"]
     for split in splits:
         mark = hashlib.sha256(repr(split.categories).encode())
-        mark.update(split.rows.tobytes() + split.sizes.tobytes() + split.objects.tobytes())
+        mark.update(split.rows.tobytes() + split.pictures.digest())
         parts.append(mark.hexdigest()[:12])
     return " ".join(["coco", *parts])
 
@@ -127,6 +139,7 @@ def data_mark(splits: tuple[CocoSplit, CocoSplit]) -> str:
 def conclude_detection(
     recipe: DetectionRecipe, network: nn.Module, folder: Folder, rows: Sequence[DetectionRow], labels: Labels,
     splits: tuple[CocoSplit, CocoSplit], place: Place, tested: DetectionFigures | None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the trained detector as a folder that ``bsszoo.create`` loads, and ``summary.json``, which is returned.
 
@@ -138,11 +151,11 @@ def conclude_detection(
         labels: Which output stands for which category.
         splits: The training and the validation pictures.
         place: Where it was trained.
-        tested: Those on the recipe's test split, where it has one.
+        tested: The figures on the recipe's test split, where it has one.
+        notes: What was said of the pictures, such as annotations that were left out.
     """
     folder.save_weights(WEIGHTS, network.state_dict())
-    detector = Detector(recipe.detector.kind, recipe.detector.backbone, labels.classes,
-                        channels=recipe.detector.channels)
+    detector = detector_of(recipe, labels)
     write_whole(folder.path / CONFIG, saved_text(
         detector, norm=recipe.model.norm, settings=settings_of(recipe), labels=labels.to_dict()))
     cost = detector_cost(detector, recipe.data.image_size)
@@ -158,7 +171,7 @@ def conclude_detection(
         "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
         "validated_on": f"{data.holdout:g} of {data.train_split}, held out" if data.holdout else data.val_split,
         **({} if tested is None else {"test": tested.to_dict(), "tested_on": data.test_split}),
-        "seed": recipe.run.seed, "seconds": round(sum(r.seconds for r in rows), 3),
+        "notes": list(notes), "seed": recipe.run.seed, "seconds": round(sum(r.seconds for r in rows), 3),
         "images_per_s": round(last.images_per_s, 2), "device": device_words(place), "processes": place.world,
         "precision": recipe.run.precision, "last_validation": asdict(last),
         "versions": {"bsszoo": __version__, "python": platform.python_version(),

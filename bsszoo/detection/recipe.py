@@ -20,6 +20,7 @@ from bsszoo.train.recipe import (
     recipe_file,
 )
 from bsszoo.train.strict import bounded, choice, load_mapping
+from bsszoo.zoo.detector_weights import TORCHVISION
 from bsszoo.zoo.detectors import find_detector
 from bsszoo.zoo.entry import DETECTOR_PREFIXES
 
@@ -175,6 +176,15 @@ class DetectionRecipe:
         if self.model.pretrained is not None and self.model.backbone_weights is not None:
             raise RecipeError("model.pretrained are weights of the whole detector and model.backbone_weights those of "
                               "its backbone; give one of the two.")
+        if self.model.pretrained == TORCHVISION and self.model.norm != "frozen":
+            raise RecipeError("model.pretrained is torchvision, whose weights go with frozen normalisation: set "
+                              "model.norm to frozen.")
+        if self.model.norm == "frozen" and self.model.pretrained is None and self.model.backbone_weights is None:
+            raise RecipeError("model.norm is frozen, which keeps the statistics that weights came with: give "
+                              "model.pretrained or model.backbone_weights, or set it to batch.")
+        if plan.min_lr and plan.name == "steps":
+            raise RecipeError(f"schedule.min_lr is {plan.min_lr:g}, which schedule.name cosine ends at; steps fall by "
+                              "schedule.decay.")
         self.detector  # noqa: B018 - raises for a name that is none
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bsszoo.detection.coco import CocoSplit
@@ -25,6 +25,7 @@ from bsszoo.errors import DataError, RecipeError
 from bsszoo.train.batches import Division, end_readers, leave_signals_to_the_training, shares
 from bsszoo.train.devices import Place
 from bsszoo.train.seeds import drawing, mixed
+from bsszoo.zoo.pictures import read_picture as picture_in
 
 #: Pictures of a pass, uint8 [3, h, w] each, and what is in each of them.
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -90,12 +91,7 @@ def to_float(image: torch.Tensor, device: torch.device) -> torch.Tensor:
 def read_picture(split: CocoSplit, picture: Mapping[str, Any]) -> Image.Image:
     """A picture in RGB; a ``DataError`` names the file when it is broken or of another size than annotated."""
     path = split.file(picture)
-    try:
-        with Image.open(path) as image:
-            made: Image.Image = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        why = "no image that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{path} cannot be read: {why}. Mend the file or take it out.") from None
+    made = picture_in(path).convert("RGB")
     if made.size != (picture["width"], picture["height"]):
         raise DataError(f"{path} has {made.size[0]} x {made.size[1]} px, and its annotations say {picture['width']} x "
                         f"{picture['height']}: its boxes would be wrong.")
@@ -108,12 +104,12 @@ class _Order(Sampler[list[Draw]]):
     def __init__(self, split: CocoSplit, recipe: DetectionRecipe, division: Division, place: Place) -> None:
         sizes = split.sizes[split.rows]
         tall = sizes[:, 1] > sizes[:, 0] if recipe.data.group_by_aspect else np.zeros(len(sizes), dtype=bool)
-        self._groups = [g for g in (np.flatnonzero(~tall), np.flatnonzero(tall)) if len(g)]
+        groups = [g for g in (np.flatnonzero(~tall), np.flatnonzero(tall)) if len(g)]
+        # Too few of one shape for a pass go with the others: no picture is left out for good.
+        small = any(len(g) < division.size for g in groups)
+        self._groups = [np.arange(len(sizes))] if small else groups
         self._seed, self._division, self._place = recipe.run.seed, division, place
         self._passes = sum(len(g) // division.size for g in self._groups)  # of an epoch
-        if not self._passes:
-            raise RecipeError(f"Neither the wide nor the tall pictures fill a pass of {division.size}: set "
-                              "run.device_batch lower, or data.group_by_aspect=false.")
         self.first, self.last = 0, division.updates
         self._known: tuple[int, NDArray[np.int64]] | None = None
 

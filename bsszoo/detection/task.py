@@ -10,7 +10,7 @@ import torch
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
-from bsszoo.detection.coco import CocoSplit, open_coco, open_coco_split
+from bsszoo.detection.coco import CocoSplit, check_objects, open_coco, open_coco_split
 from bsszoo.detection.evaluation import DetectionFigures, evaluate_detector
 from bsszoo.detection.labels import check_same_categories, labels_of
 from bsszoo.detection.outcome import DetectionRow, conclude_detection, data_mark, start_detector
@@ -57,12 +57,15 @@ class Detection:
         if recipe.data.test_split is not None:
             self._test = open_coco_split(recipe.data, data, recipe.data.test_split, masks=self._masks)
             check_same_categories(self._labels, self._test.categories, f"The split {recipe.data.test_split!r}")
+            check_objects(self._test)
         self.has_test = self._test is not None
         self.train_pictures, self.val_pictures = map(len, self._splits)
         self.division = divide_detection(recipe, self.train_pictures, place.world)
         self.ends = recipe.schedule.ends
-        self.mark = data_mark(self._splits)
-        self.notes = self._splits[0].notes
+        opened = (*self._splits, *(() if self._test is None else (self._test,)))
+        self.mark = data_mark(opened)
+        # With pictures held out both splits are of one file.
+        self.notes = tuple(dict.fromkeys(note for split in opened for note in split.notes))
         self._context = autocast(place, recipe.run.precision)
         self._val_batches: Any = None
 
@@ -127,8 +130,8 @@ class Detection:
         self, network: nn.Module, folder: Folder, rows: Sequence[DetectionRow], tested: DetectionFigures | None
     ) -> dict[str, Any]:
         """Write the trained detector and its summary."""
-        return conclude_detection(self._recipe, network, folder, rows, self._labels, self._splits, self._place,
-                                  tested)
+        return conclude_detection(self._recipe, network, folder, rows, self._labels, self._splits, self._place, tested,
+                                  self.notes)
 
     def close(self) -> None:
         """End the processes that read validation pictures."""

@@ -9,16 +9,17 @@ from typing import Any, Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import DetectorHead
-from bsszoo.detection.coco import open_coco, open_coco_split
+from bsszoo.detection.coco import check_objects, open_coco, open_coco_split
 from bsszoo.detection.labels import labels_of
 from bsszoo.detection.paper import coco_recipe
 from bsszoo.detection.recipe import DetectionRecipe, read_any_recipe
 from bsszoo.detection.samples import divide_detection
-from bsszoo.errors import DataError, RecipeError, SettingsError
+from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluate.trainings import FRESH, HOLDOUT, Trainings
 from bsszoo.study.evaluator import Score
 from bsszoo.study.result import EvaluatorInfo
 from bsszoo.train.recipe import recipe_text, with_values
+from bsszoo.zoo.detectors import find_detector
 
 Measure = Literal["mask", "box"]
 
@@ -49,6 +50,10 @@ def detection_recipe(
         if not isinstance(read, DetectionRecipe):
             raise RecipeError(f"{recipe} is the recipe of a classifier, {read.model.name}; {network} is a detector. "
                               "recipes/coco has the paper's for detectors.")
+        wanted = find_detector(network)
+        if wanted is not None and (read.detector.kind, read.detector.channels) != (wanted.kind, wanted.channels):
+            raise RecipeError(f"{recipe} is the recipe of {read.model.name}, and {network} is another kind of "
+                              "detector, or of another width.")
         made = read
     else:
         if assignments:
@@ -173,9 +178,7 @@ class DetectionEvaluator(Trainings):
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
         part = self.recipe.data
-        split = open_coco_split(part, self.data, part.val_split, masks=self.head.kind == "maskrcnn")
-        if not split.objects.sum():
-            raise DataError(f"The split {part.val_split!r} holds no object.")
+        check_objects(open_coco_split(part, self.data, part.val_split, masks=self.head.kind == "maskrcnn"))
 
     def _neutral(self, recipe: DetectionRecipe) -> str:
         # Any detector of the kind: a recipe holds no name that is none.

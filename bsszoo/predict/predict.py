@@ -15,10 +15,10 @@ from torch import nn
 
 from bsszoo.detection.evaluation import MASK_THRESHOLD
 from bsszoo.detection.labels import Labels
-from bsszoo.detection.validate import is_detection
-from bsszoo.errors import SettingsError, WeightsError
+from bsszoo.detection.opening import Opened, is_detection, open_detector
+from bsszoo.errors import SettingsError
 from bsszoo.train.devices import device_of
-from bsszoo.zoo.detector_weights import LOCAL, TORCHVISION, create_detector, saved_detector
+from bsszoo.zoo.detector_weights import TORCHVISION
 from bsszoo.zoo.opening import open_network
 from bsszoo.zoo.pictures import MODES, input_config, picture_files, read_picture
 
@@ -96,11 +96,11 @@ def predict(
         raise SettingsError(f"--top is {top!r}; it takes a whole number from 1.")
     if not 0 <= least_score < 1:
         raise SettingsError(f"--least-score is {least_score!r}; it takes a number from 0 and below 1.")
-    files = picture_files(pictures)
+    files = picture_files(pictures, most=None)
     place = device_of(device)
     if is_detection(what):
-        model, labels = _detector(what, weights)
-        model = model.to(place).eval()
+        opened = open_detector(what, weights)
+        labels, model = _labels_of(opened, weights), opened.model.to(place).eval()
         return (_objects(model, labels, file, least_score, place) for file in files)
     network = open_network(what, weights=weights or True).to(place)
     return _classified(network, files, top, place)
@@ -121,24 +121,12 @@ def _objects(model: nn.Module, labels: Labels, file: Path, least: float, place: 
     return Prediction(file, image, objects=tuple(found))
 
 
-def _detector(what: str, weights: str | None) -> tuple[nn.Module, Labels]:
-    folder = Path(what.removeprefix(LOCAL)).expanduser()
-    source = folder if folder.is_dir() else Path(weights).expanduser() if weights is not None else None
-    kept = saved_detector(source) if source is not None else None
-    if kept is not None:
-        return create_detector(f"{LOCAL}{source}", pretrained=True), Labels.from_dict(kept.labels)
-    if folder.is_dir():
-        raise SettingsError(f"The training in {folder} has not come to its end; the same `bsszoo train` command goes "
-                            "on with it.")
-    if weights is None:
-        raise WeightsError(f"Nobody has published weights of {what}. Give a file, a training's folder or torchvision "
-                           "with --weights.")
-    model: Any = create_detector(what, pretrained=weights)
-    two_stages = hasattr(model, "roi_heads")
-    classes = (model.roi_heads.box_predictor.cls_score.out_features if two_stages
-               else model.head.classification_head.num_classes)
+def _labels_of(opened: Opened, weights: str | None) -> Labels:
+    if opened.labels is not None:
+        return opened.labels
+    classes = opened.detector.num_classes
     names = _torchvision_names() if weights == TORCHVISION else tuple(f"class {i}" for i in range(classes))
-    return model, Labels(tuple(range(classes)), names)
+    return Labels(tuple(range(classes)), names)
 
 
 def _torchvision_names() -> tuple[str, ...]:

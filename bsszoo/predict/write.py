@@ -36,7 +36,10 @@ def write_predictions(predictions: Iterable[Prediction], out: Path) -> Iterator[
                 drawn(prediction).save(scratch, format="PNG")
             said.append(prediction.to_dict() | {"drawn": name})
             yield prediction
-        write_whole(out / VALUES, json.dumps(said, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"The folder {out} cannot be written: {error.strerror or error}. Give another with "
                        "--out.") from None
+    finally:
+        # Also where a later picture could not be read, or a person stopped.
+        if said:
+            write_whole(out / VALUES, json.dumps(said, indent=2) + "\n")

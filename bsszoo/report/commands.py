@@ -11,7 +11,7 @@ from bsszoo.codes.detector import DetectorHead
 from bsszoo.study.result import CompressResult, Finished, TrainingFacts
 
 _OWN_NOTE: Final = (
-    "By the recipe of this run, on all training pictures; --set changes any value, such as schedule.epochs. On several "
+    "By the recipe of this run, on all training pictures; --set changes any value, such as optim.lr. On several "
     "GPUs: torchrun --nproc-per-node 8 -m bsszoo train ..."
 )
 

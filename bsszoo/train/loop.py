@@ -316,7 +316,7 @@ class _Run:
             text += f" Its pictures are in {file}."
         before = "the start" if self.progress.update <= 1 else "the last checkpoint"
         raise RunError(f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
-                       "schedule.warmup_epochs, optim.clip_grad or run.precision=float32 may help.")
+                       "warm-up, optim.clip_grad or run.precision=float32 may help.")
 
 
 @contextmanager

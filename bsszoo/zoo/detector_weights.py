@@ -143,7 +143,7 @@ def _from_torchvision(detector: Detector, settings: dict[str, Any]) -> nn.Module
     masks = detector.kind == "maskrcnn"
     weights: Any = (MaskRCNN_ResNet50_FPN_Weights if masks else RetinaNet_ResNet50_FPN_Weights).COCO_V1
     theirs = replace(detector, num_classes=_CLASSES, p6_from="c5" if masks else "p5")
-    model = build_detector(theirs, norm="frozen", frozen_eps=0.0, **settings)
+    model = build_detector(theirs, norm="frozen", **{**settings, "frozen_eps": 0.0})
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # urllib's errors, and a wrong hash

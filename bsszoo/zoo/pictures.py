@@ -14,6 +14,7 @@ from bsszoo.errors import DataError
 
 #: PIL's mode of pictures with so many channels.
 MODES: Final = {1: "L", 3: "RGB", 4: "CMYK"}
+_DEEP: Final = ("I", "F")
 #: The endings of pictures' files in a folder.
 PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -29,8 +30,8 @@ def input_config(network: nn.Module) -> dict[str, Any]:
     return config
 
 
-def picture_files(pictures: Sequence[str | Path]) -> list[Path]:
-    """The files of pictures, and of up to 64 of those in each folder.
+def picture_files(pictures: Sequence[str | Path], *, most: int | None = 64) -> list[Path]:
+    """The files of pictures, and of up to ``most`` of those in each folder; None for all.
 
     Raises:
         DataError: There is no such file, or no picture in a folder.
@@ -39,7 +40,7 @@ def picture_files(pictures: Sequence[str | Path]) -> list[Path]:
     for one in pictures:
         path = Path(one).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)[:64]
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)[:most]
             if not inside:
                 raise DataError(f"{path} holds no picture ({', '.join(PICTURES)}).")
             found += inside
@@ -56,7 +57,10 @@ def read_picture(file: Path) -> Image.Image:
         with Image.open(file) as image:
             image.load()
             copied: Image.Image = image.copy()
-            return copied
     except (OSError, SyntaxError, ValueError) as error:
         why = "no image that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{file} cannot be read: {why}.") from None
+        raise DataError(f"{file} cannot be read: {why}. Mend the file or take it out.") from None
+    if copied.mode in _DEEP or copied.mode.startswith("I;16"):
+        # PIL would make white of everything above 255.
+        raise DataError(f"{file} has more than 8 bits a channel (PIL's mode {copied.mode}): scale it to 8 bits.")
+    return copied

@@ -102,6 +102,38 @@ def test_an_epoch_shows_every_picture_once_and_keeps_wide_and_tall_ones_apart(sh
     assert passes[:whole] != passes[whole:2 * whole]
 
 
+def test_too_few_pictures_of_one_shape_for_a_pass_go_with_the_others(shapes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "schedule.updates=12")
+    split, labels = opened(shapes, recipe)
+    tall = split.sizes[split.rows, 1] > split.sizes[split.rows, 0]
+    few = split.of(np.concatenate([split.rows[tall][:1], split.rows[~tall][:5]]))
+    made = DetectionBatches(few, labels, recipe, divide_detection(recipe, len(few), 1), Place(CPU), masks=True)
+    seen = {f for update in range(6) for passed in (0, 1) for f in made.again(update, passed)["files"]}
+    assert len(seen) == 6
+
+
+def test_null_and_odd_values_are_as_absent_or_named(shapes: Path, tmp_path: Path) -> None:
+    root = broken(shapes, tmp_path, lambda d: d["annotations"][0].update(area=None, iscrowd=None))
+    assert len(open_coco(PART, root, masks=True)[0])
+    for number, (change, words) in enumerate({
+        "owner": (lambda d: d["annotations"][0].update(image_id=[1]), "there is no picture with the id \\[1\\]"),
+        "kind": (lambda d: d["annotations"][0].update(category_id=None), "there is no category with the id None"),
+        "area": (lambda d: d["annotations"][0].update(area="big"), "its area is 'big'"),
+        "ids": (lambda d: d["images"][0].update(id="1"), "all whole numbers or all texts; there are int, str"),
+    }.values()):
+        with pytest.raises(DataError, match=words):
+            open_coco(PART, broken(shapes, tmp_path / str(number), change), masks=True)
+
+
+def test_pictures_of_more_than_eight_bits_are_not_bleached(shapes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "deep"
+    shutil.copytree(shapes, root)
+    for file in (root / "train").glob("*.jpg"):
+        Image.fromarray(np.full((60, 50), 40_000, dtype=np.uint16)).save(file, "PNG")
+    with pytest.raises(DataError, match=r"has more than 8 bits a channel \(PIL's mode I;16\)"):
+        next(batches(root, small_recipe(tmp_path)).between(0, 1))
+
+
 def test_held_out_pictures_are_none_of_those_to_train_on(shapes: Path) -> None:
     part = CocoPart(train_split="train", val_split="val", holdout=0.25, subset=0.5)
     train, held = open_coco(part, shapes, masks=True)

@@ -22,7 +22,7 @@ from bsszoo.detection.paper import any_recipe_of, coco_recipe
 from bsszoo.detection.recipe import read_any_recipe
 from bsszoo.detection.task import Detection, train_detector
 from bsszoo.detection.validate import validate_detector
-from bsszoo.errors import RecipeError, RunError, SettingsError, UnknownNameError, WeightsError
+from bsszoo.errors import DataError, RecipeError, RunError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.train.devices import Place
 from bsszoo.train.recipe import Recipe
 from bsszoo.zoo.detectors import find_detector
@@ -71,7 +71,7 @@ def test_validate_gives_the_figures_that_ended_the_training(unbroken: Path, shap
     by_name = validate_detector(MASKS, shapes, weights=str(unbroken), device="cpu",
                                 settings={"train_split": "train", "val_split": "val"})
     assert by_name == found
-    with pytest.raises(SettingsError, match="Nobody has published weights of maskrcnn_resnet50"):
+    with pytest.raises(WeightsError, match="Nobody has published weights of maskrcnn_resnet50"):
         validate_detector("maskrcnn_resnet50", shapes)
 
 
@@ -136,8 +136,8 @@ def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shapes: 
 @pytest.mark.parametrize("assignments", [
     ("optim.weight_decay=0.001", "run.precision=bfloat16"),
     (f"model.name={BOXES}",),
-    ("model.norm=frozen", "ema.decay=0.9", "data.test_split=val", "schedule.name=cosine", "run.channels_last=true"),
-], ids=["bfloat16", "retinanet on MobileNetV2", "frozen norms, average, test split"])
+    ("ema.decay=0.9", "data.test_split=val", "schedule.name=cosine", "run.channels_last=true"),
+], ids=["bfloat16", "retinanet on MobileNetV2", "average, test split"])
 def test_other_ways_to_train(shapes: Path, tmp_path: Path, assignments: tuple[str, ...]) -> None:
     recipe = small_recipe(tmp_path, *assignments, "schedule.updates=3", "schedule.validate_every=3")
     summary = train_detector(recipe, shapes, tmp_path / "out", device="cpu")
@@ -220,3 +220,85 @@ def test_a_folder_of_a_classifiers_training_is_refused(shapes: Path, tmp_path: P
                device="cpu")
     with pytest.raises(SettingsError, match="holds a training that cannot go on"):
         train_detector(small_recipe(tmp_path), shapes, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["maskrcnn", "retinanet"])
+def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import torchvision.models.detection as theirs
+    from torchvision.models import WeightsEnum
+
+    torch.manual_seed(0)
+    make = theirs.maskrcnn_resnet50_fpn if name == "maskrcnn" else theirs.retinanet_resnet50_fpn
+    state = make(weights=None, weights_backbone=None, num_classes=91).state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: state)
+    wanted = ("run.device_batch=1", "model.norm=frozen", "model.pretrained=torchvision", "data.label_by=id",
+              "model.num_classes=91",
+              f"model.name={name}_resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800")
+    recipe = small_recipe(tmp_path, *wanted)
+    task = Detection(recipe, shapes, Place(torch.device("cpu")))
+    fresh, resumed = task.network(fresh=True), task.network(fresh=False)
+    resumed.load_state_dict(fresh.state_dict())
+    pixels = [torch.rand(3, 48, 64)]
+    for model in (fresh, resumed):
+        model.eval()
+    with torch.inference_mode():
+        assert all(torch.equal(v, resumed(pixels)[0][k]) for k, v in fresh(pixels)[0].items())
+    from bsszoo.detection.outcome import detector_of, settings_of
+    from bsszoo.zoo.detector_weights import saved_text
+
+    labels = task._labels
+    (tmp_path / "config.json").write_text(saved_text(
+        detector_of(recipe, labels), norm="frozen", settings=settings_of(recipe), labels=labels.to_dict()))
+    torch.save(fresh.state_dict(), tmp_path / "weights.pt")
+    loaded = bsszoo.create(f"local-dir:{tmp_path}", pretrained=str(tmp_path / "weights.pt")).eval()
+    with torch.inference_mode():
+        assert all(torch.equal(v, loaded(pixels)[0][k]) for k, v in fresh(pixels)[0].items())
+    with pytest.raises(RecipeError, match="go with frozen normalisation"):
+        small_recipe(tmp_path, *wanted, "model.norm=batch")
+    few = small_recipe(tmp_path, *wanted, "model.num_classes=8")
+    with pytest.raises(RecipeError, match="whose weights have 91 outputs, and the data needs 8"):
+        Detection(few, shapes, Place(torch.device("cpu"))).network(fresh=True)
+
+
+def test_what_is_left_out_of_any_split_is_said_and_kept(shapes: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    file = root / "annotations" / "instances_val.json"
+    data = json.loads(file.read_text())
+    data["annotations"][0]["bbox"] = [5, 5, 0, 9]
+    file.write_text(json.dumps(data))
+    done = run(tmp_path, root, tmp_path / "out", "data.broken=skip", "schedule.updates=2", "schedule.warmup_updates=0")
+    assert "Note: 1 broken annotations of instances_val.json are left out" in done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert any("instances_val.json" in note for note in summary["notes"])
+    told: list[str] = []
+    validate_detector(tmp_path / "out", root, on_note=told.append)
+    assert any("instances_val.json" in note for note in told)
+
+
+def test_a_test_split_without_objects_is_refused_before_the_training(shapes: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    data = json.loads((root / "annotations" / "instances_val.json").read_text())
+    (root / "annotations" / "instances_empty.json").write_text(json.dumps({**data, "annotations": []}))
+    shutil.copytree(root / "val", root / "empty")
+    with pytest.raises(DataError, match="There is no object in the 8 pictures of the split 'empty'"):
+        train_detector(small_recipe(tmp_path, "data.test_split=empty"), root, tmp_path / "out", device="cpu")
+
+
+def test_weights_are_run_as_they_were_trained_and_under_their_own_name(unbroken: Path, shapes: Path) -> None:
+    whole = validate_detector(unbroken, shapes)
+    for weights in (f"local-dir:{unbroken}", str(unbroken / "model.safetensors")):
+        assert validate_detector(MASKS, shapes, weights=weights,
+                                 settings={"train_split": "train", "val_split": "val"}) == whole
+    assert validate_detector(MASKS, shapes, weights=str(unbroken / "best.safetensors")).pictures == 8
+    with pytest.raises(WeightsError, match="holds the weights of maskrcnn_fpn8_resnet18"):
+        validate_detector("retinanet_resnet50", shapes, weights=str(unbroken))
+    with pytest.raises(UnknownNameError, match="names no detector"):
+        validate_detector("maskrcnn_", shapes, weights="torchvision")

@@ -18,8 +18,10 @@ from bsszoo.detection.labels import labels_of
 from bsszoo.errors import DataError, SettingsError, WeightsError
 from bsszoo.predict.drawing import LEAST_SIDE, colour_of, drawn
 from bsszoo.predict.predict import Found, Prediction, predict
+from bsszoo.predict.write import write_predictions
 from bsszoo.zoo.detector_weights import saved_text
 from bsszoo.zoo.detectors import find_detector
+from bsszoo.zoo.pictures import picture_files
 
 NARROW = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
 
@@ -128,6 +130,21 @@ def test_the_command_writes_pictures_and_values(picture: Path, trained: Path, tm
     assert [row["drawn"] for row in said] == ["noise.png", "noise_2.png"]
     assert len(said[0]["objects"]) == 5
     assert "Drawn: 2 pictures" in done.output
+
+
+def test_every_picture_of_a_folder_is_drawn_and_what_was_said_is_kept_when_one_is_broken(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(70):
+        Image.new("RGB", (32, 32)).save(folder / f"{i:02}.png")
+    assert len(picture_files([folder], most=None)) == 70
+    (folder / "03.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"03\.png cannot be read: no image that PIL knows"):
+        list(write_predictions(predict(str(trained), [folder], device="cpu"), tmp_path / "out"))
+    said = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["drawn"] for row in said] == ["00.png", "01.png", "02.png"]
 
 
 @pytest.mark.parametrize(("arguments", "error", "words"), [
