@@ -208,7 +208,8 @@ def compress_command(
     try:
         with watcher:
             result = compress(
-                training.searched(network, judge), flops=flops, params=params, activations=activations, max_latency=max_latency,
+                training.searched(network, judge), flops=flops, params=params, activations=activations,
+                max_latency=max_latency,
                 latency_table=latency_table, latency_model=latency_model, evaluator=judge, trials=trials,
                 batch=batch, seed=seed, out=out, storage=storage, study=study, workers=workers, grace=grace,
                 retry=retry_failed, search=search, slack=slack, scale=scale, caps=caps, latency=latency,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bsszoo.codes.detector import DetectorHead
+    from bsszoo.codes.detector import Detector, DetectorHead
     from bsszoo.compression.finish import Finish
     from bsszoo.evaluate.detection import DetectionEvaluator
     from bsszoo.evaluate.training import TrainingEvaluator
