@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study": BELOW_NETS | {"candidates", "search"},
     "nets": BELOW_NETS,
     "report": BELOW_NETS | {"files", "study.result", "study.insight"},
-    "evaluate": BELOW_NETS | {"files", "nets", "candidates", "study", "train", "detection"},
+    "evaluate": BELOW_NETS | {"files", "nets", "candidates", "study", "train", "detection", "zoo.detectors"},
     "files": set(),
     "train": BELOW_NETS | {"nets", "zoo", "files"},
     "detection": BELOW_NETS | {"files", "nets", "zoo", "train"},
