@@ -21,7 +21,7 @@ _Dataset = Annotated[
     str | None,
     typer.Option(metavar="NAME", show_default="the recipe's",
                  help="How the folder is read: folder (train/CLASS/*.jpg), torch/fashion_mnist, torch/cifar10, "
-                 "wds/NAME, hfds/NAME, or synthetic (no --data needed)."),
+                 "wds/NAME, hfds/NAME, or synthetic (no --data needed). For classifiers."),
 ]
 _Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps.")
@@ -48,7 +48,7 @@ def train_command(
     check_files: Annotated[
         bool,
         typer.Option("--check-files", help="First decode every picture of a folder, however many there are. Without it "
-                     "up to 20,000 of a split are opened, not decoded."),
+                     "up to 20,000 of a classifier's split are opened, not decoded."),
     ] = False,
 ) -> None:
     """Train a network by a recipe: a classifier, or a detector on pictures in COCO's format.
@@ -74,7 +74,12 @@ def train_command(
     from bsszoo.train.parent import end_with_parent
 
     end_with_parent()
-    read = any_recipe_of(recipe, [*(assignments or []), *([f"data.dataset={dataset}"] if dataset else [])])
+    read = any_recipe_of(recipe, assignments or [])
+    if dataset is not None:
+        if isinstance(read, DetectionRecipe):
+            raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
+        read = any_recipe_of(recipe, [*(assignments or []), f"data.dataset={dataset}"])
+        assert not isinstance(read, DetectionRecipe)
     watcher = TrainingProgress(progress_console())
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
@@ -112,9 +117,10 @@ def _say_detector(summary: dict[str, Any], out: Path) -> None:
     show(f"Trained {summary['model']}: box AP {summary['box_ap']:.2f}% (AP50 {summary['box_ap50']:.2f}%){masks} of "
          f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['updates']:,} updates, seed "
          f"{summary['seed']}", *tested,
-         f"Best validation: after {summary['best_update']:,} updates, AP {summary['best_ap']:.2f}%",
-         f"Weights: {out / 'model.safetensors'} (load with bsszoo.create('local-dir:{out}', "
-         "pretrained=True))",
+         f"Best validation: after {summary['best_update']:,} updates, {'box' if not masks else 'mask'} AP "
+         f"{summary['best_ap']:.2f}% (best.safetensors)",
+         f"Weights of the {summary['weights']}: {out / 'model.safetensors'} (load with "
+         f"bsszoo.create('local-dir:{out}', pretrained=True))",
          f"Look: bsszoo predict {out} PICTURE.jpg",
          f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}")
 

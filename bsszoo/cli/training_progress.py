@@ -78,7 +78,7 @@ class TrainingProgress:
         ends = self._start.ends
         left = (self._start.total - now.update) * self._start.recipe.optim.batch_size / max(now.images_per_s, 1e-9)
         number = sum(end < now.update for end in ends) + 1
-        digits = 1 if now.images_per_s < 100 else 0
+        digits = 0 if now.images_per_s >= 100 else 1 if now.images_per_s >= 1 else 3
         self._line.write(f"{self._unit} {number}/{len(ends)}, update {now.update}/{self._start.total}: loss "
                          f"{now.loss:.4f}, lr {now.lr:.4g}, {now.images_per_s:,.{digits}f} images/s, about "
                          f"{_span(left)} left")

@@ -35,8 +35,13 @@ def faults_of(
     by_id = {p["id"]: p for p in pictures}
     known = {c["id"] for c in categories}
     out = []
+    seen: set[Any] = set()
     for place, annotation in enumerate(annotations):
         found = _fault(annotation, by_id, known, masks=masks)
+        number = annotation.get("id")
+        if found is None and number is not None and isinstance(number, (int, str)):
+            found = ("with an id given twice", "another annotation has the same id") if number in seen else None
+            seen.add(number)
         if found is not None:
             kind, words = found
             owner = annotation["image_id"]
@@ -86,7 +91,8 @@ def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] 
             "with a broken mask", "the runs of its mask ('counts') are not whole numbers from 0 that add up to "
             f"{width * height}")
     if not isinstance(outline, list) or not outline:
-        return "without an outline", "it has no polygon ('segmentation' is empty), which Mask R-CNN learns from"
+        return "without an outline", ("it has no outline ('segmentation' is missing or empty), which Mask R-CNN learns "
+                                      "from")
     for polygon in outline:
         if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
             return "with an empty polygon", (f"its polygon {str(polygon)[:60]} is empty; one has at least three "

@@ -144,7 +144,7 @@ def check_objects(split: CocoSplit) -> None:
 def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, masks: bool) -> CocoSplit:
     """One split as it lies on disk; arguments and errors as ``open_coco``."""
     if path is None:
-        raise DataError("A detector is trained on a folder in COCO's format: give it with --data.")
+        raise DataError("A detector's pictures are in a folder in COCO's format: give it with --data.")
     root = Path(path).expanduser()
     file, folder = root / part.annotations.format(split=split), root / part.images.format(split=split)
     data = _read(root, file, split)
@@ -161,7 +161,7 @@ def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, mask
     _check_files(pictures, folder, file)
     faults = faults_of(annotations, pictures, categories, masks=masks)
     if faults and part.broken == "refuse":
-        raise DataError(_refusal(faults, file))
+        raise DataError(_refusal(faults, len(annotations), file))
     notes = (_skipped(faults, file),) if faults else ()
     broken = {f.place for f in faults}
     by_picture: dict[Any, list[dict[str, Any]]] = {p["id"]: [] for p in pictures}
@@ -245,16 +245,22 @@ def _check_files(pictures: Sequence[Mapping[str, Any]], folder: Path, file: Path
         raise DataError(f"{file} lists {len(pictures):,} pictures, but there is no {lost[0]}{more}.")
 
 
-def _refusal(faults: Sequence[Fault], file: Path) -> str:
+def _refusal(faults: Sequence[Fault], annotations: int, file: Path) -> str:
+    kinds = Counter(f.kind for f in faults)
+    if kinds["without an outline"] == annotations:
+        return (f"No annotation of {file} has an outline, which Mask R-CNN learns from. A RetinaNet (retinanet_..) "
+                "takes boxes alone.")
+    corners = 2 * kinds["with a box outside the picture"] > annotations
+    hint = " They look like corners; COCO's boxes are [left, top, width, height]." if corners else ""
     named = "; ".join(f.text for f in faults[:_NAMED])
     more = f"; and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""
-    return (f"{file} has {len(faults):,} broken annotation{'s' if len(faults) > 1 else ''}: {named}{more}. Mend the "
-            "file, or leave them out with data.broken=skip.")
+    return (f"{file} has {len(faults):,} broken annotation{'s' if len(faults) > 1 else ''}: {named}{more}.{hint} Mend "
+            "the file, or leave them out with data.broken=skip.")
 
 
 def _skipped(faults: Sequence[Fault], file: Path) -> str:
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in Counter(f.kind for f in faults).most_common())
-    return f"{len(faults):,} broken annotations of {file.name} are left out ({kinds}); the first: {faults[0].text}"
+    return f"{len(faults):,} broken annotations of {file} are left out ({kinds}); the first: {faults[0].text}"
 
 
 def _differing(one: Sequence[tuple[int, str]], other: Sequence[tuple[int, str]]) -> str:

@@ -76,7 +76,7 @@ class DetectionRow:
         """The line of a validation."""
         masks = "" if self.mask_ap < 0 else f", mask AP {self.mask_ap:.2f}%, AP50 {self.mask_ap50:.2f}%"
         return (f"validation {self.validation}/{rounds}, update {self.update}: train loss {self.train_loss:.4f}, "
-                f"box AP {self.box_ap:.2f}%, AP50 {self.box_ap50:.2f}%{masks}, {self.images_per_s:,.1f} images/s")
+                f"box AP {self.box_ap:.2f}%, AP50 {self.box_ap50:.2f}%{masks}, {self.images_per_s:,.3g} images/s")
 
 
 def detector_of(recipe: DetectionRecipe, labels: Labels) -> Detector:

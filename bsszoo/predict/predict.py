@@ -53,23 +53,39 @@ class Prediction:
     image: Image.Image
     labels: tuple[tuple[str, float], ...] | None = None
     objects: tuple[Found, ...] | None = None
+    #: Of a detector that found nothing sure enough: the surest (label, score), and the least score asked for.
+    missed: tuple[str, float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values: boxes as [left, top, right, bottom], masks by their number of pixels."""
+        """JSON-ready values: boxes as [left, top, right, bottom], masks as COCO's runs, the output's number."""
         out: dict[str, Any] = {"file": str(self.file), "width": self.image.width, "height": self.image.height}
         if self.labels is not None:
             out["labels"] = [{"label": name, "probability": round(p, 6)} for name, p in self.labels]
         if self.objects is not None:
             out["objects"] = [
-                {"label": o.label, "score": round(o.score, 6), "box": [round(v, 2) for v in o.box]}
-                | ({} if o.mask is None else {"mask_pixels": int(o.mask.sum())}) for o in self.objects]
+                {"label": o.label, "output": o.number, "score": round(o.score, 6), "box": [round(v, 2) for v in o.box]}
+                | ({} if o.mask is None else {"mask": _runs(o.mask)}) for o in self.objects]
         return out
 
     def __str__(self) -> str:
         if self.labels is not None:
             return ", ".join(f"{name} {100 * p:.1f}%" for name, p in self.labels)
-        found = self.objects or ()
-        return ", ".join(f"{o.label} {100 * o.score:.0f}%" for o in found) or "nothing found"
+        scores: dict[str, list[float]] = {}
+        for found in self.objects or ():
+            scores.setdefault(found.label, []).append(100 * found.score)
+        said = [f"{name} {max(own):.0f}%" if len(own) == 1 else
+                f"{len(own)} x {name} {max(own):.0f}% to {min(own):.0f}%" for name, own in scores.items()]
+        if not said and self.missed is not None:
+            label, best, least = self.missed
+            return f"nothing of {100 * least:.0f}% or more; the surest is {label} {100 * best:.0f}% (--least-score)"
+        return ", ".join(said) or "nothing found"
+
+
+def _runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    from pycocotools import mask as coder
+
+    coded = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(coded["size"]), "counts": coded["counts"].decode("ascii")}
 
 
 def predict(
@@ -118,7 +134,11 @@ def _objects(model: nn.Module, labels: Labels, file: Path, least: float, place: 
         if score >= least:
             mask = None if masks is None else (masks[i, 0] > MASK_THRESHOLD).numpy()
             found.append(Found((box[0], box[1], box[2], box[3]), label, labels.names[label], score, mask))
-    return Prediction(file, image, objects=tuple(found))
+    missed = None
+    if not found and len(output["scores"]):
+        first = int(output["scores"].argmax())
+        missed = labels.names[int(output["labels"][first])], float(output["scores"][first]), least
+    return Prediction(file, image, objects=tuple(found), missed=missed)
 
 
 def _labels_of(opened: Opened, weights: str | None) -> Labels:

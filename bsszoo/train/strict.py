@@ -97,10 +97,15 @@ def override(data: Mapping[str, Any], kind: type, assignments: Sequence[str]) ->
         path = path.strip()
         if path not in (known := list(paths(kind))):
             raise RecipeError(f"There is no key {path!r} to set.{close_matches(path, known)}")
+        text_key = _hint_at(kind, path) in (str, str | None)
         try:
             value = yaml.safe_load(written)
         except yaml.YAMLError as error:
-            raise RecipeError(f"--set {path}: {written!r} is no YAML value: {_one_line(error)}") from None
+            if not text_key:
+                raise RecipeError(f"--set {path}: {written!r} is no YAML value: {_one_line(error)}") from None
+            value = written
+        # A text that YAML takes for something else, such as {split}/file.json, is meant as it stands.
+        value = written if text_key and value is not None and not isinstance(value, str) else value
         section: Any = result
         *above, last = path.split(".")
         for part in above:
@@ -109,6 +114,12 @@ def override(data: Mapping[str, Any], kind: type, assignments: Sequence[str]) ->
             section = section[part]
         section[last] = value
     return result
+
+
+def _hint_at(kind: Any, path: str) -> Any:
+    for part in path.split("."):
+        kind = get_type_hints(kind)[part]
+    return kind
 
 
 def paths(kind: type, where: str = "") -> Iterator[str]:

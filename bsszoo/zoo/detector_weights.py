@@ -35,6 +35,8 @@ def create_detector(
 ) -> nn.Module:
     """torchvision's detector on a code; it takes lists of pictures [3, h, w] of any sizes, as torchvision's do.
 
+    Of a training's folder its ``label_names`` say what each output stands for.
+
     Args:
         detector: A detector, its name, or ``local-dir:PATH``, the folder of its training: rebuilt as it was trained.
         pretrained: False for fresh weights; True for those of the folder; the path of a file of this network's own, or
@@ -62,6 +64,11 @@ def create_detector(
         detector, settings = kept.detector, {**kept.settings, **settings}
         norm = kept.norm if norm == "batch" else norm
         pretrained = folder / WEIGHTS_FILE if pretrained is True else pretrained
+        made: Any = create_detector(kept.detector, pretrained=pretrained, num_classes=num_classes, norm=norm,
+                                    **settings)
+        if num_classes in (None, kept.detector.num_classes):
+            made.label_names = tuple(kept.labels["names"])
+        return made  # type: ignore[no-any-return]
     if isinstance(detector, str):
         found = find_detector(detector)
         if found is None:

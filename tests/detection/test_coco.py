@@ -185,7 +185,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "empty box": (lambda d: d["annotations"][0].update(bbox=[5, 5, 0, 9]), r"annotation 1 .*\[5, 5, 0, 9\] is empty"),
     "no box": (lambda d: d["annotations"][0].update(bbox=[5, 5, None, 9]), r"a box is four numbers"),
     "polygon": (lambda d: polygon(d).update(segmentation=[[1, 2, 3, 4]]), r"its polygon \[1, 2, 3, 4\] is empty"),
-    "outline": (lambda d: polygon(d).update(segmentation=[]), r"it has no polygon"),
+    "outline": (lambda d: polygon(d).update(segmentation=[]), r"it has no outline"),
     "mask": (lambda d: d["annotations"][1].update(segmentation={"size": [1, 1], "counts": [1]}),
              r"annotation 2 .*its mask is of \[1, 1\], and the picture of \[\d+, \d+\] px"),
     "box at the edge": (lambda d: d["annotations"][0].update(bbox=[-0.9, 10, 0.9, 20]),
@@ -197,6 +197,10 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "category": (lambda d: d["annotations"][4].update(category_id=3), r"annotation 5 .*no category with the id 3"),
     "picture": (lambda d: d["annotations"][4].update(image_id=999), r"annotation 5: there is no picture with the id"),
     "twice": (lambda d: d["images"].append(d["images"][0]), r"has several pictures with the id 1"),
+    "id": (lambda d: d["annotations"][6].update(id=6), "annotation 6 .*another annotation has the same id"),
+    "corners": (lambda d: [a.update(bbox=[a["bbox"][0], a["bbox"][1], 158.0, 158.0]) for a in d["annotations"]],
+                "They look like corners; COCO's boxes are"),
+    "no outlines": (lambda d: [a.pop("segmentation") for a in d["annotations"]], "A RetinaNet .* takes boxes alone"),
     "file": (lambda d: d["images"][3].update(file_name="gone.jpg"), r"lists 24 pictures, but there is no .*gone\.jpg"),
     "size": (lambda d: d["images"][3].update(width=0), r"has the size 0 x \d+"),
     "key": (lambda d: d["annotations"][0].pop("bbox"), r"number 0 of 'annotations' has no 'bbox'"),
@@ -223,7 +227,7 @@ def test_broken_annotations_can_be_left_out_and_are_counted(shapes: Path, tmp_pa
     train, _ = open_coco(CocoPart(train_split="train", val_split="val", broken="skip"), root, masks=True)
     whole, _ = open_coco(PART, shapes, masks=True)
     assert sum(len(own) for _, own in train) == sum(len(own) for _, own in whole) - 2
-    assert any("2 broken annotations of instances_train.json are left out (1 with an empty box, 1 of an unknown "
+    assert any("instances_train.json are left out (1 with an empty box, 1 of an unknown "
                "category)" in note for note in train.notes)
 
 
@@ -235,7 +239,7 @@ def test_retinanet_takes_annotations_without_outlines(shapes: Path, tmp_path: Pa
     root = broken(shapes, tmp_path, change)
     assert small_recipe(tmp_path, f"model.name={BOXES}").detector.kind == "retinanet"
     assert len(open_coco(PART, root, masks=False)[0])
-    with pytest.raises(DataError, match="it has no polygon"):
+    with pytest.raises(DataError, match=r"No annotation of .* has an outline"):
         open_coco(PART, root, masks=True)
 
 

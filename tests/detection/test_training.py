@@ -56,6 +56,7 @@ def test_its_folder_gives_the_detector_as_it_was_trained(unbroken: Path) -> None
     assert (model.transform.min_size, model.transform.max_size) == ((64,), 128)
     assert model.rpn.anchor_generator.sizes[0] == (8,)
     assert model.roi_heads.detections_per_img == 20
+    assert model.label_names == ("-", "circle", "square", "triangle", "star")
     named = bsszoo.create(MASKS, pretrained=str(unbroken / "model.safetensors"), num_classes=5)
     assert all(torch.equal(v, kept[k]) for k, v in named.state_dict().items())
     with pytest.raises(WeightsError, match="holds the weights of another network"):
@@ -204,6 +205,8 @@ def test_a_recipe_is_a_detectors_or_a_classifiers_by_its_network(tmp_path: Path)
     }.items():
         with pytest.raises(RecipeError, match=words):
             small_recipe(tmp_path, assignment)
+    other = small_recipe(tmp_path, "data.annotations={split}/_annotations.coco.json", "data.test_split=null")
+    assert (other.data.annotations, other.data.test_split) == ("{split}/_annotations.coco.json", None)
     with pytest.raises(UnknownNameError, match="Did you mean 'resnet50'"):
         small_recipe(tmp_path, "model.name=maskrcnn_resnet5")
     (tmp_path / "other.yaml").write_text(TEXT.replace("image_size", "image_sise"))
@@ -272,7 +275,7 @@ def test_what_is_left_out_of_any_split_is_said_and_kept(shapes: Path, tmp_path: 
     data["annotations"][0]["bbox"] = [5, 5, 0, 9]
     file.write_text(json.dumps(data))
     done = run(tmp_path, root, tmp_path / "out", "data.broken=skip", "schedule.updates=2", "schedule.warmup_updates=0")
-    assert "Note: 1 broken annotations of instances_val.json are left out" in done.stderr
+    assert "instances_val.json are left out (1 with an empty box)" in " ".join(done.stderr.split())
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert any("instances_val.json" in note for note in summary["notes"])
     told: list[str] = []

@@ -129,6 +129,13 @@ def test_the_command_writes_pictures_and_values(picture: Path, trained: Path, tm
     said = json.loads((out / "predictions.json").read_text())
     assert [row["drawn"] for row in said] == ["noise.png", "noise_2.png"]
     assert len(said[0]["objects"]) == 5
+    from pycocotools import mask as coder
+
+    mask = next(iter(predict(str(trained), [picture], least_score=0.0, device="cpu"))).objects[0].mask  # type: ignore
+    assert np.array_equal(coder.decode(said[0]["objects"][0]["mask"]), mask)
+    few = CliRunner().invoke(app, ["predict", str(trained), str(picture), "--out", str(out), "--least-score", "0.999",
+                                   "--device", "cpu"])
+    assert "nothing of 100% or more; the surest is" in few.output
     assert "Drawn: 2 pictures" in done.output
 
 
