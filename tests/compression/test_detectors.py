@@ -84,7 +84,7 @@ def test_a_detectors_search_is_judged_by_training_it(shapes: Path, tmp_path: Pat
 
 
 def small(folder: Path) -> Path:
-    from detection.small import TEXT
+    from small_detectors import TEXT
 
     file = folder / "small.yaml"
     file.write_text(TEXT.replace("max_size: 128", "max_size: 128, holdout: 0.25"))

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import shapes_coco
 import torch
-from detection.small import BOXES, small_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coder
 from pycocotools.coco import COCO
+from small_detectors import BOXES, small_recipe
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detection.small import BOXES, MASKS, TEXT, command, environment, run, small_recipe
 from safetensors.torch import load_file
+from small_detectors import BOXES, MASKS, TEXT, command, environment, run, small_recipe
 
 import bsszoo
 from bsszoo.codes.detector import Detector, detector_cost
