@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from in_turns import cells, peak_mb, result_of, take_turns
+
+FORMS = (("images_per_s", "{:.1f}"), ("peak_mb", "{:,.0f}"))
 NARROW = "maskrcnn_fpn32_resnet18_c32-64-128-256_l1-1-1-1"
 
 
@@ -35,12 +36,8 @@ def main() -> None:
         return
     rows = []
     for model in given.models.split(","):
-        runs: dict[str, list[dict[str, float]]] = {"ours": [], "reference": []}
-        for repeat in range(given.repeats):
-            for who in ("ours", "reference") if repeat % 2 == 0 else ("reference", "ours"):
-                runs[who].append(_process(given, who, model))
-                print(f"{model} {repeat + 1}/{given.repeats} {who}: {runs[who][-1]}", file=sys.stderr)
-        rows.append(_row(model, runs))
+        runs = take_turns(("ours", "reference"), given.repeats, partial(_process, given, model), model)
+        rows.append(f"| {model} | {' | '.join(cells(runs, 'reference', FORMS))} |")
     print(f"{given.device}, batch {given.batch}, shorter side {given.image_size} px, {given.updates} updates, "
           f"{given.workers} reading processes, {given.repeats} pairs in turns\n")
     print("| model | reference, images/s | ours / reference | peak memory, reference [MB] | ours / reference |")
@@ -66,26 +63,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _process(given: argparse.Namespace, who: str, model: str) -> dict[str, float]:
+def _process(given: argparse.Namespace, model: str, who: str) -> dict[str, float]:
     words = [sys.executable, __file__, "--one", who, "--models", model]
     for name in ("data", "train_split", "val_split", "image_size", "anchor_size", "proposals", "batch", "updates",
                  "workers", "device"):
         words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def _row(model: str, runs: dict[str, list[dict[str, float]]]) -> str:
-    cells = []
-    for name, form in (("images_per_s", "{:.1f}"), ("peak_mb", "{:,.0f}")):
-        reference = [run[name] for run in runs["reference"]]
-        ratios = [a[name] / b for a, b in zip(runs["ours"], reference, strict=True)]
-        cells += [form.format(statistics.median(reference)),
-                  f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
-    return f"| {model} | {' | '.join(cells)} |"
+    return result_of(words)
 
 
 def _recipe(given: argparse.Namespace) -> Any:
@@ -113,10 +96,8 @@ def _one(given: argparse.Namespace) -> dict[str, float]:
 
     torch.manual_seed(0)
     times = _ours(given) if given.one == "ours" else _reference(given)
-    peak = torch.cuda.max_memory_allocated() if given.device.startswith("cuda") else (
-        1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     last = times[len(times) // 2:]
-    return {"images_per_s": (len(last) - 1) * given.batch / (last[-1] - last[0]), "peak_mb": peak / 2**20}
+    return {"images_per_s": (len(last) - 1) * given.batch / (last[-1] - last[0]), "peak_mb": peak_mb(given.device)}
 
 
 class _Enough(BaseException):

@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from in_turns import cells, peak_mb, result_of, take_turns
 
 if TYPE_CHECKING:
     from bsszoo.train.recipe import Recipe
 
 CLASSES = 10
 EPOCHS = 2
+FORMS = (("images_per_s", "{:.0f}"), ("peak_mb", "{:,.0f}"))
 
 
 def main() -> None:
@@ -40,12 +41,9 @@ def main() -> None:
             if kind == "jpeg":
                 _write_jpegs(Path(folder), given.pictures, int(given.image_size * 1.25))
             for network in given.networks.split(","):
-                runs: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
-                for repeat in range(given.repeats):
-                    for who in ("ours", "plain") if repeat % 2 == 0 else ("plain", "ours"):
-                        runs[who].append(_process(given, who, network, kind, folder))
-                        print(f"{network} {kind} {repeat + 1}/{given.repeats} {who}: {runs[who][-1]}", file=sys.stderr)
-                rows.append(_row(network, kind, runs))
+                runs = take_turns(("ours", "plain"), given.repeats,
+                                  partial(_process, given, network, kind, folder), f"{network} {kind}")
+                rows.append(f"| {network} | {kind} | {' | '.join(cells(runs, 'plain', FORMS))} |")
     print(f"{given.device}, batch {given.batch} at {given.image_size} px, {given.precision}, {given.pictures} pictures "
           f"an epoch, {given.workers} reading processes, {given.repeats} pairs in turns\n")
     print("| network | input | plain timm loop, images/s | ours / plain | peak memory, plain [MB] | ours / plain |")
@@ -70,26 +68,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _process(given: argparse.Namespace, who: str, network: str, kind: str, folder: str) -> dict[str, float]:
+def _process(given: argparse.Namespace, network: str, kind: str, folder: str, who: str) -> dict[str, float]:
     words = [sys.executable, __file__, "--one", who, "--networks", network, "--inputs", kind, "--folder", folder]
     for name in ("pictures", "batch", "image_size", "precision", "workers", "device"):
         words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     words += ["--channels-last"] if given.channels_last else []
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def _row(network: str, kind: str, runs: dict[str, list[dict[str, float]]]) -> str:
-    cells = []
-    for name, form in (("images_per_s", "{:.0f}"), ("peak_mb", "{:,.0f}")):
-        plain = [run[name] for run in runs["plain"]]
-        ratios = [a[name] / b for a, b in zip(runs["ours"], plain, strict=True)]
-        cells += [form.format(statistics.median(plain)),
-                  f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
-    return f"| {network} | {kind} | {' | '.join(cells)} |"
+    return result_of(words)
 
 
 def _write_jpegs(folder: Path, pictures: int, side: int) -> None:
@@ -121,13 +105,9 @@ def _recipe(given: argparse.Namespace) -> Recipe:
 
 
 def _one(given: argparse.Namespace) -> dict[str, float]:
-    import torch
-
     data = given.folder if given.inputs == "jpeg" else None
     speed = _ours(given, data) if given.one == "ours" else _plain(given, data)
-    peak = torch.cuda.max_memory_allocated() if given.device.startswith("cuda") else (
-        1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return {"images_per_s": speed, "peak_mb": peak / 2**20}
+    return {"images_per_s": speed, "peak_mb": peak_mb(given.device)}
 
 
 def _ours(given: argparse.Namespace, data: str | None) -> float:
