@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,8 +15,7 @@ from bsszoo.detection.paper import coco_recipe
 from bsszoo.detection.recipe import DetectionRecipe, read_any_recipe
 from bsszoo.detection.samples import divide_detection
 from bsszoo.errors import RecipeError, SettingsError
-from bsszoo.evaluate.trainings import FRESH, HOLDOUT, Trainings
-from bsszoo.study.evaluator import Score
+from bsszoo.evaluate.trainings import HOLDOUT, Trainings
 from bsszoo.study.result import EvaluatorInfo
 from bsszoo.train.recipe import recipe_text, with_values
 from bsszoo.zoo.detectors import find_detector
@@ -150,30 +149,14 @@ class DetectionEvaluator(Trainings):
         """The detector on a code."""
         return str(self.head.on(code))
 
-    def __call__(self, code: Code) -> Score:
-        """The mean AP of a code's trainings.
+    @property
+    def measured(self) -> str:
+        """Which AP a result is."""
+        return f"{self.measure} AP [%]"
 
-        Raises:
-            EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
-        """
-        seed = self.recipe.run.seed
-        found = tuple(float(self.trained(code, seed + i)[f"{self.measure}_ap"]) for i in range(self.repeats))
-        return Score(sum(found) / len(found), f"{self.measure} AP [%]", found)
-
-    def tested(self, code: Code, number: int) -> float:
-        """The AP [%], on the recipe's validation split, of a training that no choice was made by.
-
-        Its seed is none of the search's; the split is measured once, after the last update.
-
-        Args:
-            code: The code.
-            number: Which of its fresh trainings, from 0.
-
-        Raises:
-            EvaluationError: As a call.
-        """
-        summary = self.trained(code, self.recipe.run.seed + FRESH + number, test=True)
-        return float(summary["test"][self.measure]["ap"])
+    def result_of(self, summary: Mapping[str, Any], *, test: bool) -> float:
+        """The AP [%]."""
+        return float(summary["test"][self.measure]["ap"] if test else summary[f"{self.measure}_ap"])
 
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
@@ -187,7 +170,6 @@ class DetectionEvaluator(Trainings):
 
     def _after(self) -> str:
         recipe = self.recipe
-        part = f", {100 * recipe.data.subset:g}% of the pictures" if recipe.data.subset < 1 else ""
         return (f"after {recipe.schedule.updates:,} updates of {recipe.optim.batch_size} pictures at "
-                f"{recipe.data.image_size} px{part}")
+                f"{recipe.data.image_size} px{self.thinned}")
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, SettingsError
-from bsszoo.evaluate.trainings import FRESH, HOLDOUT, Trainings
-from bsszoo.study.evaluator import Score
+from bsszoo.evaluate.trainings import HOLDOUT, Trainings
 from bsszoo.study.result import EvaluatorInfo
 from bsszoo.train.data import Split, Stream, open_split, open_splits, open_test
 from bsszoo.train.paper import imagenet_recipe, paper_recipe
@@ -87,7 +86,7 @@ class TrainingEvaluator(Trainings):
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
         measures = (f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
                     f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} pictures) at "
-                    f"{data.image_size} px{_thinned(recipe)}{times}")
+                    f"{data.image_size} px{self.thinned}{times}")
         return EvaluatorInfo(f"training-{self.mark}", measures)
 
     @property
@@ -95,7 +94,7 @@ class TrainingEvaluator(Trainings):
         """What ``tested`` measures."""
         data = self.recipe.data
         return (f"top-1 accuracy [%] on the split {data.val_split!r} of {data.dataset}, which the search never saw, of "
-                f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{_thinned(self.recipe)}")
+                f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{self.thinned}")
 
     @property
     def test_unit(self) -> str:
@@ -116,33 +115,15 @@ class TrainingEvaluator(Trainings):
                 f"the trainings, of {self._updates:,} updates each, taught nothing, and the codes' order is luck. "
                 "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates.")
 
-    def __call__(self, code: Code) -> Score:
-        """The mean top-1 accuracy of a code's trainings.
+    measured = "top-1 accuracy [%]"
 
-        Raises:
-            EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
-        """
-        found = self.accuracies(code)
-        return Score(sum(found) / len(found), "top-1 accuracy [%]", tuple(found))
+    def result_of(self, summary: Mapping[str, Any], *, test: bool) -> float:
+        """The top-1 accuracy [%]."""
+        return float(summary["test_top1" if test else "top1"])
 
     def accuracies(self, code: Code) -> list[float]:
         """The top-1 accuracy [%] of each training of a code; trainings that are finished are only read."""
-        seed = self.recipe.run.seed
-        return [float(self.trained(code, seed + i)["top1"]) for i in range(self.repeats)]
-
-    def tested(self, code: Code, number: int) -> float:
-        """The top-1 accuracy [%], on the recipe's validation split, of a training that no choice was made by.
-
-        Its seed is none of the search's; the split is measured once, after the last update.
-
-        Args:
-            code: The code.
-            number: Which of its fresh trainings, from 0.
-
-        Raises:
-            EvaluationError: As a call.
-        """
-        return float(self.trained(code, self.recipe.run.seed + FRESH + number, test=True)["test_top1"])
+        return list(self(code).repeats)
 
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
@@ -159,11 +140,6 @@ def updates_of(recipe: Recipe, train: Split) -> int:
     from bsszoo.train.batches import divide
 
     return divide(recipe, len(train), 1).updates * recipe.schedule.epochs
-
-
-def _thinned(recipe: Recipe) -> str:
-    subset = recipe.data.subset
-    return f", {100 * subset:g}% of the pictures" if subset < 1 else ""
 
 
 def _epochs(recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, EvaluationError, SettingsError
 from bsszoo.files import write_whole
+from bsszoo.study.evaluator import Score
 from bsszoo.train.checkpoint import SUMMARY
 from bsszoo.train.parent import PARENT
 from bsszoo.train.recipe import recipe_text, with_values
@@ -76,6 +77,45 @@ class Trainings:
         """The recipe; with ``test`` the validation split is measured once, after the last update."""
         part = self.recipe.data
         return with_values(self.recipe, data={"test_split": part.val_split if test else part.test_split})
+
+    @property
+    def thinned(self) -> str:
+        """How many of the pictures are trained on, as the end of a phrase; empty for all."""
+        subset = self.recipe.data.subset
+        return f", {100 * subset:g}% of the pictures" if subset < 1 else ""
+
+    @property
+    def measured(self) -> str:
+        """What a result of a training is, with its unit."""
+        raise NotImplementedError
+
+    def result_of(self, summary: Mapping[str, Any], *, test: bool) -> float:
+        """What a training's summary says, on the pictures held out or on the ``test`` split."""
+        raise NotImplementedError
+
+    def __call__(self, code: Code) -> Score:
+        """The mean result of a code's trainings; trainings that are finished are only read.
+
+        Raises:
+            EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
+        """
+        seed = self.recipe.run.seed
+        found = tuple(self.result_of(self.trained(code, seed + i), test=False) for i in range(self.repeats))
+        return Score(sum(found) / len(found), self.measured, found)
+
+    def tested(self, code: Code, number: int) -> float:
+        """The result, on the recipe's validation split, of a training that no choice was made by.
+
+        Its seed is none of the search's; the split is measured once, after the last update.
+
+        Args:
+            code: The code.
+            number: Which of its fresh trainings, from 0.
+
+        Raises:
+            EvaluationError: As a call.
+        """
+        return self.result_of(self.trained(code, self.recipe.run.seed + FRESH + number, test=True), test=True)
 
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
