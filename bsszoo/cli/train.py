@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bsszoo.errors import SettingsError
+from bsszoo.cli.training_options import refuse_dataset
 
 if TYPE_CHECKING:
     from bsszoo.detection.recipe import DetectionRecipe
     from bsszoo.train.recipe import Recipe
+
+_SPLITS = ("training", "validation")
 
 _Data = Annotated[
     str | None, typer.Option("--data", metavar="DIR", show_default=False, help="The folder of the pictures.")
@@ -70,19 +73,15 @@ def train_command(
     from bsszoo.cli.training_progress import TrainingProgress
     from bsszoo.detection.paper import any_recipe_of
     from bsszoo.detection.recipe import DetectionRecipe
-    from bsszoo.train.loop import train
     from bsszoo.train.parent import end_with_parent
+    from bsszoo.train.recipe import assigned
 
     end_with_parent()
     read = any_recipe_of(recipe, assignments or [])
-    if dataset is not None:
-        if isinstance(read, DetectionRecipe):
-            raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
-        read = any_recipe_of(recipe, [*(assignments or []), f"data.dataset={dataset}"])
-        assert not isinstance(read, DetectionRecipe)
     watcher = TrainingProgress(progress_console())
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
+        refuse_dataset(dataset)
         from bsszoo.detection.task import train_detector
 
         if check_files and first:
@@ -91,6 +90,9 @@ def train_command(
         if summary:
             _say_detector(summary, out)
         return
+    read = assigned(read, [f"data.dataset={dataset}"] if dataset else [])
+    from bsszoo.train.loop import train
+
     if check_files and first:
         _check_all(read, data)
     summary = train(read, data, out, device=device, watcher=watcher)
@@ -126,36 +128,34 @@ def _say_detector(summary: dict[str, Any], out: Path) -> None:
 
 
 def _check_pictures(recipe: DetectionRecipe, data: str | None) -> None:
-    """Decode every picture of both splits; ``DataError`` names the first that is broken."""
-    from bsszoo.cli.console import progress_console
-    from bsszoo.cli.training_progress import Line
+    """Decode every picture of a detector's splits; ``DataError`` names the first that is broken."""
     from bsszoo.detection.coco import open_coco
     from bsszoo.detection.samples import read_picture
 
-    line = Line(progress_console())
-    masks = recipe.detector.kind == "maskrcnn"
-    for split, name in zip(open_coco(recipe.data, data, masks=masks), ("training", "validation"), strict=True):
-        for place, (picture, _) in enumerate(split):
-            read_picture(split, picture)
-            if not place % 100:
-                line.write(f"checking: {place:,} of {len(split):,} {name} pictures")
-    line.end()
+    splits = open_coco(recipe.data, data, masks=recipe.detector.kind == "maskrcnn")
+    for split, name in zip(splits, _SPLITS, strict=True):
+        _check_each(name, (read_picture(split, picture) for picture, _ in split), len(split))
 
 
 def _check_all(recipe: Recipe, data: str | None) -> None:
-    """Decode every picture of both splits; ``DataError`` names the first that is broken."""
-    from bsszoo.cli.console import progress_console
-    from bsszoo.cli.training_progress import Line
+    """Decode every picture of a classifier's splits; ``DataError`` names the first that is broken."""
     from bsszoo.train.data import Pictures, open_splits
 
-    line = Line(progress_console())
-    for split, name in zip(open_splits(recipe.data, data, num_classes=recipe.model.num_classes),
-                           ("training", "validation"), strict=True):
+    splits = open_splits(recipe.data, data, num_classes=recipe.model.num_classes)
+    for split, name in zip(splits, _SPLITS, strict=True):
         if isinstance(split, Pictures):
-            for place in range(len(split)):
-                split.picture(place, "RGB")
-                if not place % 100:
-                    line.write(f"checking: {place:,} of {len(split):,} {name} pictures")
+            _check_each(name, (split.picture(place, "RGB") for place in range(len(split))), len(split))
+
+
+def _check_each(name: str, pictures: Iterable[object], number: int) -> None:
+    """Take each of a split's pictures, which decodes it, and say how far that is."""
+    from bsszoo.cli.console import progress_console
+    from bsszoo.cli.training_progress import Line
+
+    line = Line(progress_console())
+    for place, _ in enumerate(pictures):
+        if not place % 100:
+            line.write(f"checking: {place:,} of {number:,} {name} pictures")
     line.end()
 
 
@@ -211,8 +211,7 @@ def validate_command(
 
     settings: dict[str, Any] = {} if split is None else {"val_split": split}
     if is_detection(what):
-        if dataset is not None:
-            raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
+        refuse_dataset(dataset)
         found = validate_detector(what, data, weights=weights, settings=settings, batch=batch, workers=workers,
                                   precision=precision, device=device, on_batch=progress,
                                   on_note=lambda note: line.say(f"Note: {note}"))

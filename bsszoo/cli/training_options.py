@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from bsszoo.train.recipe import Recipe
 
 
+def refuse_dataset(dataset: str | None) -> None:
+    """A ``SettingsError`` where --dataset was given for a detector."""
+    from bsszoo.errors import SettingsError
+
+    if dataset is not None:
+        raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
+
+
 @dataclass
 class Training:
     """``--data`` and what goes with it."""
@@ -113,11 +121,9 @@ class Training:
         return Finish(made, self.data, teacher, inherit)
 
     def _judge_detectors(self, network: str, head: DetectorHead, folder: Path) -> DetectionEvaluator:
-        from bsszoo.errors import SettingsError
         from bsszoo.evaluate.detection import DetectionEvaluator, detection_recipe
 
-        if self.dataset is not None:
-            raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
+        refuse_dataset(self.dataset)
         recipe = detection_recipe(network, self.data, recipe=self.recipe, epochs=self.epochs,
                                   image_size=self.image_size, subset=self.subset)
         judge = DetectionEvaluator(recipe, self.data, (folder / "trainings").absolute(), self.repeats, head=head,

@@ -49,6 +49,7 @@ class TrainingProgress:
     def __init__(self, console: Console) -> None:
         self._line = Line(console)
         self._start: Start | None = None
+        self._unit = ""
 
     def started(self, start: Start) -> None:
         """Say what was understood."""
@@ -57,15 +58,15 @@ class TrainingProgress:
 
         self._start = start
         recipe, division, place = start.recipe, start.division, start.place
-        detector = isinstance(recipe, DetectionRecipe)
         if isinstance(recipe, DetectionRecipe):
-            self._line.say(_detector_words(recipe))
-        elif isinstance(recipe, Recipe):
-            self._line.say(_classifier_words(recipe))
-        data = recipe.data.dataset if isinstance(recipe, Recipe) else "COCO format"
+            words, data, self._unit = _detector_words(recipe), "COCO format", "to validation"
+            length = f"{start.total:,} updates, {len(start.ends)} validations"
+        else:
+            assert isinstance(recipe, Recipe)
+            words, data, self._unit = _classifier_words(recipe), recipe.data.dataset, "epoch"
+            length = f"{division.updates} updates an epoch, {len(start.ends)} epochs"
+        self._line.say(words)
         self._line.say(f"Data: {data}, {start.train:,} pictures to train on, {start.val:,} to validate on")
-        length = f"{start.total:,} updates, {len(start.ends)} validations" if detector else (
-            f"{division.updates} updates an epoch, {len(start.ends)} epochs")
         self._line.say(f"Batch {recipe.optim.batch_size} = {place.world} processes x {division.passes} passes x "
                        f"{division.size} pictures; {length}; learning rate up to {recipe.optim.peak_lr:g}; "
                        f"{place.device}")
@@ -96,12 +97,6 @@ class TrainingProgress:
     def note(self, text: str) -> None:
         """A note."""
         self._line.say(f"Note: {text}")
-
-    @property
-    def _unit(self) -> str:
-        from bsszoo.train.recipe import Recipe
-
-        return "epoch" if self._start is not None and isinstance(self._start.recipe, Recipe) else "to validation"
 
 
 def _classifier_words(recipe: Recipe) -> str:

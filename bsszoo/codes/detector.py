@@ -21,7 +21,6 @@ Kind = Literal["maskrcnn", "retinanet"]
 
 #: Side of the square input at which the paper counts detectors [px].
 SIZE: Final = 800
-_BESIDE: Final = ("conv_head", "classifier", "fc")
 #: Kinds of blocks that stand behind the features of a backbone, and are a classifier's own.
 BESIDE_FEATURES: Final = ("head_conv", "classifier")
 #: Classes as the paper counts: Mask R-CNN with a background, as COCO's category numbers go (91), RetinaNet COCO's 80.
@@ -126,7 +125,7 @@ class Convolution:
 
 def backbone_stages(code: Code, image_size: ImageSize | None = None) -> tuple[StageCost, ...]:
     """The stages of a code's features, without what stands behind them: classifier, last 1x1 of an MBConv net."""
-    return tuple(row for row in stage_costs(code, image_size, num_classes=0) if row.name not in _BESIDE)
+    return tuple(row for row in stage_costs(code, image_size, num_classes=0) if row.name != "conv_head")
 
 
 def backbone_cost(code: Code, image_size: ImageSize | None = None) -> Cost:

@@ -44,8 +44,7 @@ def faults_of(
             seen.add(number)
         if found is not None:
             kind, words = found
-            owner = annotation["image_id"]
-            picture = by_id.get(owner) if isinstance(owner, (int, str)) else None
+            picture = _picture_of(annotation, by_id)
             where = f" of {picture['file_name']}" if picture is not None else ""
             named = f"annotation {annotation['id']}" if "id" in annotation else f"number {place} of 'annotations'"
             out.append(Fault(place, kind, f"{named}{where}: {words}"))
@@ -55,10 +54,10 @@ def faults_of(
 def _fault(
     annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]], categories: set[Any], *, masks: bool
 ) -> tuple[str, str] | None:
-    owner, category = annotation["image_id"], annotation["category_id"]
-    picture = pictures.get(owner) if isinstance(owner, (int, str)) else None
+    category = annotation["category_id"]
+    picture = _picture_of(annotation, pictures)
     if picture is None:
-        return "of an unknown picture", f"there is no picture with the id {owner!r}"
+        return "of an unknown picture", f"there is no picture with the id {annotation['image_id']!r}"
     if not isinstance(category, int) or category not in categories:
         return "of an unknown category", f"there is no category with the id {annotation['category_id']!r}"
     width, height = picture["width"], picture["height"]
@@ -77,6 +76,13 @@ def _fault(
     if area is not None and not _numbers([area]):
         return "with a broken area", f"its area is {area!r}; it is a number of pixels, or left out"
     return _outline_fault(annotation.get("segmentation"), width, height) if masks else None
+
+
+def _picture_of(
+    annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    owner = annotation["image_id"]
+    return pictures.get(owner) if isinstance(owner, (int, str)) else None
 
 
 def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bsszoo.detection.coco import CocoSplit
@@ -130,7 +131,7 @@ def detections(
     corners = output["boxes"].float().cpu().numpy().astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     kinds, scores = output["labels"].tolist(), output["scores"].tolist()
-    runs = _runs(output["masks"]) if masks else [None] * len(kinds)
+    runs = runs_of((output["masks"][:, 0] > MASK_THRESHOLD).cpu().numpy()) if masks else [None] * len(kinds)
     out = []
     for box, kind, score, run in zip(boxes.tolist(), kinds, scores, runs, strict=True):
         category = labels.ids[kind]
@@ -140,12 +141,13 @@ def detections(
     return out
 
 
-def _runs(masks: torch.Tensor) -> list[dict[str, Any]]:
+def runs_of(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """COCO's coded runs of masks [n, h, w]."""
     from pycocotools import mask as coder
 
-    pixels = (masks[:, 0] > MASK_THRESHOLD).cpu().numpy().astype(np.uint8)
     # pycocotools reads column by column.
-    return list(coder.encode(np.asfortranarray(pixels.transpose(1, 2, 0)))) if len(pixels) else []
+    columns = np.asfortranarray(masks.astype(np.uint8).transpose(1, 2, 0))
+    return list(coder.encode(columns)) if len(masks) else []
 
 
 def average_precision(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]], *, masks: bool) -> DetectionFigures:

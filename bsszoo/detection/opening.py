@@ -9,15 +9,14 @@ from torch import nn
 
 from bsszoo.codes.detector import Detector
 from bsszoo.detection.labels import Labels
-from bsszoo.detection.recipe import DetectionRecipe, is_detector
+from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import SettingsError, UnknownNameError, WeightsError
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.recipe import read_tree_of
-from bsszoo.zoo.detector_weights import LOCAL, TORCHVISION, SavedDetector, create_detector, saved_detector
-from bsszoo.zoo.detectors import find_detector
-
-#: Outputs of torchvision's COCO weights, by the ids of the categories.
-TORCHVISION_CLASSES = 91
+from bsszoo.zoo.detector_weights import SavedDetector, create_detector, saved_detector
+from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
+from bsszoo.zoo.entry import is_detector
+from bsszoo.zoo.weights import LOCAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +52,11 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
     """
     folder = Path(str(what).removeprefix(LOCAL)).expanduser()
     if folder.is_dir():
-        if saved_detector(folder) is None or not (folder / WEIGHTS).is_file():
+        trained = saved_detector(folder)
+        if trained is None or not (folder / WEIGHTS).is_file():
             raise SettingsError(f"The training in {folder} has not come to its end; the same `bsszoo train` command "
                                 "goes on with it.")
-        return _kept(folder, folder / WEIGHTS)
+        return _kept(trained, folder, folder / WEIGHTS)
     detector = find_detector(str(what))
     if detector is None:
         raise UnknownNameError(f"{str(what)!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
@@ -72,12 +72,10 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
     if kept is None or not path.exists():
         return Opened(detector, create_detector(detector, pretrained=weights), None, None)
     _check_same(kept, detector, weights)
-    return _kept(beside, path / WEIGHTS if path.is_dir() else path)
+    return _kept(kept, beside, path / WEIGHTS if path.is_dir() else path)
 
 
-def _kept(folder: Path, file: Path) -> Opened:
-    kept = saved_detector(folder)
-    assert kept is not None
+def _kept(kept: SavedDetector, folder: Path, file: Path) -> Opened:
     model = create_detector(f"{LOCAL}{folder}", pretrained=str(file))
     return Opened(kept.detector, model, Labels.from_dict(kept.labels), _recipe_in(folder))
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
 from typing import Any
 
 from torch import nn
 
-from bsszoo import __version__
 from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.codes.families import family_of
 from bsszoo.detection.coco import CocoSplit
 from bsszoo.detection.evaluation import NONE, DetectionFigures, Precision
 from bsszoo.detection.labels import Labels
-from bsszoo.detection.opening import TORCHVISION_CLASSES
 from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import RecipeError, WeightsError
 from bsszoo.files import write_whole
 from bsszoo.train.checkpoint import WEIGHTS, Folder
 from bsszoo.train.devices import Place
-from bsszoo.train.outcome import device_words
+from bsszoo.train.outcome import how_trained, validated_on, weights_words
 from bsszoo.train.task import Round
-from bsszoo.zoo.detector_weights import CONFIG, TORCHVISION, create_detector, saved_text
+from bsszoo.zoo.detector_weights import CONFIG, create_detector, saved_text
+from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES
 from bsszoo.zoo.registry import create
 
 
@@ -167,15 +164,12 @@ def conclude_detection(
         "box_ap": last.box_ap, "box_ap50": last.box_ap50, "mask_ap": None if last.mask_ap < 0 else last.mask_ap,
         "mask_ap50": None if last.mask_ap < 0 else last.mask_ap50, "train_loss": last.train_loss,
         "best_ap": best.score, "best_update": best.update, "updates": last.update,
-        "weights": "moving average" if recipe.ema.decay is not None else "last update",
-        "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
-        "validated_on": f"{data.holdout:g} of {data.train_split}, held out" if data.holdout else data.val_split,
+        "weights": weights_words(recipe.ema), "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
+        "validated_on": validated_on(data.holdout, data.train_split, data.val_split),
         **({} if tested is None else {"test": tested.to_dict(), "tested_on": data.test_split}),
-        "notes": list(notes), "seed": recipe.run.seed, "seconds": round(sum(r.seconds for r in rows), 3),
-        "images_per_s": round(last.images_per_s, 2), "device": device_words(place), "processes": place.world,
-        "precision": recipe.run.precision, "last_validation": asdict(last),
-        "versions": {"bsszoo": __version__, "python": platform.python_version(),
-                     **{n: version(n) for n in ("torch", "torchvision", "pycocotools", "numpy")}},
+        "notes": list(notes),
+        **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("pycocotools",)),
+        "images_per_s": round(last.images_per_s, 2), "last_validation": asdict(last),
     }
     folder.write_summary(summary)
     return summary

@@ -15,13 +15,13 @@ from bsszoo.detection.recipe import (
     DetectionRun,
     DetectionSchedule,
     DetectorPart,
-    is_detector,
     read_any_recipe,
 )
 from bsszoo.errors import UnknownNameError
 from bsszoo.train.paper import PREFIX, recipe_of
 from bsszoo.train.recipe import assigned
 from bsszoo.zoo.detectors import find_detector
+from bsszoo.zoo.entry import is_detector
 
 #: The paper's training: iterations, those of the warm-up, and those after which the rate falls to a tenth.
 UPDATES: Final = 270_000

@@ -20,9 +20,8 @@ from bsszoo.train.recipe import (
     recipe_file,
 )
 from bsszoo.train.strict import bounded, choice, load_mapping
-from bsszoo.zoo.detector_weights import TORCHVISION
-from bsszoo.zoo.detectors import find_detector
-from bsszoo.zoo.entry import DETECTOR_PREFIXES
+from bsszoo.zoo.detectors import TORCHVISION, find_detector
+from bsszoo.zoo.entry import is_detector
 
 #: Pictures of an update as the paper trains detectors: 8 GPUs with 2 each.
 PAPER_BATCH: Final = 16
@@ -214,8 +213,3 @@ def read_any_recipe(path: str | Path, assignments: Sequence[str] = ()) -> AnyRec
     if isinstance(name, str) and is_detector(name):
         return read_tree_of(DetectionRecipe, path, assignments)
     return read_tree_of(Recipe, path, assignments)
-
-
-def is_detector(name: str) -> bool:
-    """Whether a name is a detector's, known or not: it begins with a kind of detector."""
-    return name.strip().lower().startswith(DETECTOR_PREFIXES)

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from bsszoo.detection.coco import CocoSplit
 from bsszoo.detection.labels import Labels
 from bsszoo.detection.recipe import DetectionRecipe, DetectionRun
 from bsszoo.errors import DataError, RecipeError
-from bsszoo.train.batches import Division, end_readers, leave_signals_to_the_training, shares
+from bsszoo.train.batches import Division, end_readers, reading_loader, shares
 from bsszoo.train.devices import Place
 from bsszoo.train.seeds import drawing, mixed
 from bsszoo.zoo.pictures import read_picture as picture_in
@@ -55,7 +55,7 @@ class DetectionBatches:
         self._split, self._device = split, place.device
         self._order = _Order(split, recipe, division, place)
         self._dataset = _Augmented(split, labels, recipe, masks=masks)
-        self._loader = _loader(self._dataset, recipe.run, place, batch_sampler=self._order)
+        self._loader = reading_loader(self._dataset, recipe.run, place, list, batch_sampler=self._order)
 
     def between(self, first: int, last: int) -> Iterator[list[Sample]]:
         """The passes of some updates: images float32 [3, h, w] in 0..1, and targets as torchvision takes them."""
@@ -64,8 +64,9 @@ class DetectionBatches:
 
     def again(self, update: int, passed: int) -> dict[str, Any]:
         """The pictures of one pass, read anew for a look."""
-        samples = [self._dataset[d] for d in self._order.draws(update, passed)]
-        files = [str(self._split.file(self._split.picture(d[2])[0])) for d in self._order.draws(update, passed)]
+        draws = self._order.draws(update, passed)
+        samples = [self._dataset[d] for d in draws]
+        files = [str(self._split.file(self._split.picture(d[2])[0])) for d in draws]
         return {"images": [s[0] for s in samples], "targets": [s[1] for s in samples], "files": files}
 
     def close(self) -> None:
@@ -79,8 +80,8 @@ class DetectionBatches:
 
 def evaluation_loader(split: CocoSplit, run: DetectionRun, place: Place) -> Any:
     """Batches of (uint8 image [3, h, w], COCO's id of the picture) of the pictures that this process evaluates."""
-    return _loader(_Plain(split), run, place, sampler=range(place.rank, len(split), place.world),
-                   batch_size=run.device_batch)
+    return reading_loader(_Plain(split), run, place, list, sampler=range(place.rank, len(split), place.world),
+                          batch_size=run.device_batch)
 
 
 def to_float(image: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -200,10 +201,3 @@ def mask_of(annotation: Mapping[str, Any], height: int, width: int) -> NDArray[n
         runs = outline
     drawn: NDArray[np.uint8] = coder.decode(runs)
     return drawn
-
-
-def _loader(dataset: Any, run: DetectionRun, place: Place, **how: Any) -> Any:
-    return DataLoader(
-        dataset, num_workers=run.workers, collate_fn=list, pin_memory=place.device.type == "cuda",
-        persistent_workers=run.workers > 0, worker_init_fn=leave_signals_to_the_training, **how,
-    )

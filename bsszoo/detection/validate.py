@@ -11,13 +11,14 @@ from typing import Any
 from bsszoo.detection.coco import check_objects, open_coco, open_coco_split
 from bsszoo.detection.evaluation import DetectionFigures, evaluate_detector
 from bsszoo.detection.labels import check_same_categories, labels_of
-from bsszoo.detection.opening import TORCHVISION_CLASSES, open_detector
+from bsszoo.detection.opening import open_detector
 from bsszoo.detection.recipe import CocoPart, DetectionRun
 from bsszoo.detection.samples import evaluation_loader
 from bsszoo.errors import DataError
 from bsszoo.train.batches import end_readers, plain
 from bsszoo.train.devices import joined
 from bsszoo.train.strict import check_tree
+from bsszoo.zoo.detectors import TORCHVISION_CLASSES
 
 
 def validate_detector(

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from bsszoo.detection.evaluation import MASK_THRESHOLD
+from bsszoo.detection.evaluation import MASK_THRESHOLD, runs_of
 from bsszoo.detection.labels import Labels
 from bsszoo.detection.opening import Opened, is_detection, open_detector
+from bsszoo.detection.samples import to_float
 from bsszoo.errors import SettingsError
 from bsszoo.train.devices import device_of
-from bsszoo.zoo.detector_weights import TORCHVISION
+from bsszoo.zoo.detectors import TORCHVISION
 from bsszoo.zoo.opening import open_network
 from bsszoo.zoo.pictures import MODES, input_config, picture_files, read_picture
 
@@ -82,10 +83,8 @@ class Prediction:
 
 
 def _runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    from pycocotools import mask as coder
-
-    coded = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(coded["size"]), "counts": coded["counts"].decode("ascii")}
+    coded = runs_of(mask[None])[0]
+    return {"size": coded["size"], "counts": coded["counts"].decode("ascii")}
 
 
 def predict(
@@ -125,8 +124,8 @@ def predict(
 @torch.inference_mode()
 def _objects(model: nn.Module, labels: Labels, file: Path, least: float, place: torch.device) -> Prediction:
     image = read_picture(file).convert("RGB")
-    pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1)).to(place).float() / 255
-    output = {name: value.cpu() for name, value in model([pixels])[0].items()}
+    pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1))
+    output = {name: value.cpu() for name, value in model([to_float(pixels, place)])[0].items()}
     masks = output.get("masks")
     found = []
     for i, (box, label, score) in enumerate(zip(output["boxes"].tolist(), output["labels"].tolist(),

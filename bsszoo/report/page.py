@@ -56,8 +56,7 @@ def render_page(result: CompressResult, insight: Insight | None = None, *, note:
 
     The result needs at least one found network. Text that a user gave stands in the page as text, never as markup.
     """
-    family = family_of(result.family).title
-    name = family if result.head is None else f"{result.head.title} on {family}"
+    name = family_of(result.family).title if result.head is None else result.head.on(result.best.code).title
     title = f"{name} at {human(result.budget.macs)} MACs"
     return document(title, [
         _headline(result, title),

@@ -28,7 +28,7 @@ from bsszoo.train.seeds import drawing, mixed
 
 if TYPE_CHECKING:
     from bsszoo.train.devices import Place
-    from bsszoo.train.recipe import Recipe
+    from bsszoo.train.recipe import Recipe, RunPart
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Draw = tuple[int, int, int]  # epoch, place in the epoch, picture
@@ -88,10 +88,11 @@ class TrainingBatches:
         if isinstance(split, Pictures):
             self._sampler = _Order(len(split), recipe, division, place)
             dataset: Any = _Augmented(split, transform, mode, recipe.run.seed)
-            self._loader = _loader(dataset, recipe, place, batch_sampler=self._sampler)
+            self._loader = reading_loader(dataset, recipe.run, place, fast_collate, batch_sampler=self._sampler)
         else:
             self._stream = _AugmentedStream(split, transform, recipe, division)
-            self._loader = _loader(self._stream, recipe, place, batch_size=division.size, drop_last=True)
+            self._loader = reading_loader(self._stream, recipe.run, place, fast_collate, batch_size=division.size,
+                                          drop_last=True)
         self._on_device = on_device(self._loader, recipe, place)
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
@@ -174,11 +175,13 @@ def evaluation_batches(split: Split, recipe: Recipe, place: Place, *, batch: int
     transform = evaluation_transform(recipe)
     if isinstance(split, Pictures):
         dataset: Any = _Plain(split, transform, _mode(recipe.model.in_chans))
-        loader = _loader(dataset, recipe, place, sampler=range(place.rank, len(split), place.world), batch_size=size)
+        loader = reading_loader(dataset, recipe.run, place, fast_collate,
+                                sampler=range(place.rank, len(split), place.world), batch_size=size)
     else:
         dataset = split.open(size)
         dataset.transform = transform
-        loader = _loader(_Checked(dataset, recipe.model.num_classes, split.name), recipe, place, batch_size=size)
+        loader = reading_loader(_Checked(dataset, recipe.model.num_classes, split.name), recipe.run, place,
+                                fast_collate, batch_size=size)
     return on_device(loader, recipe, place)
 
 
@@ -197,16 +200,24 @@ def _mode(channels: int) -> str:
     return _MODES[channels]
 
 
-def _loader(dataset: Any, recipe: Recipe, place: Place, **how: Any) -> Any:
+def reading_loader(dataset: Any, run: RunPart, place: Place, collate: Callable[[Any], Any], **how: Any) -> Any:
+    """torch's loader with a training's reading processes: they go when the training ends them, or is gone.
+
+    Args:
+        dataset: What is read.
+        run: Gives the number of processes.
+        place: Pictures for a GPU are read into memory that it copies from.
+        collate: Makes a batch of its samples.
+        how: The sampler and the batch size, as ``DataLoader`` takes them.
+    """
     return DataLoader(
-        dataset, num_workers=recipe.run.workers, collate_fn=fast_collate, pin_memory=place.device.type == "cuda",
-        persistent_workers=recipe.run.workers > 0 and not isinstance(dataset, IterableDataset),
-        worker_init_fn=leave_signals_to_the_training, **how,
+        dataset, num_workers=run.workers, collate_fn=collate, pin_memory=place.device.type == "cuda",
+        persistent_workers=run.workers > 0 and not isinstance(dataset, IterableDataset),
+        worker_init_fn=_leave_signals_to_the_training, **how,
     )
 
 
-def leave_signals_to_the_training(_: int) -> None:
-    """For a reading process: it goes when its training ends it, or is gone, not at a signal to the whole group."""
+def _leave_signals_to_the_training(_: int) -> None:
     # Ctrl-C and most schedulers signal the whole group. The training still needs its readers for the update that it
     # is in, and then ends them. A reader that is terminated otherwise goes a little later.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,7 +20,7 @@ from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder
 from bsszoo.train.data import Pictures, Split
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import Accuracy
-from bsszoo.train.recipe import Recipe
+from bsszoo.train.recipe import EmaPart, Recipe, RunPart
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.registry import create
 
@@ -84,18 +84,15 @@ def conclude(
         "num_classes": recipe.model.num_classes, "macs": cost.macs, "params": cost.params,
         "top1": last.top1, "top5": last.top5, "val_loss": last.val_loss, "train_loss": last.train_loss,
         "best_top1": best.top1, "best_epoch": best.epoch, "epochs": len(rows),
-        "weights": "moving average" if recipe.ema.decay is not None else "last update",
-        "dataset": data.dataset, "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
-        "validated_on": f"{data.holdout:g} of {data.train_split}, held out" if data.holdout else data.val_split,
+        "weights": weights_words(recipe.ema), "dataset": data.dataset,
+        "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
+        "validated_on": validated_on(data.holdout, data.train_split, data.val_split),
         **({} if tested is None else {
             "test_top1": tested.top1, "test_top5": tested.top5, "test_loss": tested.loss,
             "test_pictures": tested.pictures, "tested_on": data.test_split,
         }),
-        "seed": recipe.run.seed, "seconds": round(sum(r.seconds for r in rows), 3),
-        "images_per_s": round(rows[-1].images_per_s, 1), "device": device_words(place), "processes": place.world,
-        "precision": recipe.run.precision, "last_epoch": asdict(last),
-        "versions": {"bsszoo": __version__, "python": platform.python_version(),
-                     **{n: version(n) for n in ("torch", "torchvision", "timm", "numpy")}},
+        **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("timm",)),
+        "images_per_s": round(last.images_per_s, 1), "last_epoch": asdict(last),
     }
     folder.write_summary(summary)
     return summary
@@ -115,6 +112,33 @@ def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split) -> 
             "input_size": (recipe.model.in_chans, data.image_size, data.image_size), "mean": data.mean,
             "std": data.std, "interpolation": interpolation, "crop_pct": data.crop_pct,
         })
+
+
+def weights_words(ema: EmaPart) -> str:
+    """Which weights are kept at the end."""
+    return "moving average" if ema.decay is not None else "last update"
+
+
+def validated_on(holdout: float, train_split: str, val_split: str) -> str:
+    """The pictures of a validation, in words."""
+    return f"{holdout:g} of {train_split}, held out" if holdout else val_split
+
+
+def how_trained(run: RunPart, place: Place, *, seconds: float, packages: Sequence[str]) -> dict[str, Any]:
+    """What the summary of every training says: seed, seconds, device, precision, versions.
+
+    Args:
+        run: The recipe's section.
+        place: Where it was trained.
+        seconds: Of training and validating.
+        packages: What the result depends on beside torch, torchvision and numpy.
+    """
+    return {
+        "seed": run.seed, "seconds": round(seconds, 3), "device": device_words(place), "processes": place.world,
+        "precision": run.precision,
+        "versions": {"bsszoo": __version__, "python": platform.python_version(),
+                     **{n: version(n) for n in ("torch", "torchvision", *packages, "numpy")}},
+    }
 
 
 def device_words(place: Place) -> str:

@@ -14,19 +14,14 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector
 from bsszoo.errors import CodeError, WeightsError
 from bsszoo.nets.detector import Norm, build_detector
+from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
 from bsszoo.zoo.loading import check_same, read_state
-from bsszoo.zoo.weights import Weights
+from bsszoo.zoo.saved_config import OWN
+from bsszoo.zoo.weights import LOCAL, Weights
 
 #: What says in a detector's folder how it is rebuilt, and the file of its weights there.
 CONFIG: Final = "config.json"
-#: The part of that file that is bsszoo's own.
-OWN: Final = "bsszoo"
-#: What names torchvision's COCO weights of the two ResNet-50 detectors.
-TORCHVISION = "torchvision"
-#: What the folder of a training is named by.
-LOCAL: Final = "local-dir:"
-_CLASSES = 91  # of torchvision's COCO weights, for both kinds
 
 
 def create_detector(
@@ -51,24 +46,11 @@ def create_detector(
         CodeError: No such detector, or an argument that it does not take.
         WeightsError: The weights do not exist or do not fit.
     """
-    from bsszoo.zoo.detectors import find_detector
-
     if refused:
         raise CodeError(f"A detector does not take {', '.join(refused)}. See bsszoo.zoo.detector_weights."
                         "create_detector for what it takes.")
     if isinstance(detector, str) and detector.startswith(LOCAL):
-        folder = Path(detector.removeprefix(LOCAL)).expanduser()
-        kept = saved_detector(folder)
-        if kept is None:
-            raise WeightsError(f"{folder} holds no detector.")
-        detector, settings = kept.detector, {**kept.settings, **settings}
-        norm = kept.norm if norm == "batch" else norm
-        pretrained = folder / WEIGHTS_FILE if pretrained is True else pretrained
-        made: Any = create_detector(kept.detector, pretrained=pretrained, num_classes=num_classes, norm=norm,
-                                    **settings)
-        if num_classes in (None, kept.detector.num_classes):
-            made.label_names = tuple(kept.labels["names"])
-        return made  # type: ignore[no-any-return]
+        return _from_folder(Path(detector.removeprefix(LOCAL)).expanduser(), pretrained, num_classes, norm, settings)
     if isinstance(detector, str):
         found = find_detector(detector)
         if found is None:
@@ -118,8 +100,6 @@ def saved_detector(folder: Path) -> SavedDetector | None:
     Raises:
         WeightsError: Its ``config.json`` is broken.
     """
-    from bsszoo.zoo.detectors import find_detector
-
     file = folder / CONFIG
     if not file.is_file():
         return None
@@ -138,18 +118,35 @@ def saved_detector(folder: Path) -> SavedDetector | None:
                            "anew once summary.json is taken away.") from error
 
 
+def _from_folder(
+    folder: Path, pretrained: bool | str | Path, num_classes: int | None, norm: Norm,  # noqa: FBT001 - a source
+    settings: Mapping[str, Any],
+) -> nn.Module:
+    kept = saved_detector(folder)
+    if kept is None:
+        raise WeightsError(f"{folder} holds no detector.")
+    made: Any = create_detector(
+        kept.detector, pretrained=folder / WEIGHTS_FILE if pretrained is True else pretrained, num_classes=num_classes,
+        norm=kept.norm if norm == "batch" else norm, **{**kept.settings, **settings})
+    if num_classes in (None, kept.detector.num_classes):
+        made.label_names = tuple(kept.labels["names"])
+    network: nn.Module = made
+    return network
+
+
 def _from_torchvision(detector: Detector, settings: dict[str, Any]) -> nn.Module:
     original = Code.parse("resnet50{256,512,1024,2048,3,4,6,3,64,128,256,512}")
     if replace(detector.backbone, image_size=original.image_size) != original:
         raise WeightsError("torchvision's weights are of ResNet-50 with the stride on the 3x3 convolution, and this "
                            f"is {detector.backbone}. Create {detector.kind}_{original}_px800.")
-    if detector.num_classes not in (_CLASSES, Detector(detector.kind, original).num_classes):
-        raise WeightsError(f"torchvision's weights have {_CLASSES} classes, and num_classes is {detector.num_classes}.")
+    if detector.num_classes not in (TORCHVISION_CLASSES, Detector(detector.kind, original).num_classes):
+        raise WeightsError(f"torchvision's weights have {TORCHVISION_CLASSES} classes, and num_classes is "
+                           f"{detector.num_classes}.")
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, RetinaNet_ResNet50_FPN_Weights
 
     masks = detector.kind == "maskrcnn"
     weights: Any = (MaskRCNN_ResNet50_FPN_Weights if masks else RetinaNet_ResNet50_FPN_Weights).COCO_V1
-    theirs = replace(detector, num_classes=_CLASSES, p6_from="c5" if masks else "p5")
+    theirs = replace(detector, num_classes=TORCHVISION_CLASSES, p6_from="c5" if masks else "p5")
     model = build_detector(theirs, norm="frozen", **{**settings, "frozen_eps": 0.0})
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)

@@ -16,6 +16,9 @@ DETECTORS: Final = ("maskrcnn_resnet50", "maskrcnn_resnet50_autobss", "retinanet
 _SEARCHED: Final = {
     "resnet50_autobss": "resnet50_{}_autobss", "resnet50_autobss_printed": "resnet50_{}_autobss_printed",
 }
+#: What names torchvision's COCO weights of the two ResNet-50 detectors, and their outputs, by the categories' ids.
+TORCHVISION: Final = "torchvision"
+TORCHVISION_CLASSES: Final = 91
 _WIDTH: Final = re.compile(r"fpn(\d{1,6})_", re.IGNORECASE)
 
 

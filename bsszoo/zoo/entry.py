@@ -16,12 +16,11 @@ from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_e
 from bsszoo.errors import CodeError, UnknownNameError, close_matches
 
 __all__ = [
-    "ModelEntry", "Printed", "WeightTag", "cost", "entries", "entry_of", "find", "list_models", "resolve_code",
-    "split_tag",
+    "ModelEntry", "Printed", "WeightTag", "cost", "entries", "entry_of", "find", "is_detector", "list_models",
+    "resolve_code", "split_tag",
 ]
 
-#: What the names of detectors begin with.
-DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
+_DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
 # What only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
 _CODE_TEXT = re.compile(r"[{}\[\](),]|\d\s+\d|_c\d+(-\d+)+(_|$)", re.IGNORECASE)
 
@@ -55,6 +54,11 @@ def find(name: str) -> ModelEntry:
     return entry
 
 
+def is_detector(name: str) -> bool:
+    """Whether a name is a detector's, known or not: it begins with a kind of detector."""
+    return name.strip().lower().startswith(_DETECTOR_PREFIXES)
+
+
 def resolve_code(name_or_code: str | Code) -> Code:
     """The code that a zoo name, ``name.tag``, a code's text (canonical or the paper's flat form) or a code means.
 
@@ -73,7 +77,7 @@ def resolve_code(name_or_code: str | Code) -> Code:
     if not isinstance(name_or_code, str):
         raise CodeError(f"A network is named by a zoo name, a code's text or a Code; given was {name_or_code!r} of "
                         f"type {type(name_or_code).__name__}.")
-    if name_or_code.strip().lower().startswith(DETECTOR_PREFIXES):
+    if is_detector(name_or_code):
         raise UnknownNameError(f"{name_or_code!r} is a detector, and this takes classifiers. Detectors are taken by "
                                "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate and "
                                "predict.")

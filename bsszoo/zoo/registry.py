@@ -14,11 +14,11 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector
 from bsszoo.errors import UnknownNameError, WeightsError
 from bsszoo.nets import build
-from bsszoo.zoo.detector_weights import LOCAL, create_detector, saved_detector
+from bsszoo.zoo.detector_weights import create_detector, saved_detector
 from bsszoo.zoo.detectors import find_detector
 from bsszoo.zoo.entry import ModelEntry, entries, entry_of, resolve_code, split_tag
 from bsszoo.zoo.loading import load, read_state, sizes_of
-from bsszoo.zoo.weights import SOURCES, fetch, hub_org, saved_code
+from bsszoo.zoo.weights import LOCAL, SOURCES, fetch, hub_org, saved_code
 
 
 def create(

@@ -20,8 +20,10 @@ from bsszoo.zoo.saved_config import checksum_in, code_in, config_from, same_netw
 
 #: The environment variable that names the organisation in which names are looked up.
 ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
+#: What the folder of a training is named by.
+LOCAL: Final = "local-dir:"
 #: What a network's name begins with when it is named by where it is kept.
-SOURCES: Final = ("hf-hub:", "local-dir:")
+SOURCES: Final = ("hf-hub:", LOCAL)
 #: The tag that a name without one has in an organisation, where the zoo knows none.
 DEFAULT_TAG: Final = "in1k"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")

@@ -23,7 +23,7 @@ from bsszoo.train import batches
 batches._LOOK = 1
 reader = os.fork()
 if reader == 0:
-    batches.leave_signals_to_the_training(0)
+    batches._leave_signals_to_the_training(0)
     print(os.getpid(), flush=True)
     while True:
         time.sleep(60)
