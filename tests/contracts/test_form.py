@@ -1,4 +1,4 @@
-"""The form of the sources: length, docstrings, examples that run, public names that exist."""
+"""The form of the sources: docstrings, examples that run, public names that exist."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from package_tree import MODULES, ROOT, SOURCES, module_of
+from package_tree import MODULES, SOURCES, module_of
 
 import bsszoo
-
-MOST_LINES = 400
-ALL_FILES = sorted(
-    path for folder in ("bsszoo", "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
-)
-
-
-def test_no_file_is_over_400_lines() -> None:
-    counted = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in ALL_FILES}
-    assert counted
-    assert {name: n for name, n in counted.items() if n > MOST_LINES} == {}
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:

@@ -1,0 +1,102 @@
+"""Texts from outside (files, repositories, studies): parsed within bounds, and made safe to show."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any, Final
+
+import yaml
+
+# Digits of the longest whole number that is taken: enough for 64 bits, so that none is too large for a float.
+_DIGITS: Final = 20
+# Values that a YAML text may hold with its aliases written out. A recipe has about 60, a model card some hundreds.
+_VALUES: Final = 20_000
+# Characters that move the cursor, start a terminal's commands, end a line, or turn the direction of reading.
+_UNSAFE_KINDS: Final = {"Cc", "Cs", "Zl", "Zp"}
+_TURNING: Final = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text holds.
+
+    Raises:
+        ValueError: It is no JSON, is nested deeper than Python's stack, or has a whole number of more than 20 digits.
+    """
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """The value that a YAML text holds.
+
+    Args:
+        text: One document.
+        loader: A loader that makes plain values only.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, is nested too deeply, or holds more than 20,000 values once its aliases are
+            written out: some hundred bytes of aliases can stand for more than any memory holds.
+    """
+    reader = loader(text)
+    try:
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        if _values_of(node, {}) > _VALUES:
+            raise yaml.YAMLError(f"it holds more than {_VALUES:,} values when its aliases are written out")
+        value = reader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply, or an alias stands inside what it names") from None
+    except (ValueError, OverflowError, TypeError, AttributeError) as error:  # dates and numbers out of any range
+        raise yaml.YAMLError(f"a value in it cannot be read: {str(error).splitlines()[0]}") from None
+    finally:
+        reader.dispose()
+    _refuse_long_numbers(value)
+    return value
+
+
+def one_line(value: object, most: int = 200) -> str:
+    """A value from outside as part of a sentence: one line of at most so many characters, none of them a command."""
+    text = printable(" ".join(str(value)[: 4 * most].split()))
+    return text if len(text) <= most else f"{text[:most - 3]}..."
+
+
+def printable(text: str) -> str:
+    """A text without terminal commands: control characters (but line ends and tabs) are written as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or not _unsafe(c) else ascii(c)[1:-1] for c in text)
+
+
+def _unsafe(character: str) -> bool:
+    return character in _TURNING or unicodedata.category(character) in _UNSAFE_KINDS
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"it has a whole number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _values_of(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for; each node is counted once, so aliases cost nothing."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise yaml.YAMLError("an alias stands inside what it names")
+        return known[id(node)]
+    known[id(node)] = 0
+    inside = [] if isinstance(node, yaml.ScalarNode) else (
+        [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value)
+    known[id(node)] = 1 + sum(_values_of(n, known) for n in inside)
+    return known[id(node)]
+
+
+def _refuse_long_numbers(value: Any) -> None:
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise yaml.YAMLError(f"it has a whole number of {value.bit_length():,} bits")
+    for inner in (value if isinstance(value, (list, tuple, set)) else
+                  (*value, *value.values()) if isinstance(value, dict) else ()):
+        _refuse_long_numbers(inner)
