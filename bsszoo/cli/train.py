@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bsszoo.cli.training_options import refuse_dataset
+from bsszoo.errors import SettingsError
 
 if TYPE_CHECKING:
     from bsszoo.detection.recipe import DetectionRecipe
@@ -184,11 +185,17 @@ def validate_command(
     precision: Annotated[
         str | None, typer.Option(metavar="P", show_default="float32", help="float32, bfloat16 or float16.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="A text file with one class a line, in the order of the "
+                     "network's outputs, for weights that do not name them."),
+    ] = None,
     device: _Device = None,
 ) -> None:
     """Measure the accuracy of a trained network, or the average precision of a detector.
 
-    For the folder of a training it gives the figure that ended the training.
+    For the folder of a training it gives the figure that ended the training. Pictures are labelled by the names of
+    their class folders, as the network was trained: a class that it does not know is refused.
 
     Examples:
 
@@ -221,7 +228,16 @@ def validate_command(
         return
     settings |= {} if dataset is None else {"dataset": dataset}
     accuracy = validate(what, data, weights=weights or True, settings=settings, batch=batch, workers=workers,
-                        precision=precision, device=device, on_batch=progress)
+                        precision=precision, device=device, labels=None if labels is None else _lines_of(labels),
+                        on_batch=progress, on_note=lambda note: line.say(f"Note: {note}"))
     line.end()
     show(f"top-1 {accuracy.top1:.3f}%, top-5 {accuracy.top5:.3f}%, loss {accuracy.loss:.4f}, of "
-         f"{accuracy.pictures:,} pictures")
+         f"{accuracy.pictures:,} pictures ({accuracy.split})")
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise SettingsError(f"--labels {file} cannot be read: {why}.") from None

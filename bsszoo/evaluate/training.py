@@ -13,7 +13,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluate.trainings import HOLDOUT, Trainings
 from bsszoo.study.result import EvaluatorInfo
-from bsszoo.train.data import Split, Stream, open_split, open_splits, open_test
+from bsszoo.train.data import Split, Stream, open_split, open_splits, open_test, split_notes, unseen_split
 from bsszoo.train.paper import imagenet_recipe, paper_recipe
 from bsszoo.train.recipe import Recipe, read_recipe, with_values
 
@@ -71,12 +71,14 @@ class TrainingEvaluator(Trainings):
     recipe: Recipe
     _updates: int = field(default=0, init=False, repr=False, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
+    _notes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         train, held = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         object.__setattr__(self, "_updates", updates_of(self.recipe, train))
         object.__setattr__(self, "_held", len(held))
+        object.__setattr__(self, "_notes", split_notes(train, held))
 
     @property
     def info(self) -> EvaluatorInfo:
@@ -87,13 +89,14 @@ class TrainingEvaluator(Trainings):
         measures = (f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
                     f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} pictures) at "
                     f"{data.image_size} px{self.thinned}{times}")
-        return EvaluatorInfo(f"training-{self.mark}", measures)
+        return EvaluatorInfo(f"training-{self.mark}", measures, ". ".join(self._notes) + "." if self._notes else None)
 
     @property
     def test_measures(self) -> str:
         """What ``tested`` measures."""
         data = self.recipe.data
-        return (f"top-1 accuracy [%] on the split {data.val_split!r} of {data.dataset}, which the search never saw, of "
+        split = unseen_split(data, self.data)
+        return (f"top-1 accuracy [%] on the split {split!r} of {data.dataset}, which the search never saw, of "
                 f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{self.thinned}")
 
     @property
@@ -124,6 +127,12 @@ class TrainingEvaluator(Trainings):
     def accuracies(self, code: Code) -> list[float]:
         """The top-1 accuracy [%] of each training of a code; trainings that are finished are only read."""
         return list(self(code).repeats)
+
+    def recipe_for(self, *, test: bool) -> Recipe:
+        """The recipe; with ``test`` a split that the search never sees is measured once, after the last update."""
+        if not test:
+            return self.recipe
+        return with_values(self.recipe, data={"test_split": unseen_split(self.recipe.data, self.data)})
 
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""

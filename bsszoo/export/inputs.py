@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from timm.data import create_transform
 
-from bsszoo.zoo.pictures import MODES, picture_files, read_picture
+from bsszoo.images import MODES, converted, image_files, read_image
 
 _RANDOM: Final = 5
 #: Real pictures that come with matplotlib, where a user gives none.
@@ -40,11 +40,11 @@ def check_inputs(config: Mapping[str, Any], pictures: Sequence[str | Path] | Non
     channels, height, width = config["input_size"]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_RANDOM, channels, height, width, generator=generator)
-    files = _bundled() if pictures is None else picture_files(pictures)
+    files = _bundled() if pictures is None else image_files(pictures)
     if channels not in MODES or not files:
         return Check(noise, None, ())
     transform = create_transform(**config, is_training=False)
-    return Check(noise, torch.stack([transform(read_picture(file).convert(MODES[channels])) for file in files]),
+    return Check(noise, torch.stack([transform(converted(read_image(file), MODES[channels], str(file))) for file in files]),
                  tuple(file.name for file in files))
 
 

@@ -18,10 +18,11 @@ from bsszoo.detection.labels import Labels
 from bsszoo.detection.opening import Opened, is_detection, open_detector
 from bsszoo.detection.samples import to_float
 from bsszoo.errors import SettingsError
+from bsszoo.images import MODES, converted, image_files, read_image
 from bsszoo.train.devices import device_of
 from bsszoo.zoo.detectors import TORCHVISION
 from bsszoo.zoo.opening import open_network
-from bsszoo.zoo.pictures import MODES, input_config, picture_files, read_picture
+from bsszoo.zoo.pictures import input_config
 
 #: Least score of a detection that is drawn, and most labels of a classifier.
 LEAST_SCORE: Final = 0.5
@@ -111,7 +112,7 @@ def predict(
         raise SettingsError(f"--top is {top!r}; it takes a whole number from 1.")
     if not 0 <= least_score < 1:
         raise SettingsError(f"--least-score is {least_score!r}; it takes a number from 0 and below 1.")
-    files = picture_files(pictures, most=None)
+    files = image_files(pictures, most=None)
     place = device_of(device)
     if is_detection(what):
         opened = open_detector(what, weights)
@@ -123,7 +124,7 @@ def predict(
 
 @torch.inference_mode()
 def _objects(model: nn.Module, labels: Labels, file: Path, least: float, place: torch.device) -> Prediction:
-    image = read_picture(file).convert("RGB")
+    image = converted(read_image(file), "RGB", str(file))
     pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1))
     output = {name: value.cpu() for name, value in model([to_float(pixels, place)])[0].items()}
     masks = output.get("masks")
@@ -164,12 +165,12 @@ def _classified(network: Any, files: Sequence[Path], top: int, place: torch.devi
     if mode is None:
         raise SettingsError(f"The network takes {network.in_chans} channels, and pictures have 1, 3 or 4.")
     for file in files:
-        image = read_picture(file)
+        image = read_image(file)
         with torch.inference_mode():
-            chances = network(transform(image.convert(mode))[None].to(place))[0].float().softmax(0).cpu()
+            chances = network(transform(converted(image, mode, str(file)))[None].to(place))[0].float().softmax(0).cpu()
         best = chances.topk(min(top, len(chances)))
         said = tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        yield Prediction(file, image.convert("RGB"), labels=said)
+        yield Prediction(file, converted(image, "RGB", str(file)), labels=said)
 
 
 def label_names(network: Any) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from bsszoo.errors import DataError, RecipeError
+from bsszoo.images import MODES, converted, prepared
 from bsszoo.train.data import Pictures, Split, Stream
 from bsszoo.train.seeds import drawing, mixed
 
@@ -36,7 +37,6 @@ Draw = tuple[int, int, int]  # epoch, place in the epoch, picture
 # Seconds that a reader lives on after SIGTERM, longer than any update; and between two looks at its training.
 _GRACE: Final = 1800
 _LOOK: Final = 5
-_MODES: Final = {1: "L", 3: "RGB", 4: "CMYK"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,8 @@ def evaluation_batches(split: Split, recipe: Recipe, place: Place, *, batch: int
         loader = reading_loader(dataset, recipe.run, place, fast_collate,
                                 sampler=range(place.rank, len(split), place.world), batch_size=size)
     else:
-        dataset = split.open(size)
-        dataset.transform = transform
-        loader = reading_loader(_Checked(dataset, recipe.model.num_classes, split.name), recipe.run, place,
-                                fast_collate, batch_size=size)
+        loader = reading_loader(_PlainStream(split, transform, recipe, size), recipe.run, place, fast_collate,
+                                batch_size=size)
     return on_device(loader, recipe, place)
 
 
@@ -195,9 +193,9 @@ def on_device(loader: Any, recipe: Recipe, place: Place) -> Any:
 
 
 def _mode(channels: int) -> str:
-    if channels not in _MODES:
+    if channels not in MODES:
         raise RecipeError(f"model.in_chans is {channels}; pictures can be read with 1, 3 or 4 channels.")
-    return _MODES[channels]
+    return MODES[channels]
 
 
 def reading_loader(dataset: Any, run: RunPart, place: Place, collate: Callable[[Any], Any], **how: Any) -> Any:
@@ -326,7 +324,7 @@ class _AugmentedStream(IterableDataset[tuple[Any, int]]):
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         size, channels = self._recipe.data.image_size, self._recipe.model.in_chans
         nothing = np.zeros((channels, size, size), dtype=np.uint8)
-        for count, (image, label) in enumerate(_Checked(self._dataset, self._recipe.model.num_classes, self._name)):
+        for count, (image, label) in enumerate(_Checked(self._dataset, self._recipe, self._name)):
             # The loader takes batches of its workers in turn.
             if count // self._division.size * workers + number < self._skip:
                 yield nothing, 0
@@ -335,11 +333,31 @@ class _AugmentedStream(IterableDataset[tuple[Any, int]]):
                 yield _uint8(self._transform(image)), label
 
 
-class _Checked(IterableDataset[tuple[Any, int]]):
-    """timm's stream, which must neither skip broken samples nor give labels that the network has no output for."""
+class _PlainStream(IterableDataset[tuple[Any, int]]):
+    """A stream's pictures for evaluation."""
 
-    def __init__(self, dataset: Any, num_classes: int, name: str) -> None:
-        self._dataset, self._num_classes, self._name = dataset, num_classes, name
+    def __init__(self, split: Stream, transform: Callable[[Any], Any], recipe: Recipe, batch: int) -> None:
+        self._pictures, self._transform = _Checked(split.open(batch), recipe, split.name), transform
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return ((_uint8(self._transform(image)), label) for image, label in self._pictures)
+
+
+class _Checked(IterableDataset[tuple[Any, int]]):
+    """timm's stream, which must neither skip broken samples nor give labels that the network has no output for.
+
+    Its pictures come as they were decoded, and are checked, oriented and converted as those of files are.
+    """
+
+    def __init__(self, dataset: Any, recipe: Recipe, name: str) -> None:
+        self._dataset, self._name = dataset, name
+        self._num_classes, self._mode = recipe.model.num_classes, _mode(recipe.model.in_chans)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         import logging
@@ -356,7 +374,8 @@ class _Checked(IterableDataset[tuple[Any, int]]):
                 if not 0 <= label < self._num_classes:
                     raise DataError(f"Sample {count} of {self._name} has the label {label}, and the network "
                                     f"{self._num_classes} outputs. Set model.num_classes.")
-                yield image, label
+                called = f"Sample {count} of {self._name}"
+                yield converted(prepared(image, called), self._mode, called), label
         finally:
             reader.removeFilter(refuse)
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from bsszoo.train.batches import TrainingBatches, divide, end_readers, evaluation_batches
 from bsszoo.train.checkpoint import EpochRow, Folder, Row
-from bsszoo.train.data import open_splits, open_test
+from bsszoo.train.data import open_splits, open_test, split_notes
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import Accuracy, autocast, evaluate
 from bsszoo.train.optim import Objective, make_schedule
-from bsszoo.train.outcome import conclude, data_mark, start_network, teacher_network
+from bsszoo.train.outcome import class_names, conclude, data_mark, start_network, teacher_network
 from bsszoo.train.recipe import Recipe
 from bsszoo.train.task import Batches, Round
 
@@ -28,14 +28,18 @@ class Classification:
     """
 
     row_kind: type[Row] = EpochRow
-    notes: tuple[str, ...] = ()
 
     def __init__(self, recipe: Recipe, data: str | Path | None, place: Place) -> None:
         self._recipe, self._place = recipe, place
         classes = recipe.model.num_classes
         self._splits = open_splits(recipe.data, data, num_classes=classes)
-        self._test = open_test(recipe.data, data, num_classes=classes, train=self._splits[0])
+        self._test = open_test(recipe.data, data, num_classes=classes, splits=self._splits)
         self.has_test = self._test is not None
+        names = class_names(self._splits[0])
+        self.notes: tuple[str, ...] = split_notes(*self._splits, self._test)
+        if names is not None and len(names) < classes:
+            self.notes += (f"the network has {classes} outputs and the data {len(names)} classes: the others are "
+                           "never trained",)
         self.train_pictures, self.val_pictures = map(len, self._splits)
         self.division = divide(recipe, self.train_pictures, place.world)
         self.ends = tuple(self.division.updates * (epoch + 1) for epoch in range(recipe.schedule.epochs))
@@ -53,7 +57,7 @@ class Classification:
 
     def place(self) -> None:
         """Make the objective, with its teacher on the device."""
-        teacher = teacher_network(self._recipe)
+        teacher = teacher_network(self._recipe, class_names(self._splits[0]))
         self._objective = Objective(self._recipe, None if teacher is None else teacher.to(self._place.device))
 
     def batches(self) -> Batches:
@@ -97,7 +101,7 @@ class Classification:
         self, network: nn.Module, folder: Folder, rows: Sequence[EpochRow], tested: Accuracy | None
     ) -> dict[str, Any]:
         """Write the trained network as timm's folder, and its summary."""
-        return conclude(self._recipe, network, folder, rows, self._splits, self._place, tested)
+        return conclude(self._recipe, network, folder, rows, self._splits, self._place, tested, test=self._test)
 
     def close(self) -> None:
         """End the processes that read validation pictures."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from bsszoo.errors import DataError
+from bsszoo.images import check_image, converted, is_hidden, prepared, read_image, scan_class_folders
+from bsszoo.texts import one_line
 from bsszoo.train.idx_files import FASHION_MNIST, unpacked
 from bsszoo.train.seeds import mixed
 
@@ -27,7 +28,9 @@ SYNTHETIC: Final = (1024, 256)
 CHECKED_FILES: Final = 20_000
 
 _TORCH: Final = ("torch/fashion_mnist", "torch/cifar10", "torch/cifar100", "torch/mnist", "torch/kmnist")
-_SPLIT_NAMES: Final = {"train": ("train", "training"), "validation": ("validation", "val", "valid", "eval", "test")}
+# Names that mean the same split; ``test`` is a split of its own, also where it is the only other one.
+_TRAIN: Final = ("train", "training")
+_VALIDATION: Final = ("validation", "val", "valid", "eval")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +38,12 @@ class Pictures:
     """A split whose pictures can be taken in any order.
 
     ``source`` is one of the classes below, which read a picture and say its name; ``rows`` are the pictures of it that
-    belong to the split.
+    belong to the split. ``split`` says what was read: the name that the folder or the data set has for it.
     """
 
     source: _Source
     rows: NDArray[np.int64]
+    split: str
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,11 +56,7 @@ class Pictures:
     def picture(self, place: int, mode: str) -> Image.Image:
         """The picture at a place, in PIL's ``mode``; ``DataError`` names the file when it cannot be read."""
         row = int(self.rows[place])
-        try:
-            return self.source.picture(row).convert(mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            why = "no image that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise DataError(f"{self.source.name(row)} cannot be read: {why}. Mend the file or take it out.") from None
+        return converted(self.source.picture(row), mode, self.source.name(row))
 
     def name(self, place: int) -> str:
         """The file of a picture, or its number where it has none."""
@@ -70,6 +70,7 @@ class Stream:
     open: Callable[[int], IterableDataset[Any]]
     length: int
     name: str
+    split: str
 
     def __len__(self) -> int:
         return self.length
@@ -79,34 +80,60 @@ Split = Pictures | Stream
 
 
 class _Source:
-    """Where the pictures of a split are read from; ``labels`` [n]; ``classes`` are names where there are any."""
+    """Where the pictures of a split are read from.
+
+    ``labels`` [n]; ``classes`` are names where there are any; ``notes`` say what a person should know of them.
+    """
 
     labels: NDArray[np.int64]
     classes: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
 
     def picture(self, row: int) -> Image.Image:
+        """A picture, oriented; ``DataError`` names it where it cannot be read."""
         raise NotImplementedError
+
+    def check(self, row: int) -> None:
+        """A ``DataError`` where a picture cannot be opened; its pixels are not decoded."""
 
     def name(self, row: int) -> str:
         raise NotImplementedError
 
 
+class _FolderSource(_Source):
+    """Image files in one folder a class."""
+
+    def __init__(self, folder: Path) -> None:
+        found = scan_class_folders(folder)
+        self._files, self.classes, self.notes = found.files, found.names, found.notes
+        self.labels = np.array(found.labels, dtype=np.int64)
+
+    def picture(self, row: int) -> Image.Image:
+        return read_image(self._files[row])
+
+    def check(self, row: int) -> None:
+        check_image(self._files[row])
+
+    def name(self, row: int) -> str:
+        return self._files[row]
+
+
 class _TimmSource(_Source):
-    """timm's ``ImageDataset`` (folders, tar files, Hugging Face data sets), but for its skipping of broken files."""
+    """A Hugging Face data set through timm's reader."""
 
     def __init__(self, dataset: Any, label: str) -> None:
         self._reader, self._label = dataset.reader, label
-        samples = getattr(self._reader, "samples", None)
-        targets = self._reader.iter_targets() if samples is None else (s[1] for s in samples)
-        self.labels = np.fromiter(targets, dtype=np.int64)
+        self.labels = np.fromiter(self._reader.iter_targets(), dtype=np.int64)
         names = getattr(self._reader, "class_to_idx", None)
         self.classes = sorted(names, key=names.__getitem__) if names else None
 
     def picture(self, row: int) -> Image.Image:
         with self._reader[row][0] as file:
-            image = Image.open(file)
-            image.load()
-        return image
+            return read_image(file, self.name(row))
+
+    def check(self, row: int) -> None:
+        with self._reader[row][0] as file:
+            check_image(file, self.name(row))
 
     def name(self, row: int) -> str:
         file = self._reader.filename(row, absolute=True)
@@ -122,8 +149,7 @@ class _TorchSource(_Source):
         self.classes = getattr(dataset, "classes", None)
 
     def picture(self, row: int) -> Image.Image:
-        image: Image.Image = self._dataset[row][0]
-        return image
+        return prepared(self._dataset[row][0], self.name(row))
 
     def name(self, row: int) -> str:
         return f"picture {row} of {self._label}"
@@ -172,12 +198,12 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, se
         return train, open_split(part, path, training=False, num_classes=num_classes)
     if part.holdout:
         held = _stratified(train.labels, part.holdout, mixed(seed, 1), leave=1)
-        val: Split = Pictures(train.source, train.rows[held])
-        train = Pictures(train.source, train.rows[~held])
+        val: Split = Pictures(train.source, train.rows[held], f"{part.holdout:g} of {train.split}, held out")
+        train = replace(train, rows=train.rows[~held])
     else:
         val = open_split(part, path, training=False, num_classes=num_classes, classes=train.source.classes)
     if part.subset < 1:
-        train = Pictures(train.source, train.rows[_stratified(train.labels, part.subset, mixed(seed, 2))])
+        train = replace(train, rows=train.rows[_stratified(train.labels, part.subset, mixed(seed, 2))])
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
             raise DataError(f"No {name} picture is left with data.holdout {part.holdout:g} and data.subset "
@@ -186,29 +212,62 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, se
 
 
 def open_test(
-    part: DataPart, path: str | Path | None, *, num_classes: int, train: Split | None = None,
+    part: DataPart, path: str | Path | None, *, num_classes: int, splits: tuple[Split, Split] | None = None,
 ) -> Split | None:
-    """The pictures of ``test_split``, or None where the recipe names none; the training split gives the classes.
+    """The pictures of ``test_split``, or None where the recipe names none.
+
+    Args:
+        part, path, num_classes: As ``open_splits``.
+        splits: What ``open_splits`` gave: the training split gives the classes, and the validation split is another.
 
     Raises:
-        DataError: As ``open_splits``.
+        DataError: As ``open_splits``; or it is the split that the recipe validates on, by which the best epoch is
+            chosen.
     """
     if part.test_split is None:
         return None
+    train, val = splits or (None, None)
     classes = train.source.classes if isinstance(train, Pictures) else None
-    return open_split(replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes,
+    test = open_split(replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes,
                       classes=classes)
+    if val is not None and not part.holdout and test.split == val.split:
+        raise DataError(f"data.test_split is {part.test_split!r}, and the recipe validates on the same pictures "
+                        f"({val.split}): a test is on pictures that nothing was chosen by. Set data.holdout=0.1, to "
+                        "validate on a tenth of the training pictures, or name another split.")
+    return test
+
+
+def unseen_split(part: DataPart, path: str | Path | None) -> str:
+    """The split that a search which validates on held-out training pictures never sees.
+
+    The recipe's ``test_split``; else its ``val_split``; else ``test`` where a folder has that one only.
+    """
+    if part.test_split is not None:
+        return part.test_split
+    if _is_folder(part.dataset) and path is not None:
+        root = Path(path).expanduser()
+        if _split_folder(root, part.val_split) is None and _split_folder(root, "test") is not None:
+            return "test"
+    return part.val_split
+
+
+def split_notes(*splits: Split | None) -> tuple[str, ...]:
+    """What a person should know of the splits, each sentence once."""
+    return tuple(dict.fromkeys(n for s in splits if isinstance(s, Pictures) for n in s.source.notes))
 
 
 def open_split(
     part: DataPart, path: str | Path | None, *, training: bool, num_classes: int, classes: Sequence[str] | None = None,
+    whole: bool = True,
 ) -> Split:
     """One split as it lies on disk, without ``holdout`` and ``subset``.
 
     Args:
         part, path, num_classes: As ``open_splits``.
         training: Whether ``train_split`` or ``val_split`` is opened.
-        classes: The training split's class names, for the same labels in both.
+        classes: The names that the labels stand for, in order: the training split's, or those that a network was
+            trained with. The split's classes get the labels of their names.
+        whole: Whether the split has to have all of these classes.
 
     Raises:
         DataError: As ``open_splits``.
@@ -216,14 +275,7 @@ def open_split(
     name = part.dataset
     split = part.train_split if training else part.val_split
     if name.partition("/")[0] == "synthetic":
-        number = name.partition("/")[2]
-        if number and not (number.isdigit() and int(number)):
-            raise DataError(f"data.dataset is {name!r}; synthetic takes a number of pictures, as in synthetic/5000.")
-        length = int(number) if number else SYNTHETIC[0]
-        first = _is_training(name, split)
-        length = length if first else max(1, length * SYNTHETIC[1] // SYNTHETIC[0])
-        source: _Source = _SyntheticSource(length, num_classes, part.image_size, int(first))
-        return Pictures(source, np.arange(length, dtype=np.int64))
+        return _open_synthetic(part, split, num_classes)
     if path is None:
         raise DataError(f"The data set {name!r} is read from a folder: give it with --data.")
     root = Path(path).expanduser()
@@ -231,15 +283,22 @@ def open_split(
         raise DataError(f"There is no {root}.")
     if name.lower().startswith(("wds/", "tfds/", "hfids/")):
         return _open_stream(name, root, split, training=training)
-    if name in ("", "folder", "imagefolder"):
-        source = _open_folder(root, split, classes)
+    source: _Source
+    if _is_folder(name):
+        folder = _split_folder(root, split)
+        if folder is None:
+            raise _no_split(root, split, training=training)
+        source, split, what = _FolderSource(folder), folder.name, str(folder)
     elif name.lower().startswith("torch/"):
-        source = _open_torch(name.lower(), root, split)
+        split = _torch_split(name.lower(), split)
+        source, what = _open_torch(name.lower(), root, split), f"the split {split!r} of {root}"
     else:
-        source = _open_timm(name, root, split)
-    _check_labels(source, num_classes, f"the split {split!r} of {root}")
-    pictures = Pictures(source, np.arange(len(source.labels), dtype=np.int64))
-    if name in ("", "folder", "imagefolder") and len(pictures) <= CHECKED_FILES:
+        source, what = _open_timm(name, root, split), f"the split {split!r} of {name}"
+    if classes is not None and source.classes is not None:
+        _relabel(source, classes, what, whole=whole)
+    _check_labels(source, num_classes, what)
+    pictures = Pictures(source, np.arange(len(source.labels), dtype=np.int64), split)
+    if _is_folder(name) and len(pictures) <= CHECKED_FILES:
         check_files(pictures)
     return pictures
 
@@ -249,73 +308,91 @@ def check_files(pictures: Pictures, progress: Callable[[int, int], None] | None 
 
     A file cut off in the middle shows only when it is decoded: that error comes when training reaches the file.
     """
-    reader = getattr(pictures.source, "_reader", None)
     for place, row in enumerate(pictures.rows):
-        if reader is not None:
-            try:
-                with reader[int(row)][0] as file:
-                    Image.open(file)
-            except (OSError, SyntaxError, ValueError) as error:
-                why = "no image that PIL knows" if isinstance(error, UnidentifiedImageError) else str(error)
-                raise DataError(f"{pictures.name(place)} cannot be read: {why}. Mend the file or take it "
-                                "out.") from None
+        pictures.source.check(int(row))
         if progress is not None:
             progress(place + 1, len(pictures))
 
 
-def _open_folder(root: Path, split: str, classes: Sequence[str] | None) -> _Source:
-    from timm.data import create_dataset
+def _is_folder(name: str) -> bool:
+    return name.lower() in ("", "folder", "imagefolder")
 
-    names = next((v for k, v in _SPLIT_NAMES.items() if split in v), (split,))
-    folder = next((root / n for n in (split, *names) if (root / n).is_dir()), None)
-    if folder is None:
-        inside = sorted(p.name for p in root.iterdir() if p.is_dir())[:8] if root.is_dir() else []
-        idx = root.is_dir() and any(root.glob("*-idx3-ubyte*"))
-        raise DataError(f"{root} has no folder {split!r}" + (f"; it has {', '.join(inside)}" if inside else "")
-                        + (". Files of MNIST's kind are read with --dataset torch/fashion_mnist" if idx else "")
-                        + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
-                        "other names are set by data.train_split and data.val_split.")
-    mine = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    if classes is not None and (lost := sorted(set(classes) - set(mine))):
-        # Without this the labels of all later classes would be off by one, silently.
-        raise DataError(f"{folder} has no folder of the class {lost[0]!r}, which training has"
+
+def _split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split; where it has none by its own name, one whose name means the same."""
+    names = next((names for names in (_TRAIN, _VALIDATION) if split in names), ())
+    return next((root / n for n in (split, *names) if n and (root / n).is_dir()), None)
+
+
+def _no_split(root: Path, split: str, *, training: bool) -> DataError:
+    inside = sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)) if root.is_dir() else []
+    idx = root.is_dir() and any(root.glob("*-idx3-ubyte*"))
+    text = f"{root} has no folder {split!r}"
+    text += f"; it has {', '.join(one_line(n, 40) for n in inside[:8])}" if inside else ""
+    text += ". Files of MNIST's kind are read with --dataset torch/fashion_mnist" if idx else ""
+    if not training and "test" in inside and split in _VALIDATION:
+        text += (". Pictures named test are not taken for validation, which chooses among epochs and networks: hold "
+                 "some of the training ones out with data.holdout=0.1, or say that you mean them, data.val_split=test")
+    return DataError(text + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
+                     "other names are set by data.train_split and data.val_split.")
+
+
+def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool) -> None:
+    """Give the pictures of a source the labels that its classes' names have among ``classes``.
+
+    By the place of a class among its folders, one that is missing or has another name would turn all later labels.
+    """
+    own = list(source.classes or ())
+    new = [name for name in own if name not in set(classes)]
+    lost = [name for name in classes if name not in set(own)]
+    if new:
+        known = ", ".join(one_line(c, 40) for c in classes[:12]) + (", .." if len(classes) > 12 else "")
+        raise DataError(f"{what} has the class {new[0]!r}" + (f" (and {len(new) - 1} others)" if len(new) > 1 else "")
+                        + f", which training does not have. Known are: {known}. Rename its folder to the class that "
+                        "it is, or take it out.")
+    if lost and whole:
+        raise DataError(f"{what} has no folder of the class {lost[0]!r}, which training has"
                         + (f" (nor of {len(lost) - 1} others)" if len(lost) > 1 else "") + ".")
-    if classes is not None and (new := sorted(set(mine) - set(classes))):
-        raise DataError(f"{folder / new[0]} is a class that training does not have"
-                        + (f" ({len(new) - 1} others too)" if len(new) > 1 else "") + ".")
-    for name in mine:
-        if not any(True for _, _, files in os.walk(folder / name) for f in files if _is_image(f)):
-            raise DataError(f"The class folder {folder / name} holds no image.")
-    if not mine:
-        raise DataError(f"{folder} is empty: there is no class folder in it.")
-    class_map: Any = None if classes is None else {c: i for i, c in enumerate(classes)}
-    return _TimmSource(create_dataset("", str(folder), search_split=False, class_map=class_map), str(folder))
+    if lost:
+        named = ", ".join(one_line(c, 40) for c in lost[:4]) + (", .." if len(lost) > 4 else "")
+        source.notes += (f"{what} has pictures of {len(own)} of the {len(classes)} classes; there are none of {named}",)
+    places = {name: label for label, name in enumerate(classes)}
+    source.labels = np.array([places[name] for name in own], dtype=np.int64)[source.labels]
+    source.classes = list(classes)
 
 
-def _is_image(file: str) -> bool:
-    from timm.data.readers.img_extensions import is_img_extension
+def _open_synthetic(part: DataPart, split: str, num_classes: int) -> Pictures:
+    number = part.dataset.partition("/")[2]
+    if number and not (number.isdecimal() and 0 < int(number[:10]) == int(number)):
+        raise DataError(f"data.dataset is {part.dataset!r}; synthetic takes a number of pictures, as in "
+                        "synthetic/5000.")
+    train = int(number) if number else SYNTHETIC[0]
+    kinds = {"train": _TRAIN, "validation": _VALIDATION, "test": ("test",)}
+    kind = next((kind for kind, names in kinds.items() if split in names), None)
+    if kind is None:
+        raise DataError(f"{part.dataset} has no split {split!r}: it has {', '.join(kinds)}.")
+    length = train if kind == "train" else max(1, train * SYNTHETIC[1] // SYNTHETIC[0])
+    source = _SyntheticSource(length, num_classes, part.image_size, {"train": 1, "validation": 0, "test": 2}[kind])
+    return Pictures(source, np.arange(length, dtype=np.int64), kind)
 
-    return bool(is_img_extension(Path(file).suffix.lower()))
+
+def _torch_split(name: str, split: str) -> str:
+    """Which of the two splits of a torchvision data set a name means: there is ``train``, and ``test``."""
+    if split in _TRAIN:
+        return "train"
+    if split in (*_VALIDATION, "test"):
+        return "test"
+    raise DataError(f"{name} has no split {split!r}: it has train and test; a name of validation means the latter, as "
+                    "there is no other.")
 
 
-def _is_training(name: str, split: str) -> bool:
-    """Which of the two splits of such a data set a name means: the one to train on, or the other."""
-    for training, names in zip((True, False), _SPLIT_NAMES.values(), strict=True):
-        if split in names:
-            return training
-    raise DataError(f"{name} has no split {split!r}: it has train, and the other one, which is called validation or "
-                    "test.")
-
-
-def _open_torch(name: str, root: Path, wanted: str) -> _Source:
+def _open_torch(name: str, root: Path, split: str) -> _Source:
     from timm.data import create_dataset
 
     if name not in _TORCH:
         raise DataError(f"data.dataset is {name!r}; of torchvision's data sets bsszoo reads {', '.join(_TORCH)}.")
-    training = _is_training(name, wanted)
     if name == "torch/fashion_mnist":
         root = unpacked(root, FASHION_MNIST)
-    split = "train" if training else "test"
     try:
         dataset = create_dataset(name, str(root), split=split, download=False)
     except (RuntimeError, OSError, ValueError) as error:
@@ -327,7 +404,8 @@ def _open_torch(name: str, root: Path, wanted: str) -> _Source:
 def _open_timm(name: str, root: Path, split: str) -> _Source:
     from timm.data import create_dataset
 
-    if "/" not in name:
+    # timm takes any other prefix for a folder, in which it reads whatever it finds where the split is missing.
+    if not name.lower().startswith("hfds/"):
         raise DataError(f"data.dataset is {name!r}, which is no known kind of data set. Known are folder, "
                         f"{', '.join(_TORCH)}, wds/NAME, hfds/NAME, hfids/NAME, tfds/NAME and synthetic.")
     try:
@@ -335,25 +413,28 @@ def _open_timm(name: str, root: Path, split: str) -> _Source:
     except ImportError as error:
         raise DataError(f"The data set {name!r} needs a package that is not installed: {error}. "
                         'Install it with: pip install "bsszoo[data]"') from None
-    except (OSError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise DataError(f"The split {split!r} of {name!r} in {root} cannot be opened: {error}") from None
+    except (OSError, ValueError, RuntimeError, AssertionError, KeyError, TypeError) as error:
+        raise DataError(f"The split {split!r} of {name!r} in {root} cannot be opened: {one_line(error)}") from None
 
 
 def _open_stream(name: str, root: Path, split: str, *, training: bool) -> Stream:
     from timm.data import create_dataset
 
+    # Pictures as they were decoded: timm's conversion would make white of 16 bits. TensorFlow decodes to 8 by itself.
+    mode: dict[str, Any] = {} if name.lower().startswith("tfds/") else {"input_img_mode": ""}
+
     def opened(batch_size: int) -> Any:
-        return create_dataset(name, str(root), split=split, is_training=training, batch_size=batch_size)
+        return create_dataset(name, str(root), split=split, is_training=training, batch_size=batch_size, **mode)
 
     try:
         length = len(opened(1))
     except (OSError, ValueError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
-        raise DataError(f"The split {split!r} of {name!r} in {root} cannot be opened: {error}. A WebDataset has an "
-                        "_info.json with its splits, or data.train_split says its files and their number: "
+        raise DataError(f"The split {split!r} of {name!r} in {root} cannot be opened: {one_line(error)}. A WebDataset "
+                        "has an _info.json with its splits, or data.train_split says its files and their number: "
                         "'train-{0000..0009}.tar|10000'.") from None
     if not length:
         raise DataError(f"The split {split!r} of {name!r} in {root} is empty.")
-    return Stream(opened, length, f"{name}, split {split!r}")
+    return Stream(opened, length, f"{name}, split {split!r}", split)
 
 
 def _check_labels(source: _Source, num_classes: int, what: str) -> None:

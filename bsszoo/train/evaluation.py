@@ -15,12 +15,16 @@ from bsszoo.train.devices import Place
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Shares of pictures whose label is the network's first, or among its first five, choices [%]; mean loss [nats]."""
+    """Shares of pictures whose label is the network's first, or among its first five, choices [%]; mean loss [nats].
+
+    ``split`` names what was measured on, as the data have it.
+    """
 
     top1: float
     top5: float
     loss: float
     pictures: int
+    split: str = ""
 
 
 def autocast(place: Place, precision: str) -> Callable[[], AbstractContextManager[object]]:

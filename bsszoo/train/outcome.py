@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -15,14 +17,16 @@ from torch import nn
 
 from bsszoo import __version__
 from bsszoo.codes.cost import code_cost
-from bsszoo.files import whole_file
-from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder
+from bsszoo.errors import RecipeError
+from bsszoo.texts import one_line
+from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder, best_of
 from bsszoo.train.data import Pictures, Split
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import Accuracy
 from bsszoo.train.recipe import EmaPart, Recipe, RunPart
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.registry import create
+from bsszoo.zoo.saved_config import OWN
 
 
 def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
@@ -39,12 +43,31 @@ def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
     return made
 
 
-def teacher_network(recipe: Recipe) -> nn.Module | None:
-    """The network that the recipe's learns from, or None; it sees the same normalised images."""
+def class_names(split: Split) -> tuple[str, ...] | None:
+    """The names of a split's classes in the order of their labels; None where the data have no names."""
+    names = split.source.classes if isinstance(split, Pictures) else None
+    return tuple(map(str, names)) if names else None
+
+
+def teacher_network(recipe: Recipe, classes: Sequence[str] | None = None) -> nn.Module | None:
+    """The network that the recipe's learns from, or None; it sees the same normalised images.
+
+    Raises:
+        RecipeError: Its outputs stand for other classes, or for the same ones in another order.
+    """
     loss, part = recipe.loss, recipe.model
     if loss.teacher is None or loss.teacher_weights is None:
         return None
-    return create(loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=loss.teacher_weights)
+    made: Any = create(loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans,
+                       pretrained=loss.teacher_weights)
+    own = (made.pretrained_cfg or {}).get("label_names")
+    if classes and own and list(own)[: len(classes)] != list(classes):
+        theirs, ours = next((a, b) for a, b in zip_longest(own, classes, fillvalue="nothing") if a != b)
+        raise RecipeError(f"loss.teacher_weights are of a network whose outputs stand for other classes: for "
+                          f"{one_line(theirs)!r} where the data have {one_line(ours)!r}. A teacher is a network of the "
+                          "same classes.")
+    network: nn.Module = made
+    return network
 
 
 def data_mark(recipe: Recipe, splits: tuple[Split, Split]) -> str:
@@ -60,7 +83,7 @@ def data_mark(recipe: Recipe, splits: tuple[Split, Split]) -> str:
 
 def conclude(
     recipe: Recipe, network: nn.Module, folder: Folder, rows: Sequence[EpochRow], splits: tuple[Split, Split],
-    place: Place, tested: Accuracy | None = None,
+    place: Place, tested: Accuracy | None = None, *, test: Split | None = None,
 ) -> dict[str, Any]:
     """Write the trained network as timm's folder and ``summary.json``, which is returned.
 
@@ -72,12 +95,13 @@ def conclude(
         splits: The training and the validation pictures.
         place: Where it was trained.
         tested: The accuracy on the recipe's test split, where it has one.
+        test: That split.
     """
-    folder.save_weights(WEIGHTS, network.state_dict())
-    write_config(recipe, network, folder, splits[0])
+    checksum = folder.save_weights(WEIGHTS, network.state_dict())
+    write_config(recipe, network, folder, splits[0], checksum)
     code = resolve_code(recipe.model.name)
     cost = code_cost(code, recipe.data.image_size, num_classes=recipe.model.num_classes, in_chans=recipe.model.in_chans)
-    last, best = rows[-1], max(rows, key=lambda r: r.top1)
+    last, best = rows[-1], best_of(rows)
     data = recipe.data
     summary = {
         "model": recipe.model.name, "code": str(code), "image_size": data.image_size,
@@ -86,32 +110,45 @@ def conclude(
         "best_top1": best.top1, "best_epoch": best.epoch, "epochs": len(rows),
         "weights": weights_words(recipe.ema), "dataset": data.dataset,
         "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
-        "validated_on": validated_on(data.holdout, data.train_split, data.val_split),
-        **({} if tested is None else {
+        "validated_on": splits[1].split,
+        **({} if tested is None or test is None else {
             "test_top1": tested.top1, "test_top5": tested.top5, "test_loss": tested.loss,
-            "test_pictures": tested.pictures, "tested_on": data.test_split,
+            "test_pictures": tested.pictures, "tested_on": test.split,
         }),
         **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("timm",)),
         "images_per_s": round(last.images_per_s, 1), "last_epoch": asdict(last),
+        **of_files(folder, checksum),
     }
     folder.write_summary(summary)
     return summary
 
 
-def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split) -> None:
-    """Write ``config.json``: how timm and bsszoo rebuild the network, and which input it takes."""
+def of_files(folder: Folder, checksum: str) -> dict[str, Any]:
+    """What a summary says of the weights' files: their SHA-256, and what happened to them."""
+    return {"sha256": checksum, "best_sha256": folder.best, **({"files": folder.notes} if folder.notes else {})}
+
+
+def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split, checksum: str) -> None:
+    """Write ``config.json``: how timm and bsszoo rebuild the network, its input, and its weights' SHA-256."""
     data = recipe.data
     interpolation = "bilinear" if data.interpolation == "random" else data.interpolation
     config: dict[str, Any] = {}
-    classes = train.source.classes if isinstance(train, Pictures) else None
-    if classes and len(classes) == recipe.model.num_classes:
-        config["label_names"] = list(classes)
-    network.pretrained_cfg = {**network.pretrained_cfg, "tag": "", "license": None}
-    with whole_file(folder.path / "config.json") as scratch:
+    classes = class_names(train)
+    if classes is not None:
+        # timm reads as many names as there are outputs.
+        spare = range(len(classes), recipe.model.num_classes)
+        config["label_names"] = [*classes, *(f"class {i}, not trained" for i in spare)]
+    # The names of what the weights were trained on before say nothing of these classes.
+    begun = {k: v for k, v in network.pretrained_cfg.items() if not k.startswith("label_")}
+    network.pretrained_cfg = {**begun, "tag": "", "license": None}
+    with folder.writing("config.json") as scratch:
         save_config_for_hf(network, str(scratch), model_config=config, data_config={
             "input_size": (recipe.model.in_chans, data.image_size, data.image_size), "mean": data.mean,
             "std": data.std, "interpolation": interpolation, "crop_pct": data.crop_pct,
         })
+        made = json.loads(scratch.read_text(encoding="utf-8"))
+        made[OWN] = {**made.get(OWN, {}), "version": __version__, "sha256": checksum}
+        scratch.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
 def weights_words(ema: EmaPart) -> str:

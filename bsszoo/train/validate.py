@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bsszoo.errors import DataError, SettingsError
+from bsszoo.texts import one_line
 from bsszoo.train.batches import evaluation_batches, plain
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
-from bsszoo.train.data import open_split, open_splits
+from bsszoo.train.data import Pictures, Split, Stream, open_split, open_splits, split_notes
 from bsszoo.train.devices import joined
 from bsszoo.train.evaluation import Accuracy, evaluate
 from bsszoo.train.recipe import ModelPart, OptimPart, Recipe, SchedulePart, read_recipe, with_values
 from bsszoo.zoo.registry import create
-from bsszoo.zoo.weights import SOURCES
+from bsszoo.zoo.weights import LOCAL, SOURCES
+
+# The folders of ImageNet's classes.
+_SYNSET: Final = re.compile(r"n\d{8}")
 
 
 def validate(
     what: str | Path, data: str | Path | None, *, weights: str | bool = True, settings: Mapping[str, Any] | None = None,
     batch: int | None = None, workers: int | None = None, precision: str | None = None, device: str | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    labels: Sequence[str] | None = None, on_batch: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Accuracy:
     """The accuracy of a network on the validation pictures; for a training's folder the figure that ended it.
+
+    Pictures get the labels of their classes' names, whatever other classes the data have.
 
     Args:
         what: The folder of a training or of a pulled network, ``hf-hub:org/name``, a zoo name or a code's text.
@@ -34,11 +44,14 @@ def validate(
         workers: Processes that read the pictures.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         device: As in ``train``.
+        labels: The classes that the network's outputs stand for, in order, where its weights do not name them.
         on_batch: Called after each batch with the pictures done, in this process.
+        on_note: Called with what a person should know: pictures that were left out, what was assumed of the labels.
 
     Raises:
         SettingsError: The folder holds no finished training.
-        WeightsError, DataError, RecipeError: As their makers.
+        DataError: The data have classes that the network does not know, or nobody says which output is which class.
+        WeightsError, RecipeError: As their makers.
     """
     folder = Path(what).expanduser()
     trained = (folder / RECIPE).is_file()
@@ -56,8 +69,8 @@ def validate(
             raise SettingsError(f"The training in {folder} has not come to its end; the same `bsszoo train` command "
                                 "goes on with it.")
         part = recipe.model
-        network: Any = create(part.name, num_classes=part.num_classes, in_chans=part.in_chans,
-                              pretrained=str(folder / WEIGHTS))
+        own = f"{LOCAL}{folder}" if (folder / "config.json").is_file() else str(folder / WEIGHTS)
+        network: Any = create(part.name, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=own)
     else:
         network = create(str(what), pretrained=weights)
         recipe = _recipe_of(network, str(what))
@@ -65,10 +78,11 @@ def validate(
     recipe = with_values(recipe, data=dict(settings or {}), run={k: v for k, v in run.items() if v is not None})
     with ExitStack() as stack:
         place = stack.enter_context(joined(device))
-        if trained and recipe.data.holdout and "val_split" not in (settings or {}):
-            split = open_splits(recipe.data, data, num_classes=recipe.model.num_classes)[1]
-        else:
-            split = open_split(recipe.data, data, training=False, num_classes=recipe.model.num_classes)
+        names = _label_names(network, labels)
+        split, notes = _opened(recipe, data, names, held_out=trained and "val_split" not in (settings or {}))
+        for note in notes:
+            if on_note is not None and place.first:
+                on_note(note)
         channels_last = recipe.run.channels_last
         try:
             accuracy = evaluate(network.to(place.device), evaluation_batches(split, recipe, place), place,
@@ -76,7 +90,68 @@ def validate(
         except DataError as error:
             raise plain(error) from None
     assert accuracy is not None  # nothing asked it to stop
-    return accuracy
+    return replace(accuracy, split=split.split)
+
+
+def _label_names(network: Any, labels: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What the outputs stand for: the names given, else those of the weights, else None."""
+    outputs = network.num_classes
+    if labels is not None:
+        if len(labels) != outputs or len(set(labels)) != outputs:
+            raise SettingsError(f"--labels names {len(labels)} classes, {len(set(labels))} different ones; the network "
+                                f"has {outputs} outputs. Give one name for each, in their order.")
+        return tuple(labels)
+    found: Any = (network.pretrained_cfg or {}).get("label_names")
+    fits = isinstance(found, (list, tuple)) and len(found) == outputs and all(isinstance(n, str) for n in found)
+    return tuple(found) if fits and len(set(found)) == outputs else None
+
+
+def _opened(
+    recipe: Recipe, data: str | Path | None, names: tuple[str, ...] | None, *, held_out: bool,
+) -> tuple[Split, tuple[str, ...]]:
+    """The pictures to measure on, labelled by the names of the network's outputs, and what to say of them."""
+    part, outputs = recipe.data, recipe.model.num_classes
+    if part.holdout and held_out:
+        split = open_splits(part, data, num_classes=outputs)[1]
+        own = split.source.classes if isinstance(split, Pictures) else None
+        if names is not None and own is not None and tuple(own) != names[: len(own)]:
+            raise DataError(f"The classes of {data} are {_listed(own)}, and those that the network was trained on "
+                            f"{_listed(names)}: the pictures that were held out of its training are not those of this "
+                            "folder. Give the folder that it was trained on, or --split to measure on another split.")
+        return split, split_notes(split)
+    folder = part.dataset.lower() in ("", "folder", "imagefolder")
+    if names is None:
+        split = open_split(part, data, training=False, num_classes=sys.maxsize if folder else outputs)
+        own = split.source.classes if isinstance(split, Pictures) else None
+        names = _imagenet_names(own or (), outputs)
+    if names is not None:
+        split = open_split(part, data, training=False, num_classes=outputs, classes=names, whole=False)
+        return split, split_notes(split)
+    notes = split_notes(split)
+    if own is not None and folder:
+        if len(own) != outputs:
+            raise DataError(f"The network has {outputs} outputs, its weights do not name their classes, and the data "
+                            f"have {len(own)} ({_listed(own)}): which class is which output cannot be known. Say it "
+                            "with --labels FILE, a text file with one class a line in the order of the outputs.")
+        notes += (f"the weights do not name their classes; assumed is the order of the folders' names: {_listed(own)}. "
+                  "--labels FILE says another one",)
+    elif isinstance(split, Stream) or own is not None:
+        notes += ("the weights do not name their classes; assumed is that they were trained on the same numbers of "
+                  f"{part.dataset}",)
+    return split, notes
+
+
+def _imagenet_names(classes: Sequence[str], outputs: int) -> tuple[str, ...] | None:
+    """The folders of ImageNet's classes in the order of a network's 1,000 outputs, where the data have such folders."""
+    if outputs != 1000 or not classes or not all(_SYNSET.fullmatch(name) for name in classes):
+        return None
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo().label_names())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(one_line(name, 40) for name in names[:8]) + (", .." if len(names) > 8 else "")
 
 
 def _recipe_of(network: Any, name: str) -> Recipe:

@@ -21,7 +21,7 @@ from bsszoo.predict.predict import Found, Prediction, predict
 from bsszoo.predict.write import write_predictions
 from bsszoo.zoo.detector_weights import saved_text
 from bsszoo.zoo.detectors import find_detector
-from bsszoo.zoo.pictures import picture_files
+from bsszoo.images import image_files
 
 NARROW = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
 
@@ -146,7 +146,7 @@ def test_every_picture_of_a_folder_is_drawn_and_what_was_said_is_kept_when_one_i
     folder.mkdir()
     for i in range(70):
         Image.new("RGB", (32, 32)).save(folder / f"{i:02}.png")
-    assert len(picture_files([folder], most=None)) == 70
+    assert len(image_files([folder], most=None)) == 70
     (folder / "03.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"03\.png cannot be read: no image that PIL knows"):
         list(write_predictions(predict(str(trained), [folder], device="cpu"), tmp_path / "out"))
@@ -155,7 +155,7 @@ def test_every_picture_of_a_folder_is_drawn_and_what_was_said_is_kept_when_one_i
 
 
 @pytest.mark.parametrize(("arguments", "error", "words"), [
-    ({"pictures": ["gone.jpg"]}, DataError, "There is no picture 'gone.jpg'"),
+    ({"pictures": ["gone.jpg"]}, DataError, "There is no image 'gone.jpg'"),
     ({"top": 0}, SettingsError, "--top is 0"),
     ({"least_score": 1.0}, SettingsError, "--least-score is 1.0"),
     ({"what": "maskrcnn_resnet50"}, WeightsError, "Nobody has published weights of maskrcnn_resnet50"),

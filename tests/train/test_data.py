@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,19 @@ from typer.testing import CliRunner
 
 import bsszoo
 from bsszoo.cli.main import app
-from bsszoo.errors import DataError
+from bsszoo.errors import DataError, RecipeError, SettingsError
+from bsszoo.evaluate.training import training_recipe
+from bsszoo.export.inputs import check_inputs
+from bsszoo.predict.predict import predict
 from bsszoo.train.batches import evaluation_batches
-from bsszoo.train.data import Pictures, Stream, open_split, open_splits
+from bsszoo.train.data import Pictures, Stream, open_split, open_splits, open_test, unseen_split
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import evaluate
 from bsszoo.train.loop import train
 from bsszoo.train.recipe import DataPart
+from bsszoo.train.validate import validate
+from bsszoo.train.watching import Unwatched
+from bsszoo.zoo.pictures import input_config
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FOLDER = DataPart(image_size=32)
@@ -86,10 +93,13 @@ def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
     (lambda root: [p.unlink() for p in (root / "train" / "class1").iterdir()], "train/class1 holds no image"),
     (lambda root: ([p.unlink() for p in (root / "validation" / "class1").iterdir()],
                    (root / "validation" / "class1").rmdir()), "no folder of the class 'class1'"),
-    (lambda root: (root / "validation" / "other").mkdir(), "other is a class that training does not have"),
+    (lambda root: (root / "validation" / "other").mkdir(), "The class folder .*other holds no image"),
     (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b"no image"), "class2/3.png cannot be read"),
     (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b""), "class2/3.png cannot be read"),
     (lambda root: (root / "validation").rename(root / "held"), "has no folder 'validation'; it has held, train"),
+    (lambda root: (root / "validation").rename(root / "test"), "named test are not taken for validation.*holdout"),
+    (lambda root: (root / "validation" / "class1").rename(root / "validation" / "fox"),
+     "has the class 'fox', which training does not have. Known are: class0, class1, class2"),
 ])
 def test_a_broken_folder_is_named_before_training(tmp_path: Path, break_it: object, message: str) -> None:
     make_folder(tmp_path)
@@ -235,3 +245,266 @@ def test_a_hugging_face_data_set_is_read(tmp_path: Path) -> None:
     assert isinstance(val, Pictures)
     assert train_split.labels.tolist() == [0, 1] * 3
     assert np.array_equal(np.asarray(val.picture(3, "RGB")), np.asarray(images[3]))
+
+
+# -- which split, and which class ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "eval"])
+def test_names_of_validation_are_one_and_the_folder_that_was_read_is_named(tmp_path: Path, name: str) -> None:
+    make_folder(tmp_path)
+    (tmp_path / "validation").rename(tmp_path / name)
+    for wanted in ("val", "valid", "validation", "eval"):
+        val = open_split(replace(FOLDER, val_split=wanted), tmp_path, training=False, num_classes=3)
+        assert (val.split, len(val)) == (name, 15)
+    with pytest.raises(DataError, match=f"has no folder 'test'; it has .*{name}"):
+        open_split(replace(FOLDER, val_split="test"), tmp_path, training=False, num_classes=3)
+
+
+def test_a_test_is_on_pictures_that_nothing_was_chosen_by(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    part = replace(FOLDER, test_split="val")
+    splits = open_splits(part, tmp_path, num_classes=3)
+    with pytest.raises(DataError, match=r"the recipe validates on the same pictures \(validation\)"):
+        open_test(part, tmp_path, num_classes=3, splits=splits)
+    held = replace(part, holdout=0.2)
+    splits = open_splits(held, tmp_path, num_classes=3)
+    test = open_test(held, tmp_path, num_classes=3, splits=splits)
+    assert test is not None
+    assert (splits[1].split, test.split) == ("0.2 of train, held out", "validation")
+
+
+def test_synthetic_splits_are_three() -> None:
+    part = DataPart(dataset="synthetic/64", image_size=16)
+    seen = [np.asarray(split.picture(0, "RGB")) for name in ("train", "validation", "test")
+            if isinstance(split := open_split(replace(part, val_split=name), None, training=False, num_classes=2),
+                          Pictures)]
+    assert not any(np.array_equal(a, b) for a, b in ((seen[0], seen[1]), (seen[1], seen[2]), (seen[0], seen[2])))
+
+
+def test_a_search_is_confirmed_on_the_split_that_there_is(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    assert unseen_split(FOLDER, tmp_path) == "validation"
+    assert unseen_split(replace(FOLDER, test_split="mine"), tmp_path) == "mine"
+    (tmp_path / "validation").rename(tmp_path / "test")
+    assert unseen_split(FOLDER, tmp_path) == "test"
+    assert unseen_split(replace(FOLDER, dataset="synthetic"), None) == "validation"
+
+
+def test_a_data_set_of_an_unknown_kind_is_no_folder(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    # timm takes it for a folder, and its classes would be train and validation.
+    with pytest.raises(DataError, match="'tar/mine', which is no known kind of data set"):
+        open_split(replace(FOLDER, dataset="tar/mine", train_split="other"), tmp_path, training=True, num_classes=3)
+
+
+def deep_picture(kind: str = "PNG") -> bytes:
+    picture = io.BytesIO()
+    Image.fromarray(np.full((16, 16), 3800, dtype=np.uint16)).save(picture, kind)
+    return picture.getvalue()
+
+
+def turned_picture() -> bytes:
+    """A picture whose left half is white, once it is turned as its EXIF data say."""
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[8:] = 255
+    exif, picture = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(picture, "PNG", exif=exif)
+    return picture.getvalue()
+
+
+def shards_of(root: Path, content: bytes) -> Path:
+    root.mkdir()
+    for split in ("train", "validation"):
+        with tarfile.open(root / f"{split}-0.tar", "w") as tar:
+            for i in range(4):
+                for suffix, data in (("png", content), ("cls", b"1")):
+                    entry = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+    splits = {s: {"name": s, "num_samples": 4, "filenames": [f"{s}-0.tar"], "shard_lengths": [4]}
+              for s in ("train", "validation")}
+    (root / "_info.json").write_text(json.dumps({"splits": splits}))
+    return root
+
+
+def parquet_of(root: Path, content: bytes) -> DataPart:
+    datasets = pytest.importorskip("datasets")
+    (root / "data").mkdir(parents=True)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    table = datasets.Dataset.from_dict({"image": [{"bytes": content, "path": None}] * 4, "label": [0, 1] * 2},
+                                       features=features)
+    for split in ("train", "validation"):
+        table.to_parquet(str(root / "data" / f"{split}-00000-of-00001.parquet"))
+    return replace(FOLDER, dataset=f"hfds/{root}")
+
+
+def test_other_kinds_of_data_sets_refuse_deep_pictures_and_turn_photographs(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    recipe = small_recipe(tmp_path, "data.dataset=wds/small", "data.image_size=16", "data.crop_pct=1.0",
+                          "model.num_classes=2", "run.device_batch=4", "optim.batch_size=4", "schedule.epochs=1",
+                          "schedule.warmup_epochs=0")
+    with pytest.raises(DataError, match=r"Sample 0 of wds/small, split 'train' has more than 8 bits a channel"):
+        train(recipe, shards_of(tmp_path / "deep", deep_picture()), tmp_path / "out", device="cpu")
+    val = open_split(recipe.data, shards_of(tmp_path / "turned", turned_picture()), training=False, num_classes=2)
+    [(images, _)] = evaluation_batches(val, recipe, Place(torch.device("cpu")))
+    assert bool((images[:, :, :, :8] > images[:, :, :, 8:].flip(3)).all())
+
+    deep = open_split(parquet_of(tmp_path / "deep_table", deep_picture()), tmp_path / "cache1", training=True,
+                      num_classes=2)
+    assert isinstance(deep, Pictures)
+    with pytest.raises(DataError, match=r"picture 0 of hfds/.*has more than 8 bits a channel"):
+        deep.picture(0, "RGB")
+    turned = open_split(parquet_of(tmp_path / "turned_table", turned_picture()), tmp_path / "cache2", training=True,
+                        num_classes=2)
+    assert isinstance(turned, Pictures)
+    assert np.asarray(turned.picture(0, "L"))[:, :8].min() == 255
+
+
+def test_every_command_refuses_a_deep_picture(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data", train=8)
+    network = bsszoo.create(CODE, num_classes=3)
+    file = tmp_path / "data" / "train" / "class1" / "deep.png"
+    file.write_bytes(deep_picture())
+    refused = r"deep\.png has more than 8 bits a channel"
+    with pytest.raises(DataError, match=refused):
+        open_splits(FOLDER, tmp_path / "data", num_classes=3)
+    with pytest.raises(DataError, match=refused):
+        training_recipe("resnet18", tmp_path / "data", dataset="folder")
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(DataError, match=refused):
+        list(predict(CODE, [file], weights=str(tmp_path / "mine.pth")))
+    with pytest.raises(DataError, match=refused):
+        check_inputs(input_config(network), [file])
+
+
+# -- validate labels pictures by the names of their classes -------------------------------------------------------
+
+
+COLOURS = "resnet18_c8-16-16-32_l1-1-1-1"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A training on three colours that knows them all, and its data."""
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            (root / "data" / split / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+                pixels[..., label] += 190
+                Image.fromarray(pixels).save(root / "data" / split / name / f"{i}.png")
+    recipe = small_recipe(root, f"model.name={COLOURS}", "data.dataset=folder", "model.num_classes=3",
+                          "optim.batch_size=8", "run.device_batch=8", "schedule.epochs=6", "schedule.warmup_epochs=0",
+                          "augment.auto_augment=null", "augment.color_jitter=0.0", "model.drop_rate=0.0",
+                          "model.drop_path_rate=0.0")
+    summary = train(recipe, root / "data", root / "run", device="cpu")
+    assert summary["top1"] == 100
+    return root / "run", root / "data"
+
+
+def subset(data: Path, root: Path, names: dict[str, str]) -> Path:
+    for old, new in names.items():
+        shutil.copytree(data / "validation" / old, root / "validation" / new)
+    return root
+
+
+def test_a_missing_class_turns_no_labels(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = trained
+    notes: list[str] = []
+    some = subset(data, tmp_path / "some", {"bee": "bee", "cat": "cat"})
+    found = validate(run, some, device="cpu", on_note=notes.append)
+    assert (found.top1, found.pictures, found.split) == (100, 16, "validation")
+    assert notes == [f"{some / 'validation'} has pictures of 2 of the 3 classes; there are none of ant"]
+    again = validate(COLOURS, some, weights=f"local-dir:{run}", device="cpu")
+    assert (again.top1, again.pictures) == (100, 16)
+    shown = CliRunner().invoke(app, ["validate", str(run), "--data", str(some), "--device", "cpu"])
+    assert shown.exit_code == 0
+    assert "of 16 pictures (validation)" in shown.output
+    assert "Note: " in shown.output
+
+
+def test_an_unknown_class_is_refused_and_the_known_ones_are_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = trained
+    other = subset(data, tmp_path, {"ant": "fly", "bee": "bee", "cat": "cat"})
+    with pytest.raises(DataError, match=r"has the class 'fly', which training does not have\. Known are: ant, bee"):
+        validate(run, other, device="cpu")
+
+
+def test_weights_without_names_say_what_is_assumed_or_are_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = trained
+    file = str(run / "model.safetensors")
+    notes: list[str] = []
+    part = {"image_size": 32}
+    found = validate(COLOURS, data, weights=file, device="cpu", settings=part, on_note=notes.append)
+    assert found.top1 == 100
+    assert any("do not name their classes; assumed is the order of the folders' names: ant, bee, cat" in n
+               for n in notes)
+    some = subset(data, tmp_path, {"bee": "bee", "cat": "cat"})
+    with pytest.raises(DataError, match=r"which class is which output cannot be known\. Say it with --labels FILE"):
+        validate(COLOURS, some, weights=file, device="cpu", settings=part)
+    named = validate(COLOURS, some, weights=file, device="cpu", settings=part, labels=("ant", "bee", "cat"))
+    assert (named.top1, named.pictures) == (100, 16)
+    with pytest.raises(SettingsError, match="--labels names 2 classes, 2 different ones; the network has 3 outputs"):
+        validate(COLOURS, some, weights=file, device="cpu", labels=("bee", "cat"))
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
+    words = ["validate", COLOURS, "--weights", f"local-dir:{run}", "--data", str(some), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, "--labels", str(tmp_path / "classes.txt")])
+    assert done.exit_code == 0
+    assert "top-1 100.000%" in done.output
+
+
+def test_folders_of_imagenets_classes_get_imagenets_labels(tmp_path: Path) -> None:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = ["n02123045", "n01440764"]
+    for name in names:
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "val" / name / "a.png")
+    code = "resnet18_c8-8-8-8_l1-1-1-1"
+    network = bsszoo.create(code)
+    torch.nn.init.zeros_(network.get_classifier().weight)
+    with torch.no_grad():
+        network.get_classifier().bias.copy_(torch.arange(1000) == info.label_names().index("n02123045"))
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    found = validate(code, tmp_path, weights=str(tmp_path / "mine.pth"), device="cpu", settings={"image_size": 32})
+    assert (found.top1, found.pictures) == (50, 2)
+
+
+def test_more_outputs_than_classes_are_said_and_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, data = trained
+    recipe = small_recipe(tmp_path, "data.dataset=folder", "model.num_classes=5", "optim.batch_size=8",
+                          "run.device_batch=8", "schedule.epochs=1", "schedule.warmup_epochs=0")
+    watcher = Notes()
+    train(recipe, data, tmp_path / "run", device="cpu", watcher=watcher)
+    assert watcher.notes == ["the network has 5 outputs and the data 3 classes: the others are never trained"]
+    names = json.loads((tmp_path / "run" / "config.json").read_text())["label_names"]
+    assert names == ["ant", "bee", "cat", "class 3, not trained", "class 4, not trained"]
+    assert validate(tmp_path / "run", data, device="cpu").pictures == 24
+
+
+def test_a_teacher_of_other_classes_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = trained
+    other = tmp_path / "data"
+    for split in ("train", "validation"):
+        for old, new in (("ant", "ant"), ("bee", "dog"), ("cat", "eel")):
+            shutil.copytree(data / split / old, other / split / new)
+    recipe = small_recipe(tmp_path, "data.dataset=folder", "model.num_classes=3", "optim.batch_size=8",
+                          "run.device_batch=8", f"loss.teacher={COLOURS}", f"loss.teacher_weights=local-dir:{run}")
+    with pytest.raises(RecipeError, match="stand for other classes: for 'bee' where the data have 'dog'"):
+        train(recipe, other, tmp_path / "out", device="cpu")
+
+
+class Notes(Unwatched):
+    """Keeps the notes of a training."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a note."""
+        self.notes.append(text)
