@@ -363,9 +363,9 @@ def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool)
 
 def _open_synthetic(part: DataPart, split: str, num_classes: int) -> Pictures:
     number = part.dataset.partition("/")[2]
-    if number and not (number.isdecimal() and 0 < int(number[:10]) == int(number)):
-        raise DataError(f"data.dataset is {part.dataset!r}; synthetic takes a number of pictures, as in "
-                        "synthetic/5000.")
+    if number and not (number.isdecimal() and len(number) <= 9 and int(number)):
+        raise DataError(f"data.dataset is {one_line(part.dataset)!r}; synthetic takes a number of pictures of at most "
+                        "nine digits, as in synthetic/5000.")
     train = int(number) if number else SYNTHETIC[0]
     kinds = {"train": _TRAIN, "validation": _VALIDATION, "test": ("test",)}
     kind = next((kind for kind, names in kinds.items() if split in names), None)

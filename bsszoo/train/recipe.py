@@ -24,8 +24,8 @@ class ModelPart:
     """The network: a name of the zoo or a code's text, and what its training adds to it."""
 
     name: str
-    num_classes: int = bounded(1000, low=1)
-    in_chans: int = bounded(3, low=1)
+    num_classes: int = bounded(1000, low=1, high=10_000_000)
+    in_chans: int = bounded(3, low=1, high=4)
     #: Dropout before the classifier.
     drop_rate: float = bounded(0.0, low=0, high=1, open_high=True)
     #: Stochastic depth at the end of the network, rising linearly with depth (Huang et al. 2016).
@@ -46,9 +46,9 @@ class DataPart:
     train_split: str = "train"
     val_split: str = "validation"
     #: Side of the input [px].
-    image_size: int = bounded(224, low=8)
+    image_size: int = bounded(224, low=8, high=4096)
     #: Side of the centre crop over the side of the resized image, in evaluation.
-    crop_pct: float = bounded(0.875, low=0, high=1, open_low=True)
+    crop_pct: float = bounded(0.875, low=0.1, high=1)
     interpolation: str = choice("bilinear", "bilinear", "bicubic", "nearest", "lanczos", "random")
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -89,7 +89,7 @@ class OptimPart:
     lr: float = bounded(low=0, open_low=True)
     name: str = "sgd"
     #: Images of one update, over all devices and accumulated passes.
-    batch_size: int = bounded(PAPER_BATCH, low=1)
+    batch_size: int = bounded(PAPER_BATCH, low=1, high=1_000_000)
     #: Whether a ``batch_size`` other than ``lr_batch_size`` changes the rate in proportion.
     scale_lr: bool = False
     lr_batch_size: int = bounded(PAPER_BATCH, low=1)
@@ -111,7 +111,7 @@ class OptimPart:
 class SchedulePart:
     """The learning rate over the updates (timm's ``create_scheduler_v2``), and how long it goes."""
 
-    epochs: int = bounded(low=1)
+    epochs: int = bounded(low=1, high=1_000_000)
     name: str = choice("cosine", "cosine", "constant", "poly", "tanh")
     #: Epochs, of ``epochs``, over which the rate rises linearly.
     warmup_epochs: float = bounded(0.0, low=0)
@@ -148,9 +148,9 @@ class EmaPart:
 class RunPart:
     """The seed, and how the devices are used: no part of the method, though rounding depends on it."""
 
-    seed: int = bounded(0, low=0)
+    seed: int = bounded(0, low=0, high=2**62)
     #: Most images that a device passes through the network at once; the batch is accumulated from such passes.
-    device_batch: int = bounded(128, low=1)
+    device_batch: int = bounded(128, low=1, high=1_000_000)
     precision: str = choice("float32", "float32", "bfloat16", "float16")
     channels_last: bool = False
     compile: bool = False

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from bsszoo.errors import RecipeError, close_matches
+from bsszoo.texts import one_line, parse_yaml
 
 Tree = TypeVar("Tree")
 
@@ -99,7 +100,7 @@ def override(data: Mapping[str, Any], kind: type, assignments: Sequence[str]) ->
             raise RecipeError(f"There is no key {path!r} to set.{close_matches(path, known)}")
         text_key = _hint_at(kind, path) in (str, str | None)
         try:
-            value = yaml.safe_load(written)
+            value = parse_yaml(written)
         except yaml.YAMLError as error:
             if not text_key:
                 raise RecipeError(f"--set {path}: {written!r} is no YAML value: {_one_line(error)}") from None
@@ -140,7 +141,7 @@ def load_mapping(text: str, source: str) -> dict[str, Any]:
         RecipeError: No YAML, a key given twice, or something else than a mapping.
     """
     try:
-        data = yaml.load(text, Loader=_NoDuplicates)
+        data = parse_yaml(text, _NoDuplicates)
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is no YAML file: {_one_line(error)}") from None
     if not isinstance(data, dict):
@@ -193,8 +194,13 @@ def _typed(kind: Any, given: Any) -> Any:
                 given = float(given)
             except ValueError:
                 return None
-        fits = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
-        return float(given) if fits else None
+        if isinstance(given, bool) or not isinstance(given, (int, float)):
+            return None
+        try:
+            number = float(given)
+        except OverflowError:
+            return None
+        return number if math.isfinite(number) else None
     if kind is int:
         return given if isinstance(given, int) and not isinstance(given, bool) else None
     return given if isinstance(given, kind) else None
@@ -224,7 +230,7 @@ def _name(kind: Any) -> str:
 def _shown(value: object) -> str:
     kinds = {str: "the text ", bool: "", Mapping: "", list: "the list "}
     text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return "nothing (null)" if value is None else kinds.get(type(value), "") + text[:100]
+    return "nothing (null)" if value is None else kinds.get(type(value), "") + one_line(text, 100)
 
 
 def _joined(where: str, name: str) -> str:
@@ -232,4 +238,4 @@ def _joined(where: str, name: str) -> str:
 
 
 def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())
+    return one_line(error, 400)
