@@ -10,6 +10,8 @@ import yaml
 
 # Digits of the longest whole number that is taken: enough for 64 bits, so that none is too large for a float.
 _DIGITS: Final = 20
+# Objects and lists inside each other: far below Python's stack, so that whatever walks a value afterwards can.
+_DEPTH: Final = 100
 # Values that a YAML text may hold with its aliases written out. A recipe has about 60, a model card some hundreds.
 _VALUES: Final = 20_000
 # Characters that move the cursor, start a terminal's commands, end a line, or turn the direction of reading.
@@ -21,12 +23,15 @@ def parse_json(text: str | bytes) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        ValueError: It is no JSON, is nested deeper than Python's stack, or has a whole number of more than 20 digits.
+        ValueError: It is no JSON, is nested deeper than 100 levels, or has a whole number of more than 20 digits.
     """
     try:
-        return json.loads(text, parse_int=_whole_number)
+        value = json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if _is_deep(value):
+        raise ValueError("it is nested too deeply")
+    return value
 
 
 def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
@@ -54,6 +59,8 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         raise yaml.YAMLError(f"a value in it cannot be read: {str(error).splitlines()[0]}") from None
     finally:
         reader.dispose()
+    if _is_deep(value):
+        raise yaml.YAMLError("it is nested too deeply")
     _refuse_long_numbers(value)
     return value
 
@@ -79,6 +86,16 @@ def _whole_number(digits: str) -> int:
     if len(digits) > _DIGITS:
         raise ValueError(f"it has a whole number of {len(digits):,} digits")
     return int(digits)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [inner for outer in level if isinstance(outer, (dict, list, tuple))
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        if not level:
+            return False
+    return True
 
 
 def _values_of(node: yaml.Node, known: dict[int, int]) -> int:

@@ -11,17 +11,21 @@ from typing import Any, Final
 from torch import nn
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.detector import Detector
+from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.errors import CodeError, WeightsError
 from bsszoo.nets.detector import Norm, build_detector
+from bsszoo.texts import one_line, parse_json
 from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
-from bsszoo.zoo.loading import check_same, read_state
+from bsszoo.zoo.loading import check_same, check_values, read_state
 from bsszoo.zoo.saved_config import OWN
 from bsszoo.zoo.weights import LOCAL, Weights
 
 #: What says in a detector's folder how it is rebuilt, and the file of its weights there.
 CONFIG: Final = "config.json"
+# Parameters by which a detector may exceed its file before it is built, to say what differs: 80 MB.
+_SLACK: Final = 20_000_000
+_MOST_BYTES: Final = 1 << 24
 
 
 def create_detector(
@@ -70,9 +74,14 @@ def create_detector(
     path = path / WEIGHTS_FILE if path.is_dir() else path
     if not path.is_file():
         raise WeightsError(f"There is no weights file {str(pretrained)!r}. Allowed are a file and {TORCHVISION!r}.")
-    model = build_detector(detector, norm=norm, **settings)
     state = read_state(Weights(path, str(path)))
+    held, counted = sum(tensor.numel() for tensor in state.values()), detector_cost(detector).params
+    if counted > 2 * held + _SLACK:
+        raise WeightsError(f"{path} holds the weights of another network: {held:,} numbers, and {detector} for "
+                           f"{detector.num_classes:,} classes has {counted:,} parameters.")
+    model = build_detector(detector, norm=norm, **settings)
     check_same(state, model.state_dict(), model.state_dict(), set(), str(path))
+    check_values(state, model.state_dict(), str(path))
     model.load_state_dict(state, strict=False)  # counters of batches alone may be missing
     return model
 
@@ -104,18 +113,35 @@ def saved_detector(folder: Path) -> SavedDetector | None:
     if not file.is_file():
         return None
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        if file.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has {file.stat().st_size:,} bytes, and at most {_MOST_BYTES:,} are read")
+        data = parse_json(file.read_text(encoding="utf-8"))
         own = data.get(OWN) if isinstance(data, dict) else None
         if not isinstance(own, dict) or "detector" not in own:
             return None
-        named = find_detector(own["detector"])
+        named = find_detector(own["detector"]) if isinstance(own["detector"], str) else None
         if named is None:
-            raise ValueError(f"{own['detector']!r} is no detector")
+            raise ValueError(f"{one_line(own['detector'])!r} is no detector")
         detector = replace(named, num_classes=data["num_classes"], p6_from=own["p6_from"])
-        return SavedDetector(detector, own["norm"], own["settings"], own["labels"])
-    except (ValueError, KeyError, OSError) as error:
-        raise WeightsError(f"The config.json of {folder} is broken: {error}. The same `bsszoo train` command writes it "
-                           "anew once summary.json is taken away.") from error
+        norm, settings, labels = own["norm"], own["settings"], own["labels"]
+        if norm not in ("batch", "sync", "frozen"):
+            raise ValueError(f"its norm is {one_line(norm)!r}")
+        if not isinstance(settings, dict) or not all(_is_setting(value) for value in settings.values()):
+            raise ValueError("its settings are no plain values")
+        if not isinstance(labels, dict) or not isinstance(labels.get("names"), list) or not isinstance(
+                labels.get("ids"), list) or not all(isinstance(label, str) for label in labels["names"]):
+            raise ValueError("its labels name no classes")
+        return SavedDetector(detector, norm, settings, labels)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise WeightsError(f"The config.json of {folder} is broken: {one_line(error)}. The same `bsszoo train` command "
+                           "writes it anew once summary.json is taken away.") from error
+
+
+def _is_setting(value: object) -> bool:
+    """What a setting of torchvision's detectors may be in a file: sizes, counts, shares and flags, not modules."""
+    if isinstance(value, (list, tuple)):
+        return len(value) <= 16 and all(_is_setting(one) for one in value)
+    return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and abs(value) <= 1e6)
 
 
 def _from_folder(

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from bsszoo.errors import WeightsError
+from bsszoo.texts import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -188,6 +189,6 @@ def _cached(repository: HubRepository, name: str, cache_dir: str | Path | None) 
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line."""
+    """An error in one line; a server's answer may be part of it."""
     text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {one_line(text.splitlines()[0])}" if text else type(error).__name__

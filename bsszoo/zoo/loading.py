@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
 import torch
+from safetensors import safe_open
 from timm.models import load_pretrained, load_state_dict
 from torch import nn
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
 from bsszoo.codes.families import family_of
 from bsszoo.errors import WeightsError
 from bsszoo.nets import build
 from bsszoo.nets.torchvision_keys import from_torchvision, is_torchvision
-from bsszoo.zoo.hub_files import forget
+from bsszoo.texts import one_line
+from bsszoo.zoo.hub_files import first_line, forget
 from bsszoo.zoo.weights import Weights
 
 State = Mapping[str, torch.Tensor]
+
+# What a network holds beside its parameters.
+_BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")
+# Parameters by which a network may exceed a file that lacks its last layers: 80 MB, which is no harm to build.
+_SLACK: Final = 20_000_000
 
 
 def read_state(weights: Weights) -> dict[str, torch.Tensor]:
@@ -43,13 +54,48 @@ def read_state(weights: Weights) -> dict[str, torch.Tensor]:
     return state
 
 
+def check_file(path: Path, code: Code, label: str) -> None:
+    """A ``WeightsError`` unless a safetensors file holds the tensors of a code's network, by its header alone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:  # safetensors' own error, which is a plain Exception
+        raise WeightsError(f"Cannot read {label} as weights ({first_line(error)}): it is no whole safetensors file."
+                           ) from error
+    check_count(shapes, code, label)
+    state: State = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if is_torchvision(state):
+        return  # its keys are matched by their order, which a header does not have
+    classes, channels = sizes_of(state, code)
+    own = build(code, num_classes=classes, in_chans=channels or 3, device="meta").state_dict()
+    check_same(state, own, own, set(), label)
+
+
+def check_count(shapes: Mapping[str, Sequence[int]], code: Code, label: str) -> None:
+    """A ``WeightsError`` where a code's network is far larger than its weights.
+
+    Counted from the code, before anything is built: a code that names widths of thousands beside a small file would
+    else fill the memory before the first shape is compared.
+    """
+    classes, channels = _sizes_of_shapes(shapes, code)
+    held = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS))
+    counted = code_cost(code, num_classes=classes, in_chans=channels or 3).params
+    if counted > 2 * held + _SLACK or sum(code.depths) > len(shapes):
+        raise WeightsError(f"{label} holds the weights of another network: {held:,} parameters in {len(shapes):,} "
+                           f"tensors, and {code} has {counted:,} in {sum(code.depths):,} blocks. Build the code that "
+                           "they were trained for.")
+
+
 def sizes_of(state: State, code: Code) -> tuple[int, int]:
     """The classes and the input channels that weights of a code were trained with; 0 where they do not say."""
+    return _sizes_of_shapes({name: tensor.shape for name, tensor in state.items()}, code)
+
+
+def _sizes_of_shapes(shapes: Mapping[str, Sequence[int]], code: Code) -> tuple[int, int]:
     first_conv, classifier = _ends(code)
-    head = state.get(f"{classifier}.weight", state.get("classifier.1.weight"))  # the latter is torchvision's
-    stem = state.get(f"{first_conv}.weight", state.get("features.0.0.weight"))
-    return (0 if head is None or head.ndim < 1 else int(head.shape[0]),
-            0 if stem is None or stem.ndim != 4 else int(stem.shape[1]))
+    head = shapes.get(f"{classifier}.weight", shapes.get("classifier.1.weight"))  # the latter is torchvision's
+    stem = shapes.get(f"{first_conv}.weight", shapes.get("features.0.0.weight"))
+    return 0 if not head else int(head[0]), 0 if stem is None or len(stem) != 4 else int(stem[1])
 
 
 def classes_of(weights: Weights, code: Code) -> int:
@@ -96,6 +142,7 @@ def load(
     if classes != num_classes:
         free |= {f"{classifier}.weight", f"{classifier}.bias"}
     check_same(state, own, whole, free, label)
+    check_values(state, own, label)
     if features_only:
         state, num_classes = {name: tensor for name, tensor in state.items() if name in own}, classes
     source = {
@@ -123,3 +170,32 @@ def check_same(state: State, own: State, whole: State, free: set[str], label: st
     if parts:
         raise WeightsError(f"{label} holds the weights of another network; tensors: {'; '.join(parts)}. Build the "
                            "code that they were trained for.")
+
+
+def check_values(state: State, own: State, label: str) -> None:
+    """A ``WeightsError`` where a tensor would change its kind of number, or holds what no network can compute with."""
+    for name in own:
+        if name in state:
+            _check_value(name, state[name], own[name], label)
+
+
+def _check_value(name: str, tensor: torch.Tensor, own: torch.Tensor, label: str) -> None:
+    kind, wanted = _kind(tensor), _kind(own)
+    if kind != wanted:
+        raise WeightsError(f"{label} holds {one_line(name)} as {str(tensor.dtype).removeprefix('torch.')}, where "
+                           f"{wanted} numbers are needed: they are not weights of this network. Save "
+                           "model.state_dict() of the trained network.")
+    if kind != "floating-point":
+        return
+    # As they will be used: a float64 beyond float32's range becomes infinite.
+    wrong = int((~torch.isfinite(tensor.to(own.dtype))).sum())
+    if wrong:
+        raise WeightsError(f"{label} holds {wrong:,} values of {tensor.numel():,} in {one_line(name)} that are no "
+                           "finite numbers (NaN or infinite). Its training has diverged or the file is damaged: take "
+                           "an earlier checkpoint, or train again with a lower learning rate.")
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    if tensor.is_floating_point():
+        return "floating-point"
+    return "complex" if tensor.is_complex() else "boolean" if tensor.dtype is torch.bool else "whole"

@@ -11,7 +11,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, UnknownNameError
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.registry import create
-from bsszoo.zoo.weights import SOURCES, hub_org, saved_code, saved_sizes
+from bsszoo.zoo.weights import SOURCES, check_size, hub_org, saved_code, saved_sizes
 
 _FILES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
@@ -63,7 +63,9 @@ def code_named(source: str, code: str | Code | None = None) -> Code:
     """
     path = Path(source).expanduser()
     if (kept := _kept(source)) is not None:
-        return saved_code(kept)
+        found = saved_code(kept)
+        check_size(found, kept)
+        return found
     if code is not None:
         return resolve_code(code)
     if path.is_file():

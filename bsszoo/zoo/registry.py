@@ -17,8 +17,8 @@ from bsszoo.nets import build
 from bsszoo.zoo.detector_weights import create_detector, saved_detector
 from bsszoo.zoo.detectors import find_detector
 from bsszoo.zoo.entry import ModelEntry, entries, entry_of, resolve_code, split_tag
-from bsszoo.zoo.loading import load, read_state, sizes_of
-from bsszoo.zoo.weights import LOCAL, SOURCES, fetch, hub_org, saved_code
+from bsszoo.zoo.loading import check_count, load, read_state, sizes_of
+from bsszoo.zoo.weights import LOCAL, SOURCES, check_size, fetch, hub_org, saved_code
 
 
 def create(
@@ -84,9 +84,13 @@ def create(
     named = _look_up(name_or_code, org, cache_dir)
     code, entry = named.code, named.entry
     source = named.source if pretrained is True and named.source is not None else pretrained
+    if source is False and named.source is not None:
+        check_size(code, named.source)
     weights = None if source is False else fetch(source, code, entry, named.tag, org=org, cache_dir=cache_dir)
     state = None if weights is None else read_state(weights)
     classes, channels = (0, 0) if state is None else sizes_of(state, code)
+    if weights is not None and state is not None:
+        check_count({name: tensor.shape for name, tensor in state.items()}, code, weights.label)
     num_classes = (classes or 1000) if num_classes is None else num_classes
     in_chans = (channels or 3) if in_chans is None else in_chans
     config = weights.config if weights else _tag_config(entry, named.tag)

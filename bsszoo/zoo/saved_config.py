@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from timm.models import PretrainedCfg
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.named import named_entries
-from bsszoo.errors import CodeError, WeightsError
+from bsszoo.errors import BssZooError, WeightsError
+from bsszoo.texts import one_line, parse_json
 
 #: The part of a config.json that is bsszoo's own; timm leaves it alone.
 OWN = "bsszoo"
 # Where the weights lie is known already, and the architecture is ours to say.
 _NOT_TAKEN = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "custom_load",
               "first_conv", "classifier")
+# What timm writes beside the configuration proper, and reads before it.
+_OUTER: Final = ("num_classes", "label_names", "label_descriptions")
+# What is read of a file: names of 100,000 classes with their descriptions fit in.
+_MOST_BYTES: Final = 1 << 24
+_MOST_CLASSES, _MOST_CHANNELS, _MOST_SIDE = 1_000_000, 1024, 4096
+# Numbers in one input: 3 x 4096 x 4096 and some more, 268 MB.
+_MOST_INPUT: Final = 1 << 26
 
 
 def config_from(path: Path, code: Code, label: str) -> dict[str, Any]:
@@ -33,20 +41,18 @@ def config_from(path: Path, code: Code, label: str) -> dict[str, Any]:
     if saved is not None and not same_network(saved, code):
         raise WeightsError(f"{label} holds the weights of {saved}, not of {code}. Build the code that they were "
                            "trained for, or pass other weights.")
-    config |= {key: data[key] for key in ("num_classes", "label_names", "label_descriptions") if key in data}
+    config |= {key: data[key] for key in _OUTER if key in data}
     allowed = {f.name for f in fields(PretrainedCfg)} - set(_NOT_TAKEN)
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in allowed}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()
+            if key in allowed and v is not None}
 
 
 def sizes_in(path: Path, label: str) -> tuple[int, int]:
     """The classes and the input channels that a ``config.json`` names; 1000 and 3 where it names none."""
     data = _read(path, label)
     size = data.get("pretrained_cfg", {}).get("input_size")
-    channels = size[0] if isinstance(size, list) and len(size) == 3 else 3
-    classes = data.get("num_classes", 1000)
-    if not all(isinstance(number, int) and number >= 0 for number in (classes, channels)):
-        raise WeightsError(f"The config.json of {label} is broken: num_classes is {classes!r}, input_size {size!r}.")
-    return classes, channels
+    classes = data.get("num_classes")
+    return 1000 if classes is None else int(classes), 3 if size is None else int(size[0])
 
 
 def checksum_in(path: Path, label: str) -> str | None:
@@ -65,30 +71,107 @@ def code_in(path: Path, label: str) -> Code:
     data = _read(path, label)
     try:
         saved = _saved_code(data, strict=True)
-    except CodeError as error:
-        raise WeightsError(f"The config.json of {label} names an impossible code: {error}") from error
-    own = data.get(OWN)
-    if isinstance(own, Mapping) and "detector" in own:
-        raise WeightsError(f"{label} holds a detector, {own['detector']}, and this takes classifiers. bsszoo.create, "
-                           "`bsszoo validate` and `bsszoo predict` take it from its training's folder.")
-    if saved is None:
-        raise WeightsError(f"The config.json of {label} names no block stacking style code (architecture "
-                           f"{data.get('architecture')!r}): it is of another library's network. timm.create_model("
-                           f"{label!r}) may know it.")
-    size = data.get("pretrained_cfg", {}).get("input_size")
-    square = isinstance(size, list) and len(size) == 3 and size[1] == size[2] and isinstance(size[1], int)
-    return replace(saved, image_size=size[1]) if square else saved
+        own = data.get(OWN)
+        if isinstance(own, Mapping) and "detector" in own:
+            raise WeightsError(f"{label} holds a detector, {one_line(own['detector'])}, and this takes classifiers. "
+                               "bsszoo.create, `bsszoo validate` and `bsszoo predict` take it from its training's "
+                               "folder.")
+        if saved is None:
+            raise WeightsError(f"The config.json of {label} names no block stacking style code (architecture "
+                               f"{one_line(data.get('architecture'))!r}): it is of another library's network. "
+                               f"timm.create_model({label!r}) may know it.")
+        size = data.get("pretrained_cfg", {}).get("input_size")
+        return replace(saved, image_size=size[1]) if size is not None and size[1] == size[2] else saved
+    except WeightsError:
+        raise
+    except BssZooError as error:
+        raise WeightsError(f"The config.json of {label} names an impossible code: {one_line(error, 400)}") from error
 
 
 def _read(path: Path, label: str) -> dict[str, Any]:
+    """What a ``config.json`` holds; whatever else of bsszoo's reads it finds values of the right kinds there."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, and at most {_MOST_BYTES:,} are read")
+        data = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or not isinstance(data.get("pretrained_cfg", {}), dict):
             raise ValueError("it is no configuration of timm's")
+        _check(data.get("pretrained_cfg", {}))
+        outer = {key: data[key] for key in _OUTER if key in data}
+        _check(outer)
+        merged = {**data.get("pretrained_cfg", {}), **outer}
+        names, classes = merged.get("label_names"), merged.get("num_classes")
+        if names is not None and classes is not None and len(names) != classes:
+            raise ValueError(f"it has {len(names):,} label_names for {classes:,} classes")
     except (ValueError, OSError) as error:
-        raise WeightsError(f"The config.json of {label} is broken: {error}. Write it anew with "
+        raise WeightsError(f"The config.json of {label} is broken: {one_line(error)}. Write it anew with "
                            "timm.models.save_for_hf, or pass the weights file alone.") from error
     return data
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """A ``ValueError`` that names an entry which is not what timm's networks and readers of pictures take."""
+    for key, value in config.items():
+        fits, wanted = _KINDS.get(key, (_anything, ""))
+        if value is not None and not fits(value):
+            raise ValueError(f"its {key} is {one_line(repr(value), 80)}, and {wanted} is allowed")
+
+
+def _whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_input(value: object) -> bool:
+    return (isinstance(value, list) and len(value) == 3 and _whole(value[0], 1, _MOST_CHANNELS)
+            and all(_whole(side, 1, _MOST_SIDE) for side in value[1:]) and math.prod(value) <= _MOST_INPUT)
+
+
+def _is_pool(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_whole(side, 1, _MOST_SIDE) for side in value)
+
+
+def _are_channels(value: object) -> bool:
+    return isinstance(value, list) and 1 <= len(value) <= _MOST_CHANNELS and all(_number(v, -1e6, 1e6) for v in value)
+
+
+def _are_deviations(value: object) -> bool:
+    return _are_channels(value) and isinstance(value, list) and all(v > 0 for v in value)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _anything(_: object) -> bool:
+    return True
+
+
+_INPUT: Final = (_is_input, f"three whole numbers (channels to {_MOST_CHANNELS}, sides to {_MOST_SIDE} px)")
+_CROP: Final = (lambda value: _number(value, 0.01, 100), "a share of the picture")
+_TEXT: Final = (lambda value: isinstance(value, str), "a text")
+_TEXTS: Final = (lambda value: isinstance(value, str) or _are_texts(value), "a text or a list of texts")
+_FLAG: Final = (lambda value: isinstance(value, bool), "true or false")
+_KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "num_classes": (lambda value: _whole(value, 0, _MOST_CLASSES), f"a whole number from 0 to {_MOST_CLASSES:,}"),
+    "label_offset": (lambda value: _whole(value, 0, _MOST_CLASSES), "a whole number from 0"),
+    "label_names": (_are_texts, "a list of texts"),
+    "label_descriptions": (lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
+                           "an object of texts"),
+    "input_size": _INPUT, "test_input_size": _INPUT, "min_input_size": _INPUT,
+    "pool_size": (_is_pool, "two whole numbers"), "test_pool_size": (_is_pool, "two whole numbers"),
+    "mean": (_are_channels, "a list of numbers, one a channel"),
+    "std": (_are_deviations, "a list of numbers above 0, one a channel"),
+    "crop_pct": _CROP, "test_crop_pct": _CROP,
+    "interpolation": (lambda value: value in ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random"),
+                      "bilinear, bicubic, nearest, lanczos, box, hamming or random"),
+    "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
+    "fixed_input_size": _FLAG, "notes": _TEXTS, "tag": _TEXT, "license": _TEXT, "origin_url": _TEXT,
+    "paper_name": _TEXT, "paper_ids": _TEXTS,
+}
 
 
 def same_network(one: Code, other: Code) -> bool:
@@ -108,7 +191,7 @@ def _saved_code(data: Mapping[str, Any], *, strict: bool = False) -> Code | None
             return Code.parse(saved)
         if isinstance(saved, Mapping):
             return Code.from_dict(saved)
-    except CodeError:
+    except BssZooError:
         if strict:
             raise
         return None

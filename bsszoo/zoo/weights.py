@@ -13,6 +13,7 @@ from typing import Any, Final
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
 from bsszoo.codes.named import ModelEntry, WeightTag, named_entries
 from bsszoo.errors import UnknownNameError, WeightsError, close_matches
 from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
@@ -26,6 +27,8 @@ LOCAL: Final = "local-dir:"
 SOURCES: Final = ("hf-hub:", LOCAL)
 #: The tag that a name without one has in an organisation, where the zoo knows none.
 DEFAULT_TAG: Final = "in1k"
+# Ten times the zoo's largest, 2 GB in float32.
+_MOST_PARAMS: Final = 500_000_000
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 
@@ -88,6 +91,18 @@ def fetch(
 def saved_sizes(source: str, *, cache_dir: str | Path | None = None) -> tuple[int, int]:
     """The classes and the input channels of the network that a repository or a folder holds; as ``saved_code``."""
     return sizes_in(*_saved_config(source, cache_dir))
+
+
+def check_size(code: Code, source: str) -> None:
+    """A ``WeightsError`` where a repository or a folder names a network too large to be built without its weights.
+
+    With weights it is compared with them before it is built (``loading.check_count``).
+    """
+    params = code_cost(code).params
+    if params > _MOST_PARAMS:
+        raise WeightsError(f"The config.json of {source} names a network of {params:,} parameters, and without weights "
+                           f"to compare it with at most {_MOST_PARAMS:,} are built. If you mean it, name the code: "
+                           f"{code}")
 
 
 def saved_code(source: str, *, cache_dir: str | Path | None = None) -> Code:
