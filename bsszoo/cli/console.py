@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from bsszoo.texts import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 
 def say(*sentences: str) -> None:
@@ -27,10 +30,16 @@ def show(*parts: RenderableType) -> None:
         console.print(part, soft_wrap=True)
 
 
+def message(text: str) -> None:
+    """Print a message to stderr as it is, but for control characters: it may hold texts of files and repositories."""
+    print(printable(text), file=sys.stderr)
+
+
 def _console() -> Console:
+    """The console of results."""
     from rich.console import Console
 
-    class Pipe(Console):
+    class Pipe(_safe(Console)):  # type: ignore[misc]
         def on_broken_pipe(self) -> None:
             # `bsszoo list | head`: the reader has gone, which is no fault. Nothing may be flushed into the closed pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,4 +52,17 @@ def progress_console() -> Console:
     """The console for progress and messages, on stderr, so that results can be piped."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    made: Console = _safe(Console)(stderr=True, highlight=False, markup=False)
+    return made
+
+
+def _safe(console: type[Console]) -> Any:
+    """A console whose texts hold no control characters, from wherever they came; its own styles stay."""
+    from rich.segment import Segment
+
+    class Safe(console):  # type: ignore[valid-type, misc]
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    return Safe

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bsszoo.cli.models import JsonOption
+from bsszoo.texts import one_line
 
 RepositoryArgument = Annotated[
     str, typer.Argument(metavar="ORG/NAME[@REVISION]", help="A repository of the Hub.", show_default=False)
@@ -88,9 +89,9 @@ def pull_command(
     from bsszoo.hub.pull import pull
 
     done = pull(repository, out, token=token)
-    say(f"Code: {done.code}", f"Folder: {done.folder} ({', '.join(done.files)})")
+    say(f"Code: {done.code}", f"Folder: {done.folder} ({_names(done.files)})")
     if done.left:
-        say(f"Left on the Hub, as no kind of file that is taken: {', '.join(done.left)}")
+        say(f"Left on the Hub, as hidden or no kind of file that is taken: {_names(done.left)}")
     say(f'Load it: bsszoo.create("local-dir:{done.folder}", pretrained=True)')
 
 
@@ -116,17 +117,25 @@ def show_command(repository: RepositoryArgument, as_json: JsonOption = False, to
         return
     show(code_summary(facts.code, facts.cost), "",
          stage_table(facts.code, num_classes=facts.num_classes, in_chans=facts.in_chans))
-    accuracies = [f"Accuracy: top-1 {m.top1:.2f}%, top-5 {m.top5:.2f}% of {m.pictures:,} pictures ({m.dataset}, "
-                  f"{m.split})" for m in facts.measured] or ["Accuracy: not measured"]
-    say("", f"Repository: {facts.repository}, commit {facts.commit}", *accuracies,
+    # One line each and in bounds: a repository's texts must not look like lines of ours.
+    accuracies = [f"Accuracy: top-1 {m.top1:.2f}%, top-5 {m.top5:.2f}% of {m.pictures:,} pictures "
+                  f"({one_line(m.dataset)}, {one_line(m.split)})" for m in facts.measured] or ["Accuracy: not measured"]
+    say("", f"Repository: {facts.repository}, commit {one_line(facts.commit)}", *accuracies,
         f"Weights: {human(facts.size)} bytes, {facts.num_classes:,} classes, {facts.in_chans} input channels, licence "
-        f"{facts.licence or 'not stated'}")
+        f"{one_line(facts.licence or 'not stated')}")
     if facts.search:
         trials = facts.search["trials"]
-        say(f"Found by a search from {facts.search['reference']} under {human(facts.search['budget']['macs'])} MACs, "
-            f"{trials['complete']} evaluations of {facts.search['evaluator']['name']}, seed {facts.search['seed']}")
+        say(f"Found by a search from {one_line(facts.search['reference'])} under "
+            f"{human(facts.search['budget']['macs'])} MACs, {trials['complete']} evaluations of "
+            f"{one_line(facts.search['evaluator']['name'])}, seed {facts.search['seed']}")
     if facts.training:
         versions = facts.training["versions"]
         say(f"Trained for {facts.training['epochs']} epochs with seed {facts.training['seed']} by bsszoo "
-            f"{versions['bsszoo']}, torch {versions['torch']}")
+            f"{one_line(versions['bsszoo'])}, torch {one_line(versions['torch'])}")
     say(f'Load it: bsszoo.create("hf-hub:{facts.repository}", pretrained=True)')
+
+
+def _names(names: tuple[str, ...]) -> str:
+    """File names of a repository in a sentence: the first twenty, and how many more."""
+    more = f", and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(one_line(name) for name in names[:20]) + more

@@ -9,6 +9,7 @@ import typer
 
 from bsszoo import __version__
 from bsszoo.cli import compress, export, hub, measure, models, predict, report, train
+from bsszoo.cli.console import message
 from bsszoo.errors import BssZooError, RunError, StoppedError, WeightsError
 
 app = typer.Typer(
@@ -60,16 +61,16 @@ def main() -> None:
     try:
         app()
     except StoppedError as error:
-        typer.echo(f"bsszoo: {error}", err=True)
+        message(f"bsszoo: {error}")
         sys.exit(128 + error.signal)
     except BssZooError as error:
-        typer.echo(f"bsszoo: {error}", err=True)
+        message(f"bsszoo: {error}")
         sys.exit(1 if isinstance(error, (RunError, WeightsError)) else 2)
     except KeyboardInterrupt:
         # The commands that keep results say what was kept before this.
         sys.exit(130)
     except OSError as error:
-        typer.echo(f"bsszoo: {error.strerror or error}", err=True)
+        message(f"bsszoo: {error.strerror or error}")
         sys.exit(1)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bsszoo.texts import one_line
+
 
 def predict_command(
     what: Annotated[str, typer.Argument(metavar="NAME_OR_RUN", show_default=False,
@@ -49,5 +51,5 @@ def predict_command(
     number = 0
     found = predict(what, pictures, weights=weights, top=top, least_score=least_score, device=device)
     for number, prediction in enumerate(write_predictions(found, out), start=1):  # noqa: B007  the last one is said
-        show(f"{prediction.file}: {prediction}")
+        show(one_line(f"{prediction.file}: {prediction}", 2000))  # labels may be a repository's
     show(f"Drawn: {number} picture{'' if number == 1 else 's'} in {out}")

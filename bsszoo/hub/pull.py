@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from yaml import YAMLError
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.errors import BssZooError, RunError, SettingsError, WeightsError
-from bsszoo.files import write_whole
 from bsszoo.hub.contents import CARD, SEARCH, TRAINING
-from bsszoo.hub.figures import Measured, measured_of
+from bsszoo.hub.figures import Measured, count_in, measured_of, number_in, text_in
+from bsszoo.hub.pulled_folder import check_room, earlier_files, is_taken, place, refuse_names, scratch_beside
 from bsszoo.hub.remote import check_reachable, hub_api, in_words
 from bsszoo.hub.source import CONFIG
+from bsszoo.texts import one_line, parse_json, parse_yaml
 from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository
+from bsszoo.zoo.loading import check_file
 from bsszoo.zoo.saved_config import checksum_in, code_in, sizes_in
 from bsszoo.zoo.weights import sha256_of
 
-# What is pulled: everything that a push writes, exported networks, and nothing that can run when it is opened.
-_SUFFIXES: Final = (".safetensors", ".json", ".md", ".yaml", ".csv", ".png", ".svg", ".txt", ".onnx")
-# In a pulled folder: from where, and which files are the pull's. Nothing else in the folder is ever touched.
-_MARK: Final = ".pulled.json"
+# The most bytes of a file that is read as text: a search's result has some hundred thousand.
+_TEXT_BYTES: Final = 1 << 24
+# The most files of a repository that are listed.
+_FILES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
     """Copy a repository's network into a folder that ``bsszoo.create("local-dir:..")``, timm and ``validate`` take.
 
     All files are fetched into a folder beside it and compared with the Hub's checksums, and the weights with that of
-    their ``config.json``, before any of them takes its place.
+    their ``config.json`` and with the shapes of its code, before any of them takes its place. Hidden files and kinds
+    that can run stay on the Hub. Files in the folder that no pull put there are never touched.
 
     Args:
         repository: ``org/name`` or ``org/name@revision``.
@@ -79,29 +81,27 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
 
     Raises:
         SettingsError: There is no such repository or revision, no right to read it, or the folder holds other files.
-        WeightsError: It holds no network of a code, or weights that are not those of its own checksums.
+        WeightsError: It holds no network of a code, weights that are not those of its own checksums or code, or names
+            that would leave the folder.
         RunError: The Hub cannot be reached, or broke off; the folder is as it was.
     """
     target = _parse(repository)
-    folder = Path(out).expanduser() if out is not None else Path(target.name.rpartition("/")[2])
-    earlier = _earlier(folder)
+    given = Path(out).expanduser() if out is not None else Path(target.name.rpartition("/")[2])
+    folder = Path(os.path.realpath(given))
+    earlier = earlier_files(folder)
     check_reachable()
     api = hub_api(token)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".bsszoo-pull-", dir=folder.parent)
-    except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror or error}.") from None
-    with scratch as beside, in_words(target, "read"):
+    with scratch_beside(folder) as beside, in_words(target, "read"):
         commit = str(api.model_info(target.name, revision=target.revision).sha)
         held = _tree(api, target, commit)
-        names = [name for name in held if name.endswith(_SUFFIXES)]
+        names = [name for name in held if is_taken(name)]
         if CONFIG not in names or WEIGHTS_FILE not in names:
             pickles = [name for name in held if name in PICKLES]
             raise WeightsError(
                 f"{target.label} holds its weights as {pickles[0]}, a pickle, which can run any program when it is "
                 f"opened: only {WEIGHTS_FILE} is taken." if pickles and CONFIG in names else
                 f"{target.label} holds no network: it needs {CONFIG} and {WEIGHTS_FILE}.")
+        check_room(folder, names, earlier)
         # Before the large file: what it is.
         for name in sorted(names, key=lambda one: one != CONFIG):
             path = Path(hf_hub_download(target.name, name, revision=commit, local_dir=beside, token=api.token))
@@ -113,9 +113,10 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
         if own is not None and sha256_of(Path(beside, WEIGHTS_FILE)) != own.lower():
             raise WeightsError(f"The weights of {target.label} are not those that its config.json recorded. Nothing "
                                "was taken from it.")
-        _place(Path(beside), folder, names, earlier, {"repository": target.text, "commit": commit})
+        check_file(Path(beside, WEIGHTS_FILE), code, target.label)
+        place(beside, folder, names, earlier, {"repository": target.text, "commit": commit})
     left = tuple(name for name in held if name not in names and name != ".gitattributes")
-    return Pulled(target.text, code, folder, tuple(names), left, commit)
+    return Pulled(target.text, code, given, tuple(names), left, commit)
 
 
 def look(repository: str, *, token: str | None = None) -> Facts:
@@ -136,26 +137,28 @@ def look(repository: str, *, token: str | None = None) -> Facts:
         path = Path(_one(api, target, CONFIG, commit))
         code = code_in(path, target.label)
 
-        def read(name: str, parse: Callable[[str], Any]) -> Any:
+        def text_of(name: str) -> str | None:
             if name not in held:
                 return None
-            return parse(Path(_one(api, target, name, commit)).read_text(encoding="utf-8"))
+            file = Path(_one(api, target, name, commit))
+            if file.stat().st_size > _TEXT_BYTES:
+                raise ValueError(f"it has more than {_TEXT_BYTES:,} bytes")
+            return file.read_text(encoding="utf-8")
 
         classes, channels = sizes_in(path, target.label)
         name = TRAINING
         try:
-            training = read(name, json.loads)
+            training = _training_in(text_of(name))
             measured = measured_of(training)
             name = SEARCH
-            search = read(name, json.loads)
-            _check_search(search)
+            search = _search_in(text_of(name))
             name = CARD
-            licence = read(name, _licence)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            licence = _licence(text_of(name))
+        except ValueError as error:
             if isinstance(error, BssZooError):
                 raise
-            raise WeightsError(f"The {name} of {target.label} is broken, or none of bsszoo's: "
-                               f"{type(error).__name__}: {error}.") from error
+            raise WeightsError(f"The {name} of {target.label} is broken, or none of bsszoo's: {one_line(error)}."
+                               ) from error
     weights = held.get(WEIGHTS_FILE)
     size = 0 if weights is None else int(weights.size)
     cost = code_cost(code, num_classes=classes, in_chans=channels)
@@ -171,37 +174,6 @@ def _parse(repository: str) -> HubRepository:
     return target
 
 
-def _earlier(folder: Path) -> tuple[str, ...]:
-    """The files of an earlier pull in a folder; a ``SettingsError`` where it holds anything that is no pull's."""
-    if not folder.exists():
-        return ()
-    if folder.is_dir() and not any(folder.iterdir()):
-        return ()
-    try:
-        found = json.loads((folder / _MARK).read_text(encoding="utf-8"))["files"]
-        return tuple(str(name) for name in found)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise SettingsError(f"{folder} is there already and is no pulled network: give a new folder with "
-                            "--out.") from None
-
-
-def _place(beside: Path, folder: Path, names: list[str], earlier: tuple[str, ...], about: dict[str, str]) -> None:
-    """Put fetched files into their folder, and take away those of an earlier pull that are no longer among them."""
-    try:
-        folder.mkdir(exist_ok=True)
-        # First what it will hold: a pull that is cut off here is an earlier pull to the next one.
-        mark = json.dumps({**about, "files": sorted({*names, *earlier})}, indent=2)
-        write_whole(folder / _MARK, mark + "\n")
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (beside / name).replace(folder / name)
-        for name in set(earlier) - set(names):
-            (folder / name).unlink(missing_ok=True)
-        write_whole(folder / _MARK, json.dumps({**about, "files": sorted(names)}, indent=2) + "\n")
-    except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror or error}.") from None
-
-
 def _same(path: Path, file: RepoFile) -> bool:
     """Whether a file has the content that the Hub lists: by SHA-256 for large files, by git's name for others."""
     if file.lfs is not None:
@@ -212,13 +184,17 @@ def _same(path: Path, file: RepoFile) -> bool:
 
 def _tree(api: HfApi, target: HubRepository, commit: str) -> dict[str, RepoFile]:
     """The files of a commit by name; a name that would leave its folder is an error, whoever serves it."""
-    found = {f.path: f for f in api.list_repo_tree(target.name, revision=commit, recursive=True)
-             if isinstance(f, RepoFile)}
-    for name in found:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-            raise WeightsError(f"{target.label} lists a file {name!r}, which would be written outside its folder. "
-                               "Nothing was taken from it.")
+    found: dict[str, RepoFile] = {}
+    for file in api.list_repo_tree(target.name, revision=commit, recursive=True):
+        if isinstance(file, RepoFile):
+            found[file.path] = file
+        if len(found) > _FILES:
+            raise WeightsError(f"{target.label} lists more than {_FILES:,} files, which no network has.")
+    refuse_names(found, target.label)
+    for name in (CONFIG, TRAINING, SEARCH, CARD):
+        if name in found and found[name].size > _TEXT_BYTES:
+            raise WeightsError(f"{name} of {target.label} has {found[name].size:,} bytes; at most {_TEXT_BYTES:,} are "
+                               "read.")
     return found
 
 
@@ -229,19 +205,43 @@ def _one(api: HfApi, target: HubRepository, name: str, commit: str) -> str:
         raise RunError(f"{target.label} lists {name} and does not give it. Run the same command again.") from error
 
 
-def _check_search(search: Any) -> None:
-    if search is not None:
-        _ = (search["trials"]["complete"], search["budget"]["macs"] + 0, search["reference"], search["seed"],
-             search["evaluator"]["name"])
+def _training_in(text: str | None) -> dict[str, Any] | None:
+    """A repository's ``training.json``; a ``ValueError`` where an entry that is shown of it is none of a training's."""
+    if text is None:
+        return None
+    found = _object(text)
+    count_in(found, "epochs"), count_in(found, "seed")
+    text_in(found, "versions", "bsszoo"), text_in(found, "versions", "torch")
+    return found
 
 
-def _licence(card: str) -> str | None:
-    from huggingface_hub import ModelCard
-    from yaml import YAMLError
+def _search_in(text: str | None) -> dict[str, Any] | None:
+    """A repository's ``search.json``, as ``_training_in``."""
+    if text is None:
+        return None
+    found = _object(text)
+    number_in(found, "budget", "macs"), count_in(found, "trials", "complete"), count_in(found, "seed")
+    text_in(found, "reference"), text_in(found, "evaluator", "name")
+    return found
 
+
+def _object(text: str) -> dict[str, Any]:
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object")
+    return found
+
+
+def _licence(card: str | None) -> str | None:
+    """The licence that a card's metadata names; None where they cannot be read: the network is no worse for it."""
+    lines = (card or "").lstrip("\ufeff").splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        return None
+    end = next((i for i, line in enumerate(lines[1:], start=1) if line.rstrip() == "---"), 0)
     try:
-        data: Any = ModelCard(card, ignore_metadata_errors=True).data
+        data = parse_yaml("\n".join(lines[1:end]))
     except YAMLError:
-        return None  # somebody's card; the network is no worse for it
-    found = data.to_dict().get("license")
-    return str(found) if found else None
+        return None
+    found = data.get("license") if isinstance(data, dict) else None
+    names = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, str)]
+    return ", ".join(names) or None
