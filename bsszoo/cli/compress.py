@@ -169,6 +169,9 @@ def compress_command(
         typer.Option(metavar="A:B|none", show_default="0.85:1.25 for structural, else none",
                      help="Least and most parameters, in multiples of the uniformly rescaled network's."),
     ] = None,
+    grow: Annotated[
+        bool, typer.Option("--grow", help="Allow a budget above the network's own, which makes it larger.")
+    ] = False,
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Measure the forward time of the networks in the table.")
     ] = True,
@@ -212,7 +215,7 @@ def compress_command(
                 max_latency=max_latency,
                 latency_table=latency_table, latency_model=latency_model, evaluator=judge, trials=trials,
                 batch=batch, seed=seed, out=out, storage=storage, study=study, workers=workers, grace=grace,
-                retry=retry_failed, search=search, slack=slack, scale=scale, caps=caps, latency=latency,
+                retry=retry_failed, search=search, slack=slack, scale=scale, caps=caps, grow=grow, latency=latency,
                 confirm=confirm, finish=closing, watcher=watcher,
             )
     except KeyboardInterrupt:

@@ -12,8 +12,11 @@ from typing import Any, Final
 from bsszoo.candidates.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 from bsszoo.codes.code import Code
 from bsszoo.errors import BudgetError
+from bsszoo.report.figures import human
 from bsszoo.study.evaluator import FunctionEvaluator, digest, load_function
 
+# A budget may exceed the network's own by one in so many.
+_ROUNDING: Final = 100
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _NUMBER = re.compile(r"\s*(\d+\.?\d*(?:e\+?\d+)?|\.\d+(?:e\+?\d+)?)\s*([kmgb%]?)\s*", re.IGNORECASE)
 
@@ -43,6 +46,17 @@ def parse_amount(text: str | float, *, of: int, what: str) -> int:
 def plausible(macs: int, text: object) -> str:
     """A hint for a budget that was given without its unit: `` Did you mean 130M?``, else nothing."""
     return f" Did you mean {text}M?" if macs < 100_000 and str(text).strip().isdigit() else ""
+
+
+def check_not_larger(network: str, own: int, macs: int) -> None:
+    """A ``BudgetError`` for a budget above the network's own multiply-adds, as ``compress`` would make it larger.
+
+    One percent is left to rounding: ResNet-50, of 4.09B, is 4.1B in the paper.
+    """
+    if macs > own + own // _ROUNDING:
+        raise BudgetError(f"{network} has {human(own)} MACs; a budget of {human(macs)} would make it larger. Give a "
+                          "smaller one (60% is a share of its own), or --grow (grow=True in Python) if larger networks "
+                          "are what you look for.")
 
 
 @dataclass(frozen=True, slots=True)

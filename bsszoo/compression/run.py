@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from bsszoo.candidates.latency import LatencyModel, LatencyTable
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
-from bsszoo.compression.budget import latency_limit, parse_amount, plausible
+from bsszoo.compression.budget import check_not_larger, latency_limit, parse_amount, plausible
 from bsszoo.compression.closing import (
     doubts,
     found_rows,
@@ -149,6 +149,7 @@ def compress(
     slack: float = 0.1,
     scale: float | None = None,
     caps: Caps | None = None,
+    grow: bool = False,
     latency: bool = True,
     confirm: int = TRAININGS,
     finish: Finish | None = None,
@@ -185,6 +186,7 @@ def compress(
         scale: Scale of the grid of widths, by default what meets the budget.
         caps: How far candidates may go from the uniformly rescaled network; by default the structural score's own
             caps, and none for any other evaluator.
+        grow: Allow a budget above the network's own multiply-adds, which makes it larger.
         latency: Measure the forward time of the networks in the closing table on this machine.
         confirm: With an evaluator that trains: fresh trainings each of the best code and of the uniformly rescaled
             network, and the number of random codes, all measured on pictures that the search never saw; 0 for none.
@@ -192,7 +194,7 @@ def compress(
         watcher: Told how the run goes.
 
     Raises:
-        BudgetError: No code meets the budget.
+        BudgetError: No code meets the budget, or it would make the network larger and ``grow`` is not given.
         UnknownNameError, CodeError: There is no such network or evaluator.
         SettingsError: A setting makes no sense, or the folder or the storage cannot be used.
         RunError: Every trial failed.
@@ -216,6 +218,9 @@ def compress(
     )
     if hint := plausible(macs, flops):
         raise BudgetError(f"--flops is {flops!r}, {macs} multiply-adds.{hint}")
+    title = network if isinstance(network, str) and not network.startswith("{") else whole
+    if not grow:
+        check_not_larger(title, cost.macs, macs)
     judge = _evaluator(evaluator)
     if finish is not None:
         finish.check(reference)
@@ -229,7 +234,6 @@ def compress(
     if judge is None:
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
-    title = network if isinstance(network, str) and not network.startswith("{") else whole
     settings = settings_of(title, reference, budget, judge, batch, seed, plan, caps, sharing, mode)
     settings |= {} if within is None else within.settings
     todo = SearchPlan(plan.space, plan.candidates, judge, trials, batch)

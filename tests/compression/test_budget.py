@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bsszoo
 from bsszoo.codes import Space
 from bsszoo.codes.chain import space_shapes
 from bsszoo.compression.budget import latency_limit, latency_limit_of, parse_amount
@@ -90,3 +95,28 @@ def test_a_latency_model_is_a_function_or_its_name(tmp_path, monkeypatch):
 def test_what_tells_no_latency_is_refused(arguments, words):
     with pytest.raises(BudgetError, match=words):
         latency_limit(*arguments)
+
+
+@pytest.mark.parametrize(("network", "flops", "said"), [
+    ("mobilenetv2", "400M", "mobilenetv2 has 300.8M MACs; a budget of 400.0M would make it larger"),
+    ("mobilenetv2", "150%", "a budget of 451.2M would make it larger"),
+    (bsszoo.Code.parse("resnet18_c64-64-64-64_l1-1-1-1"), "1.8B", "resnet18_c64-64-64-64_l1-1-1-1 has"),
+    ("maskrcnn_resnet50", "130B", "maskrcnn_resnet50 has 117.1B MACs; a budget of 130.0B"),
+])
+def test_a_budget_that_would_make_the_network_larger_is_refused(
+    network: Any, flops: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError, match=re.escape(said)) as refused:
+        bsszoo.compress(network, flops=flops, out=tmp_path / "run")
+    assert "--grow" in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_larger_network_is_searched_when_it_is_asked_for(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"trials": 2, "batch": 2, "latency": False}
+    network = "resnet18_c64-64-64-64_l1-1-1-1"
+    own = bsszoo.cost(network).macs
+    found = bsszoo.compress(network, flops=2 * own, grow=True, out=tmp_path / "run", **asked)
+    assert all(own < row.cost.macs <= 2 * own for row in found.trials)
+    # The network's own figure, as a person reads it in a table, is no larger network.
+    bsszoo.compress("resnet50", flops="4.1B", out=tmp_path / "rounded", **asked)
