@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -16,14 +17,14 @@ from bsszoo.detection.evaluation import NONE, DetectionFigures, Precision
 from bsszoo.detection.labels import Labels
 from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import RecipeError, WeightsError
-from bsszoo.files import write_whole
-from bsszoo.train.checkpoint import WEIGHTS, Folder
+from bsszoo.train.checkpoint import WEIGHTS, Folder, Kinds, best_of
 from bsszoo.train.devices import Place
-from bsszoo.train.outcome import how_trained, validated_on, weights_words
+from bsszoo.train.outcome import how_trained, of_files, validated_on, weights_words
 from bsszoo.train.task import Round
 from bsszoo.zoo.detector_weights import CONFIG, create_detector, saved_text
 from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES
 from bsszoo.zoo.registry import create
+from bsszoo.zoo.saved_config import OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,12 @@ class DetectionRow:
     COCO's average precisions in percent, of boxes and of masks: over all IoU, at 0.5, at 0.75, of small, medium and
     large objects; -1 where there is none, as COCO writes it.
     """
+
+    summary_kinds: ClassVar[Kinds] = {
+        "model": (str,), "validated_on": (str,), "box_ap": (int, float), "box_ap50": (int, float),
+        "mask_ap": (int, float, type(None)), "mask_ap50": (int, float, type(None)), "weights": (str,),
+        "val_pictures": (int,), "updates": (int,), "seed": (int,), "best_update": (int,), "best_ap": (int, float),
+    }
 
     validation: int  # from 1
     update: int  # updates done
@@ -151,13 +158,15 @@ def conclude_detection(
         tested: The figures on the recipe's test split, where it has one.
         notes: What was said of the pictures, such as annotations that were left out.
     """
-    folder.save_weights(WEIGHTS, network.state_dict())
+    checksum = folder.save_weights(WEIGHTS, network.state_dict())
     detector = detector_of(recipe, labels)
-    write_whole(folder.path / CONFIG, saved_text(
+    config = json.loads(saved_text(
         detector, norm=recipe.model.norm, settings=settings_of(recipe), labels=labels.to_dict()))
+    config[OWN]["sha256"] = checksum
+    folder.write_text(CONFIG, json.dumps(config, indent=2) + "\n")
     cost = detector_cost(detector, recipe.data.image_size)
     data, last = recipe.data, rows[-1]
-    best = max(rows, key=lambda r: r.score)
+    best = best_of(rows)
     summary = {
         "model": recipe.model.name, "detector": str(detector), "code": str(detector.backbone),
         "image_size": data.image_size, "num_classes": labels.classes, "macs": cost.macs, "params": cost.params,
@@ -170,6 +179,7 @@ def conclude_detection(
         "notes": list(notes),
         **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("pycocotools",)),
         "images_per_s": round(last.images_per_s, 2), "last_validation": asdict(last),
+        **of_files(folder, checksum),
     }
     folder.write_summary(summary)
     return summary

@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from bsszoo.errors import RecipeError, RunError, SettingsError
-from bsszoo.files import PART, whole_file, write_whole
+from bsszoo.errors import BssZooError, RunError, SettingsError
+from bsszoo.files import PART, whole_file
+from bsszoo.texts import one_line, parse_json
+from bsszoo.train.checkpoint_contents import read_checkpoint
 from bsszoo.train.recipe import read_tree_of, recipe_text
 from bsszoo.train.strict import as_mapping, paths
+from bsszoo.zoo.saved_config import OWN
+from bsszoo.zoo.weights import sha256_of
 
 if TYPE_CHECKING:
     from bsszoo.train.task import TrainingRecipe
 
-LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST = (
-    "last.pt", "metrics.csv", "recipe.yaml", "summary.json", "model.safetensors", "best.safetensors"
+LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST, CONFIG = (
+    "last.pt", "metrics.csv", "recipe.yaml", "summary.json", "model.safetensors", "best.safetensors", "config.json"
 )
 
 #: Keys that may differ when a training goes on: they say how devices are used, not what is computed.
 FREE: Final = ("run.workers", "run.checkpoint_minutes", "run.tensorboard", "run.compile", "run.channels_last",
                "run.device_batch")
 
+#: Kinds of values, as a summary's entries have them.
+Kinds = Mapping[str, tuple[type, ...]]
+_TEXT: Final = (str,)
+_COUNT: Final = (int,)
+_NUMBER: Final = (int, float)
+# How a damaged file is called that nothing can be made of.
+_ASIDE: Final = ".damaged"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class Row(Protocol):
     """One line of ``metrics.csv``: what a round of training gave; a frozen dataclass of numbers."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    #: What the summary of such a training holds at least.
+    summary_kinds: ClassVar[Kinds]
 
     @property
     def score(self) -> float:
@@ -44,9 +61,22 @@ class Row(Protocol):
         """The line that a person reads, of so many."""
 
 
+SomeRow = TypeVar("SomeRow", bound=Row)
+
+
+def best_of(rows: Sequence[SomeRow]) -> SomeRow:
+    """The row whose weights are in ``best.safetensors``: that of the highest score, the first of equals."""
+    return max(rows, key=lambda row: row.score)
+
+
 @dataclass(frozen=True, slots=True)
 class EpochRow:
     """One line of ``metrics.csv``: what an epoch gave. Accuracies in percent, losses in nats."""
+
+    summary_kinds: ClassVar[Kinds] = {
+        "model": _TEXT, "validated_on": _TEXT, "top1": _NUMBER, "top5": _NUMBER, "val_loss": _NUMBER,
+        "val_pictures": _COUNT, "epochs": _COUNT, "seed": _COUNT, "best_epoch": _COUNT, "best_top1": _NUMBER,
+    }
 
     epoch: int  # from 1
     update: int  # updates done
@@ -102,16 +132,25 @@ def pack(
 
 
 def unpack_progress(state: Mapping[str, Any], row_kind: type[Row]) -> Progress:
-    """How far the training of a checkpoint was."""
+    """How far the training of a checkpoint was; its contents are checked before (``contents_fault``)."""
     rows = [row_kind(**row) for row in state["rows"]]
     return Progress(state["update"], state["loss_sum"], state["seconds"], rows)
 
 
 class Folder:
-    """What a training leaves on disk; the first process holds it while it trains."""
+    """What a training leaves on disk; the first process holds it while it trains.
+
+    Attributes:
+        path: The folder.
+        best: SHA-256 of ``best.safetensors`` as it has to be; None before the first validation, and where the file
+            was lost.
+        notes: What a person should know of the files.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.best: str | None = None
+        self.notes: list[str] = []
 
     @contextmanager
     def held(self, recipe: TrainingRecipe) -> Iterator[None]:
@@ -136,7 +175,7 @@ class Folder:
             self._check(recipe)
             for left in self.path.glob(f".*{PART}"):  # by a process that was killed while it wrote
                 left.unlink(missing_ok=True)
-            write_whole(self.path / RECIPE, recipe_text(recipe))
+            self.write_text(RECIPE, recipe_text(recipe))
             yield
         finally:
             lock.release()
@@ -144,13 +183,17 @@ class Folder:
     def _check(self, recipe: TrainingRecipe) -> None:
         file = self.path / RECIPE
         if not file.exists():
+            if (self.path / LAST).exists():
+                raise SettingsError(f"{self.path} holds a training whose {RECIPE} is missing. Put the training's own "
+                                    "recipe there under that name, or give another --out.")
             if any(not p.name.startswith(".") for p in self.path.iterdir() if p.name != "log.txt"):
                 raise SettingsError(f"{self.path} holds other files and no training. Give an empty folder with --out.")
             return
         try:
             earlier = read_tree_of(type(recipe), file)
-        except RecipeError as error:
-            raise SettingsError(f"{self.path} holds a training that cannot go on: {error}") from None
+        except BssZooError as error:
+            raise SettingsError(f"{self.path} holds a training that cannot go on: {error} Give another --out; or, if "
+                                f"{RECIPE} was damaged, put the training's own recipe in its place.") from None
         if not (self.path / LAST).exists():
             return
         differing = [p for p in differences(earlier, recipe) if p not in FREE]
@@ -162,27 +205,60 @@ class Folder:
                                                      if len(differing) > 1 else "")
                 + ". Give another --out, or the same recipe to go on.")
 
+    # -- the checkpoint -------------------------------------------------------------------------------------------
+
     def load(self) -> dict[str, Any] | None:
         """The checkpoint of the folder, or None where there is none yet.
 
         Raises:
-            SettingsError: The file is broken.
+            SettingsError: The file is damaged.
         """
         file = self.path / LAST
-        if not file.exists():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever the unpickler raises on a broken file
-            raise SettingsError(f"The checkpoint {file} cannot be read ({type(error).__name__}: {error}). Take the "
-                                "file away to start anew.") from None
-        return state
+        return read_checkpoint(file) if file.exists() else None
 
     def save(self, state: Mapping[str, Any], row_kind: type[Row]) -> None:
-        """Write the checkpoint, and ``metrics.csv`` as of it; each as a whole."""
-        with whole_file(self.path / LAST) as scratch:
-            torch.save(dict(state), scratch)
+        """Write the checkpoint, and ``metrics.csv`` as of it; each as a whole.
+
+        Raises:
+            RunError: They cannot be written, such as to a full disk.
+        """
+        with self.writing(LAST) as scratch, scratch.open("wb") as file:
+            _save(dict(state, best=self.best), file)
         self._write_metrics(state["rows"], [f.name for f in fields(row_kind)])
+
+    def restore(self, state: Mapping[str, Any], rows: Sequence[Row], weights: Mapping[str, torch.Tensor]) -> None:
+        """Bring the files beside a checkpoint to its moment.
+
+        A kill between two writes leaves ``metrics.csv`` and ``best.safetensors`` older than the checkpoint.
+
+        Args:
+            state: The checkpoint, checked.
+            rows: Its rows.
+            weights: Those of its moment that are validated.
+        """
+        if not rows:
+            return
+        self._write_metrics(state["rows"], [f.name for f in fields(rows[0])])
+        file, best = self.path / BEST, best_of(rows)
+        found = sha256_of(file) if file.is_file() else None
+        if best is rows[-1] and state["update"] == _update(best):
+            self.best = weights_sha256(weights)
+            if found != self.best:
+                self.save_weights(BEST, weights)
+            return
+        if "best" in state:
+            self.best = state["best"] if found == state["best"] else None
+        elif found is not None and [row.score for row in rows].count(best.score) == 1 and _holds_tensors(file):
+            # Checkpoints of 0.1.0 have no checksum; of equal rounds it left the last one's weights.
+            self.best = found
+        if self.best is None:
+            what, aside = "missing", ""
+            if file.exists():
+                what, other = "not the file that the checkpoint recorded", _free(file.with_name(BEST + _ASIDE))
+                file.replace(other)
+                aside = f" What was there is now {other.name}."
+            self.notes.append(f"{file}, the weights after {_update(best):,} updates, the best so far, is {what}, and "
+                              f"cannot be made again from {LAST}. A better round writes a new one.{aside}")
 
     def _write_metrics(self, rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
         text = io.StringIO()
@@ -190,29 +266,115 @@ class Folder:
         table.writerow(names)
         for row in rows:
             table.writerow([_figure(row[name]) for name in names])
-        write_whole(self.path / METRICS, text.getvalue())
+        self.write_text(METRICS, text.getvalue())
 
-    def save_weights(self, name: str, state: Mapping[str, torch.Tensor]) -> None:
-        """Write a state dict as a safetensors file."""
-        from safetensors.torch import save_file
+    # -- single files ---------------------------------------------------------------------------------------------
 
-        with whole_file(self.path / name) as scratch:
-            save_file({k: v.contiguous() for k, v in _on_cpu(state).items()}, scratch, metadata={"format": "pt"})
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write to, which takes the place of the folder's file ``name`` when the block ends.
+
+        Raises:
+            RunError: The disk is full, or refuses the file otherwise; what was there before stays.
+        """
+        try:
+            with whole_file(self.path / name) as scratch:
+                yield scratch
+        except OSError as error:
+            last = f"The last checkpoint, {LAST}, is whole" if (self.path / LAST).is_file() else (
+                "There is no checkpoint yet")
+            mended = "there is room" if error.errno in _FULL else "that is mended"
+            raise RunError(f"{self.path / name} cannot be written: {error.strerror or error}. {last}: once {mended}, "
+                           "the same command goes on from there.") from None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file as a whole; ``RunError`` as ``writing``."""
+        with self.writing(name) as scratch:
+            scratch.write_text(text, encoding="utf-8", newline="\n")
+
+    def save_weights(self, name: str, state: Mapping[str, torch.Tensor]) -> str:
+        """Write a state dict as a safetensors file; its SHA-256."""
+        data = _safetensors(state)
+        with self.writing(name) as scratch:
+            scratch.write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``; it is there only when the training has come to its end."""
-        write_whole(self.path / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self.write_text(SUMMARY, json.dumps(summary, indent=2) + "\n")
 
-    def summary(self) -> dict[str, Any] | None:
-        """``summary.json``, or None while the training has not come to its end."""
+    # -- a finished training --------------------------------------------------------------------------------------
+
+    def finished(self, row_kind: type[Row]) -> dict[str, Any] | None:
+        """The summary of a training that has come to its end, or None where something is left to do.
+
+        Files that are missing or damaged are written again from the last checkpoint, where there is one.
+
+        Raises:
+            SettingsError: ``summary.json`` is damaged, or the weights are and there is no checkpoint.
+        """
+        summary = self.summary(row_kind)
+        if summary is None:
+            return None
+        faults = {name: fault for name, fault in (
+            (WEIGHTS, self._weights_fault(WEIGHTS, summary.get("sha256"))),
+            (CONFIG, self._config_fault(summary.get("sha256"))),
+            (BEST, self._weights_fault(BEST, summary["best_sha256"]) if summary.get("best_sha256") else None),
+        ) if fault is not None}
+        if not faults:
+            return summary
+        wrong = f"In {self.path} {' and '.join(f'{name} {fault}' for name, fault in faults.items())}"
+        if (self.path / LAST).exists():
+            self.notes.append(f"{wrong}; what can be is written again from {LAST}.")
+            return None
+        if faults.keys() == {BEST}:
+            self.notes.append(f"{wrong}.")
+            return summary
+        raise SettingsError(f"{wrong}. The training came to its end, but there is no {LAST} to write it from. Bring "
+                            f"the file back from a copy; or take {SUMMARY} away, and the same command trains anew.")
+
+    def _weights_fault(self, name: str, recorded: str | None) -> str | None:
+        file = self.path / name
+        if not file.is_file():
+            return "is missing"
+        # Version 0.1.0 recorded nothing.
+        right = _holds_tensors(file) if recorded is None else sha256_of(file) == recorded
+        return None if right else "is not the file that was written"
+
+    def _config_fault(self, recorded: str | None) -> str | None:
+        if recorded is None:
+            return None
+        try:
+            found = parse_json((self.path / CONFIG).read_bytes())
+            return None if found[OWN]["sha256"] == recorded else "is of other weights"
+        except FileNotFoundError:
+            return "is missing"
+        except (OSError, ValueError, TypeError, KeyError):
+            return "is damaged"
+
+    def summary(self, row_kind: type[Row]) -> dict[str, Any] | None:
+        """``summary.json``, or None while the training has not come to its end.
+
+        Raises:
+            SettingsError: It is damaged.
+        """
         file = self.path / SUMMARY
         try:
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            found = parse_json(file.read_bytes())
+            _check_summary(found, row_kind.summary_kinds)
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise SettingsError(f"{file} is broken: {error}. Take it away; the same command writes it anew.") from None
-        return found
+        except (ValueError, OSError) as error:
+            # The parser's texts quote what the file holds.
+            raise SettingsError(f"{file} is damaged: {one_line(error)}. Take it away; the same command writes it "
+                                "anew.") from None
+        summary: dict[str, Any] = found
+        return summary
+
+
+def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """The SHA-256 of the file that ``Folder.save_weights`` makes of a state dict."""
+    return hashlib.sha256(_safetensors(state)).hexdigest()
 
 
 def differences(one: TrainingRecipe, other: TrainingRecipe) -> list[str]:
@@ -241,3 +403,70 @@ def _on_cpu(value: Any) -> Any:
 
 def _figure(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _free(path: Path) -> Path:
+    """The path, or it with the first number behind it that nothing has yet."""
+    names = (path, *(path.with_name(f"{path.name}{n}") for n in range(2, 1000)))
+    return next(p for p in names if not p.exists())
+
+
+def _update(row: Any) -> int:
+    return int(row.update)
+
+
+def _safetensors(state: Mapping[str, torch.Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save({k: v.contiguous() for k, v in _on_cpu(state).items()}, metadata={"format": "pt"})
+
+
+def _holds_tensors(file: Path) -> bool:
+    """Whether a file is a whole safetensors file, as far as its header says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return bool(opened.keys())
+    except (SafetensorError, OSError):
+        return False
+
+
+class _Remembering:
+    """A file's ``write`` that keeps its error: torch makes a page of C++ addresses of it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return int(self._file.write(data))
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _save(state: Mapping[str, Any], file: Any) -> None:
+    remembering = _Remembering(file)
+    try:
+        torch.save(dict(state), remembering)  # type: ignore[arg-type]
+    except (RuntimeError, OSError):
+        if remembering.error is not None:
+            raise remembering.error from None
+        raise
+
+
+def _check_summary(summary: object, kinds: Kinds) -> None:
+    if not isinstance(summary, dict):
+        raise ValueError("it holds no object")
+    for name, allowed in kinds.items():
+        value = summary.get(name)
+        if type(value) not in allowed:
+            raise ValueError(f"its {name!r} is {value!r}" if name in summary else f"it has no {name!r}")
+    for name in ("sha256", "best_sha256"):
+        if not isinstance(summary.get(name), (str, type(None))):
+            raise ValueError(f"its {name!r} is no text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from bsszoo.train.checkpoint import Row
 class Events:
     """Writes the figures of each round into ``FOLDER/tensorboard``; nothing when not ``wanted``.
 
+    ``rows`` are those of the checkpoint that is gone on from.
+
     Raises:
         RecipeError: The package ``tensorboard`` is not installed.
     """
 
-    def __init__(self, folder: Path, done: int, *, wanted: bool) -> None:
+    def __init__(self, folder: Path, rows: Sequence[Row], *, wanted: bool) -> None:
         self._writer: Any = None
         if wanted:
             try:
@@ -25,8 +28,10 @@ class Events:
             except ImportError:
                 raise RecipeError('run.tensorboard needs a package that is not installed: pip install '
                                   '"bsszoo[tensorboard]"') from None
-            # Epochs after the checkpoint that is gone on from are hidden: they are trained again.
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+            # Epochs after the checkpoint are hidden: they are trained again. Its last one may not have been written.
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=max(len(rows), 1))
+            for row in rows[-1:]:
+                self.add(row)
 
     def add(self, row: Row) -> None:
         """Write an epoch's figures."""

@@ -22,8 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bsszoo.errors import DataError, RecipeError, RunError, StoppedError
 from bsszoo.nets.synchronised import synchronised
+from bsszoo.texts import one_line
 from bsszoo.train.batches import plain
-from bsszoo.train.checkpoint import BEST, Folder, Progress, Row, pack, unpack_progress
+from bsszoo.train.checkpoint import BEST, LAST, Folder, Progress, Row, best_of, pack, unpack_progress, weights_sha256
+from bsszoo.train.checkpoint_contents import contents_fault, optimizer_form, own_groups, refusal
 from bsszoo.train.classification import Classification
 from bsszoo.train.devices import Place, joined
 from bsszoo.train.events import Events
@@ -86,12 +88,14 @@ def run(
         if place.first:
             stack.enter_context(folder.held(recipe))
         place.barrier()
-        finished = folder.summary() if place.first else None
+        finished = folder.finished(task.row_kind) if place.first else None
         if place.from_first(finished is not None):
+            for note in folder.notes:
+                watcher.note(note)
             return finished or {}
         stopping = stack.enter_context(StopSignals(_STOPPING if place.first else ""))
         training = _Run(recipe, task, folder, place, watcher, stopping)
-        events = Events(folder.path, len(training.progress.rows), wanted=recipe.run.tensorboard and place.first)
+        events = Events(folder.path, training.progress.rows, wanted=recipe.run.tensorboard and place.first)
         stack.callback(events.close)
         stack.callback(training.close)
         with _faults_in_words():
@@ -151,7 +155,7 @@ class _Run:
         if place.first:
             watcher.started(Start(recipe, task.train_pictures, task.val_pictures, self.division, task.ends, place,
                                   self.progress.update, folder.path))
-            for note in task.notes:
+            for note in (*task.notes, *folder.notes):
                 watcher.note(note)
 
     @property
@@ -174,8 +178,12 @@ class _Run:
             row = self._validate(begin, end)
             progress.rows.append(row)
             progress.loss_sum = progress.seconds = 0.0
+            best = self.place.first and best_of(progress.rows) is row
+            if best:
+                # The checkpoint says which file belongs to it before that is written: a kill in between is noticed.
+                self.folder.best = weights_sha256(self.kept.state_dict())
             self._save()
-            if self.place.first and row.score >= max(r.score for r in progress.rows):
+            if best:
                 self.folder.save_weights(BEST, self.kept.state_dict())
             yield row
 
@@ -286,13 +294,26 @@ class _Run:
         self.saved = time.monotonic()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        if self.scaler is not None and state["scaler"] is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        self.progress = unpack_progress(state, self.task.row_kind)
+        task, file = self.task, self.folder.path / LAST
+        ema = None if self.ema is None else self.ema.module
+        # An optimiser of its own, which is stepped once; what that does to the weights is overwritten below.
+        form = optimizer_form(make_optimizer(self.recipe.optim, self.model))
+        fault = contents_fault(state, ends=task.ends, row_kind=task.row_kind, model=self.model, ema=ema,
+                               scaler=self.scaler, optimizer=form)
+        if fault is not None:
+            raise refusal(file, fault)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(own_groups(state["optimizer"], form))
+            if ema is not None:
+                ema.load_state_dict(state["ema"])
+            if self.scaler is not None:
+                self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise refusal(file, f"{type(error).__name__}: {one_line(error)}") from None
+        self.progress = unpack_progress(state, task.row_kind)
+        if self.place.first:
+            self.folder.restore(state, self.progress.rows, self.kept.state_dict())
 
     def _stop(self) -> NoReturn:
         self._save()
@@ -312,8 +333,11 @@ class _Run:
         kept = [self.batches.again(number, passed) for passed in range(self.division.passes)]
         if any(kept):
             file = self.folder.path / f"lost_update{number}_process{self.place.rank}.pt"
-            torch.save({"update": number, "lr": lr, "loss": loss, "passes": kept}, file)
-            text += f" Its pictures are in {file}."
+            try:
+                torch.save({"update": number, "lr": lr, "loss": loss, "passes": kept}, file)
+                text += f" Its pictures are in {file}."
+            except (OSError, RuntimeError):  # a full disk; the loss is what matters
+                file.unlink(missing_ok=True)
         before = "the start" if self.progress.update <= 1 else "the last checkpoint"
         raise RunError(f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
                        "warm-up, optim.clip_grad or run.precision=float32 may help.")
