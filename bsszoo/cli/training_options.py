@@ -115,7 +115,7 @@ class Training:
         from bsszoo.compression.finish import Finish, read_finish
         from bsszoo.train.recipe import with_values
 
-        made = read_finish(what, self._family(network), lambda: self._candidates(network))
+        made = read_finish(what, self._family(network), lambda: self._candidates(network), self.data)
         if self.dataset is not None:
             made = with_values(made, data={"dataset": self.dataset})
         return Finish(made, self.data, teacher, inherit)

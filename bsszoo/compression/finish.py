@@ -19,6 +19,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.study.result import Finished
+from bsszoo.train.data import has_split
 from bsszoo.train.paper import paper_recipe
 from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
 
@@ -70,7 +71,7 @@ class Finish:
                 fetch(weights, original, entry_of(original), org=hub_org(None))
 
 
-def read_finish(what: str, family: str, candidates: Callable[[], Recipe]) -> Recipe:
+def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: str | None = None) -> Recipe:
     """The recipe that ``--finish`` names.
 
     Args:
@@ -78,6 +79,8 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe]) -> Rec
             split of their own.
         family: A family's name.
         candidates: Gives the recipe by which candidates were trained, or would be; not asked for a file.
+        data: The folder of the pictures: where it has no validation split, training pictures are held out for the
+            paper's recipe, as they are for candidates.
 
     Raises:
         SettingsError: There is no such file.
@@ -88,7 +91,9 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe]) -> Rec
             raise SettingsError(f"--finish is {what!r}; it takes a recipe's YAML file, or {PAPER} for the one of the "
                                 "paper.")
         return read_recipe(what)
-    whole = with_values(candidates(), data={"holdout": 0.0, "subset": 1.0, "test_split": None})
+    judged = candidates()
+    holdout = 0.0 if has_split(judged.data, data, judged.data.val_split) else judged.data.holdout
+    whole = with_values(judged, data={"holdout": holdout, "subset": 1.0, "test_split": None})
     made = paper_recipe(family, num_classes=whole.model.num_classes, data=whole.data)
     how = ("device_batch", "precision", "channels_last", "workers")
     return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in how})

@@ -13,7 +13,16 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluate.trainings import HOLDOUT, Trainings
 from bsszoo.study.result import EvaluatorInfo
-from bsszoo.train.data import Split, Stream, open_split, open_splits, open_test, split_notes, unseen_split
+from bsszoo.train.data import (
+    Split,
+    Stream,
+    class_names,
+    open_split,
+    open_splits,
+    open_test,
+    split_notes,
+    unseen_split,
+)
 from bsszoo.train.paper import imagenet_recipe, paper_recipe
 from bsszoo.train.recipe import Recipe, read_recipe, with_values
 
@@ -72,6 +81,7 @@ class TrainingEvaluator(Trainings):
     _updates: int = field(default=0, init=False, repr=False, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
     _notes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    _classes: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +89,7 @@ class TrainingEvaluator(Trainings):
         object.__setattr__(self, "_updates", updates_of(self.recipe, train))
         object.__setattr__(self, "_held", len(held))
         object.__setattr__(self, "_notes", split_notes(train, held))
+        object.__setattr__(self, "_classes", class_names(train))
 
     @property
     def info(self) -> EvaluatorInfo:
@@ -137,7 +148,7 @@ class TrainingEvaluator(Trainings):
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
         recipe = self.recipe_for(test=True)
-        open_test(recipe.data, self.data, num_classes=recipe.model.num_classes)
+        open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, classes=self._classes)
 
 
 def updates_of(recipe: Recipe, train: Split) -> int:

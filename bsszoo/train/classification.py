@@ -11,11 +11,11 @@ from torch import nn
 
 from bsszoo.train.batches import TrainingBatches, divide, end_readers, evaluation_batches
 from bsszoo.train.checkpoint import EpochRow, Folder, Row
-from bsszoo.train.data import open_splits, open_test, split_notes
+from bsszoo.train.data import class_names, open_splits, open_test, split_notes
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import Accuracy, autocast, evaluate
 from bsszoo.train.optim import Objective, make_schedule
-from bsszoo.train.outcome import class_names, conclude, data_mark, start_network, teacher_network
+from bsszoo.train.outcome import conclude, data_mark, start_network, teacher_network
 from bsszoo.train.recipe import Recipe
 from bsszoo.train.task import Batches, Round
 

@@ -213,12 +213,14 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, se
 
 def open_test(
     part: DataPart, path: str | Path | None, *, num_classes: int, splits: tuple[Split, Split] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Split | None:
     """The pictures of ``test_split``, or None where the recipe names none.
 
     Args:
         part, path, num_classes: As ``open_splits``.
         splits: What ``open_splits`` gave: the training split gives the classes, and the validation split is another.
+        classes: The names of the training split's classes, where ``splits`` are not at hand.
 
     Raises:
         DataError: As ``open_splits``; or it is the split that the recipe validates on, by which the best epoch is
@@ -227,7 +229,7 @@ def open_test(
     if part.test_split is None:
         return None
     train, val = splits or (None, None)
-    classes = train.source.classes if isinstance(train, Pictures) else None
+    classes = train.source.classes if isinstance(train, Pictures) else classes
     test = open_split(replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes,
                       classes=classes)
     if val is not None and not part.holdout and test.split == val.split:
@@ -244,11 +246,21 @@ def unseen_split(part: DataPart, path: str | Path | None) -> str:
     """
     if part.test_split is not None:
         return part.test_split
-    if _is_folder(part.dataset) and path is not None:
-        root = Path(path).expanduser()
-        if _split_folder(root, part.val_split) is None and _split_folder(root, "test") is not None:
-            return "test"
-    return part.val_split
+    only_test = not has_split(part, path, part.val_split) and has_split(part, path, "test")
+    return "test" if only_test else part.val_split
+
+
+def has_split(part: DataPart, path: str | Path | None, split: str) -> bool:
+    """Whether there is a folder of a split; of other data sets than folders the reader says so when it opens one."""
+    if not _is_folder(part.dataset) or path is None:
+        return True
+    return _split_folder(Path(path).expanduser(), split) is not None
+
+
+def class_names(split: Split) -> tuple[str, ...] | None:
+    """The names of a split's classes in the order of their labels; None where the data have no names."""
+    names = split.source.classes if isinstance(split, Pictures) else None
+    return tuple(map(str, names)) if names else None
 
 
 def split_notes(*splits: Split | None) -> tuple[str, ...]:

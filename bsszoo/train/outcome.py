@@ -20,7 +20,7 @@ from bsszoo.codes.cost import code_cost
 from bsszoo.errors import RecipeError
 from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder, best_of
-from bsszoo.train.data import Pictures, Split
+from bsszoo.train.data import Pictures, Split, class_names
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import Accuracy
 from bsszoo.train.recipe import EmaPart, Recipe, RunPart
@@ -41,12 +41,6 @@ def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
             network.get_classifier().weight.mul_(part.head_init_scale)
     made: nn.Module = network
     return made
-
-
-def class_names(split: Split) -> tuple[str, ...] | None:
-    """The names of a split's classes in the order of their labels; None where the data have no names."""
-    names = split.source.classes if isinstance(split, Pictures) else None
-    return tuple(map(str, names)) if names else None
 
 
 def teacher_network(recipe: Recipe, classes: Sequence[str] | None = None) -> nn.Module | None:

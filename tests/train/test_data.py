@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import bsszoo
 from bsszoo.cli.main import app
+from bsszoo.compression.finish import read_finish
 from bsszoo.errors import DataError, RecipeError, SettingsError
 from bsszoo.evaluate.training import training_recipe
 from bsszoo.export.inputs import check_inputs
@@ -286,8 +287,12 @@ def test_a_search_is_confirmed_on_the_split_that_there_is(tmp_path: Path) -> Non
     make_folder(tmp_path)
     assert unseen_split(FOLDER, tmp_path) == "validation"
     assert unseen_split(replace(FOLDER, test_split="mine"), tmp_path) == "mine"
+    recipe = small_recipe(tmp_path, "data.dataset=folder", "data.holdout=0.2", "data.image_size=32")
+    assert read_finish("paper", "resnet18", lambda: recipe, str(tmp_path)).data.holdout == 0
     (tmp_path / "validation").rename(tmp_path / "test")
     assert unseen_split(FOLDER, tmp_path) == "test"
+    # The final training validates on held-out pictures, too, where there is no split for it.
+    assert read_finish("paper", "resnet18", lambda: recipe, str(tmp_path)).data.holdout == 0.2
     assert unseen_split(replace(FOLDER, dataset="synthetic"), None) == "validation"
 
 
