@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from bsszoo import __version__
@@ -17,12 +16,16 @@ from bsszoo.codes.cost import Cost, code_cost, stage_costs
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import stages_of
 from bsszoo.codes.named import entry_of
-from bsszoo.hub.figures import Measured, measured_of
+from bsszoo.hub.figures import Measured, count_in, measured_of, number_in, reading
+from bsszoo.hub.markdown import code as code_text
+from bsszoo.hub.markdown import plain
 from bsszoo.hub.portable import without_paths
-from bsszoo.hub.source import Search, Trained
+from bsszoo.hub.source import PUBLISHED, RESULT, Search, Trained
 from bsszoo.nets.timm_arguments import TimmArguments
 from bsszoo.report.figures import ABSENT, human, percent, score
 from bsszoo.report.tables import inner, operator
+from bsszoo.texts import one_line, parse_yaml
+from bsszoo.train.checkpoint import RECIPE, SUMMARY
 
 _CITATION: Final = """```bibtex
 @inproceedings{zhang2020autobss,
@@ -49,18 +52,23 @@ def model_card(
         licence: The licence of the weights as the Hub names it; None says that none was stated.
         picture: File name of the search's picture.
     """
-    code, measured = trained.code, measured_of(trained.summary)
+    code = trained.code
+    with reading(f"{RECIPE} or {SUMMARY} ({PUBLISHED[SUMMARY]})"):
+        measured = measured_of(trained.summary)
+        accuracy, training = _measured(measured, trained), _training(trained)
+    with reading(f"{RESULT} ({PUBLISHED[RESULT]})"):
+        search = [_search(trained.search, code, picture)] if trained.search else []
     cost = code_cost(code, num_classes=num_classes, in_chans=in_chans)
     parts = [
         _metadata(name, measured, timm, licence),
         f"# {_short(name)}\n\n{_what_it_is(code, num_classes)}",
         _how_to_load(name, timm),
-        _measured(measured, trained),
+        accuracy,
         _network(code, cost, num_classes, in_chans),
-        *([_search(trained.search, code, picture)] if trained.search else []),
-        _training(trained),
+        *search,
+        training,
         _limits(trained, measured),
-        f"## Licence\n\nWeights: {licence or 'no licence was stated by their owner; ask before you use them'}. "
+        f"## Licence\n\nWeights: {plain(licence or 'no licence was stated by their owner; ask before you use them')}. "
         "The code of bsszoo is under Apache-2.0.",
         f"## Citation\n\n{_CITATION}\n\nbsszoo is not by the authors of AutoBSS.",
     ]
@@ -69,8 +77,9 @@ def model_card(
 
 def _metadata(name: str, measured: Iterable[Measured], timm: TimmArguments | None, licence: str | None) -> str:
     results = [
-        EvalResult(task_type="image-classification", task_name="Image Classification", dataset_type=m.dataset_id,
-                   dataset_name=m.dataset, dataset_split=m.split, metric_type="accuracy",
+        EvalResult(task_type="image-classification", task_name="Image Classification",
+                   dataset_type=one_line(m.dataset_id), dataset_name=one_line(m.dataset),
+                   dataset_split=one_line(m.split), metric_type="accuracy",
                    metric_name=f"{kind} accuracy [%]", metric_value=round(value, 4))
         for m in measured for kind, value in (("top-1", m.top1), ("top-5", m.top5))
     ]
@@ -105,10 +114,10 @@ def _how_to_load(name: str, timm: TimmArguments | None) -> str:
 
 
 def _measured(measured: Iterable[Measured], trained: Trained) -> str:
-    rows = [(m.dataset, m.split, f"{m.pictures:,}", f"{m.top1:.2f}", f"{m.top5:.2f}") for m in measured]
+    rows = [(plain(m.dataset), plain(m.split), f"{m.pictures:,}", f"{m.top1:.2f}", f"{m.top5:.2f}") for m in measured]
     if not rows:
         return f"## Accuracy\n\n{_NOT_MEASURED.capitalize()}: these weights came without the record of their training."
-    weights = (trained.summary or {}).get("weights", "last update")
+    weights = plain((trained.summary or {}).get("weights", "last update"))
     return ("## Accuracy\n\n" + _table(("data set", "split", "pictures", "top-1 [%]", "top-5 [%]"), rows, right=3)
             + f"\n\nOf one training, with the weights of its end ({weights}). Accuracy on other data: {_NOT_MEASURED}. "
               f"Latency: {_NOT_MEASURED}.")
@@ -139,22 +148,23 @@ def _network(code: Code, cost: Cost, num_classes: int, in_chans: int) -> str:
 def _search(search: Search, code: Code, picture: str | None) -> str:
     result = without_paths(search.result)
     budget, told = result["budget"], result["evaluator"]
-    limits = [f"at most {human(budget['macs'])} MACs and at least {human(budget['min_macs'])}"]
-    limits += [f"at most {human(budget[key])} {key}" for key in ("params", "activations") if budget.get(key)]
-    limits += [f"at most {budget['latency_ms']:g} ms"] if budget.get("latency_ms") else []
+    limits = [f"at most {_count(budget['macs'])} MACs and at least {_count(budget['min_macs'])}"]
+    limits += [f"at most {_count(budget[key])} {key}" for key in ("params", "activations") if budget.get(key)]
+    limits += [f"at most {_number(budget['latency_ms'])} ms"] if budget.get("latency_ms") else []
     rows = [
-        (n["label"] + (" (this network)" if Code.parse(n["code"]).entries == code.entries else ""), f"`{n['code']}`",
-         human(n["macs"]), human(n["params"]), score(n["score"]))
+        (plain(n["label"]) + (" (this network)" if Code.parse(n["code"]).entries == code.entries else ""),
+         code_text(str(Code.parse(n["code"]))), _count(n["macs"]), _count(n["params"]), score(n["score"]))
         for n in result["networks"]
     ]
     trials = result["trials"]
     text = (
-        f"## How the code was found\n\nFrom {result['reference']} under a budget of {', '.join(limits)}, among "
-        f"{result['candidates']:,} candidates drawn from {family_of(result['family']).title}'s grid at scale "
-        f"{result['scale']:g}, with seed {result['seed']} and {trials['complete'] + trials['failed']} evaluations "
-        f"({trials['failed']} failed).\n\nScore: {told['measures']} (`{told['name']}`)."
+        f"## How the code was found\n\nFrom {plain(result['reference'])} under a budget of {', '.join(limits)}, among "
+        f"{count_in(result, 'candidates'):,} candidates drawn from {family_of(result['family']).title}'s grid at scale "
+        f"{_number(result['scale'])}, with seed {count_in(result, 'seed')} and "
+        f"{count_in(trials, 'complete') + count_in(trials, 'failed')} evaluations ({trials['failed']} failed)."
+        f"\n\nScore: {plain(told['measures'])} ({code_text(told['name'])})."
     )
-    text += f" {told['caution']}" if told.get("caution") else ""
+    text += f" {plain(told['caution'])}" if told.get("caution") else ""
     text += "\n\n" + _table(("network", "code", "MACs", "params", "score"), rows, right=2)
     sizes = sorted({Code.parse(n["code"]).image_size for n in result["networks"]})
     text += ("\n\nMACs and parameters here are those for 1,000 classes at "
@@ -162,12 +172,13 @@ def _search(search: Search, code: Code, picture: str | None) -> str:
     text += f"\n\n![Every evaluation of the search in order, and the best so far]({picture})" if picture else ""
     confirmed = result.get("confirmation")
     if confirmed:
-        tests = [(n["label"], f"`{n['code']}`", ", ".join(f"{v:.2f}" for v in n["tests"]) or "every training failed")
+        tests = [(plain(n["label"]), code_text(str(Code.parse(n["code"]))),
+                  _results(n["tests"]) or "every training failed")
                  for n in confirmed["networks"]]
-        text += (f"\n\n**Beside controls at its budget**: {confirmed['measures']}.\n\n"
+        text += (f"\n\n**Beside controls at its budget**: {plain(confirmed['measures'])}.\n\n"
                  + _table(("network", "code", "results [%]"), tests, right=9)
-                 + "".join(f"\n\n{verdict}" for verdict in confirmed["verdicts"]))
-    text += "".join(f"\n\nNote: {note}" for note in result["notes"])
+                 + "".join(f"\n\n{plain(verdict)}" for verdict in confirmed["verdicts"]))
+    text += "".join(f"\n\nNote: {plain(note)}" for note in result["notes"])
     return text + "\n\nAll evaluations: `search_trials.csv`; the whole result: `search.json`."
 
 
@@ -176,21 +187,21 @@ def _training(trained: Trained) -> str:
     if trained.recipe is None or summary is None:
         return ("## Training\n\nNot recorded: the weights were given as a file. How they were trained is for their "
                 "owner to say.")
-    recipe: Mapping[str, Any] = without_paths(yaml.safe_load(trained.recipe))
+    recipe: Mapping[str, Any] = without_paths(parse_yaml(trained.recipe))
     optim, data, loss, schedule = recipe["optim"], recipe["data"], recipe["loss"], recipe["schedule"]
     rows = [
-        ("data", f"{summary['dataset']}, {summary['train_pictures']:,} training pictures"),
-        ("epochs", f"{summary['epochs']}, {schedule['name']} schedule"),
-        ("optimizer", f"{optim['name']}, learning rate {optim['lr']:g}, batch {optim['batch_size']}, weight decay "
-                      f"{optim['weight_decay']:g}"),
-        ("input", f"{data['image_size']} px"),
-        ("label smoothing", f"{loss['label_smoothing']:g}"),
-        ("began with", recipe["model"].get("pretrained") or "fresh weights"),
-        ("teacher", loss.get("teacher") or "none"),
-        ("seed", str(summary["seed"])),
-        ("machine", f"{summary['device']}, {summary['processes']} process"
-                    f"{'' if summary['processes'] == 1 else 'es'}, {summary['precision']}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
+        ("data", f"{plain(summary['dataset'])}, {count_in(summary, 'train_pictures'):,} training pictures"),
+        ("epochs", f"{count_in(summary, 'epochs')}, {plain(schedule['name'])} schedule"),
+        ("optimizer", f"{plain(optim['name'])}, learning rate {_number(optim['lr'])}, batch "
+                      f"{count_in(optim, 'batch_size')}, weight decay {_number(optim['weight_decay'])}"),
+        ("input", f"{count_in(data, 'image_size')} px"),
+        ("label smoothing", _number(loss["label_smoothing"])),
+        ("began with", plain(recipe["model"].get("pretrained") or "fresh weights")),
+        ("teacher", plain(loss.get("teacher") or "none")),
+        ("seed", str(count_in(summary, "seed"))),
+        ("machine", f"{plain(summary['device'])}, {count_in(summary, 'processes')} process"
+                    f"{'' if summary['processes'] == 1 else 'es'}, {plain(summary['precision'])}"),
+        ("versions", ", ".join(f"{plain(name)} {plain(version)}" for name, version in summary["versions"].items())),
     ]
     return (f"## Training\n\n{_table(('', ''), rows, right=9)}\n\nEverything else is in `recipe.yaml`, which `bsszoo "
             "train recipe.yaml --data DIR` trains again; epoch by epoch: `metrics.csv`.")
@@ -218,3 +229,17 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]], *, right: int) ->
     lines = [f"| {' | '.join(cells)} |", f"|{'|'.join(ruler)}|"]
     lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
     return "\n".join(lines)
+
+
+def _count(value: Any) -> str:
+    """A count of a run's record in a few digits; a ``ValueError`` where it is none."""
+    return human(count_in({"a count": value}, "a count"))
+
+
+def _number(value: Any) -> str:
+    """A number of a run's record; a ``ValueError`` where it is none."""
+    return f"{number_in({'a number': value}, 'a number'):g}"
+
+
+def _results(values: Any) -> str:
+    return ", ".join(f"{number_in({'a result': value}, 'a result', most=100):.2f}" for value in values)

@@ -15,6 +15,7 @@ from bsszoo import __version__
 from bsszoo.errors import SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.hub.card import model_card
+from bsszoo.hub.figures import reading
 from bsszoo.hub.portable import portable_recipe, portable_trials, without_paths
 from bsszoo.hub.source import CONFIG, PUBLISHED, RESULT, TRIALS, Trained
 from bsszoo.hub.trace_plot import draw_trace
@@ -61,7 +62,8 @@ def write_contents(
     config = _config(trained, network, timm, sha256_of(folder / WEIGHTS_FILE))
     texts = {CONFIG: _json(config)}
     if trained.recipe is not None:
-        texts[RECIPE] = portable_recipe(trained.recipe)
+        with reading(RECIPE):
+            texts[RECIPE] = portable_recipe(trained.recipe)
     if trained.summary is not None:
         texts[TRAINING] = _json(without_paths(dict(trained.summary)))
     if trained.metrics is not None:
@@ -71,8 +73,9 @@ def write_contents(
         # How it is trained further is a matter of this machine's folders.
         shown = {key: value for key, value in trained.search.result.items() if key != "training"}
         texts[SEARCH] = _json(without_paths(shown))
-        texts[SEARCH_TRIALS] = portable_trials(trained.search.trials)
-        picture = SEARCH_PICTURE if draw_trace(trained.search, folder / SEARCH_PICTURE) else None
+        with reading(f"{TRIALS} ({SEARCH_TRIALS}) or {RESULT} ({SEARCH})"):
+            texts[SEARCH_TRIALS] = portable_trials(trained.search.trials)
+            picture = SEARCH_PICTURE if draw_trace(trained.search, folder / SEARCH_PICTURE) else None
     texts[CARD] = model_card(trained, name, timm=timm, num_classes=network.num_classes, in_chans=network.in_chans,
                              licence=licence, picture=picture)
     for file, text in texts.items():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from yaml import YAMLError
+
+from bsszoo.errors import BssZooError, SettingsError, WeightsError
 from bsszoo.texts import one_line
 
 
@@ -42,6 +47,25 @@ def measured_of(summary: Mapping[str, Any] | None) -> tuple[Measured, ...]:
                               number_in(summary, "test_top1", most=100), number_in(summary, "test_top5", most=100),
                               count_in(summary, "test_pictures")))
     return tuple(found)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """A ``WeightsError`` that names the file, where a record of a run is not what a run writes."""
+    try:
+        yield
+    except BssZooError as error:
+        if isinstance(error, (WeightsError, SettingsError)):
+            raise
+        raise WeightsError(_broken(name, error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, YAMLError, csv.Error) as error:
+        raise WeightsError(_broken(name, error)) from error
+
+
+def _broken(name: str, error: Exception) -> str:
+    said = f"there is no {error}" if type(error) is KeyError else str(error) or type(error).__name__
+    return (f"{name} is broken, or of another version of bsszoo ({one_line(said)}). Take it away to do without it, or "
+            "let the command that wrote it write it again.")
 
 
 def text_in(data: Any, *keys: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import yaml
 
+from bsszoo.texts import parse_yaml
+
 # A path from the root of a disk with a folder in it; not a part of an address (https://..) or of a longer word.
 _PATH: Final = re.compile(
     r"(?<![\w/.\\])(?!//)(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s/\\:'\"]+[/\\])+(?P<last>[^\s/\\:'\",;)]*)")
@@ -48,7 +50,7 @@ def _last(path: str) -> str:
 
 def portable_recipe(text: str) -> str:
     """A recipe's YAML without paths of this machine; as it is where it has none."""
-    data = yaml.safe_load(text)
+    data = parse_yaml(text)
     shown = without_paths(data)
     return text if shown == data else yaml.safe_dump(shown, sort_keys=False, width=110)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, WeightsError
+from bsszoo.hub.figures import reading, text_in
+from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
@@ -18,6 +19,8 @@ from bsszoo.zoo.saved_config import code_in, same_network
 CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
 #: How files of a run are called in a repository.
 PUBLISHED: Final = {SUMMARY: "training.json", RESULT: "search.json", TRIALS: "search_trials.csv"}
+# The most bytes of a file that is read as text; the trials of a long search are some megabytes.
+_MOST_BYTES: Final = 1 << 26
 _FORMS: Final = ("a folder of `bsszoo train`, a folder of `bsszoo compress --finish`, or a weights file (with --code "
                  "unless a config.json lies beside it)")
 
@@ -78,7 +81,8 @@ def find_trained(source: str | Path, *, code: str | Code | None = None, search: 
     if given is not None and not same_network(given, found.code):
         raise SettingsError(f"{path} holds {found.code}, and --code names {given}.")
     if run is not None:
-        known = [Code.parse(n["code"]) for n in run.result["networks"]]
+        with reading(RESULT):
+            known = [Code.parse(n["code"]) for n in run.result["networks"]]
         if not any(same_network(found.code, one) for one in known):
             raise SettingsError(f"The search does not know {found.code}: it is none of its networks. Leave --search "
                                 "away, or name the search that found it.")
@@ -91,18 +95,22 @@ def _run(folder: Path, result_name: str = RESULT, trials_name: str = TRIALS) -> 
     if result is None or "networks" not in result:
         raise SettingsError(f"{folder} holds no finished search: there is no {RESULT} of `bsszoo compress` in it.")
     trials = folder / trials_name
-    return Search(result, trials.read_text(encoding="utf-8") if trials.is_file() else "")
+    return Search(result, _text(trials) or "")
 
 
 def _finished(run: Path, result: Mapping[str, Any]) -> Path:
     """The folder of the best code's training in full."""
-    finished, code = result.get("finished"), result["best"]["code"]
+    with reading(str(run / RESULT)):
+        finished, code = result.get("finished"), Code.parse(result["best"]["code"])
+        folder = PurePosixPath(text_in(finished, "folder")) if finished else PurePosixPath()
+        if folder.is_absolute() or ".." in folder.parts or "\\" in str(folder):
+            raise ValueError(f"finished.folder is {one_line(str(folder))!r}, which is outside the run")
     if not finished:
         raise SettingsError(
             f"{run} holds a search and no weights to publish: its candidates were judged, not trained in full. Run the "
             f"same `bsszoo compress` with --finish paper (and --data), or `bsszoo train paper:{code} --data DIR --out "
             f"DIR2`, then: bsszoo push DIR2 ORG/NAME --search {run}")
-    return run / str(finished["folder"])
+    return run / folder
 
 
 def _folder(folder: Path, given: Code | None) -> Trained:
@@ -140,7 +148,14 @@ def _file(path: Path, given: Code | None) -> Trained:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, and at most {_MOST_BYTES:,} are read")
+        return path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read: {one_line(error)}.") from None
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -148,9 +163,9 @@ def _json(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
-        raise WeightsError(f"{path} is broken: {error}.") from None
+        raise WeightsError(f"{path} is broken: {one_line(error)}.") from None
     if not isinstance(data, dict):
         raise WeightsError(f"{path} is broken: it holds no object.")
     return data

@@ -10,9 +10,10 @@ from bsszoo.hub.source import Search
 
 
 def scores_of(search: Search) -> list[tuple[int, float]]:
-    """Number and score of every trial that gave one."""
+    """Number and score of every trial that gave a finite one."""
     rows = csv.DictReader(io.StringIO(search.trials))
-    return [(int(row["number"]), float(row["score"])) for row in rows if row.get("score")]
+    found = [(int(row["number"]), float(row["score"])) for row in rows if row.get("score")]
+    return [(number, score) for number, score in found if abs(number) < 1e9 and abs(score) < 1e30]
 
 
 def draw_trace(search: Search, path: Path) -> bool:
@@ -31,7 +32,7 @@ def draw_trace(search: Search, path: Path) -> bool:
     axes.scatter(numbers, scores, s=14, color="#5b7fa6", label="an evaluated code")
     axes.step(numbers, best, where="post", color="#b4552d", label="best so far")
     for network in search.result["networks"]:
-        if network["role"] != "found" and network["score"] is not None:
+        if network["role"] != "found" and network["score"] is not None and abs(network["score"]) < 1e30:
             style = "--" if network["role"] == "uniform" else ":"
             axes.axhline(network["score"], color="#666666", linewidth=0.9, linestyle=style,
                          label={"uniform": "uniformly rescaled original"}.get(network["role"], "original"))
