@@ -101,19 +101,27 @@ def _told(storage: Any, tell: Callable[[], bool], attempt: int, trial_id: int, s
 
 
 class PatientDatabase(RDBStorage):
-    """Optuna's relational storage with patience, once it was opened.
+    """Optuna's relational storage with patience.
 
     Args:
         url: The storage URL, with its driver.
         engine_kwargs: For ``sqlalchemy.create_engine``.
         patience: For how long one call is repeated [s].
+        where: The storage in words, without its password.
+        opened_before: Whether the first connection is repeated too. One that fails is a mistake in the URL, which no
+            waiting mends, unless another process was there before.
     """
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: float) -> None:
-        # A first connection that fails is a mistake in the URL, which no waiting mends.
-        self._patience = Patience(0.0, _database_away, "")
-        super().__init__(url, engine_kwargs)
-        self._patience = Patience(patience, _database_away, self.engine.url.render_as_string(hide_password=True))
+    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: float, *, where: str = "",
+                 opened_before: bool = False) -> None:
+        from sqlalchemy.engine import make_url
+
+        where = where or make_url(url).render_as_string(hide_password=True)
+        # Optuna's own methods are called while it is opened: they repeat nothing within this call.
+        self._patience = Patience(patience if opened_before else 0.0, _database_away, where)
+        opening = super().__init__
+        self._patience.call(lambda _: opening(url, engine_kwargs))
+        self._patience = Patience(patience, _database_away, where)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -121,7 +129,6 @@ class PatientDatabase(RDBStorage):
         """As Optuna's; a repeated call whose first one went through is no error."""
         tell = functools.partial(super().set_trial_state_values, trial_id, state, values)
         return bool(self._patience.call(lambda n: _told(self, tell, n, trial_id, state, values)))
-
 
     def set_trial_params(self, trial_id: int, params: Mapping[str, tuple[float, BaseDistribution]]) -> None:
         """Set several parameters of a trial at once, as (internal value, distribution); those it has stay as they are.
@@ -190,7 +197,8 @@ def _database_away(error: BaseException) -> bool:
         if isinstance(link, (OperationalError, InterfaceError)) or (
             isinstance(link, DBAPIError) and link.connection_invalidated
         ):
-            return not any(words in text for words in ("no space left", "disk full", "does not exist", "denied"))
+            return not any(words in text for words in (
+                "no space left", "disk full", "does not exist", "denied", "authentication failed", "pg_hba.conf"))
         link = link.__cause__ or link.__context__
     return False
 

@@ -9,13 +9,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import random
 import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from bsszoo.errors import SettingsError
 
@@ -29,19 +28,24 @@ SQLITE_WAIT: Final = 60.0
 CONNECT_WAIT: Final = 10
 # What `pip install` takes for each kind of database.
 _DRIVERS: Final = {"postgresql": 'bsszoo[postgresql]', "mysql": "pymysql", "mariadb": "pymysql"}
-# Options of a URL, and words in the names of those that are shown to nobody.
-_OPTION: Final = re.compile(r"[?&;]([^=&;]+)=([^&;]*)")
+# Options of a URL or of a text of libpq (name='value' or name=value), and words in the names of those that are shown to
+# nobody.
+_OPTION: Final = re.compile(r"""([^\s=?&;]+)\s*=\s*(?:('(?:[^'\\]|\\.)*(?:'|$)|"[^"]*(?:"|$))|((?:\\.|[^\s&;])*))""")
 _SECRET: Final = ("pass", "pwd", "secret", "token", "key")
 _FORMS: Final = ("sqlite:///search.db, postgresql://user@host/database, journal:///path/on/a/shared/disk.log or "
                  "grpc://host:13000")
 
 
-def open_storage(url: str, *, patience: float = 600.0) -> BaseStorage:
+def open_storage(
+    url: str, *, patience: float = 600.0, opened_before: bool = False, repair: bool = True
+) -> BaseStorage:
     """The storage at a URL.
 
     Args:
         url: Any that Optuna's relational storage takes, ``journal:///path`` or ``grpc://host:port``.
         patience: For how long a storage that was opened and then fails to answer is asked again [s].
+        opened_before: Another process opened it, so a server that does not answer is away, and is waited for as well.
+        repair: Remove a last line of a journal that was cut off; False leaves the file as it is, for reading.
 
     Raises:
         SettingsError: The URL is none of these, its driver is not installed, or the storage cannot be opened.
@@ -49,10 +53,10 @@ def open_storage(url: str, *, patience: float = 600.0) -> BaseStorage:
     scheme = urlsplit(url).scheme if ":" in url else ""
     try:
         if scheme == "journal":
-            return _journal(url)
+            return _journal(url, repair=repair)
         if scheme == "grpc":
-            return _proxy(url, patience)
-        return _relational(url, patience)
+            return _proxy(url, patience, opened_before=opened_before)
+        return _relational(url, patience, opened_before=opened_before)
     except ImportError as error:
         kind = scheme.partition("+")[0]
         package = "bsszoo[grpc]" if kind == "grpc" else _DRIVERS.get(kind, f"the driver of {scheme}")
@@ -68,23 +72,24 @@ def shown(storage: str) -> str:
 
 
 def secrets_of(storage: str) -> tuple[str, ...]:
-    """What a message must not hold: the passwords in a storage URL, as written and as read."""
-    _, separator, rest = storage.partition("://")
-    found: set[str] = set()
-    if separator:
-        # A password that was not escaped may hold @, / and ?: all before the last @ belongs to the user.
-        head, at, _ = rest.rpartition("@")
-        if at:
-            found.add(head.partition(":")[2])
-        for name, value in _OPTION.findall(rest):
-            if any(word in name.lower() for word in _SECRET):
-                found.add(value)
-    return tuple({p for written in found for p in (written, unquote(written)) if p})
+    """What a message must not hold: the passwords in a storage URL, as written and as read.
+
+    Also those of a text that is no URL, such as ``host=db user=me password=..``: it is shown in the error that says so.
+    """
+    # A password that was not escaped may hold @, / and ?: all before the last @ belongs to the user.
+    head, at, _ = storage.partition("://")[2].rpartition("@") if "://" in storage else storage.rpartition("@")
+    found = {head.partition(":")[2].lstrip("/").partition(":")[2]} if at else set()
+    if at:
+        found.add(head.partition(":")[2])
+    for name, quoted, plain in _OPTION.findall(storage):
+        if any(word in name.lower() for word in _SECRET):
+            found.add(quoted.strip(quoted[:1]) if quoted else plain)
+    return tuple({p for written in found for p in (
+        written, unquote(written), unquote_plus(written), repr(written)[1:-1]) if p})
 
 
-def _journal(url: str) -> BaseStorage:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+def _journal(url: str, *, repair: bool) -> BaseStorage:
+    from bsszoo.study.journal import RepairedJournal, RepairedJournalFile
 
     parts = urlsplit(url)
     path = Path(unquote(parts.path))
@@ -93,15 +98,16 @@ def _journal(url: str) -> BaseStorage:
                             "slashes, e.g. journal:///shared/search.log.")
     if not path.parent.is_dir():
         raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no folder {path.parent}.")
-    # Windows makes symbolic links, Optuna's usual lock, for administrators only.
-    lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: {str(error).splitlines()[0]}.") from None
+        return RepairedJournal(RepairedJournalFile(path, repair=repair))
+    except (OSError, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, url)
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: {why}.") from None
 
 
-def _proxy(url: str, patience: float) -> BaseStorage:
+def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
     parts = urlsplit(url)
     try:
         host, port = parts.hostname, parts.port or 13000
@@ -112,18 +118,20 @@ def _proxy(url: str, patience: float) -> BaseStorage:
                             "grpc://localhost:13000.")
     if importlib.util.find_spec("grpc") is None:
         raise ImportError("No module named 'grpc'")
-    from bsszoo.study.patience import PatientProxy
+    from bsszoo.study.patience import Patience, PatientProxy
 
     proxy = PatientProxy(host, port, patience)
+    opening = Patience(patience if opened_before else 0.0, lambda e: isinstance(e, ConnectionError), shown(url))
     try:
-        proxy.wait_server_ready(timeout=CONNECT_WAIT)
+        opening.call(lambda _: proxy.wait_server_ready(timeout=CONNECT_WAIT))
     except ConnectionError:
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: no server answered within {CONNECT_WAIT} s. "
+        wait = patience if opened_before else CONNECT_WAIT
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: no server answered within {wait:g} s. "
                             "Start optuna.storages.run_grpc_proxy_server there; see docs/many-machines.") from None
     return proxy
 
 
-def _relational(url: str, patience: float) -> BaseStorage:
+def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -137,7 +145,8 @@ def _relational(url: str, patience: float) -> BaseStorage:
                             f"{_FORMS}.") from None
     for attempt in range(6):
         try:
-            return PatientDatabase(full.render_as_string(hide_password=False), _engine_settings(full), patience)
+            return PatientDatabase(full.render_as_string(hide_password=False), _engine_settings(full), patience,
+                                   where=shown(url), opened_before=opened_before)
         except NoSuchModuleError:
             raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no database "
                                 f"{full.drivername!r}. It takes a URL such as {_FORMS}.") from None

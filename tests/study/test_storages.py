@@ -43,7 +43,7 @@ def test_a_missing_driver_is_named_as_what_to_install(monkeypatch):
     with pytest.raises(SettingsError, match=r"pip install 'bsszoo\[grpc\]'"):
         open_storage("grpc://127.0.0.1:1")
 
-    def missing(*_):
+    def missing(*_, **__):
         raise ImportError("No module named 'psycopg2'")
 
     monkeypatch.setattr(patience, "PatientDatabase", missing)
