@@ -44,6 +44,7 @@ from bsszoo.compression.folder import (
 )
 from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, Plan, make_plan
 from bsszoo.compression.settings import folder_name, settings_of, versions_of
+from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluate.structural import StructuralEvaluator
@@ -51,7 +52,7 @@ from bsszoo.files import plain_name
 from bsszoo.search.sampler import Mode
 from bsszoo.study.evaluator import Evaluator, as_evaluator, load_evaluator
 from bsszoo.study.insight import insight_of_rows
-from bsszoo.study.loop import SearchPlan, retry_failed, run_search, trial_rows
+from bsszoo.study.loop import SearchPlan, held_trials, retry_failed, run_search, trial_rows
 from bsszoo.study.result import Budget, CompressResult, TrialRow
 from bsszoo.study.storages import first_line
 from bsszoo.study.workers import run_workers
@@ -198,6 +199,7 @@ def compress(
         UnknownNameError, CodeError: There is no such network or evaluator.
         SettingsError: A setting makes no sense, or the folder or the storage cannot be used.
         RunError: Every trial failed.
+        StoppedError: SIGTERM came.
     """
     start = time.perf_counter()
     watcher = watcher or _Silent()
@@ -238,14 +240,14 @@ def compress(
     settings |= {} if within is None else within.settings
     todo = SearchPlan(plan.space, plan.candidates, judge, trials, batch)
     name = folder_name(title, budget, judge, seed, settings)
-    with _place(out, name, sharing) as folder, _storage_faults(folder, storage):
+    with _place(out, name, sharing) as folder, ends_in_order(folder), _storage_faults(folder, storage):
         check_settings(folder, settings)
         address, kept = open_study(sharing, mode, todo, settings, folder)
         write_json(folder / SETTINGS, settings)
         if isinstance(plan.limits.latency, LatencyTable):
             plan.limits.latency.save(folder / LATENCIES)  # `bsszoo report` draws the candidates again
         earlier = trial_rows(kept, todo)
-        check_trials(folder, len(earlier))
+        check_trials(folder, held_trials(kept, todo))
         if retry:
             again = retry_failed(kept, todo)
             earlier = earlier if not again else [row for row in earlier if row.state == "complete"]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.compression.folder import CONTROLS, default_storage, differences, read_json, write_json
 from bsszoo.errors import SettingsError
+from bsszoo.study.crew import StudyAddress
 from bsszoo.study.leases import Lease
 from bsszoo.study.loop import SearchPlan
 from bsszoo.study.storages import first_line, open_storage, shown
-from bsszoo.study.workers import StudyAddress
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -31,6 +31,12 @@ LOST: Final = "worker lost"
 RETURNED: Final = "given back"
 #: It was asked for when enough others were; the code is free again.
 SURPLUS: Final = "not needed"
+#: User attribute that counts the evaluations of a trial that began and did not end: each took its process with it.
+STARTED: Final = "bsszoo:started"
+#: User attribute of a trial whose worker died: how it ended, in words.
+ENDED: Final = "bsszoo:ended"
+#: A code whose evaluation took so many processes with it is a failed one.
+MOST_DEATHS: Final = 2
 #: User attribute with what an evaluation gave, set as a whole before the trial is told.
 RESULT: Final = "bsszoo:result"
 
@@ -61,6 +67,15 @@ def dropped(trial: FrozenTrial) -> str | None:
     return str(why)
 
 
+def deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial], names: Sequence[str]) -> int:
+    """How many processes died while they evaluated a running trial's code, in this trial and in earlier ones."""
+    started = trial.user_attrs.get(STARTED)
+    if not isinstance(started, int) or started < 1:
+        return 0
+    code = code_of(trial, names)
+    return started + sum(dropped(t) == LOST and code_of(t, names) == code for t in trials)
+
+
 def holders(trials: Sequence[FrozenTrial], names: Sequence[str]) -> list[tuple[FrozenTrial, CodeTuple]]:
     """The trials that hold a code, with it, in the order given: what a search counts, and the rows of its result.
 
@@ -70,7 +85,8 @@ def holders(trials: Sequence[FrozenTrial], names: Sequence[str]) -> list[tuple[F
     coded = [(t, code, dropped(t)) for t in trials if (code := code_of(t, names)) is not None]
     last = {code: t.number for t, code, why in coded if why is None}
     gone = Counter(code for _, code, why in coded if why == LOST)
-    last_lost = {code: t.number for t, code, why in coded if why == LOST and gone[code] > 1 and code not in last}
+    last_lost = {code: t.number for t, code, why in coded
+                 if why == LOST and gone[code] >= MOST_DEATHS and code not in last}
     return [
         (t, code) for t, code, why in coded
         if (why is None and (t.state != TrialState.FAIL or last[code] == t.number))

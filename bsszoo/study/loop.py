@@ -14,11 +14,24 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import RunError
-from bsszoo.search.history import RESULT, RETURNED, SURPLUS, CodeTuple, code_of, dropped, holders
+from bsszoo.search.history import (
+    ENDED,
+    MOST_DEATHS,
+    RESULT,
+    RETURNED,
+    STARTED,
+    SURPLUS,
+    CodeTuple,
+    code_of,
+    deaths,
+    dropped,
+    holders,
+)
 from bsszoo.study.evaluator import Evaluator
 from bsszoo.study.leases import Keeper, Lease, give_up, settle
 from bsszoo.study.patience import PatientDatabase
 from bsszoo.study.result import TrialRow
+from bsszoo.texts import one_line
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -60,6 +73,7 @@ def run_search(
     """Evaluate codes one after the other until the study holds ``plan.trials`` of them, or every candidate.
 
     An evaluator that raises, or gives no finite number, makes a failed trial whose reason is kept; the search goes on.
+    So does a code whose evaluation ends the process (out of memory, a crash) twice: the next process fails its trial.
 
     Args:
         study: Any Optuna study whose sampler suggests whole codes.
@@ -75,9 +89,13 @@ def run_search(
     with ExitStack() as stack:
         keeper = None if lease is None else stack.enter_context(Keeper(study, plan.candidates.names, lease))
         if keeper is None:
-            for trial in abandoned(study, plan):
+            left = abandoned(study, plan)
+            report.catch_up()
+            for trial in left:
                 evaluate(study, plan, trial)
                 report.catch_up()
+        else:
+            settle_all(study)
         told = False
         while True:
             if work_once(study, plan, keeper):
@@ -147,17 +165,46 @@ def _evaluated_elsewhere(trials: Sequence[FrozenTrial], mine: FrozenTrial, plan:
 def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
     """The trials that a dead process left running with a code, for a caller that alone works on the study.
 
-    Those without one are failed, those that only had to be told are told, and those beyond the number wanted stay.
+    Those without one are failed, those that only had to be told are told, and those beyond the number wanted stay. A
+    code whose evaluation took two processes with it is failed, since it would take this one too.
     """
-    left = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if code_of(trial, plan.candidates.names) is None or dropped(trial) is not None:
+    left, names = [], plan.candidates.names
+    everything = study.get_trials(deepcopy=False)
+    for trial in everything:
+        if trial.state != TrialState.RUNNING:
+            continue
+        if code_of(trial, names) is None or dropped(trial) is not None:
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        elif not settle(study, trial):
+        elif settle(study, trial):
+            continue
+        elif deaths(trial, everything, names) >= MOST_DEATHS:
+            _fail(study, trial, f"{died(trial, plan)}. It is not tried again, unless --retry-failed asks for it")
+        else:
             left.append(trial)
-    held = holders(study.get_trials(deepcopy=False), plan.candidates.names)
+    held = holders(study.get_trials(deepcopy=False), names)
     near = {t.number for t, _ in held[: plan.wanted]}
     return [t for t in left if t.number in near]
+
+
+def died(trial: FrozenTrial, plan: SearchPlan) -> str:
+    """That a code took two processes with it, and which code, in words."""
+    found = code_of(trial, plan.candidates.names)
+    assert found is not None
+    how = trial.user_attrs.get(ENDED)
+    last = f"the last one {one_line(how, 80)}" if how else "killed, out of memory, or by a crash"
+    return f"Two processes died while they evaluated {plan.space.code(list(found))}, {last}"
+
+
+def _fail(study: Study, trial: FrozenTrial, why: str) -> None:
+    study._storage.set_trial_user_attr(trial._trial_id, RESULT, {"value": None, "seconds": 0.0, "error": why,
+                                                                 "trace": None})
+    settle(study, study._storage.get_trial(trial._trial_id))
+
+
+def settle_all(study: Study) -> None:
+    """Tell the running trials whose result is there: their workers were killed before they could, or just do so."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        settle(study, trial)
 
 
 def left_running(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
@@ -179,26 +226,45 @@ def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, keeper: Keeper
     code = code_of(frozen, plan.candidates.names)
     assert code is not None
     trial_id = frozen._trial_id
+    begun = started(frozen)
     try:
         if keeper is not None:
             keeper.hold(trial_id)
         _write_params(study, plan, frozen)
         _describe(study, plan, frozen, code)
+        # What is still there when the process is gone says that the evaluation took it along.
+        study._storage.set_trial_user_attr(trial_id, STARTED, begun + 1)
         result = _judged(plan, code)
         study._storage.set_trial_user_attr(trial_id, RESULT, result)
         settle(study, study._storage.get_trial(trial_id))
     except UpdateFinishedTrialError:
         _log.warning("Trial %d was taken for lost, since this process gave no sign of life for too long; what it "
                      "gave is dropped.", frozen.number)
-    except BaseException:
+    except (Exception, KeyboardInterrupt, SystemExit):
+        with suppress(Exception):  # a storage that is gone must not hide why
+            study._storage.set_trial_user_attr(trial_id, STARTED, begun)
         if keeper is not None:
             keeper.release(trial_id)
-            with suppress(Exception):  # a storage that is gone must not hide why
+            with suppress(Exception):
                 give_up(study, frozen, RETURNED)
         raise
     finally:
         if keeper is not None:
             keeper.release(trial_id)
+
+
+def started(trial: FrozenTrial) -> int:
+    """How many evaluations of a trial began and did not end."""
+    count = trial.user_attrs.get(STARTED)
+    return count if isinstance(count, int) and count > 0 else 0
+
+
+def survived(study: Study, trials: Sequence[FrozenTrial]) -> None:
+    """Say of running trials that their processes were ended from outside: their codes are not the cause."""
+    for trial in trials:
+        if started(trial) and RESULT not in trial.user_attrs:
+            with suppress(UpdateFinishedTrialError):
+                study._storage.set_trial_user_attr(trial._trial_id, STARTED, started(trial) - 1)
 
 
 def _write_params(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
@@ -287,6 +353,11 @@ def trial_rows(study: Study, plan: SearchPlan) -> list[TrialRow]:
     return [_row(plan, place, trial) for place, trial in _finished(study, plan).items()]
 
 
+def held_trials(study: Study, plan: SearchPlan) -> int:
+    """How many trials hold a code, finished ones and those that a stopped process left."""
+    return len(holders(study.get_trials(deepcopy=False), plan.candidates.names))
+
+
 def _finished(study: Study, plan: SearchPlan) -> dict[int, FrozenTrial]:
     """The finished trials that hold a code, by their place among all that hold one."""
     held = enumerate(holders(study.get_trials(deepcopy=False), plan.candidates.names))
@@ -300,7 +371,7 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
     code = plan.space.code(list(found))
     complete = trial.state == TrialState.COMPLETE
     result = trial.user_attrs.get(RESULT, {})
-    lost = "its workers died: two of them, one after the other" if dropped(trial) else "no reason was recorded"
+    lost = died(trial, plan) if dropped(trial) else "no reason was recorded"
     return TrialRow(
         number=trial.number,
         code=code,

@@ -124,7 +124,7 @@ def test_a_code_lost_twice_is_a_failed_one_and_one_given_back_is_not(study):
     rows = trial_rows(study, _plan())
     assert len(rows) == len({r.code for r in rows}) == 6
     assert [r.state for r in rows] == ["failed"] + ["complete"] * 5
-    assert "workers died" in rows[0].error
+    assert f"Two processes died while they evaluated {rows[0].code}" in rows[0].error
 
 
 def test_what_a_worker_gives_after_it_was_taken_for_dead_is_dropped(study, caplog):

@@ -1,0 +1,50 @@
+"""SIGTERM as an end in order: what ends a command from outside is not the fault of the code that it evaluates."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bsszoo.errors import StoppedError
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, where Python has an exception for Ctrl-C only."""
+
+
+@contextmanager
+def ends_in_order(where: object) -> Iterator[None]:
+    """Let SIGTERM end what runs within as Ctrl-C does; a handler of the caller's own stays.
+
+    Args:
+        where: What holds the finished trials, in words.
+
+    Raises:
+        StoppedError: SIGTERM came.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() == process:
+            raise _TerminatedError
+        # A copy of this process (fork), such as a reader of pictures, ends as it would without us.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _TerminatedError:
+        error = StoppedError(f"Stopped by SIGTERM. Finished trials are kept in {where}; the same command goes on from "
+                             "there.")
+        error.signal = signal.SIGTERM
+        raise error from None
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
