@@ -89,10 +89,12 @@ def _whole_number(digits: str) -> int:
 
 
 def _is_deep(value: Any) -> bool:
-    level = [value]
+    containers = (dict, list, tuple)
+    level = [value] if isinstance(value, containers) else []
     for _ in range(_DEPTH):
-        level = [inner for outer in level if isinstance(outer, (dict, list, tuple))
-                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        # Only what can hold more goes on to the next level: annotations of pictures are millions of numbers.
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
+                 if isinstance(inner, containers)]
         if not level:
             return False
     return True
