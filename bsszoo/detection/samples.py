@@ -22,7 +22,7 @@ from bsszoo.detection.coco import CocoSplit
 from bsszoo.detection.labels import Labels
 from bsszoo.detection.recipe import DetectionRecipe, DetectionRun
 from bsszoo.errors import DataError, RecipeError
-from bsszoo.train.batches import Division, end_readers, reading_loader, shares
+from bsszoo.train.batches import Division, end_readers, pass_error, reading_loader, shares, small_pass
 from bsszoo.train.devices import Place
 from bsszoo.train.seeds import drawing, mixed
 from bsszoo.zoo.pictures import read_picture as picture_in
@@ -36,9 +36,14 @@ def divide_detection(recipe: DetectionRecipe, pictures: int, world: int) -> Divi
     """How the batch of an update is divided; ``updates`` are those of the whole training.
 
     Raises:
-        RecipeError: The batch does not divide by the number of processes, or there are too few pictures for a pass.
+        RecipeError: The batch does not divide by the number of processes, there are too few pictures for a pass, or
+            batch normalisation, where it is not frozen, would see far fewer pictures than fit.
     """
-    size, passes = shares(recipe.optim.batch_size, recipe.run.device_batch, world)
+    batch, most = recipe.optim.batch_size, recipe.run.device_batch
+    size, passes = shares(batch, most, world)
+    fault = small_pass(size, batch // world, most)
+    if recipe.model.norm != "frozen" and not recipe.run.sync_bn and fault is not None:
+        raise pass_error(batch, most, world, pictures, f"{fault} (model.norm=frozen does without)")
     if pictures < 2 * size:
         raise RecipeError(f"The training split has {pictures} pictures; it takes at least {2 * size}, two passes of "
                           f"{size} pictures. Set run.device_batch lower.")

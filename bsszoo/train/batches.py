@@ -36,6 +36,8 @@ Draw = tuple[int, int, int]  # epoch, place in the epoch, picture
 
 # Seconds that a reader lives on after SIGTERM, longer than any update; and between two looks at its training.
 _GRACE: Final = 1800
+# The least pass, as a share of the pictures that would fit: below it divisors were chosen badly, not memory.
+_LEAST_SHARE: Final = 0.25
 _LOOK: Final = 5
 
 
@@ -52,15 +54,67 @@ def divide(recipe: Recipe, pictures: int, world: int) -> Division:
     """The division of a recipe's batch over ``world`` processes.
 
     Raises:
-        RecipeError: The batch does not divide by the number of processes, or is larger than the training split.
+        RecipeError: The batch does not divide by the number of processes, is larger than the training split, or would
+            be divided into passes that batch normalisation, mixup or cutmix cannot take.
     """
-    batch = recipe.optim.batch_size
-    size, passes = shares(batch, recipe.run.device_batch, world)
+    batch, most = recipe.optim.batch_size, recipe.run.device_batch
+    size, passes = shares(batch, most, world)
+    paired = bool(recipe.augment.mixup or recipe.augment.cutmix)
+    fault = small_pass(size, batch // world, most)
+    if size * (world if recipe.run.sync_bn else 1) == 1:
+        fault = "batch normalisation over one picture is no training"
+    elif fault is None and paired and size % 2:
+        fault = "augment.mixup and augment.cutmix mix pairs, and so take an even number"
+    if fault is not None:
+        raise pass_error(batch, most, world, pictures, fault)
     if pictures < batch:
         raise RecipeError(f"optim.batch_size is {batch}, and the training split has {pictures} pictures; it has to "
                           "fill at least one batch. Set optim.batch_size lower (and optim.scale_lr=true, to scale the "
                           "learning rate with it).")
     return Division(size=size, passes=passes, updates=pictures // batch)
+
+
+def small_pass(size: int, share: int, most: int) -> str | None:
+    """Why passes are too small for batch normalisation where larger ones would fit; None where they are not.
+
+    Args:
+        size: Pictures of a pass.
+        share: Pictures of a process in an update.
+        most: ``run.device_batch``.
+    """
+    fitting = min(share, most)
+    if size < _LEAST_SHARE * fitting or size == 1 < fitting:
+        return "batch normalisation would see few pictures, and the passes would take long"
+    return None
+
+
+def pass_error(batch: int, most: int, world: int, pictures: int, fault: str) -> RecipeError:
+    """The error for a batch that divides badly; it names the nearest ones that divide well.
+
+    Args:
+        batch, most, world: As ``shares`` takes them.
+        pictures: Of the training split, which holds at least a batch.
+        fault: What is wrong with its passes.
+    """
+    size, _ = shares(batch, most, world)
+    return RecipeError(f"optim.batch_size is {batch}, which is divided into passes of {size} "
+                       f"picture{'' if size == 1 else 's'} (the largest divisor of {batch // world} up to "
+                       f"run.device_batch, {most}): {fault}. {_advice(batch, most, world, pictures)}")
+
+
+def _advice(batch: int, most: int, world: int, pictures: int) -> str:
+    """The nearest batches below and above that divide into large passes of even size, as a sentence."""
+
+    def good(number: int) -> bool:
+        size, _ = shares(number, most, world)
+        return size % 2 == 0 and 2 * size >= min(number // world, most)
+
+    if most == 1:
+        return "Set run.device_batch to 2 or more."
+    below = next((n for n in range((batch - 1) // world * world, 0, -world) if good(n)), None)
+    above = next((n for n in range((batch // world + 1) * world, pictures + 1, world) if good(n)), None)
+    near = " or ".join(str(n) for n in (below, above) if n is not None)
+    return f"Set optim.batch_size to {near}." if near else "Set run.device_batch and optim.batch_size anew."
 
 
 def shares(batch: int, most: int, world: int) -> tuple[int, int]:

@@ -254,7 +254,9 @@ class Folder:
         if self.best is None:
             what, aside = "missing", ""
             if file.exists():
-                what, other = "not the file that the checkpoint recorded", _free(file.with_name(BEST + _ASIDE))
+                what = "not the file that the checkpoint recorded" if "best" in state else (
+                    "damaged, or of another round: version 0.1.0 did not record which file it was")
+                other = _free(file.with_name(BEST + _ASIDE))
                 file.replace(other)
                 aside = f" What was there is now {other.name}."
             self.notes.append(f"{file}, the weights after {_update(best):,} updates, the best so far, is {what}, and "

@@ -68,8 +68,6 @@ class Objective:
         self._mix = None
         self._against: nn.Module
         if augment.mixup or augment.cutmix:
-            if recipe.optim.batch_size % 2:
-                raise RecipeError("augment.mixup and augment.cutmix mix pairs: optim.batch_size has to be even.")
             self._mix = Mixup(mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix, prob=1.0, mode="batch",
                               label_smoothing=loss.label_smoothing, num_classes=recipe.model.num_classes)
             self._against = SoftTargetCrossEntropy()

@@ -156,7 +156,7 @@ class RunPart:
     compile: bool = False
     sync_bn: bool = False
     #: Processes that read images, for each device.
-    workers: int = bounded(4, low=0)
+    workers: int = bounded(4, low=0, high=256)
     checkpoint_minutes: float = bounded(10.0, low=0, open_low=True)
     tensorboard: bool = False
 
