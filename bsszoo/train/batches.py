@@ -393,9 +393,6 @@ class _PlainStream(IterableDataset[tuple[Any, int]]):
     def __init__(self, split: Stream, transform: Callable[[Any], Any], recipe: Recipe, batch: int) -> None:
         self._pictures, self._transform = _Checked(split.open(batch), recipe, split.name), transform
 
-    def __len__(self) -> int:
-        return len(self._pictures)
-
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         return ((_uint8(self._transform(image)), label) for image, label in self._pictures)
 
@@ -409,9 +406,6 @@ class _Checked(IterableDataset[tuple[Any, int]]):
     def __init__(self, dataset: Any, recipe: Recipe, name: str) -> None:
         self._dataset, self._name = dataset, name
         self._num_classes, self._mode = recipe.model.num_classes, _mode(recipe.model.in_chans)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         import logging
