@@ -12,20 +12,22 @@ from torch import nn
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, detector_cost
-from bsszoo.errors import CodeError, WeightsError
+from bsszoo.errors import BssZooError, CodeError, WeightsError
 from bsszoo.nets.detector import Norm, build_detector
 from bsszoo.texts import one_line, parse_json
 from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
 from bsszoo.zoo.loading import check_same, check_values, read_state
 from bsszoo.zoo.saved_config import OWN
-from bsszoo.zoo.weights import LOCAL, Weights
+from bsszoo.zoo.weights import LOCAL, Weights, check_size
 
 #: What says in a detector's folder how it is rebuilt, and the file of its weights there.
 CONFIG: Final = "config.json"
 # Parameters by which a detector may exceed its file before it is built, to say what differs: 80 MB.
 _SLACK: Final = 20_000_000
 _MOST_BYTES: Final = 1 << 24
+# The largest number among a detector's settings: pixels and counts of proposals are some thousands.
+_MOST_SETTING: Final = 20_000
 
 
 def create_detector(
@@ -134,14 +136,16 @@ def saved_detector(folder: Path) -> SavedDetector | None:
         return SavedDetector(detector, norm, settings, labels)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise WeightsError(f"The config.json of {folder} is broken: {one_line(error)}. The same `bsszoo train` command "
-                           "writes it anew once summary.json is taken away.") from error
+                           "writes it anew once summary.json is taken away; a pulled one is pulled again.") from error
 
 
 def _is_setting(value: object) -> bool:
     """What a setting of torchvision's detectors may be in a file: sizes, counts, shares and flags, not modules."""
     if isinstance(value, (list, tuple)):
         return len(value) <= 16 and all(_is_setting(one) for one in value)
-    return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and abs(value) <= 1e6)
+    if isinstance(value, str):
+        return len(value) <= 100
+    return isinstance(value, bool) or (isinstance(value, (int, float)) and abs(value) <= _MOST_SETTING)
 
 
 def _from_folder(
@@ -151,9 +155,17 @@ def _from_folder(
     kept = saved_detector(folder)
     if kept is None:
         raise WeightsError(f"{folder} holds no detector.")
-    made: Any = create_detector(
-        kept.detector, pretrained=folder / WEIGHTS_FILE if pretrained is True else pretrained, num_classes=num_classes,
-        norm=kept.norm if norm == "batch" else norm, **{**kept.settings, **settings})
+    if pretrained is False:
+        check_size(kept.detector, f"local-dir:{folder}")
+    try:
+        made: Any = create_detector(
+            kept.detector, pretrained=folder / WEIGHTS_FILE if pretrained is True else pretrained,
+            num_classes=num_classes, norm=kept.norm if norm == "batch" else norm, **{**kept.settings, **settings})
+    except BssZooError:
+        raise
+    except Exception as error:  # whatever torchvision's classes say of settings of the wrong kind
+        raise WeightsError(f"The detector of {folder} cannot be built with the settings in its config.json: "
+                           f"{one_line(error)}.") from error
     if num_classes in (None, kept.detector.num_classes):
         made.label_names = tuple(kept.labels["names"])
     network: nn.Module = made

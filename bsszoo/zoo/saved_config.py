@@ -17,9 +17,9 @@ from bsszoo.texts import one_line, parse_json
 
 #: The part of a config.json that is bsszoo's own; timm leaves it alone.
 OWN = "bsszoo"
-# Where the weights lie is known already, and the architecture is ours to say.
+# Where the weights lie is known already, and the architecture is ours to say; our networks take inputs of any size.
 _NOT_TAKEN = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "custom_load",
-              "first_conv", "classifier")
+              "first_conv", "classifier", "fixed_input_size")
 # What timm writes beside the configuration proper, and reads before it.
 _OUTER: Final = ("num_classes", "label_names", "label_descriptions")
 # What is read of a file: names of 100,000 classes with their descriptions fit in.

@@ -14,6 +14,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
+from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.codes.named import ModelEntry, WeightTag, named_entries
 from bsszoo.errors import UnknownNameError, WeightsError, close_matches
 from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
@@ -93,16 +94,16 @@ def saved_sizes(source: str, *, cache_dir: str | Path | None = None) -> tuple[in
     return sizes_in(*_saved_config(source, cache_dir))
 
 
-def check_size(code: Code, source: str) -> None:
+def check_size(network: Code | Detector, source: str) -> None:
     """A ``WeightsError`` where a repository or a folder names a network too large to be built without its weights.
 
     With weights it is compared with them before it is built (``loading.check_count``).
     """
-    params = code_cost(code).params
+    params = (code_cost(network) if isinstance(network, Code) else detector_cost(network)).params
     if params > _MOST_PARAMS:
         raise WeightsError(f"The config.json of {source} names a network of {params:,} parameters, and without weights "
-                           f"to compare it with at most {_MOST_PARAMS:,} are built. If you mean it, name the code: "
-                           f"{code}")
+                           f"to compare it with at most {_MOST_PARAMS:,} are built. If you mean it, name it: "
+                           f"{network}")
 
 
 def saved_code(source: str, *, cache_dir: str | Path | None = None) -> Code:

@@ -103,5 +103,14 @@ def test_a_code_far_larger_than_its_weights_is_never_built(tmp_path: Path) -> No
     for attempt in (lambda: create(source), lambda: code_named(source)):  # without its weights, or to be measured
         with pytest.raises(WeightsError, match="at most 500,000,000 are built"):
             attempt()
+    large = tmp_path / "detector"
+    large.mkdir()
+    own = {"detector": f"retinanet_{HUGE}", "p6_from": "c5", "norm": "batch", "settings": {},
+           "labels": {"ids": [1], "names": ["a"]}}
+    (large / "config.json").write_text(json.dumps({"num_classes": 1, "bsszoo": own}))
+    save_file(state(), large / "model.safetensors")
+    for pretrained, said in ((False, "at most 500,000,000 are built"), (True, "holds the weights of another network")):
+        with pytest.raises(WeightsError, match=said):
+            create(f"local-dir:{large}", pretrained=pretrained)
     with pytest.raises(WeightsError, match="holds the weights of another network"):
         create(CODE.replace("l1-", "l1000-"), pretrained=tmp_path / "net" / "model.safetensors")
