@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bsszoo.cli.models import JsonOption
+
+if TYPE_CHECKING:
+    from bsszoo.evaluate.measure import Speed
 
 
 def measure_command(
@@ -27,21 +31,22 @@ def measure_command(
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1.")] = "cpu",
     fp16: Annotated[bool, typer.Option("--fp16", help="Everything in float16.")] = False,
     processes: Annotated[
-        int, typer.Option(metavar="N", help="Processes for each figure; the interval is over them.")
+        int, typer.Option(metavar="N", help="Processes for each figure; an interval over them takes four.")
     ] = 5,
     seconds: Annotated[float, typer.Option(metavar="S", help="How long each process times forwards.")] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how long a forward takes on this machine, and how much memory, with random weights.
 
-    Every figure is over several processes that take turns; the interval is where one more of them is expected. Five
-    processes of three engines take two to three minutes for a network. Compare figures of one run, or of a quiet
-    machine.
+    Every figure is over several processes that take turns; the interval is where one more of them is expected, from
+    four processes on. Five processes of three engines take two to three minutes for a network. Compare figures of one
+    run, or of a quiet machine.
 
     Example:  bsszoo measure resnet50 resnet50_autobss --engines eager,onnx --threads 1
     """
     from bsszoo.cli.console import progress_console, say, show
     from bsszoo.evaluate.measure import measure
+    from bsszoo.report.figures import sizes_differ
     from bsszoo.report.tables import speed_table
     from bsszoo.zoo.opening import code_named, sizes_named
 
@@ -62,9 +67,20 @@ def measure_command(
     threads_said = f", {found.threads} thread{'' if found.threads == 1 else 's'}" if found.threads else ""
     say(f"{found.where}{threads_said}, batch {found.batch}, {'float16' if found.half else 'float32'}, "
         f"{found.processes} processes; " + ", ".join(f"{name} {v}" for name, v in found.versions.items()),
-        "Median: of the processes' medians. 95%: where one more process's median is expected. p90, p99: of all "
-        "forwards. First: the first forward, with what compiles in it. Memory: the most that the network and its "
-        "forwards took, beyond PyTorch itself.")
+        f"Median: of the processes' medians. {_spread(found.rows)} p90, p99: of all forwards. First: the first "
+        "forward, with what compiles in it. Memory: the most that the network and its forwards took, beyond PyTorch "
+        "itself.")
+    if differ := sizes_differ(row.image_size for row in found.rows):
+        say(f"{differ} --image-size PX measures all of them at one.")
     for row in found.rows:
         if row.error:
             say(f"{row.network}, {row.engine}: not measured ({row.error})")
+
+
+def _spread(rows: Sequence[Speed]) -> str:
+    """What the column beside the median holds."""
+    from bsszoo.evaluate.measure import LEAST_PROCESSES
+
+    if any(row.low is not None for row in rows):
+        return "95%: where one more process's median is expected."
+    return f"Range: the lowest and the highest of them; an interval takes {LEAST_PROCESSES} processes."

@@ -40,7 +40,8 @@ def list_command(
     found = [find(name) for name in list_models(pattern, family=family, pretrained=pretrained)]
     if as_json:
         rows = [{"name": e.name, "code": str(e.code), "macs": e.cost.macs, "two_x_macs": e.cost.macs2,
-                 "params": e.cost.params, "weights": [t.tag for t in e.tags if t.published]} for e in found]
+                 "params": e.cost.params, "image_size": e.code.image_size,
+                 "weights": [t.tag for t in e.tags if t.published]} for e in found]
         typer.echo(json.dumps(rows, indent=2))
         return
     if not found:
@@ -53,7 +54,7 @@ def list_command(
         ListRow(
             name=e.name, family=e.code.family, code=str(e.code), macs=e.cost.macs, params=e.cost.params,
             paper=f"{e.paper.macs} {e.paper.params}",
-            weights="timm" if any(t.published for t in e.tags) else "none published",
+            weights="timm" if any(t.published for t in e.tags) else "none published", size=e.code.image_size,
         )
         for e in found
     ], with_codes=codes))
@@ -122,20 +123,25 @@ def cost_command(
 
     Detectors are counted at 800 px, as the paper counts them: bsszoo cost maskrcnn_resnet50_autobss
     """
+    from bsszoo.codes.detector import SIZE
+    from bsszoo.report.figures import sizes_differ
     from bsszoo.zoo.detectors import find_detector
     from bsszoo.zoo.entry import cost, resolve_code
 
     rows: list[dict[str, Any]] = []
+    sizes: list[int] = []
     for network in networks:
         detector = find_detector(network)
+        sizes.append(image_size or (SIZE if detector is not None else resolve_code(network).image_size))
         figures = cost(network, image_size, num_classes=num_classes)
-        rows.append({"network": network, "code": str(detector or resolve_code(network)), "macs": figures.macs,
-                     "two_x_macs": figures.macs2, "params": figures.params, "activations": figures.activations})
+        rows.append({"network": network, "image_size": sizes[-1], "code": str(detector or resolve_code(network)),
+                     "macs": figures.macs, "two_x_macs": figures.macs2, "params": figures.params,
+                     "activations": figures.activations})
         if not as_json:
             from bsszoo.cli.console import show
             from bsszoo.report.tables import cost_line
 
-            show(f"{network}:", cost_line(figures),
+            show(f"{network}, at {sizes[-1]} x {sizes[-1]} px:", cost_line(figures),
                  f"exactly: MACs {figures.macs}, params {figures.params}, activations {figures.activations}")
         if check and detector is not None:
             from bsszoo.errors import SettingsError
@@ -157,3 +163,7 @@ def cost_command(
                                f"built network {macs} and {params}. This is a bug of bsszoo: please report it.")
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
+    elif differ := sizes_differ(sizes):
+        from bsszoo.cli.console import say
+
+        say("", f"{differ} --image-size PX counts all of them at one.")

@@ -2,7 +2,8 @@
 
 A forward's time varies within a process and from one process to the next: memory lies elsewhere, the machine is
 warmer, others work. So each figure is the median over several processes, each of which times many forwards, and the
-processes of all networks take turns. The interval says within which the median of one more process is expected.
+processes of all networks take turns. The interval says within which the median of one more process is expected; of
+fewer than four processes there is none, and the lowest and the highest median stand instead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from bsszoo.codes.cost import Cost, check_arguments, checked_size, code_cost
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.evaluate.engines import ENGINES
 
+#: Processes from which on an interval says something: of two or three it may reach from 1 ms to 2 s.
+LEAST_PROCESSES: Final = 4
 _TIMEOUT: Final = 1800.0
 
 
@@ -29,18 +32,22 @@ _TIMEOUT: Final = 1800.0
 class Speed:
     """A network on an engine: times of one forward [ms], over all processes.
 
-    ``low`` to ``high`` is the interval in which the median of one more process is expected with 95%; None with one
-    process only. ``memory`` is the most that the network and its forwards took [bytes], the median over processes;
-    ``warm_ms`` the first forward, compilation included. ``error`` says why there are no figures.
+    ``image_size`` is the side of the input [px]. ``low`` to ``high`` is the interval in which the median of one more
+    process is expected with 95%, None with fewer than four processes; ``lowest`` to ``highest`` is the range of the
+    processes' medians. ``memory`` is the most that the network and its forwards took [bytes], the median over
+    processes; ``warm_ms`` the first forward, compilation included. ``error`` says why there are no figures.
     """
 
     network: str
     code: str
     engine: str
     cost: Cost
+    image_size: int
     median: float | None = None
     low: float | None = None
     high: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
     p10: float | None = None
     p90: float | None = None
     p99: float | None = None
@@ -127,23 +134,26 @@ def measure(
     rows = []
     for (name, code, engine), own in zip(pairs, found, strict=True):
         cost = code_cost(code, image_size, num_classes=size_of[name][0], in_chans=size_of[name][1])
-        rows.append(_row(name, code, engine, cost, batch, own))
+        rows.append(_row(name, code, engine, cost, image_size or code.image_size, batch, own))
     good = [one for own in found for one in own if "error" not in one]
     if not good:
         raise RunError(f"Nothing could be measured. {rows[0].engine}: {rows[0].error}")
     return Measured(tuple(rows), good[0]["where"], good[0]["threads"], batch, image_size, half, processes, _versions())
 
 
-def _row(name: str, code: Code, engine: str, cost: Cost, batch: int, own: Sequence[dict[str, Any]]) -> Speed:
+def _row(
+    name: str, code: Code, engine: str, cost: Cost, size: int, batch: int, own: Sequence[dict[str, Any]]
+) -> Speed:
     if "error" in own[0]:
-        return Speed(name, str(code), engine, cost, error=own[0]["error"])
+        return Speed(name, str(code), engine, cost, size, error=own[0]["error"])
     own = [one for one in own if "error" not in one]
     medians = [statistics.median(one["times"]) for one in own]
     low, high = next_median(medians)
     times = sorted(time for one in own for time in one["times"])
     middle = statistics.median(medians)
     return Speed(
-        name, str(code), engine, cost, median=middle, low=low, high=high, p10=_share(times, 0.1),
+        name, str(code), engine, cost, size, median=middle, low=low, high=high, lowest=min(medians),
+        highest=max(medians), p10=_share(times, 0.1),
         p90=_share(times, 0.9), p99=_share(times, 0.99), warm_ms=statistics.median(one["warm_ms"] for one in own),
         memory=round(statistics.median(one["memory"] for one in own)), images_per_s=1e3 * batch / middle,
         forwards=len(times), processes=len(own),
@@ -154,8 +164,9 @@ def next_median(medians: Sequence[float]) -> tuple[float | None, float | None]:
     """The interval in which the median of one more process lies with 95%, if their logarithms are normal.
 
     Student's prediction interval: mean +- t(n - 1) s sqrt(1 + 1/n) of the logarithms, as times are slowed by factors.
+    None and None of fewer than ``LEAST_PROCESSES``.
     """
-    if len(medians) < 2:
+    if len(medians) < LEAST_PROCESSES:
         return None, None
     from scipy.stats import t
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -55,6 +56,23 @@ def latency(milliseconds: float | None) -> str:
     if milliseconds is None or not math.isfinite(milliseconds):
         return ABSENT
     return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:.0f}"
+
+
+def counted_at(sizes: Iterable[int]) -> str:
+    """At which input the costs of some networks are counted, as a sentence."""
+    found = sorted(set(sizes))
+    if len(found) == 1:
+        return f"Counted at an input of {found[0]} x {found[0]} px."
+    return sizes_differ(found) or "Counted at each network's own input."
+
+
+def sizes_differ(sizes: Iterable[int]) -> str:
+    """A caution where networks take inputs of different sizes; empty where they do not."""
+    found = sorted(set(sizes))
+    if len(found) < 2:
+        return ""
+    return (f"The networks take inputs of different sizes ({', '.join(map(str, found))} px): MACs, activations and "
+            "times are each at its own, so they compare the networks together with their inputs.")
 
 
 def percent(part: float, whole: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bsszoo.codes.families import family_of
-from bsszoo.report.figures import MACS_NAME, human, score
+from bsszoo.report.figures import MACS_NAME, counted_at, human, score
 from bsszoo.report.markup import text
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def cards(result: CompressResult) -> str:
         figures = f"{human(row.cost.macs)} {MACS_NAME} &middot; {human(row.cost.params)} params{said}"
         out.append(f'<div class="card {row.role}{mark}"><h3>{text(row.label)}</h3><p class="soft">{figures}</p>'
                    f"{drawing}</div>")
-    return f'<div class="cards">{"".join(out)}</div>'
+    said = counted_at(row.code.image_size for row in result.networks)
+    return f'<div class="cards">{"".join(out)}</div><p class="soft">{said}</p>'
 
 
 def _columns(row: NetworkRow, stages: int) -> list[tuple[int, ...]]:

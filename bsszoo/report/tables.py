@@ -21,11 +21,13 @@ from bsszoo.report.figures import (
     TWO_MACS_NAME,
     TWO_MACS_NOTE,
     both_macs,
+    counted_at,
     human,
     latency,
     noise_words,
     percent,
     score,
+    sizes_differ,
     test_cells,
 )
 
@@ -44,7 +46,7 @@ _TWO_MACS_COLUMN = "2xMACs"
 @dataclass(frozen=True, slots=True)
 class ListRow:
     """One model of ``bsszoo list``. ``paper`` holds the paper's figures as text, None where it has none;
-    ``weights`` says where weights come from, or that there are none.
+    ``weights`` says where weights come from, or that there are none; ``size`` is the side of the input [px].
     """
 
     name: str
@@ -54,6 +56,7 @@ class ListRow:
     params: int
     paper: str | None
     weights: str
+    size: int
 
 
 def stage_table(
@@ -175,6 +178,7 @@ def result_table(result: CompressResult) -> Group:
             style="bold" if row is result.best else None,
         )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
+    parts.append(_prose(counted_at(row.code.image_size for row in result.networks)))
     if told:
         parts.append(_prose("Limited [ms]: what the model of --max-latency says, which the limit holds for."
                             + (" Latency: measured." if timed else "")))
@@ -218,17 +222,25 @@ def detector_table(layers: Sequence[Convolution]) -> Table:
 
 
 def speed_table(rows: Sequence[Any]) -> Table:
-    """How fast networks are (``evaluate.measure.Speed``), a row for each engine; ``-`` where there is no figure."""
-    table = _table([("Network", False), ("Engine", False), (MACS_NAME, True), ("Median [ms]", True), ("95%", True),
-                    ("p90", True), ("p99", True), ("First", True), ("Images/s", True), ("Memory [MB]", True)])
+    """How fast networks are (``evaluate.measure.Speed``), a row for each engine; ``-`` where there is no figure.
+
+    Where no row has an interval, its column holds the range of the processes' medians, and is called so.
+    """
+    spread = "95%" if any(row.low is not None for row in rows) else "Range"
+    table = _table([("Network", False), ("px", True), ("Engine", False), (MACS_NAME, True), ("Median [ms]", True),
+                    (spread, True), ("p90", True), ("p99", True), ("First", True), ("Images/s", True),
+                    ("Memory [MB]", True)])
     last = None
     for row in rows:
         if last is not None and row.network != last:
             table.add_section()
-        interval = ABSENT if row.low is None else f"{latency(row.low)} to {latency(row.high)}"
+        low, high = (row.low, row.high) if spread == "95%" else (row.lowest, row.highest)
+        interval = ABSENT if low is None else f"{latency(low)} to {latency(high)}"
+        first = row.network != last
         table.add_row(
-            _plain(row.network if row.network != last else ""), row.engine, human(row.cost.macs), latency(row.median),
-            interval, latency(row.p90), latency(row.p99), latency(row.warm_ms),
+            _plain(row.network if first else ""), str(row.image_size) if first else "", row.engine,
+            human(row.cost.macs), latency(row.median), interval, latency(row.p90), latency(row.p99),
+            latency(row.warm_ms),
             ABSENT if row.images_per_s is None else f"{row.images_per_s:,.1f}",
             ABSENT if row.memory is None else f"{row.memory / 1e6:,.0f}",
         )
@@ -240,14 +252,16 @@ def model_list_table(rows: Sequence[ListRow], *, with_codes: bool = False) -> Gr
     """The models of ``bsszoo list``, a section for each family; with their codes beneath when asked for."""
     from rich.console import Group
 
-    table = _table([("Model", False), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
+    table = _table([("Model", False), ("px", True), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
                     ("Paper", False), ("Weights", False)])
     for i, row in enumerate(rows):
         if i and row.family != rows[i - 1].family:
             table.add_section()
-        table.add_row(_plain(row.name), human(row.macs), human(2 * row.macs), human(row.params),
+        table.add_row(_plain(row.name), str(row.size), human(row.macs), human(2 * row.macs), human(row.params),
                       _plain(row.paper or ABSENT), _plain(row.weights))
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
+    if differ := sizes_differ(row.size for row in rows):
+        parts.append(_prose(differ))
     if with_codes:
         parts += [_plain(""), *_codes((row.name, row.code) for row in rows)]
     return Group(*parts)

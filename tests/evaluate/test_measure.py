@@ -29,7 +29,9 @@ def test_engines_take_turns_and_every_figure_is_over_the_processes() -> None:
         assert row.processes == 2
         assert row.forwards >= 10
         assert 0 < row.p10 <= row.median <= row.p99  # type: ignore[operator]
-        assert row.low < row.median < row.high  # type: ignore[operator]
+        assert (row.low, row.high) == (None, None), "two processes are too few for an interval"
+        assert row.lowest <= row.median <= row.highest  # type: ignore[operator]
+        assert row.image_size == 64
         assert row.images_per_s == pytest.approx(1e3 / row.median)  # type: ignore[operator]
         assert row.memory > 0  # type: ignore[operator]
         assert row.cost == code_cost(SMALL)
@@ -56,7 +58,9 @@ def test_the_interval_holds_one_more_median_as_often_as_it_says() -> None:
     logs = np.log(draws[0, :5])
     low, high = stats.t.interval(0.95, 4, logs.mean(), logs.std(ddof=1) * math.sqrt(1.2))
     assert next_median(draws[0, :5].tolist()) == pytest.approx((math.exp(low), math.exp(high)))
-    assert next_median([3.0]) == (None, None)
+    for few in (1, 2, 3):
+        assert next_median(draws[0, :few].tolist()) == (None, None)
+    assert None not in next_median(draws[0, :4].tolist())
 
 
 @pytest.mark.parametrize(("settings", "said"), [
@@ -74,9 +78,23 @@ def test_the_command_prints_a_table_and_json() -> None:
     assert done.exit_code == 0, done.output
     assert "eager" in done.stdout
     assert "1 thread, batch 1, float32, 2 processes" in done.stdout
+    assert "Range" in done.stdout
+    assert "95%" not in done.stdout
+    assert "an interval takes 4 processes" in done.stdout
     words[words.index("2")] = "1"
     rows = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["networks"]
-    assert [row["engine"] for row in rows] == ["eager"]
+    assert [(row["engine"], row["low"], row["high"], row["image_size"]) for row in rows] == [("eager", None, None, 64)]
+
+
+def test_networks_at_different_inputs_are_not_compared_without_a_word() -> None:
+    words = ["measure", str(SMALL), f"{SMALL}".replace("px64", "px96"), "--engines", "eager", "--threads", "1",
+             "--processes", "4", "--seconds", "0"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "inputs of different sizes (64, 96 px)" in done.stdout
+    assert "--image-size PX measures all of them at one" in done.stdout
+    assert "95%" in done.stdout
+    assert " px " in done.stdout
 
 
 @pytest.mark.slow

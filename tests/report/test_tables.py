@@ -93,7 +93,7 @@ def test_any_code_has_a_stage_table_and_a_summary(code: Code) -> None:
 def test_costs_are_shown_both_ways_everywhere() -> None:
     run = example_run()
     best = run.best
-    row = ListRow("a", "resnet18", str(best.code), best.cost.macs, best.cost.params, None, "none")
+    row = ListRow("a", "resnet18", str(best.code), best.cost.macs, best.cost.params, None, "none", 224)
     for table in (stage_table(best.code), code_summary(best.code, best.cost), result_table(run),
                   model_list_table([row]), cost_line(best.cost)):
         text = flowing(shown(table))
@@ -143,12 +143,24 @@ def test_a_label_is_text_and_not_markup() -> None:
 
 def test_the_list_of_models() -> None:
     rows = [
-        ListRow("resnet50_autobss", "resnet50", "resnet50_c64", 4_033_000_000, 23_736_000, "4.03B 23.73M", "none"),
-        ListRow("mobilenetv2", "mobilenetv2", "mobilenetv2_c24", 300_774_272, 3_504_872, None, "timm"),
+        ListRow("resnet50_autobss", "resnet50", "resnet50_c64", 4_033_000_000, 23_736_000, "4.03B 23.73M", "none", 224),
+        ListRow("mobilenetv2", "mobilenetv2", "mobilenetv2_c24", 300_774_272, 3_504_872, None, "timm", 240),
     ]
     text = shown(model_list_table(rows))
     line = re.split(r"  +", next(line for line in text.splitlines() if line.startswith("resnet50")).strip())
-    assert line == ["resnet50_autobss", "4.03B", "8.07B", "23.74M", "4.03B 23.73M", "none"]
+    assert line == ["resnet50_autobss", "224", "4.03B", "8.07B", "23.74M", "4.03B 23.73M", "none"]
     assert "resnet50_c64" not in text
     assert "resnet50_c64" in shown(model_list_table(rows, with_codes=True)).splitlines()
     assert "MACs" in shown(model_list_table([]))
+    # Networks at different inputs are not compared without a word.
+    assert "inputs of different sizes (224, 240 px)" in flowing(text)
+    assert "different sizes" not in shown(model_list_table(rows[:1]))
+
+
+def test_the_end_of_a_run_says_at_which_input_it_was_counted() -> None:
+    run = example_run()
+    assert f"Counted at an input of {run.best.code.image_size} x" in shown(result_table(run))
+    other = replace(run.networks[0], code=replace(run.networks[0].code, image_size=512))
+    mixed = flowing(shown(result_table(replace(run, networks=(other, *run.networks[1:])))))
+    assert "inputs of different sizes" in mixed
+    assert "512" in mixed
