@@ -90,11 +90,13 @@ def test_with_torchvisions_weights_the_outputs_are_torchvisions(kind: str) -> No
     ours.load_state_dict(theirs.state_dict())
     pictures = [torch.rand(3, 120, 180), torch.rand(3, 160, 100)]
     for model in (ours, theirs):
-        (model if kind == "retinanet" else model.roi_heads).score_thresh = 0.0  # of random weights nothing is left else
+        head = model if kind == "retinanet" else model.roi_heads
+        head.score_thresh = 0.0  # of random weights nothing is left else
+        head.detections_per_img = 20  # each has a mask, which costs more than all the rest
         model.eval()
     with torch.no_grad():
         for a, b in zip(ours(pictures), theirs(pictures), strict=True):
-            assert len(a["boxes"]) > 50
+            assert len(a["boxes"]) == 20
             assert a.keys() == b.keys()
             assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -102,7 +104,7 @@ def test_with_torchvisions_weights_the_outputs_are_torchvisions(kind: str) -> No
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
 @pytest.mark.parametrize("code", [SMALL, MBCONV])
 def test_pictures_of_any_sizes_with_no_objects_tiny_ones_and_a_thousand(kind: str, code: str) -> None:
-    model = create_detector(f"{kind}_{code}", num_classes=5, min_size=64, max_size=128)
+    model = create_detector(f"{kind}_fpn32_{code}", num_classes=5, min_size=64, max_size=128)
     many = torch.rand(1000, 2) * 50
     boxes = [torch.zeros(0, 4), torch.tensor([[10.0, 10.0, 11.0, 11.0]]), torch.cat([many, many + 8], 1)]
     pictures = [torch.rand(3, 40, 90), torch.rand(3, 64, 64), torch.rand(3, 70, 60)]

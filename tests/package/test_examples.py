@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import bsszoo
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
+@cache
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     # From the tree's root, so that the package beside the examples is found where bsszoo is not installed.
     command = [sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; "
