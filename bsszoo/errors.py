@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Number
+from os import PathLike
 
 
 class BssZooError(Exception):
@@ -58,6 +60,25 @@ class StoppedError(RunError, RuntimeError):
 
 class WeightsError(BssZooError, RuntimeError):
     """Weights that do not exist, cannot be fetched or do not fit the network."""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """What was given, for an error: short texts and plain values as they are, of anything else its type.
+
+    A network, an array or a data frame printed whole would hide what the error says.
+    """
+    if value is None or isinstance(value, (Number, PathLike, str, bytes, list, tuple, dict, set)):
+        try:
+            text = repr(value)
+        except Exception:  # a number of thousands of digits, or a value inside that cannot be printed
+            text = ""
+        if text and len(text) <= most and text.isprintable():
+            return text
+        if isinstance(value, (str, bytes)) and text:
+            return f"{text[: most - 3]}... ({len(value):,} characters)"
+    kind = type(value)
+    home = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"an object ({home}{kind.__qualname__})"
 
 
 def close_matches(name: str, known: Iterable[str]) -> str:

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from bsszoo.codes.code import MAX_IMAGE_SIZE, Code, plain_number
+from bsszoo.codes.code import MAX_IMAGE_SIZE, MAX_WIDTH, Code, plain_number
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block, N, block_layers, stages, stages_of
-from bsszoo.errors import CodeError
+from bsszoo.errors import CodeError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,8 @@ ImageSize: TypeAlias = "int | tuple[int, int]"
 # Rows at once: enough to spread numpy's cost per call, few enough that columns stay in the second cache level
 # (benchmarks/cost_array.py; a quarter of it is slower for every family).
 _CHUNK = 8192
+# Beyond it a classifier alone has more parameters than any machine's memory holds.
+_MOST_CLASSES = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,13 +288,14 @@ def checked_size(image_size: ImageSize) -> tuple[int, int]:
     if len(pair) != 2 or not all(
         isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= MAX_IMAGE_SIZE for s in pair
     ):
-        raise CodeError(f"image_size is {image_size!r}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
+        raise CodeError(f"image_size is {shown(image_size)}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
                         "or a (height, width) pair of them.")
     return pair[0], pair[1]
 
 
 def check_arguments(num_classes: object, in_chans: object) -> None:
     """A ``CodeError`` unless a network can have so many classes (from 0) and input channels (from 1)."""
-    for name, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise CodeError(f"{name} is {value!r}; allowed is an integer from {least}.")
+    for name, value, least, most in (("num_classes", num_classes, 0, _MOST_CLASSES),
+                                     ("in_chans", in_chans, 1, MAX_WIDTH)):
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise CodeError(f"{name} is {shown(value)}; allowed is an integer from {least} to {most}.")

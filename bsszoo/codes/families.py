@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
 
-from bsszoo.errors import UnknownNameError, close_matches
+from bsszoo.errors import UnknownNameError, close_matches, shown
 
 BlockKind = Literal["basic", "bottleneck", "mbconv"]
 
@@ -194,4 +194,4 @@ def family_of(name: str) -> Family:
     try:
         return FAMILIES[name]
     except (KeyError, TypeError):
-        raise UnknownNameError(f"There is no family {name!r}.{close_matches(str(name), FAMILIES)}") from None
+        raise UnknownNameError(f"There is no family {shown(name)}.{close_matches(shown(name), FAMILIES)}") from None

@@ -12,7 +12,7 @@ from bsszoo.codes.code import FAMILY_DEFAULT, MAX_DEPTH, MAX_EXPANSION, MAX_WIDT
 from bsszoo.codes.cost import Cost
 from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.families import WidthRange, family_of
-from bsszoo.errors import CodeError, SpaceError, close_matches
+from bsszoo.errors import CodeError, SpaceError, close_matches, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ class Space:
         paper leaves open and its Table 4 figures require. Ranges changed by ``replace`` are not kept.
         """
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= 16:
-            raise SpaceError(f"scale is {scale!r}; allowed is a number above 0 and up to 16.")
+            raise SpaceError(f"scale is {shown(scale)}; allowed is a number above 0 and up to 16.")
         data = family_of(self.family)
         divisor = 1 if data.block == "mbconv" else _RESNET_DIVISOR
         widths = []
@@ -154,7 +154,7 @@ class Space:
             try:
                 axis = tuple(sorted({Fraction(v) for v in values}))
             except (TypeError, ValueError, ArithmeticError):
-                raise SpaceError(f"The range of {name} is {values!r}; it takes a list of numbers.") from None
+                raise SpaceError(f"The range of {name} is {shown(values)}; it takes a list of numbers.") from None
             axes[name] = axis if name[0] in "BT" else tuple(int(v) if v.denominator == 1 else v for v in axis)
         n, every = data.stages, tuple(axes.values())
         return replace(self, widths=every[:n], depths=every[n:2 * n], thirds=every[2 * n:])

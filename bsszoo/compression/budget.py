@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bsszoo.candidates.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 from bsszoo.codes.code import Code
-from bsszoo.errors import BudgetError
+from bsszoo.errors import BudgetError, shown
 from bsszoo.report.figures import human
 from bsszoo.study.evaluator import FunctionEvaluator, digest, load_function
 
@@ -32,14 +32,14 @@ def parse_amount(text: str | float, *, of: int, what: str) -> int:
     Raises:
         BudgetError: The text is no positive amount.
     """
-    match = _NUMBER.fullmatch(str(text))
+    match = _NUMBER.fullmatch(text if isinstance(text, str) else shown(text))
     hint = "write 130M, 0.13G or 130e6, or 60% for a share of the reference network"
     if not match or isinstance(text, bool):
-        raise BudgetError(f"{what} is {text!r}; {hint}.")
+        raise BudgetError(f"{what} is {shown(text)}; {hint}.")
     number, unit = float(match.group(1)), match.group(2).lower()
     value = number / 100 * of if unit == "%" else number * _UNITS[unit]
     if not math.isfinite(value) or value < 1:
-        raise BudgetError(f"{what} is {text!r}, less than one; {hint}.")
+        raise BudgetError(f"{what} is {shown(text)}, less than one; {hint}.")
     return round(value)
 
 
@@ -92,8 +92,8 @@ def latency_limit(
     if table is None and model is None:
         if most is None:
             return None
-        raise BudgetError(f"--max-latency is {most!r} ms, but nothing tells a code's latency before it is built: give "
-                          "--latency-table FILE or --latency-model MODULE:FUNCTION with it.")
+        raise BudgetError(f"--max-latency is {shown(most)} ms, but nothing tells a code's latency before it is built: "
+                          "give --latency-table FILE or --latency-model MODULE:FUNCTION with it.")
     if table is not None and model is not None:
         raise BudgetError("--latency-table and --latency-model were both given; one of them tells the latency.")
     top = None if most is None else _milliseconds(most)
@@ -124,5 +124,5 @@ def _milliseconds(given: str | float) -> float:
     except ValueError:
         value = math.nan
     if isinstance(given, bool) or not 0 < value < 1e9:
-        raise BudgetError(f"--max-latency is {given!r}; it takes milliseconds above 0, such as 12.5.")
+        raise BudgetError(f"--max-latency is {shown(given)}; it takes milliseconds above 0, such as 12.5.")
     return value

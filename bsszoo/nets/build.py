@@ -15,7 +15,7 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import check_arguments
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import entry_of
-from bsszoo.errors import CodeError
+from bsszoo.errors import CodeError, shown
 from bsszoo.nets.mbconv import CodeEfficientNet, CodeEfficientNetFeatures
 from bsszoo.nets.resnet import CodeResNet
 
@@ -138,7 +138,7 @@ def _trunk_only(state: dict[str, Any], _: nn.Module) -> dict[str, Any]:
 def _check(num_classes: object, in_chans: object, drop_rate: float, drop_path_rate: float, output_stride: int) -> None:
     check_arguments(num_classes, in_chans)
     for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
-        if not 0 <= rate < 1:
-            raise CodeError(f"{name} is {rate!r}; allowed is a probability from 0 to below 1.")
-    if output_stride not in _OUTPUT_STRIDES:
-        raise CodeError(f"output_stride is {output_stride!r}; allowed are 8, 16 and 32.")
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise CodeError(f"{name} is {shown(rate)}; allowed is a probability from 0 to below 1.")
+    if not isinstance(output_stride, int) or output_stride not in _OUTPUT_STRIDES:
+        raise CodeError(f"output_stride is {shown(output_stride)}; allowed are 8, 16 and 32.")

@@ -11,9 +11,9 @@ from typing import Final
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
 from bsszoo.codes.detector import SIZE, detector_cost
-from bsszoo.codes.families import family_of
+from bsszoo.codes.families import FAMILIES, family_of
 from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
-from bsszoo.errors import CodeError, UnknownNameError, close_matches
+from bsszoo.errors import CodeError, UnknownNameError, close_matches, shown
 
 __all__ = [
     "ModelEntry", "Printed", "WeightTag", "cost", "entries", "entry_of", "find", "is_detector", "list_models",
@@ -21,6 +21,18 @@ __all__ = [
 ]
 
 _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
+# Networks that timm names and whose codes no entry of the zoo has.
+_CODES_OF_TIMM: Final = {
+    "resnet34": "resnet18_c64-128-256-512_l3-4-6-3",
+    "resnet101": "resnet50_c256-512-1024-2048_l3-4-23-3_b64-128-256-512",
+    "resnet152": "resnet50_c256-512-1024-2048_l3-8-36-3_b64-128-256-512",
+}
+# What in a name of timm's says which family is nearest to it, the first that fits.
+_NEAREST: Final = (
+    ("efficientnet", "efficientnet_b0"), ("mobile", "mobilenetv2"), ("mnas", "mobilenetv2"), ("ghost", "mobilenetv2"),
+    ("lcnet", "mobilenetv2"), ("fbnet", "mobilenetv2"), ("resnet18", "resnet18"), ("resnet10", "resnet18"),
+    ("resnet14", "resnet18"), ("repvgg", "resnet18"), ("vgg", "resnet18"),
+)
 # What only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
 _CODE_TEXT = re.compile(r"[{}\[\](),]|\d\s+\d|_c\d+(-\d+)+(_|$)", re.IGNORECASE)
 
@@ -46,12 +58,32 @@ def find(name: str) -> ModelEntry:
     head, tag = split_tag(name)
     entry = known.get(head) or known.get(head.lower())
     if entry is None:
-        raise UnknownNameError(f"There is no model {head!r} in the zoo.{close_matches(head, known)} "
-                               "A code's text works as well, for example 'resnet18{64,128,256,512,2,2,2,2}'.")
+        raise UnknownNameError(_what_timm_calls_it(head) or (
+            f"There is no model {shown(head)} in the zoo.{close_matches(head, known)} A code's text works as well, for "
+            "example 'resnet18{64,128,256,512,2,2,2,2}'."))
     if tag is not None and tag not in (own := [t.tag for t in entry.tags]):
         raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, own)}" if own else
                                f"{entry.name} has no weights tagged {tag!r}, nor any others.")
     return entry
+
+
+def _what_timm_calls_it(name: str) -> str:
+    """The text for a name that timm has and the zoo has not; empty for any other. The only place that asks timm."""
+    wanted = name.lower()
+    same = next((e.name for e in entries().values() if e.timm == wanted), _CODES_OF_TIMM.get(wanted))
+    if same is not None:
+        return (f"{wanted!r} is timm's name of a network that bsszoo calls {same!r}: the same layers and weights' "
+                "names. Give that name.")
+    try:
+        from timm.models import is_model
+    except ImportError:
+        return ""
+    if not is_model(wanted):
+        return ""
+    near = next((family for part, family in _NEAREST if part in wanted), "resnet50")
+    return (f"timm has {wanted!r}, and bsszoo has not: it is of none of the families whose stacking bsszoo counts, "
+            f"builds and compresses ({', '.join(FAMILIES)}). The nearest of them is {near!r}. The network itself is "
+            f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family.")
 
 
 def is_detector(name: str) -> bool:
@@ -75,8 +107,9 @@ def resolve_code(name_or_code: str | Code) -> Code:
     if isinstance(name_or_code, Code):
         return name_or_code
     if not isinstance(name_or_code, str):
-        raise CodeError(f"A network is named by a zoo name, a code's text or a Code; given was {name_or_code!r} of "
-                        f"type {type(name_or_code).__name__}.")
+        raise CodeError(f"A network is named by a zoo name, a code's text or a bsszoo.Code; given was "
+                        f"{shown(name_or_code)} of type {type(name_or_code).__name__}."
+                        + _module_advice(name_or_code))
     if is_detector(name_or_code):
         raise UnknownNameError(f"{name_or_code!r} is a detector, and this takes classifiers. Detectors are taken by "
                                "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate and "
@@ -84,6 +117,15 @@ def resolve_code(name_or_code: str | Code) -> Code:
     if _CODE_TEXT.search(name_or_code):
         return Code.parse(name_or_code)
     return find(name_or_code).code
+
+
+def _module_advice(given: object) -> str:
+    """What to do with a built network, which says nothing of its code unless it was built by ``bsszoo.create``."""
+    if not any(base.__module__.startswith("torch.nn") for base in type(given).__mro__):
+        return ""
+    code = getattr(given, "code", None)
+    own = f" This one is {code}." if isinstance(code, Code) else ""
+    return (f" A built network is not read: name the one that it was built as, for example 'resnet18'.{own}")
 
 
 def cost(

@@ -12,7 +12,7 @@ from torch import nn
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector
-from bsszoo.errors import UnknownNameError, WeightsError
+from bsszoo.errors import UnknownNameError, WeightsError, shown
 from bsszoo.nets import build
 from bsszoo.zoo.detector_weights import create_detector, saved_detector
 from bsszoo.zoo.detectors import find_detector
@@ -67,7 +67,7 @@ def create(
         (3, 224, 224)
     """
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
-        raise WeightsError(f"pretrained is {pretrained!r}; allowed are True, False, a tag, 'hf-hub:org/name', "
+        raise WeightsError(f"pretrained is {shown(pretrained)}; allowed are True, False, a tag, 'hf-hub:org/name', "
                            "'local-dir:PATH' and the path of a weights file.")
     detector: Detector | str | None = find_detector(name_or_code) if isinstance(name_or_code, str) else None
     if isinstance(name_or_code, str) and name_or_code.startswith(LOCAL) and saved_detector(

@@ -1,0 +1,103 @@
+"""What is said of names that only timm knows, and of objects that are no names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import bsszoo
+from bsszoo.codes.code import Code
+from bsszoo.codes.named import named_entries
+from bsszoo.errors import BssZooError, CodeError, UnknownNameError, shown
+from bsszoo.zoo.registry import create
+
+
+@pytest.mark.parametrize(("name", "near"), [
+    ("regnety_008", "resnet50"), ("convnext_tiny", "resnet50"), ("tf_efficientnet_b3", "efficientnet_b0"),
+    ("mobilenetv3_large_100", "mobilenetv2"), ("vit_base_patch16_224", "resnet50"), ("resnet18d", "resnet18"),
+])
+def test_a_network_of_timms_alone_is_said_to_be_one(name: str, near: str) -> None:
+    assert timm.is_model(name)
+    for act in (bsszoo.cost, create, lambda given: bsszoo.compress(given, flops="60%")):
+        with pytest.raises(UnknownNameError) as refused:
+            act(name)
+        said = str(refused.value)
+        assert f"timm has {name!r}, and bsszoo has not" in said
+        assert f"The nearest of them is {near!r}" in said
+        assert f"timm.create_model({name!r})" in said
+
+
+@pytest.mark.parametrize(("name", "ours"), [
+    ("mobilenetv2_100", "mobilenetv2"), ("resnet34", "resnet18_c64-128-256-512_l3-4-6-3"),
+    ("resnet101", "resnet50_c256-512-1024-2048_l3-4-23-3_b64-128-256-512"),
+    ("resnet152", "resnet50_c256-512-1024-2048_l3-8-36-3_b64-128-256-512"),
+])
+def test_a_network_that_timm_names_otherwise_is_named(name: str, ours: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"timm's name of a network that bsszoo calls {ours!r}"):
+        bsszoo.cost(name)
+    theirs = timm.create_model(name, device=torch.device("meta"))
+    assert sum(p.numel() for p in theirs.parameters()) == bsszoo.cost(ours).params
+
+
+def test_every_name_of_timms_that_the_zoo_knows_otherwise_is_answered() -> None:
+    for entry in named_entries().values():
+        if entry.timm is not None and entry.timm not in named_entries():
+            with pytest.raises(UnknownNameError, match=f"bsszoo calls {entry.name!r}"):
+                bsszoo.cost(entry.timm)
+
+
+def test_a_typo_is_answered_as_one() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'mobilenetv2'"):
+        bsszoo.cost("mobilnetv2")
+
+
+def test_names_that_are_known_ask_timm_nothing() -> None:
+    program = "import sys, bsszoo; bsszoo.cost('mobilenetv2'); bsszoo.list_models(); assert 'timm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class Wordy:
+    def __repr__(self) -> str:
+        return "word " * 10_000
+
+
+CODE = Code.parse("resnet18_c8-8-8-8_l1-1-1-1")
+NETWORK = timm.create_model("resnet18", device=torch.device("meta"))
+
+
+@pytest.mark.parametrize("given", [NETWORK, nn.Linear(2, 2), Wordy(), torch.zeros(1000), [NETWORK], list(range(10_000)),
+                                   {"a": "b" * 10_000}, b"x" * 10_000, 10**5000],
+                         ids=lambda given: type(given).__name__)
+@pytest.mark.parametrize("act", [
+    bsszoo.cost, create, lambda v: bsszoo.compress(v, flops="60%"), lambda v: create(CODE, pretrained=v),
+    lambda v: create(CODE, num_classes=v), lambda v: create(CODE, in_chans=v), lambda v: bsszoo.cost(CODE, v),
+    lambda v: create(CODE, output_stride=v), lambda v: Code("resnet18", v, (1,) * 4), Code.parse, Code.from_dict,
+    lambda v: Code(v, (8,) * 4, (1,) * 4), lambda v: Code("resnet18", (8,) * 4, (1,) * 4, image_size=v),
+    lambda v: Code.from_entries("resnet18", v), lambda v: Code("resnet18", (8, 8, 8, v), (1,) * 4),
+    lambda v: bsszoo.compress("resnet18", flops=v), lambda v: bsszoo.Space.of(v),
+])
+def test_an_object_that_is_no_name_is_not_printed_whole(act: Callable[[Any], object], given: object) -> None:
+    try:
+        act(given)
+    except BssZooError as error:
+        said = str(error)
+    assert len(said) < 700, said[:300]
+    assert "\n" not in said
+
+
+def test_a_built_network_is_told_from_a_name() -> None:
+    with pytest.raises(CodeError, match=r"an object \(timm\.models\.resnet\.ResNet\).* A built network is not read"):
+        bsszoo.cost(NETWORK)  # type: ignore[arg-type]
+
+
+def test_short_values_are_shown_as_they_are() -> None:
+    assert [shown(v) for v in (None, 3, "x", (1, 2), 0.5)] == ["None", "3", "'x'", "(1, 2)", "0.5"]
+    assert shown("x" * 500).endswith("(500 characters)")
+    assert shown(Wordy()) == f"an object ({__name__}.Wordy)"
