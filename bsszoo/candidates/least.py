@@ -11,7 +11,6 @@ Costs are sums over a chain of stages, so the code with the least of any weighte
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,9 +26,19 @@ FloatArray = NDArray[np.float64]
 _WEIGHTS: Final = 64
 _KEPT: Final = 8
 _SPREAD: Final = (4.0, 0.93)
-# Codes from which neighbours are tried, and how many steps are taken.
+# Codes from which neighbours are tried, and how many steps are taken at most.
 _BEAM: Final = 48
 _STEPS: Final = 24
+# Work is counted, not timed, so that a question has one answer on every machine, busy or not. A larger effort takes as
+# many times more of it: rounds of weights, each of which narrows them; codes that are judged; and sums of
+# partial codes, of which the exact search with one limit has too many where widths go in steps of one channel.
+_ROUNDS: Final = 24
+_MOST_JUDGED: Final = 20_000
+_MOST_SUMS: Final = 4_000_000
+
+
+class _TooManyError(Exception):
+    """The exact search would take more sums than it may."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +50,7 @@ class Least:
 
 
 def least(
-    chain: Chain, kind: int, sign: int, low: IntArray, high: IntArray, end: float, stop: float = -np.inf
+    chain: Chain, kind: int, sign: int, low: IntArray, high: IntArray, effort: float = 1.0, stop: float = -np.inf
 ) -> Least:
     """The least of ``sign`` x one kind among the codes whose sums of all kinds lie between ``low`` and ``high``.
 
@@ -50,7 +59,7 @@ def least(
         kind: The row of the chain that shall be least, or with ``sign`` -1 most.
         sign: 1 or -1.
         low, high: Limits [kinds]; beyond 2^61 there is none.
-        end: When to be content with what was found, as ``time.perf_counter`` tells it.
+        effort: How much work to do, in multiples of the usual.
         stop: A code with so little is good enough.
     """
     lower = [(k, -1, -low[k]) for k in range(len(low)) if low[k] > -(2**61)]
@@ -59,24 +68,24 @@ def least(
     against = lower if sign > 0 else upper
     if len(against) <= 1:
         try:
-            places = _with_one_limit(chain, [(kind, sign, 2**62), *against], end)
-        except TimeoutError:
-            return _with_weights(chain, kind, sign, lower + upper, time.perf_counter() + 0.2, stop)
+            places = _with_one_limit(chain, [(kind, sign, 2**62), *against], round(effort * _MOST_SUMS))
+        except _TooManyError:
+            return _with_weights(chain, kind, sign, lower + upper, effort, stop)
         if places is None:
             return Least(None, np.inf)
         costs = chain.costs(places)
         if ((costs[:, 0] >= low) & (costs[:, 0] <= high)).all():
             return Least(places, float(sign * costs[kind, 0]))
-    return _with_weights(chain, kind, sign, lower + upper, end, stop)
+    return _with_weights(chain, kind, sign, lower + upper, effort, stop)
 
 
 # -- one limit ------------------------------------------------------------------------------------------------
 
 
-def _with_one_limit(chain: Chain, rows: list[tuple[int, int, int]], end: float) -> IntArray | None:
+def _with_one_limit(chain: Chain, rows: list[tuple[int, int, int]], most: int) -> IntArray | None:
     """The places [1, d] of the code with the least of the first row, (kind, sign, limit), within the second, if any.
 
-    A ``TimeoutError`` where it takes longer than to ``end``: widths in steps of one channel have too many codes.
+    A ``_TooManyError`` where it takes more than ``most`` sums.
     """
     kinds, signs, top = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
     terms = [term[kinds] * signs[:, None, None, None, None] for term in chain.terms]
@@ -96,9 +105,10 @@ def _with_one_limit(chain: Chain, rows: list[tuple[int, int, int]], end: float) 
         for c in range(widths):
             sums, froms = [], []
             for p in range(before):
-                if time.perf_counter() > end:
-                    raise TimeoutError
                 prior = known[i - 1][p] if i else np.zeros((1, k), dtype=np.int64)
+                most -= len(prior) * own.shape[3]
+                if most < 0:
+                    raise _TooManyError
                 added = (prior[:, None, :] + own[:, p, c].T[None, :, :]).reshape(-1, k)
                 fits = np.flatnonzero((added + left[i][:, c] <= top).all(axis=1))
                 fits = fits[_not_undercut(added[fits])]
@@ -138,7 +148,7 @@ def _not_undercut(sums: IntArray) -> IntArray:
 
 
 def _with_weights(
-    chain: Chain, kind: int, sign: int, rows: list[tuple[int, int, int]], end: float, stop: float
+    chain: Chain, kind: int, sign: int, rows: list[tuple[int, int, int]], effort: float, stop: float
 ) -> Least:
     kinds, signs, top = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
     unit = np.maximum(np.abs(top), 1).astype(np.float64)
@@ -150,7 +160,7 @@ def _with_weights(
     rng = np.random.default_rng(0)
     best, best_value, bound = None, np.inf, -np.inf
     centres, spread = np.zeros((1, len(rows))), _SPREAD[0]
-    start, middle = time.perf_counter(), 0.5 * (time.perf_counter() + end)
+    rounds, judged = max(1, round(effort * _ROUNDS)), effort * _MOST_JUDGED
     met: list[IntArray] = []
 
     def look(places: IntArray, weights: FloatArray) -> FloatArray:
@@ -164,7 +174,9 @@ def _with_weights(
             best, best_value = places[at:at + 1], float(values[at])
         return np.asarray(sign * costs[kind] / size + broken @ weights)
 
-    while spread > 0.01 and (time.perf_counter() < middle or not met) and best_value > stop:
+    for _ in range(rounds):
+        if spread <= 0.01 or best_value <= stop:
+            break
         near = centres[rng.integers(len(centres), size=_WEIGHTS)]
         logs = near + spread * rng.standard_normal(near.shape)
         # Most limits do not matter for the best code: their weights shall get to nothing.
@@ -180,11 +192,12 @@ def _with_weights(
     weights = 1.0 + 4.0 * np.exp(centres[0])
     beam = np.concatenate(met[-6:])
     for _ in range(_STEPS):
-        if best_value <= stop or (time.perf_counter() > end and best is not None) or (
-                time.perf_counter() > end + (end - start)):
+        # Without any code within the limits there is nothing to say, so the search for one goes on for longer.
+        if best_value <= stop or judged < (0 if best is not None else -effort * _MOST_JUDGED):
             break
         tried = np.unique(np.concatenate([beam, _neighbours(chain, beam)]), axis=0)
         merit = look(tried, weights)
+        judged -= len(tried)
         after = tried[np.argsort(merit, kind="stable")[:_BEAM]]
         if after.shape == beam.shape and (after == beam).all():
             break

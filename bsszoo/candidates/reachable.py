@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -56,21 +55,21 @@ class Nearest:
         return pair[0] / max(pair[1], 1e-9)
 
 
-def contradiction(space: Space, limits: Limits, *, seconds: float = 0.5) -> tuple[Nearest, ...]:
+def contradiction(space: Space, limits: Limits, *, effort: float = 1.0) -> tuple[Nearest, ...]:
     """How each limit alone would have to give way for a code to keep all; the one that has to least stands first.
 
-    Empty when a code keeps all limits, and where it could not be proven in the time that none does. A limit that no
-    code of the space keeps even alone stands by itself. A latency function's limit is left out: only asking it about
+    Empty when a code keeps all limits, and where it could not be proven by that much work that none does. A limit that
+    no code of the space keeps even alone stands by itself. A latency function's limit is left out: only asking it about
     each code could tell.
 
     Args:
         space: The codes.
         limits: The limits.
-        seconds: Time to take, about.
+        effort: How much work to do, in multiples of the usual, which takes about half a second.
 
     Example:
         >>> space = Space.of("resnet18")
-        >>> for n in contradiction(space, Limits(max_macs=400_000_000, min_params=9_000_000), seconds=60):
+        >>> for n in contradiction(space, Limits(max_macs=400_000_000, min_params=9_000_000)):
         ...     print(n.figure, n.value, n.exact, n.code)
         macs 585107456.0 True resnet18_c32-32-64-256_l1-1-1-8
         params 4965192.0 True resnet18_c32-32-64-128_l1-1-2-16
@@ -82,12 +81,12 @@ def contradiction(space: Space, limits: Limits, *, seconds: float = 0.5) -> tupl
     alone = [(k, upper) for k, upper in given if (low[k] > bounds.high[k] if upper else high[k] < bounds.low[k])]
     if alone:
         free = Bounds(np.full_like(bounds.low, -(2**62)), np.full_like(bounds.high, 2**62))
-        ways = [_nearest(chain, bounds, free, k, upper, seconds) for k, upper in alone]
+        ways = [_nearest(chain, bounds, free, k, upper, effort) for k, upper in alone]
         found = [way and replace(way, alone=True) for way in ways]
     else:
         found = []
         for k, upper in given:
-            nearest = _nearest(chain, bounds, _relaxed(bounds, k, upper=upper), k, upper, seconds / len(given))
+            nearest = _nearest(chain, bounds, _relaxed(bounds, k, upper=upper), k, upper, effort)
             if nearest is not None and nearest.stretch <= 1:
                 return ()
             found.append(nearest)
@@ -125,11 +124,11 @@ def _relaxed(bounds: Bounds, kind: int, *, upper: bool) -> Bounds:
     return Bounds(low, high)
 
 
-def _nearest(chain: Chain, bounds: Bounds, rest: Bounds, kind: int, upper: bool, seconds: float  # noqa: FBT001
+def _nearest(chain: Chain, bounds: Bounds, rest: Bounds, kind: int, upper: bool, effort: float  # noqa: FBT001
              ) -> Nearest | None:
     """The code that keeps ``rest`` and has the least (most) of a kind, or any within its limit; None without one."""
     sign, limit = (1, int(bounds.high[kind])) if upper else (-1, int(bounds.low[kind]))
-    found = least(chain, kind, sign, rest.low, rest.high, time.perf_counter() + seconds, sign * limit)
+    found = least(chain, kind, sign, rest.low, rest.high, effort, sign * limit)
     if found.places is None:
         return None
     unit = NS_PER_MS if FIGURES[kind] == "latency" else 1

@@ -54,7 +54,7 @@ def test_what_is_called_contradictory_is_and_what_is_called_exact_is_the_nearest
     kept = {(f, s): FIGURES[f] <= given_limits[f"{s}_{f}"] if s == "max" else FIGURES[f] >= given_limits[f"{s}_{f}"]
             for f, s in chosen}
     feasible = np.all(list(kept.values()), axis=0).any()
-    ways = contradiction(SPACE, limits, seconds=0.2)
+    ways = contradiction(SPACE, limits)
     assert not (ways and feasible)
     if not ways:
         return
@@ -78,7 +78,7 @@ def test_what_is_called_contradictory_is_and_what_is_called_exact_is_the_nearest
 
 def test_one_opposing_limit_gives_the_exact_nearest_code_of_a_huge_space():
     space = Space.of("mobilenetv2")
-    ways = contradiction(space, Limits(min_macs=270_000_000, max_macs=300_000_000, max_params=1_650_000), seconds=2.0)
+    ways = contradiction(space, Limits(min_macs=270_000_000, max_macs=300_000_000, max_params=1_650_000))
     way = next(w for w in ways if w.figure == "params")
     assert code_cost(way.code).params == way.value == 1_660_760
     assert 270_000_000 <= code_cost(way.code).macs <= 300_000_000
