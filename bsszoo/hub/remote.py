@@ -17,7 +17,8 @@ from huggingface_hub.errors import (
 
 from bsszoo import __version__
 from bsszoo.errors import BssZooError, RunError, SettingsError
-from bsszoo.zoo.hub_files import HubRepository, first_line
+from bsszoo.texts import one_line
+from bsszoo.zoo.hub_files import HubRepository, disk_error, first_line
 
 _LOG_IN: Final = ("Log in with `hf auth login`, or set HF_TOKEN to a token that may write. Tokens are made on the "
                   "Hub's page Settings, Access Tokens.")
@@ -89,8 +90,10 @@ def in_words(repository: HubRepository, doing: str) -> Iterator[None]:
         raise RunError(f"The Hub ({constants.ENDPOINT}) did not let us {doing} {repository.label}: "
                        f"{first_line(error)}. Run the same command again.") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise RunError(f"{error.filename} cannot be read or written: {error.strerror or error}.") from error
+        if (disk := disk_error(error)) is not None:
+            named = f"{one_line(disk.filename)} cannot be read or written" if disk.filename else "A disk takes no more"
+            raise RunError(f"{named}: {disk.strerror or first_line(disk)}. Nothing was changed. The Hub's cache is "
+                           f"{constants.HF_HUB_CACHE}; the environment variable HF_HOME takes another.") from error
         raise RunError(f"The connection broke off: could not {doing} {repository.label} at {constants.ENDPOINT} "
                        f"({first_line(error)}). Nothing is left half done; run the same command again.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ from huggingface_hub.errors import (
 from bsszoo.errors import WeightsError
 from bsszoo.texts import one_line
 
+# A disk that takes nothing more, and a place that takes nothing at all.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_DISK: Final = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO, errno.ENAMETOOLONG)
 _log = logging.getLogger(__name__)
 
 #: The weights in a repository or a folder.
@@ -111,7 +115,10 @@ def hub_file(
                           advice) from error
         except WeightsError:
             raise
-        except Exception as error:  # the host broke off after it had answered
+        except Exception as error:  # the host broke off after it had answered, or the cache cannot be written
+            disk = disk_error(error)
+            if disk is not None and not _cached(repository, name, cache_dir):
+                raise WeightsError(f"{repository.label} cannot be stored: {cache_advice(disk, cache_dir)}") from error
             trouble = first_line(error)
         if cached := _cached(repository, name, cache_dir):
             _log.warning("%s: %s; using the copy in the cache.", constants.ENDPOINT, trouble)
@@ -139,6 +146,27 @@ def _refused(repository: HubRepository, error: Exception, what: str, advice: str
     if isinstance(error, RevisionNotFoundError):
         return WeightsError(f"{repository.label}: the repository has no revision {repository.revision!r}. {advice}")
     return WeightsError(f"{repository.label} names no Hub repository: {error}")
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """The error of this machine's file system behind an error; None where the connection or the host is at fault."""
+    seen: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in seen:
+        seen.append(at)
+        if isinstance(at, OSError) and not isinstance(at, (ConnectionError, TimeoutError)) and (
+                at.errno in _FULL or (at.errno in _DISK and at.filename is not None)):
+            return at
+        at = at.__cause__ or at.__context__
+    return None
+
+
+def cache_advice(error: OSError, cache_dir: str | Path | None = None) -> str:
+    """What a cache that cannot be written means, and what to do."""
+    where = Path(cache_dir) if cache_dir is not None else Path(constants.HF_HUB_CACHE)
+    return (f"the Hub's cache, {where}, cannot be written ({error.strerror or first_line(error)}"
+            f"{'' if error.filename is None else f': {one_line(error.filename)}'}). Make room there or give the right "
+            "to write, or take another folder: the environment variable HF_HOME, or cache_dir= in Python.")
 
 
 def forget(path: Path) -> None:

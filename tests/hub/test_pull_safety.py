@@ -326,3 +326,36 @@ def test_a_repository_without_end_is_not_listed(hub: LocalHub, guest: Child) -> 
     assert "more than 10,000 files" in guest.refused(LOOK, "evil/many")
     put(hub, "evil/long", {**BASE, "training.json": b" " * (1 << 24) + b"{}"})
     assert "bytes; at most" in guest.refused(LOOK, "evil/long")
+
+
+def test_a_cache_that_cannot_be_written_is_no_lost_connection(hub: LocalHub, tmp_path: Path) -> None:
+    put(hub, "evil/plain", BASE)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "hub").write_text("a file where the cache's folder should be")
+    with child(hub.address, home) as alone:  # type: ignore[attr-defined]
+        said = alone.refused("bsszoo:create", "hf-hub:evil/plain", pretrained=True)
+        assert said.startswith(f"WeightsError: hf-hub:evil/plain cannot be stored: the Hub's cache, {home / 'hub'}")
+        assert "HF_HOME" in said
+        assert "cannot be reached" not in said
+        said = alone.refused(LOOK, "evil/plain")
+        assert f"{home / 'hub'}" in said
+        assert "connection" not in said
+        (tmp_path / "file").write_text("x")
+        said = alone.refused("bsszoo:create", "hf-hub:evil/plain", cache_dir=str(tmp_path / "file"))
+        assert f"the Hub's cache, {tmp_path / 'file'}, cannot be written" in said
+        other = alone.value("bsszoo:create", "hf-hub:evil/plain", cache_dir=str(tmp_path / "other"), pretrained=True)
+        assert other["shape"] == [2, 3]
+
+
+def test_a_full_disk_is_no_lost_connection(hub: LocalHub, tmp_path: Path) -> None:
+    """The system lets the process write no file beyond a size, as a disk that is full."""
+    put(hub, "evil/plain", BASE)
+    program = ("import resource, signal, sys\nfrom bsszoo.zoo.registry import create\n"
+               "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+               "try:\n    create('hf-hub:evil/plain', pretrained=True)\n"
+               "except Exception as error:\n    print(type(error).__name__, error)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False,
+                          env=hub_environment(hub.address, tmp_path / "home", None))  # type: ignore[attr-defined]
+    assert done.stdout.startswith("WeightsError hf-hub:evil/plain cannot be stored: the Hub's cache,"), done
+    assert "File too large" in done.stdout
