@@ -9,8 +9,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from bsszoo.texts import one_line
+
 #: COCO's own boxes reach over the edge of their picture by rounding; further out a box is wrong [px].
 SLACK: Final = 1.0
+# pycocotools walks along outlines in steps of a fifth of a pixel, and keeps them all [px].
+_LONGEST: Final = 1_000_000
+# A whole number that every library takes: of 63 bits.
+_LARGEST: Final = 2**63 - 1
+# Bits of a run's difference in COCO's coded runs; the largest picture that is read has 28.
+_RUN_BITS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +47,14 @@ def faults_of(
     for place, annotation in enumerate(annotations):
         found = _fault(annotation, by_id, known, masks=masks)
         number = annotation.get("id")
-        if found is None and number is not None and isinstance(number, (int, str)):
+        if found is None and is_id(number):
             found = ("with an id given twice", "another annotation has the same id") if number in seen else None
             seen.add(number)
         if found is not None:
             kind, words = found
             picture = _picture_of(annotation, by_id)
-            where = f" of {picture['file_name']}" if picture is not None else ""
-            named = f"annotation {annotation['id']}" if "id" in annotation else f"number {place} of 'annotations'"
+            where = f" of {one_line(picture['file_name'])}" if picture is not None else ""
+            named = f"annotation {one_line(number, 40)}" if is_id(number) else f"number {place} of 'annotations'"
             out.append(Fault(place, kind, f"{named}{where}: {words}"))
     return out
 
@@ -57,13 +65,18 @@ def _fault(
     category = annotation["category_id"]
     picture = _picture_of(annotation, pictures)
     if picture is None:
-        return "of an unknown picture", f"there is no picture with the id {annotation['image_id']!r}"
-    if not isinstance(category, int) or category not in categories:
-        return "of an unknown category", f"there is no category with the id {annotation['category_id']!r}"
+        return "of an unknown picture", f"there is no picture with the id {_given(annotation['image_id'])}"
+    if type(category) is not int or category not in categories:
+        return "of an unknown category", f"there is no category with the id {_given(category)}"
+    crowd = annotation.get("iscrowd")
+    if not (crowd is None or (type(crowd) in (int, bool) and crowd in (0, 1))):
+        # Any text is true for a program, "0" and "false" too.
+        return "with a broken crowd flag", (f"its 'iscrowd' is {_given(crowd)}; it is 0 or 1, true or false, or left "
+                                            "out")
     width, height = picture["width"], picture["height"]
     box = annotation["bbox"]
     if not _numbers(box) or len(box) != 4:
-        return "without a box", f"its box is {box!r}; a box is four numbers, [left, top, width, height]"
+        return "without a box", f"its box is {_given(box)}; a box is four numbers, [left, top, width, height]"
     left, top, w, h = box
     if w <= 0 or h <= 0:
         return "with an empty box", f"its box {_shown(box)} is empty"
@@ -73,8 +86,8 @@ def _fault(
     if not (_remains(left, left + w, width) and _remains(top, top + h, height)):
         return "with an empty box", f"nothing of its box {_shown(box)} lies in the picture of {width} x {height} px"
     area = annotation.get("area")
-    if area is not None and not _numbers([area]):
-        return "with a broken area", f"its area is {area!r}; it is a number of pixels, or left out"
+    if area is not None and (not _numbers([area]) or area < 0):
+        return "with a broken area", f"its area is {_given(area)}; it is a number of pixels, or left out"
     return _outline_fault(annotation.get("segmentation"), width, height) if masks else None
 
 
@@ -82,27 +95,47 @@ def _picture_of(
     annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
     owner = annotation["image_id"]
-    return pictures.get(owner) if isinstance(owner, (int, str)) else None
+    return pictures.get(owner) if is_id(owner) else None
+
+
+def is_id(value: object) -> bool:
+    """Whether a value names something: a whole number of 64 bits, or a text. True is no number here."""
+    return isinstance(value, str) or (type(value) is int and abs(value) <= _LARGEST)
 
 
 def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] | None:
     if isinstance(outline, Mapping):
         size, counts = outline.get("size"), outline.get("counts")
-        if size != [height, width]:
-            return "with a broken mask", f"its mask is of {size!r}, and the picture of {[height, width]} px (h, w)"
-        runs = counts if isinstance(counts, list) else _decoded(counts)
+        if size != [height, width] or any(type(side) is not int for side in size):
+            return "with a broken mask", (f"its mask is of {_given(size)}, and the picture of {[height, width]} px "
+                                          "(h, w)")
+        area = width * height
+        runs = counts if isinstance(counts, list) else _decoded(counts, area)
         # Of runs that are no counts, or too few, pycocotools makes pixels of whatever is in memory.
-        right = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in runs)
-        return None if right and sum(runs) == width * height else (
+        right = len(runs) <= area + 1 and all(type(n) is int and 0 <= n <= area for n in runs)
+        return None if right and sum(runs) == area else (
             "with a broken mask", "the runs of its mask ('counts') are not whole numbers from 0 that add up to "
-            f"{width * height}")
+            f"{area}")
     if not isinstance(outline, list) or not outline:
         return "without an outline", ("it has no outline ('segmentation' is missing or empty), which Mask R-CNN learns "
                                       "from")
+    length = 0.0
     for polygon in outline:
         if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
-            return "with an empty polygon", (f"its polygon {str(polygon)[:60]} is empty; one has at least three "
+            return "with an empty polygon", (f"its polygon {_given(polygon)} is empty; one has at least three "
                                              "points, [x, y, x, y, x, y]")
+        points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+        sides = np.array([width, height])
+        if (points < -sides).any() or (points > 2 * sides).any():
+            far = points[((points < -sides) | (points > 2 * sides)).any(axis=1)][0]
+            return "with a polygon far outside the picture", (
+                f"its polygon has the point {_shown(far.tolist())}, far outside the picture of {width} x {height} px")
+        if not ((points.max(axis=0) > 0) & (points.min(axis=0) < sides)).all():
+            return "with a polygon outside the picture", (
+                f"nothing of its polygon {_given(polygon)} lies in the picture of {width} x {height} px")
+        length += float(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
+    if length > _LONGEST:
+        return "with an endless polygon", f"its polygons are {length:,.0f} px long, and at most {_LONGEST:,} are drawn"
     return None
 
 
@@ -111,9 +144,9 @@ def _remains(low: float, high: float, side: int) -> bool:
     return bool(np.float32(min(high, side)) > np.float32(max(low, 0)))
 
 
-def _decoded(coded: object) -> list[int]:
+def _decoded(coded: object, area: int) -> list[int]:
     """The runs of COCO's text for them: six bits a character, the lower five of value; from the fourth run on
-    the difference to the run two before. Empty for what is no such text.
+    the difference to the run two before. Empty for what is no such text, or no runs of ``area`` pixels.
     """
     text = coded.decode("ascii", "replace") if isinstance(coded, bytes) else coded
     runs: list[int] = []
@@ -122,7 +155,8 @@ def _decoded(coded: object) -> list[int]:
     value = bits = 0
     for character in text:
         code = ord(character) - 48
-        if not 0 <= code < 64:
+        # Without bounds a text of some MB is a number of as many bits.
+        if not 0 <= code < 64 or bits > _RUN_BITS or len(runs) > area:
             return []
         value |= (code & 31) << bits
         bits += 5
@@ -135,7 +169,12 @@ def _decoded(coded: object) -> list[int]:
 
 def _numbers(values: object) -> bool:
     return isinstance(values, list) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+        math.isfinite(v) if type(v) is float else type(v) is int and abs(v) <= _LARGEST for v in values)
+
+
+def _given(value: object) -> str:
+    """A value as the file has it, in one short line."""
+    return one_line(repr(value)[:400], 80)
 
 
 def _shown(box: Sequence[float]) -> str:

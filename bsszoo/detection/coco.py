@@ -7,7 +7,6 @@ its box lies inside its picture, its outline encloses something, and every pictu
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +17,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.detection.checks import Fault, faults_of
+from bsszoo.detection.checks import Fault, faults_of, is_id
 from bsszoo.detection.recipe import CocoPart
 from bsszoo.errors import DataError
+from bsszoo.texts import one_line, parse_json
 from bsszoo.train.seeds import mixed
 
 # So many broken annotations are named; the rest are counted.
 _NAMED: Final = 5
+# Pixels of the largest picture that PIL decodes.
+_MOST_PIXELS: Final = 178_956_970
 
 
 class Packed(Sequence[Any]):
@@ -64,6 +66,7 @@ class CocoSplit:
     pictures: Packed
     sizes: NDArray[np.int64]  # [n, 2] width, height [px]
     objects: NDArray[np.int64]  # [n] objects that are no crowd
+    crowds: NDArray[np.int64]  # [n]
     rows: NDArray[np.int64]
     notes: tuple[str, ...] = ()
 
@@ -111,12 +114,12 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int
     if part.holdout:
         order = np.random.default_rng(mixed(seed, 1)).permutation(rows)
         held = min(max(1, round(part.holdout * len(order))), len(order) - 1)
-        val = train.of(np.sort(order[:held]))
+        val = replace(train.of(np.sort(order[:held])), name=f"{part.holdout:g} of {part.train_split}, held out")
         rows = np.sort(order[held:])
     else:
         val = open_coco_split(part, path, part.val_split, masks=masks)
         if val.categories != train.categories:
-            raise DataError(f"The splits {part.train_split!r} and {part.val_split!r} have other categories: "
+            raise DataError(f"The splits {part.train_split!r} and {part.val_split!r} in {path} have other categories: "
                             f"{_differing(train.categories, val.categories)}.")
     if part.subset < 1:
         order = np.random.default_rng(mixed(seed, 2)).permutation(rows)
@@ -128,6 +131,10 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int
             notes = (*notes, f"{len(rows) - len(filled):,} training pictures without an object are left out "
                      "(data.keep_empty=true uses them)")
         rows = filled
+    crowds = int(train.crowds[rows].sum())
+    if crowds:
+        notes = (*notes, f"{crowds:,} annotation{'s are crowds' if crowds > 1 else ' is a crowd'} ('iscrowd') and not "
+                 "trained on; where it is measured they are neither hits nor misses")
     train = replace(train, rows=rows, notes=notes)
     for split in (train, val):
         check_objects(split)
@@ -146,7 +153,7 @@ def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, mask
     if path is None:
         raise DataError("A detector's pictures are in a folder in COCO's format: give it with --data.")
     root = Path(path).expanduser()
-    file, folder = root / part.annotations.format(split=split), root / part.images.format(split=split)
+    file, folder = (root / name.replace("{split}", split) for name in (part.annotations, part.images))
     data = _read(root, file, split)
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder} of the pictures of the split {split!r}. Their place is set by "
@@ -157,22 +164,23 @@ def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, mask
     for what, records in (("pictures", pictures), ("categories", categories)):
         twice = [i for i, n in Counter(r["id"] for r in records).items() if n > 1]
         if twice:
-            raise DataError(f"{file} has several {what} with the id {twice[0]!r}; ids are distinct.")
+            raise DataError(f"{file} has several {what} with the id {one_line(repr(twice[0]))}; ids are distinct.")
     _check_files(pictures, folder, file)
     faults = faults_of(annotations, pictures, categories, masks=masks)
     if faults and part.broken == "refuse":
         raise DataError(_refusal(faults, len(annotations), file))
-    notes = (_skipped(faults, file),) if faults else ()
+    notes = (*_alike(categories, file), *([_skipped(faults, file)] if faults else []))
     broken = {f.place for f in faults}
     by_picture: dict[Any, list[dict[str, Any]]] = {p["id"]: [] for p in pictures}
     for place, annotation in enumerate(annotations):
         if place not in broken:
             by_picture[annotation["image_id"]].append(_own(annotation, place, masks=masks))
     return CocoSplit(
-        split, folder, tuple(sorted((int(c["id"]), str(c["name"])) for c in categories)),
+        split, folder, tuple(sorted((c["id"], c["name"]) for c in categories)),
         Packed([({k: p[k] for k in ("id", "file_name", "width", "height")}, by_picture[p["id"]]) for p in pictures]),
         np.array([(p["width"], p["height"]) for p in pictures], dtype=np.int64).reshape(-1, 2),
         np.array([sum(not a["iscrowd"] for a in by_picture[p["id"]]) for p in pictures], dtype=np.int64),
+        np.array([sum(a["iscrowd"] for a in by_picture[p["id"]]) for p in pictures], dtype=np.int64),
         np.arange(len(pictures), dtype=np.int64), notes,
     )
 
@@ -190,7 +198,7 @@ def _read(root: Path, file: Path, split: str) -> dict[str, Any]:
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.")
     try:
-        data = json.loads(file.read_bytes())
+        data = parse_json(file.read_bytes())
     except FileNotFoundError:
         raise DataError(f"There is no {file}, the annotations of the split {split!r}. A folder in COCO's format has "
                         "annotations/instances_SPLIT.json and the pictures in SPLIT/; other places are set by "
@@ -198,7 +206,7 @@ def _read(root: Path, file: Path, split: str) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
-        raise DataError(f"{file} is no JSON: {error}.") from None
+        raise DataError(f"{file} is no JSON that can be read: {one_line(error)}.") from None
     if not isinstance(data, dict):
         raise DataError(f"{file} is not in COCO's format: it holds a {type(data).__name__}, not images, annotations "
                         "and categories.")
@@ -214,20 +222,46 @@ def _records(data: Mapping[str, Any], name: str, file: Path, keys: Sequence[str]
         if lost:
             raise DataError(f"{file}: number {place} of {name!r} has no {lost[0]!r}.")
     if name == "images":
-        kinds = {type(record["id"]) for record in found}
-        if not kinds <= {int} and not kinds <= {str}:
-            raise DataError(f"{file}: the ids of pictures are all whole numbers or all texts; there are "
-                            f"{', '.join(sorted(k.__name__ for k in kinds))}.")
+        _check_pictures(found, file)
+    if name == "categories":
         for record in found:
-            sides = record["width"], record["height"]
-            if not all(isinstance(s, int) and s > 0 for s in sides):
-                raise DataError(f"{file}: the picture {record['file_name']} has the size {sides[0]!r} x {sides[1]!r}; "
-                                "width and height are whole numbers of pixels above zero.")
-    if name == "categories" and not all(isinstance(r["id"], int) and r["id"] >= 0 for r in found):
-        raise DataError(f"{file}: the ids of categories are whole numbers from 0.")
+            if type(record["id"]) is not int or record["id"] < 0 or not is_id(record["id"]):
+                raise DataError(f"{file}: the ids of categories are whole numbers from 0 of at most 63 bits; one is "
+                                f"{one_line(repr(record['id']))}.")
+            if not isinstance(record["name"], str) or not record["name"].strip():
+                raise DataError(f"{file}: the category {record['id']} has the name {one_line(repr(record['name']))}; "
+                                "names are texts.")
     if not found and name != "annotations":
         raise DataError(f"{file} lists no {name}.")
     return found
+
+
+def _check_pictures(pictures: Sequence[Mapping[str, Any]], file: Path) -> None:
+    kinds = {type(picture["id"]) for picture in pictures}
+    if not kinds <= {int} and not kinds <= {str}:
+        raise DataError(f"{file}: the ids of pictures are all whole numbers or all texts; there are "
+                        f"{', '.join(sorted(k.__name__ for k in kinds))}.")
+    for picture in pictures:
+        name, number, sides = picture["file_name"], picture["id"], (picture["width"], picture["height"])
+        if not is_id(number):
+            raise DataError(f"{file}: a picture has the id {number}; whole numbers have at most 63 bits here.")
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise DataError(f"{file}: the picture {one_line(repr(number))} has the file name {one_line(repr(name))}; "
+                            "file names are texts.")
+        if not all(type(s) is int and s > 0 for s in sides):
+            size = " x ".join(one_line(repr(s), 40) for s in sides)
+            raise DataError(f"{file}: the picture {one_line(name)} has the size {size}; width and height are whole "
+                            "numbers of pixels above zero.")
+        if sides[0] * sides[1] > _MOST_PIXELS:
+            raise DataError(f"{file}: the picture {one_line(name)} has the size {sides[0]} x {sides[1]}; pictures of "
+                            f"more than {_MOST_PIXELS:,} pixels are not read.")
+
+
+def _alike(categories: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
+    """A note on categories that share a name, which labels and predictions go by."""
+    twice = [name for name, n in Counter(c["name"] for c in categories).items() if n > 1]
+    return [f"{file} gives {Counter(c['name'] for c in categories)[twice[0]]} categories the name "
+            f"{one_line(repr(twice[0]))}: predictions cannot tell them apart"] if twice else []
 
 
 def _check_files(pictures: Sequence[Mapping[str, Any]], folder: Path, file: Path) -> None:
@@ -235,14 +269,14 @@ def _check_files(pictures: Sequence[Mapping[str, Any]], folder: Path, file: Path
     listed: dict[Path, set[str]] = {}
     lost = []
     for picture in pictures:
-        path = folder / str(picture["file_name"])
+        path = folder / picture["file_name"]
         if path.parent not in listed:
             listed[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
         if path.name not in listed[path.parent]:
             lost.append(path)
     if lost:
         more = f" (nor {len(lost) - 1:,} others)" if len(lost) > 1 else ""
-        raise DataError(f"{file} lists {len(pictures):,} pictures, but there is no {lost[0]}{more}.")
+        raise DataError(f"{file} lists {len(pictures):,} pictures, but there is no {one_line(lost[0])}{more}.")
 
 
 def _refusal(faults: Sequence[Fault], annotations: int, file: Path) -> str:
@@ -265,11 +299,11 @@ def _skipped(faults: Sequence[Fault], file: Path) -> str:
 
 def _differing(one: Sequence[tuple[int, str]], other: Sequence[tuple[int, str]]) -> str:
     lost, new = sorted(set(one) - set(other)), sorted(set(other) - set(one))
-    only = [f"{name!r} (id {i}) only in the {where}" for where, found in (("first", lost), ("second", new))
-            for i, name in found[:2]]
+    only = [f"{one_line(repr(name), 60)} (id {i}) only in the {where}"
+            for where, found in (("first", lost), ("second", new)) for i, name in found[:2]]
     return ", ".join(only)
 
 
 def _inside(root: Path) -> str:
-    names = sorted(p.name for p in root.iterdir())[:8]
+    names = [one_line(p.name, 60) for p in sorted(root.iterdir())[:8]]
     return f" {root} has {', '.join(names)}." if names else f" {root} is empty."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -50,12 +50,16 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class DetectionFigures:
-    """What a detector's predictions are worth on a split; ``mask`` is None without masks."""
+    """What a detector's predictions are worth on a split; ``mask`` is None without masks.
+
+    ``split`` names what was measured on.
+    """
 
     box: Precision
     mask: Precision | None
     pictures: int
     objects: int
+    split: str = ""
 
     @property
     def score(self) -> float:
@@ -71,7 +75,7 @@ class DetectionFigures:
         """Figures as they were written."""
         mask = data["mask"]
         return cls(Precision(**data["box"]), None if mask is None else Precision(**mask), data["pictures"],
-                   data["objects"])
+                   data["objects"], data.get("split", ""))
 
 
 @torch.inference_mode()
@@ -114,7 +118,7 @@ def evaluate_detector(
     # The evaluator takes minutes on a large split, and one process of it is enough.
     figures = average_precision(split.as_coco(), [d for part in every for d in part], masks=masks).to_dict() if (
         place.first) else None
-    return DetectionFigures.from_dict(place.from_first(figures))
+    return replace(DetectionFigures.from_dict(place.from_first(figures)), split=split.name)
 
 
 def detections(

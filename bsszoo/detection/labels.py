@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from bsszoo.codes.detector import Kind
 from bsszoo.errors import DataError, RecipeError
+from bsszoo.texts import one_line
 
 #: The name of an output that stands for no category: Mask R-CNN's first, and the gaps between COCO's ids.
 NOTHING: Final = "-"
+# Outputs by ids beyond it would be nearly all of nothing.
+_LARGEST_ID: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ def labels_of(
             raise RecipeError(f"data.label_by is id, and the category {categories[0][1]!r} has the id "
                               f"{categories[0][0]}, which is Mask R-CNN's output for the background. Set it to order.")
         places = [i for i, _ in categories]
+        if places[-1] > _LARGEST_ID:
+            raise RecipeError(f"data.label_by is id, and the category {one_line(categories[-1][1])!r} has the id "
+                              f"{places[-1]}: so many outputs are not made. Set it to order.")
     else:
         places = list(range(first, first + len(categories)))
     needed = places[-1] + 1
@@ -86,11 +93,41 @@ def labels_of(
     return Labels(tuple(ids), tuple(names))
 
 
-def check_same_categories(labels: Labels, categories: Sequence[tuple[int, str]], what: str) -> None:
-    """A ``DataError`` unless every category of some data is one of the labels', under the same name."""
-    known = {i: name for i, name in zip(labels.ids, labels.names, strict=True) if i is not None}
-    wrong = [(i, name) for i, name in categories if known.get(i) != name]
-    if wrong:
-        i, name = wrong[0]
-        raise DataError(f"{what} has the category {name!r} with the id {i}, and the network was trained with "
-                        f"{known.get(i, 'none')!r} there. Give the data that it was trained for.")
+def labels_for(labels: Labels, categories: Sequence[tuple[int, str]], what: str) -> tuple[Labels, tuple[str, ...]]:
+    """The same outputs with the ids that some data give to their names, and notes on what differs.
+
+    Categories are the same where their names are: ids are a file's own. Outputs whose names the data lack stand for
+    nothing there.
+
+    Args:
+        labels: As the network was trained.
+        categories: The data's (id, name).
+        what: What the data are called in messages.
+
+    Raises:
+        DataError: A category that the network was not trained with; or a name given to several, under other ids.
+    """
+    trained = [(i, name) for i, name in zip(labels.ids, labels.names, strict=True) if i is not None]
+    for side, where in ((trained, "The network"), (categories, what)):
+        twice = [name for name, n in Counter(name for _, name in side).items() if n > 1]
+        if twice and not set(categories) <= set(trained):
+            raise DataError(f"{where} has several categories with the name {one_line(repr(twice[0]))}: which is which "
+                            "cannot be known. Give the data that it was trained for, or distinct names.")
+        if twice:
+            return labels, ()
+    known = {name for _, name in trained}
+    strange = [(i, name) for i, name in categories if name not in known]
+    if strange:
+        i, name = strange[0]
+        names = ", ".join(one_line(n, 40) for n in sorted(known)[:20]) + (", .." if len(known) > 20 else "")
+        raise DataError(f"{what} has the category {one_line(repr(name))} (id {i}), which the network was not trained "
+                        f"with. It knows {names}. Give such data, or rename the category in the file.")
+    theirs = {name: i for i, name in categories}
+    made = Labels(tuple(None if i is None else theirs.get(name) for i, name in zip(
+        labels.ids, labels.names, strict=True)), labels.names)
+    lost = [name for _, name in trained if name not in theirs]
+    notes = [f"{what} lacks {len(lost)} of the network's categories ({one_line(', '.join(lost), 100)}): they are not "
+             "measured"] if lost else []
+    if any(i != theirs[name] for i, name in trained if name in theirs):
+        notes.append(f"{what} gives its categories other ids than the training's data; they are taken by their names")
+    return made, tuple(notes)

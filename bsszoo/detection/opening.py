@@ -8,15 +8,16 @@ from pathlib import Path
 from torch import nn
 
 from bsszoo.codes.detector import Detector
-from bsszoo.detection.labels import Labels
+from bsszoo.detection.labels import NOTHING, Labels
 from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import SettingsError, UnknownNameError, WeightsError
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.recipe import read_tree_of
-from bsszoo.zoo.detector_weights import SavedDetector, create_detector, saved_detector
+from bsszoo.zoo.detector_weights import CONFIG, SavedDetector, create_detector, saved_detector
 from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.zoo.entry import is_detector
-from bsszoo.zoo.weights import LOCAL
+from bsszoo.zoo.saved_config import checksum_in
+from bsszoo.zoo.weights import LOCAL, sha256_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
                            "with --weights.")
     if weights == TORCHVISION:
         theirs = replace(detector, num_classes=TORCHVISION_CLASSES)
-        return Opened(theirs, create_detector(detector, pretrained=weights), None, None)
+        return Opened(theirs, create_detector(detector, pretrained=weights), _torchvision_labels(), None)
     path = Path(weights.removeprefix(LOCAL)).expanduser()
     beside = path if path.is_dir() else path.parent
     kept = saved_detector(beside)
@@ -75,7 +76,21 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
     return _kept(kept, beside, path / WEIGHTS if path.is_dir() else path)
 
 
+def _torchvision_labels() -> Labels:
+    """COCO's categories as the outputs of torchvision's weights: each stands at its own id."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    none = ("__background__", "N/A")
+    return Labels(tuple(None if name in none else i for i, name in enumerate(names)),
+                  tuple(NOTHING if name in none else name for name in names))
+
+
 def _kept(kept: SavedDetector, folder: Path, file: Path) -> Opened:
+    recorded = checksum_in(folder / CONFIG, str(folder))
+    if file.name == WEIGHTS and recorded is not None and file.is_file() and sha256_of(file) != recorded:
+        raise WeightsError(f"{file} is not the file that the config.json beside it recorded: it was changed or "
+                           "damaged. The same `bsszoo train` command writes it anew from last.pt.")
     model = create_detector(f"{LOCAL}{folder}", pretrained=str(file))
     return Opened(kept.detector, model, Labels.from_dict(kept.labels), _recipe_in(folder))
 

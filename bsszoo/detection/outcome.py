@@ -19,7 +19,7 @@ from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import RecipeError, WeightsError
 from bsszoo.train.checkpoint import WEIGHTS, Folder, Kinds, best_of
 from bsszoo.train.devices import Place
-from bsszoo.train.outcome import how_trained, of_files, validated_on, weights_words
+from bsszoo.train.outcome import how_trained, of_files, weights_words
 from bsszoo.train.task import Round
 from bsszoo.zoo.detector_weights import CONFIG, create_detector, saved_text
 from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES
@@ -174,8 +174,8 @@ def conclude_detection(
         "mask_ap50": None if last.mask_ap < 0 else last.mask_ap50, "train_loss": last.train_loss,
         "best_ap": best.score, "best_update": best.update, "updates": last.update,
         "weights": weights_words(recipe.ema), "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
-        "validated_on": validated_on(data.holdout, data.train_split, data.val_split),
-        **({} if tested is None else {"test": tested.to_dict(), "tested_on": data.test_split}),
+        "validated_on": splits[1].name,
+        **({} if tested is None else {"test": tested.to_dict(), "tested_on": tested.split}),
         "notes": list(notes),
         **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("pycocotools",)),
         "images_per_s": round(last.images_per_s, 2), "last_validation": asdict(last),

@@ -22,10 +22,11 @@ from bsszoo.detection.coco import CocoSplit
 from bsszoo.detection.labels import Labels
 from bsszoo.detection.recipe import DetectionRecipe, DetectionRun
 from bsszoo.errors import DataError, RecipeError
+from bsszoo.images import converted, read_image
+from bsszoo.texts import one_line
 from bsszoo.train.batches import Division, end_readers, pass_error, reading_loader, shares, small_pass
 from bsszoo.train.devices import Place
 from bsszoo.train.seeds import drawing, mixed
-from bsszoo.zoo.pictures import read_picture as picture_in
 
 #: Pictures of a pass, uint8 [3, h, w] each, and what is in each of them.
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -95,13 +96,23 @@ def to_float(image: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def read_picture(split: CocoSplit, picture: Mapping[str, Any]) -> Image.Image:
-    """A picture in RGB; a ``DataError`` names the file when it is broken or of another size than annotated."""
-    path = split.file(picture)
-    made = picture_in(path).convert("RGB")
-    if made.size != (picture["width"], picture["height"]):
-        raise DataError(f"{path} has {made.size[0]} x {made.size[1]} px, and its annotations say {picture['width']} x "
-                        f"{picture['height']}: its boxes would be wrong.")
-    return made
+    """A picture in RGB, turned as its annotations are.
+
+    Annotations are of the picture as viewers show it, its EXIF orientation applied. Where their size fits the stored
+    picture only, they were made without it, and so is the picture taken.
+
+    Raises:
+        DataError: It is broken, or of another size than annotated; the text names the file.
+    """
+    path, size = split.file(picture), (picture["width"], picture["height"])
+    made = read_image(path)
+    if made.size != size and made.size == size[::-1]:
+        stored = read_image(path, oriented=False)
+        made = stored if stored.size == size else made
+    if made.size != size:
+        raise DataError(f"{one_line(path)} has {made.size[0]} x {made.size[1]} px, and its annotations say {size[0]} x "
+                        f"{size[1]}: its boxes would be wrong.")
+    return converted(made, "RGB", one_line(path))
 
 
 class _Order(Sampler[list[Draw]]):

@@ -12,7 +12,7 @@ from torch import nn
 
 from bsszoo.detection.coco import CocoSplit, check_objects, open_coco, open_coco_split
 from bsszoo.detection.evaluation import DetectionFigures, evaluate_detector
-from bsszoo.detection.labels import check_same_categories, labels_of
+from bsszoo.detection.labels import Labels, labels_for, labels_of
 from bsszoo.detection.outcome import DetectionRow, conclude_detection, data_mark, start_detector
 from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.detection.samples import DetectionBatches, divide_detection, evaluation_loader
@@ -54,9 +54,16 @@ class Detection:
         self._labels = labels_of(detector.kind, self._splits[0].categories, recipe.data.label_by,
                                  recipe.model.num_classes)
         self._test: CocoSplit | None = None
+        self._test_labels = self._labels
+        said: list[str] = []
         if recipe.data.test_split is not None:
             self._test = open_coco_split(recipe.data, data, recipe.data.test_split, masks=self._masks)
-            check_same_categories(self._labels, self._test.categories, f"The split {recipe.data.test_split!r}")
+            self._test_labels, other = labels_for(self._labels, self._test.categories,
+                                                  f"The split {recipe.data.test_split!r}")
+            said += other
+            if (self._test.folder, self._test.name) == (self._splits[1].folder, self._splits[1].name):
+                said.append(f"data.test_split is {recipe.data.test_split!r}, which is validated on as well: its figure "
+                            "is no test of what validation chose")
             check_objects(self._test)
         self.has_test = self._test is not None
         self.train_pictures, self.val_pictures = map(len, self._splits)
@@ -65,7 +72,7 @@ class Detection:
         opened = (*self._splits, *(() if self._test is None else (self._test,)))
         self.mark = data_mark(opened)
         # With pictures held out both splits are of one file.
-        self.notes = tuple(dict.fromkeys(note for split in opened for note in split.notes))
+        self.notes = tuple(dict.fromkeys([*(note for split in opened for note in split.notes), *said]))
         self._context = autocast(place, recipe.run.precision)
         self._val_batches: Any = None
 
@@ -109,7 +116,7 @@ class Detection:
         """The average precision on the validation pictures."""
         if self._val_batches is None:
             self._val_batches = evaluation_loader(self._splits[1], self._recipe.run, self._place)
-        return self._precision(network, self._val_batches, self._splits[1], on_batch, stopping)
+        return self._precision(network, self._val_batches, self._splits[1], self._labels, on_batch, stopping)
 
     def test(
         self, network: nn.Module, on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None
@@ -118,7 +125,7 @@ class Detection:
         assert self._test is not None
         batches = evaluation_loader(self._test, self._recipe.run, self._place)
         try:
-            return self._precision(network, batches, self._test, on_batch, stopping)
+            return self._precision(network, batches, self._test, self._test_labels, on_batch, stopping)
         finally:
             end_readers(batches)
 
@@ -139,8 +146,8 @@ class Detection:
             end_readers(self._val_batches)
 
     def _precision(
-        self, network: nn.Module, batches: Any, split: CocoSplit, on_batch: Callable[[int], None] | None,
-        stopping: Callable[[], bool] | None,
+        self, network: nn.Module, batches: Any, split: CocoSplit, labels: Labels,
+        on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None,
     ) -> DetectionFigures | None:
-        return evaluate_detector(network, batches, split, self._labels, self._place, masks=self._masks,
+        return evaluate_detector(network, batches, split, labels, self._place, masks=self._masks,
                                  precision=self._recipe.run.precision, on_batch=on_batch, stopping=stopping)

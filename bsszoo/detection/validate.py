@@ -10,7 +10,7 @@ from typing import Any
 
 from bsszoo.detection.coco import check_objects, open_coco, open_coco_split
 from bsszoo.detection.evaluation import DetectionFigures, evaluate_detector
-from bsszoo.detection.labels import check_same_categories, labels_of
+from bsszoo.detection.labels import labels_for, labels_of
 from bsszoo.detection.opening import open_detector
 from bsszoo.detection.recipe import CocoPart, DetectionRun
 from bsszoo.detection.samples import evaluation_loader
@@ -63,10 +63,14 @@ def validate_detector(
         else:
             split = open_coco_split(part, data, part.val_split, masks=masks)
         check_objects(split)
-        labels = opened.labels or labels_of(opened.detector.kind, split.categories, part.label_by,
-                                            opened.detector.num_classes)
-        check_same_categories(labels, split.categories, f"The split {split.name!r}")
-        for note in split.notes:
+        if opened.labels is not None:
+            labels, said = labels_for(opened.labels, split.categories, f"The split {split.name!r}")
+        else:
+            labels = labels_of(opened.detector.kind, split.categories, part.label_by, opened.detector.num_classes)
+            order = "at the outputs of their own ids" if part.label_by == "id" else "in the order of their ids"
+            said = (f"The weights do not say which output is which category; those of the data are taken {order}, "
+                    f"from {split.categories[0][1]!r} to {split.categories[-1][1]!r} (data.label_by)",)
+        for note in (*split.notes, *said):
             if on_note is not None and place.first:
                 on_note(note)
         batches = evaluation_loader(split, run, place)
