@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from bsszoo.codes.code import Code
@@ -68,22 +70,32 @@ def find(name: str) -> ModelEntry:
 
 
 def _what_timm_calls_it(name: str) -> str:
-    """The text for a name that timm has and the zoo has not; empty for any other. The only place that asks timm."""
+    """The text for a name that timm has and the zoo has not; empty for any other."""
     wanted = name.lower()
     same = next((e.name for e in entries().values() if e.timm == wanted), _CODES_OF_TIMM.get(wanted))
     if same is not None:
         return (f"{wanted!r} is timm's name of a network that bsszoo calls {same!r}: the same layers and weights' "
                 "names. Give that name.")
-    try:
-        from timm.models import is_model
-    except ImportError:
-        return ""
-    if not is_model(wanted):
+    if not _is_timms(wanted):
         return ""
     near = next((family for part, family in _NEAREST if part in wanted), "resnet50")
     return (f"timm has {wanted!r}, and bsszoo has not: it is of none of the families whose stacking bsszoo counts, "
             f"builds and compresses ({', '.join(FAMILIES)}). The nearest of them is {near!r}. The network itself is "
             f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family.")
+
+
+def _is_timms(name: str) -> bool:
+    """Whether timm's sources register a network of this name.
+
+    They are read, not imported: a typo is answered at once, where importing timm and torch takes seconds.
+    """
+    timm = find_spec("timm")
+    folders = (timm.submodule_search_locations or []) if timm is not None else []
+    if not name.isidentifier():
+        return False
+    entrypoint = re.compile(rf"@register_model\s+def {name}\(")
+    return any(entrypoint.search(file.read_text(encoding="utf-8"))
+               for folder in folders for file in Path(folder, "models").glob("*.py"))
 
 
 def is_detector(name: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import timm
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
@@ -112,3 +115,16 @@ def test_our_choice_of_stem_is_said_to_be_ours() -> None:
     for name in ("mobilenetv2_130m_uniform", "mobilenetv2_130m_autobss"):
         assert (find(name).code.stem_width, find(name).code.stage2_width) == (16, 12)
         assert any("our choice" in note for note in find(name).notes)
+
+
+def test_every_name_of_timm_is_known_as_timms_without_importing_it() -> None:
+    theirs = timm.list_models()
+    ours = {e.timm for e in ENTRIES} | {e.name for e in ENTRIES} | {"resnet34", "resnet101", "resnet152", "bsszoo_code"}
+    for name in [n for n in theirs[:: len(theirs) // 40] if n not in ours]:
+        with pytest.raises(UnknownNameError, match=f"timm has '{name}', and bsszoo has not"):
+            find(name)
+    code = ("import sys\nfrom bsszoo.zoo.entry import find\ntry:\n    find('regnety_008')\nexcept KeyError as error:\n"
+            "    print(error)\nprint(sorted({'torch', 'timm'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("timm has 'regnety_008'")
+    assert done.stdout.endswith("\n[]\n")
