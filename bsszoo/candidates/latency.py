@@ -19,6 +19,7 @@ from bsszoo.codes.chain import BlockShape, block_shapes, space_shapes
 from bsszoo.codes.code import Code
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError, CodeError
+from bsszoo.texts import parse_json
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -143,7 +144,7 @@ class LatencyTable:
                 raise BudgetError(f"The latency table {path} takes the columns block and ms, and a row for each block.")
             return cls({row["block"] or "": row["ms"] for row in rows}, name=path.name)  # type: ignore[misc]
         try:
-            found = json.loads(text)
+            found = parse_json(text)
         except ValueError as error:
             raise BudgetError(f"The latency table {path} is no JSON: {error}.") from None
         blocks = found.get("blocks", found) if isinstance(found, dict) else None

@@ -113,11 +113,6 @@ def latency_limit(
     return LatencyLimit(known, top, {"latency_ms": top, **kept, "latency_source": mark})
 
 
-def latency_limit_of(settings: Mapping[str, Any]) -> LatencyLimit | None:
-    """The limit on latency of a run's settings, loaded again; errors as ``latency_limit``."""
-    return latency_limit(settings.get("latency_ms"), settings.get("latency_table"), settings.get("latency_model"))
-
-
 def _milliseconds(given: str | float) -> float:
     try:
         value = float(str(given).strip().lower().removesuffix("ms"))

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bsszoo.candidates.latency import LatencyModel, predicted
 from bsszoo.codes.code import Code
-from bsszoo.compression.folder import CONTROLS, TRAINING_RECIPE, read_json, write_json
+from bsszoo.compression.folder import CONTROLS, TRAINING_RECIPE, read_json, scores_in, write_json
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.files import write_whole
+from bsszoo.search.history import is_number
 from bsszoo.study.evaluator import Evaluator
 from bsszoo.study.loop import reason
 from bsszoo.study.result import CompressResult, Confirmation, Finished, NetworkRow, TrainingFacts, TrialRow
@@ -34,7 +35,7 @@ def judge_controls(
     Scores are kept in the folder, so that a resumed run does not judge again; a control that failed is tried again.
     The structural score is relative to codes at the budget, so a network with more or far fewer MACs gets none.
     """
-    kept = read_json(folder / CONTROLS) or {}
+    kept = scores_in(read_json(folder / CONTROLS))
     rows, notes = [], []
     controls: tuple[tuple[Literal["original", "uniform"], Code], ...] = (
         ("original", plan.reference), ("uniform", plan.uniform)
@@ -49,8 +50,7 @@ def judge_controls(
             except (Exception, SystemExit) as error:
                 # A control that cannot be judged leaves its figure out; the search goes on.
                 notes.append(f"The {role} network has no score: {reason(error)}")
-        score = kept.get(str(code))
-        rows.append(NetworkRow(role, role, code, cost, float(score) if score is not None else None, None))
+        rows.append(NetworkRow(role, role, code, cost, kept.get(str(code)), None))
     return rows, notes
 
 
@@ -59,13 +59,14 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
     and what was trained after the search."""
     if earlier is None:
         return result
-    known = {n.get("code"): n.get("latency_ms") for n in earlier.get("networks", [])}
+    known = {n["code"]: n["latency_ms"] for n in earlier.get("networks", []) if is_number(n.get("latency_ms"))}
     networks = tuple(replace(row, latency_ms=known.get(str(row.code))) for row in result.networks)
     kept = result.confirmation or _confirmation(result, earlier.get("confirmation"), plan)
-    finished = Finished(**earlier["finished"]) if earlier.get("finished") else None
+    finished = Finished.from_dict(earlier["finished"]) if earlier.get("finished") else None
     finished = finished if finished is not None and finished.code == str(result.best.code) else result.finished
-    facts = TrainingFacts(**earlier["training"]) if earlier.get("training") else None
-    seconds = round(result.seconds + float(earlier.get("seconds", 0.0)), 3)
+    facts = TrainingFacts.from_dict(earlier["training"]) if earlier.get("training") else None
+    seconds = earlier.get("seconds", 0.0)
+    seconds = round(result.seconds + (float(seconds) if is_number(seconds) else 0.0), 3)
     return replace(result, networks=networks, training=result.training or facts, seconds=seconds, confirmation=kept,
                    finished=finished)
 

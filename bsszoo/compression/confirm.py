@@ -18,6 +18,7 @@ import numpy as np
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Plan
 from bsszoo.compression.verdict import Interval, mean_interval, verdict
+from bsszoo.search.history import is_number
 from bsszoo.study.crew import share_of_threads
 from bsszoo.study.loop import reason
 from bsszoo.study.result import Confirmation, ConfirmedRow
@@ -79,7 +80,7 @@ def confirm(
         on_result: Called with what was done and how many of how many are done.
     """
     tasks = list(_tasks(plan, best, trainings, seed))
-    known = {t.key: float(v) for t in tasks if (v := study.user_attrs.get(t.key)) is not None}
+    known = {t.key: float(v) for t in tasks if is_number(v := study.user_attrs.get(t.key))}
     notes = []
     left = [t for t in tasks if t.key not in known]
     on_result("", len(known), len(tasks))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.codes.code import Code
+from bsszoo.compression.folder import read_json
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.study.result import Finished
@@ -158,7 +159,10 @@ def inherited_start(recipe: Recipe, code: Code, original: Code, weights: str, fo
     wanted = {"original": str(original), "weights": _fixed(weights)}
     begun: dict[str, Any] | None = None
     if note.is_file() and start.is_file():
-        begun = json.loads(note.read_text(encoding="utf-8"))
+        begun = read_json(note)
+        if begun is None or not {*wanted, "words"} <= begun.keys():
+            raise SettingsError(f"{note} cannot be read, or is no note of ours. Take it, {start} and {out} away to "
+                                "begin that training anew; the search is kept.")
     if begun is None:
         found = _inherit(recipe, code, original, weights, start)
         begun = {**wanted, **asdict(found), "words": str(found)}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bsszoo.errors import SettingsError
+from bsszoo.errors import BssZooError, SettingsError
 from bsszoo.files import write_whole
+from bsszoo.search.history import is_number
 from bsszoo.study.result import CompressResult, TrialRow
+from bsszoo.texts import one_line, parse_json
 
 SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES = (
     "settings.json", "controls.json", "result.json", "trials.csv", "report.html", "latency_table.json"
@@ -70,7 +73,9 @@ def run_folder(path: Path) -> Iterator[None]:
         raise SettingsError(f"The output folder {path} cannot be written: {error.strerror or error}. "
                             "Give another with --out.") from None
     # Names with a dot are a file manager's, or ours from a kill in the middle of writing.
-    if not (path / SETTINGS).exists() and any(not p.name.startswith((".", _STUDY)) for p in path.iterdir()):
+    # Settings that were damaged and are kept under another name say as well that the folder is ours.
+    ours = (path / _STUDY).exists() or any(path.glob(f"{SETTINGS}*"))
+    if not ours and any(not p.name.startswith((".", _STUDY)) for p in path.iterdir()):
         raise SettingsError(f"{path} holds other files and no search of ours. Give an empty folder with --out.")
     lock = FileLock(path / _LOCK, timeout=0)
     try:
@@ -78,6 +83,9 @@ def run_folder(path: Path) -> Iterator[None]:
     except Timeout:
         raise FolderInUseError(f"Another process is running a search in {path}. Wait for it, or give another "
                             "--out.") from None
+    except OSError as error:
+        raise SettingsError(f"{path / _LOCK}, which keeps a second process out, cannot be written: "
+                            f"{error.strerror or error}. Move it away, or give another --out.") from None
     try:
         yield
     finally:
@@ -106,7 +114,9 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         return
     earlier = read_json(file)
     if earlier is None:
-        raise SettingsError(f"{file} cannot be read. Remove {path}, or give another --out.")
+        raise SettingsError(f"{file} cannot be read, or holds no settings. {_aside(file)} The settings stand in the "
+                            "study as well, with all trials: the same command goes on with them and writes the file "
+                            "again.")
     if differ := differences(earlier, settings):
         raise SettingsError(f"{path} holds a search with other settings: {differ}. Give the same settings to resume "
                             "it, or another --out to start a new one.")
@@ -115,27 +125,81 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What differs between two runs' settings, in words; empty when nothing does."""
     keys = [k for k in dict.fromkeys([*earlier, *settings]) if k not in _PATHS and earlier.get(k) != settings.get(k)]
-    named = [f"{k} was {earlier.get(k)!r} and now is {settings.get(k)!r}" for k in keys if k not in _HASHES]
+    named = [f"{one_line(k, 40)} was {one_line(repr(earlier.get(k)))} and now is {one_line(repr(settings.get(k)))}"
+             for k in keys if k not in _HASHES]
     # Other candidates, or another source, are what follows from another budget or evaluator; alone they are the cause.
     return "; ".join(named or [_HASHES[k] for k in keys])
 
 
 def check_trials(path: Path, trials: int) -> None:
     """A ``SettingsError`` if the folder's results list more trials than the study holds: they would be overwritten."""
-    result = read_json(path / RESULT)
-    kept = sum((result or {}).get("trials", {}).values())
+    result = read_result(path) or {}
+    counts = result.get("trials")
+    kept = sum(n for n in counts.values() if isinstance(n, int)) if isinstance(counts, dict) else 0
     if kept > trials:
         raise SettingsError(f"{path / RESULT} lists {kept} trials and the study holds {trials}: it is not the study of "
                             "these results. Bring it back, or give another --out.")
 
 
+def read_result(path: Path) -> dict[str, Any] | None:
+    """What ``result.json`` in a run's folder holds; None when there is none.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
+    file = path / RESULT
+    found = read_json(file)
+    if found is None and file.exists():
+        raise SettingsError(f"{file} cannot be read, or holds no results. {result_aside(path)}")
+    return found
+
+
+def result_aside(path: Path) -> str:
+    """What to do with results that are damaged, in words."""
+    return (f"{_aside(path / RESULT)} The same command writes it again: the trials are in the study; latencies are "
+            "measured anew.")
+
+
+def _aside(file: Path) -> str:
+    """How to keep a damaged file out of the way, in words."""
+    return f"Keep it under another name: mv {shlex.quote(str(file))} {shlex.quote(f'{file}.damaged')}"
+
+
+@contextmanager
+def understood(what: object, remedy: str) -> Iterator[None]:
+    """Within, something from outside is read: whatever is wrong with it is an error that names it.
+
+    Args:
+        what: What is read: a file, a study.
+        remedy: What to do, in words.
+
+    Raises:
+        SettingsError: It could not be read.
+    """
+    try:
+        yield
+    except SettingsError:
+        raise
+    except (BssZooError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError,
+            RecursionError) as error:
+        name = "" if isinstance(error, BssZooError) else f"{type(error).__name__}: "
+        why = one_line(f"{name}{error}", 300).rstrip(".")
+        raise SettingsError(f"{what} cannot be used: {why}. {remedy}") from error
+
+
 def read_json(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is no file or it holds something else."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def scores_in(data: object) -> dict[str, float]:
+    """The scores of controls by their codes, of what a file or a study holds; what is no number is left out."""
+    found = data.items() if isinstance(data, Mapping) else ()
+    return {str(code): float(value) for code, value in found if is_number(value)}
 
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:

@@ -14,22 +14,36 @@ from urllib.parse import quote, unquote
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import DetectorHead
 from bsszoo.compression.any_study import no_result, state_of, study_view
-from bsszoo.compression.budget import latency_limit_of
+from bsszoo.compression.budget import latency_limit
 from bsszoo.compression.closing import comparable, found_rows, with_earlier, with_predictions
 from bsszoo.compression.diverse import diverse
-from bsszoo.compression.folder import CONTROLS, LATENCIES, REPORT, RESULT, SETTINGS, default_storage, in_use, read_json
+from bsszoo.compression.folder import (
+    CONTROLS,
+    LATENCIES,
+    REPORT,
+    RESULT,
+    SETTINGS,
+    default_storage,
+    in_use,
+    read_json,
+    read_result,
+    result_aside,
+    scores_in,
+    understood,
+)
 from bsszoo.compression.plan import Caps, Plan, make_plan
-from bsszoo.errors import BssZooError, SettingsError, close_matches
+from bsszoo.errors import SettingsError, close_matches
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.files import plain_name
 from bsszoo.report.markup import write_page
-from bsszoo.report.page import write_report
+from bsszoo.report.page import render_page
 from bsszoo.report.study_page import StudyTrial, counted, render_study
 from bsszoo.study.evaluator import Evaluator
 from bsszoo.study.insight import insight_of_rows
 from bsszoo.study.loop import SearchPlan, trial_rows
 from bsszoo.study.result import Budget, CompressResult, EvaluatorInfo, NetworkRow
-from bsszoo.study.storages import open_storage, shown
+from bsszoo.study.storages import check_readable, open_storage, shown
+from bsszoo.texts import one_line
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -59,18 +73,21 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
         study: Its name; needed when the storage holds several.
         out: The file to write; by default ``report.html`` in a run's folder, else ``report_NAME.html`` here.
 
+    Nothing that the folder or the study names is imported or called: they may be somebody else's.
+
     Raises:
-        SettingsError: There is no such storage or study, or nothing to report.
+        SettingsError: There is no such storage or study, nothing to report, or damage; the text names what.
         RunError: The page cannot be written.
     """
     url, folder = locate(storage)
     opened = _open(url, study)
     target = Path(out) if out is not None else _default_out(folder, opened.study_name)
     settings, states = opened.user_attrs.get("settings"), _states(opened, folder)
-    if isinstance(settings, dict) and all(key in settings for key in _NEEDED):
-        _compressed(opened, settings, folder, target, states)
-    else:
-        write_page(render_study(study_view(opened, shown(url))), target)
+    with understood(f"The study {opened.study_name!r} in {shown(url)}", "Nothing was changed."):
+        ours = isinstance(settings, dict) and all(key in settings for key in _NEEDED) and len(opened.directions) == 1
+        page = _compressed(opened, dict(settings or {}), folder, states) if ours else render_study(
+            study_view(opened, shown(url)))
+    write_page(page, target)
     return Reported(target, opened.study_name, counted(states))
 
 
@@ -100,11 +117,10 @@ def locate(storage: str) -> tuple[str, Path | None]:
     if path.is_dir():
         return _in_folder(path)
     if not path.exists():
-        raise SettingsError(f"There is no {storage!r}: give {_FORMS}.")
-    with path.open("rb") as file:
-        if file.read(6) != b"SQLite":
-            _check_journal(path)
-            return f"journal://{quote(path.resolve().as_posix())}", None
+        raise SettingsError(f"There is no {shown(storage)!r}: give {_FORMS}.")
+    if _start(path) != b"SQLite":
+        _check_journal(path)
+        return f"journal://{quote(path.resolve().as_posix())}", None
     _check_sqlite(path)
     return f"sqlite:///{path.resolve()}", path.parent if (path.parent / SETTINGS).exists() else None
 
@@ -113,6 +129,7 @@ def _in_folder(path: Path) -> tuple[str, Path]:
     settings = read_json(path / SETTINGS)
     elsewhere = (settings or {}).get("storage")
     if elsewhere:
+        elsewhere = one_line(elsewhere)
         secret = ", with its password," if "***" in elsewhere else ""
         raise SettingsError(f"The study of the run in {path} is in {elsewhere}: give that URL{secret} and --out "
                             f"{path / REPORT}.")
@@ -132,7 +149,8 @@ def _check_sqlite(file: Path) -> None:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
             held = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
-        raise SettingsError(f"{str(file)!r} cannot be read as an SQLite file: {error}.") from None
+        raise SettingsError(f"{str(file)!r} cannot be read as an SQLite file: {error}. Nothing was changed; bring a "
+                            "copy of it back.") from None
     if "studies" not in held:
         raise SettingsError(f"{str(file)!r} is no storage of Optuna: it has no table of studies. Give {_FORMS}.")
 
@@ -141,17 +159,25 @@ def _check_journal(file: Path) -> None:
     """A journal holds one JSON object a line; a missing file would be made, and others would seem to be empty ones."""
     if not file.is_file():
         raise SettingsError(f"There is no file {str(file)!r}: give {_FORMS}.")
-    with file.open("rb") as lines:
-        if lines.read(1) != b"{":
-            raise SettingsError(f"{str(file)!r} is no storage of Optuna, neither SQLite nor a journal. Give {_FORMS}.")
+    if not _start(file).startswith(b"{"):
+        raise SettingsError(f"{str(file)!r} is no storage of Optuna, neither SQLite nor a journal. Give {_FORMS}.")
+
+
+def _start(file: Path) -> bytes:
+    try:
+        with file.open("rb") as content:
+            return content.read(6)
+    except OSError as error:
+        raise SettingsError(f"{str(file)!r} cannot be read: {error.strerror or error}.") from None
 
 
 def _open(url: str, name: str | None) -> Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(url)
-    names = optuna.get_all_study_names(storage)
+    storage = open_storage(url, repair=False)
+    with understood(f"The storage {shown(url)}", "Nothing was changed."):
+        names = optuna.get_all_study_names(storage)
     if not names:
         raise SettingsError(f"The storage {shown(url)} holds no study. Run a search with it first, such as: bsszoo "
                             "compress mobilenetv2 --flops 130M --storage URL.")
@@ -160,7 +186,10 @@ def _open(url: str, name: str | None) -> Study:
         raise SettingsError(f"The storage {shown(url)} holds {len(names)} studies; choose one with --study: {most}.")
     if name is not None and name not in names:
         raise SettingsError(f"There is no study {name!r} in {shown(url)}.{close_matches(name, names)}")
-    return optuna.load_study(study_name=name or names[0], storage=storage)
+    with understood(f"The study in {shown(url)}", "Nothing was changed."):
+        study = optuna.load_study(study_name=name or names[0], storage=storage)
+    check_readable(study, url)
+    return study
 
 
 def _default_out(folder: Path | None, name: str) -> Path:
@@ -183,22 +212,20 @@ class _Unloaded:
 
 
 def _compressed(
-    study: Study, settings: Mapping[str, Any], folder: Path | None, target: Path, states: Sequence[str]
-) -> None:
-    earlier = read_json(folder / RESULT) if folder is not None else None
-    try:
-        plan = _plan(settings, folder)
-    except (BssZooError, TypeError, KeyError) as error:
-        name = study.study_name
-        raise SettingsError(f"The candidates of the study {name!r} cannot be drawn again: {error}") from error
+    study: Study, settings: Mapping[str, Any], folder: Path | None, states: Sequence[str]
+) -> str:
+    earlier = read_result(folder) if folder is not None else None
+    with understood(f"What the study {study.study_name!r} says of its candidates", "Nothing was changed."):
+        plan, untold = _plan(settings, folder)
     judge = _judge(plan, settings, earlier)
     search = SearchPlan(plan.space, plan.candidates, judge, trials=1, batch_size=settings["batch"])
     rows = trial_rows(study, search)
     found = diverse(rows, 8)
     if not found:
         raise no_result(study.study_name, [StudyTrial(i, s, None, {}) for i, s in enumerate(states)])
-    notes = [*plan.notes, *_asides(plan, settings)]
-    kept = (read_json(folder / CONTROLS) if folder is not None else None) or study.user_attrs.get("controls")
+    notes = [*plan.notes, *untold, *_asides(plan, settings)]
+    kept = scores_in(read_json(folder / CONTROLS) if folder is not None else None) or scores_in(
+        study.user_attrs.get("controls"))
     controls = _controls(plan, judge, kept)
     # The structural score does not apply to a network outside the budget; any other one was not kept.
     missing = [c.role for c in controls if c.score is None and not isinstance(judge, StructuralEvaluator)]
@@ -208,35 +235,68 @@ def _compressed(
         family=plan.reference.family, reference=str(settings["network"]), budget=plan.budget, evaluator=judge.info,
         seed=settings["seed"], scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=tuple(notes),
         networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
-        seconds=0.0 if earlier else _span(study), versions=(earlier or {}).get("versions", {}),
-        head=plan.space.head,
+        seconds=0.0 if earlier else _span(study), versions=_versions(earlier), head=plan.space.head,
     )
-    result = with_earlier(result, earlier, plan)
+    if earlier is not None and folder is not None:
+        with understood(folder / RESULT, result_aside(folder)):
+            result = with_earlier(result, earlier, plan)
     open_ones = [s for s in states if s in ("running", "waiting", "cut off")]
     stopped = ("was stopped, and the same command goes on with it" if "cut off" in open_ones else
                "was still running" if folder is not None and "running" in open_ones else
                "was still running, or was stopped")
     note = (f"{len(rows)} trials were finished and {counted(open_ones)} when this page was written: the search "
             f"{stopped}." if open_ones else "")
-    write_report(result, target, insight_of_rows(plan.candidates, rows), note=note)
+    return render_page(result, insight_of_rows(plan.candidates, rows), note=note)
 
 
-def _plan(settings: Mapping[str, Any], folder: Path | None) -> Plan:
+def _versions(earlier: Mapping[str, Any] | None) -> dict[str, str]:
+    found = (earlier or {}).get("versions")
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[str]]:
+    """The plan of a run's settings, and what of them could not be computed."""
     caps = dict(settings["caps"])
     if caps.get("params") is not None:
         caps["params"] = tuple(caps["params"])
-    table = None if folder is None else folder / LATENCIES
-    try:
-        within = latency_limit_of({**settings, "latency_table": table} if table and table.exists() else settings)
-    except BssZooError:
-        within = None  # told by a Python value, or a file that is elsewhere now; the page says so
+        for value in caps["params"]:
+            _count("caps", value, float)
+    for name in ("depth", "stage_depth"):
+        if caps.get(name) is not None:
+            _count("caps", caps[name], float)
+    for name in ("macs", "min_macs", "batch", "seed"):
+        _count(name, settings[name])
+    for name in ("params", "activations"):
+        if settings.get(name) is not None:
+            _count(name, settings[name])
+    _count("scale", settings["scale"], float)
+    most = settings.get("latency_ms")
+    within, untold = None, []
+    if most is not None or "latency_model" in settings or "latency_table" in settings:
+        if most is not None:
+            _count("latency_ms", most, float)
+        # A function of one's own is not imported, nor a file read from elsewhere: the settings may be somebody else's.
+        table = None if folder is None else folder / LATENCIES
+        if table is not None and table.is_file():
+            within = latency_limit(most, table, None)
+        else:
+            told = one_line(settings.get("latency_model") or settings.get("latency_table") or "what is not named", 80)
+            untold.append(f"The latencies that limited the run were told by {told}, which a report does not load, and "
+                          "there is no table of them in the run's folder. The page leaves them out.")
     budget = Budget(macs=settings["macs"], min_macs=settings["min_macs"], params=settings["params"],
-                    activations=settings.get("activations"), latency_ms=settings.get("latency_ms"))
+                    activations=settings.get("activations"), latency_ms=most)
     known = budget if within is not None else replace(budget, latency_ms=None)
     plan = make_plan(Code.parse(settings["code"]), known, caps=Caps(**caps), seed=settings["seed"],
                      scale=settings["scale"], latency=None if within is None else within.model,
                      head=DetectorHead(**settings["head"]) if settings.get("head") else None)
-    return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms))
+    return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms)), untold
+
+
+def _count(name: str, value: object, kind: type = int) -> None:
+    """A ``ValueError`` unless a setting is a number of a size that a search can have."""
+    numbers = (int, float) if kind is float else (int,)
+    if isinstance(value, bool) or not isinstance(value, numbers) or not 0 <= value < 1e18:
+        raise ValueError(f"its {name} is {one_line(repr(value), 60)}, which is no such number")
 
 
 def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
@@ -251,11 +311,14 @@ def _judge(plan: Plan, settings: Mapping[str, Any], earlier: Mapping[str, Any] |
     name = str(settings["evaluator"])
     if name == "structural":
         return StructuralEvaluator.over(plan.space, plan.candidates)
-    told = (earlier or {}).get("evaluator", {})
-    return _Unloaded(EvaluatorInfo(name, str(told.get("measures") or f"what {name} returned"), told.get("caution")))
+    found = (earlier or {}).get("evaluator")
+    told = found if isinstance(found, dict) else {}
+    caution = told.get("caution")
+    return _Unloaded(EvaluatorInfo(name, str(told.get("measures") or f"what {name} returned"),
+                                   caution if isinstance(caution, str) else None))
 
 
-def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, Any] | None) -> list[NetworkRow]:
+def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, float]) -> list[NetworkRow]:
     """The controls with the scores that the run kept; the structural score, which costs nothing, is counted again."""
     both: tuple[tuple[Literal["original", "uniform"], Code], ...] = (
         ("original", plan.reference), ("uniform", plan.uniform)
@@ -263,11 +326,11 @@ def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, Any] | None) -> l
     rows = []
     for role, code in both:
         cost = plan.space.cost(code)
-        value = (kept or {}).get(str(code))
+        value = kept.get(str(code))
         if value is None and isinstance(judge, StructuralEvaluator) \
                 and comparable(plan, judge, code):
             value = judge(code).value
-        rows.append(NetworkRow(role, role, code, cost, None if value is None else float(value), None))
+        rows.append(NetworkRow(role, role, code, cost, value, None))
     return rows
 
 

@@ -37,8 +37,10 @@ from bsszoo.compression.folder import (
     check_settings,
     check_trials,
     first_free_folder,
-    read_json,
+    read_result,
+    result_aside,
     run_folder,
+    understood,
     write_json,
     write_result,
 )
@@ -287,7 +289,8 @@ def compress(
         from bsszoo.report.page import write_report
 
         # Written before latencies are measured, which may fail on a small machine: the search must not be lost.
-        result = with_earlier(result, read_json(folder / RESULT), plan)
+        with understood(folder / RESULT, result_aside(folder)):
+            result = with_earlier(result, read_result(folder), plan)
         write_result(folder, result)
         insight = insight_of_rows(plan.candidates, rows)
         write_report(result, folder / REPORT, insight)

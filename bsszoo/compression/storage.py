@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bsszoo.compression.folder import CONTROLS, default_storage, differences, read_json, write_json
-from bsszoo.errors import SettingsError
+from bsszoo.compression.folder import CONTROLS, default_storage, differences, read_json, scores_in, write_json
+from bsszoo.errors import BssZooError, SettingsError
 from bsszoo.study.crew import StudyAddress
 from bsszoo.study.leases import Lease
 from bsszoo.study.loop import SearchPlan
-from bsszoo.study.storages import first_line, open_storage, shown
+from bsszoo.study.storages import DAMAGE, check_readable, first_line, open_storage, shown
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -107,8 +107,12 @@ def open_study(
         if new:
             study.set_user_attr(_SETTINGS, about)
             _name_metric(study)
-    except (SQLAlchemyError, OptunaError, OSError, KeyError) as error:
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}.") from None
+        check_readable(study, url)
+    except BssZooError:
+        raise
+    except (SQLAlchemyError, OptunaError, OSError, *DAMAGE) as error:
+        raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}. Nothing was "
+                            "removed. Bring a copy of it back, or give another --out or --storage.") from None
     _check(study, address, about)
     if sharing.storage is not None and sharing.study is None:
         _check_folder(study, folder, new=new)
@@ -126,14 +130,14 @@ def _name_metric(study: Study) -> None:
 
 def shared_controls(study: Study, folder: Path) -> None:
     """Take over the controls' scores that another machine has put into a shared study."""
-    kept = study.user_attrs.get(_CONTROLS)
+    kept = scores_in(study.user_attrs.get(_CONTROLS))
     if kept and not (folder / CONTROLS).exists():
         write_json(folder / CONTROLS, kept)
 
 
 def share_controls(study: Study, folder: Path) -> None:
     """Put this folder's scores of the controls where other machines find them."""
-    kept = read_json(folder / CONTROLS)
+    kept = scores_in(read_json(folder / CONTROLS))
     if kept and not study.user_attrs.get(_CONTROLS):
         study.set_user_attr(_CONTROLS, kept)
 
@@ -158,6 +162,9 @@ def _check(study: Study, address: StudyAddress, about: Mapping[str, Any]) -> Non
                                 "bsszoo. Give another --study.")
         study.set_user_attr(_SETTINGS, dict(about))
         earlier = about
+    if not isinstance(earlier, dict):
+        raise SettingsError(f"The study {address.name!r} in {shown(address.storage)} is not of bsszoo: what stands as "
+                            "its settings is none. Give another --study or --out.")
     if differ := differences(earlier, about):
         raise SettingsError(f"The study {address.name!r} in {shown(address.storage)} is a search with other settings: "
                             f"{differ}. Give the same settings to join it, or another --study or --out.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, EvaluationError, SettingsError
 from bsszoo.files import write_whole
 from bsszoo.study.evaluator import Score
+from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint import SUMMARY
 from bsszoo.train.parent import PARENT
 from bsszoo.train.recipe import recipe_text, with_values
@@ -147,7 +147,13 @@ class Trainings:
             write_whole(wanted, recipe_text(recipe))
             with self._free_device() as device:
                 self._run(wanted, out, device)
-        found: dict[str, Any] = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        try:
+            found = parse_json((out / SUMMARY).read_bytes())
+        except ValueError as error:
+            found = one_line(error)
+        if not isinstance(found, dict):
+            raise EvaluationError(f"{out / SUMMARY} cannot be read as the summary of a training ({found}). Move the "
+                                  "folder away: the same command trains that code again.")
         return found
 
     def _run(self, recipe: Path, out: Path, device: str | None) -> None:

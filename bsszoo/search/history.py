@@ -6,10 +6,11 @@ whole: other processes then see the code before Optuna has written its parameter
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +45,46 @@ RESULT: Final = "bsszoo:result"
 def code_of(trial: FrozenTrial, names: Sequence[str]) -> CodeTuple | None:
     """A trial's code: its parameters, else the code chosen or enqueued for it; None while there is no whole one."""
     for params in (trial.params, trial.system_attrs.get("fixed_params", {})):
-        if is_whole(params, names):
-            return tuple(int(params[n]) for n in names)
+        if isinstance(params, Mapping) and is_whole(params, names):
+            found = _whole_numbers([params[n] for n in names])
+            if found is not None:
+                return found
     chosen = trial.system_attrs.get(CHOSEN)
     # A study that was begun with other entries shows codes that are none of these.
-    if chosen is None or len(chosen) != len(names) or not trial.params.keys() <= set(names):
+    if not isinstance(chosen, (list, tuple)) or len(chosen) != len(names) or not trial.params.keys() <= set(names):
         return None
-    return tuple(int(v) for v in chosen)
+    return _whole_numbers(chosen)
+
+
+def _whole_numbers(values: Sequence[object]) -> CodeTuple | None:
+    """Values as a code; None where one is no whole number of 64 bits, as in a study that something else wrote."""
+    found = [int(v) for v in values if isinstance(v, (int, float, np.integer)) and abs(v) < 2**63 and int(v) == v]
+    return tuple(found) if len(found) == len(values) else None
+
+
+def result_of(trial: FrozenTrial) -> dict[str, Any] | None:
+    """What the evaluation of a trial gave; None before that, and where something else stands in its place.
+
+    ``value`` is a finite number or None, ``seconds`` a number, ``error`` and ``trace`` texts or None, ``repeats``
+    numbers.
+    """
+    found = trial.user_attrs.get(RESULT)
+    if not isinstance(found, Mapping) or not (found.get("value") is None or is_number(found["value"])):
+        return None
+    texts = {key: found[key] if isinstance(found.get(key), str) else None for key in ("error", "trace")}
+    repeats = found.get("repeats", ())
+    return {
+        "value": found.get("value"), "seconds": found["seconds"] if is_number(found.get("seconds")) else 0.0, **texts,
+        "repeats": tuple(repeats) if isinstance(repeats, list) and all(map(is_number, repeats)) else (),
+    }
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value from outside is a finite number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    # Larger ones do not become floats.
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1000
 
 
 def dropped(trial: FrozenTrial) -> str | None:
@@ -60,8 +94,8 @@ def dropped(trial: FrozenTrial) -> str | None:
     just as the trial was ended without it is not kept by Optuna, so that trial counts as given up after all.
     """
     why = trial.user_attrs.get(DROPPED)
-    result = trial.user_attrs.get(RESULT)
-    late = trial.state == TrialState.FAIL and result is not None and result.get("value") is not None
+    result = result_of(trial)
+    late = trial.state == TrialState.FAIL and result is not None and result["value"] is not None
     if why is None or trial.state == TrialState.COMPLETE or (result is not None and not late):
         return None
     return str(why)

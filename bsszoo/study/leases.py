@@ -21,7 +21,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import SettingsError
-from bsszoo.search.history import DROPPED, LOST, RESULT, code_of
+from bsszoo.search.history import DROPPED, LOST, RESULT, code_of, result_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -63,12 +63,12 @@ def worker_name() -> str:
 def owner(trial: FrozenTrial) -> str | None:
     """The name of the worker that evaluates a trial; None before its first sign of life."""
     beat = trial.user_attrs.get(BEAT)
-    return None if beat is None else str(beat[0])
+    return str(beat[0]) if isinstance(beat, (list, tuple)) and beat else None
 
 
 def settle(study: Study, trial: FrozenTrial) -> bool:
     """Finish a running trial whose evaluation has ended, but which was not told; whether it was one."""
-    result = trial.user_attrs.get(RESULT)
+    result = result_of(trial)
     if result is None:
         return False
     state, values = (TrialState.FAIL, None) if result["value"] is None else (TrialState.COMPLETE, [result["value"]])

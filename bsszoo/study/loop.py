@@ -26,6 +26,8 @@ from bsszoo.search.history import (
     deaths,
     dropped,
     holders,
+    is_number,
+    result_of,
 )
 from bsszoo.study.evaluator import Evaluator
 from bsszoo.study.leases import Keeper, Lease, give_up, settle
@@ -369,8 +371,8 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
     found = code_of(trial, plan.candidates.names)
     assert found is not None
     code = plan.space.code(list(found))
-    complete = trial.state == TrialState.COMPLETE
-    result = trial.user_attrs.get(RESULT, {})
+    complete = trial.state == TrialState.COMPLETE and is_number(trial.value)
+    result = result_of(trial) or {}
     lost = died(trial, plan) if dropped(trial) else "no reason was recorded"
     return TrialRow(
         number=trial.number,
@@ -382,5 +384,5 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
         batch=place // plan.batch_size,
         error=None if complete else result.get("error") or lost,
         trace=result.get("trace"),
-        repeats=tuple(result.get("repeats", ())),
+        repeats=result.get("repeats", ()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -201,6 +202,11 @@ def _database_away(error: BaseException) -> bool:
                 "no space left", "disk full", "does not exist", "denied", "authentication failed", "pg_hba.conf"))
         link = link.__cause__ or link.__context__
     return False
+
+
+def away(error: BaseException) -> bool:
+    """Whether an error of a storage means that it does not answer, rather than that it is damaged."""
+    return _database_away(error) or ("grpc" in sys.modules and _server_away(error))
 
 
 def _server_away(error: BaseException) -> bool:

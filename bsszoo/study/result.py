@@ -12,6 +12,17 @@ from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.codes.detector import DetectorHead
 
 
+def _is(kind: type, value: Any, *, none: bool = False) -> Any:
+    """A value from a file, when it is of a kind; a ``ValueError`` otherwise. A whole number is a float too."""
+    if none and value is None:
+        return None
+    kinds = (int, float) if kind is float else (kind,)
+    if not isinstance(value, kinds) or isinstance(value, bool) or (
+            isinstance(value, (int, float)) and not abs(value) < 1e300):
+        raise ValueError(f"{str(value)[:80]!r} stands where a {kind.__name__} has to")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Hard limits on a code: ``min_macs <= MACs <= macs`` [multiply-adds], and the others where given.
@@ -116,13 +127,22 @@ class Confirmation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], cost_of: Callable[[Code], Cost] = code_cost) -> Confirmation:
-        """A confirmation as it was written; ``cost_of`` counts a code, of a detector's backbone with the detector."""
+        """A confirmation as it was written; ``cost_of`` counts a code, of a detector's backbone with the detector.
+
+        Raises:
+            ValueError: It is none.
+            KeyError: A part of it is missing.
+        """
         rows = []
         for row in data["networks"]:
-            code = Code.parse(row["code"])
-            rows.append(ConfirmedRow(row["label"], row["role"], code, cost_of(code), tuple(row["tests"]),
-                                     row["low"], row["high"]))
-        return cls(data["measures"], tuple(rows), tuple(data["verdicts"]), tuple(data["notes"]))
+            code, role = Code.parse(row["code"]), row["role"]
+            if role not in ("uniform", "random", "found"):
+                raise ValueError(f"{role!r} is no role of a network")
+            tests = tuple(_is(float, v) for v in row["tests"])
+            rows.append(ConfirmedRow(_is(str, row["label"]), role, code, cost_of(code), tests,
+                                     _is(float, row["low"], none=True), _is(float, row["high"], none=True)))
+        return cls(_is(str, data["measures"]), tuple(rows), tuple(_is(str, v) for v in data["verdicts"]),
+                   tuple(_is(str, v) for v in data["notes"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +163,16 @@ class Finished:
         """JSON-ready values, which the constructor takes."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Finished:
+        """As it was written; ``KeyError`` or ``ValueError`` where it is something else."""
+        return cls(
+            code=_is(str, data["code"]), folder=_is(str, data["folder"]), top1=_is(float, data["top1"]),
+            top5=_is(float, data["top5"]), pictures=_is(int, data["pictures"]),
+            measured_on=_is(str, data["measured_on"]), epochs=_is(int, data["epochs"]),
+            inherited=_is(str, data["inherited"], none=True), teacher=_is(str, data["teacher"], none=True),
+        )
+
     def __str__(self) -> str:
         text = (f"Finished: top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}% of {self.pictures:,} pictures "
                 f"({self.measured_on}) after {self.epochs} epoch{'' if self.epochs == 1 else 's'}")
@@ -162,6 +192,15 @@ class TrainingFacts:
     data: str | None
     num_classes: int
     in_chans: int
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingFacts:
+        """As they were written; ``KeyError`` or ``ValueError`` where they are something else.
+
+        They stand in commands that a person copies, so a text in the place of a number would be run.
+        """
+        return cls(_is(str, data["folder"]), _is(str, data["recipe"]), _is(str, data["data"], none=True),
+                   _is(int, data["num_classes"]), _is(int, data["in_chans"]))
 
 
 @dataclass(frozen=True, slots=True)

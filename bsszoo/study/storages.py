@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from bsszoo.errors import SettingsError
+from bsszoo.texts import one_line
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+    from optuna.study import Study
     from sqlalchemy.engine import URL
 
 #: Seconds that a write to SQLite waits for the others' writes.
@@ -34,6 +36,10 @@ _OPTION: Final = re.compile(r"""([^\s=?&;]+)\s*=\s*(?:('(?:[^'\\]|\\.)*(?:'|$)|"
 _SECRET: Final = ("pass", "pwd", "secret", "token", "key")
 _FORMS: Final = ("sqlite:///search.db, postgresql://user@host/database, journal:///path/on/a/shared/disk.log or "
                  "grpc://host:13000")
+
+
+#: What Optuna raises where a storage holds something else than it wrote there.
+DAMAGE: Final = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
 def open_storage(
@@ -150,13 +156,40 @@ def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorag
         except NoSuchModuleError:
             raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no database "
                                 f"{full.drivername!r}. It takes a URL such as {_FORMS}.") from None
-        except (SQLAlchemyError, StorageInternalError, ValueError, RuntimeError, OSError) as error:
+        except (SQLAlchemyError, StorageInternalError, RuntimeError, OSError, *DAMAGE) as error:
             # Processes that create the tables of one storage in the same instant: the later ones find them made.
             if attempt < 5 and _made_meanwhile(error):
                 time.sleep(0.2 + 0.5 * random.random())
                 continue
             raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}.") from None
     raise AssertionError
+
+
+def check_readable(study: Study, url: str) -> None:
+    """Read all of a study once, so that damage is met before anything is built on it.
+
+    Args:
+        study: The study.
+        url: Its storage's.
+
+    Raises:
+        SettingsError: Its attributes or trials cannot be read.
+    """
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import DatabaseError
+
+    from bsszoo.study.patience import away
+
+    try:
+        study.user_attrs, study.directions, study.metric_names  # noqa: B018  reading is what is tried
+        study.get_trials(deepcopy=False)
+    except (DatabaseError, OptunaError, *DAMAGE) as error:
+        if isinstance(error, SettingsError) or away(error):
+            raise
+        raise SettingsError(
+            f"The study {study.study_name!r} in {shown(url)} is damaged and cannot be read: {type(error).__name__}: "
+            f"{one_line(first_line(error, url))}. Nothing was changed. Bring a copy of the storage back; "
+            "the results so far are in trials.csv of the run's folder too.") from None
 
 
 def first_line(error: BaseException, url: str) -> str:
