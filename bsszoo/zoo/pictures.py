@@ -7,10 +7,6 @@ from typing import Any
 from timm.data import resolve_data_config
 from torch import nn
 
-from bsszoo.images import read_image as read_picture
-
-__all__ = ["input_config", "read_picture"]
-
 
 def input_config(network: nn.Module) -> dict[str, Any]:
     """timm's evaluation input of a network (size, mean, deviation, crop), for the channels that it takes."""
