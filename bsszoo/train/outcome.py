@@ -150,11 +150,6 @@ def weights_words(ema: EmaPart) -> str:
     return "moving average" if ema.decay is not None else "last update"
 
 
-def validated_on(holdout: float, train_split: str, val_split: str) -> str:
-    """The pictures of a validation, in words."""
-    return f"{holdout:g} of {train_split}, held out" if holdout else val_split
-
-
 def how_trained(run: RunPart, place: Place, *, seconds: float, packages: Sequence[str]) -> dict[str, Any]:
     """What the summary of every training says: seed, seconds, device, precision, versions.
 

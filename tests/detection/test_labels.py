@@ -118,8 +118,8 @@ def test_weights_that_do_not_say_their_categories_are_measured_with_a_note(
 ) -> None:
     torch.save(bsszoo.create(MASKS).state_dict(), tmp_path / "weights.pt")
     said: list[str] = []
-    validate_detector(MASKS, shapes, weights=str(tmp_path / "weights.pt"), device="cpu", on_note=said.append,
-                      settings={"val_split": "val", "image_size": 64, "max_size": 128})
+    validate_detector(MASKS, shapes, weights=str(tmp_path / "weights.pt"), device="cpu", workers=0,
+                      on_note=said.append, settings={"val_split": "val", "image_size": 64, "max_size": 128})
     assert any("do not say which output is which category; those of the data are taken at the outputs of their own "
                "ids, from 'circle' to 'star'" in note for note in said)
 

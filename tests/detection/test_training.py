@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -25,6 +26,7 @@ from bsszoo.detection.validate import validate_detector
 from bsszoo.errors import DataError, RecipeError, RunError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.train.devices import Place
 from bsszoo.train.recipe import Recipe
+from bsszoo.train.watching import Unwatched
 from bsszoo.zoo.detectors import find_detector
 
 
@@ -82,7 +84,7 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     rng = random.Random(1)
     out = tmp_path / "out"
     kills = 0
-    for _ in range(12):
+    while kills < 3:
         process = subprocess.Popen(command(tmp_path, shapes, out), env=environment(), stderr=subprocess.PIPE)
         before = (out / "last.pt").stat().st_mtime_ns if (out / "last.pt").exists() else 0
         # Not before there is something new to go on from.
@@ -90,11 +92,13 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
                                               and (out / "last.pt").stat().st_mtime_ns > before):
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.3))
-        if process.poll() is not None:
-            break
         process.kill()
-        process.wait()
-        kills += 1
+        if process.wait() != 0:
+            kills += 1
+        elif kills:
+            break
+        else:  # on a busy machine it may have ended before it was looked at
+            shutil.rmtree(out)
     done = run(tmp_path, shapes, out)
     assert done.returncode == 0, done.stderr
     assert kills
@@ -116,7 +120,7 @@ def test_a_signal_keeps_everything_and_says_how_to_go_on(shapes: Path, tmp_path:
     while "loss" not in seen and process.poll() is None:
         seen += process.stderr.readline()
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert "The same command goes on from there" in said
     assert torch.load(out / "last.pt", weights_only=True)["update"] > 0
@@ -266,26 +270,25 @@ def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
 
 
 def test_what_is_left_out_of_any_split_is_said_and_kept(shapes: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = tmp_path / "data"
     shutil.copytree(shapes, root)
     file = root / "annotations" / "instances_val.json"
     data = json.loads(file.read_text())
     data["annotations"][0]["bbox"] = [5, 5, 0, 9]
     file.write_text(json.dumps(data))
-    done = run(tmp_path, root, tmp_path / "out", "data.broken=skip", "schedule.updates=2", "schedule.warmup_updates=0")
-    assert "instances_val.json are left out (1 with an empty box)" in " ".join(done.stderr.split())
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert any("instances_val.json" in note for note in summary["notes"])
     told: list[str] = []
+    watcher = Unwatched()
+    watcher.note = told.append  # type: ignore[method-assign]
+    recipe = small_recipe(tmp_path, "data.broken=skip", "schedule.updates=2", "schedule.warmup_updates=0")
+    summary = train_detector(recipe, root, tmp_path / "out", device="cpu", watcher=watcher)
+    assert any("instances_val.json are left out (1 with an empty box)" in note for note in told)
+    assert any("instances_val.json" in note for note in summary["notes"])
+    told.clear()
     validate_detector(tmp_path / "out", root, on_note=told.append)
     assert any("instances_val.json" in note for note in told)
 
 
 def test_a_test_split_without_objects_is_refused_before_the_training(shapes: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = tmp_path / "data"
     shutil.copytree(shapes, root)
     data = json.loads((root / "annotations" / "instances_val.json").read_text())

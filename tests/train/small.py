@@ -44,4 +44,4 @@ def environment() -> dict[str, str]:
 
 def run(folder: Path, out: Path, *assignments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(folder, out, *assignments, processes=processes), capture_output=True, text=True,
-                          env=environment(), timeout=300)
+                          env=environment())

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -78,7 +79,7 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     unbroken: Path, tmp_path: Path, workers: int
 ) -> None:
     out, rng, kills = tmp_path / "out", random.Random(workers), 0
-    for _ in range(8):
+    for _ in range(20):
         process = subprocess.Popen(command(tmp_path, out, f"run.workers={workers}"), env=environment(),
                                    stderr=subprocess.PIPE, text=True)
         # From the first checkpoint of this start on, at a random moment.
@@ -91,9 +92,12 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
         if kills < 2 and process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
-        _, said = process.communicate(timeout=120)
-        if process.returncode == 0:
+        _, said = process.communicate()
+        if process.returncode == 0 and kills:
             break
+        if process.returncode == 0:  # on a busy machine it may have ended before it was looked at
+            shutil.rmtree(out)
+            continue
         assert process.returncode == -signal.SIGKILL, said
     assert process.returncode == 0
     assert kills
@@ -119,7 +123,7 @@ def test_a_signal_to_all_its_processes_keeps_everything_and_says_how_to_go_on(
     while process.poll() is None and not (out / "last.pt").exists():
         time.sleep(0.01)
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 128 + number, said
     assert "Stopping after this update" in said
     assert "goes on from there" in said
@@ -128,24 +132,30 @@ def test_a_signal_to_all_its_processes_keeps_everything_and_says_how_to_go_on(
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, tmp_path / "out", processes=2)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training, by two processes."""
+    folder = tmp_path_factory.mktemp("shared")
+    done = run(folder, folder / "out", processes=2)
     assert done.returncode == 0, done.stderr
+    return folder / "out"
 
+
+def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shared: Path) -> None:
     def losses(folder: Path) -> list[float]:
         return [float(r["train_loss"]) for r in csv.DictReader((folder / "metrics.csv").open())]
 
     # One process passes 16 + 16 pictures, each of two passes 16: the same normalisation, sums in another order.
-    assert losses(tmp_path / "out") == pytest.approx(losses(unbroken), rel=1e-4)
-    one, other = load_file(unbroken / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert losses(shared) == pytest.approx(losses(unbroken), rel=1e-4)
+    one, other = load_file(unbroken / "model.safetensors"), load_file(shared / "model.safetensors")
     weights = [k for k in one if "running" not in k and "num_batches" not in k]
     assert all(torch.allclose(one[k], other[k], rtol=1e-3, atol=2e-4) for k in weights)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes of a process in /proc")
-def test_torchrun_restarts_after_a_process_dies_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
-    whole = run(tmp_path, tmp_path / "whole", processes=2)
-    assert whole.returncode == 0, whole.stderr
+def test_torchrun_restarts_after_a_process_dies_and_goes_on_from_the_last_checkpoint(
+    shared: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     words = command(tmp_path, out, processes=2)
     place = words.index("--standalone")
@@ -156,25 +166,23 @@ def test_torchrun_restarts_after_a_process_dies_and_goes_on_from_the_last_checkp
     children = [int(p) for p in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
     victims = [p for p in children if b"train" in Path(f"/proc/{p}/cmdline").read_bytes()]
     os.kill(victims[-1], signal.SIGKILL)
-    _, said = launcher.communicate(timeout=200)
+    _, said = launcher.communicate()
     assert launcher.returncode == 0, said
     assert "going on after" in said
-    one, other = (load_file(f / "model.safetensors") for f in (tmp_path / "whole", out))
+    one, other = (load_file(f / "model.safetensors") for f in (shared, out))
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 def test_a_finished_training_is_not_trained_again(unbroken: Path, tmp_path: Path) -> None:
     before = (unbroken / "model.safetensors").stat().st_mtime_ns
-    done = run(tmp_path, unbroken)
-    assert done.returncode == 0
-    assert "top-1" in done.stdout
+    summary = loop.train(small_recipe(tmp_path), None, unbroken, device="cpu")
+    assert summary == json.loads((unbroken / "summary.json").read_text())
     assert (unbroken / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_another_recipe_in_the_same_folder_is_refused_by_its_key(unbroken: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, unbroken, "optim.lr=0.06")
-    assert done.returncode == 2
-    assert "optim.lr is 0.05 there and 0.06 now" in done.stderr
+    with pytest.raises(SettingsError, match=r"optim\.lr is 0\.05 there and 0\.06 now"):
+        loop.train(small_recipe(tmp_path, "optim.lr=0.06"), None, unbroken, device="cpu")
 
 
 class _Recorder(Unwatched):
