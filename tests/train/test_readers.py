@@ -61,7 +61,7 @@ def test_a_reader_goes_on_as_long_as_its_training_however_slow_an_update_is(numb
         training.kill()
         training.wait()
         if number == signal.SIGTERM:
-            assert wait_for(lambda: not alive(reader), 10), "it stayed when its training was gone"
+            assert wait_for(lambda: not alive(reader), 300), "it stayed when its training was gone"
     finally:
         training.kill()
         if alive(reader):
