@@ -140,10 +140,12 @@ def _check_pictures(recipe: DetectionRecipe, data: str | None) -> None:
 
 def _check_all(recipe: Recipe, data: str | None) -> None:
     """Decode every picture of a classifier's splits; ``DataError`` names the first that is broken."""
-    from bsszoo.train.data import Pictures, open_splits
+    from bsszoo.train.data import Pictures, open_splits, open_test
 
-    splits = open_splits(recipe.data, data, num_classes=recipe.model.num_classes)
-    for split, name in zip(splits, _SPLITS, strict=True):
+    classes = recipe.model.num_classes
+    splits = open_splits(recipe.data, data, num_classes=classes)
+    test = open_test(recipe.data, data, num_classes=classes, splits=splits)
+    for split, name in zip((*splits, test), (*_SPLITS, "test"), strict=True):
         if isinstance(split, Pictures):
             _check_each(name, (split.picture(place, "RGB") for place in range(len(split))), len(split))
 
@@ -219,12 +221,14 @@ def validate_command(
     settings: dict[str, Any] = {} if split is None else {"val_split": split}
     if is_detection(what):
         refuse_dataset(dataset)
+        if labels is not None:
+            raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
         found = validate_detector(what, data, weights=weights, settings=settings, batch=batch, workers=workers,
                                   precision=precision, device=device, on_batch=progress,
                                   on_note=lambda note: line.say(f"Note: {note}"))
         line.end()
         show(f"boxes: {found.box}", *([] if found.mask is None else [f"masks: {found.mask}"]),
-             f"of {found.objects:,} objects in {found.pictures:,} pictures")
+             f"of {found.objects:,} objects in {found.pictures:,} pictures ({found.split})")
         return
     settings |= {} if dataset is None else {"dataset": dataset}
     accuracy = validate(what, data, weights=weights or True, settings=settings, batch=batch, workers=workers,
