@@ -20,7 +20,6 @@ from bsszoo.compression.folder import read_json
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.study.result import Finished
-from bsszoo.train.data import has_split
 from bsszoo.train.paper import paper_recipe
 from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
 
@@ -92,6 +91,8 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
             raise SettingsError(f"--finish is {what!r}; it takes a recipe's YAML file, or {PAPER} for the one of the "
                                 "paper.")
         return read_recipe(what)
+    from bsszoo.train.data import has_split
+
     judged = candidates()
     holdout = 0.0 if has_split(judged.data, data, judged.data.val_split) else judged.data.holdout
     whole = with_values(judged, data={"holdout": holdout, "subset": 1.0, "test_split": None})

@@ -16,8 +16,7 @@ from bsszoo.train.recipe import read_tree_of
 from bsszoo.zoo.detector_weights import CONFIG, SavedDetector, create_detector, saved_detector
 from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.zoo.entry import is_detector
-from bsszoo.zoo.saved_config import checksum_in
-from bsszoo.zoo.weights import LOCAL, sha256_of
+from bsszoo.zoo.weights import LOCAL, check_recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +86,8 @@ def _torchvision_labels() -> Labels:
 
 
 def _kept(kept: SavedDetector, folder: Path, file: Path) -> Opened:
-    recorded = checksum_in(folder / CONFIG, str(folder))
-    if file.name == WEIGHTS and recorded is not None and file.is_file() and sha256_of(file) != recorded:
-        raise WeightsError(f"{file} is not the file that the config.json beside it recorded: it was changed or "
-                           "damaged. The same `bsszoo train` command writes it anew from last.pt.")
+    if file.name == WEIGHTS and file.is_file():
+        check_recorded(file, folder / CONFIG, str(folder))
     model = create_detector(f"{LOCAL}{folder}", pretrained=str(file))
     return Opened(kept.detector, model, Labels.from_dict(kept.labels), _recipe_in(folder))
 

@@ -44,8 +44,8 @@ def check_inputs(config: Mapping[str, Any], pictures: Sequence[str | Path] | Non
     if channels not in MODES or not files:
         return Check(noise, None, ())
     transform = create_transform(**config, is_training=False)
-    return Check(noise, torch.stack([transform(converted(read_image(file), MODES[channels], str(file))) for file in files]),
-                 tuple(file.name for file in files))
+    images = [converted(read_image(file), MODES[channels], str(file)) for file in files]
+    return Check(noise, torch.stack([transform(image) for image in images]), tuple(file.name for file in files))
 
 
 def _bundled() -> list[Path]:

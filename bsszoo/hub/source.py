@@ -15,6 +15,7 @@ from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 from bsszoo.zoo.entry import resolve_code
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
 from bsszoo.zoo.saved_config import code_in, same_network
+from bsszoo.zoo.weights import check_recorded
 
 CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
 #: How files of a run are called in a repository.
@@ -130,6 +131,7 @@ def _folder(folder: Path, given: Code | None) -> Trained:
             raise SettingsError(f"{folder} has no {CONFIG}, which says what network it is: name it with --code.")
         return Trained(given, weights, {}, summary, recipe, _text(folder / METRICS))
     data = _json(config)
+    check_recorded(weights, config, str(folder))
     return Trained(code_in(config, str(folder)), weights, data or {}, summary, recipe, _text(folder / METRICS))
 
 

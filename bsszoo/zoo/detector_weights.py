@@ -19,7 +19,7 @@ from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.zoo.hub_files import WEIGHTS_FILE
 from bsszoo.zoo.loading import check_same, check_values, read_state
 from bsszoo.zoo.saved_config import OWN
-from bsszoo.zoo.weights import LOCAL, Weights, check_size
+from bsszoo.zoo.weights import LOCAL, Weights, check_recorded, check_size
 
 #: What says in a detector's folder how it is rebuilt, and the file of its weights there.
 CONFIG: Final = "config.json"
@@ -157,6 +157,8 @@ def _from_folder(
         raise WeightsError(f"{folder} holds no detector.")
     if pretrained is False:
         check_size(kept.detector, f"local-dir:{folder}")
+    if pretrained is True and (folder / WEIGHTS_FILE).is_file():
+        check_recorded(folder / WEIGHTS_FILE, folder / CONFIG, f"local-dir:{folder}")
     try:
         made: Any = create_detector(
             kept.detector, pretrained=folder / WEIGHTS_FILE if pretrained is True else pretrained,

@@ -213,10 +213,7 @@ def _from_folder(folder: Path, code: Code) -> Weights:
     label = f"local-dir:{folder}"
     if not saved.is_file():
         return Weights(found, label)
-    own_sum = checksum_in(saved, label)
-    if own_sum is not None and sha256_of(found) != own_sum.lower():
-        raise WeightsError(f"The weights of {label} are not those that its config.json recorded: {WEIGHTS_FILE} was "
-                           "changed, or is another network's. Pull or push it anew, or name the file itself.")
+    check_recorded(found, saved, label)
     return Weights(found, label, config_from(saved, code, label))
 
 
@@ -239,6 +236,15 @@ def _check_sum(path: Path, expected: str | None, label: str, *, by: str = "the z
         raise WeightsError(f"The weights of {label} are not those that {by} recorded: sha256 {found}, expected "
                            f"{expected}. The download is broken or the repository changed. The file was taken out of "
                            "the cache; try again, and if it stays so, do not use this repository.")
+
+
+def check_recorded(weights: Path, config: Path, label: str) -> None:
+    """A ``WeightsError`` where a file is not the one whose checksum the ``config.json`` beside it recorded, if any."""
+    recorded = checksum_in(config, label)
+    if recorded is not None and sha256_of(weights) != recorded.lower():
+        raise WeightsError(f"The weights of {label} are not those that its config.json recorded: {weights.name} was "
+                           "changed, is damaged or is another network's. Train, pull or push it anew, or name the file "
+                           "itself.")
 
 
 def sha256_of(path: Path) -> str:

@@ -132,7 +132,7 @@ def test_the_pictures_are_those_that_are_given_in_the_networks_colours(tmp_path:
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"b\.jpg cannot be read"):
         export(grey, tmp_path / "net.pt2", format="torch", pictures=[tmp_path / "b.jpg"])
-    with pytest.raises(DataError, match="There is no picture"):
+    with pytest.raises(DataError, match="There is no image"):
         export(grey, tmp_path / "net.pt2", format="torch", pictures=["nowhere.png"])
     # Of five channels there are no pictures: random ones alone.
     assert export(network(in_chans=5), tmp_path / "net.pt2", format="torch").real is None

@@ -23,6 +23,7 @@ from train.small import environment
 
 import bsszoo
 from bsszoo.errors import BssZooError, RunError, SettingsError, StoppedError, WeightsError
+from bsszoo.hub.push import push
 from bsszoo.train import loop
 from bsszoo.train.checkpoint import EpochRow, Folder, best_of
 from bsszoo.train.checkpoint_contents import read_checkpoint
@@ -471,3 +472,15 @@ def test_tensorboard_has_each_epoch_once_after_a_kill(recipe: Recipe, tmp_path: 
     loop.train(wanted, None, tmp_path / "out", device="cpu")
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("top1")] == [1, 2, 3]
+
+
+def test_a_flipped_bit_of_finished_weights_is_not_published(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(trained, out)
+    push(out, "me/net", dry_run=tmp_path / "whole")
+    file = out / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-2] ^= 4
+    file.write_bytes(bytes(data))
+    with pytest.raises(WeightsError, match="not those that its config"):
+        push(out, "me/net", dry_run=tmp_path / "damaged")
