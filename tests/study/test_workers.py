@@ -76,8 +76,8 @@ def _distinct(search, trials):
 
 
 def test_eight_processes_on_postgresql_never_evaluate_a_code_twice(tmp_path, postgres):
-    search = Search(tmp_path, postgres.database("eight"), workers=8, trials=200)
-    _distinct(search, 200)
+    search = Search(tmp_path, postgres.database("eight"), workers=8, trials=80)
+    _distinct(search, 80)
     assert len({pid for _, pid in search.seen()}) >= 4
 
 
@@ -91,7 +91,7 @@ def test_eight_processes_on_a_file_never_evaluate_one_of_hundreds_twice(tmp_path
     _distinct(Search(tmp_path, _file(tmp_path, kind), workers=8, trials=250), 250)
 
 
-@pytest.mark.parametrize(("kind", "workers", "trials"), [("sqlite", 8, 80), ("journal", 4, 24)])
+@pytest.mark.parametrize(("kind", "workers", "trials"), [("sqlite", 4, 40), ("journal", 4, 24)])
 def test_processes_on_a_file_never_evaluate_a_code_twice(tmp_path, kind, workers, trials):
     _distinct(Search(tmp_path, _file(tmp_path, kind), workers=workers, trials=trials), trials)
 
@@ -181,7 +181,7 @@ def test_ctrl_c_ends_all_workers_and_the_search_goes_on_later_as_often_as_one_li
     assert len(set(Search(tmp_path, url, workers=0, trials=6).codes())) == 6
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("mode", ["fast", pytest.param("immediate", marks=pytest.mark.slow)])
 def test_a_database_restart_in_mid_search_is_survived(tmp_path, postgres, mode):
     go = tmp_path / "go"
     search = Search(tmp_path, postgres.database(f"restart_{mode}"), workers=2, trials=20, HOLD=f"5:{go}")
@@ -201,7 +201,7 @@ def test_a_database_restart_in_mid_search_is_survived(tmp_path, postgres, mode):
 # -- workers that die -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, 2), (3, 4)])
+@pytest.mark.parametrize(("workers", "kills"), [(3, 4), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_workers_killed_while_they_start_are_replaced(tmp_path, workers, kills):
     search = Search(tmp_path, f"sqlite:///{tmp_path / 'study.db'}", workers=workers, trials=8)
     killed = set()
@@ -303,7 +303,7 @@ def test_workers_say_which_code_takes_them_along(tmp_path):
         assert f"while they evaluated {code}, the last one killed by SIGKILL: it counts as a failed" in search.said
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("mode", ["immediate", pytest.param("fast", marks=pytest.mark.slow)])
 def test_a_database_restart_while_workers_start_costs_time_only(tmp_path, postgres, mode):
     search = Search(tmp_path, postgres.database(f"start_{mode}"), workers=3, trials=12)
     until(lambda: len(search.starting()) == 3, search.process)
@@ -354,7 +354,7 @@ def _campaign(tmp_path, kind, url, seed, *, workers, rounds):
     return search
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 def test_a_few_faults_one_after_the_other_lose_no_result(tmp_path, kind):
     _campaign(tmp_path, kind, _file(tmp_path, kind), 1, workers=2, rounds=1)
 
