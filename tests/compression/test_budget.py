@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import bsszoo
 from bsszoo.codes import Space
 from bsszoo.codes.chain import space_shapes
-from bsszoo.compression.budget import latency_limit, latency_limit_of, parse_amount
+from bsszoo.compression.budget import latency_limit, parse_amount
 from bsszoo.errors import BudgetError, UnknownNameError
 from bsszoo.search import LatencyFunction, LatencyTable
 
@@ -56,9 +56,8 @@ def test_a_latency_table_is_a_value_a_mapping_or_a_file(tmp_path):
         assert limit.most == 12.5
         marks.add(limit.settings["latency_source"])
     assert len(marks) == 1
-    again = latency_limit_of(limit.settings)
-    assert again.model.digest() == _table().digest()
-    assert latency_limit_of({"macs": 3}) is None
+    assert latency_limit(None, limit.settings["latency_table"], None).model.digest() == _table().digest()
+    assert latency_limit(None, None, None) is None
 
 
 def test_a_latency_model_is_a_function_or_its_name(tmp_path, monkeypatch):

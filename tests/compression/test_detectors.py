@@ -60,6 +60,7 @@ def test_a_budget_below_what_stands_beside_the_backbone_says_what_to_do(tmp_path
         bsszoo.compress("retinanet_mobilenetv2", flops="50B", out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_detectors_search_is_judged_by_training_it(shapes: Path, tmp_path: Path) -> None:
     recipe = detection_recipe(SMALL, shapes, recipe=small(tmp_path), epochs=1)
     assert recipe.schedule.updates == 4

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
+import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.codes import Code, code_cost
 from bsszoo.errors import RunError, SettingsError
-from bsszoo.evaluate.measure import measure, next_median
+from bsszoo.evaluate.measure import Speed, measure, next_median
+from bsszoo.report.tables import speed_table
 
 SMALL = Code.parse("mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1_px64")
 
@@ -88,13 +91,21 @@ def test_the_command_prints_a_table_and_json() -> None:
 
 def test_networks_at_different_inputs_are_not_compared_without_a_word() -> None:
     words = ["measure", str(SMALL), f"{SMALL}".replace("px64", "px96"), "--engines", "eager", "--threads", "1",
-             "--processes", "4", "--seconds", "0"]
+             "--processes", "1", "--seconds", "0"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "inputs of different sizes (64, 96 px)" in done.stdout
     assert "--image-size PX measures all of them at one" in done.stdout
-    assert "95%" in done.stdout
     assert " px " in done.stdout
+
+
+def test_a_table_says_whether_it_has_intervals_or_ranges() -> None:
+    cost = bsszoo.cost(SMALL)
+    ranged = Speed("small", str(SMALL), "eager", cost, 64, median=1.0, lowest=0.9, highest=1.2, p10=0.9, p90=1.1,
+                   p99=1.2, warm_ms=5.0, memory=10**6, images_per_s=1000.0, forwards=40, processes=3)
+    assert [str(c.header) for c in speed_table([ranged]).columns].count("Range") == 1
+    certain = replace(ranged, low=0.8, high=1.3, processes=4)
+    assert [str(c.header) for c in speed_table([certain]).columns].count("95%") == 1
 
 
 @pytest.mark.slow

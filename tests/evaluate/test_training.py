@@ -67,6 +67,7 @@ def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None
     assert any("what guessing among 4 classes gives" in n for n in run.notes) == (run.best.score < 55.6)
 
 
+@pytest.mark.slow
 def test_the_closing_commands_train_the_code_found_on_the_same_pictures(tmp_path: Path) -> None:
     recipe = quick(tmp_path, "model.in_chans=1", "data.mean=[0.5]", "data.std=[0.2]")
     judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
@@ -94,6 +95,7 @@ def test_a_training_that_fails_keeps_its_log_and_says_where(tmp_path: Path) -> N
         judge(bsszoo.Code.parse(CODE))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_takes_its_training_along_and_another_goes_on_with_it(tmp_path: Path) -> None:
     recipe = quick(tmp_path, "schedule.epochs=40")
     judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
@@ -147,6 +149,7 @@ def test_fewer_epochs_keep_the_share_of_the_warm_up(tmp_path: Path) -> None:
         TrainingEvaluator(quick(tmp_path), None, tmp_path, repeats=0)
 
 
+@pytest.mark.slow
 def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
     quick(tmp_path)  # writes small.yaml
     text = (tmp_path / "small.yaml").read_text().replace("synthetic/256", "synthetic/128")

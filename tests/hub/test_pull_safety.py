@@ -185,19 +185,21 @@ def test_a_pull_that_stops_while_it_puts_files_in_place_is_finished_by_the_next(
     guest.value(PULL, "evil/half", str(folder))
     put(hub, "evil/half", {**BASE, "a.json": b"new", "z.json/b.json": b"new"})
     # Stopped by a folder in which nothing can be written, as a full disk would stop it.
-    program = ("import sys\nfrom pathlib import Path\nfrom bsszoo.hub.pull import pull\nleft = int(sys.argv[2])\n"
+    # Each pull is a process of its own, a fork of one that has imported everything once.
+    program = ("import os, sys\nfrom pathlib import Path\nfrom bsszoo.hub.pull import pull\n"
                "whole = Path.replace\ndef replace(self, target):\n    global left\n    left -= 1\n"
                "    if left < 0: raise OSError(28, 'No space left on device')\n    return whole(self, target)\n"
-               "Path.replace = replace\npull('evil/half', sys.argv[1])")
-    for steps in range(7):
-        done = subprocess.run([sys.executable, "-c", program, str(folder), str(steps)], capture_output=True, text=True,
-                              env=hub_environment(hub.address, tmp_path / "home", None), check=False)  # type: ignore[attr-defined]
-        if done.returncode == 0:
-            break
-        assert "No space left on device" in done.stderr
-    else:
-        raise AssertionError("it never came to its end")
-    assert steps > 2
+               "Path.replace = replace\n"
+               "for steps in range(7):\n    left, child = steps, os.fork()\n    if not child:\n"
+               "        try:\n            pull('evil/half', sys.argv[1]); print('done', flush=True); os._exit(0)\n"
+               "        except Exception as error:\n            print(error, flush=True); os._exit(1)\n"
+               "    if os.waitpid(child, 0)[1] == 0: break\n")
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True,
+                          env=hub_environment(hub.address, tmp_path / "home", None))  # type: ignore[attr-defined]
+    *stopped, end = done.stdout.splitlines()
+    assert end == "done"
+    assert len(stopped) > 2
+    assert all("No space left on device" in text for text in stopped)
     guest.value(PULL, "evil/half", str(folder))
     assert {name: data for name, data in tree(folder).items() if data in (b"old", b"new")} == {
         "a.json": b"new", "z.json/b.json": b"new"}
@@ -208,12 +210,14 @@ def test_killed_pulls_leave_one_folder_that_the_next_takes_away(hub: LocalHub, g
     put(hub, "evil/slow", BASE)
     name = f".bsszoo-pull-{hashlib.sha256(b'net').hexdigest()[:16]}"
     program = ("import os, sys\nfrom bsszoo.hub import pull as module\n"
-               "module.place = lambda *_: os.kill(os.getpid(), 9)\nmodule.pull('evil/slow', sys.argv[1])")
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "net")], capture_output=True, check=False,
-                              env=hub_environment(hub.address, tmp_path / "home", None))  # type: ignore[attr-defined]
-        assert done.returncode == -9
-        assert {p.name for p in tmp_path.iterdir()} == {name}
+               "module.place = lambda *_: os.kill(os.getpid(), 9)\n"
+               "for _ in range(3):\n    child = os.fork()\n    if not child:\n"
+               "        module.pull('evil/slow', sys.argv[1])\n"
+               "    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9\n"
+               "    print(*os.listdir(os.path.dirname(sys.argv[1])))")
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "net")], capture_output=True, text=True,
+                          env=hub_environment(hub.address, tmp_path / "home", None), check=True)  # type: ignore[attr-defined]
+    assert done.stdout.splitlines() == [name] * 3
     guest.value(PULL, "evil/slow", str(tmp_path / "net"))
     assert {p.name for p in tmp_path.iterdir()} == {"net"}
 
