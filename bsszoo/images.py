@@ -165,7 +165,7 @@ def scan_class_folders(folder: Path) -> ClassFolders:
     # A link that leads up, or into another class, would count images twice and under a wrong label.
     seen = {_identity(path) for path in (folder, *folder.resolve().parents)}
     for entry in _entries(str(folder), left):
-        if entry.is_dir():
+        if _is_folder(entry):
             if _identity(entry.path) in seen:
                 left.links[entry.name] += 1
             else:
@@ -244,7 +244,7 @@ def _files_below(folder: Path, seen: set[tuple[int, int]], left: Left) -> Iterat
     waiting = [str(folder)]
     while waiting:
         for entry in _entries(waiting.pop(), left):
-            if entry.is_dir():
+            if _is_folder(entry):
                 identity = _identity(entry.path)
                 if identity in seen:
                     left.links[entry.name] += 1
@@ -253,7 +253,7 @@ def _files_below(folder: Path, seen: set[tuple[int, int]], left: Left) -> Iterat
                     waiting.append(entry.path)
             elif not is_image_name(entry.name):
                 left.endings[os.path.splitext(entry.name)[1].lower() or entry.name] += 1  # noqa: PTH122
-            elif entry.is_file() or entry.is_symlink():  # a link to nothing is named when it is opened
+            elif entry.is_symlink() or entry.is_file():  # a link to nothing is named when it is opened
                 yield entry.path
             else:
                 left.special[entry.name] += 1  # a pipe would be waited for, without end
@@ -277,13 +277,20 @@ def _entries(folder: str, left: Left) -> list[os.DirEntry[str]]:
 
 def _is_worth_a_note(entry: os.DirEntry[str]) -> bool:
     """Hidden folders with something in them, and hidden files with an image's ending; not ``.DS_Store``."""
-    if not entry.is_dir():
+    if not _is_folder(entry):
         return os.path.splitext(entry.name)[1].lower() in ENDINGS  # noqa: PTH122
     try:
         with os.scandir(entry.path) as inside:
             return any(True for _ in inside)
     except OSError:
         return True
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a folder that may not be entered
+        return False
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

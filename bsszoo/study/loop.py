@@ -172,6 +172,8 @@ def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
     """
     left, names = [], plan.candidates.names
     everything = study.get_trials(deepcopy=False)
+    # Where several were left, it was the machine that stopped, and not one of the codes.
+    alone = sum(t.state == TrialState.RUNNING and code_of(t, names) is not None for t in everything) == 1
     for trial in everything:
         if trial.state != TrialState.RUNNING:
             continue
@@ -179,7 +181,7 @@ def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         elif settle(study, trial):
             continue
-        elif deaths(trial, everything, names) >= MOST_DEATHS:
+        elif alone and deaths(trial, everything, names) >= MOST_DEATHS:
             _fail(study, trial, f"{died(trial, plan)}. It is not tried again, unless --retry-failed asks for it")
         else:
             left.append(trial)

@@ -103,7 +103,7 @@ def pass_error(batch: int, most: int, world: int, pictures: int, fault: str) -> 
 
 
 def _advice(batch: int, most: int, world: int, pictures: int) -> str:
-    """The nearest batches below and above that divide into large passes of even size, as a sentence."""
+    """The nearest batches that divide into large passes of even size, or passes that divide this one, as a sentence."""
 
     def good(number: int) -> bool:
         size, _ = shares(number, most, world)
@@ -114,7 +114,12 @@ def _advice(batch: int, most: int, world: int, pictures: int) -> str:
     below = next((n for n in range((batch - 1) // world * world, 0, -world) if good(n)), None)
     above = next((n for n in range((batch // world + 1) * world, pictures + 1, world) if good(n)), None)
     near = " or ".join(str(n) for n in (below, above) if n is not None)
-    return f"Set optim.batch_size to {near}." if near else "Set run.device_batch and optim.batch_size anew."
+    share = batch // world
+    fits = (d for d in range(most + 1, min(share, 8 * most) + 1) if share % d == 0)
+    larger = next((d for d in fits if d % 2 == 0 or share % 2), None)
+    ways = [*([f"optim.batch_size to {near}"] if near else []),
+            *([f"run.device_batch to {larger}, for passes of so many"] if larger is not None else [])]
+    return f"Set {', or '.join(ways)}." if ways else "Set run.device_batch and optim.batch_size anew."
 
 
 def shares(batch: int, most: int, world: int) -> tuple[int, int]:

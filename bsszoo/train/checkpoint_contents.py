@@ -30,6 +30,9 @@ _ENTRIES: Final[Mapping[str, tuple[type, ...]]] = {
 _REMEDY: Final = ("Put a whole copy of the file in its place; or take it away, and the same command trains anew from "
                   "the start.")
 
+# What timm's Lookahead calls the slow weights in the state of a parameter.
+_LOOKAHEAD: Final = "lookahead_slow_buff"
+
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """The checkpoint in a file, every byte of its records as it was written.
@@ -224,8 +227,10 @@ def _optimizer_faults(
         return
     for number, entry in entries.items():
         wanted = form.entries[number]
-        if not isinstance(entry, dict) or entry.keys() != wanted.keys() or any(
-                _form(entry[name]) != wanted[name] for name in wanted):
+        # timm's Lookahead adds its slow weights after several updates only.
+        if not isinstance(entry, dict) or entry.keys() - {_LOOKAHEAD} != wanted.keys() - {_LOOKAHEAD} or any(
+                _form(entry[name]) != wanted[name] for name in wanted) or not isinstance(
+                entry.get(_LOOKAHEAD, torch.zeros(0)), torch.Tensor):
             yield f"the state of its optimiser for parameter {number} is of another kind or shape"
             return
 

@@ -235,7 +235,8 @@ def open_test(
     if val is not None and not part.holdout and test.split == val.split:
         raise DataError(f"data.test_split is {part.test_split!r}, and the recipe validates on the same pictures "
                         f"({val.split}): a test is on pictures that nothing was chosen by. Set data.holdout=0.1, to "
-                        "validate on a tenth of the training pictures, or name another split.")
+                        "validate on a tenth of the training pictures, or name another split; both make another "
+                        "training, with an --out of its own.")
     return test
 
 

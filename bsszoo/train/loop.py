@@ -123,7 +123,9 @@ class _Run:
         self.division = task.division
         state = place.from_first(folder.load() if place.first else None)
         if state is not None and state["data"] != task.mark:
-            raise RecipeError(f"{folder.path} holds a training on other data: {state['data']} there, {task.mark} now.")
+            raise RecipeError(f"{folder.path} holds a training on other data: {state['data']} there, {task.mark} now. "
+                              "Give the pictures that it began with, or another --out. Version 0.1.0 read fewer kinds "
+                              "of files, and took hidden folders for classes.")
 
         # -- the network, on its device
         seed_pass(torch.device("cpu"), run.seed)

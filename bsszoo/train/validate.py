@@ -14,7 +14,7 @@ from bsszoo.errors import DataError, SettingsError
 from bsszoo.texts import one_line
 from bsszoo.train.batches import evaluation_batches, plain
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
-from bsszoo.train.data import Pictures, Split, Stream, open_split, open_splits, split_notes
+from bsszoo.train.data import Pictures, Split, Stream, class_names, has_split, open_split, open_splits, split_notes
 from bsszoo.train.devices import joined
 from bsszoo.train.evaluation import Accuracy, evaluate
 from bsszoo.train.recipe import ModelPart, OptimPart, Recipe, SchedulePart, read_recipe, with_values
@@ -79,8 +79,12 @@ def validate(
     with ExitStack() as stack:
         place = stack.enter_context(joined(device))
         names = _label_names(network, labels)
+        assumed: tuple[str, ...] = ()
+        if names is None and trained:
+            # Trainings of version 0.1.0 named their classes only where there were as many as outputs.
+            names, assumed = _names_of_training(recipe, data)
         split, notes = _opened(recipe, data, names, held_out=trained and "val_split" not in (settings or {}))
-        for note in notes:
+        for note in (*assumed, *notes):
             if on_note is not None and place.first:
                 on_note(note)
         channels_last = recipe.run.channels_last
@@ -106,6 +110,18 @@ def _label_names(network: Any, labels: Sequence[str] | None) -> tuple[str, ...] 
     return tuple(found) if fits and len(set(found)) == outputs else None
 
 
+def _names_of_training(recipe: Recipe, data: str | Path | None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The classes of a training whose weights do not name them, from its training split where that is there."""
+    part, outputs = recipe.data, recipe.model.num_classes
+    if data is None or not has_split(part, data, part.train_split):
+        return None, ()
+    found = class_names(open_split(part, data, training=True, num_classes=outputs))
+    if found is None:
+        return None, ()
+    return (*found, *(f"class {i}, not trained" for i in range(len(found), outputs))), (
+        f"the weights do not name their classes; taken are those of the training split: {_listed(found)}",)
+
+
 def _opened(
     recipe: Recipe, data: str | Path | None, names: tuple[str, ...] | None, *, held_out: bool,
 ) -> tuple[Split, tuple[str, ...]]:
@@ -124,9 +140,16 @@ def _opened(
         split = open_split(part, data, training=False, num_classes=sys.maxsize if folder else outputs)
         own = split.source.classes if isinstance(split, Pictures) else None
         names = _imagenet_names(own or (), outputs)
+        if names is not None:
+            split = open_split(part, data, training=False, num_classes=outputs, classes=names, whole=False)
+            return split, (*split_notes(split), "the weights do not name their classes; assumed is the order of "
+                           "ImageNet's ids, by which the folders are named")
     if names is not None:
         split = open_split(part, data, training=False, num_classes=outputs, classes=names, whole=False)
-        return split, split_notes(split)
+        by_number = isinstance(split, Stream) or (split.source.classes is None and not _is_synthetic(part.dataset))
+        return split, (*split_notes(split), *([
+            f"{part.dataset} does not name its classes; assumed is that its numbers are those of training"]
+            if by_number else []))
     notes = split_notes(split)
     if own is not None and folder:
         if len(own) != outputs:
@@ -139,6 +162,10 @@ def _opened(
         notes += ("the weights do not name their classes; assumed is that they were trained on the same numbers of "
                   f"{part.dataset}",)
     return split, notes
+
+
+def _is_synthetic(dataset: str) -> bool:
+    return dataset.partition("/")[0] == "synthetic"
 
 
 def _imagenet_names(classes: Sequence[str], outputs: int) -> tuple[str, ...] | None:

@@ -484,3 +484,18 @@ def test_a_flipped_bit_of_finished_weights_is_not_published(trained: Path, tmp_p
     file.write_bytes(bytes(data))
     with pytest.raises(WeightsError, match="not those that its config"):
         push(out, "me/net", dry_run=tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("optimizer", ["lookahead_sgd", "lookahead_adamw"])
+def test_a_training_whose_optimiser_adds_to_its_state_late_goes_on_to_the_same_weights(
+    tmp_path: Path, optimizer: str
+) -> None:
+    file = tmp_path / "r.yaml"
+    text = TEXT.replace("optim: {lr", f"optim: {{name: {optimizer}, lr")
+    file.write_text(text.replace("synthetic/32", "synthetic/128"))
+    recipe = read_recipe(file)
+    with pytest.raises(StoppedError):  # after 8 updates, of which the 6th adds
+        loop.train(recipe, None, tmp_path / "broken", device="cpu", watcher=_StopAfter(1))
+    assert gone_on(recipe, tmp_path / "broken")[1] == []
+    loop.train(recipe, None, tmp_path / "whole", device="cpu")
+    assert digest(tmp_path / "broken" / "model.safetensors") == digest(tmp_path / "whole" / "model.safetensors")

@@ -462,6 +462,23 @@ def test_weights_without_names_say_what_is_assumed_or_are_refused(trained: tuple
     assert "top-1 100.000%" in done.output
 
 
+def test_a_training_of_version_010_has_the_classes_of_its_training_split(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, data = trained
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    config = json.loads((old / "config.json").read_text())
+    del config["label_names"]
+    (old / "config.json").write_text(json.dumps(config))
+    some = subset(data, tmp_path / "some", {"bee": "bee", "cat": "cat"})
+    shutil.copytree(data / "train", some / "train")
+    notes: list[str] = []
+    found = validate(old, some, device="cpu", on_note=notes.append)
+    assert (found.top1, found.pictures) == (100, 16)
+    assert notes[0] == ("the weights do not name their classes; taken are those of the training split: ant, bee, cat")
+
+
 def test_folders_of_imagenets_classes_get_imagenets_labels(tmp_path: Path) -> None:
     from timm.data import ImageNetInfo
 
@@ -476,8 +493,11 @@ def test_folders_of_imagenets_classes_get_imagenets_labels(tmp_path: Path) -> No
     with torch.no_grad():
         network.get_classifier().bias.copy_(torch.arange(1000) == info.label_names().index("n02123045"))
     torch.save(network.state_dict(), tmp_path / "mine.pth")
-    found = validate(code, tmp_path, weights=str(tmp_path / "mine.pth"), device="cpu", settings={"image_size": 32})
+    notes: list[str] = []
+    found = validate(code, tmp_path, weights=str(tmp_path / "mine.pth"), device="cpu", settings={"image_size": 32},
+                     on_note=notes.append)
     assert (found.top1, found.pictures) == (50, 2)
+    assert "assumed is the order of ImageNet's ids" in notes[-1]
 
 
 def test_more_outputs_than_classes_are_said_and_named(trained: tuple[Path, Path], tmp_path: Path) -> None:

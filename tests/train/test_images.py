@@ -150,6 +150,16 @@ def test_a_pipe_is_not_waited_for_and_a_dead_link_is_named(tmp_path: Path) -> No
         check_image(dead)
 
 
+def test_a_link_in_a_circle_is_named_or_left_out_as_a_file(tmp_path: Path) -> None:
+    save(tmp_path / "cat" / "a.jpg")
+    (tmp_path / "cat" / "round").symlink_to("round")
+    (tmp_path / "cat" / ".round").symlink_to(".round")
+    assert relative(tmp_path, scan_class_folders(tmp_path).files) == ["cat/a.jpg"]
+    (tmp_path / "cat" / "b.jpg").symlink_to("b.jpg")
+    with pytest.raises(DataError, match=r"b\.jpg cannot be read: Too many levels"):
+        check_image(scan_class_folders(tmp_path).files[-1])
+
+
 def test_no_class_is_said(tmp_path: Path) -> None:
     save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="There is no class folder in"):

@@ -37,7 +37,8 @@ def test_a_batch_without_a_divisor_is_refused_and_near_ones_are_proposed(
 ) -> None:
     words = refused(tmp_path, f"optim.batch_size={batch}", f"run.device_batch={most}")
     assert f"optim.batch_size is {batch}, which is divided into passes of {size} picture" in words
-    assert words.endswith(f"Set optim.batch_size to {near}.")
+    assert f"Set optim.batch_size to {near}, or run.device_batch to " in words or words.endswith(
+        f"Set optim.batch_size to {near}.")
     for number in re.findall(r"\d+", near):
         division = divide(small_recipe(tmp_path, f"optim.batch_size={number}", f"run.device_batch={most}"), 5000, 1)
         assert division.size > 1
@@ -57,8 +58,10 @@ def test_pairs_are_mixed_of_even_passes_only(tmp_path: Path, batch: int, size: i
         words = refused(tmp_path, f"optim.batch_size={batch}", "run.device_batch=128", mixing)
         assert f"passes of {size} pictures" in words
         assert "mix pairs, and so take an even number" in words
-        for number in re.findall(r"\d+", words.rpartition("Set optim.batch_size to ")[2]):
-            recipe = small_recipe(tmp_path, f"optim.batch_size={number}", "run.device_batch=128", mixing)
+        batches, _, passes = words.rpartition("Set optim.batch_size to ")[2].partition(", or run.device_batch to ")
+        ways = [(number, 128) for number in re.findall(r"\d+", batches)]
+        for number, most in [*ways, *((batch, wide) for wide in re.findall(r"\d+", passes))]:
+            recipe = small_recipe(tmp_path, f"optim.batch_size={number}", f"run.device_batch={most}", mixing)
             even = divide(recipe, 5000, 1).size
             assert even % 2 == 0
             images, _ = Objective(recipe).mixed(torch.zeros(even, 3, 8, 8), torch.zeros(even, dtype=torch.int64))
