@@ -253,7 +253,7 @@ def unseen_split(part: DataPart, path: str | Path | None) -> str:
 
 def has_split(part: DataPart, path: str | Path | None, split: str) -> bool:
     """Whether there is a folder of a split; of other data sets than folders the reader says so when it opens one."""
-    if not _is_folder(part.dataset) or path is None:
+    if not is_folder(part.dataset) or path is None:
         return True
     return _split_folder(Path(path).expanduser(), split) is not None
 
@@ -287,7 +287,7 @@ def open_split(
     """
     name = part.dataset
     split = part.train_split if training else part.val_split
-    if name.partition("/")[0] == "synthetic":
+    if is_synthetic(name):
         return _open_synthetic(part, split, num_classes)
     if path is None:
         raise DataError(f"The data set {name!r} is read from a folder: give it with --data.")
@@ -297,7 +297,7 @@ def open_split(
     if name.lower().startswith(("wds/", "tfds/", "hfids/")):
         return _open_stream(name, root, split, training=training)
     source: _Source
-    if _is_folder(name):
+    if is_folder(name):
         folder = _split_folder(root, split)
         if folder is None:
             raise _no_split(root, split, training=training)
@@ -311,7 +311,7 @@ def open_split(
         _relabel(source, classes, what, whole=whole)
     _check_labels(source, num_classes, what)
     pictures = Pictures(source, np.arange(len(source.labels), dtype=np.int64), split)
-    if _is_folder(name) and len(pictures) <= CHECKED_FILES:
+    if is_folder(name) and len(pictures) <= CHECKED_FILES:
         check_files(pictures)
     return pictures
 
@@ -327,7 +327,13 @@ def check_files(pictures: Pictures, progress: Callable[[int, int], None] | None 
             progress(place + 1, len(pictures))
 
 
-def _is_folder(name: str) -> bool:
+def is_synthetic(name: str) -> bool:
+    """Whether a data set's name is that of made-up pictures."""
+    return name.partition("/")[0] == "synthetic"
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set's name is that of image folders."""
     return name.lower() in ("", "folder", "imagefolder")
 
 

@@ -14,7 +14,18 @@ from bsszoo.errors import DataError, SettingsError
 from bsszoo.texts import one_line
 from bsszoo.train.batches import evaluation_batches, plain
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
-from bsszoo.train.data import Pictures, Split, Stream, class_names, has_split, open_split, open_splits, split_notes
+from bsszoo.train.data import (
+    Pictures,
+    Split,
+    Stream,
+    class_names,
+    has_split,
+    is_folder,
+    is_synthetic,
+    open_split,
+    open_splits,
+    split_notes,
+)
 from bsszoo.train.devices import joined
 from bsszoo.train.evaluation import Accuracy, evaluate
 from bsszoo.train.recipe import ModelPart, OptimPart, Recipe, SchedulePart, read_recipe, with_values
@@ -135,7 +146,7 @@ def _opened(
                             f"{_listed(names)}: the pictures that were held out of its training are not those of this "
                             "folder. Give the folder that it was trained on, or --split to measure on another split.")
         return split, split_notes(split)
-    folder = part.dataset.lower() in ("", "folder", "imagefolder")
+    folder = is_folder(part.dataset)
     if names is None:
         split = open_split(part, data, training=False, num_classes=sys.maxsize if folder else outputs)
         own = split.source.classes if isinstance(split, Pictures) else None
@@ -146,7 +157,7 @@ def _opened(
                            "ImageNet's ids, by which the folders are named")
     if names is not None:
         split = open_split(part, data, training=False, num_classes=outputs, classes=names, whole=False)
-        by_number = isinstance(split, Stream) or (split.source.classes is None and not _is_synthetic(part.dataset))
+        by_number = isinstance(split, Stream) or (split.source.classes is None and not is_synthetic(part.dataset))
         return split, (*split_notes(split), *([
             f"{part.dataset} does not name its classes; assumed is that its numbers are those of training"]
             if by_number else []))
@@ -162,10 +173,6 @@ def _opened(
         notes += ("the weights do not name their classes; assumed is that they were trained on the same numbers of "
                   f"{part.dataset}",)
     return split, notes
-
-
-def _is_synthetic(dataset: str) -> bool:
-    return dataset.partition("/")[0] == "synthetic"
 
 
 def _imagenet_names(classes: Sequence[str], outputs: int) -> tuple[str, ...] | None:
