@@ -39,3 +39,11 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shapes_coco.write_split(root, "train", 24, 0)
     shapes_coco.write_split(root, "val", 8, 1)
     return root
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of runs and studies without their plots."""
+    for name, empty in (("page._side_by_side", ""), ("page._plots", ""), ("page._learnt", ()),
+                        ("study_page.best_so_far", "")):
+        monkeypatch.setattr(f"bsszoo.report.{name}", lambda *_, empty=empty: empty)

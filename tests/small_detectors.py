@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
+
 from bsszoo.detection.recipe import DetectionRecipe, read_any_recipe
 
 MASKS = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
@@ -45,5 +47,7 @@ def environment() -> dict[str, str]:
 
 
 def run(folder: Path, data: Path, out: Path, *assignments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, data, out, *assignments, processes=processes), capture_output=True,
-                          text=True, env=environment())
+    words = command(folder, data, out, *assignments, processes=processes)
+    if processes == 1:
+        return forked.run(words[1:], env=environment())
+    return subprocess.run(words, capture_output=True, text=True, env=environment())

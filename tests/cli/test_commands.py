@@ -9,16 +9,14 @@ import subprocess
 import sys
 import time
 
+import forked
 import pytest
 
 from bsszoo.codes import FAMILIES
 
 
 def _bsszoo(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "bsszoo.cli.main", *arguments],
-        cwd=cwd, capture_output=True, text=True, check=False,
-    )
+    return forked.run(["-m", "bsszoo", *arguments], cwd=cwd)
 
 
 def test_list_as_json_and_as_a_table(tmp_path):

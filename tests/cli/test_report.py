@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import optuna
 import pytest
 from report.test_page import Page
@@ -243,8 +242,7 @@ def test_a_file_elsewhere_is_asked_for_without_a_password(run, tmp_path):
 @pytest.mark.usefixtures("plain")
 def test_the_command_prints_what_it_wrote_and_exits_2_on_a_mistake(tmp_path):
     def bsszoo(*arguments):
-        return subprocess.run([sys.executable, "-m", "bsszoo.cli.main", "report", *arguments], cwd=tmp_path,
-                              capture_output=True, text=True, check=False)
+        return forked.run(["-m", "bsszoo", "report", *arguments], cwd=tmp_path)
 
     done = bsszoo("plain.db", "--study", "lr search")
     assert done.returncode == 0, done.stderr

@@ -48,17 +48,10 @@ def judge() -> Judge:
     return Judge()
 
 
-@pytest.fixture
-def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page takes longer to draw than these searches."""
-    monkeypatch.setattr("bsszoo.report.page.write_report", lambda *_, **__: None)
-
-
 def confirmed(judge: Judge, folder, **settings):
     return bsszoo.compress("mobilenetv2", evaluator=judge, out=folder, **{**SMALL, **settings})
 
 
-@pytest.mark.usefixtures("_no_page")
 def test_the_best_code_and_the_uniform_network_are_trained_afresh_and_random_codes_once_each(judge, tmp_path):
     result = confirmed(judge, tmp_path, confirm=3)
     rows = result.confirmation.rows
@@ -91,7 +84,6 @@ def test_it_is_kept_and_shown_and_not_trained_again(judge, tmp_path):
         assert sentence.replace("&", "&amp;") in text
 
 
-@pytest.mark.usefixtures("_no_page")
 def test_another_best_code_is_confirmed_anew_and_the_controls_are_not(judge, tmp_path):
     first = confirmed(judge, tmp_path, confirm=2)
     calls = len(judge.calls)
@@ -100,7 +92,6 @@ def test_another_best_code_is_confirmed_anew_and_the_controls_are_not(judge, tmp
     assert judge.calls[calls:] == [(longer.best.code, 0), (longer.best.code, 1)]
 
 
-@pytest.mark.usefixtures("_no_page")
 def test_stopped_in_the_middle_only_the_rest_is_trained(judge, tmp_path):
     judge.stop_at = 5
     with pytest.raises(KeyboardInterrupt):
@@ -112,7 +103,6 @@ def test_stopped_in_the_middle_only_the_rest_is_trained(judge, tmp_path):
     assert [len(r.tests) for r in result.confirmation.rows] == [3, 1, 1, 1, 3]
 
 
-@pytest.mark.usefixtures("_no_page")
 def test_machines_that_share_a_study_share_the_trainings(judge, tmp_path):
     shared = {"storage": f"sqlite:///{tmp_path / 'shared.db'}", "study": "s", "confirm": 2}
     one = confirmed(judge, tmp_path / "a", **shared)
@@ -133,7 +123,6 @@ def test_a_training_that_fails_is_a_note_and_nothing_is_claimed_by_it(judge, tmp
     assert "every training failed" in (tmp_path / "b" / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("_no_page")
 def test_nothing_is_confirmed_where_it_was_not_asked_for_or_cannot_be(judge, tmp_path):
     assert confirmed(judge, tmp_path / "a", confirm=0).confirmation is None
     assert judge.calls == []

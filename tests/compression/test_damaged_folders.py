@@ -26,14 +26,10 @@ STRANGE = (None, True, -1, 0, 1e308, 10**25, "", "x" * 5000, "\x1b[2J", [], [[]]
 
 @pytest.fixture(scope="module", autouse=True)
 def _small():
-    """Few candidates and no plots: they take longer than all else here, and read nothing from the folder."""
+    """Few candidates and no page at the end of a run: they take longer than all else here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(make_plan.__kwdefaults__, "candidates", 300)
         patch.setattr("bsszoo.report.page.write_report", lambda *_, **__: None)
-        patch.setattr("bsszoo.report.page._side_by_side", lambda *_: "")
-        patch.setattr("bsszoo.report.page._plots", lambda *_: "")
-        patch.setattr("bsszoo.report.page._learnt", lambda *_: ())
-        patch.setattr("bsszoo.report.study_page.best_so_far", lambda *_: "")
         patch.setattr("bsszoo.compression.reopen.insight_of_rows", lambda *_: None)
         yield
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
+import forked
 import optuna
 import pytest
 
@@ -103,12 +103,11 @@ def test_a_full_disk_is_told_in_words_and_the_run_goes_on_later(tmp_path):
         "sys.argv = ['bsszoo', 'compress', 'mobilenetv2', '--flops', '130M', '--trials', '32', '--no-latency', "
         "'--out', 'run']\nbsszoo.cli.main.main()\n"
     )
-    command = [sys.executable, str(script)]
-    full = subprocess.run([*command, "full"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    full = forked.run([script, "full"], tmp_path)
     assert full.returncode == 1
     assert "cannot be written" in full.stderr
     assert "Traceback" not in full.stderr
-    subprocess.run([*command, "free"], cwd=tmp_path, check=True, capture_output=True)
+    assert forked.run([script, "free"], tmp_path).returncode == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["trials"]["complete"] == 32
 
 

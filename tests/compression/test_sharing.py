@@ -34,12 +34,6 @@ def dies(code):
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
-    """The page takes longer to draw than these searches."""
-    monkeypatch.setattr("bsszoo.report.page.write_report", lambda *_, **__: None)
-
-
 def _blocks(code):
     return float(sum(code.depths))
 

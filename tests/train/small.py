@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
+
 from bsszoo.train.recipe import Recipe, read_recipe
 
 CODE = "mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1"
@@ -43,5 +45,7 @@ def environment() -> dict[str, str]:
 
 
 def run(folder: Path, out: Path, *assignments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, out, *assignments, processes=processes), capture_output=True, text=True,
-                          env=environment())
+    words = command(folder, out, *assignments, processes=processes)
+    if processes == 1:
+        return forked.run(words[1:], env=environment())
+    return subprocess.run(words, capture_output=True, text=True, env=environment())

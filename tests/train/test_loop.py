@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from forked import Command
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from train.small import CODE, command, environment, run, small_recipe
@@ -80,8 +81,7 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
 ) -> None:
     out, rng, kills = tmp_path / "out", random.Random(workers), 0
     for _ in range(20):
-        process = subprocess.Popen(command(tmp_path, out, f"run.workers={workers}"), env=environment(),
-                                   stderr=subprocess.PIPE, text=True)
+        process = Command(command(tmp_path, out, f"run.workers={workers}")[1:], env=environment())
         # From the first checkpoint of this start on, at a random moment.
         before = (out / "last.pt").stat().st_mtime_ns if (out / "last.pt").exists() else 0
         while process.poll() is None:
@@ -90,16 +90,16 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
                 break
             time.sleep(0.01)
         if kills < 2 and process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             kills += 1
-        _, said = process.communicate()
-        if process.returncode == 0 and kills:
+        done = process.wait()
+        if done.returncode == 0 and kills:
             break
-        if process.returncode == 0:  # on a busy machine it may have ended before it was looked at
+        if done.returncode == 0:  # on a busy machine it may have ended before it was looked at
             shutil.rmtree(out)
             continue
-        assert process.returncode == -signal.SIGKILL, said
-    assert process.returncode == 0
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.returncode == 0
     assert kills
     one, other = load_file(unbroken / "model.safetensors"), load_file(out / "model.safetensors")
     assert all(torch.equal(one[k], other[k]) for k in one)

@@ -49,7 +49,7 @@ def wait_for(what: object, seconds: float) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_reader_goes_on_as_long_as_its_training_however_slow_an_update_is(number: signal.Signals) -> None:
     training = subprocess.Popen([sys.executable, "-c", TRAINING, "600"], stdout=subprocess.PIPE, text=True)
     assert training.stdout is not None

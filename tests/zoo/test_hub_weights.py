@@ -24,7 +24,7 @@ from bsszoo.codes.named import named_entries
 from bsszoo.nets import build
 
 CHILD = '''
-import dataclasses, json, sys, time
+import dataclasses, json, os, sys, time
 import torch
 import bsszoo.nets
 from bsszoo.errors import BssZooError
@@ -61,6 +61,8 @@ def broken_in_the_cache(source):
 for line in sys.stdin:
     case = json.loads(line)
     started, out = time.monotonic(), {}
+    os.environ.pop("BSSZOO_HUB_ORG", None)
+    os.environ.update(case.get("env", {}))
     try:
         action = {"create": create, "timm": through_timm, "sum": checked_sum, "cut": broken_in_the_cache}[case["do"]]
         net = action(*case["args"], **case.get("kwargs", {}))
@@ -76,15 +78,33 @@ for line in sys.stdin:
 '''
 
 
-def run(cases: dict[str, dict[str, Any]], endpoint: str, home: Path, **env: str) -> dict[str, dict[str, Any]]:
-    """What each case gives in one fresh process that talks to the Hub at this address."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD], check=True, text=True, timeout=300, stdout=subprocess.PIPE,
-        input="".join(json.dumps(case) + "\n" for case in cases.values()),
-        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
-             "NO_PROXY": "127.0.0.1", **env},
-    )
-    return dict(zip(cases, map(json.loads, done.stdout.splitlines()), strict=True))
+class User:
+    """A process that talks to the Hub at an address, with a cache in ``home``."""
+
+    def __init__(self, endpoint: str, home: Path, **env: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CHILD], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
+                 "NO_PROXY": "127.0.0.1", **env})
+
+    def run(self, cases: dict[str, dict[str, Any]], **settings: Any) -> dict[str, dict[str, Any]]:
+        """What each case gives; ``settings`` go to those that create a network."""
+        return {name: self._ask({**case, "kwargs": {**case.get("kwargs", {}), **settings}})
+                for name, case in cases.items()}
+
+    def _ask(self, case: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(case) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return found
+
+    def end(self) -> None:
+        """Let it end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait() == 0
 
 
 def create(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -204,23 +224,29 @@ def runs(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     """The cases with the Hub, then without it and with the first run's cache, then without both."""
     home, bare = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bare")
     with hub.serve() as endpoint:
+        user = User(endpoint, home)
         by_commit = create(NAME, pretrained=f"hf-hub:someone/copy@{hub.commit}")  # type: ignore[attr-defined]
-        online = run({**ONLINE, "commit": by_commit, "again": ONLINE["source"]}, endpoint, home)
-        breaks_off = run({"cut": create(NAME, pretrained="hf-hub:someone/cut")}, endpoint, bare)
+        online = user.run({**ONLINE, "commit": by_commit, "again": ONLINE["source"]})
+        breaks_off = user.run({"cut": create(NAME, pretrained="hf-hub:someone/cut")}, cache_dir=str(bare))
         hub.faults.clear()
-        breaks_off |= run({"whole": create(NAME, pretrained="hf-hub:someone/cut")}, endpoint, bare)
-        named = run({"org": create(NAME, pretrained=True), "name": create("shoes", pretrained=True)}, endpoint, home,
-                    BSSZOO_HUB_ORG="acme")
-    # The server is gone: the same address now refuses connections.
+        breaks_off |= user.run({"whole": create(NAME, pretrained="hf-hub:someone/cut")}, cache_dir=str(bare))
+        of_acme = {"org": create(NAME, pretrained=True), "name": create("shoes", pretrained=True)}
+        named = user.run({name: {**case, "env": {"BSSZOO_HUB_ORG": "acme"}} for name, case in of_acme.items()})
+    user.end()
+    # The server is gone: the same address now refuses connections, of a process that has none open.
     cases = {"searched": create(NAME, pretrained=True), "original": create("resnet18", pretrained=True)}
-    return {
+    user, offline = User(endpoint, home), User(endpoint, home, HF_HUB_OFFLINE="1")
+    found = {
         "online": online,
         "breaks off": breaks_off,
         "organisation by environment": named,
-        "cached": run(cases, endpoint, home),
-        "offline": run(cases, endpoint, home, HF_HUB_OFFLINE="1"),
-        "unreachable": run(cases, endpoint, bare),
+        "cached": user.run(cases),
+        "offline": offline.run(cases),
+        "unreachable": user.run(cases, cache_dir=str(bare)),
     }
+    user.end()
+    offline.end()
+    return found
 
 
 @pytest.mark.parametrize("case", ["published", "tag", "tag by argument", "source", "revision", "commit",
