@@ -99,14 +99,37 @@ def naive_mbconv(columns: Columns, *, size: int, kernels: tuple[int, ...], squee
     return sums
 
 
+def naive_regnet(columns: Columns, *, squeeze: bool) -> Sums:
+    """RegNet codes at 224 px, layer by layer."""
+    sums, side = Sums(columns.shape[1]), 112
+    sums.conv(27 * 32, 32, side * side)
+    width = np.full_like(columns[0], 32)
+    for i in range(4):
+        out, depth, group = columns[i], columns[4 + i], columns[8 + i]
+        before, side = side * side, side // 2
+        for inside, times, first in ((width, 1, True), (out, depth - 1, False)):
+            sums.conv(inside * out, out, before if first else side * side, times)
+            sums.conv(9 * out * group, out, side * side, times)
+            if squeeze:
+                sums.gate(out, np.maximum(1, np.rint(inside / 4).astype(np.int64)), times)
+            sums.conv(out * out, out, side * side, times)
+            if first:
+                sums.conv(inside * out, out, side * side)
+        width = out
+    sums.linear(width)
+    return sums
+
+
 def naive(family: str, rows: Columns) -> tuple[Columns, Columns, Columns]:
     """MACs, parameters and activations of n codes [n, d] of a family, by the naive count."""
     columns = np.ascontiguousarray(rows.T)
     if family.startswith("resnet"):
         sums = naive_resnet(columns, bottleneck=family == "resnet50")
+    elif family.startswith("regnet"):
+        sums = naive_regnet(columns, squeeze=family == "regnety")
     else:
         data = FAMILIES[family]
-        sums = naive_mbconv(columns, size=data.image_size, kernels=data.kernels, squeeze=data.squeeze_excite)
+        sums = naive_mbconv(columns, size=data.image_size, kernels=data.kernels, squeeze=family != "mobilenetv2")
     return sums.macs, sums.params, sums.activations
 
 

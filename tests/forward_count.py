@@ -153,3 +153,26 @@ def detector_cost(
         params += (256 * 49 + 1) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * (91 + 364)
         params += 4 * (9 * 256 + 1) * 256 + (4 * 256 + 1) * 256 + (256 + 1) * 91
     return backbone.macs + macs, backbone.params + params
+
+
+def regnet(
+    c: Sequence[int], n: Sequence[int], g: Sequence[int], stem: int, *, squeeze: bool,
+    size: tuple[int, int] = (224, 224), in_chans: int = 3, classes: int = 1000,
+) -> Walk:
+    """RegNetX, or RegNetY with ``squeeze``: widths ``c``, depths ``n`` and group widths ``g``."""
+    net = Walk(in_chans, *size)
+    net.conv_bn(stem, 3, 2)
+    for width, blocks, group in zip(c, n, g, strict=True):
+        for i in range(blocks):
+            before = (net.c, net.h, net.w)
+            stride = 2 if i == 0 else 1
+            net.conv_bn(width, 1)
+            net.conv_bn(width, 3, stride, groups=width // group)
+            if squeeze:
+                net.squeeze_excite(max(1, round(before[0] * 0.25)))
+            net.conv_bn(width, 1)
+            if stride == 2 or before[0] != width:
+                net.projection(*before, width, stride)
+    if classes:
+        net.linear(classes)
+    return net

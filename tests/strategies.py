@@ -8,27 +8,32 @@ from bsszoo.codes import FAMILIES, Code
 
 FAMILY_NAMES = sorted(FAMILIES)
 RESNETS = ("resnet18", "resnet50")
+REGNETS = ("regnetx", "regnety")
 
 
 @st.composite
 def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_parts: bool = True) -> Code:
     """Any code of any family, with odd widths and, unless told otherwise, fixed parts of its own."""
     family = draw(st.sampled_from(FAMILY_NAMES))
-    stages = 4 if family in RESNETS else 6
+    mbconv = family not in RESNETS + REGNETS
+    stages = 6 if mbconv else 4
     width, depth = st.integers(1, max_width), st.integers(1, max_depth)
     parts: dict[str, object] = {}
     if family == "resnet50":
         parts["bottlenecks"] = tuple(draw(width) for _ in range(stages))
         if fixed_parts:
             parts["stride_in"] = draw(st.sampled_from(["3x3", "1x1"]))
-    if family not in RESNETS:
+    if mbconv:
         parts["expansions"] = tuple(draw(st.integers(1, 8)) for _ in range(stages))
     if fixed_parts:
-        names = ["stem_width", "image_size"] + ([] if family in RESNETS else ["stage2_width", "stage2_depth"])
+        names = ["stem_width", "image_size"] + (["stage2_width", "stage2_depth"] if mbconv else [])
         limits = {"stem_width": max_width, "stage2_width": max_width, "stage2_depth": max_depth, "image_size": 512}
         for name in names:
             if draw(st.booleans()):
                 parts[name] = draw(st.integers(1, limits[name]))
     widths = tuple(draw(width) for _ in range(stages))
+    if family in REGNETS:
+        parts["group_widths"] = tuple(draw(st.integers(1, min(c, 64))) for c in widths)
+        widths = tuple(c // g * g for c, g in zip(widths, parts["group_widths"], strict=True))
     depths = tuple(draw(depth) for _ in range(stages))
     return Code(family, widths, depths, **parts)  # type: ignore[arg-type]

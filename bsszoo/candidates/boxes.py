@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bsszoo.candidates.limits import Bounds
 from bsszoo.codes.chain import KINDS, Chain
+from bsszoo.codes.families import family_of
 from bsszoo.codes.space import Space
 
 IntArray = NDArray[np.int64]
@@ -48,7 +49,7 @@ def whole(space: Space) -> Boxes:
     low = np.zeros((1, len(space.axes)), dtype=np.int64)
     high = np.array([[len(axis) - 1 for axis in space.axes]])
     narrower = sum(width < space.stem_width for width in space.widths[0])
-    if not narrower or narrower == len(space.widths[0]) or space.template.bottlenecks == ():
+    if not narrower or narrower == len(space.widths[0]) or not family_of(space.family).loses_projection:
         return Boxes(low, high)
     below, rest = high.copy(), low.copy()
     below[0, 0], rest[0, 0] = narrower - 1, narrower

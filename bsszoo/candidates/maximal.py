@@ -59,7 +59,7 @@ class GrowthInSpace:
         for j, length in enumerate(lengths):
             stage = j % stages
             # Beside a stem of fixed width a wider first stage can cost less: its projection falls away.
-            monotone = grows and not (j == 0 and family.block == "bottleneck")
+            monotone = grows and not (j == 0 and family.loses_projection)
             touched = [stage, *([stage + 1] if j < stages and stage + 1 < stages else [])]
             for step in range(1, 2 if monotone else length):
                 rows = np.flatnonzero(maximal & (places[:, j] + step < length))

@@ -17,9 +17,9 @@ def compress_command(
     network: Annotated[
         str,
         typer.Argument(metavar="FAMILY_OR_NAME", show_default=False,
-                       help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1,"
-                       " another name of `bsszoo list`, a code's text, or a detector, maskrcnn_ or retinanet_ and any "
-                       "of these, whose backbone is searched."),
+                       help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1, "
+                       "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, or a detector, "
+                       "maskrcnn_ or retinanet_ and any of these, whose backbone is searched."),
     ],
     flops: Annotated[
         str,

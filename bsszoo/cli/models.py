@@ -53,7 +53,7 @@ def list_command(
     show(model_list_table([
         ListRow(
             name=e.name, family=e.code.family, code=str(e.code), macs=e.cost.macs, params=e.cost.params,
-            paper=f"{e.paper.macs} {e.paper.params}",
+            paper=None if e.paper is None else f"{e.paper.macs} {e.paper.params}",
             weights="timm" if any(t.published for t in e.tags) else "none published", size=e.code.image_size,
         )
         for e in found
@@ -81,12 +81,14 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     code = resolve_code(network)
     show(code_summary(code, code_cost(code, image_size), image_size), "", stage_table(code, image_size))
     entry = entry_of(code)
-    if entry is not None:
+    if entry is not None and entry.paper is None:
+        say("", f"In the zoo as {entry.name}: {entry.title}, timm's network of that name.")
+    elif entry is not None and entry.paper is not None:
         say("", f"In the zoo as {entry.name}: {entry.paper.place}, printed there as {entry.paper.macs} FLOPs and "
             f"{entry.paper.params} parameters.", *(f"- {note}" for note in entry.notes))
     reasons = Space.of(code.family).reasons(code)
     if reasons:
-        say("", "Outside section B.2.2's ranges (it builds all the same): " + "; ".join(reasons) + ".")
+        say("", "Outside the ranges of the family's search space (it builds all the same): " + "; ".join(reasons) + ".")
 
 
 def _show_detector(detector: Detector, image_size: int | None) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
@@ -21,10 +21,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.codes.code import Code
-from bsszoo.codes.cost import _block_cost, _stages_of_columns
-from bsszoo.codes.detector import BESIDE_FEATURES, DetectorHead, head_cost
-from bsszoo.codes.layers import Block, Stage, block_layers, stages_of
+from bsszoo.codes.code import Code, stages_of
+from bsszoo.codes.cost import block_cost, blocks_by_stage, checked_size
+from bsszoo.codes.detector import DetectorHead, head_cost
+from bsszoo.codes.layers import Block
 from bsszoo.codes.space import Space
 from bsszoo.errors import CodeError, SpaceError
 
@@ -38,16 +38,17 @@ _EXACT: Final = 2**53
 
 _SHAPE = re.compile(
     r"(?P<kind>[a-z_]+?)_in(?P<in_width>\d+)_out(?P<out_width>\d+)_mid(?P<mid_width>\d+)_k(?P<kernel>\d+)"
-    r"_s(?P<stride>\d+)(?:_se(?P<squeeze_width>\d+))?_px(?P<size>\d+)(?P<stride1x1>_stride1x1)?"
+    r"_s(?P<stride>\d+)(?:_g(?P<group_width>\d+))?(?:_se(?P<squeeze_width>\d+))?_px(?P<size>\d+)(?P<stride1x1>_stride1x1)?"
 )
 
 
 class BlockShape(NamedTuple):
     """What the time of one block depends on, beside its family's activation function.
 
-    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``head_conv`` or ``classifier``; widths in channels,
-    ``mid_width`` as in ``layers.Block``; ``squeeze_width`` 0 without squeeze-and-excitation; ``size`` the side of the
-    block's input [px]; ``stride1x1`` whether a bottleneck has its stride on the first 1x1 convolution.
+    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``regnet``, ``head_conv`` or ``classifier``; widths in
+    channels, ``mid_width`` as in ``layers.Block``; ``squeeze_width`` 0 without squeeze-and-excitation; ``size`` the
+    side of the block's input [px]; ``stride1x1`` whether a bottleneck has its stride on the first 1x1 convolution;
+    ``group_width`` of a grouped 3x3 convolution, 0 of any other.
 
     Example:
         >>> shape = BlockShape("mbconv", 16, 24, 96, 3, 2, 0, 112)
@@ -66,9 +67,11 @@ class BlockShape(NamedTuple):
     squeeze_width: int
     size: int
     stride1x1: bool = False
+    group_width: int = 0
 
     def __str__(self) -> str:
-        gate = f"_se{self.squeeze_width}" if self.squeeze_width else ""
+        gate = f"_g{self.group_width}" if self.group_width else ""
+        gate += f"_se{self.squeeze_width}" if self.squeeze_width else ""
         return (f"{self.kind}_in{self.in_width}_out{self.out_width}_mid{self.mid_width}_k{self.kernel}_s{self.stride}"
                 f"{gate}_px{self.size}{'_stride1x1' if self.stride1x1 else ''}")
 
@@ -80,19 +83,19 @@ class BlockShape(NamedTuple):
             raise CodeError(f"{text!r} is no block; one is written like mbconv_in16_out24_mid96_k3_s2_px112 "
                             "(kind, channels in, out and inside, kernel, stride, side of its input).")
         parts = match.groupdict()
-        a, b, mid, kernel, stride, squeeze, size = (int(parts[name] or 0) for name in cls._fields[1:-1])
-        return cls(parts["kind"], a, b, mid, kernel, stride, squeeze, size, parts["stride1x1"] is not None)
+        numbers = {name: int(parts[name] or 0) for name in cls._fields if name not in ("kind", "stride1x1")}
+        return cls(kind=parts["kind"], stride1x1=parts["stride1x1"] is not None, **numbers)
 
 
 def block_shapes(code: Code) -> list[BlockShape]:
     """The shapes of all blocks of a code's network in the order of the forward, stem, head and classifier included."""
     out, size = [], (code.image_size, code.image_size)
     for stage in stages_of(code):
-        if stage.first.kind == "classifier":
+        if stage.first.pooled:
             size = (1, 1)
         for block in stage.blocks():
             out.append(_shape(block, size[0]))
-            size = _block_cost(block, size)[1]
+            size = block_cost(block, size)[1]
         size = (-(-size[0] // stage.pool), -(-size[1] // stage.pool))
     return out
 
@@ -111,7 +114,7 @@ def space_shapes(space: Space) -> list[BlockShape]:
 
 def _shape(block: Block[int], size: int) -> BlockShape:
     return BlockShape(block.kind, block.in_width, block.out_width, block.mid_width, block.kernel, block.stride,
-                      block.squeeze_width or 0, size, block.kind == "bottleneck" and block.stride_in == "1x1")
+                      block.squeeze_width or 0, size, block.stride_in == "1x1", block.group_width or 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,18 +218,17 @@ def _stage_terms(
     columns = np.ascontiguousarray(space.rows(places).T, dtype=np.float64)
     kinds = len(KINDS) + (block_value is not None)
     total = np.zeros((kinds, len(p)))
-    for i, blocks in enumerate(_grouped(list(_walk(space.template, columns)), n)):
-        if i != stage:
-            continue
-        for block, times, size in blocks:
-            # A detector takes the features before a classifier's own layers.
-            beside = space.head is not None and block.kind in BESIDE_FEATURES
-            cost, _ = _block_cost(block, size)
-            for kind, one in enumerate(cost if not beside else ()):
-                total[kind] += one * times
-            total[3] += sum(layer.present for layer in block_layers(block) if layer.role == "main") * times
-            if block_value is not None and not beside:
-                total[4] += _values(block, times, size[0], block_value, known) * times
+    template = space.template
+    side = checked_size(template.image_size)
+    for block, times, size in blocks_by_stage(template, columns, side, 1000, 3)[stage]:
+        # A detector takes the features before a classifier's own layers.
+        beside = space.head is not None and not block.in_features
+        cost, _ = block_cost(block, size)
+        for kind, one in enumerate(cost if not beside else ()):
+            total[kind] += one * times
+        total[3] += sum(layer.present for layer in block.layers() if layer.role == "main") * times
+        if block_value is not None and not beside:
+            total[4] += _values(block, times, size[0], block_value, known) * times
     if space.head is not None:
         _add_head(total, space.head, space.template, stage, n, columns[stage])
     return total.astype(np.int64).reshape(kinds, *shape)
@@ -244,43 +246,19 @@ def _add_head(total: Any, head: DetectorHead, template: Code, stage: int, stages
             total[kind] += amount
 
 
-def _walk(template: Code, columns: Any) -> Iterator[tuple[Stage[Any], list[tuple[Block[Any], Any, tuple[int, int]]]]]:
-    """The stages, each with its blocks: (block, how many times, size of its input), the size the same for all codes."""
-    size = (template.image_size, template.image_size)
-    for stage in _stages_of_columns(template, columns, 1000, 3):
-        if stage.first.kind == "classifier":
-            size = (1, 1)
-        inside = size
-        size = _block_cost(stage.first, size)[1]
-        blocks = [(stage.first, columns[0] * 0 + 1, inside)]
-        if stage.first is not stage.rest:
-            blocks.append((stage.rest, stage.depth - 1, size))
-        yield stage, blocks
-        size = (-(-size[0] // stage.pool), -(-size[1] // stage.pool))
-
-
-def _grouped(walked: list[Any], n: int) -> list[list[Any]]:
-    """The blocks of each of the n searched stages; what stands before them goes to the first, the head to the last."""
-    resnet = walked[1][0].first.kind != "mbconv"
-    first = 1 if resnet else 2  # the stem, and MobileNetV2's fixed stage 2
-    groups: list[list[Any]] = [[] for _ in range(n)]
-    for k, (_, blocks) in enumerate(walked):
-        groups[min(max(k - first, 0), n - 1)] += blocks
-    return groups
-
-
 def _values(
     block: Block[Any], times: Any, size: int, block_value: Callable[[BlockShape], int], known: dict[BlockShape, int]
 ) -> Any:
     """The value of a block for each row [N]; 0 where it does not occur, so that its value need not be known."""
     squeeze = block.squeeze_width if block.squeeze_width is not None else 0
-    widths = np.stack(np.broadcast_arrays(block.in_width, block.out_width, block.mid_width, squeeze, times * 1.0))
-    widths[4] = widths[4] > 0
+    group = block.group_width if block.group_width is not None else 0
+    widths = np.stack(np.broadcast_arrays(block.in_width, block.out_width, block.mid_width, squeeze, group,
+                                          times * 1.0))
+    widths[5] = widths[5] > 0
     rows, where = np.unique(widths.astype(np.int64), axis=1, return_inverse=True)
     values = []
-    for a, b, m, s, occurs in rows.T.tolist():
-        shape = BlockShape(block.kind, a, b, m, block.kernel, block.stride, s, size,
-                           block.kind == "bottleneck" and block.stride_in == "1x1")
+    for a, b, m, s, g, occurs in rows.T.tolist():
+        shape = BlockShape(block.kind, a, b, m, block.kernel, block.stride, s, size, block.stride_in == "1x1", g)
         if occurs and shape not in known:
             known[shape] = block_value(shape)
         values.append(known[shape] if occurs else 0)

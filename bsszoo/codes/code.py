@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
-from bsszoo.codes.families import FAMILIES, Family, family_of
+from bsszoo.codes.families import FAMILIES, FIELDS, Family, Fixed, family_of
+from bsszoo.codes.layers import Layer, Stage
 from bsszoo.errors import CodeError, close_matches, shown
 
 StrideIn = Literal["3x3", "1x1"]
@@ -18,6 +19,8 @@ FAMILY_DEFAULT: Final = -1
 MAX_WIDTH: Final = 65536
 MAX_DEPTH: Final = 1000
 MAX_EXPANSION: Final = 64
+#: The most that an entry may be, by its letter.
+MOST: Final = {"C": MAX_WIDTH, "L": MAX_DEPTH, "B": MAX_WIDTH, "T": MAX_EXPANSION, "G": MAX_WIDTH}
 MAX_IMAGE_SIZE: Final = 16384
 MAX_TEXT: Final = 1000
 
@@ -32,19 +35,21 @@ class Code:
     """A block stacking style code (the paper's BSSC): how one network stacks its blocks.
 
     Args:
-        family: ``resnet18``, ``resnet50``, ``mobilenetv2``, ``efficientnet_b0`` or ``efficientnet_b1``.
+        family: ``resnet18``, ``resnet50``, ``mobilenetv2``, ``efficientnet_b0``, ``efficientnet_b1``, ``regnetx`` or
+            ``regnety``.
         widths: Output channels ``C_i`` of each searched stage.
         depths: Number of blocks ``L_i`` of each stage.
         bottlenecks: Channels ``B_i`` of the 3x3 convolution of each stage (ResNet-50 only).
         expansions: Expansion factor ``T_i`` of each stage (MobileNetV2 and EfficientNet only); the expanded
             width is exactly input width x ``T_i``.
+        group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets only).
         stem_width: Channels of the first convolution; ResNet-18's follow ``C2``.
         stage2_width, stage2_depth: The fixed second stage of MobileNetV2 and EfficientNet; 0 for ResNets.
         image_size: Side of the square input [px] at which costs are counted.
         stride_in: Which convolution of a ResNet-50 block takes the stride: ``"3x3"`` (torchvision, the paper's
             ImageNet rows) or the first ``"1x1"`` (the caffe layout, the paper's detectors).
 
-    The last five hold the family's own values unless given. Two codes are equal when they build the same network
+    The fixed parts hold the family's own values unless given. Two codes are equal when they build the same network
     for the same input size.
 
     Raises:
@@ -69,14 +74,13 @@ class Code:
     stage2_depth: int = FAMILY_DEFAULT
     image_size: int = FAMILY_DEFAULT
     stride_in: StrideIn = "3x3"
+    group_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         family = family_of(self.family)
-        self._check_list(family, "C", "widths", MAX_WIDTH)
-        self._check_list(family, "L", "depths", MAX_DEPTH)
-        for letter, field, most in (("B", "bottlenecks", MAX_WIDTH), ("T", "expansions", MAX_EXPANSION)):
-            if letter == family.letter:
-                self._check_list(family, letter, field, most)
+        for letter, field in FIELDS.items():
+            if letter in "CL" + family.letter:
+                self._check_list(family, letter, field, MOST[letter])
             elif not _is_empty(getattr(self, field)):
                 raise CodeError(f"A {family.name} code has no {field}; it is made of {family.form}.")
             else:
@@ -88,7 +92,9 @@ class Code:
         self._fix("image_size", family.image_size, MAX_IMAGE_SIZE)
         if self.stride_in not in ("3x3", "1x1"):
             raise CodeError(f"{family.name} code: stride_in is {shown(self.stride_in)}; allowed are '3x3' and '1x1'.")
-        if self.stride_in == "1x1" and family.block != "bottleneck":
+        if family.whole_groups:
+            self._check_groups(family)
+        if self.stride_in == "1x1" and family.letter != "B":
             raise CodeError(f"{family.name} code: stride_in '1x1' exists only where blocks have a first 1x1 "
                             "convolution with a choice of stride, in resnet50.")
 
@@ -100,9 +106,15 @@ class Code:
         if len(values) != family.stages:
             raise CodeError(f"{family.name} code: {len(values)} {field} given {shown(list(values))}, "
                             f"{family.stages} are needed ({family.form}).")
-        names = (f"{letter}{i}" for i in range(family.first_stage, family.first_stage + family.stages))
+        names = (f"{letter}{i}" for i in family.numbers)
         checked = tuple(_integer(family.name, n, v, most) for n, v in zip(names, values, strict=True))
         object.__setattr__(self, field, checked)
+
+    def _check_groups(self, family: Family) -> None:
+        for number, width, group in zip(family.numbers, self.widths, self.thirds, strict=True):
+            if width % group:
+                raise CodeError(f"{self.family} code: {family.letter}{number} is {group}, which does not divide "
+                                f"C{number}, {width}: a stage is made of whole groups.")
 
     def _fix(self, field: str, default: int, most: int) -> None:
         given = getattr(self, field)
@@ -110,7 +122,7 @@ class Code:
             object.__setattr__(self, field, default)
         elif default == 0:
             if given != 0:
-                raise CodeError(f"{self.family} code: {field} is {shown(given)}, but a ResNet has no fixed stage 2.")
+                raise CodeError(f"{self.family} code: {field} is {shown(given)}, but the family has no fixed stage 2.")
             object.__setattr__(self, field, 0)
         else:
             object.__setattr__(self, field, _integer(self.family, field, given, most))
@@ -119,8 +131,13 @@ class Code:
 
     @property
     def entries(self) -> tuple[int, ...]:
-        """All searched numbers in the paper's order: widths, depths, then bottlenecks or expansions."""
-        return self.widths + self.depths + self.bottlenecks + self.expansions
+        """All searched numbers in the paper's order: widths, depths, then the third ones."""
+        return self.widths + self.depths + self.thirds
+
+    @property
+    def thirds(self) -> tuple[int, ...]:
+        """The third entries: bottlenecks, expansions or group widths; empty where the family has none."""
+        return self.bottlenecks + self.expansions + self.group_widths
 
     @property
     def entry_names(self) -> tuple[str, ...]:
@@ -157,13 +174,10 @@ class Code:
         if len(values) != len(data.entry_names):
             raise CodeError(f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
                             f"{len(values)} were given: {shown(list(values))}.")
-        third = values[2 * n:]
+        thirds: dict[str, Any] = {FIELDS[data.letter]: values[2 * n:]} if data.letter else {}
         return cls(
-            family, values[:n], values[n:2 * n],
-            bottlenecks=third if data.letter == "B" else (),
-            expansions=third if data.letter == "T" else (),
-            stem_width=stem_width, stage2_width=stage2_width, stage2_depth=stage2_depth,
-            image_size=image_size, stride_in=stride_in,
+            family, values[:n], values[n:2 * n], **thirds, stem_width=stem_width, stage2_width=stage2_width,
+            stage2_depth=stage2_depth, image_size=image_size, stride_in=stride_in,
         )
 
     # -- text ------------------------------------------------------------------------------------------------
@@ -175,7 +189,7 @@ class Code:
         family = family_of(self.family)
         text = f"{self.family}_c{join(self.widths)}_l{join(self.depths)}"
         if family.letter:
-            text += f"_{family.letter.lower()}{join(self.bottlenecks + self.expansions)}"
+            text += f"_{family.letter.lower()}{join(self.thirds)}"
         fixed = self.fixed_parts
         if "stem_width" in fixed:
             text += f"_stem{self.stem_width}"
@@ -224,11 +238,11 @@ class Code:
         lists: dict[str, list[int]] = {}
         fixed: dict[str, Any] = {}
         for word in words:
-            if match := re.fullmatch(r"([clbt])(\d+(?:-\d+)*)", word):
+            if match := re.fullmatch(r"([clbtg])(\d+(?:-\d+)*)", word):
                 key, found = match.group(1), [int(v) for v in match.group(2).split("-")]
                 if key in lists:
                     raise CodeError(f"Cannot read {text!r}: the part {key!r} stands there twice.")
-                if key in "bt" and key != letter:
+                if key not in "cl" + letter:
                     raise CodeError(f"Cannot read {text!r}: a {family} code has no {key.upper()} entries; "
                                     f"it is made of {family_of(family).form}.")
                 lists[key] = found
@@ -243,8 +257,8 @@ class Code:
             elif match := re.fullmatch(r"stride(1x1|3x3)", word):
                 parts = {"stride_in": match.group(1)}
             else:
-                raise CodeError(f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., t.., stem.., "
-                                f"stage2-WIDTHxDEPTH, px.., stride1x1, stride3x3. A code looks like {_FORM}.")
+                raise CodeError(f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., t.., g.., "
+                                f"stem.., stage2-WIDTHxDEPTH, px.., stride1x1, stride3x3. A code looks like {_FORM}.")
             if parts.keys() & fixed.keys():
                 raise CodeError(f"Cannot read {text!r}: the part {word!r} says again what another part says.")
             fixed |= parts
@@ -252,20 +266,16 @@ class Code:
             if key not in lists:
                 raise CodeError(f"Cannot read {text!r}: the part '{key}..' is missing; "
                                 f"a {family} code is made of {family_of(family).form}.")
-        return cls(
-            family, tuple(lists["c"]), tuple(lists["l"]),
-            bottlenecks=tuple(lists.get("b", ())), expansions=tuple(lists.get("t", ())), **fixed,
-        )
+        entries: dict[str, Any] = {FIELDS[key.upper()]: tuple(values) for key, values in lists.items()}
+        return cls(family, **entries, **fixed)
 
     # -- JSON ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """The code as JSON-ready values; fixed parts appear only where they differ from the family's own."""
         data: dict[str, Any] = {"family": self.family, "widths": list(self.widths), "depths": list(self.depths)}
-        if self.bottlenecks:
-            data["bottlenecks"] = list(self.bottlenecks)
-        if self.expansions:
-            data["expansions"] = list(self.expansions)
+        if letter := family_of(self.family).letter:
+            data[FIELDS[letter]] = list(self.thirds)
         return data | self.fixed_parts
 
     @classmethod
@@ -273,7 +283,7 @@ class Code:
         """The code that ``to_dict`` wrote; an unknown or missing key is a ``CodeError`` that names it."""
         if not isinstance(data, Mapping):
             raise CodeError(f"A code is read from a mapping, not from {type(data).__name__}: {shown(data)}.")
-        known = ("family", "widths", "depths", "bottlenecks", "expansions", *_FIXED)
+        known = ("family", *FIELDS.values(), *_FIXED)
         for key in data:
             if key not in known:
                 raise CodeError(f"A code has no key {shown(key)}; allowed are {', '.join(known)}.")
@@ -281,6 +291,24 @@ class Code:
             if key not in data:
                 raise CodeError(f"A code needs the key {key!r}; given were {', '.join(map(str, data)) or 'none'}.")
         return cls(**cast("dict[str, Any]", dict(data)))
+
+
+def stages_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tuple[Stage[int], ...]:
+    """The stages of one code in the order of the forward: stem, searched stages, head, classifier."""
+    fixed = Fixed(code.stem_width, code.stage2_width, code.stage2_depth, code.stride_in)
+    thirds = code.thirds or (0,) * len(code.widths)
+    return family_of(code.family).layout(code.widths, code.depths, thirds, fixed, num_classes, in_chans)
+
+
+def layers_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tuple[Layer[int], ...]:
+    """Every convolution and linear layer of a code's network, in the order of its modules."""
+    return tuple(
+        layer
+        for stage in stages_of(code, num_classes=num_classes, in_chans=in_chans)
+        for block in stage.blocks()
+        for layer in block.layers()
+        if layer.present
+    )
 
 
 def plain_number(value: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import Cost, ImageSize, StageCost, checked_size, code_cost, stage_costs
 from bsszoo.codes.families import family_of
 from bsszoo.errors import CodeError, shown
@@ -21,8 +21,6 @@ Kind = Literal["maskrcnn", "retinanet"]
 
 #: Side of the square input at which the paper counts detectors [px].
 SIZE: Final = 800
-#: Kinds of blocks that stand behind the features of a backbone, and are a classifier's own.
-BESIDE_FEATURES: Final = ("head_conv", "classifier")
 #: Classes as the paper counts: Mask R-CNN with a background, as COCO's category numbers go (91), RetinaNet COCO's 80.
 CLASSES: Final[dict[Kind, int]] = {"maskrcnn": 91, "retinanet": 80}
 #: Channels of the pyramid's features and of the heads, unless a detector says otherwise.
@@ -125,7 +123,8 @@ class Convolution:
 
 def backbone_stages(code: Code, image_size: ImageSize | None = None) -> tuple[StageCost, ...]:
     """The stages of a code's features, without what stands behind them: classifier, last 1x1 of an MBConv net."""
-    return tuple(row for row in stage_costs(code, image_size, num_classes=0) if row.name != "conv_head")
+    rows = zip(stage_costs(code, image_size, num_classes=0), stages_of(code), strict=False)
+    return tuple(row for row, stage in rows if stage.first.in_features)
 
 
 def backbone_cost(code: Code, image_size: ImageSize | None = None) -> Cost:
@@ -201,7 +200,7 @@ def head_cost(head: DetectorHead, template: Code) -> HeadCost:
 def feature_stages(family: str) -> tuple[int, ...]:
     """The places of the searched stages whose outputs are the features at strides 4, 8, 16 and 32: the last at each."""
     data = family_of(family)
-    stride = 4 if data.block != "mbconv" else 2  # behind the stem
+    stride = data.stem_stride
     found: dict[int, int] = {}
     for place, step in enumerate(data.strides):
         stride *= step
@@ -215,7 +214,7 @@ def _features(
     """Widths and sizes of the backbone's features at strides 4, 8, 16 and 32 [px]: the last stage at each."""
     found: dict[int, tuple[int, tuple[int, int]]] = {}
     for row in backbone_stages(detector.backbone, size):
-        if row.name in ("conv1", "conv_stem"):
+        if row.number == 1:
             continue
         stride = round(size[0] / row.size[0])
         found[stride] = row.width, row.size

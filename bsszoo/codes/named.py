@@ -1,4 +1,5 @@
-"""The named codes: every network of the paper's tables, read from ``bsszoo/zoo/entries.json``.
+"""The named codes: every network of the paper's tables, read from ``bsszoo/zoo/entries.json``, and what the families
+know as published.
 
 The reading stands here, below ``nets``, because both the networks' registration with timm and the zoo need it.
 """
@@ -14,7 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import Cost
+from bsszoo.codes.cost import Cost, code_cost
+from bsszoo.codes.families import FAMILIES, Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,15 @@ class ModelEntry:
     """One network of the zoo.
 
     ``cost`` is exact, at the code's own image size, with 1000 classes and 3 input channels. ``timm`` is timm's name
-    of the same architecture, None for the searched codes. The first of ``tags`` is the default.
+    of the same architecture, None for the searched codes. ``paper`` is None for a network that is in none of its
+    tables. The first of ``tags`` is the default.
     """
 
     name: str
     title: str
     code: Code
     cost: Cost
-    paper: Printed
+    paper: Printed | None
     notes: tuple[str, ...]
     timm: str | None
     tags: tuple[WeightTag, ...]
@@ -70,9 +73,11 @@ class ModelEntry:
 
 @cache
 def named_entries() -> Mapping[str, ModelEntry]:
-    """All entries by name, in the order of the paper's tables."""
+    """All entries by name: those of the paper in the order of its tables, then the families' others."""
     text = files("bsszoo").joinpath("zoo").joinpath("entries.json").read_text(encoding="utf-8")
-    made = (_entry(data) for data in json.loads(text)["entries"])
+    made = [_entry(data) for data in json.loads(text)["entries"]]
+    made += [_published(family.name, name, network)
+             for family in FAMILIES.values() for name, network in family.published.items()]
     return MappingProxyType({entry.name: entry for entry in made})
 
 
@@ -93,3 +98,9 @@ def _entry(data: Mapping[str, Any]) -> ModelEntry:
         timm=data["timm"],
         tags=tuple(WeightTag(**tag) for tag in data["tags"]),
     )
+
+
+def _published(family: str, name: str, network: Published) -> ModelEntry:
+    code = Code.from_entries(family, network.entries)
+    tags = tuple(WeightTag(tag, f"timm/{name}.{tag}", published=True) for tag in network.tags)
+    return ModelEntry(name, network.title, code, code_cost(code), None, (), name, tags)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from bsszoo.codes.code import FAMILY_DEFAULT, MAX_DEPTH, MAX_EXPANSION, MAX_WIDTH, Code
+from bsszoo.codes.code import FAMILY_DEFAULT, MOST, Code
 from bsszoo.codes.cost import Cost
 from bsszoo.codes.detector import DetectorHead, network_cost
-from bsszoo.codes.families import WidthRange, family_of
+from bsszoo.codes.families import family_of
+from bsszoo.codes.families.base import scaled
 from bsszoo.errors import CodeError, SpaceError, close_matches, shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-# ResNet widths are kept multiples of this when scaled: B = C/8 has to be an integer.
-_RESNET_DIVISOR = 8
-
-
-def scaled(value: float, divisor: int) -> int:
-    """The multiple of ``divisor`` nearest to ``value`` (ties go up), at least ``divisor``."""
-    return max(1, math.floor(value / divisor + 0.5)) * divisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +29,8 @@ class Space:
         family: The family's name.
         widths: Allowed ``C_i`` of each stage, in rising order.
         depths: Allowed ``L_i`` of each stage.
-        thirds: Allowed third entries: expansion factors ``T_i``, or for ResNet-50 the ratios ``B_i / C_i``
-            as fractions; empty for ResNet-18.
+        thirds: Allowed third entries: expansion factors ``T_i``, group widths ``G_i``, or for ResNet-50 the ratios
+            ``B_i / C_i`` as fractions; empty for ResNet-18.
         scale: The factor its grid was scaled by; 1 for section B.2.2's own.
         stem_width, stage2_width, stage2_depth, image_size, stride_in: The fixed parts that its codes share.
         head: The detector's head that its codes are backbones of; their costs are then the detector's.
@@ -74,7 +68,7 @@ class Space:
             if len(axes) != data.stages:
                 raise SpaceError(f"A {self.family} space takes {data.stages} ranges for {letter}; {len(axes)} given.")
             for i, axis in enumerate(axes):
-                self._check_axis(f"{letter}{data.first_stage + i}", axis, i)
+                self._check_axis(f"{letter}{data.numbers[i]}", axis, i)
         if not data.letter and self.thirds:
             raise SpaceError(f"A {self.family} space has widths and depths only.")
         try:
@@ -88,16 +82,21 @@ class Space:
                 raise SpaceError("A resnet18 space has no stem_width of its own: its codes' stems follow C2.")
 
     def _check_axis(self, name: str, axis: tuple[Any, ...], stage: int) -> None:
+        data = family_of(self.family)
         if not axis:
             raise SpaceError(f"The range of {name} is empty.")
         if list(axis) != sorted(set(axis)):
             raise SpaceError(f"The range of {name} is {_values(axis)}; it takes distinct values in rising order.")
-        ratio = name[0] == "B"
+        ratio = name[0] == data.letter and data.shares_width
         if not ratio and not all(Fraction(v).denominator == 1 and v >= 1 for v in axis):
             raise SpaceError(f"The range of {name} is {_values(axis)}; it takes integers from 1.")
-        most = {"C": MAX_WIDTH, "L": MAX_DEPTH, "T": MAX_EXPANSION, "B": MAX_WIDTH}[name[0]]
-        if axis[-1] > most:
-            raise SpaceError(f"The range of {name} is {_values(axis)}; at most {most} is allowed.")
+        if axis[-1] > MOST[name[0]]:
+            raise SpaceError(f"The range of {name} is {_values(axis)}; at most {MOST[name[0]]} is allowed.")
+        if name[0] == data.letter and data.whole_groups:
+            for width, group in itertools.product(self.widths[stage], axis):
+                if width % group:
+                    raise SpaceError(f"{name} may be {group}, which does not divide a width of {width}: a stage is "
+                                     f"made of whole groups. Change C{name[1:]} or {name}.")
         if ratio:
             for width in self.widths[stage]:
                 for share in axis:
@@ -110,13 +109,16 @@ class Space:
     @classmethod
     def of(cls, family: str) -> Space:
         """The ranges of section B.2.2 for a family."""
+        return cls._on(family, [r.step for r in family_of(family).width_ranges])
+
+    @classmethod
+    def _on(cls, family: str, steps: Sequence[int], **parts: Any) -> Space:
+        """The family's ranges with widths in multiples of these steps."""
         data = family_of(family)
-        thirds = data.bottleneck_ratios or tuple(Fraction(t) for t in data.expansions)
         return cls(
             family,
-            tuple(_width_values(r, r.low, r.step) for r in data.widths),
-            tuple(tuple(range(1, most + 1)) for most in data.max_depths),
-            (thirds,) * data.stages if thirds else (),
+            tuple(r.values(step) for r, step in zip(data.width_ranges, steps, strict=True)),
+            tuple(tuple(range(1, most + 1)) for most in data.max_depths), data.thirds_at(steps), **parts,
         )
 
     def scaled(self, scale: float) -> Space:
@@ -130,15 +132,11 @@ class Space:
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= 16:
             raise SpaceError(f"scale is {shown(scale)}; allowed is a number above 0 and up to 16.")
         data = family_of(self.family)
-        divisor = 1 if data.block == "mbconv" else _RESNET_DIVISOR
-        widths = []
-        for r in data.widths:
-            step = scaled(scale * r.step, divisor)
-            widths.append(_width_values(r, step if r.doubling else step * (r.low // r.step), step))
+        steps = [scaled(scale * r.step, data.grid_divisor) for r in data.width_ranges]
         stem, stage2 = scaled_fixed_widths(self.family, scale)
-        return replace(Space.of(self.family), widths=tuple(widths), scale=float(scale), image_size=self.image_size,
-                       stage2_depth=self.stage2_depth, stride_in=self.stride_in, stem_width=stem, stage2_width=stage2,
-                       head=self.head)
+        return Space._on(self.family, steps, scale=float(scale), image_size=self.image_size,
+                         stage2_depth=self.stage2_depth, stride_in=self.stride_in, stem_width=stem, stage2_width=stage2,
+                         head=self.head)
 
     def replace(self, entries: Mapping[str, Iterable[Any]] | None = None, **ranges: Iterable[Any]) -> Space:
         """This space with other ranges for some entries, e.g. ``replace(C3=[16, 24], L3=range(1, 4))``.
@@ -155,7 +153,7 @@ class Space:
                 axis = tuple(sorted({Fraction(v) for v in values}))
             except (TypeError, ValueError, ArithmeticError):
                 raise SpaceError(f"The range of {name} is {shown(values)}; it takes a list of numbers.") from None
-            axes[name] = axis if name[0] in "BT" else tuple(int(v) if v.denominator == 1 else v for v in axis)
+            axes[name] = axis if name[0] == data.letter else tuple(int(v) if v.denominator == 1 else v for v in axis)
         n, every = data.stages, tuple(axes.values())
         return replace(self, widths=every[:n], depths=every[n:2 * n], thirds=every[2 * n:])
 
@@ -215,7 +213,7 @@ class Space:
 
     @property
     def _has_ratios(self) -> bool:
-        return family_of(self.family).letter == "B"
+        return family_of(self.family).shares_width
 
     def __contains__(self, code: object) -> bool:
         return isinstance(code, Code) and not self.reasons(code)
@@ -277,24 +275,13 @@ def scaled_fixed_widths(family: str, scale: float) -> tuple[int, int]:
     The simplest rule that gives the originals at 1 and (16, 12) at 0.6: see ``Space.scaled``.
     """
     data = family_of(family)
-    stem = FAMILY_DEFAULT if data.stem_width is None else scaled_stem(data.stem_width, scale)
+    stem = FAMILY_DEFAULT if data.stem_width is None else data.rescaled_stem(data.stem_width, scale)
     return stem, FAMILY_DEFAULT if data.stage2 is None else scaled_stage2(data.stage2[0], scale)
-
-
-def scaled_stem(width: int, scale: float) -> int:
-    """A stem ``scale`` times as wide: the nearest multiple of 8."""
-    return scaled(scale * width, 8)
 
 
 def scaled_stage2(width: int, scale: float) -> int:
     """A fixed stage 2 ``scale`` times as wide: up to a multiple of 4."""
     return 4 * max(1, math.ceil(scale * width / 4 - 1e-9))
-
-
-def _width_values(r: WidthRange, low: int, step: int) -> tuple[int, ...]:
-    if r.doubling:
-        return tuple(low * 2**k for k in range((r.high // r.low).bit_length()))
-    return tuple(step * k for k in range(r.low // r.step, r.high // r.step + 1))
 
 
 def _values(axis: Iterable[Any]) -> str:

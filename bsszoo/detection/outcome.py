@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from torch import nn
 
 from bsszoo.codes.detector import Detector, detector_cost
-from bsszoo.codes.families import family_of
 from bsszoo.detection.coco import CocoSplit
 from bsszoo.detection.evaluation import NONE, DetectionFigures, Precision
 from bsszoo.detection.labels import Labels
@@ -123,7 +122,7 @@ def _start_backbone(model: Any, detector: Detector, weights: str) -> None:
     """Load a classifier's weights into a detector's backbone; what stands behind the features is left out."""
     given = create(detector.backbone, pretrained=weights).state_dict()
     body = model.backbone.body
-    into = body.network if family_of(detector.backbone.family).block == "mbconv" else body
+    into = getattr(body, "network", body)
     lost = [k for k in into.state_dict() if k not in given and not k.endswith("num_batches_tracked")]
     if lost:
         raise WeightsError(f"{weights} lacks {lost[0]} of the backbone {detector.backbone}.")

@@ -11,10 +11,9 @@ from typing import Any, Final
 from huggingface_hub import EvalResult, ModelCardData
 
 from bsszoo import __version__
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import Cost, code_cost, stage_costs
 from bsszoo.codes.families import family_of
-from bsszoo.codes.layers import stages_of
 from bsszoo.codes.named import entry_of
 from bsszoo.hub.figures import Measured, count_in, measured_of, number_in, reading
 from bsszoo.hub.markdown import code as code_text
@@ -128,7 +127,7 @@ def _network(code: Code, cost: Cost, num_classes: int, in_chans: int) -> str:
     rows = []
     costs = stage_costs(code, num_classes=num_classes, in_chans=in_chans)
     for stage, row in zip(stages_of(code, num_classes=num_classes, in_chans=in_chans), costs, strict=False):
-        size = ABSENT if stage.first.kind == "classifier" else f"{row.size[0]}x{row.size[1]}"
+        size = ABSENT if stage.first.pooled else f"{row.size[0]}x{row.size[1]}"
         third = (inner(stage),) if letter else ()
         rows.append((row.name, operator(stage), size, str(row.width), str(row.depth), *third, human(row.cost.macs),
                      percent(row.cost.macs, cost.macs), human(row.cost.params)))

@@ -16,8 +16,6 @@ from bsszoo.codes.cost import check_arguments
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import entry_of
 from bsszoo.errors import CodeError, shown
-from bsszoo.nets.mbconv import CodeEfficientNet, CodeEfficientNetFeatures
-from bsszoo.nets.resnet import CodeResNet
 
 #: The timm name under which any code can be created: ``timm.create_model(GENERIC, code="...")``.
 GENERIC = "bsszoo_code"
@@ -90,16 +88,14 @@ def build(
 
 def build_as_timm(code: Code, variant: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The model of a code through timm's own builder; keywords are those that ``timm.create_model`` passes on."""
-    resnet = family_of(code.family).block != "mbconv"
-    if resnet or not kwargs.get("features_only"):
-        net = CodeResNet if resnet else CodeEfficientNet
-        model: nn.Module = build_model_with_cfg(net, variant, pretrained, code=code, **kwargs)
+    family = family_of(code.family)
+    own_features = family.features() if kwargs.get("features_only") else None
+    if own_features is None:
+        model: nn.Module = build_model_with_cfg(family.network(), variant, pretrained, code=code, **kwargs)
         return model
-    # As timm's EfficientNets: a class of its own, whose keys stay those of the whole network.
     kwargs.pop("features_only")
     features: Any = build_model_with_cfg(
-        CodeEfficientNetFeatures, variant, pretrained, code=code, kwargs_filter=_HEAD,
-        pretrained_filter_fn=_trunk_only, **kwargs,
+        own_features, variant, pretrained, code=code, kwargs_filter=_HEAD, pretrained_filter_fn=_trunk_only, **kwargs,
     )
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(features.pretrained_cfg)
     made: nn.Module = features
@@ -113,18 +109,17 @@ def config_of(code: Code) -> dict[str, Any]:
     256) and EfficientNet-B1 (240 of 272) leave.
     """
     family = family_of(code.family)
-    resnet = family.block != "mbconv"
     size = code.image_size
     return {
         "num_classes": 1000,
         "input_size": (3, size, size),
         "pool_size": (-(-size // 32),) * 2,
         "crop_pct": round(size / (size + 32), 3),
-        "interpolation": "bilinear" if resnet else "bicubic",
+        "interpolation": family.interpolation,
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv1" if resnet else "conv_stem",
-        "classifier": "fc" if resnet else "classifier",
+        "first_conv": family.first_conv,
+        "classifier": family.classifier,
         "license": "apache-2.0",
         "paper_ids": "arXiv:2010.10261",
     }

@@ -127,7 +127,7 @@ def _heads(detector: Detector) -> dict[str, nn.Module]:
 
 def _body(detector: Detector) -> tuple[nn.Module, list[int]]:
     code: Code = detector.backbone
-    if family_of(code.family).block == "mbconv":
+    if not family_of(code.family).torchvision_body:
         places = [place + 1 for place in detector.levels]
         features: Any = build(code, features_only=True, out_indices=places)
         found = dict(zip(detector.levels, features.feature_info.channels(), strict=True))
@@ -150,8 +150,8 @@ def _freeze(module: nn.Module, frozen: Any) -> None:
         if type(child) is nn.BatchNorm2d:
             setattr(module, name, frozen(child.num_features))
         elif isinstance(child, nn.BatchNorm2d):
-            raise CodeError("norm is frozen, which exists for ResNet backbones only: those of MobileNetV2 and "
-                            "EfficientNet hold their activations in their normalisation.")
+            raise CodeError("norm is frozen, which exists for ResNet backbones only: those of the other families "
+                            "hold their activations in their normalisation.")
         else:
             _freeze(child, frozen)
 

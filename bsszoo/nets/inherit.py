@@ -23,7 +23,8 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import nn
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
+from bsszoo.codes.layers import Block, Layer
 from bsszoo.errors import CodeError
 
 FRESH: Final = -1
@@ -51,9 +52,19 @@ class _Layer(NamedTuple):
     reads: str
     writes: str
 
-    @property
-    def depthwise(self) -> bool:
-        return bool(self.conv.groups > 1)
+
+class _Block(NamedTuple):
+    """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
+
+    ``names`` tell blocks of one make; ``joined`` whether the block adds its input to its output as it is, so that both
+    are one set of channels.
+    """
+
+    branch: list[_Layer]
+    shortcut: _Layer | None
+    gate: tuple[Any, Any] | None
+    names: tuple[str, ...]
+    joined: bool
 
 
 @torch.no_grad()
@@ -85,30 +96,30 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
                         "differ. Give the weights of a network of its own family.")
     carry = _Carry()
     (stem, stages, head, classifier), (from_stem, from_stages, from_head, from_classifier) = (
-        _parts(network), _parts(trained))
+        _parts(network, code), _parts(trained, trained_code))
     stream = _chosen(_loudness([from_stem.norm]), stem.conv.out_channels)
-    stream = _tied(stream, stages[0], from_stages[0])
+    if stages[0][0].joined and from_stages[0][0].joined:
+        # The first stage writes what the stem writes as well.
+        stream = _chosen(_loudness([b.branch[-1].norm for b in from_stages[0]]), len(stream))
     if (inputs := stem.conv.in_channels) == from_stem.conv.in_channels:
         carry.layer(stem, from_stem, _straight(inputs, inputs), stream)
     carried = 0
-    for number, (blocks, from_blocks) in enumerate(zip(stages, from_stages, strict=True)):
+    for blocks, from_blocks in zip(stages, from_stages, strict=True):
         first, from_first = blocks[0], from_blocks[0]
-        if number and _joined(first) and _joined(from_first):
+        if first.joined and from_first.joined:
             out = stream  # the skip of the first block adds the stage before: one set of channels for both
         else:
-            out = _chosen(_loudness([_layers(b)[-1].norm for b in from_blocks]), _layers(first)[-1].conv.out_channels)
-        if number == 0 and _joined(first) and _joined(from_first):
-            out = stream
+            out = _chosen(_loudness([b.branch[-1].norm for b in from_blocks]), first.branch[-1].conv.out_channels)
         taken = _kept_blocks(from_blocks, len(blocks))
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
-            if source is None or type(source) is not type(block):
+            if source is None or source.names != block.names:
                 _silence(block)
             else:
                 carry.block(block, source, stream, out)
                 carried += 1
             stream = out
-    if head is not None:
+    if head is not None and from_head is not None:
         features = _chosen(_loudness([from_head.norm]), head.conv.out_channels)
         carry.layer(head, from_head, stream, features)
         stream = features
@@ -151,81 +162,95 @@ class _Carry:
         """A convolution and its normalisation."""
         if to.conv.kernel_size != source.conv.kernel_size:
             return
-        depthwise = to.depthwise
-        self.weight(to.conv.weight, source.conv.weight, writes, _straight(1, 1) if depthwise else reads)
+        if to.conv.groups == 1 == source.conv.groups:
+            self.weight(to.conv.weight, source.conv.weight, writes, reads)
+        else:
+            self._grouped(to.conv, source.conv, reads, writes)
         for name, counted in (("weight", True), ("bias", True), ("running_mean", False), ("running_var", False)):
             self.vector(getattr(to.norm, name), getattr(source.norm, name), writes, counted=counted)
         to.norm.num_batches_tracked.copy_(source.norm.num_batches_tracked)
 
-    def block(self, to: nn.Module, source: nn.Module, reads: torch.Tensor, writes: torch.Tensor) -> None:
+    def _grouped(self, to: Any, source: Any, reads: torch.Tensor, writes: torch.Tensor) -> None:
+        """The weight [out, in of a group, ..] of a convolution in groups: what an output reads in both is carried."""
+        have = writes != FRESH
+        rows, outputs = writes[have], torch.where(have)[0]
+        wide, from_wide = to.weight.shape[1], source.weight.shape[1]
+        # Of each carried output the trained channels behind its inputs, and their places in its trained group.
+        group = outputs // (to.out_channels // to.groups)
+        channels = reads[group[:, None] * wide + torch.arange(wide)]
+        place = channels - (rows // (source.out_channels // source.groups) * from_wide)[:, None]
+        known = (channels != FRESH) & (place >= 0) & (place < from_wide)
+        found = source.weight[rows[:, None], place.clamp(0, from_wide - 1)]
+        found[~known] = 0
+        to.weight[outputs] = found.to(to.weight)
+        self.count += int(known.sum()) * found[0, 0].numel()
+
+    def block(self, to: _Block, source: _Block, reads: torch.Tensor, writes: torch.Tensor) -> None:
         """A block whose inner channels are chosen by their importance in the trained one."""
         maps = {"in": reads, "out": writes}
-        mine, theirs = _layers(to), _layers(source)
-        for layer in mine:
+        # A grouped convolution reads and writes whole groups, so that both of its axes keep the same ones.
+        groups = next((x.conv.weight.shape[1] for x in source.branch if 1 < x.conv.groups < x.conv.in_channels), 1)
+        alike = groups == next((x.conv.weight.shape[1] for x in to.branch if 1 < x.conv.groups < x.conv.in_channels), 1)
+        for layer in to.branch:
             if layer.writes not in maps:
-                maps[layer.writes] = _chosen(_inner_importance(theirs, layer.writes), layer.conv.out_channels)
-        for layer, from_layer in zip(mine, theirs, strict=True):
+                maps[layer.writes] = _chosen(_inner_importance(source.branch, layer.writes), layer.conv.out_channels)
+        if groups > 1 and alike:
+            inner = [x for x in to.branch if 1 < x.conv.groups < x.conv.in_channels]
+            for layer in inner:
+                both = sum(_inner_importance(source.branch, axis) for axis in (layer.reads, layer.writes))
+                chosen = _chosen(both.reshape(-1, groups).sum(1), layer.conv.groups)  # type: ignore[union-attr]
+                whole = chosen[:, None] * groups + torch.arange(groups)
+                whole[chosen == FRESH] = FRESH
+                maps[layer.reads] = maps[layer.writes] = whole.reshape(-1)
+        for layer, from_layer in zip(to.branch, source.branch, strict=True):
             self.layer(layer, from_layer, maps[layer.reads], maps[layer.writes])
-        downsample, from_downsample = _downsample(to), _downsample(source)
-        if downsample is not None and from_downsample is not None:
-            self.layer(downsample, from_downsample, reads, writes)
-        squeeze: Any = getattr(to, "se", None)
-        from_squeeze: Any = getattr(source, "se", None)
-        if hasattr(squeeze, "conv_reduce") and hasattr(from_squeeze, "conv_reduce"):
-            self._squeeze(squeeze, from_squeeze, maps[next(x.writes for x in mine if x.depthwise)])
+        if to.shortcut is not None and source.shortcut is not None:
+            self.layer(to.shortcut, source.shortcut, reads, writes)
+        if to.gate is not None and source.gate is not None:
+            gated = next(x.writes for x in reversed(to.branch[:-1]))
+            self._squeeze(to.gate, source.gate, maps[gated])
 
-    def _squeeze(self, to: Any, source: Any, channels: torch.Tensor) -> None:
-        importance = _norms(source.conv_reduce.weight, 0) * _norms(source.conv_expand.weight, 1)
-        inner = _chosen(importance, to.conv_reduce.out_channels)
-        self.weight(to.conv_reduce.weight, source.conv_reduce.weight, inner, channels)
-        self.vector(to.conv_reduce.bias, source.conv_reduce.bias, inner)
-        self.weight(to.conv_expand.weight, source.conv_expand.weight, channels, inner)
-        self.vector(to.conv_expand.bias, source.conv_expand.bias, channels)
-
-
-def _parts(network: Any) -> tuple[_Layer, list[list[nn.Module]], Any, Any]:
-    """Stem, blocks of each stage, head convolution (or None) and classifier of a code's model."""
-    if hasattr(network, "conv_stem"):
-        stem = _Layer(network.conv_stem, network.bn1, "in", "out")
-        head = _Layer(network.conv_head, network.bn2, "in", "out")
-        return stem, [list(stage) for stage in network.blocks], head, network.classifier
-    stages = [list(getattr(network, name)) for name in ("layer1", "layer2", "layer3", "layer4")]
-    return _Layer(network.conv1, network.bn1, "in", "out"), stages, None, network.fc
+    def _squeeze(self, to: tuple[Any, Any], source: tuple[Any, Any], channels: torch.Tensor) -> None:
+        (reduce, expand), (from_reduce, from_expand) = to, source
+        importance = _norms(from_reduce.weight, 0) * _norms(from_expand.weight, 1)
+        inner = _chosen(importance, reduce.out_channels)
+        self.weight(reduce.weight, from_reduce.weight, inner, channels)
+        self.vector(reduce.bias, from_reduce.bias, inner)
+        self.weight(expand.weight, from_expand.weight, channels, inner)
+        self.vector(expand.bias, from_expand.bias, channels)
 
 
-def _layers(block: Any) -> list[_Layer]:
-    """The layers of a block's branch in the order of its forward; the last one writes the block's output."""
-    if hasattr(block, "conv_pwl"):
-        return [_Layer(block.conv_pw, block.bn1, "in", "inner"), _Layer(block.conv_dw, block.bn2, "inner", "inner"),
-                _Layer(block.conv_pwl, block.bn3, "inner", "out")]
-    if hasattr(block, "conv_dw"):
-        return [_Layer(block.conv_dw, block.bn1, "in", "in"), _Layer(block.conv_pw, block.bn2, "in", "out")]
-    if hasattr(block, "conv3"):
-        return [_Layer(block.conv1, block.bn1, "in", "inner"), _Layer(block.conv2, block.bn2, "inner", "inner2"),
-                _Layer(block.conv3, block.bn3, "inner2", "out")]
-    return [_Layer(block.conv1, block.bn1, "in", "inner"), _Layer(block.conv2, block.bn2, "inner", "out")]
+def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], _Layer | None, Any]:
+    """Stem, blocks of each stage, head convolution (or None) and classifier of a code's model, by its layer list."""
+    stem, *body, classifier = stages_of(code)
+    stages = [[_block(network, block) for block in stage.blocks()] for stage in body if stage.first.stacked]
+    heads = [_layer(network, stage.first.layers()[0]) for stage in body if not stage.first.stacked]
+    try:
+        last: Any = network.get_submodule(classifier.name)
+    except AttributeError:  # without a classifier
+        last = None
+    return _layer(network, stem.first.layers()[0]), stages, heads[0] if heads else None, last
 
 
-def _downsample(block: Any) -> _Layer | None:
-    made = getattr(block, "downsample", None)
-    if made is None:
-        return None
-    convs, norms = (next(m for m in made if isinstance(m, kind)) for kind in (nn.Conv2d, nn.BatchNorm2d))
-    return _Layer(convs, norms, "in", "out")
+def _layer(network: nn.Module, layer: Layer[int], reads: str = "in", writes: str = "out") -> _Layer:
+    return _Layer(network.get_submodule(layer.name), network.get_submodule(layer.norm), reads, writes)
 
 
-def _joined(block: Any) -> bool:
-    """Whether a block adds its input to its output as it is, so that both are one set of channels."""
-    if hasattr(block, "conv_dw"):
-        return bool(block.has_skip)
-    return block.downsample is None
-
-
-def _tied(stem: torch.Tensor, blocks: Sequence[nn.Module], from_blocks: Sequence[nn.Module]) -> torch.Tensor:
-    """The stem's map, by what the first stage writes as well where its first block adds the stem's outputs."""
-    if not (_joined(blocks[0]) and _joined(from_blocks[0])):
-        return stem
-    return _chosen(_loudness([_layers(b)[-1].norm for b in from_blocks]), len(stem))
+def _block(network: nn.Module, block: Block[int]) -> _Block:
+    """The modules of a block. The axes inside it are numbered; a depthwise convolution writes the one that it reads."""
+    layers = [layer for layer in block.layers() if layer.present]
+    main = [layer for layer in layers if layer.role == "main"]
+    branch, axis = [], "in"
+    for i, layer in enumerate(main):
+        depthwise = layer.group_width == 1 and layer.in_width == layer.out_width
+        writes = "out" if i + 1 == len(main) else axis if depthwise else f"inner{i}"
+        branch.append(_layer(network, layer, axis, writes))
+        axis = writes
+    shortcut = next((_layer(network, layer) for layer in layers if layer.role == "shortcut"), None)
+    gates = [network.get_submodule(layer.name) for layer in layers if layer.role == "gate"]
+    names = tuple(layer.name.removeprefix(block.name) for layer in layers if layer.role != "shortcut")
+    return _Block(branch, shortcut, (gates[0], gates[1]) if gates else None, names,
+                  block.stride == 1 and block.in_width == block.out_width)
 
 
 def _chosen(importance: torch.Tensor, size: int) -> torch.Tensor:
@@ -246,10 +271,15 @@ def _loudness(norms: Sequence[Any]) -> torch.Tensor:
     return torch.stack([torch.sqrt(n.weight**2 + n.bias**2) for n in norms]).sum(dim=0).cpu()
 
 
-def _inner_importance(layers: Sequence[_Layer], axis: str) -> torch.Tensor:
-    written = [x for x in layers if x.writes == axis][-1]
-    read = sum(_norms(x.conv.weight, 1) for x in layers if x.reads == axis and not x.depthwise)
+def _inner_importance(branch: Sequence[_Layer], axis: str) -> torch.Tensor:
+    written = [x for x in branch if x.writes == axis][-1]
+    read = sum(_read_norms(x.conv) for x in branch if x.reads == axis and x.writes != axis)
     return _loudness([written.norm]) * read
+
+
+def _read_norms(conv: Any) -> torch.Tensor:
+    """L1 norm of the weights that read each input channel [in_channels], of a convolution in groups too."""
+    return _norms(conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).transpose(1, 2).flatten(0, 1), 0)
 
 
 def _norms(weight: torch.Tensor, axis: int) -> torch.Tensor:
@@ -257,18 +287,18 @@ def _norms(weight: torch.Tensor, axis: int) -> torch.Tensor:
     return weight.abs().sum(dim=[d for d in range(weight.dim()) if d != axis]).cpu()
 
 
-def _kept_blocks(blocks: Sequence[nn.Module], depth: int) -> list[nn.Module]:
+def _kept_blocks(blocks: Sequence[_Block], depth: int) -> list[_Block]:
     """The blocks that a stage of some depth takes: the first, and of the others those that add most, in their order."""
     if depth >= len(blocks):
         return list(blocks)
-    loud = torch.stack([_loudness([_layers(b)[-1].norm]).sum() for b in blocks[1:]]) if len(blocks) > 1 else None
+    loud = torch.stack([_loudness([b.branch[-1].norm]).sum() for b in blocks[1:]]) if len(blocks) > 1 else None
     kept = [] if loud is None else (1 + loud.topk(depth - 1).indices).sort().values.tolist()
     return [blocks[i] for i in (0, *kept)]
 
 
-def _silence(block: nn.Module) -> None:
+def _silence(block: _Block) -> None:
     """Let a fresh block begin as the identity, where it has a skip."""
-    if _joined(block):
-        last = _layers(block)[-1].norm
+    if block.joined:
+        last = block.branch[-1].norm
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)

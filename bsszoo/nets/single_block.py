@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from timm.layers.create_act import get_act_layer
 from torch import nn
 
 from bsszoo.codes.chain import BlockShape
 from bsszoo.codes.families import family_of
-from bsszoo.codes.layers import Block
-from bsszoo.nets import mbconv, resnet
-from bsszoo.nets.placement import Placement
+from bsszoo.codes.layers import Placement
 
 
 def build_block(shape: BlockShape, family: str) -> nn.Module:
@@ -25,25 +20,11 @@ def build_block(shape: BlockShape, family: str) -> nn.Module:
         >>> build_block(shape, "mobilenetv2").eval()(torch.zeros(1, *block_input(shape))).shape
         torch.Size([1, 24, 16, 16])
     """
-    block: Block[int] = Block(
-        shape.kind, shape.kind, shape.in_width, shape.out_width, shape.mid_width,  # type: ignore[arg-type]
-        shape.kernel, shape.stride, shape.squeeze_width or None, "1x1" if shape.stride1x1 else "3x3",
-    )
-    place = Placement(block.stride, 1, 1, 0.0)
-    act: Any = get_act_layer(family_of(family).activation)
-    if block.kind == "classifier":
-        return nn.Sequential(nn.Flatten(), nn.Linear(block.in_width, block.out_width))
-    if block.kind in ("stem", "head_conv"):
-        layers: list[nn.Module] = [
-            nn.Conv2d(block.in_width, block.out_width, block.kernel, block.stride, block.kernel // 2, bias=False),
-            nn.BatchNorm2d(block.out_width), act(inplace=True),
-        ]
-        if block.kind == "stem" and family_of(family).block != "mbconv":
-            layers.append(nn.MaxPool2d(3, 2, 1))
-        return nn.Sequential(*layers)
-    if block.kind == "mbconv":
-        return mbconv.build_mbconv(block, place, act, {})
-    return resnet.build_residual(block, place, {})
+    data = family_of(family)
+    block = data.block_of_kind(
+        shape.kind, shape.kind, shape.in_width, shape.out_width, shape.mid_width, shape.kernel, shape.stride,
+        shape.squeeze_width or None, "1x1" if shape.stride1x1 else "3x3", shape.group_width or None)
+    return block.build(Placement(block.stride), data.activation, {})
 
 
 def block_input(shape: BlockShape) -> tuple[int, int, int]:

@@ -18,9 +18,9 @@ from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.families import family_of
-from bsszoo.codes.layers import Block, stages_of
+from bsszoo.codes.layers import Block
 from bsszoo.codes.named import entry_of
 from bsszoo.nets.build import build
 
@@ -96,13 +96,9 @@ def timm_arguments(code: Code) -> TimmArguments | None:
     entry = entry_of(replace(code, image_size=family_of(code.family).image_size))
     if entry is not None and entry.timm is not None:
         return TimmArguments(entry.timm)
-    # With the stride on the first 1x1 convolution the tensors are the same, and the network is another one.
-    if family_of(code.family).block == "mbconv" or code.stride_in != "3x3":
-        return None
-    channels = list(code.bottlenecks or code.widths)
-    form = TimmArguments("resnet50" if code.bottlenecks else "resnet18",
-                         {"layers": list(code.depths), "channels": channels})
-    return form if _same(code, partial(_create, form)) else None
+    found = family_of(code.family).timm_arguments(code)
+    form = None if found is None else TimmArguments(*found)
+    return form if form is not None and _same(code, partial(_create, form)) else None
 
 
 def timm_arch_def(code: Code) -> TimmArchDef | None:
@@ -110,7 +106,7 @@ def timm_arch_def(code: Code) -> TimmArchDef | None:
 
     timm's blocks have expanded widths in multiples of 8, so codes with others have none.
     """
-    if family_of(code.family).block != "mbconv":
+    if not code.expansions:
         return None
     stem, *body, head, _ = stages_of(code)
     arch_def = tuple((_block(stage.first, stage.depth),) for stage in body)

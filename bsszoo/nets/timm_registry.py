@@ -80,7 +80,8 @@ def _register(entry: ModelEntry) -> None:
         return build_as_timm(entry.code, entry.name, pretrained=pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = entry.name
-    create.__doc__ = f"{entry.title} ({entry.paper.place} of the AutoBSS paper)."
+    place = f" ({entry.paper.place} of the AutoBSS paper)" if entry.paper is not None else ""
+    create.__doc__ = f"{entry.title}{place}."
     globals()[entry.name] = register_model(create)
 
 

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import DetectorHead
+from bsszoo.codes.families import family_of
 from bsszoo.study.result import CompressResult, Finished, TrainingFacts
 
 _OWN_NOTE: Final = (
@@ -27,7 +28,7 @@ class Command:
 
 
 _TRAIN_NOTE: Final = (
-    "Trains it on ImageNet by the settings of the AutoBSS paper's Table 1: learning rate, schedule, epochs, "
+    "Trains it on ImageNet by the settings of {source}: learning rate, schedule, epochs, "
     "weight decay, label smoothing, a batch of 1024, augmentation. The paper does not state the rest, such as "
     "momentum, warm-up and crops; recipes/README.md has our choices. On several GPUs: torchrun --nproc-per-node 8 "
     "-m bsszoo train ... Other data takes --set model.num_classes=N; --set changes any value, and the folder "
@@ -63,6 +64,7 @@ def commands(
             Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{network}"{given})\n', "python"),
             Command("Train it", train, "shell", _COCO_NOTE if training is None else _OWN_NOTE),
         )
+    note = _TRAIN_NOTE.format(source=family_of(code.family).training.source)
     return (
         Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}"{given})\n', "python"),
         Command(
@@ -71,7 +73,7 @@ def commands(
             "python",
             "Importing bsszoo.nets registers the model in timm.",
         ),
-        Command("Train it", train, "shell", _TRAIN_NOTE if training is None else _OWN_NOTE),
+        Command("Train it", train, "shell", note if training is None else _OWN_NOTE),
     )
 
 

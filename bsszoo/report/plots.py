@@ -167,7 +167,7 @@ def stage_profile(result: CompressResult) -> str:
         rows: list[_Bars] = [(label, color, hatch, _stages(result, row.code))
                              for label, color, hatch, row in shown if row is not None]
         family = family_of(result.family)
-        blocks = range(2, family.first_stage + family.stages)
+        blocks = range(2, family.numbers.stop)
         totals = [sum(s.cost.macs for s in stages) for *_, stages in rows]
         _bars(panels[0], rows, lambda s, _: s.width if s.number < blocks.stop else 0)
         _bars(panels[1], rows, lambda s, _: s.depth if s.number in blocks else 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from bsszoo.codes.families import family_of
+from bsszoo.codes.families import TITLES, family_of
 from bsszoo.report.figures import MACS_NAME, counted_at, human, score
 from bsszoo.report.markup import text
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
     from bsszoo.study.result import CompressResult, NetworkRow
 
-_TITLES: Final = {"C": "width", "L": "depth", "B": "bottleneck", "T": "expansion"}
 # A card's drawing, in units that a phone shows at about a pixel each.
 _LEFT, _ROW, _HEAD, _GAP, _TOTAL, _NUMBER = 22, 17, 18, 10, 300, 30
 
@@ -25,13 +24,14 @@ def cards(result: CompressResult) -> str:
     """
     family = family_of(result.family)
     letters = "CL" + family.letter
-    stages = range(family.first_stage, family.first_stage + family.stages)
+    titles = [TITLES[c][0].removesuffix(" width") for c in letters]  # a column is narrow
+    stages = family.numbers
     tables = [_columns(row, family.stages) for row in result.networks]
     tops = [max(max(table[k]) for table in tables) for k in range(len(letters))]
     uniform = next((t for t, row in zip(tables, result.networks, strict=True) if row.role == "uniform"), None)
     out = []
     for place, (row, table) in enumerate(zip(result.networks, tables, strict=True)):
-        drawing = _drawing(table, uniform, tops, [_TITLES[c] for c in letters], stages, f"card-{place}", row.label)
+        drawing = _drawing(table, uniform, tops, titles, stages, f"card-{place}", row.label)
         mark = " first" if row is result.best else ""
         said = f" &middot; score {score(row.score)}" if row.score is not None else ""
         figures = f"{human(row.cost.macs)} {MACS_NAME} &middot; {human(row.cost.params)} params{said}"

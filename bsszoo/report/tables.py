@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import Cost, ImageSize, checked_size, stage_costs
-from bsszoo.codes.families import family_of
-from bsszoo.codes.layers import Stage, stages_of
+from bsszoo.codes.families import TITLES, family_of
+from bsszoo.codes.layers import Stage
 from bsszoo.report.figures import (
     ABSENT,
     MACS_NAME,
@@ -80,7 +80,7 @@ def stage_table(
     table = _table([*columns, (MACS_NAME, True), ("Share", True), ("Params", True)])
     stages = stages_of(code, num_classes=max(num_classes, 1), in_chans=in_chans)
     for row, stage in zip(rows, stages, strict=num_classes > 0):
-        classifier = stage.first.kind == "classifier"
+        classifier = stage.first.pooled
         cells = [
             str(row.number), row.name, operator(stage), ABSENT if classifier else f"{row.size[0]}x{row.size[1]}",
             str(row.width), str(row.depth),
@@ -90,7 +90,7 @@ def stage_table(
     table.add_section()
     blank = [""] * (len(columns) - 2)
     table.add_row("", "total", *blank, human(total.macs), percent(1, 1), human(total.params), style="bold")
-    legend = {"": "", "B": ", B bottleneck width", "T": ", T expansion factor"}[letter]
+    legend = f", {letter} {TITLES[letter][0]}" if letter else ""
     table.caption = _prose(
         f"C output channels, L blocks{legend}\n"
         f"{MACS_NAME} {human(total.macs)}: {MACS_NOTE}\n"
@@ -102,23 +102,12 @@ def stage_table(
 
 def operator(stage: Stage[int]) -> str:
     """What a stage's blocks are, e.g. ``Conv 7x7 + pool``, ``Bottleneck 3x3``, ``MBConv k5 + SE``."""
-    block = stage.first
-    kernel = f"{block.kernel}x{block.kernel}"
-    if block.kind in ("stem", "head_conv"):
-        return f"Conv {kernel}" + (" + pool" if stage.pool > 1 else "")
-    if block.kind == "mbconv":
-        return f"MBConv k{block.kernel}" + (" + SE" if block.squeeze_width is not None else "")
-    return {"basic": f"BasicBlock {kernel}", "bottleneck": f"Bottleneck {kernel}", "classifier": "Linear"}[block.kind]
+    return stage.first.title() + (" + pool" if stage.pool > 1 else "")
 
 
 def inner(stage: Stage[int]) -> str:
-    """A stage's bottleneck width or expansion factor as text; ``-`` where its block has none."""
-    block = stage.first
-    if block.kind == "bottleneck":
-        return str(block.mid_width)
-    if block.kind == "mbconv":
-        return str(block.mid_width // block.in_width)
-    return ABSENT
+    """A stage's third entry as text; ``-`` where its blocks have none."""
+    return str(stage.first.third()) if stage.first.letter else ABSENT
 
 
 def code_summary(code: Code, cost: Cost, image_size: ImageSize | None = None) -> Group:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bsszoo.codes.paper_training import TABLE_1
+from bsszoo.codes.families import family_of
 from bsszoo.train.recipe import (
     AugmentPart,
     DataPart,
@@ -28,18 +28,19 @@ PREFIX: Final = "paper:"
 def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
     """The paper's recipe of a family on other data: Table 1, and our choices as in ``recipes/imagenet``.
 
+    RegNets, of which the paper has none, are trained by the settings of their own.
+
     Args:
         family: A family's name.
         num_classes: Classes of the data. With other than ImageNet's 1000 the classifier of MobileNetV2 and EfficientNet
             begins with weights as large as with 1000, where timm would begin with larger ones the fewer there are.
         data: The data section.
     """
-    row = TABLE_1[family]
-    efficientnet = family.startswith("efficientnet")
+    row = family_of(family).training
     return Recipe(
-        model=ModelPart(family, num_classes=num_classes, drop_rate=0.2 if efficientnet else 0.0,
-                        drop_path_rate=0.2 if efficientnet else 0.0,
-                        head_init_scale=1.0 if family.startswith("resnet") else math.sqrt(num_classes / 1000)),
+        model=ModelPart(family_of(family).original_name, num_classes=num_classes, drop_rate=row.drop_rate,
+                        drop_path_rate=row.drop_path_rate,
+                        head_init_scale=math.sqrt(num_classes / 1000) if row.head_scaled else 1.0),
         optim=OptimPart(lr=row.lr, weight_decay=row.weight_decay),
         schedule=SchedulePart(epochs=row.epochs, warmup_epochs=5.0, warmup_from=0.25),
         data=data, augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
@@ -63,9 +64,8 @@ def imagenet_recipe(network: str) -> Recipe:
     from bsszoo.zoo.entry import resolve_code
 
     code = resolve_code(network)
-    efficientnet, large = code.family.startswith("efficientnet"), code.family == "efficientnet_b1"
-    data = DataPart(image_size=code.image_size, crop_pct=0.882 if large else 0.875,
-                    interpolation="bicubic" if efficientnet else "bilinear")
+    row = family_of(code.family).training
+    data = DataPart(image_size=code.image_size, crop_pct=row.crop_pct, interpolation=row.interpolation)
     made = paper_recipe(code.family, num_classes=1000, data=data)
     return with_values(made, model={"name": network},
                        run={"precision": "bfloat16", "channels_last": True, "workers": 8})

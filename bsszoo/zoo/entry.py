@@ -23,17 +23,11 @@ __all__ = [
 ]
 
 _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
-# Networks that timm names and whose codes no entry of the zoo has.
-_CODES_OF_TIMM: Final = {
-    "resnet34": "resnet18_c64-128-256-512_l3-4-6-3",
-    "resnet101": "resnet50_c256-512-1024-2048_l3-4-23-3_b64-128-256-512",
-    "resnet152": "resnet50_c256-512-1024-2048_l3-8-36-3_b64-128-256-512",
-}
 # What in a name of timm's says which family is nearest to it, the first that fits.
 _NEAREST: Final = (
     ("efficientnet", "efficientnet_b0"), ("mobile", "mobilenetv2"), ("mnas", "mobilenetv2"), ("ghost", "mobilenetv2"),
     ("lcnet", "mobilenetv2"), ("fbnet", "mobilenetv2"), ("resnet18", "resnet18"), ("resnet10", "resnet18"),
-    ("resnet14", "resnet18"), ("repvgg", "resnet18"), ("vgg", "resnet18"),
+    ("resnet14", "resnet18"), ("regnet", "regnety_008"), ("repvgg", "resnet18"), ("vgg", "resnet18"),
 )
 # What only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
 _CODE_TEXT = re.compile(r"[{}\[\](),]|\d\s+\d|_c\d+(-\d+)+(_|$)", re.IGNORECASE)
@@ -72,7 +66,7 @@ def find(name: str) -> ModelEntry:
 def _what_timm_calls_it(name: str) -> str:
     """The text for a name that timm has and the zoo has not; empty for any other."""
     wanted = name.lower()
-    same = next((e.name for e in entries().values() if e.timm == wanted), _CODES_OF_TIMM.get(wanted))
+    same = next((e.name for e in entries().values() if e.timm == wanted), None)
     if same is not None:
         return (f"{wanted!r} is timm's name of a network that bsszoo calls {same!r}: the same layers and weights' "
                 "names. Give that name.")

@@ -154,7 +154,8 @@ def load(
 
 def _ends(code: Code) -> tuple[str, str]:
     """The names of a network's first convolution and of its classifier."""
-    return ("conv_stem", "classifier") if family_of(code.family).block == "mbconv" else ("conv1", "fc")
+    family = family_of(code.family)
+    return family.first_conv, family.classifier
 
 
 def check_same(state: State, own: State, whole: State, free: set[str], label: str) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from bsszoo.codes import FAMILIES, Code, Space, code_cost, depth, stages_of
 from bsszoo.codes.chain import BlockShape, Chain, block_shapes, places_of, space_shapes
-from bsszoo.codes.layers import block_layers
 from bsszoo.errors import CodeError, SpaceError
 
 
@@ -65,10 +64,10 @@ def test_the_shapes_of_a_code_are_those_of_its_layers(family):
 
 def _macs(block, size):
     total, main = 0, size
-    for layer in block_layers(block):
+    for layer in block.layers():
         start = {"gate": 1, "shortcut": size}.get(layer.role, main)
         side = -(-start // layer.stride)
-        weights = layer.kernel**2 * layer.out_width * (1 if layer.depthwise else layer.in_width)
+        weights = layer.kernel**2 * layer.out_width * layer.group_width
         total += layer.present * weights * side**2
         main = side if layer.role == "main" else main
     return total

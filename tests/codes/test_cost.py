@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forward_count import EFFICIENTNET_KERNELS, MOBILENET_KERNELS, Walk, mbconv_net, resnet
+from forward_count import EFFICIENTNET_KERNELS, MOBILENET_KERNELS, Walk, mbconv_net, regnet, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FAMILY_NAMES, RESNETS, codes
+from strategies import FAMILY_NAMES, REGNETS, RESNETS, codes
 
 from bsszoo.codes import (
     FAMILIES,
@@ -39,6 +39,9 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
     if code.family in RESNETS:
         narrow = code.bottlenecks or None
         return resnet(code.widths, code.depths, narrow, code.stem_width, stride_in=code.stride_in, **common)
+    if code.family in REGNETS:
+        return regnet(code.widths, code.depths, code.group_widths, code.stem_width, squeeze=code.family == "regnety",
+                      **common)
     squeeze = code.family != "mobilenetv2"
     return mbconv_net(
         code.widths, code.depths, code.expansions, stem=code.stem_width, squeeze=squeeze,
@@ -67,10 +70,11 @@ class TestAgainstTheIndependentCount:
             assert code_cost(code) == figures(walked(code))
 
     def test_published_parameter_counts_of_the_originals(self) -> None:
-        # As torchvision and timm print them for resnet18, resnet50, mobilenet_v2, efficientnet_b0 and _b1.
+        # As torchvision prints them for resnet18, resnet50, mobilenet_v2, efficientnet_b0 and _b1, ..
         assert {f: code_cost(original(f)).params for f in FAMILIES} == {
             "resnet18": 11_689_512, "resnet50": 25_557_032, "mobilenetv2": 3_504_872,
             "efficientnet_b0": 5_288_548, "efficientnet_b1": 7_794_184,
+            "regnetx": 15_296_552, "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
         }
 
     def test_depths_of_the_originals(self) -> None:

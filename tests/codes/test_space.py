@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import FAMILY_NAMES
+from strategies import FAMILY_NAMES, REGNETS
 
-from bsszoo.codes import Code, Space, code_cost, cost_array
+from bsszoo.codes import FAMILIES, Code, Space, code_cost, cost_array
 from bsszoo.errors import CodeError, SpaceError, UnknownNameError
 
 # Section B.2.2 typed from the paper: (step, least, most) of each C, most of each L.
 RESNET50 = ((64, 128, 256, 512), (64, 128, 256, 512), (320, 768, 1536, 3072), (11,) * 4)
 MOBILENET = ((4, 8, 16, 24, 40, 80), (12, 16, 32, 48, 80, 160), (32, 64, 128, 192, 320, 640), (5, 6, 7, 6, 6, 4))
 EFFICIENT = ((4, 8, 16, 28, 48, 80), (16, 24, 48, 56, 144, 160), (32, 64, 160, 280, 480, 640), (6, 6, 7, 7, 8, 5))
+PAPER = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1")
 MULTIPLES = {
     "resnet50": RESNET50, "mobilenetv2": MOBILENET, "efficientnet_b0": EFFICIENT, "efficientnet_b1": EFFICIENT,
 }
@@ -76,7 +77,7 @@ class TestSectionB22:
         for family in ("mobilenetv2", "efficientnet_b0", "efficientnet_b1"):
             assert Space.of(family).thirds == ((3, 6),) * 6
 
-    @pytest.mark.parametrize("family", FAMILY_NAMES)
+    @pytest.mark.parametrize("family", PAPER)
     def test_size_is_the_product_of_counted_choices(self, family: str) -> None:
         if family == "resnet18":
             wanted = prod((4, 6, 6, 5)) * 16**4
@@ -134,7 +135,7 @@ class TestScaled:
     def test_by_1_is_the_unscaled_space(self, family: str) -> None:
         assert Space.of(family).scaled(1) == Space.of(family)
 
-    @given(st.sampled_from(FAMILY_NAMES), st.floats(0.05, 4))
+    @given(st.sampled_from(PAPER), st.floats(0.05, 4))
     def test_keeps_the_choices_and_never_the_wrong_integers(self, family: str, scale: float) -> None:
         whole, space = Space.of(family), Space.of(family).scaled(scale)
         assert space.size == whole.size
@@ -149,6 +150,22 @@ class TestScaled:
             assert len(set(axis)) == len(axis)
         for row in space.sample(20, 1):
             assert space.code(row) in space
+
+    @given(st.sampled_from(REGNETS), st.floats(0.05, 4))
+    def test_regnet_stages_are_made_of_whole_groups(self, family: str, scale: float) -> None:
+        space = Space.of(family).scaled(scale)
+        for widths, groups in zip(space.widths, space.thirds, strict=True):
+            step = widths[1] - widths[0]
+            assert groups == tuple(g for g in range(8, step + 1) if g % 8 == 0 and step % g == 0)
+            assert all(w % g == 0 for w in widths for g in groups)
+        for row in space.sample(20, 1):
+            assert space.code(row) in space
+
+    def test_the_published_regnets_of_the_largest_scale_are_in_their_spaces(self) -> None:
+        for family in REGNETS:
+            assert Space.of(family).reasons(Code.from_entries(family, FAMILIES[family].original)) == ()
+        with pytest.raises(SpaceError, match="does not divide a width of 48: a stage is made of whole groups"):
+            Space.of("regnetx").replace(G2=[32])
 
     def test_is_not_compounded(self) -> None:
         assert Space.of("mobilenetv2").scaled(0.5).scaled(0.6) == Space.of("mobilenetv2").scaled(0.6)

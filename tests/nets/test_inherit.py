@@ -20,6 +20,8 @@ PAIRS = {
                     "mobilenetv2_c16-24-48-72-120-240_l2-3-2-3-2-2_t6-6-3-6-3-6"),
     "efficientnet_b0": ("efficientnet_b0_c16-24-48-56-144-160_l1-2-1-2-1-1_t3-6-3-3-6-3",
                         "efficientnet_b0_c24-32-64-84-192-240_l2-2-2-3-2-1_t6-6-3-6-6-3"),
+    "regnetx": ("regnetx_c16-32-48-64_l1-2-2-1_g8-8-16-16", "regnetx_c24-48-64-96_l2-3-2-2_g8-8-16-16"),
+    "regnety": ("regnety_c16-32-48-64_l1-2-2-1_g8-8-16-16", "regnety_c24-48-64-96_l2-3-2-2_g8-8-16-16"),
 }
 OF_EACH = pytest.mark.parametrize(("small", "large"), PAIRS.values(), ids=PAIRS)
 
@@ -65,7 +67,7 @@ def test_a_wider_and_deeper_network_begins_with_the_function_it_inherits(small: 
     grown, large_code = trained(large, seed=1)
     found = inherit_weights(grown, large_code, source, code)
     assert found.carried == sum(p.numel() for p in source.parameters())
-    assert found.blocks == sum(code.depths) + (code.family not in ("resnet18", "resnet50"))
+    assert found.blocks == sum(code.depths) + bool(code.stage2_depth)
     torch.testing.assert_close(outputs(grown), outputs(source), rtol=1e-4, atol=1e-4)
 
 
@@ -83,7 +85,7 @@ def test_a_narrower_and_shallower_network_keeps_the_channels_that_matter(small: 
         nn.init.zeros_(norm.running_mean[width:])
     squeezes = dict(source.named_modules())
     for name, module in grown.named_modules():
-        if name.endswith("conv_expand"):
+        if name.endswith(("conv_expand", "se.fc2")):
             nn.init.zeros_(module.weight[:, squeezes[name].in_channels if name in squeezes else 0 :])
     before = outputs(grown)
     moved = sum(_reorder(block) for block in grown.modules())
@@ -99,6 +101,8 @@ def _reorder(block: nn.Module) -> int:
     """Reverse a block's inner channels, which leaves its function as it is."""
     if hasattr(block, "conv_pwl"):
         chain = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", None)]
+    elif hasattr(block, "conv3") and hasattr(block.conv3, "conv"):
+        return _reorder_groups(block)
     elif hasattr(block, "conv3"):
         chain = [("conv1", "bn1"), ("conv2", None)]
     else:
@@ -118,6 +122,21 @@ def _reorder(block: nn.Module) -> int:
             squeeze.conv_reduce.weight.copy_(squeeze.conv_reduce.weight.flip(1))
             squeeze.conv_expand.weight.copy_(squeeze.conv_expand.weight.flip(0))
             squeeze.conv_expand.bias.copy_(squeeze.conv_expand.bias.flip(0))
+    return 1
+
+
+def _reorder_groups(block: nn.Module) -> int:
+    """Reverse the groups of a RegNet's block, and the channels inside each."""
+    with torch.no_grad():
+        for layer, axes in ((block.conv1, (0,)), (block.conv2, (0, 1)), (block.conv3, (1,))):
+            layer.conv.weight.copy_(layer.conv.weight.flip(axes))
+            for tensor in (layer.bn.weight, layer.bn.bias, layer.bn.running_mean, layer.bn.running_var):
+                if 0 in axes:
+                    tensor.copy_(tensor.flip(0))
+        if hasattr(block.se, "fc1"):
+            block.se.fc1.weight.copy_(block.se.fc1.weight.flip(1))
+            block.se.fc2.weight.copy_(block.se.fc2.weight.flip(0))
+            block.se.fc2.bias.copy_(block.se.fc2.bias.flip(0))
     return 1
 
 

@@ -12,7 +12,6 @@ from report.finished_run import original
 from strategies import codes
 
 from bsszoo.codes import FAMILIES, Code
-from bsszoo.codes.paper_training import TABLE_1
 from bsszoo.report.commands import Command, commands
 from bsszoo.train.paper import recipe_of
 
@@ -37,7 +36,7 @@ def test_every_command_carries_the_code(code: Code) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_has_the_settings_of_table_1(family: str) -> None:
-    row, recipe = TABLE_1[family], recipe_of(arguments(commands(original(family))[2])[2])
+    row, recipe = FAMILIES[family].training, recipe_of(arguments(commands(original(family))[2])[2])
     optim = recipe.optim
     assert (optim.weight_decay, optim.lr, recipe.schedule.epochs) == (row.weight_decay, row.lr, row.epochs)
     assert recipe.augment.auto_augment == ("original" if row.autoaugment else None)

@@ -19,7 +19,7 @@ AUTOBSS = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"
 
 
 def test_names_and_codes_are_distinct() -> None:
-    assert len({entry.code for entry in ENTRIES}) == len(ENTRIES) == len(entries()) == 20
+    assert len({entry.code for entry in ENTRIES}) == len(ENTRIES) == len(entries()) == 20 + 4 + 12
     assert len({tag.repository for entry in ENTRIES for tag in entry.tags}) == sum(len(e.tags) for e in ENTRIES)
 
 
@@ -68,10 +68,13 @@ def test_list_models() -> None:
     names = list(entries())
     assert list_models() == names
     assert bsszoo.list_models("*AutoBSS") == [n for n in names if n.endswith("autobss")]
-    assert list_models(family="resnet18") == ["resnet18", "resnet18_rand", "resnet18_autobss"]
+    assert list_models(family="resnet18") == ["resnet18", "resnet18_rand", "resnet18_autobss", "resnet34"]
     assert list_models("*_13?m_*", family="mobilenetv2") == ["mobilenetv2_130m_uniform", "mobilenetv2_130m_autobss"]
-    assert list_models(pretrained=True) == ["resnet18", "resnet50", "mobilenetv2", "efficientnet_b0",
-                                            "efficientnet_b1"]
+    assert list_models(pretrained=True)[:9] == [
+        "resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1", "resnet34", "resnet26",
+        "resnet101", "resnet152"]
+    assert list_models("regnet*", pretrained=True) == [
+        f"regnet{kind}_{size}" for kind in "xy" for size in ("002", "004", "006", "008", "016", "032")]
     assert set(list_models(pretrained=False)) == set(names) - set(list_models(pretrained=True))
     assert list_models("nothing*") == []
     with pytest.raises(UnknownNameError, match="efficientnet_b0"):
@@ -119,12 +122,12 @@ def test_our_choice_of_stem_is_said_to_be_ours() -> None:
 
 def test_every_name_of_timm_is_known_as_timms_without_importing_it() -> None:
     theirs = timm.list_models()
-    ours = {e.timm for e in ENTRIES} | {e.name for e in ENTRIES} | {"resnet34", "resnet101", "resnet152", "bsszoo_code"}
+    ours = {e.timm for e in ENTRIES} | {e.name for e in ENTRIES} | {"bsszoo_code"}
     for name in [n for n in theirs[:: len(theirs) // 40] if n not in ours]:
         with pytest.raises(UnknownNameError, match=f"timm has '{name}', and bsszoo has not"):
             find(name)
-    code = ("import sys\nfrom bsszoo.zoo.entry import find\ntry:\n    find('regnety_008')\nexcept KeyError as error:\n"
+    code = ("import sys\nfrom bsszoo.zoo.entry import find\ntry:\n    find('regnety_160')\nexcept KeyError as error:\n"
             "    print(error)\nprint(sorted({'torch', 'timm'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("timm has 'regnety_008'")
+    assert done.stdout.startswith("timm has 'regnety_160'")
     assert done.stdout.endswith("\n[]\n")

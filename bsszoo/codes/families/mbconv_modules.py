@@ -17,10 +17,9 @@ from timm.models._efficientnet_builder import efficientnet_init_weights
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import nn
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.families import family_of
-from bsszoo.codes.layers import Block, Stage, stages_of
-from bsszoo.nets.placement import Placement
+from bsszoo.codes.layers import Block, Placement, Stage
 
 # timm's function has no types.
 _conv: Any = create_conv2d

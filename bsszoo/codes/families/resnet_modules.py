@@ -10,9 +10,8 @@ from timm.layers.drop import DropPath
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet, downsample_conv
 from torch import nn
 
-from bsszoo.codes.code import Code
-from bsszoo.codes.layers import Block, stages_of
-from bsszoo.nets.placement import Placement
+from bsszoo.codes.code import Code, stages_of
+from bsszoo.codes.layers import Block, Placement
 
 
 class CodeBottleneck(Bottleneck):
@@ -118,7 +117,7 @@ def build_residual(block: Block[int], place: Placement, dd: dict[str, Any]) -> n
     if block.stride != 1 or block.in_width != block.out_width:
         downsample = downsample_conv(block.in_width, block.out_width, kernel_size=1, stride=place.stride,
                                      norm_layer=nn.BatchNorm2d, **dd)
-    if block.kind == "bottleneck":
+    if block.waisted:
         return CodeBottleneck(block, place, downsample, dd)
     made: nn.Module = BasicBlock(
         block.in_width, block.out_width, place.stride, downsample, dilation=place.dilation,

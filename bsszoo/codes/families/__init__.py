@@ -1,0 +1,34 @@
+"""The families: each is one file here, and one line in ``FAMILIES``.
+
+Nothing here computes costs or searches. Sources are the AutoBSS paper (NeurIPS 2020): figure 1 (ResNets), table 2
+(MobileNetV2), section B.2.2 (ranges), tables 3 and 4 (codes); for EfficientNet its own paper (arXiv:1905.11946,
+table 1); for RegNets theirs (arXiv:2003.13678) and timm.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bsszoo.codes.families.base import FIELDS, TITLES, Family, Fixed, Published, WidthRange
+from bsszoo.codes.families.efficientnet import EFFICIENTNET_B0, EFFICIENTNET_B1
+from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
+from bsszoo.codes.families.regnetx import REGNETX
+from bsszoo.codes.families.regnety import REGNETY
+from bsszoo.codes.families.resnet18 import RESNET18
+from bsszoo.codes.families.resnet50 import RESNET50
+from bsszoo.errors import UnknownNameError, close_matches, shown
+
+__all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "WidthRange", "family_of"]
+
+FAMILIES: Final[dict[str, Family]] = {
+    family.name: family
+    for family in (RESNET18, RESNET50, MOBILENETV2, EFFICIENTNET_B0, EFFICIENTNET_B1, REGNETX, REGNETY)
+}
+
+
+def family_of(name: str) -> Family:
+    """The family with this name; an unknown name raises ``UnknownNameError`` with close matches."""
+    try:
+        return FAMILIES[name]
+    except (KeyError, TypeError):
+        raise UnknownNameError(f"There is no family {shown(name)}.{close_matches(shown(name), FAMILIES)}") from None

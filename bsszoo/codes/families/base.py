@@ -1,0 +1,310 @@
+"""``Family``: what all codes of one family share, and what it is asked for. Each family is one file beside this one."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from bsszoo.codes.layers import Block, Classifier, N, Stage
+from bsszoo.errors import CodeError
+
+if TYPE_CHECKING:
+    from bsszoo.codes.code import Code
+
+#: The field of a ``Code`` that holds the entries of each letter.
+FIELDS: Final = {"C": "widths", "L": "depths", "B": "bottlenecks", "T": "expansions", "G": "group_widths"}
+#: What the entries of each letter are, in words: of one stage, and of several.
+TITLES: Final = {"C": ("width", "widths"), "L": ("depth", "depths"), "B": ("bottleneck width", "bottleneck widths"),
+                 "T": ("expansion", "expansions"), "G": ("group width", "group widths")}
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class WidthRange:
+    """The widths one stage may have: ``low``, then on by ``step`` (or by doubling), up to ``high`` [channels]."""
+
+    step: int
+    low: int
+    high: int
+    doubling: bool = False
+
+    def values(self, step: int) -> tuple[int, ...]:
+        """The widths with another step, each the same multiple of it."""
+        if self.doubling:
+            low = step * (self.low // self.step)
+            return tuple(low * 2**k for k in range((self.high // self.low).bit_length()))
+        return tuple(step * k for k in range(self.low // self.step, self.high // self.step + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A network that others have published: its entries, and timm's name and tags of weights for it."""
+
+    entries: tuple[int, ...]
+    title: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a family is trained on ImageNet: SGD, batch 1024, cosine schedule, label smoothing 0.1.
+
+    Of the paper's families a row of its Table 1. ``head_scaled`` says that a classifier of fewer classes begins with
+    weights as large as with ImageNet's 1000, where timm would begin with larger ones.
+    """
+
+    weight_decay: float
+    lr: float
+    epochs: int
+    autoaugment: bool = False
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    head_scaled: bool = True
+    crop_pct: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    source: str = "the AutoBSS paper's Table 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The parts of a network that its code does not search; of many codes as columns [n]."""
+
+    stem_width: Any
+    stage2_width: Any
+    stage2_depth: Any
+    stride_in: Literal["3x3", "1x1"] = "3x3"
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """A family: its data, and how its codes become stages, networks and spaces.
+
+    Args:
+        name, title: As in a code's text, and as a person writes it.
+        letter: Of the code's third entries: ``B`` (bottleneck width), ``T`` (expansion), ``G`` (group width) or none.
+        first_stage: The paper's number of the first searched stage; those before it are fixed, the stem among them.
+        strides, kernels: Of the first block of each searched stage.
+        stem_width: None where the stem follows the first width of the code (ResNet-18, see docs/findings).
+        stage2: (width, depth) of the fixed second stage of MobileNetV2 and EfficientNet, None elsewhere.
+        activation: timm's name of it.
+        image_size: Side of the input at which costs are counted unless a code says otherwise [px].
+        original: The entries of the published network.
+        original_stage2_depth: Differs from the searched codes' in EfficientNet-B1 only.
+        width_ranges, max_depths: Of the search space at scale 1: section B.2.2 of the paper, or ours.
+        third_values: The third entries that each stage of the space may have; of ``B`` as shares of the width.
+        grid_divisor: What the steps of a scaled space are multiples of.
+        uniform_divisor: What the widths of a uniformly rescaled network are multiples of.
+        interpolation: How timm's configurations of it resize pictures.
+        first_conv, classifier: Module paths of the first and the last layer.
+        training: How it is trained on ImageNet.
+        published: Further published networks by timm's name.
+    """
+
+    name: str
+    title: str
+    letter: str
+    first_stage: int
+    strides: tuple[int, ...]
+    kernels: tuple[int, ...]
+    stem_kernel: int
+    stem_width: int | None
+    stage2: tuple[int, int] | None
+    activation: Literal["relu", "relu6", "silu"]
+    image_size: int
+    original: tuple[int, ...]
+    original_stage2_depth: int
+    width_ranges: tuple[WidthRange, ...]
+    max_depths: tuple[int, ...]
+    third_values: tuple[Fraction, ...]
+    grid_divisor: int
+    uniform_divisor: int
+    interpolation: Literal["bilinear", "bicubic"]
+    first_conv: str
+    classifier: str
+    training: Training
+    published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
+
+    # -- entries ---------------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> int:
+        """Number of stages whose stacking the code chooses."""
+        return len(self.strides)
+
+    @property
+    def entry_names(self) -> tuple[str, ...]:
+        """The paper's names of the entries in order, e.g. ``C3 .. C8, L3 .. L8, T3 .. T8``."""
+        return tuple(f"{letter}{i}" for letter in "CL" + self.letter for i in self.numbers)
+
+    @property
+    def original_name(self) -> str:
+        """The zoo's name of the published network that ``original`` is."""
+        return next((name for name, network in self.published.items() if network.entries == self.original), self.name)
+
+    @property
+    def numbers(self) -> range:
+        """The paper's numbers of the searched stages."""
+        return range(self.first_stage, self.first_stage + self.stages)
+
+    @property
+    def form(self) -> str:
+        """The entries in words, for messages: ``6 widths, 6 depths, 6 expansions``."""
+        return ", ".join(f"{self.stages} {TITLES[letter][1]}" for letter in "CL" + self.letter)
+
+    @property
+    def shares_width(self) -> bool:
+        """Whether a space holds the third entries as shares of their stage's width."""
+        return False
+
+    @property
+    def whole_groups(self) -> bool:
+        """Whether a third entry has to divide its stage's width."""
+        return False
+
+    # -- the layer list --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
+        """A block of a searched stage, ``third`` its third entry."""
+
+    @abstractmethod
+    def stem(self, in_chans: N, width: N) -> Stage[N]:
+        """The first stage."""
+
+    @abstractmethod
+    def stage_name(self, index: int) -> str:
+        """The module path of a searched stage."""
+
+    def before(self, width: N, fixed: Fixed) -> list[Stage[N]]:
+        """The fixed stages between the stem of some width and the searched ones."""
+        return []
+
+    def behind(self, width: N) -> list[Stage[N]]:
+        """The fixed stages between the searched ones, the last of some width, and the classifier."""
+        return []
+
+    def layout(self, widths: Sequence[N], depths: Sequence[N], thirds: Sequence[N], fixed: Fixed, num_classes: int,
+               in_chans: int) -> tuple[Stage[N], ...]:
+        """The stages in the order of the forward, of one code or of n codes whose entries are columns [n]."""
+        zero = 0 * fixed.stem_width
+        out = [self.stem(zero + in_chans, fixed.stem_width)]
+        out += self.before(fixed.stem_width, fixed)
+        width = out[-1].first.out_width
+        for i, (c, depth, third) in enumerate(zip(widths, depths, thirds, strict=True)):
+            name = self.stage_name(i)
+            first = self.block(name, width, c, third, self.kernels[i], self.strides[i], fixed)
+            rest = self.block(name, c, c, third, self.kernels[i], 1, fixed)
+            out.append(Stage(self.first_stage + i, name, first, rest, depth))
+            width = c
+        out += self.behind(width)
+        width, last = out[-1].first.out_width, self.first_stage + self.stages
+        classes = zero + num_classes
+        head: Block[N] = Classifier(self.classifier, width, classes, classes, 1, 1)
+        out.append(Stage(last, self.classifier, head, head, zero + 1))
+        return tuple(out)
+
+    def single(self, block: Block[N], number: int, name: str, pool: int = 1) -> Stage[N]:
+        """A stage of one block."""
+        return Stage(number, name, block, block, 0 * block.out_width + 1, pool)
+
+    @property
+    def stem_stride(self) -> int:
+        """The stride of the features that the first searched stage takes."""
+        stage = self.stem(3, 8)
+        return stage.first.stride * stage.pool
+
+    def block_of_kind(self, kind: str, *parts: Any) -> Block[int]:
+        """The block of a kind that the family's networks have; ``parts`` are the fields of ``Block``.
+
+        Raises:
+            CodeError: They have none of this kind.
+        """
+        fixed = Fixed(8, 8, 1)
+        stages = self.layout((8,) * self.stages, (1,) * self.stages, (1,) * self.stages, fixed, 1, 3)
+        for stage in stages:
+            if stage.first.kind == kind:
+                return type(stage.first)(*parts)
+        raise CodeError(f"A {self.title} has no block of kind {kind!r}; it has "
+                        f"{', '.join(dict.fromkeys(stage.first.kind for stage in stages))}.")
+
+    # -- spaces ----------------------------------------------------------------------------------------------
+
+    def thirds_at(self, steps: Sequence[int]) -> tuple[tuple[Fraction, ...], ...]:
+        """The third entries of each stage of a space whose widths have these steps."""
+        return (self.third_values,) * self.stages if self.third_values else ()
+
+    def rescaled(self, width: int, third: int, scale: float) -> tuple[int, int]:
+        """A stage's width and third entry in a network uniformly ``scale`` times as wide."""
+        return scaled(scale * width, self.uniform_divisor), third
+
+    def rescaled_stem(self, width: int, scale: float) -> int:
+        """A stem of some width in a network ``scale`` times as wide: the nearest multiple of 8."""
+        return scaled(scale * width, 8)
+
+    @property
+    def grows_with_scale(self) -> bool:
+        """Whether a uniformly rescaled network never costs less at a larger scale."""
+        return True
+
+    @property
+    def loses_projection(self) -> bool:
+        """Whether a first stage just as wide as a stem of fixed width needs no projection, and costs less for it."""
+        return False
+
+    # -- networks --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def network(self) -> Any:
+        """What makes a timm model of ``code`` and of the arguments of ``models.build``."""
+
+    def features(self) -> Any:
+        """What makes its features-only model; None where timm wraps the whole network."""
+        return None
+
+    @property
+    def torchvision_body(self) -> bool:
+        """Whether a detector's backbone has torchvision's names, and the whole network's modules."""
+        return False
+
+    def timm_arguments(self, code: Code) -> tuple[str, dict[str, Any]] | None:
+        """A name of timm's and arguments that may build a code's network; None where no arguments do."""
+        return None
+
+    # -- weights ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def code_of(self, shapes: Shapes) -> Code | None:
+        """The code of a trained network from the shapes of its tensors under timm's keys; None where it has no such.
+
+        The image size and where a stride is are not in them: they are the family's own.
+        """
+
+
+def scaled(value: float, divisor: int) -> int:
+    """The multiple of ``divisor`` nearest to ``value`` (ties go up), at least ``divisor``."""
+    return max(1, math.floor(value / divisor + 0.5)) * divisor
+
+
+def widths_in(shapes: Shapes, name: str) -> int:
+    """The output channels of a convolution by its module path; 0 where there is none."""
+    shape = shapes.get(f"{name}.weight", ())
+    return int(shape[0]) if shape else 0
+
+
+def counted(shapes: Shapes, path: Any) -> int:
+    """How many of ``path(0)``, ``path(1)``, .. name a convolution that is there."""
+    index = 0
+    while f"{path(index)}.weight" in shapes:
+        index += 1
+    return index
+
+
+def multiples(steps: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> tuple[WidthRange, ...]:
+    """The ranges of several stages."""
+    return tuple(WidthRange(s, a, b) for s, a, b in zip(steps, low, high, strict=True))

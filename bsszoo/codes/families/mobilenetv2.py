@@ -1,0 +1,161 @@
+"""MobileNetV2: stages of inverted residual blocks. What EfficientNets share with it stands here too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from bsszoo.codes.families.base import Family, Fixed, Shapes, Training, counted, multiples, widths_in
+from bsszoo.codes.layers import Block, HeadConv, Layer, N, Placement, Stage, Stem, never
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bsszoo.codes.code import Code
+
+#: Channels of the last 1x1 convolution.
+HEAD_WIDTH: Final = 1280
+
+
+@dataclass(frozen=True, slots=True)
+class MBConv(Block[N]):
+    """1x1 to ``mid_width``, depthwise, squeeze-and-excitation if any, 1x1 to the output width."""
+
+    kind: ClassVar[str] = "mbconv"
+    waisted: ClassVar[bool] = True
+    letter: ClassVar[str] = "T"
+
+    def layers(self) -> list[Layer[N]]:
+        """The convolutions; without expansion timm's block is the depthwise-separable one."""
+        a, m = self.in_width, self.mid_width
+        expanded = 1 * (m != a)
+        alone = never(expanded)
+        out: list[Layer[N]] = [
+            self._conv("conv_pw", a, m, "bn1", present=expanded),
+            self._conv("conv_dw", m, m, "bn1" if alone else "bn2", self.kernel, self.stride, group_width=1),
+        ]
+        if (s := self.squeeze_width) is not None:
+            out += [self._conv("se.conv_reduce", m, s, "", role="gate"),
+                    self._conv("se.conv_expand", s, m, "", role="gate")]
+        return [*out, self._conv("conv_pw" if alone else "conv_pwl", m, self.out_width, "bn2" if alone else "bn3")]
+
+    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+        """timm's block, with exactly these widths."""
+        from timm.layers.create_act import get_act_layer
+
+        from bsszoo.codes.families.mbconv_modules import build_mbconv
+
+        act: Any = get_act_layer(activation)
+        return build_mbconv(self, place, act, dd)
+
+    def title(self: Block[int]) -> str:
+        """``MBConv k5 + SE``."""
+        return f"MBConv k{self.kernel}" + (" + SE" if self.squeeze_width is not None else "")
+
+    def third(self: Block[int]) -> int:
+        """The expansion T."""
+        return self.mid_width // self.in_width
+
+
+class MBConvNet(Family):
+    """What MobileNetV2 and EfficientNets share: stem, fixed stage 2, head, the names of the modules, the builder."""
+
+    def squeeze(self, width_in: N) -> N | None:
+        """The hidden width of squeeze-and-excitation in a block with this input; None without."""
+        return None
+
+    def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
+        """An inverted residual block."""
+        return MBConv(name, width_in, width, width_in * third, kernel, stride, self.squeeze(width_in))
+
+    def stem(self, in_chans: N, width: N) -> Stage[N]:
+        """A 3x3 convolution with stride 2."""
+        block: Block[N] = Stem("stem", in_chans, width, width, self.stem_kernel, 2, layer="conv_stem",
+                               norm_layer="bn1")
+        return self.single(block, 1, "conv_stem")
+
+    def before(self, width: N, fixed: Fixed) -> list[Stage[N]]:
+        """Stage 2: kernel 3, stride 1, no expansion (T = 1)."""
+        first, rest = (self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, fixed)
+                       for a in (width, fixed.stage2_width))
+        return [Stage(2, "blocks.0", first, rest, fixed.stage2_depth)]
+
+    def behind(self, width: N) -> list[Stage[N]]:
+        """The last 1x1 convolution."""
+        wide = 0 * width + HEAD_WIDTH
+        block: Block[N] = HeadConv("conv_head", width, wide, wide, 1, 1, layer="conv_head", norm_layer="bn2")
+        return [self.single(block, self.first_stage + self.stages, "conv_head")]
+
+    def stage_name(self, index: int) -> str:
+        """``blocks.1`` .. ``blocks.6``: ``blocks.0`` is the fixed stage 2."""
+        return f"blocks.{index + 1}"
+
+    def network(self) -> Any:
+        """timm's ``EfficientNet``, module by module."""
+        from bsszoo.codes.families.mbconv_modules import CodeEfficientNet
+
+        return CodeEfficientNet
+
+    def features(self) -> Any:
+        """A class of its own, as timm's EfficientNets have, whose keys stay those of the whole network."""
+        from bsszoo.codes.families.mbconv_modules import CodeEfficientNetFeatures
+
+        return CodeEfficientNetFeatures
+
+    def code_of(self, shapes: Shapes) -> Code | None:
+        """Read off ``blocks.1.0.conv_pwl`` and the like, of this family's squeeze-and-excitation only."""
+        from bsszoo.codes.code import Code
+
+        if "conv_stem.weight" not in shapes or self._squeezes != any(".se." in name for name in shapes):
+            return None
+        widths, depths, expansions = [], [], []
+        width = widths_in(shapes, "blocks.0.0.conv_pw")
+        for stage in range(self.stages):
+            name = self.stage_name(stage)
+            depth = counted(shapes, lambda i, at=name: f"{at}.{i}.conv_dw")
+            inner = widths_in(shapes, f"{name}.0.conv_dw")
+            out = widths_in(shapes, f"{name}.0.conv_pwl") or widths_in(shapes, f"{name}.0.conv_pw")
+            if not depth or not width or inner % width or self._kernel(shapes, name) != self.kernels[stage]:
+                return None
+            widths.append(out)
+            depths.append(depth)
+            expansions.append(inner // width)
+            width = out
+        return Code(self.name, tuple(widths), tuple(depths), expansions=tuple(expansions),
+                    stem_width=widths_in(shapes, "conv_stem"), stage2_width=widths_in(shapes, "blocks.0.0.conv_pw"),
+                    stage2_depth=counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"))
+
+    @property
+    def _squeezes(self) -> bool:
+        return self.squeeze(8) is not None
+
+    @staticmethod
+    def _kernel(shapes: Shapes, stage: str) -> int:
+        return int(shapes[f"{stage}.0.conv_dw.weight"][-1])
+
+
+MOBILENETV2 = MBConvNet(
+    name="mobilenetv2",
+    title="MobileNetV2",
+    letter="T",
+    first_stage=3,
+    strides=(2, 2, 2, 1, 2, 1),
+    kernels=(3, 3, 3, 3, 3, 3),
+    stem_kernel=3,
+    stem_width=32,
+    stage2=(16, 1),
+    activation="relu6",
+    image_size=224,
+    original=(24, 32, 64, 96, 160, 320, 2, 3, 4, 3, 3, 1, 6, 6, 6, 6, 6, 6),
+    original_stage2_depth=1,
+    width_ranges=multiples((4, 8, 16, 24, 40, 80), (12, 16, 32, 48, 80, 160), (32, 64, 128, 192, 320, 640)),
+    max_depths=(5, 6, 7, 6, 6, 4),
+    third_values=(Fraction(3), Fraction(6)),
+    grid_divisor=1,
+    uniform_divisor=4,
+    interpolation="bicubic",
+    first_conv="conv_stem",
+    classifier="classifier",
+    training=Training(2e-5, 0.7, 120),
+)

@@ -1,0 +1,108 @@
+"""ResNet-50: stages of bottleneck blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from bsszoo.codes.families.base import Fixed, Published, Shapes, Training, multiples, scaled, widths_in
+from bsszoo.codes.families.resnet18 import Residual, ResNet
+from bsszoo.codes.layers import Block, Layer, N
+
+if TYPE_CHECKING:
+    from bsszoo.codes.code import Code
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck(Residual[N]):
+    """1x1 to ``mid_width``, 3x3, 1x1 to the output width."""
+
+    kind: ClassVar[str] = "bottleneck"
+    waisted: ClassVar[bool] = True
+    letter: ClassVar[str] = "B"
+
+    def layers(self) -> list[Layer[N]]:
+        """The three, and the projection."""
+        m = self.mid_width
+        first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+        return [self._conv("conv1", self.in_width, m, "bn1", 1, first), self._conv("conv2", m, m, "bn2", 3, second),
+                self._conv("conv3", m, self.out_width, "bn3"), self.shortcut()]
+
+    def title(self: Block[int]) -> str:
+        """``Bottleneck 3x3``."""
+        return f"Bottleneck {self.kernel}x{self.kernel}"
+
+    def third(self: Block[int]) -> int:
+        """The bottleneck width B."""
+        return self.mid_width
+
+
+class ResNet50(ResNet):
+    """ResNets of bottleneck blocks."""
+
+    def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
+        """A bottleneck."""
+        return Bottleneck(name, width_in, width, third, kernel, stride, None, fixed.stride_in)
+
+    @property
+    def shares_width(self) -> bool:
+        """B is held as its share of C."""
+        return True
+
+    @property
+    def loses_projection(self) -> bool:
+        """The stem has 64 channels whatever C2 is, and stage 2 has no stride."""
+        return True
+
+    def rescaled(self, width: int, third: int, scale: float) -> tuple[int, int]:
+        """Both rescaled."""
+        return scaled(scale * width, self.uniform_divisor), scaled(scale * third, self.uniform_divisor)
+
+    def code_of(self, shapes: Shapes) -> Code | None:
+        """Read off ``layer1.0.conv3`` and the like."""
+        from bsszoo.codes.code import Code
+
+        if (found := self._stages_in(shapes, "conv3")) is None:
+            return None
+        widths, depths = found
+        inner = tuple(widths_in(shapes, f"{self.stage_name(s)}.0.conv1") for s in range(self.stages))
+        return Code(self.name, tuple(widths), tuple(depths), bottlenecks=inner, stem_width=widths_in(shapes, "conv1"))
+
+
+_TAGS: Final = ("a1h_in1k", "a1_in1k", "a2_in1k", "a3_in1k", "tv_in1k", "tv2_in1k", "gluon_in1k")
+
+
+def _published(title: str, depths: tuple[int, ...], *tags: str) -> Published:
+    return Published((256, 512, 1024, 2048, *depths, 64, 128, 256, 512), title, tags)
+
+
+RESNET50 = ResNet50(
+    name="resnet50",
+    title="ResNet-50",
+    letter="B",
+    first_stage=2,
+    strides=(1, 2, 2, 2),
+    kernels=(3, 3, 3, 3),
+    stem_kernel=7,
+    stem_width=64,
+    stage2=None,
+    activation="relu",
+    image_size=224,
+    original=(256, 512, 1024, 2048, 3, 4, 6, 3, 64, 128, 256, 512),
+    original_stage2_depth=0,
+    width_ranges=multiples((64, 128, 256, 512), (64, 128, 256, 512), (320, 768, 1536, 3072)),
+    max_depths=(11, 11, 11, 11),
+    third_values=(Fraction(1, 8), Fraction(1, 4), Fraction(3, 8), Fraction(1, 2)),
+    grid_divisor=8,
+    uniform_divisor=8,
+    interpolation="bilinear",
+    first_conv="conv1",
+    classifier="fc",
+    training=Training(1e-4, 0.7, 120, head_scaled=False),
+    published={
+        "resnet26": _published("ResNet-26", (2, 2, 2, 2), "bt_in1k"),
+        "resnet101": _published("ResNet-101", (3, 4, 23, 3), *_TAGS),
+        "resnet152": _published("ResNet-152", (3, 8, 36, 3), *_TAGS),
+    },
+)
