@@ -17,8 +17,8 @@ from pathlib import Path
 from bsszoo.codes.code import Code
 from bsszoo.compression.finish import Finish, finish
 from bsszoo.compression.verdict import difference, mean_interval, shown
+from bsszoo.models.names import resolve_code
 from bsszoo.train.recipe import read_recipe, with_values
-from bsszoo.zoo.entry import resolve_code
 
 WAYS = ("fresh", "inherit", "teacher", "both")
 

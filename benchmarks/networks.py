@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import bsszoo
-from bsszoo.zoo.entry import ModelEntry, entries, find
+from bsszoo.models.names import ModelEntry, entries, find
 
 Action = Callable[[], object]
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from bsszoo.codes.space import Space as Space
     from bsszoo.compression.run import compress as compress
     from bsszoo.errors import BssZooError as BssZooError
-    from bsszoo.zoo.entry import cost as cost
-    from bsszoo.zoo.entry import list_models as list_models
-    from bsszoo.zoo.registry import create as create
+    from bsszoo.models.create import create as create
+    from bsszoo.models.names import cost as cost
+    from bsszoo.models.names import list_models as list_models
 
 __version__ = "0.1.0"
 
@@ -26,9 +26,9 @@ _HOME = {
     "Cost": "bsszoo.codes.cost",
     "Space": "bsszoo.codes.space",
     "compress": "bsszoo.compression.run",
-    "cost": "bsszoo.zoo.entry",
-    "create": "bsszoo.zoo.registry",
-    "list_models": "bsszoo.zoo.entry",
+    "cost": "bsszoo.models.names",
+    "create": "bsszoo.models.create",
+    "list_models": "bsszoo.models.names",
 }
 
 __all__ = [*_HOME, "__version__"]

@@ -13,7 +13,7 @@ import sys
 
 import bsszoo
 from bsszoo.codes import stage_costs
-from bsszoo.zoo import resolve_code
+from bsszoo.models import resolve_code
 
 
 def main() -> None:

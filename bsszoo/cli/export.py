@@ -66,11 +66,11 @@ def export_command(
     """
     from bsszoo.cli.console import progress_console, say, show
     from bsszoo.errors import SettingsError, WeightsError
-    from bsszoo.zoo.opening import code_named, open_network, sizes_named
+    from bsszoo.models.opening import code_named, open_network, sizes_named
 
     named = code_named(source, code)
     if timm:
-        from bsszoo.nets.timm_arguments import timm_arch_def, timm_arguments
+        from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments
 
         form = timm_arguments(named) or timm_arch_def(named)
         if form is None:

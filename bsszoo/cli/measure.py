@@ -46,9 +46,9 @@ def measure_command(
     """
     from bsszoo.cli.console import progress_console, say, show
     from bsszoo.evaluate.measure import measure
+    from bsszoo.models.opening import code_named, sizes_named
     from bsszoo.report.figures import sizes_differ
     from bsszoo.report.tables import speed_table
-    from bsszoo.zoo.opening import code_named, sizes_named
 
     console = progress_console()
     named = [(name, code_named(name)) for name in networks]

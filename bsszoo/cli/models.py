@@ -35,7 +35,7 @@ def list_command(
     as_json: JsonOption = False,
 ) -> None:
     """List the networks of the zoo with their exact costs and the paper's figures."""
-    from bsszoo.zoo.entry import find, list_models
+    from bsszoo.models.names import find, list_models
 
     found = [find(name) for name in list_models(pattern, family=family, pretrained=pretrained)]
     if as_json:
@@ -59,7 +59,7 @@ def list_command(
         for e in found
     ], with_codes=codes))
     if any(e.code.stride_in == "1x1" for e in found):
-        from bsszoo.zoo.detectors import DETECTORS
+        from bsszoo.models.detectors import DETECTORS
 
         say("Of the maskrcnn and retinanet entries these are the backbone's figures at 800 px; the paper prints the "
             f"whole detector's, which `bsszoo cost` counts: {', '.join(DETECTORS)}.")
@@ -70,9 +70,9 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     from bsszoo.cli.console import say, show
     from bsszoo.codes.cost import code_cost
     from bsszoo.codes.space import Space
+    from bsszoo.models.detectors import find_detector
+    from bsszoo.models.names import entry_of, resolve_code
     from bsszoo.report.tables import code_summary, stage_table
-    from bsszoo.zoo.detectors import find_detector
-    from bsszoo.zoo.entry import entry_of, resolve_code
 
     detector = find_detector(network)
     if detector is not None:
@@ -126,9 +126,9 @@ def cost_command(
     Detectors are counted at 800 px, as the paper counts them: bsszoo cost maskrcnn_resnet50_autobss
     """
     from bsszoo.codes.detector import SIZE
+    from bsszoo.models.detectors import find_detector
+    from bsszoo.models.names import cost, resolve_code
     from bsszoo.report.figures import sizes_differ
-    from bsszoo.zoo.detectors import find_detector
-    from bsszoo.zoo.entry import cost, resolve_code
 
     rows: list[dict[str, Any]] = []
     sizes: list[int] = []

@@ -84,7 +84,7 @@ class Training:
         """What is searched: a detector that is trained is counted with the classes of its pictures."""
         from dataclasses import replace
 
-        from bsszoo.zoo.detectors import find_detector
+        from bsszoo.models.detectors import find_detector
 
         detector = find_detector(network)
         if detector is None or not self.given or isinstance(judge, str):
@@ -135,7 +135,7 @@ class Training:
     @staticmethod
     def _head(network: str) -> DetectorHead | None:
         from bsszoo.codes.detector import DetectorHead
-        from bsszoo.zoo.detectors import find_detector
+        from bsszoo.models.detectors import find_detector
 
         found = find_detector(network)
         return None if found is None else DetectorHead.of(found)
@@ -151,6 +151,6 @@ class Training:
 
     @staticmethod
     def _family(network: str) -> str:
-        from bsszoo.zoo.entry import resolve_code
+        from bsszoo.models.names import resolve_code
 
         return resolve_code(network).family

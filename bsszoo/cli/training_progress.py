@@ -101,8 +101,8 @@ class TrainingProgress:
 
 def _classifier_words(recipe: Recipe) -> str:
     from bsszoo.codes.cost import code_cost
+    from bsszoo.models.names import resolve_code
     from bsszoo.report.figures import human
-    from bsszoo.zoo.entry import resolve_code
 
     part = recipe.model
     cost = code_cost(resolve_code(part.name), recipe.data.image_size, num_classes=part.num_classes,

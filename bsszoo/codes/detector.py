@@ -1,8 +1,8 @@
 """Detectors on block stacking style codes: Mask R-CNN and RetinaNet with a code as the backbone, and what they cost.
 
 Section B.3.3 of the paper puts searched ResNet-50 codes under both. The layers beside the backbone are those of
-torchvision's detectors, whose modules ``nets.detector`` builds; their names are the module paths there. What is counted
-follows the figures of the paper's Table 5, which come out only so (docs/findings.md): of Mask R-CNN the MACs of
+torchvision's detectors, whose modules ``models.detector`` builds; their names are the module paths there. What is
+counted follows the figures of the paper's Table 5, which come out only so (docs/findings.md): of Mask R-CNN the MACs of
 backbone, pyramid and region proposals but the parameters of everything; of RetinaNet everything.
 """
 

@@ -1,4 +1,4 @@
-"""The named codes: every network of the paper's tables, read from ``bsszoo/zoo/entries.json``, and what the families
+"""The named codes: every network of the paper's tables, read from ``bsszoo/models/entries.json``, and what the families
 know as published.
 
 The reading stands here, below ``nets``, because both the networks' registration with timm and the zoo need it.
@@ -74,7 +74,7 @@ class ModelEntry:
 @cache
 def named_entries() -> Mapping[str, ModelEntry]:
     """All entries by name: those of the paper in the order of its tables, then the families' others."""
-    text = files("bsszoo").joinpath("zoo").joinpath("entries.json").read_text(encoding="utf-8")
+    text = files("bsszoo").joinpath("models").joinpath("entries.json").read_text(encoding="utf-8")
     made = [_entry(data) for data in json.loads(text)["entries"]]
     made += [_published(family.name, name, network)
              for family in FAMILIES.values() for name, network in family.published.items()]

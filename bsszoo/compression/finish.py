@@ -24,7 +24,7 @@ from bsszoo.train.paper import paper_recipe
 from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
 
 if TYPE_CHECKING:
-    from bsszoo.nets.inherit import Inheritance
+    from bsszoo.models.inherit import Inheritance
     from bsszoo.train.watching import Watcher as TrainingWatcher
 
 #: In place of a recipe's file: the paper's recipe of the family.
@@ -58,8 +58,8 @@ class Finish:
         """
         from bsszoo.codes.named import entry_of
         from bsszoo.evaluate.training import updates_of
+        from bsszoo.models.weights import fetch, hub_org
         from bsszoo.train.data import open_splits
-        from bsszoo.zoo.weights import fetch, hub_org
 
         train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         try:
@@ -179,11 +179,11 @@ def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Pa
     from safetensors.torch import save_file
 
     from bsszoo.codes.named import entry_of
-    from bsszoo.nets.inherit import inherit_weights
+    from bsszoo.models.create import create
+    from bsszoo.models.inherit import inherit_weights
+    from bsszoo.models.loading import classes_of
+    from bsszoo.models.weights import fetch, hub_org
     from bsszoo.train.outcome import start_network
-    from bsszoo.zoo.loading import classes_of
-    from bsszoo.zoo.registry import create
-    from bsszoo.zoo.weights import fetch, hub_org
 
     part = recipe.model
     # With its own number of classes: a classifier that is not the trained one is not inherited.

@@ -51,6 +51,8 @@ from bsszoo.compression.storage import Sharing, open_study, share_controls, shar
 from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.files import plain_name
+from bsszoo.models.detectors import find_detector
+from bsszoo.models.names import resolve_code
 from bsszoo.search.sampler import Mode
 from bsszoo.study.evaluator import Evaluator, as_evaluator, load_evaluator
 from bsszoo.study.insight import insight_of_rows
@@ -58,8 +60,6 @@ from bsszoo.study.loop import SearchPlan, held_trials, retry_failed, run_search,
 from bsszoo.study.result import Budget, CompressResult, TrialRow
 from bsszoo.study.storages import first_line
 from bsszoo.study.workers import run_workers
-from bsszoo.zoo.detectors import find_detector
-from bsszoo.zoo.entry import resolve_code
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -11,12 +11,12 @@ from bsszoo.codes.detector import Detector
 from bsszoo.detection.labels import NOTHING, Labels
 from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import SettingsError, UnknownNameError, WeightsError
+from bsszoo.models.detector_weights import CONFIG, SavedDetector, create_detector, saved_detector
+from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
+from bsszoo.models.names import is_detector
+from bsszoo.models.weights import LOCAL, check_recorded
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.recipe import read_tree_of
-from bsszoo.zoo.detector_weights import CONFIG, SavedDetector, create_detector, saved_detector
-from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
-from bsszoo.zoo.entry import is_detector
-from bsszoo.zoo.weights import LOCAL, check_recorded
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,14 @@ from bsszoo.detection.evaluation import NONE, DetectionFigures, Precision
 from bsszoo.detection.labels import Labels
 from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import RecipeError, WeightsError
+from bsszoo.models.create import create
+from bsszoo.models.detector_weights import CONFIG, create_detector, saved_text
+from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES
+from bsszoo.models.saved_config import OWN
 from bsszoo.train.checkpoint import WEIGHTS, Folder, Kinds, best_of
 from bsszoo.train.devices import Place
 from bsszoo.train.outcome import how_trained, of_files, weights_words
 from bsszoo.train.task import Round
-from bsszoo.zoo.detector_weights import CONFIG, create_detector, saved_text
-from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES
-from bsszoo.zoo.registry import create
-from bsszoo.zoo.saved_config import OWN
 
 
 @dataclass(frozen=True, slots=True)

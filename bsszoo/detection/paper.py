@@ -18,10 +18,10 @@ from bsszoo.detection.recipe import (
     read_any_recipe,
 )
 from bsszoo.errors import UnknownNameError
+from bsszoo.models.detectors import find_detector
+from bsszoo.models.names import is_detector
 from bsszoo.train.paper import PREFIX, recipe_of
 from bsszoo.train.recipe import assigned
-from bsszoo.zoo.detectors import find_detector
-from bsszoo.zoo.entry import is_detector
 
 #: The paper's training: iterations, those of the warm-up, and those after which the rate falls to a tenth.
 UPDATES: Final = 270_000

@@ -9,6 +9,8 @@ from typing import Final
 
 from bsszoo.codes.detector import SIZE, Detector
 from bsszoo.errors import RecipeError
+from bsszoo.models.detectors import TORCHVISION, find_detector
+from bsszoo.models.names import is_detector
 from bsszoo.train.recipe import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -20,8 +22,6 @@ from bsszoo.train.recipe import (
     recipe_file,
 )
 from bsszoo.train.strict import bounded, choice, load_mapping
-from bsszoo.zoo.detectors import TORCHVISION, find_detector
-from bsszoo.zoo.entry import is_detector
 
 #: Pictures of an update as the paper trains detectors: 8 GPUs with 2 each.
 PAPER_BATCH: Final = 16

@@ -15,10 +15,10 @@ from bsszoo.detection.opening import open_detector
 from bsszoo.detection.recipe import CocoPart, DetectionRun
 from bsszoo.detection.samples import evaluation_loader
 from bsszoo.errors import DataError
+from bsszoo.models.detectors import TORCHVISION_CLASSES
 from bsszoo.train.batches import end_readers, plain
 from bsszoo.train.devices import joined
 from bsszoo.train.strict import check_tree
-from bsszoo.zoo.detectors import TORCHVISION_CLASSES
 
 
 def validate_detector(

@@ -16,9 +16,9 @@ from bsszoo.detection.recipe import DetectionRecipe, read_any_recipe
 from bsszoo.detection.samples import divide_detection
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluate.trainings import HOLDOUT, Trainings
+from bsszoo.models.detectors import find_detector
 from bsszoo.study.result import EvaluatorInfo
 from bsszoo.train.recipe import recipe_text, with_values
-from bsszoo.zoo.detectors import find_detector
 
 Measure = Literal["mask", "box"]
 

@@ -34,7 +34,7 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from bsszoo.codes.code import Code
-    from bsszoo.nets import build
+    from bsszoo.models.build import build
 
     if task["threads"]:
         torch.set_num_threads(task["threads"])
@@ -87,7 +87,7 @@ def export_here(task: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from bsszoo.codes.code import Code
-    from bsszoo.nets import build
+    from bsszoo.models.build import build
 
     if task["device"] != "cpu" or task["half"]:
         raise RuntimeError("onnxruntime is measured on the CPU in float32 only")

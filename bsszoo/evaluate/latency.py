@@ -34,7 +34,7 @@ def measure_latencies(codes: Sequence[Code], *, rounds: int = 15, budget_s: floa
     """
     import torch
 
-    from bsszoo.nets import build
+    from bsszoo.models.build import build
 
     models = [build(code).eval() for code in codes]
     images = [torch.randn(1, 3, code.image_size, code.image_size) for code in codes]

@@ -71,7 +71,7 @@ def _measured(
 ) -> LatencyTable:
     import torch
 
-    from bsszoo.nets.single_block import block_input, build_block
+    from bsszoo.models.single_block import block_input, build_block
 
     times: dict[BlockShape | str, float] = {}
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def _factor(table: LatencyTable, codes: Sequence[Code], device: str, batch: int)
     """What the sums of a table have to be multiplied by to be the networks' times, at the median of some networks."""
     import torch
 
-    from bsszoo.nets import build
+    from bsszoo.models.build import build
 
     times = [float("inf")] * len(codes)
     models = [build(code).eval().to(device) for code in codes]

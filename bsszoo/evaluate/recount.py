@@ -18,7 +18,7 @@ def recount(code: Code, image_size: ImageSize | None = None, *, num_classes: int
     from thop import profile
     from torch import nn
 
-    from bsszoo.nets import build
+    from bsszoo.models.build import build
 
     def nothing(module: Any, _inputs: Any, _output: Any) -> None:
         module.total_ops += torch.DoubleTensor([0])

@@ -19,7 +19,7 @@ from bsszoo import __version__
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.export.inputs import Check, check_inputs
 from bsszoo.files import plain_name, whole_file
-from bsszoo.zoo.pictures import input_config
+from bsszoo.models.pictures import input_config
 
 Format = Literal["onnx", "torch"]
 

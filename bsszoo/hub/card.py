@@ -20,7 +20,7 @@ from bsszoo.hub.markdown import code as code_text
 from bsszoo.hub.markdown import plain
 from bsszoo.hub.portable import without_paths
 from bsszoo.hub.source import PUBLISHED, RESULT, Search, Trained
-from bsszoo.nets.timm_arguments import TimmArguments
+from bsszoo.models.timm_arguments import TimmArguments
 from bsszoo.report.figures import ABSENT, human, percent, score
 from bsszoo.report.tables import inner, operator
 from bsszoo.texts import one_line, parse_yaml

@@ -19,13 +19,13 @@ from bsszoo.hub.figures import reading
 from bsszoo.hub.portable import portable_recipe, portable_trials, without_paths
 from bsszoo.hub.source import CONFIG, PUBLISHED, RESULT, TRIALS, Trained
 from bsszoo.hub.trace_plot import draw_trace
-from bsszoo.nets.build import GENERIC
-from bsszoo.nets.timm_arguments import TimmArguments, timm_arguments
+from bsszoo.models.build import GENERIC
+from bsszoo.models.create import create
+from bsszoo.models.hub_files import WEIGHTS_FILE
+from bsszoo.models.saved_config import OWN
+from bsszoo.models.timm_arguments import TimmArguments, timm_arguments
+from bsszoo.models.weights import sha256_of
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
-from bsszoo.zoo.hub_files import WEIGHTS_FILE
-from bsszoo.zoo.registry import create
-from bsszoo.zoo.saved_config import OWN
-from bsszoo.zoo.weights import sha256_of
 
 CARD, SEARCH_PICTURE = "README.md", "search.png"
 TRAINING, SEARCH, SEARCH_TRIALS = (PUBLISHED[name] for name in (SUMMARY, RESULT, TRIALS))

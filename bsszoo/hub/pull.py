@@ -21,11 +21,11 @@ from bsszoo.hub.figures import Measured, count_in, measured_of, number_in, text_
 from bsszoo.hub.pulled_folder import check_room, earlier_files, is_taken, place, refuse_names, scratch_beside
 from bsszoo.hub.remote import check_reachable, hub_api, in_words
 from bsszoo.hub.source import CONFIG
+from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository
+from bsszoo.models.loading import check_file
+from bsszoo.models.saved_config import checksum_in, code_in, sizes_in
+from bsszoo.models.weights import sha256_of
 from bsszoo.texts import one_line, parse_json, parse_yaml
-from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository
-from bsszoo.zoo.loading import check_file
-from bsszoo.zoo.saved_config import checksum_in, code_in, sizes_in
-from bsszoo.zoo.weights import sha256_of
 
 # The most bytes of a file that is read as text: a search's result has some hundred thousand.
 _TEXT_BYTES: Final = 1 << 24

@@ -15,8 +15,8 @@ from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.hub.contents import FILES, write_contents, write_dry_run
 from bsszoo.hub.remote import check_reachable, hub_api, in_words, who
 from bsszoo.hub.source import CONFIG, find_trained
-from bsszoo.zoo.hub_files import HubRepository
-from bsszoo.zoo.saved_config import code_in, same_network
+from bsszoo.models.hub_files import HubRepository
+from bsszoo.models.saved_config import code_in, same_network
 
 # What the Hub itself puts into a new repository.
 _BARE: Final = {".gitattributes", "README.md"}

@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
 
 from bsszoo import __version__
 from bsszoo.errors import BssZooError, RunError, SettingsError
+from bsszoo.models.hub_files import HubRepository, disk_error, first_line
 from bsszoo.texts import one_line
-from bsszoo.zoo.hub_files import HubRepository, disk_error, first_line
 
 _LOG_IN: Final = ("Log in with `hf auth login`, or set HF_TOKEN to a token that may write. Tokens are made on the "
                   "Hub's page Settings, Access Tokens.")

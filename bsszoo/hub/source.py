@@ -10,12 +10,12 @@ from typing import Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.hub.figures import reading, text_in
+from bsszoo.models.hub_files import WEIGHTS_FILE
+from bsszoo.models.names import resolve_code
+from bsszoo.models.saved_config import code_in, same_network
+from bsszoo.models.weights import check_recorded
 from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
-from bsszoo.zoo.entry import resolve_code
-from bsszoo.zoo.hub_files import WEIGHTS_FILE
-from bsszoo.zoo.saved_config import code_in, same_network
-from bsszoo.zoo.weights import check_recorded
 
 CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
 #: How files of a run are called in a repository.

@@ -1,6 +1,6 @@
-"""Networks: timm models of codes. Importing this package registers them with timm."""
+"""Importing this package registers every network, and ``bsszoo_code`` for any other code, with timm."""
 
-from bsszoo.nets import timm_registry as _registration  # noqa: F401 - registers on import
-from bsszoo.nets.build import build
+from bsszoo.models import timm_registry as _registration  # noqa: F401 - registers on import
+from bsszoo.models.build import build
 
 __all__ = ["build"]

@@ -19,10 +19,10 @@ from bsszoo.detection.opening import Opened, is_detection, open_detector
 from bsszoo.detection.samples import to_float
 from bsszoo.errors import SettingsError
 from bsszoo.images import MODES, converted, image_files, read_image
+from bsszoo.models.detectors import TORCHVISION
+from bsszoo.models.opening import open_network
+from bsszoo.models.pictures import input_config
 from bsszoo.train.devices import device_of
-from bsszoo.zoo.detectors import TORCHVISION
-from bsszoo.zoo.opening import open_network
-from bsszoo.zoo.pictures import input_config
 
 #: Least score of a detection that is drawn, and most labels of a classifier.
 LEAST_SCORE: Final = 0.5

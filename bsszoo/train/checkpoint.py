@@ -18,12 +18,12 @@ from torch import nn
 
 from bsszoo.errors import BssZooError, RunError, SettingsError
 from bsszoo.files import PART, whole_file
+from bsszoo.models.saved_config import OWN
+from bsszoo.models.weights import sha256_of
 from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint_contents import read_checkpoint
 from bsszoo.train.recipe import read_tree_of, recipe_text
 from bsszoo.train.strict import as_mapping, paths
-from bsszoo.zoo.saved_config import OWN
-from bsszoo.zoo.weights import sha256_of
 
 if TYPE_CHECKING:
     from bsszoo.train.task import TrainingRecipe

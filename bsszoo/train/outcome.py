@@ -18,15 +18,15 @@ from torch import nn
 from bsszoo import __version__
 from bsszoo.codes.cost import code_cost
 from bsszoo.errors import RecipeError
+from bsszoo.models.create import create
+from bsszoo.models.names import resolve_code
+from bsszoo.models.saved_config import OWN
 from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder, best_of
 from bsszoo.train.data import Pictures, Split, class_names
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import Accuracy
 from bsszoo.train.recipe import EmaPart, Recipe, RunPart
-from bsszoo.zoo.entry import resolve_code
-from bsszoo.zoo.registry import create
-from bsszoo.zoo.saved_config import OWN
 
 
 def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:

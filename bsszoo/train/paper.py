@@ -61,7 +61,7 @@ def imagenet_recipe(network: str) -> Recipe:
         >>> imagenet_recipe("mobilenetv2_c16-24-32-64-96-160_l1-2-3-4-3-2_t3-6-6-3-6-6").optim.lr
         0.7
     """
-    from bsszoo.zoo.entry import resolve_code
+    from bsszoo.models.names import resolve_code
 
     code = resolve_code(network)
     row = family_of(code.family).training

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bsszoo.errors import DataError, SettingsError
+from bsszoo.models.create import create
+from bsszoo.models.weights import LOCAL, SOURCES
 from bsszoo.texts import one_line
 from bsszoo.train.batches import evaluation_batches, plain
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
@@ -29,8 +31,6 @@ from bsszoo.train.data import (
 from bsszoo.train.devices import joined
 from bsszoo.train.evaluation import Accuracy, evaluate
 from bsszoo.train.recipe import ModelPart, OptimPart, Recipe, SchedulePart, read_recipe, with_values
-from bsszoo.zoo.registry import create
-from bsszoo.zoo.weights import LOCAL, SOURCES
 
 # The folders of ImageNet's classes.
 _SYNSET: Final = re.compile(r"n\d{8}")

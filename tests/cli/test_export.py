@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.errors import BssZooError
-from bsszoo.nets import build
+from bsszoo.models.build import build
 
 CODE = "resnet18_c64-8-16-24_l1-1-1-1_px64"
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import bsszoo
 from bsszoo.cli.main import main
-from bsszoo.nets import build
+from bsszoo.models.build import build
 
 CODE = "resnet18_c64-8-16-24_l1-1-1-1"
 

@@ -23,7 +23,7 @@ from bsszoo.codes.detector import (
 from bsszoo.codes.families import FAMILIES
 from bsszoo.codes.scaling import fit_scale, uniform_code
 from bsszoo.errors import CodeError
-from bsszoo.zoo.detectors import find_detector
+from bsszoo.models.detectors import find_detector
 
 HEADS = (DetectorHead("maskrcnn"), DetectorHead("retinanet"), DetectorHead("retinanet", 5, "p5", 64),
          DetectorHead("maskrcnn", 3, channels=32))
@@ -47,7 +47,7 @@ def test_the_terms_of_a_space_add_up_to_the_detectors_cost(
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_features_of_a_family_are_the_stages_that_the_built_backbone_gives(family: str) -> None:
-    from bsszoo.nets import build
+    from bsszoo.models.build import build
 
     code = Space.of(family).smallest
     mbconv = FAMILIES[family].block == "mbconv"

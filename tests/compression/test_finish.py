@@ -14,9 +14,9 @@ import bsszoo
 from bsszoo.compression.finish import Finish, read_finish, training_folder
 from bsszoo.compression.folder import read_json
 from bsszoo.errors import SettingsError, WeightsError
-from bsszoo.nets.inherit import inherit_weights
+from bsszoo.models.inherit import inherit_weights
+from bsszoo.models.names import resolve_code
 from bsszoo.train.recipe import Recipe, read_recipe
-from bsszoo.zoo.entry import resolve_code
 
 ORIGINAL = "mobilenetv2_c16-16-24-24-32-32_l2-1-1-1-1-1_t6-6-6-6-6-6_stem16_stage2-8x1"
 SMALL = {"flops": "60%", "trials": 3, "batch": 3, "latency": False}

@@ -17,7 +17,7 @@ from bsszoo.codes import Code, code_cost
 from bsszoo.compression.folder import run_folder
 from bsszoo.compression.plan import Caps
 from bsszoo.errors import BudgetError, RunError, SettingsError, UnknownNameError
-from bsszoo.zoo.entry import resolve_code
+from bsszoo.models.names import resolve_code
 
 SMALL = {"flops": "130M", "trials": 12, "batch": 4, "latency": False}
 

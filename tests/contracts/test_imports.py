@@ -18,20 +18,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "candidates": BELOW_NETS,
     "search": BELOW_NETS | {"candidates"},
     "study": BELOW_NETS | {"candidates", "search"},
-    "nets": BELOW_NETS,
+    "models": BELOW_NETS,
+    "nets": {"models"},
     "report": BELOW_NETS | {"files", "study.result", "study.insight"},
-    "evaluate": BELOW_NETS | {"files", "nets", "candidates", "study", "train", "detection", "zoo.detectors"},
+    "evaluate": BELOW_NETS | {"files", "models", "candidates", "study", "train", "detection"},
     "files": set(),
-    "train": BELOW_NETS | {"nets", "zoo", "files"},
-    "detection": BELOW_NETS | {"files", "nets", "zoo", "train"},
-    "zoo": BELOW_NETS | {"nets"},
-    "export": BELOW_NETS | {"files", "nets", "zoo"},
-    "predict": BELOW_NETS | {"files", "train", "detection", "zoo"},
-    "hub": BELOW_NETS | {"files", "nets", "zoo", "train", "report"},
+    "train": BELOW_NETS | {"models", "files"},
+    "detection": BELOW_NETS | {"files", "models", "train"},
+    "export": BELOW_NETS | {"files", "models"},
+    "predict": BELOW_NETS | {"files", "train", "detection", "models"},
+    "hub": BELOW_NETS | {"files", "models", "train", "report"},
     "compression": BELOW_NETS | {
-        "files", "candidates", "search", "study", "nets", "train", "detection", "evaluate", "zoo", "report"},
+        "files", "candidates", "search", "study", "models", "train", "detection", "evaluate", "report"},
     "cli": BELOW_NETS | {
-        "candidates", "study", "nets", "evaluate", "train", "detection", "zoo", "export", "hub", "report",
+        "candidates", "study", "models", "evaluate", "train", "detection", "export", "hub", "report",
         "predict", "compression"},
 }
 
@@ -78,11 +78,11 @@ def loaded_after(statement: str) -> set[str]:
 
 LIGHT_ROOMS = ("", "errors", "codes", "candidates", "search", "study", "report", "compression", "cli")
 LIGHT = [m for m in MODULES if room_of(m) in LIGHT_ROOMS] + [
-    m for m in MODULES if m in ("bsszoo.zoo", "bsszoo.zoo.entry", "bsszoo.evaluate", "bsszoo.evaluate.structural")
+    m for m in MODULES if m in ("bsszoo.models", "bsszoo.models.names", "bsszoo.evaluate", "bsszoo.evaluate.structural")
 ]
 
 
-@pytest.mark.parametrize("group", [*LIGHT_ROOMS, "zoo", "evaluate"])
+@pytest.mark.parametrize("group", [*LIGHT_ROOMS, "models", "evaluate"])
 def test_light_modules_load_neither_torch_nor_timm(group: str) -> None:
     # What a family builds its networks of is loaded when one is built.
     modules = [m for m in LIGHT if room_of(m) == group and not m.endswith("_modules")]

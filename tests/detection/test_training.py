@@ -24,10 +24,10 @@ from bsszoo.detection.recipe import read_any_recipe
 from bsszoo.detection.task import Detection, train_detector
 from bsszoo.detection.validate import validate_detector
 from bsszoo.errors import DataError, RecipeError, RunError, SettingsError, UnknownNameError, WeightsError
+from bsszoo.models.detectors import find_detector
 from bsszoo.train.devices import Place
 from bsszoo.train.recipe import Recipe
 from bsszoo.train.watching import Unwatched
-from bsszoo.zoo.detectors import find_detector
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
     with torch.inference_mode():
         assert all(torch.equal(v, resumed(pixels)[0][k]) for k, v in fresh(pixels)[0].items())
     from bsszoo.detection.outcome import detector_of, settings_of
-    from bsszoo.zoo.detector_weights import saved_text
+    from bsszoo.models.detector_weights import saved_text
 
     labels = task._labels
     (tmp_path / "config.json").write_text(saved_text(

@@ -15,7 +15,7 @@ from bsszoo.codes.chain import block_shapes, space_shapes
 from bsszoo.errors import BudgetError
 from bsszoo.evaluate.latency import measure_latencies
 from bsszoo.evaluate.latency_table import measure_latency_table
-from bsszoo.nets.single_block import block_input, build_block
+from bsszoo.models.single_block import block_input, build_block
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -355,7 +355,7 @@ def test_a_cache_that_cannot_be_written_is_no_lost_connection(hub: LocalHub, tmp
 def test_a_full_disk_is_no_lost_connection(hub: LocalHub, tmp_path: Path) -> None:
     """The system lets the process write no file beyond a size, as a disk that is full."""
     put(hub, "evil/plain", BASE)
-    program = ("import resource, signal, sys\nfrom bsszoo.zoo.registry import create\n"
+    program = ("import resource, signal, sys\nfrom bsszoo.models.create import create\n"
                "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
                "try:\n    create('hf-hub:evil/plain', pretrained=True)\n"
                "except Exception as error:\n    print(type(error).__name__, error)")

@@ -18,7 +18,7 @@ from train.small import CODE, small_recipe
 
 import bsszoo
 from bsszoo.compression.finish import Finish
-from bsszoo.nets import build
+from bsszoo.models.build import build
 from bsszoo.train.loop import train
 
 PUSH, PULL, LOOK = "bsszoo.hub.push:push", "bsszoo.hub.pull:pull", "bsszoo.hub.pull:look"

@@ -13,7 +13,7 @@ from package_tree import ROOT
 
 import bsszoo
 from bsszoo.codes import Code, Space
-from bsszoo.zoo import entries
+from bsszoo.models import entries
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ def test_version_is_said_once() -> None:
 
 def test_data_files_are_in_the_package_and_declared() -> None:
     declared = PROJECT["tool"]["setuptools"]["package-data"]["bsszoo"]
-    assert {"py.typed", "zoo/entries.json"} <= set(declared)
+    assert {"py.typed", "models/entries.json"} <= set(declared)
     for name in declared:
         assert resources.files("bsszoo").joinpath(name).is_file()
     # Any file that is no Python has to be declared, or the wheel goes without it.
@@ -44,7 +44,7 @@ def test_the_zoo_s_data_is_json_that_no_key_repeats() -> None:
         assert len({key for key, _ in pairs}) == len(pairs)
         return dict(pairs)
 
-    text = resources.files("bsszoo").joinpath("zoo", "entries.json").read_text(encoding="utf-8")
+    text = resources.files("bsszoo").joinpath("models", "entries.json").read_text(encoding="utf-8")
     names = [e["name"] for e in json.loads(text, object_pairs_hook=unique)["entries"]]  # type: ignore[index]
     assert len(set(names)) == len(names)
 

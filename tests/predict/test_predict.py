@@ -17,11 +17,11 @@ from bsszoo.cli.main import app
 from bsszoo.detection.labels import labels_of
 from bsszoo.errors import DataError, SettingsError, WeightsError
 from bsszoo.images import image_files
+from bsszoo.models.detector_weights import saved_text
+from bsszoo.models.detectors import find_detector
 from bsszoo.predict.drawing import LEAST_SIDE, colour_of, drawn
 from bsszoo.predict.predict import Found, Prediction, predict
 from bsszoo.predict.write import write_predictions
-from bsszoo.zoo.detector_weights import saved_text
-from bsszoo.zoo.detectors import find_detector
 
 NARROW = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
 

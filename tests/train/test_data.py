@@ -26,6 +26,7 @@ from bsszoo.compression.finish import read_finish
 from bsszoo.errors import DataError, RecipeError, SettingsError
 from bsszoo.evaluate.training import training_recipe
 from bsszoo.export.inputs import check_inputs
+from bsszoo.models.pictures import input_config
 from bsszoo.predict.predict import predict
 from bsszoo.train.batches import evaluation_batches
 from bsszoo.train.data import Pictures, Stream, open_split, open_splits, open_test, unseen_split
@@ -35,7 +36,6 @@ from bsszoo.train.loop import train
 from bsszoo.train.recipe import DataPart
 from bsszoo.train.validate import validate
 from bsszoo.train.watching import Unwatched
-from bsszoo.zoo.pictures import input_config
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FOLDER = DataPart(image_size=32)

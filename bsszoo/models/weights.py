@@ -17,8 +17,8 @@ from bsszoo.codes.cost import code_cost
 from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.codes.named import ModelEntry, WeightTag, named_entries
 from bsszoo.errors import UnknownNameError, WeightsError, close_matches
-from bsszoo.zoo.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
-from bsszoo.zoo.saved_config import checksum_in, code_in, config_from, same_network, sizes_in
+from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
+from bsszoo.models.saved_config import checksum_in, code_in, config_from, same_network, sizes_in
 
 #: The environment variable that names the organisation in which names are looked up.
 ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"

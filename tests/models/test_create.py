@@ -14,8 +14,8 @@ from torch import nn
 
 import bsszoo
 from bsszoo.errors import CodeError, UnknownNameError, WeightsError
-from bsszoo.zoo.entry import entries, find
-from bsszoo.zoo.registry import create
+from bsszoo.models.create import create
+from bsszoo.models.names import entries, find
 
 TINY = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2"
 RESNET = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24"

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from nets.counting import SMALL, small
+from models.counting import SMALL, small
 from timm.models import get_pretrained_cfg, is_model_pretrained, save_for_hf
 
 from bsszoo.codes.named import named_entries
 from bsszoo.errors import CodeError
-from bsszoo.nets import build
+from bsszoo.models.build import build
 
 SEARCHED = [entry for entry in named_entries().values() if entry.timm is None]
 

@@ -12,7 +12,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 import bsszoo
 from bsszoo.codes import Code, code_cost
 from bsszoo.errors import CodeError, UnknownNameError
-from bsszoo.zoo.entry import cost, entries, entry_of, find, list_models, resolve_code, split_tag
+from bsszoo.models.names import cost, entries, entry_of, find, list_models, resolve_code, split_tag
 
 ENTRIES = list(entries().values())
 AUTOBSS = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"
@@ -126,8 +126,8 @@ def test_every_name_of_timm_is_known_as_timms_without_importing_it() -> None:
     for name in [n for n in theirs[:: len(theirs) // 40] if n not in ours]:
         with pytest.raises(UnknownNameError, match=f"timm has '{name}', and bsszoo has not"):
             find(name)
-    code = ("import sys\nfrom bsszoo.zoo.entry import find\ntry:\n    find('regnety_160')\nexcept KeyError as error:\n"
-            "    print(error)\nprint(sorted({'torch', 'timm'} & set(sys.modules)))")
+    code = ("import sys\nfrom bsszoo.models.names import find\ntry:\n    find('regnety_160')\n"
+            "except KeyError as error:\n    print(error)\nprint(sorted({'torch', 'timm'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.startswith("timm has 'regnety_160'")
     assert done.stdout.endswith("\n[]\n")

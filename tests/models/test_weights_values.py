@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 import bsszoo
 from bsszoo.errors import WeightsError
 from bsszoo.hub.push import push
-from bsszoo.zoo.opening import code_named
-from bsszoo.zoo.registry import create
+from bsszoo.models.create import create
+from bsszoo.models.opening import code_named
 
 CODE = "resnet18_c8-8-8-8_l1-1-1-1"
 HUGE = "resnet18_c65536-65536-65536-65536_l1000-1000-1000-1000"

@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nets.counting import SMALL, small
+from models.counting import SMALL, small
 from timm.data import resolve_data_config
 from torch import nn
 
 from bsszoo.codes import FAMILIES, Code, Space, stages_of
 from bsszoo.errors import CodeError
-from bsszoo.nets import build
+from bsszoo.models.build import build
 
 KINDS = list(SMALL)
 

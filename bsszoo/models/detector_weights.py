@@ -13,13 +13,13 @@ from torch import nn
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.errors import BssZooError, CodeError, WeightsError
-from bsszoo.nets.detector import Norm, build_detector
+from bsszoo.models.detector import Norm, build_detector
+from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
+from bsszoo.models.hub_files import WEIGHTS_FILE
+from bsszoo.models.loading import check_same, check_values, read_state
+from bsszoo.models.saved_config import OWN
+from bsszoo.models.weights import LOCAL, Weights, check_recorded, check_size
 from bsszoo.texts import one_line, parse_json
-from bsszoo.zoo.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
-from bsszoo.zoo.hub_files import WEIGHTS_FILE
-from bsszoo.zoo.loading import check_same, check_values, read_state
-from bsszoo.zoo.saved_config import OWN
-from bsszoo.zoo.weights import LOCAL, Weights, check_recorded, check_size
 
 #: What says in a detector's folder how it is rebuilt, and the file of its weights there.
 CONFIG: Final = "config.json"
@@ -44,7 +44,7 @@ def create_detector(
             of such a folder; or ``torchvision`` for its COCO weights, which are those of ResNet-50 with the stride on
             the 3x3 convolution (``resnet50_.._px800``).
         num_classes: Outputs of the classifiers: 91 for Mask R-CNN, one of them the background, 80 for RetinaNet.
-        norm: ``batch``, ``sync`` or ``frozen``: see ``nets.detector.build_detector``.
+        norm: ``batch``, ``sync`` or ``frozen``: see ``models.detector.build_detector``.
         refused: Arguments that were given and that a detector does not take.
         settings: Passed on to torchvision's class.
 
@@ -53,7 +53,7 @@ def create_detector(
         WeightsError: The weights do not exist or do not fit.
     """
     if refused:
-        raise CodeError(f"A detector does not take {', '.join(refused)}. See bsszoo.zoo.detector_weights."
+        raise CodeError(f"A detector does not take {', '.join(refused)}. See bsszoo.models.detector_weights."
                         "create_detector for what it takes.")
     if isinstance(detector, str) and detector.startswith(LOCAL):
         return _from_folder(Path(detector.removeprefix(LOCAL)).expanduser(), pretrained, num_classes, norm, settings)

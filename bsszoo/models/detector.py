@@ -21,8 +21,8 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.detector import BOX_HEAD, Detector
 from bsszoo.codes.families import family_of
 from bsszoo.errors import CodeError
-from bsszoo.nets.build import build
-from bsszoo.nets.synchronised import synchronised
+from bsszoo.models.build import build
+from bsszoo.models.synchronised import synchronised
 
 Norm = Literal["batch", "sync", "frozen"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets.counting import SMALL, small
+from models.counting import SMALL, small
 
 from bsszoo.codes.named import named_entries
-from bsszoo.nets import build
+from bsszoo.models.build import build
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bsszoo
-from bsszoo.nets.synchronised import synchronised
+from bsszoo.models.synchronised import synchronised
 
 CODES = ("resnet18_c8-8-16-16_l1-1-1-1", "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24",
          "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2",

@@ -13,12 +13,12 @@ from torch import nn
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector
 from bsszoo.errors import UnknownNameError, WeightsError, shown
-from bsszoo.nets import build
-from bsszoo.zoo.detector_weights import create_detector, saved_detector
-from bsszoo.zoo.detectors import find_detector
-from bsszoo.zoo.entry import ModelEntry, entries, entry_of, resolve_code, split_tag
-from bsszoo.zoo.loading import check_count, load, read_state, sizes_of
-from bsszoo.zoo.weights import LOCAL, SOURCES, check_size, fetch, hub_org, saved_code
+from bsszoo.models.build import build
+from bsszoo.models.detector_weights import create_detector, saved_detector
+from bsszoo.models.detectors import find_detector
+from bsszoo.models.loading import check_count, load, read_state, sizes_of
+from bsszoo.models.names import ModelEntry, entries, entry_of, resolve_code, split_tag
+from bsszoo.models.weights import LOCAL, SOURCES, check_size, fetch, hub_org, saved_code
 
 
 def create(
@@ -42,7 +42,7 @@ def create(
         name_or_code: A zoo name, ``name.tag``, a code's text (canonical, or the paper's flat form after the family's
             name), a ``Code``, or ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``: the network whose code stands in
             the ``config.json`` there. With an organisation, any name that it has a repository of. Or a detector's name
-            (``maskrcnn_resnet50``), for which ``zoo.detector_weights.create_detector`` says what holds.
+            (``maskrcnn_resnet50``), for which ``models.detector_weights.create_detector`` says what holds.
         pretrained: False for fresh weights; True for the tag's or the default ones, or those of the repository or
             folder; a tag; ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or the path of a weights file
             (torchvision's keys are recognised). From repositories and folders only safetensors are taken.
@@ -50,7 +50,7 @@ def create(
             default as many as the weights have; 1000 without weights.
         in_chans: Channels of the input, by default those of the weights, 3 without; weights for 3 are adapted to
             others as timm does.
-        drop_rate, drop_path_rate, global_pool, output_stride, features_only, out_indices: See ``bsszoo.nets.build``.
+        drop_rate, drop_path_rate, global_pool, output_stride, features_only, out_indices: See ``bsszoo.models.build``.
         org: An organisation or user of the Hub where searched networks are looked up, as ``ORG/NAME.TAG``, and every
             name that the zoo does not know, as ``ORG/NAME``; by default that of the environment variable
             ``BSSZOO_HUB_ORG``. Original networks keep timm's weights under timm's tags.

@@ -16,7 +16,7 @@ import bsszoo
 from bsszoo.codes.code import Code
 from bsszoo.codes.named import named_entries
 from bsszoo.errors import BssZooError, CodeError, UnknownNameError, shown
-from bsszoo.zoo.registry import create
+from bsszoo.models.create import create
 
 
 @pytest.mark.parametrize(("name", "near"), [

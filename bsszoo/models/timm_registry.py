@@ -15,7 +15,7 @@ from torch import nn
 from bsszoo.codes.code import Code
 from bsszoo.codes.named import ModelEntry, named_entries
 from bsszoo.errors import CodeError
-from bsszoo.nets.build import GENERIC, build_as_timm, config_of
+from bsszoo.models.build import GENERIC, build_as_timm, config_of
 
 # timm appends each name that it registers.
 __all__ = [GENERIC]

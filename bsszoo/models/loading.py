@@ -16,11 +16,11 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.codes.families import family_of
 from bsszoo.errors import WeightsError
-from bsszoo.nets import build
-from bsszoo.nets.torchvision_keys import from_torchvision, is_torchvision
+from bsszoo.models.build import build
+from bsszoo.models.hub_files import first_line, forget
+from bsszoo.models.torchvision_keys import from_torchvision, is_torchvision
+from bsszoo.models.weights import Weights
 from bsszoo.texts import one_line
-from bsszoo.zoo.hub_files import first_line, forget
-from bsszoo.zoo.weights import Weights
 
 State = Mapping[str, torch.Tensor]
 

@@ -22,7 +22,7 @@ from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block
 from bsszoo.codes.named import entry_of
-from bsszoo.nets.build import build
+from bsszoo.models.build import build
 
 _ACTIVATIONS: Final = {"mobilenetv2": "relu6"}
 _SWISH: Final = "swish"

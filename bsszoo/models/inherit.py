@@ -85,7 +85,7 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
         CodeError: The codes are of different families.
 
     Example:
-        >>> from bsszoo.nets.build import build
+        >>> from bsszoo.models.build import build
         >>> small = Code.parse("mobilenetv2_c12-16-32-48-80-160_l1-2-2-2-2-1_t3-3-3-3-3-3")
         >>> large = Code.parse("mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6")
         >>> print(inherit_weights(build(small), small, build(large), large))

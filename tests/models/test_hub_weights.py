@@ -21,16 +21,16 @@ from timm.models import save_for_hf
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.named import named_entries
-from bsszoo.nets import build
+from bsszoo.models.build import build
 
 CHILD = '''
 import dataclasses, json, os, sys, time
 import torch
 import bsszoo.nets
 from bsszoo.errors import BssZooError
-from bsszoo.zoo.entry import find
-from bsszoo.zoo.registry import create
-from bsszoo.zoo.weights import fetch
+from bsszoo.models.names import find
+from bsszoo.models.create import create
+from bsszoo.models.weights import fetch
 
 torch.set_num_threads(1)
 
@@ -331,7 +331,7 @@ def test_an_unreachable_hub_is_a_quick_clear_error(case: str, runs: Any) -> None
 
 @pytest.mark.network
 def test_the_real_hub() -> None:
-    from bsszoo.zoo.registry import create as create_here
+    from bsszoo.models.create import create as create_here
 
     net = create_here("resnet18", pretrained=True).eval()
     theirs = timm.create_model("resnet18", pretrained=True).eval()

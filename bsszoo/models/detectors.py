@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from bsszoo.codes.detector import CHANNELS, SIZE, Detector, Kind
-from bsszoo.zoo.entry import entries, resolve_code
+from bsszoo.models.names import entries, resolve_code
 
 #: The detectors of the paper's Table 5, and RetinaNet's code as it is printed there.
 DETECTORS: Final = ("maskrcnn_resnet50", "maskrcnn_resnet50_autobss", "retinanet_resnet50",

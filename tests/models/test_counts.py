@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from nets.counting import count_by_hooks, count_by_thop, on_meta
+from models.counting import count_by_hooks, count_by_thop, on_meta
 from strategies import codes
 from torch import nn
 

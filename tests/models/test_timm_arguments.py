@@ -13,8 +13,8 @@ from torch import nn
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.named import named_entries
-from bsszoo.nets import build
-from bsszoo.nets.timm_arguments import timm_arch_def, timm_arguments
+from bsszoo.models.build import build
+from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments
 
 
 @torch.no_grad()

@@ -16,11 +16,11 @@ import bsszoo
 from bsszoo.codes.code import Code
 from bsszoo.errors import BssZooError, WeightsError
 from bsszoo.hub.push import push
-from bsszoo.zoo.detector_weights import saved_detector
-from bsszoo.zoo.opening import code_named, sizes_named
-from bsszoo.zoo.pictures import input_config
-from bsszoo.zoo.registry import create
-from bsszoo.zoo.weights import saved_code, saved_sizes
+from bsszoo.models.create import create
+from bsszoo.models.detector_weights import saved_detector
+from bsszoo.models.opening import code_named, sizes_named
+from bsszoo.models.pictures import input_config
+from bsszoo.models.weights import saved_code, saved_sizes
 
 CODE = "resnet18_c8-8-8-8_l1-1-1-1"
 DETECTOR = "retinanet_fpn8_resnet18_c8-8-8-8_l1-1-1-1"

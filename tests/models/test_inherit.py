@@ -8,8 +8,8 @@ from torch import nn
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import CodeError
-from bsszoo.nets.build import build
-from bsszoo.nets.inherit import inherit_weights
+from bsszoo.models.build import build
+from bsszoo.models.inherit import inherit_weights
 
 # A small code of each family and one that is larger in every entry, with skips between the same stages.
 PAIRS = {

@@ -12,7 +12,7 @@ from thop.vision.basic_hooks import zero_ops
 from torch import nn
 
 from bsszoo.codes import Code
-from bsszoo.nets import build
+from bsszoo.models.build import build
 
 SMALL = {
     "resnet18": "resnet18_c20-24-24-40_l1-2-1-1",

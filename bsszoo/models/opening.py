@@ -9,9 +9,9 @@ from torch import nn
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, UnknownNameError
-from bsszoo.zoo.entry import resolve_code
-from bsszoo.zoo.registry import create
-from bsszoo.zoo.weights import SOURCES, check_size, hub_org, saved_code, saved_sizes
+from bsszoo.models.create import create
+from bsszoo.models.names import resolve_code
+from bsszoo.models.weights import SOURCES, check_size, hub_org, saved_code, saved_sizes
 
 _FILES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 

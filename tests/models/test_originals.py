@@ -10,8 +10,8 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 
 from bsszoo.codes.named import named_entries
 from bsszoo.errors import WeightsError
-from bsszoo.nets import build
-from bsszoo.nets.torchvision_keys import from_torchvision, is_torchvision
+from bsszoo.models.build import build
+from bsszoo.models.torchvision_keys import from_torchvision, is_torchvision
 
 ALL = [entry for entry in named_entries().values() if entry.timm]
 #: One of each family, and the shallowest of its others.

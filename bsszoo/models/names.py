@@ -159,7 +159,7 @@ def cost(
         >>> cost("resnet18").macs
         1814073344
     """
-    from bsszoo.zoo.detectors import find_detector
+    from bsszoo.models.detectors import find_detector
 
     detector = find_detector(code_or_name) if isinstance(code_or_name, str) else None
     if detector is not None:
