@@ -81,10 +81,16 @@ def shown(value: object, most: int = 80) -> str:
     return f"an object ({home}{kind.__qualname__})"
 
 
+# More names than these are not read; of those a few are named.
+_MOST_NAMED, _FEW_NAMED = 24, 6
+
+
 def close_matches(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that helps with an unknown name: `` Did you mean 'resnet18'?``, or all known names."""
+    """The end of a sentence that helps with an unknown name: `` Did you mean 'resnet18'?``, or the known names."""
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     if near:
         return f" Did you mean {' or '.join(repr(n) for n in near)}?"
+    if len(names) > _MOST_NAMED:
+        return f" Known are {len(names)}, such as {', '.join(names[:: len(names) // _FEW_NAMED + 1])}."
     return f" Known: {', '.join(names)}."

@@ -73,6 +73,8 @@ def run(words: Sequence[object], cwd: Path | None = None,
 def _become(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     # A shell gives what it starts in the background a SIGINT that is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As in any process: its own processes are its children, and end with it.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

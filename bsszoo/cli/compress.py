@@ -18,7 +18,8 @@ def compress_command(
         str,
         typer.Argument(metavar="FAMILY_OR_NAME", show_default=False,
                        help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1, "
-                       "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, or a detector, "
+                       "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, a weights file or a "
+                       "training's folder (its code is searched from), or a detector, "
                        "maskrcnn_ or retinanet_ and any of these, whose backbone is searched."),
     ],
     flops: Annotated[

@@ -14,7 +14,8 @@ SourceArgument = Annotated[
 ]
 CodeOption = Annotated[
     str | None,
-    typer.Option("--code", metavar="NAME_OR_CODE", show_default=False, help="The network of a weights file."),
+    typer.Option("--code", metavar="NAME_OR_CODE", show_default=False,
+                 help="The network of a weights file, where its shapes do not say."),
 ]
 
 
@@ -66,9 +67,10 @@ def export_command(
     """
     from bsszoo.cli.console import progress_console, say, show
     from bsszoo.errors import SettingsError, WeightsError
-    from bsszoo.models.opening import code_named, open_network, sizes_named
+    from bsszoo.models.resolve import resolve
 
-    named = code_named(source, code)
+    network = resolve(source, code=code)
+    named = network.classifier
     if timm:
         from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments
 
@@ -77,24 +79,24 @@ def export_command(
             raise SettingsError(f"timm has no arguments that build exactly {named}: it rounds widths, or ties them to "
                                 "each other. With `import bsszoo.nets`, timm.create_model('bsszoo_code', code=..) "
                                 "does.")
-        classes, channels = sizes_named(source)
-        show(form.script(classes if num_classes is None else num_classes, channels).rstrip())
+        show(form.script(network.num_classes if num_classes is None else num_classes, network.in_chans).rstrip())
         return
     from bsszoo.export.export import export, file_name
+    from bsszoo.models.create import create
     from bsszoo.report.figures import human
 
     if random and weights is not None:
         raise SettingsError("--random and --weights exclude each other.")
     target = out or Path(file_name(source, format))
     try:
-        network = open_network(source, weights=False if random else weights or True, code=code,
-                               num_classes=num_classes)
+        built = create(source if code is None or network.source is None else named,
+                       pretrained=False if random else weights or network.source or True, num_classes=num_classes)
     except WeightsError as error:
         if weights is None and not random:
             raise WeightsError(f"{error} On this command line: --weights SOURCE, or --random.") from error
         raise
     progress_console().print(f"Exporting {named} and checking the file ...", markup=False)
-    done = export(network, target, format=format, half=fp16, opset=opset, pictures=images or None,  # type: ignore[arg-type]
+    done = export(built.eval(), target, format=format, half=fp16, opset=opset, pictures=images or None,  # type: ignore[arg-type]
                   bound=bound, label=str(named))
     kind = f"ONNX, operator set {done.opset}" if done.opset is not None else "torch.export program"
     channels, height, width = done.input_shape

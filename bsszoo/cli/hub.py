@@ -30,7 +30,8 @@ def push_command(
     ],
     repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to.", show_default=False)],
     code: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_CODE", help="The network of a weights file.", show_default=False)
+        str | None, typer.Option(metavar="NAME_OR_CODE", show_default=False,
+                                 help="The network of a weights file, where its shapes do not say.")
     ] = None,
     search: Annotated[
         Path | None, typer.Option(metavar="RUN", show_default=False,

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 def measure_command(
     networks: Annotated[
-        list[str], typer.Argument(metavar="NAME_OR_CODE...", show_default=False,
-                                  help="Names of `bsszoo list`, codes' texts, hf-hub:ORG/NAME or trainings' folders.")
+        list[str], typer.Argument(metavar="NETWORK...", show_default=False,
+                                  help="Names of `bsszoo list`, codes' texts, weights files, trainings' folders or "
+                                  "hf-hub:ORG/NAME.")
     ],
     engines: Annotated[
         str, typer.Option(metavar="A,B", help="eager (PyTorch), compile (torch.compile), onnx (onnxruntime).")
@@ -46,13 +47,16 @@ def measure_command(
     """
     from bsszoo.cli.console import progress_console, say, show
     from bsszoo.evaluate.measure import measure
-    from bsszoo.models.opening import code_named, sizes_named
+    from bsszoo.models.resolve import resolve
     from bsszoo.report.figures import sizes_differ
     from bsszoo.report.tables import speed_table
 
     console = progress_console()
-    named = [(name, code_named(name)) for name in networks]
-    sizes = {name: sizes_named(name) for name in networks}
+    given = {name: resolve(name) for name in networks}
+    named = [(name, network.classifier) for name, network in given.items()]
+    for network in given.values():
+        network.check_size()
+    sizes = {name: (network.num_classes, network.in_chans) for name, network in given.items()}
 
     def tell(done: int, total: int, what: str) -> None:
         console.print(f"{done}/{total} processes: {what}", markup=False, soft_wrap=not console.is_terminal)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from bsszoo.codes.detector import Detector
 
 NetworkArgument = Annotated[
-    str, typer.Argument(metavar="NAME_OR_CODE", help="A name of `bsszoo list`, or a code's text.", show_default=False)
+    str, typer.Argument(metavar="NETWORK", show_default=False,
+                        help="A name of `bsszoo list`, a code's text, a weights file, a training's folder or "
+                        "hf-hub:ORG/NAME.")
 ]
 SizeOption = Annotated[
     int | None,
@@ -70,17 +72,19 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     from bsszoo.cli.console import say, show
     from bsszoo.codes.cost import code_cost
     from bsszoo.codes.space import Space
-    from bsszoo.models.detectors import find_detector
-    from bsszoo.models.names import entry_of, resolve_code
+    from bsszoo.models.resolve import resolve
     from bsszoo.report.tables import code_summary, stage_table
 
-    detector = find_detector(network)
-    if detector is not None:
-        _show_detector(detector, image_size)
+    found = resolve(network)
+    if found.detector is not None:
+        _show_detector(found.detector, image_size)
         return
-    code = resolve_code(network)
-    show(code_summary(code, code_cost(code, image_size), image_size), "", stage_table(code, image_size))
-    entry = entry_of(code)
+    code, entry = found.code, found.entry
+    sizes = {"num_classes": found.num_classes, "in_chans": found.in_chans}
+    if found.source is not None:
+        say(f"Recognised: {found.recognised}; {found.num_classes} classes, {found.in_chans} input channels", "")
+    show(code_summary(code, code_cost(code, image_size, **sizes), image_size), "",
+         stage_table(code, image_size, **sizes))
     if entry is not None and entry.paper is None:
         say("", f"In the zoo as {entry.name}: {entry.title}, timm's network of that name.")
     elif entry is not None and entry.paper is not None:
@@ -108,7 +112,7 @@ def _show_detector(detector: Detector, image_size: int | None) -> None:
 
 def cost_command(
     networks: Annotated[
-        list[str], typer.Argument(metavar="NAME_OR_CODE...", help="Names of `bsszoo list`, or codes' texts.",
+        list[str], typer.Argument(metavar="NETWORK...", help="As of `bsszoo show`: names, codes, files, folders.",
                                   show_default=False)
     ],
     image_size: SizeOption = None,
@@ -125,18 +129,20 @@ def cost_command(
 
     Detectors are counted at 800 px, as the paper counts them: bsszoo cost maskrcnn_resnet50_autobss
     """
-    from bsszoo.codes.detector import SIZE
-    from bsszoo.models.detectors import find_detector
-    from bsszoo.models.names import cost, resolve_code
+    from bsszoo.models.names import cost
+    from bsszoo.models.resolve import resolve
     from bsszoo.report.figures import sizes_differ
 
     rows: list[dict[str, Any]] = []
     sizes: list[int] = []
     for network in networks:
-        detector = find_detector(network)
-        sizes.append(image_size or (SIZE if detector is not None else resolve_code(network).image_size))
-        figures = cost(network, image_size, num_classes=num_classes)
-        rows.append({"network": network, "image_size": sizes[-1], "code": str(detector or resolve_code(network)),
+        found = resolve(network)
+        detector = found.detector
+        classes = found.num_classes if num_classes is None else num_classes
+        sizes.append(image_size or found.image_size)
+        figures = cost(detector or found.code, image_size, num_classes=classes,
+                       in_chans=None if detector is not None else found.in_chans)
+        rows.append({"network": network, "image_size": sizes[-1], "code": str(detector or found.code),
                      "macs": figures.macs, "two_x_macs": figures.macs2, "params": figures.params,
                      "activations": figures.activations})
         if not as_json:
@@ -152,8 +158,7 @@ def cost_command(
         if check:
             from bsszoo.evaluate.recount import recount
 
-            macs, params = recount(resolve_code(network), image_size,
-                                   num_classes=1000 if num_classes is None else num_classes)
+            macs, params = recount(found.code, image_size, num_classes=classes, in_chans=found.in_chans)
             rows[-1]["thop_macs"], rows[-1]["built_params"] = macs, params
             if not as_json:
                 show(f"counted again by thop on the built network: MACs {macs}, params {params}: "

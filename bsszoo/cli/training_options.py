@@ -151,6 +151,6 @@ class Training:
 
     @staticmethod
     def _family(network: str) -> str:
-        from bsszoo.models.names import resolve_code
+        from bsszoo.models.resolve import resolve
 
-        return resolve_code(network).family
+        return resolve(network).code.family

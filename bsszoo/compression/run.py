@@ -51,8 +51,7 @@ from bsszoo.compression.storage import Sharing, open_study, share_controls, shar
 from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluate.structural import StructuralEvaluator
 from bsszoo.files import plain_name
-from bsszoo.models.detectors import find_detector
-from bsszoo.models.names import resolve_code
+from bsszoo.models.resolve import resolve
 from bsszoo.search.sampler import Mode
 from bsszoo.study.evaluator import Evaluator, as_evaluator, load_evaluator
 from bsszoo.study.insight import insight_of_rows
@@ -164,8 +163,9 @@ def compress(
     stopped, by Ctrl-C or by a kill, goes on when it is called again with the same settings; ``trials`` may grow.
 
     Args:
-        network: A family (``mobilenetv2``), a name of the zoo or a code: what is compressed, and the first control. Of
-            a detector (``maskrcnn_resnet50``) the backbone's code is searched, and every limit is on the detector.
+        network: What is compressed, and the first control: whatever ``bsszoo.models.resolve`` takes, such as a name
+            of the zoo, a code, a weights file or a training's folder, whose code is searched from. Of a detector
+            (``maskrcnn_resnet50``) the backbone's code is searched, and every limit is on the detector.
         flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs show): ``"130M"``,
             ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's own.
         params: Most parameters, likewise.
@@ -208,7 +208,9 @@ def compress(
     _check_counts(trials, batch, seed, slack, confirm)
     mode = _mode(search)
     sharing = Sharing(storage, study, workers, grace)
-    head, reference = _parts(network)
+    named = resolve(network)
+    head = None if named.detector is None else DetectorHead.of(named.detector)
+    reference = named.code
     whole = str(reference if head is None else head.on(reference))
     cost = network_cost(reference, head)
     within = latency_limit(max_latency, latency_table, latency_model)
@@ -222,7 +224,8 @@ def compress(
     )
     if hint := plausible(macs, flops):
         raise BudgetError(f"--flops is {flops!r}, {macs} multiply-adds.{hint}")
-    title = network if isinstance(network, str) and not network.startswith("{") else whole
+    # What is named by a place on this machine is recorded by its code.
+    title = network if isinstance(network, str) and network[:1] != "{" and named.source is None else whole
     if not grow:
         check_not_larger(title, cost.macs, macs)
     judge = _evaluator(evaluator)
@@ -321,14 +324,6 @@ def _closing_trainings(
         code = result.best.code
         finished = finish_found(how, code, plan.reference, folder, watcher.finishing(code))
         yield replace(result, finished=finished)
-
-
-def _parts(network: str | Code | Detector) -> tuple[DetectorHead | None, Code]:
-    """The head of a detector, None for a classifier, and the code that is searched."""
-    detector = find_detector(network) if isinstance(network, str) else network
-    if isinstance(detector, Detector):
-        return DetectorHead.of(detector), detector.backbone
-    return None, resolve_code(network)  # type: ignore[arg-type]  # no detector
 
 
 @contextmanager

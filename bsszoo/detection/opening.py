@@ -14,7 +14,8 @@ from bsszoo.errors import SettingsError, UnknownNameError, WeightsError
 from bsszoo.models.detector_weights import CONFIG, SavedDetector, create_detector, saved_detector
 from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.models.names import is_detector
-from bsszoo.models.weights import LOCAL, check_recorded
+from bsszoo.models.resolve import LOCAL
+from bsszoo.models.weights import check_recorded
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.recipe import read_tree_of
 

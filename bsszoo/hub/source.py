@@ -12,6 +12,7 @@ from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.hub.figures import reading, text_in
 from bsszoo.models.hub_files import WEIGHTS_FILE
 from bsszoo.models.names import resolve_code
+from bsszoo.models.resolve import resolve
 from bsszoo.models.saved_config import code_in, same_network
 from bsszoo.models.weights import check_recorded
 from bsszoo.texts import one_line, parse_json
@@ -143,10 +144,7 @@ def _file(path: Path, given: Code | None) -> Trained:
             return _folder(path.parent, given)
         # Other weights of that training, such as its best epoch's: its input and labels hold for them, its figures not.
         return Trained(code, path, _json(beside) or {})
-    if given is None:
-        raise SettingsError(f"{path} does not say what network its weights are of: name it with --code, a name of "
-                            "`bsszoo list` or a code.")
-    return Trained(given, path)
+    return Trained(resolve(path).classifier if given is None else given, path)
 
 
 def _text(path: Path) -> str | None:

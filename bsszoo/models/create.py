@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,17 @@ from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.detector import Detector
-from bsszoo.errors import UnknownNameError, WeightsError, shown
+from bsszoo.errors import CodeError, WeightsError, shown
 from bsszoo.models.build import build
-from bsszoo.models.detector_weights import create_detector, saved_detector
-from bsszoo.models.detectors import find_detector
+from bsszoo.models.detector_weights import create_detector
 from bsszoo.models.loading import check_count, load, read_state, sizes_of
-from bsszoo.models.names import ModelEntry, entries, entry_of, resolve_code, split_tag
-from bsszoo.models.weights import LOCAL, SOURCES, check_size, fetch, hub_org, saved_code
+from bsszoo.models.names import ModelEntry
+from bsszoo.models.resolve import resolve
+from bsszoo.models.weights import fetch, hub_org
 
 
 def create(
-    name_or_code: str | Code,
+    name_or_code: str | Path | Code,
     *,
     pretrained: bool | str | Path = False,
     num_classes: int | None = None,
@@ -39,10 +37,11 @@ def create(
     """The timm model of a zoo entry, of any code, or of what a repository or a folder holds.
 
     Args:
-        name_or_code: A zoo name, ``name.tag``, a code's text (canonical, or the paper's flat form after the family's
-            name), a ``Code``, or ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``: the network whose code stands in
-            the ``config.json`` there. With an organisation, any name that it has a repository of. Or a detector's name
-            (``maskrcnn_resnet50``), for which ``models.detector_weights.create_detector`` says what holds.
+        name_or_code: Whatever ``bsszoo.models.resolve`` takes: a zoo name, ``name.tag``, a code's text (canonical, or
+            the paper's flat form after the family's name), a ``Code``, a weights file, a training's folder, or
+            ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``. With an organisation, any name that it has a
+            repository of. Or a detector's name (``maskrcnn_resnet50``), for which
+            ``models.detector_weights.create_detector`` says what holds.
         pretrained: False for fresh weights; True for the tag's or the default ones, or those of the repository or
             folder; a tag; ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or the path of a weights file
             (torchvision's keys are recognised). From repositories and folders only safetensors are taken.
@@ -69,23 +68,23 @@ def create(
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
         raise WeightsError(f"pretrained is {shown(pretrained)}; allowed are True, False, a tag, 'hf-hub:org/name', "
                            "'local-dir:PATH' and the path of a weights file.")
-    detector: Detector | str | None = find_detector(name_or_code) if isinstance(name_or_code, str) else None
-    if isinstance(name_or_code, str) and name_or_code.startswith(LOCAL) and saved_detector(
-            Path(name_or_code.removeprefix(LOCAL)).expanduser()) is not None:
-        detector = name_or_code
-    if detector is not None:
+    org = hub_org(org)
+    named = resolve(name_or_code, org=org, cache_dir=cache_dir)
+    if named.module is not None:
+        raise CodeError(f"create makes a network, and was given a built one: {named.code}. Give that code, or a name.")
+    if named.detector is not None:
+        # What a training's folder holds says more of a detector than its name.
+        detector = named.source if named.source is not None else named.detector
         given = {"in_chans": in_chans, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None,
                  "features_only": features_only or None, "out_indices": out_indices, "org": org,
                  "output_stride": None if output_stride == 32 else output_stride,
                  "global_pool": None if global_pool == "avg" else global_pool}
         return create_detector(detector, pretrained=pretrained, num_classes=num_classes,
                                refused=[name for name, value in given.items() if value is not None])
-    org = hub_org(org)
-    named = _look_up(name_or_code, org, cache_dir)
     code, entry = named.code, named.entry
     source = named.source if pretrained is True and named.source is not None else pretrained
-    if source is False and named.source is not None:
-        check_size(code, named.source)
+    if source is False:
+        named.check_size()
     weights = None if source is False else fetch(source, code, entry, named.tag, org=org, cache_dir=cache_dir)
     state = None if weights is None else read_state(weights)
     classes, channels = (0, 0) if state is None else sizes_of(state, code)
@@ -93,7 +92,8 @@ def create(
         check_count({name: tensor.shape for name, tensor in state.items()}, code, weights.label)
     num_classes = (classes or 1000) if num_classes is None else num_classes
     in_chans = (channels or 3) if in_chans is None else in_chans
-    config = weights.config if weights else _tag_config(entry, named.tag)
+    config = (weights.config or (named.config if source == named.source else {})) if weights else _tag_config(
+        entry, named.tag)
     if classes not in (0, num_classes):
         # A classifier of other classes has other labels, whatever they are.
         config = {key: value for key, value in config.items() if not key.startswith("label_")}
@@ -107,43 +107,6 @@ def create(
         load(model, state, weights.label, code, num_classes=num_classes, in_chans=in_chans,
              features_only=features_only)
     return model
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """What a name means: a code, its entry and tag if it is the zoo's, and where it is kept if it is named by that."""
-
-    code: Code
-    entry: ModelEntry | None
-    tag: str | None = None
-    source: str | None = None
-
-
-def _look_up(name_or_code: str | Code, org: str | None, cache_dir: str | Path | None) -> _Named:
-    if not isinstance(name_or_code, str):
-        code = resolve_code(name_or_code)
-        return _Named(code, entry_of(code))
-    name = name_or_code.strip()
-    if name.startswith(SOURCES):
-        return _kept(name, cache_dir)
-    head, tag = split_tag(name)
-    known = head.lower() in entries()
-    try:
-        # An organisation may have tags of its own.
-        code = resolve_code(head if known and org is not None else name)
-    except UnknownNameError as error:
-        if org is None:
-            raise
-        try:
-            return _kept(f"hf-hub:{org}/{name}", cache_dir)
-        except WeightsError as other:
-            raise WeightsError(f"{error} And {org} has no such network: {other}") from other
-    return _Named(code, entry_of(code), tag if known else None)
-
-
-def _kept(source: str, cache_dir: str | Path | None) -> _Named:
-    code = saved_code(source, cache_dir=cache_dir)
-    return _Named(code, entry_of(code), source=source)
 
 
 def _tag_config(entry: ModelEntry | None, tag: str | None) -> Mapping[str, Any]:

@@ -17,8 +17,9 @@ from bsszoo.models.detector import Norm, build_detector
 from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.models.hub_files import WEIGHTS_FILE
 from bsszoo.models.loading import check_same, check_values, read_state
+from bsszoo.models.resolve import LOCAL
 from bsszoo.models.saved_config import OWN
-from bsszoo.models.weights import LOCAL, Weights, check_recorded, check_size
+from bsszoo.models.weights import Weights, check_recorded, check_size
 from bsszoo.texts import one_line, parse_json
 
 #: What says in a detector's folder how it is rebuilt, and the file of its weights there.

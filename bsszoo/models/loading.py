@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import safe_open
-from timm.models import load_pretrained, load_state_dict
+from safetensors.torch import load_file
+from timm.models import load_pretrained
 from torch import nn
 
 from bsszoo.codes.code import Code
@@ -18,7 +20,7 @@ from bsszoo.codes.families import family_of
 from bsszoo.errors import WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.hub_files import first_line, forget
-from bsszoo.models.torchvision_keys import from_torchvision, is_torchvision
+from bsszoo.models.recognise import Recognised, bare_names, recognise, sizes_in, timm_names
 from bsszoo.models.weights import Weights
 from bsszoo.texts import one_line
 
@@ -31,15 +33,16 @@ _SLACK: Final = 20_000_000
 
 
 def read_state(weights: Weights) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file by name.
+    """The tensors of a weights file by timm's names, whichever of timm, torchvision and bsszoo wrote it.
 
-    A file of the Hub's cache that cannot be read is taken out of the cache, so that the next call fetches it again.
+    Of a checkpoint those of its average (EMA) where it has one. A file of the Hub's cache that cannot be read is taken
+    out of the cache, so that the next call fetches it again.
 
     Raises:
         WeightsError: It is no safetensors file and no PyTorch file of tensors only, or is cut off.
     """
     try:
-        state = load_state_dict(str(weights.path), weights_only=True)
+        state = _tensors(weights.path)
     except Exception as error:  # whatever the unpickler or safetensors raise on a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         again = ""
@@ -51,21 +54,65 @@ def read_state(weights: Weights) -> dict[str, torch.Tensor]:
                            ) from error
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{weights.label} holds no state dict (names with tensors). Save model.state_dict().")
-    return state
+    return _renamed(state)
+
+
+def _tensors(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # What training scripts keep beside the tensors: their options, which are a plain record.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(found, dict):
+        for key in ("state_dict_ema", "model_ema", "ema", "state_dict", "model"):
+            if isinstance(found.get(key), dict):
+                return found[key]
+    return found
+
+
+def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    bare = bare_names([name for name in state if isinstance(name, str)])
+    shapes = {bare[name]: tuple(tensor.shape) for name, tensor in state.items() if name in bare}
+    timms = timm_names(shapes)
+    return {timms[bare[name]]: tensor for name, tensor in state.items() if name in bare}
+
+
+def recognise_file(path: Path) -> Recognised:
+    """The network whose weights a file holds, read off their shapes; of safetensors off the header alone.
+
+    Raises:
+        WeightsError: The file cannot be read, or holds no network of the families.
+    """
+    label = str(path)
+    if path.suffix == ".safetensors":
+        shapes = _header(path, label)
+        bare = bare_names(list(shapes))
+        shapes = {bare[name]: shape for name, shape in shapes.items()}
+        timms = timm_names(shapes)
+        return recognise({timms[name]: shape for name, shape in shapes.items()}, label)
+    state = read_state(Weights(path, label))
+    return recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, label)
+
+
+def _header(path: Path, label: str) -> dict[str, tuple[int, ...]]:
+    """The shapes in a safetensors file by name."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:  # safetensors' own error, which is a plain Exception
+        raise WeightsError(f"Cannot read {label} as weights ({first_line(error)}): it is no whole safetensors file."
+                           ) from error
 
 
 def check_file(path: Path, code: Code, label: str) -> None:
     """A ``WeightsError`` unless a safetensors file holds the tensors of a code's network, by its header alone."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except Exception as error:  # safetensors' own error, which is a plain Exception
-        raise WeightsError(f"Cannot read {label} as weights ({first_line(error)}): it is no whole safetensors file."
-                           ) from error
+    shapes = _header(path, label)
+    bare = bare_names(list(shapes))
+    shapes = {bare[name]: shape for name, shape in shapes.items()}
+    timms = timm_names(shapes)
+    shapes = {timms[name]: shape for name, shape in shapes.items()}
     check_count(shapes, code, label)
     state: State = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    if is_torchvision(state):
-        return  # its keys are matched by their order, which a header does not have
     classes, channels = sizes_of(state, code)
     own = build(code, num_classes=classes, in_chans=channels or 3, device="meta").state_dict()
     check_same(state, own, own, set(), label)
@@ -77,7 +124,7 @@ def check_count(shapes: Mapping[str, Sequence[int]], code: Code, label: str) -> 
     Counted from the code, before anything is built: a code that names widths of thousands beside a small file would
     else fill the memory before the first shape is compared.
     """
-    classes, channels = _sizes_of_shapes(shapes, code)
+    classes, channels = sizes_in(shapes, code)
     held = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS))
     counted = code_cost(code, num_classes=classes, in_chans=channels or 3).params
     if counted > 2 * held + _SLACK or sum(code.depths) > len(shapes):
@@ -88,14 +135,7 @@ def check_count(shapes: Mapping[str, Sequence[int]], code: Code, label: str) -> 
 
 def sizes_of(state: State, code: Code) -> tuple[int, int]:
     """The classes and the input channels that weights of a code were trained with; 0 where they do not say."""
-    return _sizes_of_shapes({name: tensor.shape for name, tensor in state.items()}, code)
-
-
-def _sizes_of_shapes(shapes: Mapping[str, Sequence[int]], code: Code) -> tuple[int, int]:
-    first_conv, classifier = _ends(code)
-    head = shapes.get(f"{classifier}.weight", shapes.get("classifier.1.weight"))  # the latter is torchvision's
-    stem = shapes.get(f"{first_conv}.weight", shapes.get("features.0.0.weight"))
-    return 0 if not head else int(head[0]), 0 if stem is None or len(stem) != 4 else int(stem[1])
+    return sizes_in({name: tensor.shape for name, tensor in state.items()}, code)
 
 
 def classes_of(weights: Weights, code: Code) -> int:
@@ -110,7 +150,7 @@ def load(
     """Load weights into the network of a code strictly.
 
     Only two layers may differ, as in timm: the first convolution is adapted to ``in_chans``, and the classifier is
-    left freshly initialised when ``num_classes`` is not the checkpoint's. torchvision's keys are recognised.
+    left freshly initialised when ``num_classes`` is not the checkpoint's.
 
     Args:
         model: The network, with the following two arguments.
@@ -127,9 +167,8 @@ def load(
     own = model.state_dict()
     # A features-only network lacks what stands behind the features; a checkpoint may hold it all the same.
     whole = build(code, device="meta").state_dict() if features_only else own
-    if is_torchvision(state):
-        state = from_torchvision(state, whole, classifier=classifier, first_conv=first_conv)
-
+    # Checkpoints older than PyTorch 0.4.1 have no counters; they are used only by momentum=None.
+    state = {**{name: value for name, value in own.items() if name.endswith("num_batches_tracked")}, **state}
     classes, channels = sizes_of(state, code)
     if classes == 0 and num_classes > 0 and not features_only:
         raise WeightsError(f"{label} holds no classifier ({classifier}.weight). Create the network with num_classes=0 "

@@ -8,11 +8,11 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
-from bsszoo.codes.detector import SIZE, detector_cost
+from bsszoo.codes.detector import SIZE, Detector, detector_cost
 from bsszoo.codes.families import FAMILIES, family_of
 from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
 from bsszoo.errors import CodeError, UnknownNameError, close_matches, shown
@@ -135,41 +135,41 @@ def _module_advice(given: object) -> str:
 
 
 def cost(
-    code_or_name: str | Code,
+    network: str | Path | Code | Detector | Any,
     image_size: ImageSize | None = None,
     *,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
 ) -> Cost:
     """The exact MACs, parameters and activations of a network, from its code alone.
 
     A detector (``maskrcnn_resnet50``, ..) is counted as the paper counts it: ``codes.detector``.
 
     Args:
-        code_or_name: Whatever ``resolve_code`` reads.
-        image_size: Side of the square input, or (height, width) [px]; by default the code's own.
-        num_classes: Outputs of the classifier, 1000 by default; 0 counts the network without one. A detector's are 91
-            (Mask R-CNN) or 80 (RetinaNet) by default.
-        in_chans: Channels of the input.
+        network: Whatever ``bsszoo.models.resolve`` takes.
+        image_size: Side of the square input, or (height, width) [px]; by default the network's own.
+        num_classes: Outputs of the classifier; 0 counts the network without one. By default the network's own: 1000 of
+            a name or a code; a detector's are 91 (Mask R-CNN) or 80 (RetinaNet).
+        in_chans: Channels of the input; by default the network's own, 3 of a name or a code.
 
     Raises:
-        UnknownNameError, CodeError: As ``resolve_code``; ``CodeError`` also for impossible sizes.
+        UnknownNameError, CodeError, WeightsError, SettingsError: As ``resolve``; ``CodeError`` also for impossible
+            sizes.
 
     Example:
         >>> cost("resnet18").macs
         1814073344
     """
-    from bsszoo.models.detectors import find_detector
+    from bsszoo.models.resolve import resolve
 
-    detector = find_detector(code_or_name) if isinstance(code_or_name, str) else None
-    if detector is not None:
-        if in_chans != 3:
+    found = resolve(network)
+    if found.detector is not None:
+        if in_chans not in (None, 3):
             raise CodeError("Detectors take pictures of 3 channels.")
-        if num_classes is not None:
-            detector = replace(detector, num_classes=num_classes or -1)
+        detector = found.detector if num_classes is None else replace(found.detector, num_classes=num_classes or -1)
         return detector_cost(detector, SIZE if image_size is None else image_size)
-    return code_cost(resolve_code(code_or_name), image_size, num_classes=1000 if num_classes is None else num_classes,
-                     in_chans=in_chans)
+    return code_cost(found.code, image_size, num_classes=found.num_classes if num_classes is None else num_classes,
+                     in_chans=found.in_chans if in_chans is None else in_chans)
 
 
 def list_models(

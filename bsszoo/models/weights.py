@@ -18,19 +18,15 @@ from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.codes.named import ModelEntry, WeightTag, named_entries
 from bsszoo.errors import UnknownNameError, WeightsError, close_matches
 from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
-from bsszoo.models.saved_config import checksum_in, code_in, config_from, same_network, sizes_in
+from bsszoo.models.resolve import SUFFIXES
+from bsszoo.models.saved_config import checksum_in, config_from, same_network
 
 #: The environment variable that names the organisation in which names are looked up.
 ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
-#: What the folder of a training is named by.
-LOCAL: Final = "local-dir:"
-#: What a network's name begins with when it is named by where it is kept.
-SOURCES: Final = ("hf-hub:", LOCAL)
 #: The tag that a name without one has in an organisation, where the zoo knows none.
 DEFAULT_TAG: Final = "in1k"
 # Ten times the zoo's largest, 2 GB in float32.
 _MOST_PARAMS: Final = 500_000_000
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +79,10 @@ def fetch(
         return _from_folder(path, code)
     if path.is_file():
         return Weights(path, str(path))
-    if isinstance(pretrained, Path) or "/" in source or "\\" in source or source.endswith(_SUFFIXES):
-        raise WeightsError(f"There is no weights file {source!r}. Allowed are a file ({', '.join(_SUFFIXES)}), a "
+    if isinstance(pretrained, Path) or "/" in source or "\\" in source or source.endswith(SUFFIXES):
+        raise WeightsError(f"There is no weights file {source!r}. Allowed are a file ({', '.join(SUFFIXES)}), a "
                            f"folder with {WEIGHTS_FILE}, 'hf-hub:org/name[@revision]', 'local-dir:PATH' or a tag.")
     return _tagged(code, entry, source, org, cache_dir)
-
-
-def saved_sizes(source: str, *, cache_dir: str | Path | None = None) -> tuple[int, int]:
-    """The classes and the input channels of the network that a repository or a folder holds; as ``saved_code``."""
-    return sizes_in(*_saved_config(source, cache_dir))
 
 
 def check_size(network: Code | Detector, source: str) -> None:
@@ -106,21 +97,16 @@ def check_size(network: Code | Detector, source: str) -> None:
                            f"{network}")
 
 
-def saved_code(source: str, *, cache_dir: str | Path | None = None) -> Code:
-    """The code of the network that a repository or a folder holds, from its ``config.json``.
+def saved_config(source: str, cache_dir: str | Path | None) -> tuple[Path, str]:
+    """The ``config.json`` of a repository or a folder, and what that is called in messages.
 
     Args:
         source: ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``.
         cache_dir: As in ``fetch``.
 
     Raises:
-        WeightsError: There is no such repository or folder, or it says nothing of a code.
+        WeightsError: There is no such repository or folder, or no such file in it.
     """
-    return code_in(*_saved_config(source, cache_dir))
-
-
-def _saved_config(source: str, cache_dir: str | Path | None) -> tuple[Path, str]:
-    """The ``config.json`` of a repository or a folder, and what that is called in messages."""
     if source.startswith("hf-hub:"):
         repository = HubRepository.parse(source.removeprefix("hf-hub:"))
         path = hub_file(repository, ("config.json",), cache_dir=cache_dir, what="config.json",

@@ -19,8 +19,8 @@ from bsszoo.detection.opening import Opened, is_detection, open_detector
 from bsszoo.detection.samples import to_float
 from bsszoo.errors import SettingsError
 from bsszoo.images import MODES, converted, image_files, read_image
+from bsszoo.models.create import create
 from bsszoo.models.detectors import TORCHVISION
-from bsszoo.models.opening import open_network
 from bsszoo.models.pictures import input_config
 from bsszoo.train.devices import device_of
 
@@ -118,7 +118,7 @@ def predict(
         opened = open_detector(what, weights)
         labels, model = _labels_of(opened, weights), opened.model.to(place).eval()
         return (_objects(model, labels, file, least_score, place) for file in files)
-    network = open_network(what, weights=weights or True).to(place)
+    network = create(what, pretrained=weights or True).eval().to(place)
     return _classified(network, files, top, place)
 
 

@@ -61,13 +61,14 @@ def imagenet_recipe(network: str) -> Recipe:
         >>> imagenet_recipe("mobilenetv2_c16-24-32-64-96-160_l1-2-3-4-3-2_t3-6-6-3-6-6").optim.lr
         0.7
     """
-    from bsszoo.models.names import resolve_code
+    from bsszoo.models.resolve import resolve
 
-    code = resolve_code(network)
+    found = resolve(network)
+    code = found.classifier
     row = family_of(code.family).training
     data = DataPart(image_size=code.image_size, crop_pct=row.crop_pct, interpolation=row.interpolation)
     made = paper_recipe(code.family, num_classes=1000, data=data)
-    return with_values(made, model={"name": network},
+    return with_values(made, model={"name": network if found.source is None else str(code)},
                        run={"precision": "bfloat16", "channels_last": True, "workers": 8})
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.models.create import create
-from bsszoo.models.weights import LOCAL, SOURCES
+from bsszoo.models.resolve import LOCAL, SOURCES
 from bsszoo.texts import one_line
 from bsszoo.train.batches import evaluation_batches, plain
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
@@ -47,7 +47,8 @@ def validate(
     Pictures get the labels of their classes' names, whatever other classes the data have.
 
     Args:
-        what: The folder of a training or of a pulled network, ``hf-hub:org/name``, a zoo name or a code's text.
+        what: Whatever ``bsszoo.models.resolve`` takes: the folder of a training or of a pulled network, a weights file,
+            ``hf-hub:org/name``, a zoo name or a code's text.
         data: The folder of the pictures; None for ``synthetic``.
         weights: Of a name or a code, as ``bsszoo.create`` takes them; a training's own otherwise.
         settings: Values of the recipe's data section in place of those that came with the weights.
@@ -70,10 +71,8 @@ def validate(
         what = f"local-dir:{folder}"  # pulled, or written by timm
     named = str(what).startswith(SOURCES)
     if not folder.exists() and len(folder.parts) > 1 and not named:
-        raise SettingsError(f"There is no folder {str(what)!r}. Give a training's folder, a zoo name or a code's text.")
-    if folder.is_dir() and not trained and not named:
-        raise SettingsError(f"{folder} holds no training: there is no {RECIPE} in it. Give a training's folder, a zoo "
-                            "name or a code's text.")
+        raise SettingsError(f"There is no file or folder {str(what)!r}. Give a training's folder, a weights file, a "
+                            "zoo name or a code's text.")
     if trained:
         recipe = read_recipe(folder / RECIPE)
         if not (folder / WEIGHTS).is_file():

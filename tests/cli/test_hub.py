@@ -61,7 +61,7 @@ def test_mistakes_are_one_text_and_exit_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for words, code, said in (
-        (["push", str(weights), "me/net", "--dry-run", "out"], 2, "name it with --code"),
+        (["push", str(weights), "me/net", "--dry-run", "out", "--code", "resnet19"], 2, "There is no model 'resnet19'"),
         (["push", "nowhere", "me/net"], 2, "There is no 'nowhere'"),
         (["pull", "a/b/c"], 2, "names no Hub repository"),
     ):

@@ -99,6 +99,8 @@ def _swap(data, rng):
             walk(node[key])
 
     walk(data)
+    if not places:  # nothing is left of it
+        return
     node, key = rng.choice(places)
     if isinstance(node, dict) and rng.random() < 0.2:
         del node[key]

@@ -376,7 +376,9 @@ def test_sources_that_hold_nothing_to_publish(made: dict[str, Path], me: Child, 
 
     assert "There is no" in refused(tmp_path / "nowhere")
     assert "nothing to publish" in refused(made["folder"])
-    assert "name it with --code" in refused(made["plain"])
+    # Weights alone say which network they are of.
+    found = me.value(PUSH, str(made["plain"]), "acme/net", dry_run=str(tmp_path / "plain"))
+    assert found["code"]["family"] == "resnet18"
     assert "another network" in refused(made["plain"], code="resnet18")
     assert "There is no model 'resnet19'" in refused(made["plain"], code="resnet19")
     assert f"--code names {bsszoo.Code.parse(TIMMS)}" in refused(made["training"], code=TIMMS)

@@ -18,9 +18,8 @@ from bsszoo.errors import BssZooError, WeightsError
 from bsszoo.hub.push import push
 from bsszoo.models.create import create
 from bsszoo.models.detector_weights import saved_detector
-from bsszoo.models.opening import code_named, sizes_named
 from bsszoo.models.pictures import input_config
-from bsszoo.models.weights import saved_code, saved_sizes
+from bsszoo.models.resolve import resolve
 
 CODE = "resnet18_c8-8-8-8_l1-1-1-1"
 DETECTOR = "retinanet_fpn8_resnet18_c8-8-8-8_l1-1-1-1"
@@ -121,8 +120,8 @@ def test_any_configuration_is_a_network_or_one_text(seed: int, folder: Path, tmp
         assert isinstance(input_config(network), dict)
 
     acts: list[Callable[[], object]] = [
-        lambda: saved_code(source), lambda: saved_sizes(source), lambda: code_named(source),
-        lambda: sizes_named(source), whole, lambda: create(CODE, pretrained=folder), lambda: saved_detector(folder)]
+        lambda: resolve(source), lambda: resolve(folder / "model.safetensors"), whole,
+        lambda: create(CODE, pretrained=folder), lambda: saved_detector(folder)]
     for number in range(60):
         text = damaged(CONFIG, chance)
         (folder / "config.json").write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -178,4 +177,4 @@ def test_nulls_are_what_timm_takes_by_default(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     network: Any = create(f"local-dir:{folder}", pretrained=True)
     assert network.default_cfg["input_size"] == (3, 64, 64)  # the code's own
-    assert bsszoo.Code.parse(str(saved_code(f"local-dir:{folder}"))) == Code.parse(f"{CODE}_px64")
+    assert bsszoo.Code.parse(str(resolve(f"local-dir:{folder}").code)) == Code.parse(f"{CODE}_px64")

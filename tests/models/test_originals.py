@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -11,15 +13,12 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from bsszoo.codes.named import named_entries
 from bsszoo.errors import WeightsError
 from bsszoo.models.build import build
-from bsszoo.models.torchvision_keys import from_torchvision, is_torchvision
+from bsszoo.models.create import create
 
 ALL = [entry for entry in named_entries().values() if entry.timm]
 #: One of each family, and the shallowest of its others.
 ORIGINALS = [e for e in ALL if e.paper is not None or e.name in ("resnet26", "regnetx_002", "regnety_002")]
 IDS = [entry.name for entry in ORIGINALS]
-TORCHVISION = {"resnet18": "resnet18", "resnet50": "resnet50", "mobilenetv2": "mobilenet_v2",
-               "efficientnet_b0": "efficientnet_b0", "efficientnet_b1": "efficientnet_b1"}
-PAPER = [entry for entry in ORIGINALS if entry.name in TORCHVISION]
 
 
 @pytest.fixture(autouse=True)
@@ -72,42 +71,18 @@ def test_same_start_from_the_same_seed(entry) -> None:
         assert torch.equal(ours[key], tensor), key
 
 
-@pytest.mark.parametrize("entry", PAPER, ids=[entry.name for entry in PAPER])
-def test_torchvision_weights_give_equal_logits(entry) -> None:
-    torch.manual_seed(0)
-    theirs = getattr(torchvision.models, TORCHVISION[entry.name])(weights=None).eval()
-    with torch.no_grad():
-        for name, p in theirs.state_dict().items():
-            if "running_var" in name:
-                p.uniform_(0.5, 1.5)
-            elif "running_mean" in name:
-                p.normal_(0, 0.1)
-    state = theirs.state_dict()
-    ours = build(entry.code).eval()
-    assert is_torchvision(state) == (not entry.name.startswith("resnet"))
-    if is_torchvision(state):
-        state = from_torchvision(state, ours.state_dict(), classifier="classifier", first_conv="conv_stem")
-    ours.load_state_dict(state, strict=True)
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
-
-
-def test_torchvision_weights_of_another_network_are_refused() -> None:
-    b0 = torchvision.models.efficientnet_b0(weights=None).state_dict()
+def test_torchvision_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save(torchvision.models.efficientnet_b0(weights=None).state_dict(), tmp_path / "b0.pth")
     for name in ("mobilenetv2", "efficientnet_b1", "efficientnet_b0_autobss"):
-        own = build(named_entries()[name].code, device="meta").state_dict()
         with pytest.raises(WeightsError, match="another network"):
-            from_torchvision(b0, own, classifier="classifier", first_conv="conv_stem")
+            create(name, pretrained=tmp_path / "b0.pth")
 
 
-def test_torchvision_weights_of_other_classes_and_without_counters_map() -> None:
-    own = build(named_entries()["mobilenetv2"].code, num_classes=10, device="meta").state_dict()
+def test_torchvision_weights_of_other_classes_and_without_counters_load(tmp_path: Path) -> None:
     state = torchvision.models.mobilenet_v2(weights=None).state_dict()
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    mapped = from_torchvision(old, own, classifier="classifier", first_conv="conv_stem")
-    assert mapped.keys() == own.keys()
-    assert mapped["classifier.weight"].shape == (1000, 1280)
-    headless = {key: value for key, value in state.items() if not key.startswith("classifier")}
-    mapped = from_torchvision(headless, own, classifier="classifier", first_conv="conv_stem")
-    assert own.keys() - mapped.keys() == {"classifier.weight", "classifier.bias"}
+    torch.save(old, tmp_path / "old.pth")
+    assert create("mobilenetv2", pretrained=tmp_path / "old.pth").get_classifier().out_features == 1000
+    assert create("mobilenetv2", pretrained=tmp_path / "old.pth", num_classes=10).get_classifier().out_features == 10
+    torch.save({key: value for key, value in state.items() if not key.startswith("classifier")}, tmp_path / "body.pth")
+    assert create("mobilenetv2", pretrained=tmp_path / "body.pth", num_classes=0).num_classes == 0

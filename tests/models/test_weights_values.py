@@ -15,7 +15,7 @@ import bsszoo
 from bsszoo.errors import WeightsError
 from bsszoo.hub.push import push
 from bsszoo.models.create import create
-from bsszoo.models.opening import code_named
+from bsszoo.models.resolve import resolve
 
 CODE = "resnet18_c8-8-8-8_l1-1-1-1"
 HUGE = "resnet18_c65536-65536-65536-65536_l1000-1000-1000-1000"
@@ -100,7 +100,8 @@ def test_a_code_far_larger_than_its_weights_is_never_built(tmp_path: Path) -> No
                     lambda: push(tmp_path / "net", "me/net", dry_run=tmp_path / "card")):
         with pytest.raises(WeightsError, match="holds the weights of another network: 6,195 parameters"):
             attempt()
-    for attempt in (lambda: create(source), lambda: code_named(source)):  # without its weights, or to be measured
+    # Without its weights, or to be measured.
+    for attempt in (lambda: create(source), lambda: resolve(source).check_size()):
         with pytest.raises(WeightsError, match="at most 500,000,000 are built"):
             attempt()
     large = tmp_path / "detector"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.detection.labels import labels_of
-from bsszoo.errors import DataError, SettingsError, WeightsError
+from bsszoo.errors import DataError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.images import image_files
 from bsszoo.models.detector_weights import saved_text
 from bsszoo.models.detectors import find_detector
@@ -159,7 +159,7 @@ def test_every_picture_of_a_folder_is_drawn_and_what_was_said_is_kept_when_one_i
     ({"top": 0}, SettingsError, "--top is 0"),
     ({"least_score": 1.0}, SettingsError, "--least-score is 1.0"),
     ({"what": "maskrcnn_resnet50"}, WeightsError, "Nobody has published weights of maskrcnn_resnet50"),
-    ({"what": "nowhere/run"}, SettingsError, "There is no folder 'nowhere/run'"),
+    ({"what": "nowhere/run"}, UnknownNameError, "There is no file or folder 'nowhere/run'"),
 ])
 def test_wrong_arguments_are_said(
     picture: Path, trained: Path, arguments: dict[str, object], error: type[Exception], words: str

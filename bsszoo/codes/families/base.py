@@ -285,6 +285,10 @@ class Family(ABC):
         The image size and where a stride is are not in them: they are the family's own.
         """
 
+    def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
+        """timm's names of tensors by torchvision's, where these differ and the tensors have such; else None."""
+        return None
+
 
 def scaled(value: float, divisor: int) -> int:
     """The multiple of ``divisor`` nearest to ``value`` (ties go up), at least ``divisor``."""

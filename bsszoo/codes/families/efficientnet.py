@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Final
 
-from bsszoo.codes.families.base import Training, multiples
+from bsszoo.codes.families.base import Shapes, Training, counted, multiples
 from bsszoo.codes.families.mobilenetv2 import MBConvNet
 from bsszoo.codes.layers import N
+
+_INSIDE: Final = {
+    "block.0.0": "conv_pw", "block.0.1": "bn1", "block.1.0": "conv_dw", "block.1.1": "bn2", "block.3.0": "conv_pwl",
+    "block.3.1": "bn3", "block.2.fc1": "se.conv_reduce", "block.2.fc2": "se.conv_expand",
+}
+# Of a block without expansion.
+_ALONE: Final = {
+    "block.0.0": "conv_dw", "block.0.1": "bn1", "block.2.0": "conv_pw", "block.2.1": "bn2",
+    "block.1.fc1": "se.conv_reduce", "block.1.fc2": "se.conv_expand",
+}
 
 
 class EfficientNet(MBConvNet):
     """EfficientNets."""
+
+    def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
+        """``features.2.0.block.1.0`` is ``blocks.1.0.conv_dw``, and so on."""
+        if "features.1.0.block.0.0.weight" not in shapes:
+            return None
+        stages = counted(shapes, lambda i: f"features.{i + 1}.0.block.0.0")
+        names = {"features.0.0": "conv_stem", "features.0.1": "bn1", "classifier.1": "classifier",
+                 f"features.{stages + 1}.0": "conv_head", f"features.{stages + 1}.1": "bn2"}
+        for stage in range(stages):
+            for block in range(counted(shapes, lambda i, s=stage: f"features.{s + 1}.{i}.block.0.0")):
+                at = f"features.{stage + 1}.{block}"
+                inside = _ALONE if f"{at}.block.1.fc1.weight" in shapes else _INSIDE
+                names |= {f"{at}.{theirs}": f"blocks.{stage}.{block}.{ours}" for theirs, ours in inside.items()}
+        return names
 
     def squeeze(self, width_in: N) -> N | None:
         """A quarter of the block's input width (not of the expanded width), at least 1: their reference code."""

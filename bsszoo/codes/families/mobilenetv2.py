@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -125,6 +126,25 @@ class MBConvNet(Family):
         return Code(self.name, tuple(widths), tuple(depths), expansions=tuple(expansions),
                     stem_width=widths_in(shapes, "conv_stem"), stage2_width=widths_in(shapes, "blocks.0.0.conv_pw"),
                     stage2_depth=counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"))
+
+    def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
+        """torchvision's MobileNetV2 numbers its blocks through: a stage begins where the width changes."""
+        if "features.1.conv.0.0.weight" not in shapes:
+            return None
+        blocks = counted(shapes, lambda i: f"features.{i + 1}.conv.0.0")
+        names = {"features.0.0": "conv_stem", "features.0.1": "bn1", "classifier.1": "classifier",
+                 f"features.{blocks + 1}.0": "conv_head", f"features.{blocks + 1}.1": "bn2"}
+        stage, index, width = -1, 0, 0
+        for i in range(1, blocks + 1):
+            at = f"features.{i}.conv"
+            alone = f"{at}.1.weight" in shapes  # without expansion
+            out = widths_in(shapes, f"{at}.1" if alone else f"{at}.2")
+            stage, index = (stage, index + 1) if out == width else (stage + 1, 0)
+            width = out
+            inside = ({"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"} if alone else
+                      {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"})
+            names |= {f"{at}.{theirs}": f"blocks.{stage}.{index}.{ours}" for theirs, ours in inside.items()}
+        return names
 
     @property
     def _squeezes(self) -> bool:

@@ -6,7 +6,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -134,6 +134,26 @@ class RegNet(Family):
         groups = tuple(int(shapes[f"{path}.conv2.conv.weight"][1]) for path in paths)
         return Code(self.name, tuple(widths_in(shapes, f"{path}.conv2.conv") for path in paths), tuple(depths),
                     group_widths=groups, stem_width=widths_in(shapes, "stem.conv"))
+
+
+    def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
+        """``trunk_output.block1.block1-0.f.b.0`` is ``s1.b1.conv2.conv``, and so on."""
+        if "trunk_output.block1.block1-0.f.b.0.weight" not in shapes:
+            return None
+        names = {"stem.0": "stem.conv", "stem.1": "stem.bn", "fc": "head.fc"}
+        for stage in range(1, self.stages + 1):
+            at = f"trunk_output.block{stage}.block{stage}"
+            for block in range(counted(shapes, lambda i, at=at: f"{at}-{i}.f.b.0")):
+                ours = GroupedBottleneck.numbered(self.stage_name(stage - 1), block)
+                names |= {f"{at}-{block}.{theirs}": f"{ours}.{name}" for theirs, name in _TORCHVISION.items()}
+        return names
+
+
+_TORCHVISION: Final = {
+    "f.a.0": "conv1.conv", "f.a.1": "conv1.bn", "f.b.0": "conv2.conv", "f.b.1": "conv2.bn", "f.c.0": "conv3.conv",
+    "f.c.1": "conv3.bn", "f.se.fc1": "se.fc1", "f.se.fc2": "se.fc2", "proj.0": "downsample.conv",
+    "proj.1": "downsample.bn",
+}
 
 
 def build_regnet(

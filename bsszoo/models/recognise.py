@@ -1,0 +1,137 @@
+"""The code of a trained network, read off the names and shapes of its tensors. Loads no torch.
+
+The names are timm's or torchvision's, also behind the prefixes that wrappers put before them (``module.``,
+``_orig_mod.``, ``model.``). What a family makes of the shapes is checked tensor by tensor against its layer list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bsszoo.codes.code import Code, layers_of
+from bsszoo.codes.families import FAMILIES, family_of
+from bsszoo.codes.families.base import Shapes
+from bsszoo.codes.named import named_entries
+from bsszoo.errors import BssZooError, WeightsError
+from bsszoo.texts import one_line
+
+# What a wrapper puts before every name: of data parallelism, of torch.compile, of Lightning's and others' modules.
+_PREFIXES: Final = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_COUNTER: Final = "num_batches_tracked"
+# Beyond it no file holds a network of ours, and the layers of a code need not be listed.
+_MOST_TENSORS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A trained network: its code, its classes (0 without a classifier) and the channels of its input."""
+
+    code: Code
+    num_classes: int
+    in_chans: int
+
+
+def bare_names(names: Sequence[str]) -> dict[str, str]:
+    """Names by themselves, without the prefixes that all of them share."""
+    found = {name: name for name in names}
+    while prefix := next((p for p in _PREFIXES if found and all(n.startswith(p) for n in found.values())), None):
+        found = {name: bare.removeprefix(prefix) for name, bare in found.items()}
+    return found
+
+
+def timm_names(shapes: Shapes) -> dict[str, str]:
+    """timm's names of tensors by those that they have, torchvision's or timm's."""
+    for family in FAMILIES.values():
+        modules = family.from_torchvision(shapes)
+        if modules is None:
+            continue
+        out = {}
+        for name in shapes:
+            module, _, kind = name.rpartition(".")
+            out[name] = f"{modules[module]}.{kind}" if module in modules else name
+        # Squeeze-and-excitation and depths tell EfficientNets apart; all of one make have one form of names.
+        return out
+    return {name: name for name in shapes}
+
+
+def recognise(shapes: Shapes, label: str) -> Recognised:
+    """The network whose tensors these are, under timm's names (``bare_names``, ``timm_names``).
+
+    Args:
+        shapes: The shape of each tensor by its name.
+        label: Where they are from, for messages.
+
+    Raises:
+        WeightsError: They are of no network of the families; the text says which tensors did not fit the nearest one.
+    """
+    if len(shapes) > _MOST_TENSORS:
+        raise WeightsError(f"{label} holds {len(shapes):,} tensors, which no network of bsszoo's families has.")
+    nearest: tuple[int, Recognised, list[str]] | None = None
+    found = []
+    for family in FAMILIES.values():
+        try:
+            code = family.code_of(shapes)
+            if code is None or sum(code.depths) > len(shapes):
+                continue
+            one = Recognised(code, *sizes_in(shapes, code))
+            wrong = list(_misfits(shapes, one))
+        except (BssZooError, ValueError, IndexError, TypeError):
+            continue  # shapes from which the family makes an impossible code
+        if not wrong:
+            found.append(one)
+        elif nearest is None or len(wrong) < nearest[0]:
+            nearest = len(wrong), one, wrong
+    if found:
+        # EfficientNet-B0 and B1 differ in the size of their input, which no tensor has: a published code decides.
+        published = {(e.code.family, e.code.entries, e.code.stage2_depth) for e in named_entries().values()}
+        return next((f for f in found if (f.code.family, f.code.entries, f.code.stage2_depth) in published), found[0])
+    if nearest is None:
+        first = ", ".join(one_line(name, 60) for name in list(shapes)[:3])
+        raise WeightsError(f"{label} holds no network that bsszoo recognises: its {len(shapes):,} tensors "
+                           f"({first}, ..) are not named, or not shaped, as those of its families "
+                           f"({', '.join(FAMILIES)}) in timm and torchvision. Say which network it is, or convert "
+                           "the names.")
+    count, one, wrong = nearest
+    more = f", and {count - 3:,} more" if count > 3 else ""
+    raise WeightsError(f"{label} holds no network that bsszoo recognises. It is nearest to {one.code}, which "
+                       f"{count:,} of its tensors do not fit: {'; '.join(wrong[:3])}{more}.")
+
+
+def sizes_in(shapes: Shapes, code: Code) -> tuple[int, int]:
+    """The classes and the input channels of the network of a code, from its tensors; 0 where they do not say."""
+    family = family_of(code.family)
+    head, stem = shapes.get(f"{family.classifier}.weight"), shapes.get(f"{family.first_conv}.weight")
+    return int(head[0]) if head else 0, int(stem[1]) if stem is not None and len(stem) == 4 else 0
+
+
+def _misfits(shapes: Shapes, network: Recognised) -> Iterator[str]:
+    """What of the tensors is not as in the network: other shapes, missing ones, further ones; as words."""
+    wanted = _shapes_of(network)
+    for name, shape in wanted.items():
+        have = shapes.get(name)
+        if have is None:
+            yield f"{name} {list(shape)} is missing"
+        elif tuple(have) != shape:
+            yield f"{name} is {list(have)}, and {list(shape)} there"
+    for name in shapes:
+        if name not in wanted and not name.endswith(_COUNTER):
+            yield f"{one_line(name, 80)} {list(shapes[name])} is none of it"
+
+
+def _shapes_of(network: Recognised) -> Mapping[str, tuple[int, ...]]:
+    out: dict[str, tuple[int, ...]] = {}
+    for layer in layers_of(network.code, num_classes=max(network.num_classes, 1), in_chans=network.in_chans or 3):
+        if layer.role == "classifier":
+            if network.num_classes:
+                out |= {f"{layer.name}.weight": (layer.out_width, layer.in_width), f"{layer.name}.bias": (
+                    layer.out_width,)}
+            continue
+        out[f"{layer.name}.weight"] = (layer.out_width, layer.group_width, layer.kernel, layer.kernel)
+        if layer.bias:
+            out[f"{layer.name}.bias"] = (layer.out_width,)
+        if layer.norm:
+            out |= {f"{layer.norm}.{kind}": (layer.out_width,) for kind in ("weight", "bias", "running_mean",
+                                                                             "running_var")}
+    return out

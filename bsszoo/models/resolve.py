@@ -1,0 +1,292 @@
+"""``resolve``: what a person means by a network, whichever way it is named.
+
+A name and a code's text are resolved without torch; a file, a folder and a repository are looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.detector import SIZE, Detector
+from bsszoo.errors import CodeError, SettingsError, UnknownNameError, WeightsError, shown
+from bsszoo.models.names import ModelEntry, entries, entry_of, is_detector, resolve_code, split_tag
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: What the folder of a training is named by.
+LOCAL: Final = "local-dir:"
+#: What a network's name begins with when it is named by where it is kept.
+SOURCES: Final = ("hf-hub:", LOCAL)
+#: Endings of weights files.
+SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+_RESULT, _RECIPE, _CONFIG, _WEIGHTS = "result.json", "recipe.yaml", "config.json", "model.safetensors"
+_FORMS: Final = ("Give a name of `bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or "
+                 "local-dir:PATH.")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that somebody named.
+
+    ``code`` is its code, of a detector the backbone's. ``source`` says where its own weights are, as
+    ``bsszoo.create(pretrained=..)`` takes it (``hf-hub:..``, ``local-dir:..``, a file's path), None of a name or a code
+    alone. ``config`` holds what came with it of timm's ``default_cfg`` (input size, mean, std, label names), ``module``
+    the built network where that was given. ``recognised`` says in words what it was taken for.
+    """
+
+    code: Code
+    recognised: str
+    detector: Detector | None = None
+    source: str | None = None
+    entry: ModelEntry | None = None
+    tag: str | None = None
+    num_classes: int = 1000
+    in_chans: int = 3
+    config: Mapping[str, Any] = field(default_factory=dict)
+    module: nn.Module | None = None
+
+    @property
+    def image_size(self) -> int:
+        """Side of its input [px]."""
+        return SIZE if self.detector is not None else self.code.image_size
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """What its outputs stand for, where that is known."""
+        names = self.config.get("label_names")
+        return tuple(names) if isinstance(names, (list, tuple)) else None
+
+    @property
+    def classifier(self) -> Code:
+        """The code of a classifier; an ``UnknownNameError`` of a detector."""
+        if self.detector is not None:
+            raise UnknownNameError(f"{self.detector} is a detector, and this takes classifiers. Detectors are taken by "
+                                   "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate "
+                                   "and predict.")
+        return self.code
+
+    def check_size(self) -> None:
+        """A ``WeightsError`` where a repository or a folder names a network too large to be built without weights."""
+        if self.source is not None and self.source.startswith(SOURCES):
+            from bsszoo.models.weights import check_size
+
+            check_size(self.detector or self.code, self.source)
+
+
+def resolve(
+    what: object, *, code: str | Code | None = None, org: str | None = None, cache_dir: str | Path | None = None
+) -> Network:
+    """The network that somebody means.
+
+    Args:
+        what: A name of the zoo or ``name.tag``; a code's text or a ``Code``; a detector's name or a ``Detector``; a
+            weights file of timm, torchvision or bsszoo, whose code is read off its shapes; the folder of a training, of
+            a pulled network or of a search (the best code, with its weights if it was trained in full);
+            ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or a built ``torch.nn.Module``.
+        code: The network of a weights file, which is then not read for it.
+        org: As in ``bsszoo.create``.
+        cache_dir: As in ``bsszoo.create``.
+
+    Raises:
+        UnknownNameError: There is no such name, file or folder.
+        CodeError: The text describes an impossible code, or ``what`` is nothing that names a network.
+        WeightsError: A file or a folder holds no network of the families, or it cannot be read.
+        SettingsError: A folder holds nothing that was finished.
+
+    Example:
+        >>> resolve("resnet34").recognised
+        'resnet34 of the zoo, resnet18_c64-128-256-512_l3-4-6-3'
+    """
+    if isinstance(what, Code):
+        return Network(what, f"the code {what}", entry=entry_of(what))
+    if isinstance(what, Detector):
+        return _detector(what, str(what))
+    if any(base.__module__ == "torch.nn.modules.module" for base in type(what).__mro__):
+        return _of_module(what)
+    if not isinstance(what, (str, Path)):
+        raise CodeError(f"A network is named by a zoo name, a code's text, a bsszoo.Code, a file or a folder; given "
+                        f"was {shown(what)} of type {type(what).__name__}.")
+    text = str(what).strip()
+    if text.startswith(SOURCES):
+        return _kept(text, cache_dir)
+    path = Path(text).expanduser()
+    if path.is_dir() and (isinstance(what, Path) or not _is_name(text)):
+        return _folder(path)
+    if path.is_file() or (path.suffix in SUFFIXES and not _is_name(text)):
+        return _file(path, code)
+    return _named(text, path, code, org, cache_dir)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text is a name of the zoo, which no folder of the same name takes the place of."""
+    head = split_tag(text)[0]
+    return "/" not in text and (head in entries() or head.lower() in entries())
+
+
+def _detector(detector: Detector, named: str) -> Network:
+    return Network(detector.backbone, f"the detector {named}", detector, num_classes=detector.num_classes)
+
+
+def _named(
+    text: str, path: Path, given: str | Code | None, org: str | None, cache_dir: str | Path | None
+) -> Network:
+    from bsszoo.models.detectors import find_detector
+
+    if is_detector(text):
+        detector = find_detector(text)
+        if detector is not None:
+            return _detector(detector, text)
+    head, tag = split_tag(text)
+    known = head.lower() in entries()
+    if org is None:
+        from os import environ
+
+        org = environ.get("BSSZOO_HUB_ORG") or None
+    if org is not None:
+        from bsszoo.models.weights import hub_org
+
+        org = hub_org(org)
+    try:
+        # An organisation may have tags of its own.
+        code = resolve_code(head if known and org is not None else text)
+    except UnknownNameError as error:
+        if org is not None:
+            try:
+                return _kept(f"hf-hub:{org}/{text}", cache_dir)
+            except WeightsError as other:
+                raise WeightsError(f"{error} And {org} has no such network: {other}") from other
+        if len(path.parts) > 1:
+            raise UnknownNameError(f"There is no file or folder {text!r}, and no network of that name. {_FORMS}"
+                                   ) from error
+        raise
+    if given is not None:
+        code = resolve_code(given)
+    entry = entry_of(code)
+    words = f"{entry.name} of the zoo, {code}" if known and entry is not None else f"the code {code}"
+    return Network(code, words, entry=entry, tag=tag if known else None)
+
+
+def _kept(source: str, cache_dir: str | Path | None = None) -> Network:
+    """What a repository or a folder holds, by its ``config.json``."""
+    from bsszoo.models.saved_config import code_in, config_from, sizes_in
+    from bsszoo.models.weights import saved_config
+
+    if source.startswith(LOCAL):
+        detector = _saved_detector(Path(source.removeprefix(LOCAL)).expanduser(), source)
+        if detector is not None:
+            return detector
+    file, label = saved_config(source, cache_dir)
+    code = code_in(file, label)
+    classes, channels = sizes_in(file, label)
+    return Network(code, f"{code}, as the config.json of {label} says", source=source, entry=entry_of(code),
+                   num_classes=classes, in_chans=channels, config=config_from(file, code, label))
+
+
+def _saved_detector(folder: Path, source: str) -> Network | None:
+    from bsszoo.models.detector_weights import saved_detector
+
+    kept = saved_detector(folder)
+    if kept is None:
+        return None
+    detector = kept.detector
+    return Network(detector.backbone, f"{detector}, as the config.json of {folder} says", detector, source,
+                   num_classes=detector.num_classes)
+
+
+def _folder(folder: Path) -> Network:
+    """A training, a pulled network, what timm wrote, or a search."""
+    if (folder / _CONFIG).is_file():
+        return _kept(f"{LOCAL}{folder}")
+    if (folder / _RECIPE).is_file():
+        if not (folder / _WEIGHTS).is_file():
+            raise SettingsError(f"The training in {folder} has not come to its end; the same `bsszoo train` command "
+                                "goes on with it.")
+        return _file(folder / _WEIGHTS, None)
+    if (folder / _RESULT).is_file():
+        return _best_of(folder)
+    if (folder / _WEIGHTS).is_file():
+        return _file(folder / _WEIGHTS, None)
+    raise SettingsError(f"There is no network in {str(folder)!r}: it has no {_CONFIG}, {_WEIGHTS} or {_RESULT}. "
+                        "Folders of `bsszoo train`, `bsszoo pull`, `bsszoo compress` and timm.models.save_for_hf have "
+                        "one.")
+
+
+def _best_of(run: Path) -> Network:
+    """The best code of a search, with its weights where it was trained in full."""
+    from bsszoo.texts import one_line, parse_json
+
+    file = run / _RESULT
+    try:
+        data = parse_json(file.read_text(encoding="utf-8"))
+        best = data["best"]["code"]
+        finished = data.get("finished") or {}
+        code = resolve(str(best))
+        inside = finished.get("folder")
+        if inside is not None and (not isinstance(inside, str) or Path(inside).is_absolute() or ".." in Path(
+                inside).parts):
+            raise ValueError(f"finished.folder is {one_line(str(inside), 80)!r}, which is outside the run")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise WeightsError(f"{file} cannot be read as a search's result ({one_line(error)}). The same `bsszoo "
+                           "compress` command writes it anew.") from error
+    if inside is not None and (run / inside / _CONFIG).is_file():
+        found = _kept(f"{LOCAL}{run / inside}")
+        return replace(found, recognised=f"{found.code}, the best code of the search in {run}, trained in full")
+    return replace(code, recognised=f"{best}, the best code of the search in {run}, which has no weights")
+
+
+def _file(path: Path, given: str | Code | None) -> Network:
+    """The network of a weights file: as the ``config.json`` beside it says, else read off its shapes."""
+    from bsszoo.models.loading import recognise_file
+    from bsszoo.models.saved_config import config_from, same_network
+
+    if not path.is_file():
+        raise UnknownNameError(f"There is no file {str(path)!r}.")
+    if given is not None:
+        code = resolve_code(given)
+        return Network(code, f"the code {code}, as was said", source=str(path), entry=entry_of(code))
+    found = recognise_file(path)
+    code, config = found.code, {}
+    beside = path.parent / _CONFIG
+    if beside.is_file():
+        kept = _kept(f"{LOCAL}{path.parent}")
+        if kept.detector is None and (same_network(kept.code, code) or _alike(kept.code, code)):
+            # It knows what no tensor has: the size of the input, and where a stride is.
+            code, config = kept.code, config_from(beside, kept.code, str(path))
+    entry = entry_of(code)
+    words = f"{entry.name}, {code}" if entry is not None else str(code)
+    return Network(code, f"{words}, read off the shapes in {path}", source=str(path), entry=entry,
+                   num_classes=found.num_classes, in_chans=found.in_chans or 3, config=config)
+
+
+def _alike(one: Code, other: Code) -> bool:
+    """Whether two codes have the same tensors: they may differ in what these do not show."""
+    return replace(one, image_size=other.image_size, stride_in=other.stride_in) == other or (
+        one.family != other.family and {one.family, other.family} == {"efficientnet_b0", "efficientnet_b1"}
+        and replace(one, family=other.family, image_size=other.image_size) == other)
+
+
+def _of_module(module: Any) -> Network:
+    """The network that a built module is, by its tensors and by the ``default_cfg`` that timm keeps with it."""
+    from bsszoo.models.recognise import bare_names, recognise, timm_names
+
+    state = module.state_dict()
+    names = bare_names(list(state))
+    shapes = {names[name]: tuple(tensor.shape) for name, tensor in state.items()}
+    known = timm_names(shapes)
+    found = recognise({known[name]: shape for name, shape in shapes.items()}, f"this {type(module).__name__}")
+    config = getattr(module, "default_cfg", None)
+    config = {k: v for k, v in config.items() if v is not None} if isinstance(config, Mapping) else {}
+    size = config.get("input_size")
+    code = found.code
+    if isinstance(size, (list, tuple)) and len(size) == 3 and size[1] == size[2]:
+        code = replace(code, image_size=int(size[1]))
+    own = getattr(module, "code", None)
+    if isinstance(own, Code) and _alike(own, code):
+        code = own
+    return Network(code, f"{code}, read off the shapes of a {type(module).__name__}", entry=entry_of(code),
+                   num_classes=found.num_classes, in_chans=found.in_chans or 3, config=config, module=module)

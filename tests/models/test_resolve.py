@@ -1,0 +1,206 @@
+"""What a person means by a network: every way to name one is resolved to the same code, with what is known of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from forked import run
+from safetensors.torch import save_file
+from torch import nn
+
+import bsszoo
+from bsszoo.codes import FAMILIES, Code, Space
+from bsszoo.codes.detector import Detector
+from bsszoo.errors import BssZooError, CodeError, SettingsError, UnknownNameError, WeightsError
+from bsszoo.models.build import build
+from bsszoo.models.create import create
+from bsszoo.models.recognise import recognise
+from bsszoo.models.resolve import resolve
+
+SMALL = Code.parse("mobilenetv2_c8-8-16-16-24-24_l1-2-1-1-1-1_t3-6-3-3-3-3_stem8_stage2-8x1")
+#: A network of each family in torchvision, and ours.
+TORCHVISION = {
+    "resnet18": "resnet18", "resnet34": "resnet34", "resnet50": "resnet50", "mobilenet_v2": "mobilenetv2",
+    "efficientnet_b0": "efficientnet_b0", "efficientnet_b1": "efficientnet_b1",
+    "regnet_x_800mf": "regnetx_008", "regnet_y_400mf": "regnety_004",
+}
+
+
+def shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def small(**sizes: int) -> nn.Module:
+    torch.manual_seed(0)
+    return build(SMALL, **{"num_classes": 5, "in_chans": 1, **sizes}).eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_the_code_of_any_code_is_read_off_its_shapes(family: str, scale: float) -> None:
+    space = Space.of(family).scaled(scale)
+    for row in space.sample(6, np.random.default_rng(5)):
+        code = space.code(row)
+        found = recognise(shapes(build(code, num_classes=5, in_chans=1, device="meta").state_dict()), "it")
+        # EfficientNet-B1's codes are B0's at another input, which no tensor has.
+        same = Code.from_dict({**code.to_dict(), "family": found.code.family}) if "efficient" in family else code
+        assert found.code == Code.from_dict({**same.to_dict(), "image_size": found.code.image_size})
+        assert (found.num_classes, found.in_chans) == (5, 1)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), TORCHVISION.items())
+def test_torchvisions_networks_are_recognised_and_give_the_same_outputs(
+    theirs: str, ours: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, theirs)(num_classes=7).eval()
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    found = resolve(tmp_path / "net.pth")
+    assert (found.code, found.num_classes, found.in_chans) == (resolve(ours).code, 7, 3)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(create(tmp_path / "net.pth", pretrained=True).eval()(images), network(images),
+                                   rtol=1e-4, atol=1e-5)
+
+
+WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
+    "bare": lambda state: state,
+    "data parallel": lambda state: {f"module.{k}": v for k, v in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
+    "compiled, data parallel": lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
+    "Lightning": lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3},
+    "timm's script": lambda state: {"state_dict": {k: v + 1 for k, v in state.items()}, "state_dict_ema": state,
+                                    "args": argparse.Namespace(lr=0.1), "metric": 70.1},
+    "average of ours": lambda state: {"model": {k: v + 1 for k, v in state.items()}, "ema": state, "update": 5},
+    "no average": lambda state: {"model": state, "ema": None, "optimizer": {"state": {}}},
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_checkpoints_of_all_kinds_hold_the_network(how: str, tmp_path: Path) -> None:
+    network = small()
+    file = tmp_path / "my.pth"
+    torch.save(WRAPPED[how](network.state_dict()), file)
+    found = resolve(str(file))
+    assert (found.code, found.num_classes, found.in_chans, found.source) == (SMALL, 5, 1, str(file))
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(create(str(file), pretrained=True).eval()(images), network(images))
+
+
+def test_safetensors_and_a_built_network_too(tmp_path: Path) -> None:
+    network = small(num_classes=0)
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    found = resolve(tmp_path / "net.safetensors")
+    assert (found.code, found.num_classes) == (SMALL, 0)
+    assert resolve(network).code == SMALL
+    theirs = timm.create_model("regnety_002", num_classes=3)
+    assert resolve(theirs).recognised.startswith("regnety_c24-56-152-368_l1-1-4-7_g8-8-8-8, read off the shapes of a R")
+    assert bsszoo.cost(theirs) == bsszoo.cost("regnety_002", num_classes=3)
+    assert resolve(nn.DataParallel(theirs)).num_classes == 3
+
+
+def test_a_trainings_folder_says_what_no_tensor_has(tmp_path: Path) -> None:
+    config = {"architecture": "bsszoo_code", "num_classes": 5, "model_args": {"code": SMALL.to_dict()},
+              "label_names": list("abcde"),
+              "pretrained_cfg": {"input_size": [1, 48, 48], "mean": [0.3], "std": [0.2]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(small().state_dict(), tmp_path / "model.safetensors")
+    for named in (tmp_path, str(tmp_path), f"local-dir:{tmp_path}", tmp_path / "model.safetensors"):
+        found = resolve(named)
+        assert (found.image_size, found.num_classes, found.in_chans) == (48, 5, 1)
+        assert found.label_names == tuple("abcde")
+        assert tuple(found.config["mean"]) == (0.3,)
+        model = create(named, pretrained=True)
+        assert model.default_cfg["mean"] == (0.3,)
+        assert model.default_cfg["input_size"] == (1, 48, 48)
+    assert bsszoo.cost(tmp_path) == bsszoo.cost(SMALL, 48, num_classes=5, in_chans=1)
+
+
+def test_a_searchs_folder_means_its_best_code(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"best": {"code": str(SMALL)}, "finished": None}))
+    assert resolve(tmp_path).code == SMALL
+    assert "which has no weights" in resolve(tmp_path).recognised
+    (tmp_path / "result.json").write_text(json.dumps({"best": {"code": str(SMALL)}, "finished": {"folder": "../x"}}))
+    with pytest.raises(WeightsError, match=r"finished.folder is '../x', which is outside the run"):
+        resolve(tmp_path)
+
+
+def test_names_codes_and_detectors() -> None:
+    assert resolve("resnet50.a1_in1k").tag == "a1_in1k"
+    assert resolve(SMALL).code == resolve(str(SMALL)).code == SMALL
+    detector = resolve("retinanet_resnet50")
+    assert detector.detector == resolve(detector.detector).detector == Detector("retinanet", detector.code)
+    with pytest.raises(UnknownNameError, match="is a detector, and this takes classifiers"):
+        _ = detector.classifier
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("efficientnet_b2", r"nearest to efficientnet_b0_c24-48-88.*which 6 of its tensors do not fit: conv_head.weight is "
+                        r"\[1408, 352, 1, 1\], and \[1280, 352, 1, 1\] there; .* and 3 more"),
+    ("resnext50_32x4d", r"nearest to resnet50_.*layer1.0.conv2.weight is \[128, 4, 3, 3\], and \[128, 128, 3, 3\]"),
+    ("seresnet50", r"nearest to resnet50_.*layer1.0.se.fc1.weight \[16, 256, 1, 1\] is none of it"),
+    ("convnext_tiny", r"its 182 tensors \(stem.0.weight, stem.0.bias, stem.1.weight, \.\.\) are not named"),
+])
+def test_a_network_of_no_family_says_which_tensors_did_not_fit(name: str, said: str, tmp_path: Path) -> None:
+    network = timm.create_model(name)
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    for what in (tmp_path / "net.pt", network):
+        with pytest.raises(WeightsError, match=said):
+            resolve(what)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_shapes_are_refused_in_words(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    state = shapes(build(list(FAMILIES.values())[seed % 7].name and Space.of(list(FAMILIES)[seed % 7]).smallest,
+                         device="meta").state_dict())
+    for _ in range(30):
+        broken = dict(state)
+        name = str(rng.choice(list(broken)))
+        if name.endswith("num_batches_tracked"):
+            continue
+        broken[name] = [(), (0,), (10**9, 3), (-1, 2, 2, 2), tuple(n + 1 for n in broken[name])][rng.integers(5)]
+        with pytest.raises(BssZooError):
+            recognise(broken, "it")
+
+
+def test_what_is_nothing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="There is no file or folder 'runs/mine', and no network of that name"):
+        resolve("runs/mine")
+    with pytest.raises(UnknownNameError, match=r"There is no file 'my\.pth'"):
+        resolve("my.pth")
+    with pytest.raises(SettingsError, match=re.escape(f"There is no network in {str(tmp_path)!r}")):
+        resolve(tmp_path)
+    with pytest.raises(CodeError, match="given was 3 of type int"):
+        resolve(3)
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(WeightsError, match=r"Cannot read .*text\.pth as weights"):
+        resolve(tmp_path / "text.pth")
+
+
+def test_the_commands_take_a_checkpoint(tmp_path: Path) -> None:
+    torch.save({"state_dict": {f"module.{k}": v for k, v in small(in_chans=3).state_dict().items()}},
+               tmp_path / "my.pth")
+    shown = run(["-m", "bsszoo", "show", "my.pth"], tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert f"Recognised: {SMALL}, read off the shapes in my.pth; 5 classes, 3 input channels" in " ".join(
+        shown.stdout.split())
+    [row] = json.loads(run(["-m", "bsszoo", "cost", "my.pth", "--json"], tmp_path).stdout)
+    assert (row["code"], row["macs"]) == (str(SMALL), bsszoo.cost(SMALL, num_classes=5).macs)
+    done = run(["-m", "bsszoo", "compress", "my.pth", "--flops", "80%", "--trials", "2", "--batch", "2",
+                "--no-latency", "--out", "run"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["reference"] == str(SMALL)
+    exported = run(["-m", "bsszoo", "export", "my.pth", "--format", "torch"], tmp_path)
+    assert exported.returncode == 0, exported.stderr
