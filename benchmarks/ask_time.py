@@ -57,8 +57,11 @@ def measure(name: str, candidates: int, finished: int, asks: int, seconds: float
     distributions = made.distributions
     for row in rng.choice(len(made), finished, replace=False):
         code = made.codes[row].tolist()
-        study.add_trial(optuna.trial.create_trial(params=dict(zip(made.names, code, strict=True)),
-                                                  distributions=distributions, value=result(code)))
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=dict(zip(made.names, code, strict=True)), distributions=distributions, value=result(code)
+            )
+        )
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < asks + 1 and (len(times) < 3 or time.perf_counter() - begun < seconds):
@@ -68,15 +71,30 @@ def measure(name: str, candidates: int, finished: int, asks: int, seconds: float
         study.tell(trial, result([trial.params[n] for n in made.names]))
     # The first ask also makes what is kept (the candidates' features, the first fit).
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"median": statistics.median(times[1:]), "largest": max(times), "asks": len(times) - 1, "setup": setup,
-            "peak": peak}
+    return {
+        "median": statistics.median(times[1:]),
+        "largest": max(times),
+        "asks": len(times) - 1,
+        "setup": setup,
+        "peak": peak,
+    }
 
 
 def run_apart(name: str, candidates: int, finished: int, asks: int, seconds: float) -> dict[str, float]:
     """The same in a process with one thread."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    command = [sys.executable, __file__, "--one", name, str(candidates), str(finished), "--asks", str(asks),
-               "--seconds", str(seconds)]
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        name,
+        str(candidates),
+        str(finished),
+        "--asks",
+        str(asks),
+        "--seconds",
+        str(seconds),
+    ]
     done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True, check=True)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -92,17 +110,22 @@ def main() -> None:
         name, candidates, finished = given.one
         print(json.dumps(measure(name, int(candidates), int(finished), given.asks, given.seconds)))
         return
-    print("| candidates | finished trials | sampler | median ask (s) | / ours | largest ask (s) | set-up (s) "
-          "| peak memory of the process (MB) | asks |")
+    print(
+        "| candidates | finished trials | sampler | median ask (s) | / ours | largest ask (s) | set-up (s) "
+        "| peak memory of the process (MB) | asks |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for candidates, finished in SIZES:
         ours = 0.0
         for name in SAMPLERS:
             got = run_apart(name, candidates, finished, given.asks, given.seconds)
             ours = got["median"] if name == "default" else ours
-            print(f"| {candidates:,} | {finished:,} | {TITLES[name]} | {got['median']:.3f} "
-                  f"| {got['median'] / ours:.2g} | {got['largest']:.2f} | {got['setup']:.2f} "
-                  f"| {1024 * got['peak']:.0f} | {got['asks']:.0f} |", flush=True)
+            print(
+                f"| {candidates:,} | {finished:,} | {TITLES[name]} | {got['median']:.3f} "
+                f"| {got['median'] / ours:.2g} | {got['largest']:.2f} | {got['setup']:.2f} "
+                f"| {1024 * got['peak']:.0f} | {got['asks']:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,19 @@ from bsszoo.codes import Space, cost_array
 
 FAMILIES = ("mobilenetv2", "resnet50", "efficientnet_b0")
 SHARES = (1e-6, 1e-5, 1e-4, 1e-2)
-HEAD = ("space", "codes", "limit [M MACs]", "share", "drawn", "ours [s]", "ours, CPU [s]", "peak [MB]",
-        "maximal, CPU [s]", "plain, CPU [s]", "plain / ours, CPU")
+HEAD = (
+    "space",
+    "codes",
+    "limit [M MACs]",
+    "share",
+    "drawn",
+    "ours [s]",
+    "ours, CPU [s]",
+    "peak [MB]",
+    "maximal, CPU [s]",
+    "plain, CPU [s]",
+    "plain / ours, CPU",
+)
 
 
 def limit_with_share(space: Space, share: float) -> tuple[int, float]:
@@ -71,8 +82,15 @@ def measure(family: str, limit: int, codes: int) -> dict[str, float]:
     start = time.process_time()
     for seed in range(4):
         _ = cost_array(space, space.sample(50_000, seed)).macs <= limit
-    return {"drawn": len(found), "seconds": seconds, "cpu": cpu, "peak": peak, "own": peak - before, "maximal": maximal,
-            "plain_each": (time.process_time() - start) / 200_000}
+    return {
+        "drawn": len(found),
+        "seconds": seconds,
+        "cpu": cpu,
+        "peak": peak,
+        "own": peak - before,
+        "maximal": maximal,
+        "plain_each": (time.process_time() - start) / 200_000,
+    }
 
 
 def main() -> None:
@@ -94,9 +112,19 @@ def main() -> None:
             command = [sys.executable, __file__, "--codes", str(given.codes), "--one", family, str(limit)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             plain = row["plain_each"] * row["drawn"] / reached
-            cells = (family, f"{space.size:.2g}", f"{limit / 1e6:.1f}", f"{reached:.1e}", f"{row['drawn']:,}",
-                     f"{row['seconds']:.1f}", f"{row['cpu']:.1f}", f"{row['peak']:.0f}", f"{row['maximal']:.1f}",
-                     f"{plain:,.0f}", f"{plain / row['cpu']:,.0f}")
+            cells = (
+                family,
+                f"{space.size:.2g}",
+                f"{limit / 1e6:.1f}",
+                f"{reached:.1e}",
+                f"{row['drawn']:,}",
+                f"{row['seconds']:.1f}",
+                f"{row['cpu']:.1f}",
+                f"{row['peak']:.0f}",
+                f"{row['maximal']:.1f}",
+                f"{plain:,.0f}",
+                f"{plain / row['cpu']:,.0f}",
+            )
             print("| " + " | ".join(cells) + " |", flush=True)
 
 

@@ -153,8 +153,10 @@ def main() -> None:
         parser.error("--runs and --codes must be at least 1")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(f"numpy {np.__version__}, Python {platform.python_version()}, one core; {arguments.runs} runs over "
-          f"{arguments.codes} random codes (the loop: 300), median (least to most) in thousands of codes a second\n")
+    print(
+        f"numpy {np.__version__}, Python {platform.python_version()}, one core; {arguments.runs} runs over "
+        f"{arguments.codes} random codes (the loop: 300), median (least to most) in thousands of codes a second\n"
+    )
     print("| family | `cost_array` | naive numpy | loop over `code_cost` |")
     print("|---|---:|---:|---:|")
     for family in FAMILIES:
@@ -164,7 +166,7 @@ def main() -> None:
         counted = cost_array(space, rows)
         if not all(np.array_equal(a, b) for a, b in zip(counted, naive(family, rows), strict=True)):
             raise SystemExit(f"The two array counts of {family} disagree.")
-        if counted.macs[:len(codes)].tolist() != [code_cost(code).macs for code in codes]:
+        if counted.macs[: len(codes)].tolist() != [code_cost(code).macs for code in codes]:
             raise SystemExit(f"cost_array and code_cost of {family} disagree.")
 
         def array(space: Space = space, rows: Columns = rows) -> object:
@@ -177,9 +179,11 @@ def main() -> None:
             return [code_cost(code) for code in codes]
 
         cells = []
-        for count, n, form in ((array, len(rows), "{:,.0f} ({:,.0f} to {:,.0f})"),
-                               (first_try, len(rows), "{:,.0f} ({:,.0f} to {:,.0f})"),
-                               (loop, len(codes), "{:.1f} ({:.1f} to {:.1f})")):
+        for count, n, form in (
+            (array, len(rows), "{:,.0f} ({:,.0f} to {:,.0f})"),
+            (first_try, len(rows), "{:,.0f} ({:,.0f} to {:,.0f})"),
+            (loop, len(codes), "{:.1f} ({:.1f} to {:.1f})"),
+        ):
             cells.append(form.format(*(r / 1e3 for r in rate(count, n, arguments.runs))))
         print(f"| {family} | {' | '.join(cells)} |")
 

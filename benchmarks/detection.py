@@ -38,8 +38,10 @@ def main() -> None:
     for model in given.models.split(","):
         runs = take_turns(("ours", "reference"), given.repeats, partial(_process, given, model), model)
         rows.append(f"| {model} | {' | '.join(cells(runs, 'reference', FORMS))} |")
-    print(f"{given.device}, batch {given.batch}, shorter side {given.image_size} px, {given.updates} updates, "
-          f"{given.workers} reading processes, {given.repeats} pairs in turns\n")
+    print(
+        f"{given.device}, batch {given.batch}, shorter side {given.image_size} px, {given.updates} updates, "
+        f"{given.workers} reading processes, {given.repeats} pairs in turns\n"
+    )
     print("| model | reference, images/s | ours / reference | peak memory, reference [MB] | ours / reference |")
     print("|---|---:|---:|---:|---:|")
     print("\n".join(rows))
@@ -65,8 +67,18 @@ def _arguments() -> argparse.Namespace:
 
 def _process(given: argparse.Namespace, model: str, who: str) -> dict[str, float]:
     words = [sys.executable, __file__, "--one", who, "--models", model]
-    for name in ("data", "train_split", "val_split", "image_size", "anchor_size", "proposals", "batch", "updates",
-                 "workers", "device"):
+    for name in (
+        "data",
+        "train_split",
+        "val_split",
+        "image_size",
+        "anchor_size",
+        "proposals",
+        "batch",
+        "updates",
+        "workers",
+        "device",
+    ):
         words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     return result_of(words)
 
@@ -85,8 +97,13 @@ def _recipe(given: argparse.Namespace) -> Any:
         model=DetectorPart(given.models, anchor_size=given.anchor_size, proposals=given.proposals),
         optim=DetectionOptim(lr=0.005, batch_size=given.batch, weight_decay=1e-4, decay_norm_and_bias=True),
         schedule=DetectionSchedule(updates=given.updates, validate_every=given.updates),
-        data=CocoPart(train_split=given.train_split, val_split=given.val_split, image_size=given.image_size,
-                      max_size=round(given.image_size * 5 / 3), broken="skip"),
+        data=CocoPart(
+            train_split=given.train_split,
+            val_split=given.val_split,
+            image_size=given.image_size,
+            max_size=round(given.image_size * 5 / 3),
+            broken="skip",
+        ),
         run=DetectionRun(device_batch=given.batch, workers=given.workers, checkpoint_minutes=1e6),
     )
 
@@ -96,7 +113,7 @@ def _one(given: argparse.Namespace) -> dict[str, float]:
 
     torch.manual_seed(0)
     times = _ours(given) if given.one == "ours" else _reference(given)
-    last = times[len(times) // 2:]
+    last = times[len(times) // 2 :]
     return {"images_per_s": (len(last) - 1) * given.batch / (last[-1] - last[0]), "peak_mb": peak_mb(given.device)}
 
 
@@ -135,10 +152,14 @@ class _Reference:
         from torchvision.datasets import CocoDetection
 
         root = Path(given.data)
-        self.dataset: Any = CocoDetection(str(root / given.train_split), str(
-            root / "annotations" / f"instances_{given.train_split}.json"))
-        self.dataset.ids = [i for i in self.dataset.ids if any(
-            not a["iscrowd"] and min(a["bbox"][2:]) > 0 for a in self.dataset.coco.imgToAnns[i])]
+        self.dataset: Any = CocoDetection(
+            str(root / given.train_split), str(root / "annotations" / f"instances_{given.train_split}.json")
+        )
+        self.dataset.ids = [
+            i
+            for i in self.dataset.ids
+            if any(not a["iscrowd"] and min(a["bbox"][2:]) > 0 for a in self.dataset.coco.imgToAnns[i])
+        ]
         self.numbers = {c: i + 1 for i, c in enumerate(sorted(self.dataset.coco.cats))}
 
     def __len__(self) -> int:
@@ -156,9 +177,11 @@ class _Reference:
         boxes[:, 2:] += boxes[:, :2]
         masks = np.stack([self.dataset.coco.annToMask(a) for a in own])
         size = (image.height, image.width)
-        target = {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
-                  "masks": tv_tensors.Mask(torch.from_numpy(masks)),
-                  "labels": torch.tensor([self.numbers[a["category_id"]] for a in own])}
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+            "masks": tv_tensors.Mask(torch.from_numpy(masks)),
+            "labels": torch.tensor([self.numbers[a["category_id"]] for a in own]),
+        }
         flip = v2.Compose([v2.PILToTensor(), v2.RandomHorizontalFlip(0.5), v2.ToDtype(torch.float32, scale=True)])
         made: tuple[Any, dict[str, Any]] = flip(image, target)
         return made
@@ -192,11 +215,19 @@ def _reference(given: argparse.Namespace) -> list[float]:
     with contextlib.redirect_stdout(sys.stderr):
         data = _Reference(given)
     loader: Any = torch.utils.data.DataLoader(
-        data, batch_sampler=list(itertools.islice(_grouped(data, given.batch), given.updates)),  # type: ignore[arg-type]
-        num_workers=given.workers, collate_fn=lambda samples: tuple(zip(*samples, strict=True)))
-    model: Any = create_detector(given.models, num_classes=len(data.numbers) + 1, min_size=given.image_size,
-                                 max_size=round(given.image_size * 5 / 3), anchor_size=given.anchor_size,
-                                 box_batch_size_per_image=given.proposals).to(device)
+        data,  # type: ignore[arg-type]
+        batch_sampler=list(itertools.islice(_grouped(data, given.batch), given.updates)),
+        num_workers=given.workers,
+        collate_fn=lambda samples: tuple(zip(*samples, strict=True)),
+    )
+    model: Any = create_detector(
+        given.models,
+        num_classes=len(data.numbers) + 1,
+        min_size=given.image_size,
+        max_size=round(given.image_size * 5 / 3),
+        anchor_size=given.anchor_size,
+        box_batch_size_per_image=given.proposals,
+    ).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4)
     model.train()
     times = []

@@ -37,8 +37,10 @@ def cells(runs: Runs, peer: str, forms: Sequence[tuple[str, str]]) -> list[str]:
     for name, form in forms:
         theirs = [run[name] for run in runs[peer]]
         ratios = [a[name] / b for a, b in zip(runs["ours"], theirs, strict=True)]
-        out += [form.format(statistics.median(theirs)),
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+        out += [
+            form.format(statistics.median(theirs)),
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        ]
     return out
 
 
@@ -46,6 +48,9 @@ def peak_mb(device: str) -> float:
     """The most memory that this process has used, on its GPU where it has one [MB]."""
     import torch
 
-    peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else (
-        1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device.startswith("cuda")
+        else (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    )
     return peak / 2**20

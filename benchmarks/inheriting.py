@@ -67,10 +67,18 @@ def _train(
 ) -> tuple[float, str | None]:
     recipe = read_recipe(given.recipe)
     warm = recipe.schedule.warmup_epochs * epochs / recipe.schedule.epochs
-    recipe = with_values(recipe, schedule={"epochs": epochs, "warmup_epochs": warm}, run={"seed": seed},
-                         data={} if given.subset is None else {"subset": given.subset})
-    how = Finish(recipe, given.data, teacher=given.weights if way in ("teacher", "both") else None,
-                 inherit=given.weights if way in ("inherit", "both") else None)
+    recipe = with_values(
+        recipe,
+        schedule={"epochs": epochs, "warmup_epochs": warm},
+        run={"seed": seed},
+        data={} if given.subset is None else {"subset": given.subset},
+    )
+    how = Finish(
+        recipe,
+        given.data,
+        teacher=given.weights if way in ("teacher", "both") else None,
+        inherit=given.weights if way in ("inherit", "both") else None,
+    )
     folder = given.out / f"{way}_epochs{epochs}_seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     done = finish(how, code, original, folder)

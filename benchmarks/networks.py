@@ -30,6 +30,7 @@ Action = Callable[[], object]
 
 def seconds(action: Action, device: torch.device, calls: int) -> float:
     """Time of one call [s], averaged over ``calls``: of the processor for one CPU thread, else by the clock."""
+
     def settled() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -66,6 +67,7 @@ def pairs(ours: Action, theirs: Action, device: torch.device, repeats: int) -> l
 
 def forward(net: nn.Module, images: torch.Tensor) -> Action:
     """One evaluation of a batch."""
+
     def action() -> None:
         with torch.inference_mode():
             net(images)
@@ -102,8 +104,9 @@ def measure(entry: ModelEntry, args: argparse.Namespace) -> list[str]:
     rows = []
     for what in args.what:
         if what == "create":
-            timed = pairs(lambda: bsszoo.create(entry.name), lambda: timm.create_model(name), torch.device("cpu"),
-                          args.repeats)
+            timed = pairs(
+                lambda: bsszoo.create(entry.name), lambda: timm.create_model(name), torch.device("cpu"), args.repeats
+            )
         else:
             make = forward if what == "forward" else train_step
             timed = pairs(make(ours, images), make(theirs, images), device, args.repeats)
@@ -135,13 +138,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="pairs of each measurement, at least 2")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
-    parser.add_argument("--what", nargs="+", default=["create", "forward", "train step"],
-                        choices=["create", "forward", "train step"])
+    parser.add_argument(
+        "--what", nargs="+", default=["create", "forward", "train step"], choices=["create", "forward", "train step"]
+    )
     parser.add_argument("--models", nargs="+", default=originals, choices=originals)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{machine(args.device)}; torch {torch.__version__}, timm {timm.__version__}; batch {args.batch} at "
-          f"{args.image_size} px; {args.repeats} pairs\n")
+    print(
+        f"{machine(args.device)}; torch {torch.__version__}, timm {timm.__version__}; batch {args.batch} at "
+        f"{args.image_size} px; {args.repeats} pairs\n"
+    )
     print("| network | what | ours / timm, median | middle half | ours |")
     print("|---|---|---|---|---|")
     for name in args.models:

@@ -54,16 +54,27 @@ def arguments_of(words: Sequence[str] | None) -> tuple[argparse.ArgumentParser, 
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=DETAILS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", action="append", default=[], type=Path, metavar="PATH",
-                        help="a table of trained networks; may be given several times")
+    parser.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="a table of trained networks; may be given several times",
+    )
     parser.add_argument("--synthetic", action="store_true", help="also five tasks made from a seed; needs no table")
     parser.add_argument("--only", metavar="A,B", help="only these samplers (and random, which all is relative to)")
     parser.add_argument("--seeds", type=int, default=40, help="repeats of each sampler on each task (default 40)")
     parser.add_argument("--evaluations", type=int, default=64, help="codes a run evaluates (default 64)")
     parser.add_argument("--batch", type=int, default=16, help="codes evaluated at a time (default 16)")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("search-benchmark"), metavar="DIR",
-                        help="folder of the runs (default search-benchmark)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("search-benchmark"),
+        metavar="DIR",
+        help="folder of the runs (default search-benchmark)",
+    )
     parser.add_argument("--show", action="store_true", help="run nothing; print what DIR holds")
     parser.add_argument("--plot", type=Path, metavar="FILE", help=f"also draw the regrets: {', '.join(PLOTS)}")
     given = parser.parse_args(words)
@@ -121,8 +132,10 @@ def main(words: Sequence[str] | None = None) -> None:
     runs = chosen(ledger.read(), tasks=by_name, seeds=given.seeds, **protocol)
     runs = [run for run in runs if run.sampler in given.names]
     if not any(run.sampler == "random" for run in runs):
-        parser.error(f"{ledger.path} holds no run of random search with {given.evaluations} evaluations in batches of "
-                     f"{given.batch}, which all figures are relative to")
+        parser.error(
+            f"{ledger.path} holds no run of random search with {given.evaluations} evaluations in batches of "
+            f"{given.batch}, which all figures are relative to"
+        )
     absent = {n: why for n, why in missing().items() if n in given.names and all(r.sampler != n for r in runs)}
     print(markdown(runs, absent))
     if given.plot is not None:

@@ -28,7 +28,7 @@ def commands() -> dict[str, list[str]]:
         "`python -c pass`": [python, "-c", "pass"],
         "`import numpy`": [python, "-c", "import numpy"],
         "`import bsszoo`": [python, "-c", "import bsszoo"],
-        "`bsszoo.cost(\"resnet50_autobss\")`": [python, "-c", "import bsszoo; bsszoo.cost('resnet50_autobss')"],
+        '`bsszoo.cost("resnet50_autobss")`': [python, "-c", "import bsszoo; bsszoo.cost('resnet50_autobss')"],
     }
     # The environment's own script: not resolved, because a virtual environment's python is a link out of it.
     script = shutil.which("bsszoo", path=str(Path(python).parent))
@@ -69,7 +69,7 @@ def main() -> None:
             seconds(command, folder)  # disk caches and compiled files, not counted
         names = list(table)
         for i in range(runs):
-            for name in names[i % len(names):] + names[: i % len(names)]:
+            for name in names[i % len(names) :] + names[: i % len(names)]:
                 times[name].append(seconds(table[name], folder))
     base = statistics.median(times["`import numpy`"])
     print(f"{machine()}; Python {platform.python_version()}; {runs} runs of each, interleaved\n")
@@ -77,8 +77,10 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|")
     for name, taken in times.items():
         low, median, high = statistics.quantiles(taken, n=4) if runs > 1 else taken * 3
-        print(f"| {name} | {1e3 * median:.0f} | {1e3 * low:.0f} to {1e3 * high:.0f} | {1e3 * min(taken):.0f} "
-              f"| {median / base:.2f} |")
+        print(
+            f"| {name} | {1e3 * median:.0f} | {1e3 * low:.0f} to {1e3 * high:.0f} | {1e3 * min(taken):.0f} "
+            f"| {median / base:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -41,11 +41,17 @@ def main() -> None:
             if kind == "jpeg":
                 _write_jpegs(Path(folder), given.pictures, int(given.image_size * 1.25))
             for network in given.networks.split(","):
-                runs = take_turns(("ours", "plain"), given.repeats,
-                                  partial(_process, given, network, kind, folder), f"{network} {kind}")
+                runs = take_turns(
+                    ("ours", "plain"),
+                    given.repeats,
+                    partial(_process, given, network, kind, folder),
+                    f"{network} {kind}",
+                )
                 rows.append(f"| {network} | {kind} | {' | '.join(cells(runs, 'plain', FORMS))} |")
-    print(f"{given.device}, batch {given.batch} at {given.image_size} px, {given.precision}, {given.pictures} pictures "
-          f"an epoch, {given.workers} reading processes, {given.repeats} pairs in turns\n")
+    print(
+        f"{given.device}, batch {given.batch} at {given.image_size} px, {given.precision}, {given.pictures} pictures "
+        f"an epoch, {given.workers} reading processes, {given.repeats} pairs in turns\n"
+    )
     print("| network | input | plain timm loop, images/s | ours / plain | peak memory, plain [MB] | ours / plain |")
     print("|---|---|---:|---:|---:|---:|")
     print("\n".join(rows))
@@ -97,10 +103,16 @@ def _recipe(given: argparse.Namespace) -> Recipe:
     return Recipe(
         model=ModelPart(given.networks, num_classes=CLASSES),
         optim=OptimPart(lr=0.01, batch_size=given.batch, weight_decay=1e-4),
-        schedule=SchedulePart(epochs=EPOCHS), loss=LossPart(label_smoothing=0.1),
+        schedule=SchedulePart(epochs=EPOCHS),
+        loss=LossPart(label_smoothing=0.1),
         data=DataPart(dataset="folder" if jpeg else f"synthetic/{given.pictures}", image_size=given.image_size),
-        run=RunPart(device_batch=given.batch, workers=given.workers, precision=given.precision,
-                    channels_last=given.channels_last, checkpoint_minutes=1e6),
+        run=RunPart(
+            device_batch=given.batch,
+            workers=given.workers,
+            precision=given.precision,
+            channels_last=given.channels_last,
+            checkpoint_minutes=1e6,
+        ),
     )
 
 
@@ -165,17 +177,30 @@ def _plain(given: argparse.Namespace, data: str | None) -> float:
     dataset: Any = _InMemory(recipe) if data is None else create_dataset("", f"{data}/train")
     part, augment = recipe.data, recipe.augment
     loader: Any = create_loader(
-        dataset, input_size=(3, part.image_size, part.image_size), batch_size=given.batch, is_training=True,
-        use_prefetcher=True, scale=augment.scale, ratio=augment.ratio, hflip=augment.hflip, color_jitter=0.0,
-        interpolation=part.interpolation, mean=part.mean, std=part.std, num_workers=given.workers, device=device,
-        pin_memory=device.type == "cuda", persistent_workers=given.workers > 0,
+        dataset,
+        input_size=(3, part.image_size, part.image_size),
+        batch_size=given.batch,
+        is_training=True,
+        use_prefetcher=True,
+        scale=augment.scale,
+        ratio=augment.ratio,
+        hflip=augment.hflip,
+        color_jitter=0.0,
+        interpolation=part.interpolation,
+        mean=part.mean,
+        std=part.std,
+        num_workers=given.workers,
+        device=device,
+        pin_memory=device.type == "cuda",
+        persistent_workers=given.workers > 0,
     )
     model: Any = bsszoo.create(given.networks, num_classes=CLASSES).to(device)
     if given.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer: Any = create_optimizer_v2(model, opt="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
-    schedule: Any = create_scheduler_v2(optimizer, sched="cosine", num_epochs=EPOCHS, step_on_epochs=False,
-                                        updates_per_epoch=len(loader))[0]
+    schedule: Any = create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=EPOCHS, step_on_epochs=False, updates_per_epoch=len(loader)
+    )[0]
     against = LabelSmoothingCrossEntropy(0.1)
     model.train()
     times = []

@@ -44,40 +44,74 @@ TASKS = ("synthetic/interacting", "synthetic/noisy")
 
 def arguments_of(words: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="append", default=[], type=Path, metavar="PATH",
-                        help="a table that benchmarks/search.py reads; without one, synthetic tasks are searched")
-    parser.add_argument("--tasks", metavar="A,B",
-                        help=f"only these tasks (default of synthetic ones {','.join(TASKS)})")
+    parser.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="a table that benchmarks/search.py reads; without one, synthetic tasks are searched",
+    )
+    parser.add_argument(
+        "--tasks", metavar="A,B", help=f"only these tasks (default of synthetic ones {','.join(TASKS)})"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="repeats of each search (default 5)")
-    parser.add_argument("--workers", default="1,8,64,256", metavar="A,B",
-                        help="numbers of workers (default 1,8,64,256)")
+    parser.add_argument(
+        "--workers", default="1,8,64,256", metavar="A,B", help="numbers of workers (default 1,8,64,256)"
+    )
     parser.add_argument("--evaluations", type=int, help="codes a search evaluates (default 512; 256 on a table)")
-    parser.add_argument("--evaluation-seconds", type=float, default=3600.0, metavar="S",
-                        help="seconds that an evaluation takes on average (default 3600)")
-    parser.add_argument("--regret", type=float, default=0.1, metavar="R",
-                        help="regret to be reached, in standard deviations of the task's codes (default 0.1)")
-    parser.add_argument("--out", type=Path, default=Path("workers-benchmark.jsonl"), metavar="FILE",
-                        help="file of the finished searches (default workers-benchmark.jsonl)")
+    parser.add_argument(
+        "--evaluation-seconds",
+        type=float,
+        default=3600.0,
+        metavar="S",
+        help="seconds that an evaluation takes on average (default 3600)",
+    )
+    parser.add_argument(
+        "--regret",
+        type=float,
+        default=0.1,
+        metavar="R",
+        help="regret to be reached, in standard deviations of the task's codes (default 0.1)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("workers-benchmark.jsonl"),
+        metavar="FILE",
+        help="file of the finished searches (default workers-benchmark.jsonl)",
+    )
     parser.add_argument("--show", action="store_true", help="run nothing; print what FILE holds")
-    parser.add_argument("--storages", nargs="?", const=",".join(STORAGES), metavar="A,B",
-                        help=f"measure storages instead, all or some of {','.join(STORAGES)}")
+    parser.add_argument(
+        "--storages",
+        nargs="?",
+        const=",".join(STORAGES),
+        metavar="A,B",
+        help=f"measure storages instead, all or some of {','.join(STORAGES)}",
+    )
     parser.add_argument("--postgresql", metavar="URL", help="an empty database for --storages")
-    parser.add_argument("--feed", metavar="S,S",
-                        help="print how many workers a study feeds whose asks take so long [s]")
+    parser.add_argument(
+        "--feed", metavar="S,S", help="print how many workers a study feeds whose asks take so long [s]"
+    )
     parser.add_argument("--trials", type=int, default=96, help="trials of each row of --storages (default 96)")
     given = parser.parse_args(words)
     try:
         given.numbers = [int(w) for w in given.workers.split(",")]
         given.asks = [float(s) for s in given.feed.split(",")] if given.feed is not None else []
     except ValueError:
-        parser.error("--workers and --feed take numbers separated by commas; given were "
-                     f"{given.workers!r} and {given.feed!r}")
+        parser.error(
+            f"--workers and --feed take numbers separated by commas; given were {given.workers!r} and {given.feed!r}"
+        )
     if any(s <= 0 for s in given.asks):
         parser.error(f"--feed takes seconds above 0; given was {given.feed!r}")
     if given.storages is not None and (not given.storages or set(given.storages.split(",")) - set(STORAGES)):
         parser.error(f"--storages takes some of {','.join(STORAGES)}; given was {given.storages!r}")
-    for name, value in (("workers", min(given.numbers)), ("seeds", given.seeds), ("trials", given.trials),
-                        ("evaluations", given.evaluations or 1)):
+    for name, value in (
+        ("workers", min(given.numbers)),
+        ("seeds", given.seeds),
+        ("trials", given.trials),
+        ("evaluations", given.evaluations or 1),
+    ):
         if value < 1:
             parser.error(f"--{name} is at least 1; given was {value}")
     if not given.evaluation_seconds > 0:
@@ -110,8 +144,9 @@ def settings_of(given: argparse.Namespace, tasks: Sequence[Task]) -> list[tuple[
                 # A first iteration of as many codes as workers, beside the usual one of 16; and random search.
                 for batch in sorted({0, BATCH, max(workers, BATCH)}):
                     evaluations = min(most, len(task))
-                    found.append((task, Setting(task.name, batch, workers, seed, evaluations,
-                                                given.evaluation_seconds)))
+                    found.append(
+                        (task, Setting(task.name, batch, workers, seed, evaluations, given.evaluation_seconds))
+                    )
     return found
 
 
@@ -157,8 +192,12 @@ def main(words: Sequence[str] | None = None) -> None:
             continue
         done[setting, task.digest] = outcome = run(task, setting)
         append(given.out, outcome)
-        print(f"{count}/{len(plan)}: {setting.task}, seed {setting.seed}, {setting.workers} workers, batch_size "
-              f"{setting.batch}: regret {outcome.picked[-1]}", file=sys.stderr, flush=True)
+        print(
+            f"{count}/{len(plan)}: {setting.task}, seed {setting.seed}, {setting.workers} workers, batch_size "
+            f"{setting.batch}: regret {outcome.picked[-1]}",
+            file=sys.stderr,
+            flush=True,
+        )
     outcomes = [done[setting, task.digest] for task, setting in plan if (setting, task.digest) in done]
     if not outcomes:
         parser.error(f"{given.out} holds no such search")

@@ -102,17 +102,22 @@ def check_image(source: str | Path | IO[bytes], name: str | None = None) -> None
 def check_depth(image: Image.Image, name: str) -> None:
     """A ``DataError`` for more than 8 bits a channel, of which PIL's conversions make white or black."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise DataError(f"{name} has more than 8 bits a channel (PIL's mode {image.mode}), and networks here take 8. "
-                        "Which values are black and white only you know: convert all images of the set alike, for "
-                        "16 bits with Image.fromarray((numpy.asarray(image) // 256).astype('uint8')).")
+        raise DataError(
+            f"{name} has more than 8 bits a channel (PIL's mode {image.mode}), and networks here take 8. "
+            "Which values are black and white only you know: convert all images of the set alike, for "
+            "16 bits with Image.fromarray((numpy.asarray(image) // 256).astype('uint8'))."
+        )
 
 
 def unreadable(name: str, error: Exception) -> DataError:
     """The error that an image cannot be read, with the reason in one line."""
     if isinstance(error, Image.DecompressionBombError):
         return DataError(f"{name} is too large: {one_line(error)} Scale it down or take it out.")
-    why = "no image that PIL knows" if isinstance(error, UnidentifiedImageError) else (
-        (error.strerror if isinstance(error, OSError) else None) or one_line(error) or type(error).__name__)
+    why = (
+        "no image that PIL knows"
+        if isinstance(error, UnidentifiedImageError)
+        else ((error.strerror if isinstance(error, OSError) else None) or one_line(error) or type(error).__name__)
+    )
     return DataError(f"{name} cannot be read: {why.rstrip('.')}. Mend the file or take it out.")
 
 
@@ -178,8 +183,10 @@ def scan_class_folders(folder: Path) -> ClassFolders:
     for name, path in classes.items():
         other = roots.setdefault(_identity(path), name)
         if other != name:
-            raise DataError(f"The class folders {other!r} and {name!r} in {folder} are one folder: its images would "
-                            "have two labels. Take one of them out.")
+            raise DataError(
+                f"The class folders {other!r} and {name!r} in {folder} are one folder: its images would "
+                "have two labels. Take one of them out."
+            )
     names = sorted(classes, key=natural_key)
     found: list[tuple[str, int]] = []
     for label, name in enumerate(names):
@@ -213,20 +220,34 @@ class Left:
         out = []
         for counts, one, several in (
             (self.hidden, "hidden file or folder is left out", "hidden files or folders are left out"),
-            (self.endings, "file is of no kind that is read, and left out", "files are of no kind that is read, and "
-             "left out"),
-            (self.links, "link leads to a folder that is read already, and is left out",
-             "links lead to folders that are read already, and are left out"),
+            (
+                self.endings,
+                "file is of no kind that is read, and left out",
+                "files are of no kind that is read, and left out",
+            ),
+            (
+                self.links,
+                "link leads to a folder that is read already, and is left out",
+                "links lead to folders that are read already, and are left out",
+            ),
             (self.special, "entry is no ordinary file, and left out", "entries are no ordinary files, and left out"),
-            (self.beside, "image lies beside the class folders, and is left out",
-             "images lie beside the class folders, and are left out"),
-            (self.deep, "image lies in a folder below its class folder; the class is the first folder",
-             "images lie in folders below their class folders; the class is the first folder"),
+            (
+                self.beside,
+                "image lies beside the class folders, and is left out",
+                "images lie beside the class folders, and are left out",
+            ),
+            (
+                self.deep,
+                "image lies in a folder below its class folder; the class is the first folder",
+                "images lie in folders below their class folders; the class is the first folder",
+            ),
         ):
             total = sum(counts.values())
             if total:
-                named = ", ".join(one_line(name, 60) + (f" {n}" if counts is self.endings else "")
-                                  for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:_NAMED])
+                named = ", ".join(
+                    one_line(name, 60) + (f" {n}" if counts is self.endings else "")
+                    for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:_NAMED]
+                )
                 more = ", .." if len(counts) > _NAMED else ""
                 out.append(f"{folder}: {total:,} {one if total == 1 else several} ({named}{more})")
         return tuple(out)

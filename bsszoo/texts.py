@@ -68,7 +68,7 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 def one_line(value: object, most: int = 200) -> str:
     """A value from outside as part of a sentence: one line of at most so many characters, none of them a command."""
     text = printable(" ".join(str(value)[: 4 * most].split()))
-    return text if len(text) <= most else f"{text[:most - 3]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def printable(text: str) -> str:
@@ -93,8 +93,12 @@ def _is_deep(value: Any) -> bool:
     level = [value] if isinstance(value, containers) else []
     for _ in range(_DEPTH):
         # Only what can hold more goes on to the next level: annotations of pictures are millions of numbers.
-        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
-                 if isinstance(inner, containers)]
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, containers)
+        ]
         if not level:
             return False
     return True
@@ -107,8 +111,11 @@ def _values_of(node: yaml.Node, known: dict[int, int]) -> int:
             raise yaml.YAMLError("an alias stands inside what it names")
         return known[id(node)]
     known[id(node)] = 0
-    inside = [] if isinstance(node, yaml.ScalarNode) else (
-        [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value)
+    inside = (
+        []
+        if isinstance(node, yaml.ScalarNode)
+        else ([n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value)
+    )
     known[id(node)] = 1 + sum(_values_of(n, known) for n in inside)
     return known[id(node)]
 
@@ -116,6 +123,7 @@ def _values_of(node: yaml.Node, known: dict[int, int]) -> int:
 def _refuse_long_numbers(value: Any) -> None:
     if isinstance(value, int) and value.bit_length() > 64:
         raise yaml.YAMLError(f"it has a whole number of {value.bit_length():,} bits")
-    for inner in (value if isinstance(value, (list, tuple, set)) else
-                  (*value, *value.values()) if isinstance(value, dict) else ()):
+    for inner in (
+        value if isinstance(value, (list, tuple, set)) else (*value, *value.values()) if isinstance(value, dict) else ()
+    ):
         _refuse_long_numbers(inner)

@@ -30,9 +30,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 
-def plain_text_to_rest(
-    _app: Any, _what: str, _name: str, _object: object, _options: Any, lines: list[str]
-) -> None:
+def plain_text_to_rest(_app: Any, _what: str, _name: str, _object: object, _options: Any, lines: list[str]) -> None:
     """Docstrings are written to be read as text: bars mean absolute values, a notation block keeps its columns."""
     out: list[str] = []
     for line in lines:

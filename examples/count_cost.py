@@ -32,8 +32,10 @@ def main() -> None:
     print(f"{'stage':>5} {'name':<10} {'width':>5} {'blocks':>6} {'output':>9} {'MACs':>13} {'params':>10}")
     for row in stages:
         output = f"{row.size[0]}x{row.size[1]}"
-        print(f"{row.number:>5} {row.name:<10} {row.width:>5} {row.depth:>6} {output:>9} "
-              f"{row.cost.macs:>13,} {row.cost.params:>10,}")
+        print(
+            f"{row.number:>5} {row.name:<10} {row.width:>5} {row.depth:>6} {output:>9} "
+            f"{row.cost.macs:>13,} {row.cost.params:>10,}"
+        )
     total = bsszoo.cost(code, arguments.size)
     print(f"{total.macs:,} MACs (multiply-adds, the paper's FLOPs); 2 x MACs are {total.macs2:,}")
     print(f"{total.params:,} parameters, {total.activations:,} activations")

@@ -24,9 +24,18 @@ def _context() -> Any:
     global _server
     if _server is None:
         _server = multiprocessing.get_context("forkserver")
-        _server.set_forkserver_preload(["torch", "timm", "torchvision.models.detection", "bsszoo.cli.main",
-                                        "bsszoo.train.loop", "bsszoo.detection.task", "bsszoo.compression.run",
-                                        "bsszoo.report.page"])
+        _server.set_forkserver_preload(
+            [
+                "torch",
+                "timm",
+                "torchvision.models.detection",
+                "bsszoo.cli.main",
+                "bsszoo.train.loop",
+                "bsszoo.detection.task",
+                "bsszoo.compression.run",
+                "bsszoo.report.page",
+            ]
+        )
     return _server
 
 
@@ -38,8 +47,15 @@ class Command:
         self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
         # Not a daemon, which may not have processes of its own.
         self._process = _context().Process(
-            target=_become, args=([str(w) for w in words], str(cwd or Path.cwd()), dict(env or os.environ),
-                                  str(self._out), str(self._err)))
+            target=_become,
+            args=(
+                [str(w) for w in words],
+                str(cwd or Path.cwd()),
+                dict(env or os.environ),
+                str(self._out),
+                str(self._err),
+            ),
+        )
         self._process.start()
         self.pid: int = self._process.pid
 
@@ -64,8 +80,9 @@ class Command:
         return subprocess.CompletedProcess((), self._process.exitcode, out, self.stderr)
 
 
-def run(words: Sequence[object], cwd: Path | None = None,
-        env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    words: Sequence[object], cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A ``Command`` from start to end."""
     return Command(words, cwd, env).wait()
 

@@ -51,8 +51,15 @@ class Walk:
 
 
 def resnet(
-    c: Sequence[int], n: Sequence[int], b: Sequence[int] | None, stem: int, *,
-    size: tuple[int, int] = (224, 224), in_chans: int = 3, classes: int = 1000, stride_in: str = "3x3",
+    c: Sequence[int],
+    n: Sequence[int],
+    b: Sequence[int] | None,
+    stem: int,
+    *,
+    size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    classes: int = 1000,
+    stride_in: str = "3x3",
 ) -> Walk:
     """ResNet-18 (``b`` None) or ResNet-50 with widths ``c``, depths ``n`` and bottleneck widths ``b``."""
     net = Walk(in_chans, *size)
@@ -77,8 +84,17 @@ def resnet(
 
 
 def mbconv_net(
-    c: Sequence[int], n: Sequence[int], t: Sequence[int], *, stem: int, stage2: tuple[int, int], kernels: Sequence[int],
-    squeeze: bool, size: tuple[int, int] = (224, 224), in_chans: int = 3, classes: int = 1000,
+    c: Sequence[int],
+    n: Sequence[int],
+    t: Sequence[int],
+    *,
+    stem: int,
+    stage2: tuple[int, int],
+    kernels: Sequence[int],
+    squeeze: bool,
+    size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    classes: int = 1000,
 ) -> Walk:
     """MobileNetV2 (``squeeze`` False) or EfficientNet with widths ``c``, depths ``n`` and expansions ``t``."""
     net = Walk(in_chans, *size)
@@ -156,8 +172,15 @@ def detector_cost(
 
 
 def regnet(
-    c: Sequence[int], n: Sequence[int], g: Sequence[int], stem: int, *, squeeze: bool,
-    size: tuple[int, int] = (224, 224), in_chans: int = 3, classes: int = 1000,
+    c: Sequence[int],
+    n: Sequence[int],
+    g: Sequence[int],
+    stem: int,
+    *,
+    squeeze: bool,
+    size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    classes: int = 1000,
 ) -> Walk:
     """RegNetX, or RegNetY with ``squeeze``: widths ``c``, depths ``n`` and group widths ``g``."""
     net = Walk(in_chans, *size)

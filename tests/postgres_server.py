@@ -27,8 +27,10 @@ class PostgresServer:
         assert found is not None
         self._bin = found
         # The server refuses to run as root.
-        self._user = None if os.geteuid() else next(
-            n for n in ("postgres", "nobody") if any(p.pw_name == n for p in pwd.getpwall())
+        self._user = (
+            None
+            if os.geteuid()
+            else next(n for n in ("postgres", "nobody") if any(p.pw_name == n for p in pwd.getpwall()))
         )
         self._folder = Path(tempfile.mkdtemp(prefix="bsszoo-pg-", dir="/tmp"))
         if self._user is not None:
@@ -40,13 +42,21 @@ class PostgresServer:
         self.start()
 
     def _run(self, program: str, *arguments: str) -> None:
-        as_user = {"user": self._user, "group": pwd.getpwnam(self._user).pw_gid, "extra_groups": []} \
-            if self._user else {}
+        as_user = (
+            {"user": self._user, "group": pwd.getpwnam(self._user).pw_gid, "extra_groups": []} if self._user else {}
+        )
         # The server keeps its output open, so a pipe would be waited for as long as it runs.
         log = self._folder / "said.log"
         with log.open("ab") as out:
-            done = subprocess.run([self._bin / program, "-D", self._folder / "data", *arguments], cwd=self._folder,
-                                  stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False, **as_user)
+            done = subprocess.run(
+                [self._bin / program, "-D", self._folder / "data", *arguments],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                check=False,
+                **as_user,
+            )
         assert done.returncode == 0, log.read_text()
 
     def start(self) -> None:
@@ -60,8 +70,9 @@ class PostgresServer:
         """The URL of a new, empty database."""
         import psycopg
 
-        with psycopg.connect(host="127.0.0.1", port=self.port, user="bsszoo", dbname="postgres",
-                             autocommit=True) as connection:
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user="bsszoo", dbname="postgres", autocommit=True
+        ) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return f"postgresql+psycopg://bsszoo@127.0.0.1:{self.port}/{name}"
 

@@ -38,8 +38,20 @@ def command(folder: Path, data: Path, out: Path, *assignments: str, processes: i
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     sets = [part for a in assignments for part in ("--set", a)]
-    return [*launcher, "-m", "bsszoo", "train", str(file), "--data", str(data), "--out", str(out), "--device", "cpu",
-            *sets]
+    return [
+        *launcher,
+        "-m",
+        "bsszoo",
+        "train",
+        str(file),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        *sets,
+    ]
 
 
 def environment() -> dict[str, str]:

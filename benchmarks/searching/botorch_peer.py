@@ -51,10 +51,9 @@ class NoisyImprovement(RandomSearch):
             self.acquisition.set_X_pending(self.points[self.pending])
         rows = np.flatnonzero(self.free)
         with torch.no_grad():
-            gain = torch.cat([
-                self.acquisition(self.points[rows[i : i + self.CHUNK], None])
-                for i in range(0, len(rows), self.CHUNK)
-            ])
+            gain = torch.cat(
+                [self.acquisition(self.points[rows[i : i + self.CHUNK], None]) for i in range(0, len(rows), self.CHUNK)]
+            )
         row = int(rows[int(gain.argmax())])
         self.free[row] = False
         return row

@@ -62,7 +62,11 @@ class Ledger:
 
 
 def chosen(
-    runs: Iterable[Run], *, evaluations: int, batch: int, tasks: Mapping[str, Task] | None = None,
+    runs: Iterable[Run],
+    *,
+    evaluations: int,
+    batch: int,
+    tasks: Mapping[str, Task] | None = None,
     seeds: int | None = None,
 ) -> list[Run]:
     """The runs of this protocol on these very tasks; without them, on each task as its table was last."""

@@ -27,7 +27,11 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     names = [n for n in SAMPLERS if n in comparison.runs and n != REFERENCE]
     batch, evaluations = runs[0].batch, runs[0].evaluations
     figure, axes = plt.subplots(
-        1, len(comparison.groups), figsize=(5.2 * len(comparison.groups), 4.4), sharey=True, squeeze=False,
+        1,
+        len(comparison.groups),
+        figsize=(5.2 * len(comparison.groups), 4.4),
+        sharey=True,
+        squeeze=False,
         layout="constrained",
     )
     x = np.arange(1, evaluations + 1)
@@ -40,8 +44,9 @@ def draw(runs: Sequence[Run], path: Path) -> None:
                 continue
             width = 2.2 if name in OURS else 1.2
             lines[name] = panel.plot(x, [e.value for e in estimates], color=COLOURS[name], linewidth=width)[0]
-            panel.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], color=COLOURS[name],
-                               alpha=0.12, linewidth=0)
+            panel.fill_between(
+                x, [e.low for e in estimates], [e.high for e in estimates], color=COLOURS[name], alpha=0.12, linewidth=0
+            )
         for end in range(batch, evaluations, batch):
             panel.axvline(end, color="0.9", linewidth=0.8, zorder=0)
         panel.set(title=f"{group} ({len(tasks)} tasks)", xlabel="evaluations", xlim=(1, evaluations))

@@ -81,8 +81,10 @@ def play(task: Task, name: str, make: MakeSampler, seed: int, *, evaluations: in
             row = sampler.ask()
             seconds.append(time.perf_counter() - began)
             if row in rows or not 0 <= row < len(task):
-                raise ProtocolError(f"{name} asked for row {row} of {task.name}, which it "
-                                    f"{'has had' if row in rows else 'does not have'}.")
+                raise ProtocolError(
+                    f"{name} asked for row {row} of {task.name}, which it "
+                    f"{'has had' if row in rows else 'does not have'}."
+                )
             rows.append(row)
         values += [observe(task, row, seed) for row in rows[start:]]
         sampler.tell(rows[start:], values[start:])
@@ -98,8 +100,14 @@ def judge(
     top = [int(np.argmax(values[: k + 1])) for k in range(len(rows))]
     hits = np.flatnonzero(task.hits[rows])
     return Run(
-        task=task.name, group=task.group, sampler=name, seed=seed, evaluations=len(rows), batch=batch,
-        digest=task.digest, rows=rows,
+        task=task.name,
+        group=task.group,
+        sampler=name,
+        seed=seed,
+        evaluations=len(rows),
+        batch=batch,
+        digest=task.digest,
+        rows=rows,
         picked=[round(float(task.best - mean[i]), 9) for i in top],
         best=[round(float(v), 9) for v in task.best - np.maximum.accumulate(mean)],
         hit=int(hits[0]) + 1 if len(hits) else None,

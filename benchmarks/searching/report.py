@@ -24,9 +24,11 @@ def _lines(runs: Sequence[Run], absent: Mapping[str, str]) -> Iterator[str]:
     every = [task for tasks in comparison.groups.values() for task in tasks]
     names = [n for n in SAMPLERS if n in comparison.runs]
     at = checkpoints(runs[0].evaluations, runs[0].batch)
-    yield (f"{len(runs)} runs of {runs[0].evaluations} evaluations in batches of {runs[0].batch}. Regret divided by "
-           f"that of random search on the same task, mean over tasks; in brackets the {LEVEL:.0%} interval of "
-           f"{REPLICATES} bootstrap replicates, seeds resampled within each task.")
+    yield (
+        f"{len(runs)} runs of {runs[0].evaluations} evaluations in batches of {runs[0].batch}. Regret divided by "
+        f"that of random search on the same task, mean over tasks; in brackets the {LEVEL:.0%} interval of "
+        f"{REPLICATES} bootstrap replicates, seeds resampled within each task."
+    )
     for name, why in absent.items():
         yield f"\n`{name}`: {why}."
     sections = {"All tasks": every} if len(comparison.groups) > 1 else {}
@@ -35,8 +37,10 @@ def _lines(runs: Sequence[Run], absent: Mapping[str, str]) -> Iterator[str]:
         partial = [n for n in names if 0 < len(comparison.tasks(n, tasks)) < len(tasks)]
         yield f"{len(tasks)} tasks: {', '.join(tasks)}."
         if partial:
-            yield (f"Not on all of them, so not to be compared with the other rows: "
-                   f"{', '.join(f'{n} ({len(comparison.tasks(n, tasks))} tasks)' for n in partial)}.")
+            yield (
+                f"Not on all of them, so not to be compared with the other rows: "
+                f"{', '.join(f'{n} ({len(comparison.tasks(n, tasks))} tasks)' for n in partial)}."
+            )
         present = [n for n in names if comparison.tasks(n, tasks)]
         yield "\nRegret of the picked code, the best observed so far, after so many evaluations:\n"
         yield from _regrets(comparison, present, tasks, "picked", at)
@@ -49,7 +53,12 @@ def _lines(runs: Sequence[Run], absent: Mapping[str, str]) -> Iterator[str]:
 
 
 def _regrets(
-    comparison: Comparison, names: Sequence[str], tasks: Sequence[str], of: str, at: Sequence[int], *,
+    comparison: Comparison,
+    names: Sequence[str],
+    tasks: Sequence[str],
+    of: str,
+    at: Sequence[int],
+    *,
     hits: bool = False,
 ) -> Iterator[str]:
     more = ["found", "worst task"] if hits else ["runs", "s an ask"]
@@ -67,8 +76,15 @@ def _regrets(
 
 def _each(comparison: Comparison, names: Sequence[str], tasks: Sequence[str], k: int) -> Iterator[str]:
     yield from _head(["sampler", *tasks])
-    yield _row(["regret of random", *(f"{comparison.regret(REFERENCE, t, 'picked')[k - 1]:.4g}"
-                                      if comparison.tasks(REFERENCE, [t]) else "-" for t in tasks)])
+    yield _row(
+        [
+            "regret of random",
+            *(
+                f"{comparison.regret(REFERENCE, t, 'picked')[k - 1]:.4g}" if comparison.tasks(REFERENCE, [t]) else "-"
+                for t in tasks
+            ),
+        ]
+    )
     for name in (n for n in names if n != REFERENCE):
         cells = []
         for task in tasks:

@@ -38,14 +38,18 @@ SAMPLERS: dict[str, Entry] = {
     "tpe": Entry("Optuna's TPESampler, repaired to the nearest free candidate", lambda t, s, _: studies.tpe(t, s)),
     "paper": Entry('AutoBSSSampler(mode="paper")', lambda t, s, b: studies.ours(t, s, "paper", b)),
     "default": Entry('AutoBSSSampler(mode="default")', lambda t, s, b: studies.ours(t, s, "default", b)),
-    "gp-candidates": Entry("GPSampler's model and acquisition over the candidates",
-                           lambda t, s, _: studies.OverCandidates(t, s)),
-    "gp-repair": Entry("Optuna's GPSampler, repaired to the nearest free candidate",
-                       lambda t, s, _: studies.gp_repair(t, s)),
-    "gp-constraints": Entry("GPSampler with the budget as a constraint; over-budget suggestions cost nothing",
-                            lambda t, s, _: studies.Constrained(t, s), needs_box=True),
-    "botorch": Entry("BoTorch's qLogNoisyExpectedImprovement over the candidates",
-                     lambda t, s, _: _botorch(t, s)),
+    "gp-candidates": Entry(
+        "GPSampler's model and acquisition over the candidates", lambda t, s, _: studies.OverCandidates(t, s)
+    ),
+    "gp-repair": Entry(
+        "Optuna's GPSampler, repaired to the nearest free candidate", lambda t, s, _: studies.gp_repair(t, s)
+    ),
+    "gp-constraints": Entry(
+        "GPSampler with the budget as a constraint; over-budget suggestions cost nothing",
+        lambda t, s, _: studies.Constrained(t, s),
+        needs_box=True,
+    ),
+    "botorch": Entry("BoTorch's qLogNoisyExpectedImprovement over the candidates", lambda t, s, _: _botorch(t, s)),
 }
 
 

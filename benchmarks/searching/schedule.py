@@ -66,8 +66,11 @@ def execute(plan: Plan, ledger: Ledger, done: Iterable[Key], *, jobs: int) -> No
         ledger.append([run])
         if count == len(left) or time.monotonic() - last > 5:
             last = time.monotonic()
-            print(f"{count}/{len(left)} runs, {last - began:.0f} s; last: {run.sampler} on {run.task}, seed {run.seed}",
-                  file=sys.stderr, flush=True)
+            print(
+                f"{count}/{len(left)} runs, {last - began:.0f} s; last: {run.sampler} on {run.task}, seed {run.seed}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _results(plan: Plan, left: Sequence[tuple[int, str, int]], jobs: int) -> Iterator[Run]:

@@ -57,9 +57,11 @@ class _Study:
         Enqueued and asked, the trial would make the sampler suggest once more, in vain: it would be timed twice.
         """
         code = dict(zip(self.task.names, (int(v) for v in self.task.codes[row]), strict=True))
-        self.study.add_trial(create_trial(
-            state=TrialState.RUNNING, params=code, distributions=self.distributions, constraints=constraints
-        ))
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING, params=code, distributions=self.distributions, constraints=constraints
+            )
+        )
         return self._take(row, self.study.get_trials(deepcopy=False)[-1].number)
 
     def _suggestion(self) -> tuple[Any, NDArray[np.int64]]:
@@ -144,9 +146,9 @@ class _OverCandidates(GPSampler):
             nothing: list[Any] = [None] * len(codes)
             self.points = np.asarray(acqf.search_space.get_normalized_params(nothing, codes))
         points = self.points[self.free]
-        gain = np.concatenate([
-            acqf.eval_acqf_no_grad(points[i : i + self.CHUNK]) for i in range(0, len(points), self.CHUNK)
-        ])
+        gain = np.concatenate(
+            [acqf.eval_acqf_no_grad(points[i : i + self.CHUNK]) for i in range(0, len(points), self.CHUNK)]
+        )
         return points[int(np.argmax(gain))]
 
 

@@ -28,10 +28,14 @@ TRANSNAS = "TransNAS macro"
 MODULES = tuple(f"m{i}" for i in range(1, 7))
 TRANSNAS_TASKS = ("class_scene", "class_object", "autoencoder", "normal", "jigsaw", "room_layout", "segmentsemantic")
 
-KNOWN = """Known tables:
+KNOWN = (
+    """Known tables:
   NAS-Bench-Macro as CSV: columns l1 .. l8, flops and acc_s0, acc_s1, .. (canon is checked where present);
   NAS-Bench-Macro as published: JSON, {"01201210": {"test_acc": [..], "flops": ..}, ..};
-  TransNAS macro subset as CSV: columns m1 .. m6, macs_m and one or more of """ + ", ".join(TRANSNAS_TASKS) + "."
+  TransNAS macro subset as CSV: columns m1 .. m6, macs_m and one or more of """
+    + ", ".join(TRANSNAS_TASKS)
+    + "."
+)
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,17 @@ def _macro_tasks(networks: Mapping[str, _Trained]) -> list[Task]:
         if not len(within):
             raise TableError(f"no network has at most {limit:,} MACs, the {share} quantile of the table.")
         row_of = {names[i]: row for row, i in enumerate(within)}
-        box = Box(
-            codes=_digits(everything),
-            rows=np.array([row_of.get(canon(a), -1) for a in everything], dtype=np.int64),
-            macs=np.array([distinct[canon(a)].macs for a in everything], dtype=np.int64),
-            trained=np.array([distinct[canon(a)].results for a in everything]),
-            limit=limit,
-        ) if everything else None
+        box = (
+            Box(
+                codes=_digits(everything),
+                rows=np.array([row_of.get(canon(a), -1) for a in everything], dtype=np.int64),
+                macs=np.array([distinct[canon(a)].macs for a in everything], dtype=np.int64),
+                trained=np.array([distinct[canon(a)].results for a in everything]),
+                limit=limit,
+            )
+            if everything
+            else None
+        )
         tasks.append(Task(f"macro@{share}", MACRO, LAYERS, codes[within], macs[within], trained[within], box))
     return tasks
 

@@ -64,8 +64,10 @@ class Task:
     def __post_init__(self) -> None:
         n = len(self.codes)
         if not (n == len(self.macs) == len(self.trained)) or not np.isfinite(self.trained).all():
-            raise TableError(f"{self.name}: {n} codes, {len(self.macs)} MACs and {len(self.trained)} results, which "
-                             "must be as many, and finite.")
+            raise TableError(
+                f"{self.name}: {n} codes, {len(self.macs)} MACs and {len(self.trained)} results, which "
+                "must be as many, and finite."
+            )
         if len(np.unique(self.codes, axis=0)) != n:
             raise TableError(f"{self.name}: a code stands in two rows.")
 

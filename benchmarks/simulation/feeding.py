@@ -30,8 +30,10 @@ def idle_share(workers: int, ask_seconds: float, evaluation_seconds: float, seed
 
 def table(asks: Sequence[float]) -> Iterator[str]:
     """A row for each length of an ask and of an evaluation."""
-    yield from ("| s an ask | s an evaluation | limit: workers | " + " | ".join(f"{w:,} workers" for w in WORKERS)
-                + " |", "|---:|---:|---:|" + "---:|" * len(WORKERS))
+    yield from (
+        "| s an ask | s an evaluation | limit: workers | " + " | ".join(f"{w:,} workers" for w in WORKERS) + " |",
+        "|---:|---:|---:|" + "---:|" * len(WORKERS),
+    )
     for ask in asks:
         for length in LENGTHS:
             shares = " | ".join(f"{idle_share(w, ask, length):.1%}" for w in WORKERS)

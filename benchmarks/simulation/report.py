@@ -64,14 +64,17 @@ def markdown(outcomes: Sequence[Outcome], regret: float) -> str:
 def _of_task(task: str, outcomes: Sequence[Outcome], regret: float) -> str:
     groups: dict[tuple[int, str], list[Outcome]] = {}
     for o in sorted(outcomes, key=lambda o: (o.setting.batch == 0, o.setting.workers, o.setting.batch)):
-        groups.setdefault((o.setting.workers, f"`batch_size` {o.setting.batch}" if o.setting.batch else "random"),
-                          []).append(o)
+        groups.setdefault(
+            (o.setting.workers, f"`batch_size` {o.setting.batch}" if o.setting.batch else "random"), []
+        ).append(o)
     evaluations, seconds = outcomes[0].setting.evaluations, outcomes[0].setting.evaluation_seconds
-    lines = [f"{task}: {evaluations} evaluations of {seconds / 3600:g} h on average, median (interval) over the seeds",
-             "",
-             f"| workers | search | seeds | hours to regret {regret:g} | evaluations until then | speed-up "
-             "| efficiency | hours to the top 0.5% | evaluations until then | hours for all |",
-             "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        f"{task}: {evaluations} evaluations of {seconds / 3600:g} h on average, median (interval) over the seeds",
+        "",
+        f"| workers | search | seeds | hours to regret {regret:g} | evaluations until then | speed-up "
+        "| efficiency | hours to the top 0.5% | evaluations until then | hours for all |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
 
     def until(o: Outcome) -> float:
         return first_below(o, regret)
@@ -82,22 +85,33 @@ def _of_task(task: str, outcomes: Sequence[Outcome], regret: float) -> str:
     for (workers, name), group in groups.items():
         whole = statistics.median(o.ended[-1] for o in group) * seconds / 3600
         alone = {o.setting.seed: o for o in groups.get((1, name if name == "random" else "`batch_size` 16"), [])}
-        times = [(hours(alone[o.setting.seed], until(alone[o.setting.seed])), hours(o, until(o)))
-                 for o in group if o.setting.seed in alone]
+        times = [
+            (hours(alone[o.setting.seed], until(alone[o.setting.seed])), hours(o, until(o)))
+            for o in group
+            if o.setting.seed in alone
+        ]
         ratio = statistics.median(a for a, _ in times) / statistics.median(b for _, b in times) if times else math.nan
         speed = f"{ratio:.1f} | {ratio / workers:.2f}" if math.isfinite(ratio) and ratio > 0 else "- | -"
-        lines.append(f"| {workers} | {name} | {len(group)} | {_each(group, lambda o: hours(o, until(o)), 1)} | "
-                     f"{_each(group, until, 0)} | {speed} | {_each(group, lambda o: hours(o, hit(o)), 1)} | "
-                     f"{_each(group, hit, 0)} | {whole:,.1f} |")
+        lines.append(
+            f"| {workers} | {name} | {len(group)} | {_each(group, lambda o: hours(o, until(o)), 1)} | "
+            f"{_each(group, until, 0)} | {speed} | {_each(group, lambda o: hours(o, hit(o)), 1)} | "
+            f"{_each(group, hit, 0)} | {whole:,.1f} |"
+        )
     shown = [c for c in CHECKPOINTS if c <= evaluations]
-    lines += ["", "| workers | search | " + " | ".join(f"regret after {c}" for c in shown)
-              + " | seconds an ask, median / mean / largest | time spent asking |",
-              "|---:|---|" + "---:|" * (len(shown) + 2)]
+    lines += [
+        "",
+        "| workers | search | "
+        + " | ".join(f"regret after {c}" for c in shown)
+        + " | seconds an ask, median / mean / largest | time spent asking |",
+        "|---:|---|" + "---:|" * (len(shown) + 2),
+    ]
     for (workers, name), group in groups.items():
         regrets = " | ".join(cell((o.picked[c - 1] for o in group), 2) for c in shown)
         asks = [s for o in group for s in o.ask_seconds]
-        lines.append(f"| {workers} | {name} | {regrets} | {statistics.median(asks):.3f} / {statistics.mean(asks):.3f} "
-                     f"/ {max(asks):.2f} | {statistics.median(o.waiting for o in group):.2%} |")
+        lines.append(
+            f"| {workers} | {name} | {regrets} | {statistics.median(asks):.3f} / {statistics.mean(asks):.3f} "
+            f"/ {max(asks):.2f} | {statistics.median(o.waiting for o in group):.2%} |"
+        )
     return "\n".join(lines)
 
 

@@ -128,14 +128,16 @@ def play(task: Task, search: Search, setting: Setting, *, ask_cost: float | None
 
 def run(task: Task, setting: Setting, *, ask_cost: float | None = None) -> Outcome:
     """Plays a search and judges it."""
-    search: Search = StudySearch(task, setting.seed, setting.batch) if setting.batch else RandomOrder(task,
-                                                                                                      setting.seed)
+    search: Search = (
+        StudySearch(task, setting.seed, setting.batch) if setting.batch else RandomOrder(task, setting.seed)
+    )
     made = play(task, search, setting, ask_cost=ask_cost)
     told = told_order(made)
     judged = judge(task, "", setting.seed, [e.row for e in told], [e.value for e in told], [], batch=setting.batch)
     spread = float(task.mean.std())
     return Outcome(
-        setting=setting, digest=task.digest,
+        setting=setting,
+        digest=task.digest,
         ended=[round(e.ended, 5) for e in told],
         picked=[round(v / spread, 5) for v in judged.picked],
         hit=judged.hit,

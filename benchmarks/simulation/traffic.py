@@ -37,8 +37,13 @@ _ASKS: Final = 12
 _STUDY: Final = "study"
 MEMORY, PROXY = "memory", "SQLite behind gRPC"
 #: The storages by the words of the command line.
-WORDS: Final = {"memory": MEMORY, "sqlite": "SQLite", "journal": "journal file", "postgresql": "PostgreSQL",
-                "grpc": PROXY}
+WORDS: Final = {
+    "memory": MEMORY,
+    "sqlite": "SQLite",
+    "journal": "journal file",
+    "postgresql": "PostgreSQL",
+    "grpc": PROXY,
+}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -96,8 +101,9 @@ class Client:
             after = self.watch.read()
             asking, telling = _sum(asking, between - before), _sum(telling, after - between)
         now = bytes_written()
-        return Served(began, time.time(), times, asking, telling,
-                      None if now is None or written is None else now - written)
+        return Served(
+            began, time.time(), times, asking, telling, None if now is None or written is None else now - written
+        )
 
 
 def _sum(a: Work, b: Work) -> Work:
@@ -114,8 +120,11 @@ def fill(storage: optuna.storages.BaseStorage, finished: int, running: int = 0) 
     for k, row in enumerate(np.random.default_rng(1).choice(len(candidates), finished + running, replace=False)):
         params = dict(zip(candidates.names, candidates.codes[row].tolist(), strict=True))
         state, value = (TrialState.COMPLETE, float(values[row])) if k < finished else (TrialState.RUNNING, None)
-        study.add_trial(optuna.trial.create_trial(state=state, params=params, value=value,
-                                                  distributions=dict(candidates.distributions)))
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state, params=params, value=value, distributions=dict(candidates.distributions)
+            )
+        )
 
 
 def _client(url: str, trials: int, barrier: Any, results: Any) -> None:
@@ -130,8 +139,10 @@ def crowd(url: str, clients: int, trials: int) -> list[Served]:
     """So many processes that share so many trials."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(clients), context.Queue()
-    processes = [context.Process(target=_client, args=(url, -(-trials // clients), barrier, results), daemon=True)
-                 for _ in range(clients)]
+    processes = [
+        context.Process(target=_client, args=(url, -(-trials // clients), barrier, results), daemon=True)
+        for _ in range(clients)
+    ]
     for process in processes:
         process.start()
     served = [results.get(timeout=600) for _ in processes]
@@ -179,10 +190,13 @@ def tables(words: Sequence[str], postgresql: str | None, trials: int) -> Iterato
 
 
 def _rates(urls: dict[str, str], trials: int) -> Iterator[str]:
-    yield from (f"{trials} trials after {BEFORE} finished ones, {CANDIDATES:,} candidates of {ENTRIES} entries", "",
-             "| storage | clients | asks a second | ask, median s | processor s of an ask | calls an ask "
-             "| calls a tell | statements an ask | statements a tell | written kB a trial |",
-             "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    yield from (
+        f"{trials} trials after {BEFORE} finished ones, {CANDIDATES:,} candidates of {ENTRIES} entries",
+        "",
+        "| storage | clients | asks a second | ask, median s | processor s of an ask | calls an ask "
+        "| calls a tell | statements an ask | statements a tell | written kB a trial |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    )
     for name, url in urls.items():
         for clients in CLIENTS if url else (1,):
             storage = _opened(url)
@@ -211,15 +225,21 @@ def _rate_row(name: str, served: list[Served], before: int | None, after: int | 
         each = [s.written for s in served if s.written is not None]
         written = sum(each) / total if len(each) == len(served) and name not in (MEMORY, PROXY) else None
     statements = [f"{w.statements / total:.0f}" if asking.statements else "-" for w in (asking, telling)]
-    return (f"| {name} | {len(served)} | {total / seconds:.1f} | {wall:.3f} | {processor:.3f} "
-            f"| {asking.calls / total:.1f} | {telling.calls / total:.1f} | {statements[0]} | {statements[1]} "
-            f"| {'-' if written is None else f'{written / 1024:.0f}'} |")
+    return (
+        f"| {name} | {len(served)} | {total / seconds:.1f} | {wall:.3f} | {processor:.3f} "
+        f"| {asking.calls / total:.1f} | {telling.calls / total:.1f} | {statements[0]} | {statements[1]} "
+        f"| {'-' if written is None else f'{written / 1024:.0f}'} |"
+    )
 
 
 def _growth(urls: dict[str, str]) -> Iterator[str]:
-    yield from (f"One client, {_ASKS} asks of each kind, medians: wall s / the client's processor s", "",
-                "| storage | finished | running | first ask of a process | ask after a result | of it in the storage "
-                "| ask without a new result | tell |", "|---|---:|---:|---:|---:|---:|---:|---:|")
+    yield from (
+        f"One client, {_ASKS} asks of each kind, medians: wall s / the client's processor s",
+        "",
+        "| storage | finished | running | first ask of a process | ask after a result | of it in the storage "
+        "| ask without a new result | tell |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    )
     for name, url in urls.items():
         for finished, running in SIZES:
             storage = _opened(url)

@@ -71,8 +71,10 @@ class CandidateSet:
     def __post_init__(self) -> None:
         codes = np.asarray(self.codes)
         if codes.ndim != 2 or not len(codes) or not codes.shape[1] or not np.issubdtype(codes.dtype, np.integer):
-            raise SpaceError(f"A candidate set takes integers of shape [n, d] with n and d at least 1; given was "
-                             f"{codes.dtype} of shape {list(codes.shape)}.")
+            raise SpaceError(
+                f"A candidate set takes integers of shape [n, d] with n and d at least 1; given was "
+                f"{codes.dtype} of shape {list(codes.shape)}."
+            )
         d = codes.shape[1]
         names = tuple(self.names) or tuple(f"x{j}" for j in range(d))
         if len(names) != d or len(set(names)) != d:
@@ -80,8 +82,10 @@ class CandidateSet:
         columns = {c: getattr(self, c) for c in _COLUMNS}
         for column, values in columns.items():
             if values is not None and np.shape(values) != (len(codes),):
-                raise SpaceError(f"{column} has the shape {list(np.shape(values))}; it takes one figure for each of "
-                                 f"the {len(codes)} codes.")
+                raise SpaceError(
+                    f"{column} has the shape {list(np.shape(values))}; it takes one figure for each of "
+                    f"the {len(codes)} codes."
+                )
         keys = row_keys(codes)
         order = np.argsort(keys, kind="stable")
         keep = _first_rows(codes, keys, order)
@@ -97,8 +101,13 @@ class CandidateSet:
         bounds = tuple(self.bounds) or tuple((int(a), int(b)) for a, b in zip(lows, highs, strict=True))
         if len(bounds) != d or any(low > lows[j] or high < highs[j] for j, (low, high) in enumerate(bounds)):
             raise SpaceError(f"The bounds {bounds} do not hold all codes of the set.")
-        for name, value in {"codes": codes, "names": names, "bounds": bounds, "_order": order,
-                            "_keys": keys[order]}.items():
+        for name, value in {
+            "codes": codes,
+            "names": names,
+            "bounds": bounds,
+            "_order": order,
+            "_keys": keys[order],
+        }.items():
             object.__setattr__(self, name, value)
         for column, values in columns.items():
             if values is not None:
@@ -143,8 +152,9 @@ class CandidateSet:
         """
         labels = np.asarray(key)
         if labels.shape != (len(self),):
-            raise SpaceError(f"key has the shape {list(labels.shape)}; it takes one label for each of the "
-                             f"{len(self)} codes.")
+            raise SpaceError(
+                f"key has the shape {list(labels.shape)}; it takes one label for each of the {len(self)} codes."
+            )
         _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
         rows = np.sort(first)
         growth = self.growth

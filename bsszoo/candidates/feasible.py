@@ -130,9 +130,7 @@ def _within_latency(pool: _Pool, limits: Limits, n: int) -> tuple[IntArray, NDAr
     return np.concatenate([np.empty((0, d), dtype=np.int64), *places])[:n], np.concatenate([np.empty(0), *times])[:n]
 
 
-def _candidates(
-    chain: Chain, limits: Limits, places: IntArray, ms: NDArray[np.float64] | None
-) -> CandidateSet:
+def _candidates(chain: Chain, limits: Limits, places: IntArray, ms: NDArray[np.float64] | None) -> CandidateSet:
     space = chain.space
     codes = np.empty(places.shape, dtype=np.int64)
     costs = np.empty((len(chain.kinds), len(places)), dtype=np.int64)
@@ -143,8 +141,16 @@ def _candidates(
     codes.flags.writeable = False  # so that the set takes them as they are
     if limits.table is not None:
         ms = costs[-1] / NS_PER_MS
-    return CandidateSet(codes, names=space.entry_names, macs=costs[0], params=costs[1], activations=costs[2],
-                        latency=ms, bounds=space.bounds, growth=GrowthInSpace(space, limits))
+    return CandidateSet(
+        codes,
+        names=space.entry_names,
+        macs=costs[0],
+        params=costs[1],
+        activations=costs[2],
+        latency=ms,
+        bounds=space.bounds,
+        growth=GrowthInSpace(space, limits),
+    )
 
 
 class _Pool:
@@ -211,9 +217,13 @@ class _Halved:
 
     def every(self) -> Iterator[IntArray] | None:
         total = self.sizes.sum()
-        return None if total > self.most else (
-            self.halves.places(self._kept(*self.halves.listed(self.blocks, a, a + _DRAW)))
-            for a in range(0, int(total), _DRAW)
+        return (
+            None
+            if total > self.most
+            else (
+                self.halves.places(self._kept(*self.halves.listed(self.blocks, a, a + _DRAW)))
+                for a in range(0, int(total), _DRAW)
+            )
         )
 
     def _kept(self, numbers: IntArray, costs: IntArray) -> IntArray:
@@ -257,8 +267,10 @@ class _Boxed:
 
     def every(self) -> Iterator[IntArray] | None:
         total = self.boxes.sizes.sum()
-        return None if total > self.most else (
-            self._kept(box.listed(self.boxes, a, a + _DRAW))[1] for a in range(0, int(total), _DRAW)
+        return (
+            None
+            if total > self.most
+            else (self._kept(box.listed(self.boxes, a, a + _DRAW))[1] for a in range(0, int(total), _DRAW))
         )
 
     def _kept(self, places: IntArray) -> tuple[IntArray, IntArray]:

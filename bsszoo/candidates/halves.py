@@ -39,7 +39,7 @@ def cut_of(chain: Chain) -> int | None:
         left = right = 1
         for _, widths, depths, thirds in shapes[:cut]:
             left *= widths * depths * thirds
-        for _, widths, depths, thirds in shapes[cut + 1:]:
+        for _, widths, depths, thirds in shapes[cut + 1 :]:
             right *= widths * depths * thirds
         rows[cut] = left + shapes[cut + 1][0] * right
     best = min(rows, key=lambda cut: rows[cut])
@@ -116,8 +116,11 @@ class Blocks:
 
     def join(self, other: Blocks) -> Blocks:
         """These blocks and others."""
-        return Blocks(np.concatenate([self.left, other.left]), np.concatenate([self.offset, other.offset]),
-                      np.concatenate([self.right, other.right]))
+        return Blocks(
+            np.concatenate([self.left, other.left]),
+            np.concatenate([self.offset, other.offset]),
+            np.concatenate([self.right, other.right]),
+        )
 
 
 class Halves:
@@ -135,7 +138,7 @@ class Halves:
         one_limit = np.where(high < 2.0**61, high, low)
         self.scale = np.maximum(np.where(two_sided, high - low, 0.05 * np.abs(one_limit)), 1.0)
         self.left = Forest(_before(terms[:cut]), self.scale)
-        self.right = Forest(_after(terms[cut + 1:]), self.scale)
+        self.right = Forest(_after(terms[cut + 1 :]), self.scale)
         middle = terms[cut]
         self.offsets = np.ascontiguousarray(middle.reshape(len(kinds), -1).T)
         self._middle_shape = middle.shape[1:]
@@ -154,8 +157,10 @@ class Halves:
     def between(self, blocks: Blocks) -> tuple[IntArray, IntArray]:
         """The bounds of each block's costs, [b, kinds] each."""
         offset = self.offsets[blocks.offset]
-        return (self.left.low[blocks.left] + offset + self.right.low[blocks.right],
-                self.left.high[blocks.left] + offset + self.right.high[blocks.right])
+        return (
+            self.left.low[blocks.left] + offset + self.right.low[blocks.right],
+            self.left.high[blocks.left] + offset + self.right.high[blocks.right],
+        )
 
     def possible(self, bounds: Bounds, blocks: Blocks) -> tuple[Blocks, NDArray[np.bool_]]:
         """The blocks that may hold a code within the bounds, and which of them hold no other."""
@@ -167,8 +172,10 @@ class Halves:
 
     def split(self, blocks: Blocks) -> tuple[Blocks, Blocks]:
         """The children of the blocks, cut in the half in which each is wider, and the blocks that are too small."""
-        wide = [((tree.high[node] - tree.low[node]) / self.scale).max(axis=1)
-                for tree, node in ((self.left, blocks.left), (self.right, blocks.right))]
+        wide = [
+            ((tree.high[node] - tree.low[node]) / self.scale).max(axis=1)
+            for tree, node in ((self.left, blocks.left), (self.right, blocks.right))
+        ]
         for tree, node in ((self.left, blocks.left), (self.right, blocks.right)):
             if (tree.child[node] < 0).any():
                 tree.grow()
@@ -180,15 +187,17 @@ class Halves:
         children = Blocks(
             np.concatenate([(self.left.child[a.left, None] + step).ravel(), np.repeat(b.left, _WAYS)]).astype(np.int32),
             np.repeat(np.concatenate([a.offset, b.offset]), _WAYS),
-            np.concatenate([np.repeat(a.right, _WAYS), (self.right.child[b.right, None] + step).ravel()]
-                           ).astype(np.int32),
+            np.concatenate([np.repeat(a.right, _WAYS), (self.right.child[b.right, None] + step).ravel()]).astype(
+                np.int32
+            ),
         )
         return children, blocks.keep(leaf_left & leaf_right)
 
     # -- codes -----------------------------------------------------------------------------------------------
 
-    def drawn(self, blocks: Blocks, sizes: NDArray[np.float64], n: int, rng: np.random.Generator
-              ) -> tuple[IntArray, IntArray]:
+    def drawn(
+        self, blocks: Blocks, sizes: NDArray[np.float64], n: int, rng: np.random.Generator
+    ) -> tuple[IntArray, IntArray]:
         """``n`` codes drawn uniformly from the blocks: their numbers [n] and costs [kinds, n]."""
         ends = np.cumsum(sizes)
         which = np.searchsorted(ends, rng.random(n) * ends[-1], side="right").clip(max=len(ends) - 1)
@@ -207,8 +216,11 @@ class Halves:
         place -= np.concatenate([[0], ends])[which]
         node_left, node_right = blocks.left[which], blocks.right[which]
         width = (self.right.stop - self.right.start)[node_right]
-        return self.numbered(self.left.start[node_left] + place // width, blocks.offset[which],
-                              self.right.start[node_right] + place % width)
+        return self.numbered(
+            self.left.start[node_left] + place // width,
+            blocks.offset[which],
+            self.right.start[node_right] + place % width,
+        )
 
     def numbered(self, left: IntArray, offset: NDArray[np.int32], right: IntArray) -> tuple[IntArray, IntArray]:
         """The codes of left rows, offsets and right rows, each [n], in the trees' order: their numbers and costs."""

@@ -92,9 +92,10 @@ class LatencyTable:
         except KeyError:
             near = [s for s in self._ns if s.kind == shape.kind and s.size == shape.size]
             hint = f" At {shape.size} px it has e.g. {near[0]}." if near else ""
-            raise BudgetError(f"{self.name} has no time for {shape}.{hint} A table has to hold every block of the "
-                              "space; measure_latency_table(space) makes one, space_shapes(space) lists them."
-                              ) from None
+            raise BudgetError(
+                f"{self.name} has no time for {shape}.{hint} A table has to hold every block of the "
+                "space; measure_latency_table(space) makes one, space_shapes(space) lists them."
+            ) from None
 
     def of(self, code: Code) -> float:
         """The latency of one code [ms]."""
@@ -196,9 +197,11 @@ class LatencyFunction:
             values = np.empty(0)
         if values.shape != (len(codes),) or not np.isfinite(values).all():
             wanted = "an array [n] of" if self.arrays else "finite"
-            raise BudgetError(f"The latency function {self.name} takes "
-                              f"{'codes [n, d]' if self.arrays else 'a code'} and returns {wanted} milliseconds; for "
-                              f"{len(codes)} codes it gave {str(given)[:80]}.")
+            raise BudgetError(
+                f"The latency function {self.name} takes "
+                f"{'codes [n, d]' if self.arrays else 'a code'} and returns {wanted} milliseconds; for "
+                f"{len(codes)} codes it gave {str(given)[:80]}."
+            )
         return values
 
 
@@ -225,8 +228,10 @@ def as_latency_model(given: object) -> LatencyModel:
         return LatencyTable.load(given)
     if callable(given) and not inspect.iscoroutinefunction(given):
         return LatencyFunction(given)
-    raise BudgetError(f"latency is {given!r}; it takes a LatencyTable (or a mapping, or its file), a function of a "
-                      "code that returns milliseconds, or a LatencyFunction.")
+    raise BudgetError(
+        f"latency is {given!r}; it takes a LatencyTable (or a mapping, or its file), a function of a "
+        "code that returns milliseconds, or a LatencyFunction."
+    )
 
 
 def _number(value: object) -> float | None:

@@ -155,8 +155,10 @@ def _with_weights(
     lowest, most = (side[kind] for side in chain.extremes())
     size = max(abs(float(lowest)), abs(float(most)), 1.0)
     # Everything in shares of its limit, so that weights near 1 count a per cent of each alike.
-    terms = [np.concatenate([sign * term[kind][None] / size,
-                             term[kinds] * (signs / unit)[:, None, None, None, None]]) for term in chain.terms]
+    terms = [
+        np.concatenate([sign * term[kind][None] / size, term[kinds] * (signs / unit)[:, None, None, None, None]])
+        for term in chain.terms
+    ]
     rng = np.random.default_rng(0)
     best, best_value, bound = None, np.inf, -np.inf
     centres, spread = np.zeros((1, len(rows))), _SPREAD[0]
@@ -171,7 +173,7 @@ def _with_weights(
         values = np.where(broken.any(axis=1), np.inf, sign * costs[kind])
         if values.min() < best_value:
             at = int(values.argmin())
-            best, best_value = places[at:at + 1], float(values[at])
+            best, best_value = places[at : at + 1], float(values[at])
         return np.asarray(sign * costs[kind] / size + broken @ weights)
 
     for _ in range(rounds):

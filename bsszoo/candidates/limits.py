@@ -78,16 +78,20 @@ class Limits:
         for name in ("macs", "params", "activations"):
             low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if (high is not None and high < 1) or (low is not None and high is not None and low > high):
-                raise BudgetError(f"No code has from {low or 0} to {high} {name}; a limit is at least 1, and a lower "
-                                  "one at most its upper one.")
+                raise BudgetError(
+                    f"No code has from {low or 0} to {high} {name}; a limit is at least 1, and a lower "
+                    "one at most its upper one."
+                )
         if self.latency is not None:
             object.__setattr__(self, "latency", as_latency_model(self.latency))
         if self.max_latency is not None:
             if not isinstance(self.max_latency, (int, float)) or not 0 < self.max_latency < 1e9:
                 raise BudgetError(f"max_latency is {self.max_latency!r}; it takes milliseconds above 0.")
             if self.latency is None:
-                raise BudgetError(f"max_latency is {self.max_latency} ms, but nothing tells a code's latency: give a "
-                                  "latency table or a latency function with it.")
+                raise BudgetError(
+                    f"max_latency is {self.max_latency} ms, but nothing tells a code's latency: give a "
+                    "latency table or a latency function with it."
+                )
 
     @property
     def upper_limits(self) -> dict[str, float]:
@@ -117,13 +121,21 @@ class Limits:
 
     def bounds(self, chain: Chain) -> Bounds:
         """The limits on the kinds of a chain; a latency function's is not among them."""
-        rows = [(self.min_macs, self.max_macs), (self.min_params, self.max_params),
-                (self.min_activations, self.max_activations), (None, self.max_depth)]
+        rows = [
+            (self.min_macs, self.max_macs),
+            (self.min_params, self.max_params),
+            (self.min_activations, self.max_activations),
+            (None, self.max_depth),
+        ]
         if len(chain.kinds) > len(rows):
             top = None if self.max_latency is None else int(self.max_latency * NS_PER_MS + 1e-6)
             rows.append((None, top))
-        return Bounds(*(np.array([_NONE[side] if row[side] is None else row[side] for row in rows], dtype=np.int64)
-                        for side in (0, 1)))
+        return Bounds(
+            *(
+                np.array([_NONE[side] if row[side] is None else row[side] for row in rows], dtype=np.int64)
+                for side in (0, 1)
+            )
+        )
 
     def keeps_latency(self, space: Space, codes: IntArray) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Which codes [n, d] keep the limit on a latency function's milliseconds, and these, each [n]."""

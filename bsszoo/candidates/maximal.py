@@ -46,7 +46,7 @@ class GrowthInSpace:
         chain = self.limits.chain(self.space)
         out = np.empty(len(codes), dtype=bool)
         for start in range(0, len(codes), _CHUNK):
-            out[start:start + _CHUNK] = self._chunk(chain, places_of(self.space, codes[start:start + _CHUNK]))
+            out[start : start + _CHUNK] = self._chunk(chain, places_of(self.space, codes[start : start + _CHUNK]))
         return out
 
     def _chunk(self, chain: Chain, places: IntArray) -> BoolArray:
@@ -111,14 +111,14 @@ class GrowthInSet:
         keys = _numbers(ranks)
         known = keys[: len(self.codes)]
         order = np.argsort(known)
-        return np.asarray(~alone[order[np.searchsorted(known[order], keys[len(self.codes):])]])
+        return np.asarray(~alone[order[np.searchsorted(known[order], keys[len(self.codes) :])]])
 
     def _can_grow(self) -> BoolArray:
         ranks = _ranks(self.codes)
         grows = np.zeros(len(ranks), dtype=bool)
         counts = [int(column.max()) + 1 for column in ranks.T]
         # One number for each row, if those of all columns and once more the longest one fit 63 bits.
-        weights = [math.prod(counts[j + 1:]) for j in range(len(counts))]
+        weights = [math.prod(counts[j + 1 :]) for j in range(len(counts))]
         fits = math.prod(counts) * max(counts) < 2**63
         whole = _numbers(ranks) if fits else None
         for j, count in enumerate(counts):

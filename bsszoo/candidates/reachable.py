@@ -124,8 +124,14 @@ def _relaxed(bounds: Bounds, kind: int, *, upper: bool) -> Bounds:
     return Bounds(low, high)
 
 
-def _nearest(chain: Chain, bounds: Bounds, rest: Bounds, kind: int, upper: bool, effort: float  # noqa: FBT001
-             ) -> Nearest | None:
+def _nearest(
+    chain: Chain,
+    bounds: Bounds,
+    rest: Bounds,
+    kind: int,
+    upper: bool,  # noqa: FBT001
+    effort: float,
+) -> Nearest | None:
     """The code that keeps ``rest`` and has the least (most) of a kind, or any within its limit; None without one."""
     sign, limit = (1, int(bounds.high[kind])) if upper else (-1, int(bounds.low[kind]))
     found = least(chain, kind, sign, rest.low, rest.high, effort, sign * limit)

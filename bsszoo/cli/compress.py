@@ -16,70 +16,101 @@ if TYPE_CHECKING:
 def compress_command(
     network: Annotated[
         str,
-        typer.Argument(metavar="FAMILY_OR_NAME", show_default=False,
-                       help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1, "
-                       "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, a weights file or a "
-                       "training's folder (its code is searched from), or a detector, "
-                       "maskrcnn_ or retinanet_ and any of these, whose backbone is searched."),
+        typer.Argument(
+            metavar="FAMILY_OR_NAME",
+            show_default=False,
+            help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1, "
+            "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, a weights file or a "
+            "training's folder (its code is searched from), or a detector, "
+            "maskrcnn_ or retinanet_ and any of these, whose backbone is searched.",
+        ),
     ],
     flops: Annotated[
         str,
-        typer.Option(metavar="MACS", show_default=False,
-                     help="The budget in multiply-adds, as the paper counts FLOPs: 130M, 0.13G, or 60% of the "
-                     "network's own. Tools that count 2 x MACs show twice this figure."),
+        typer.Option(
+            metavar="MACS",
+            show_default=False,
+            help="The budget in multiply-adds, as the paper counts FLOPs: 130M, 0.13G, or 60% of the "
+            "network's own. Tools that count 2 x MACs show twice this figure.",
+        ),
     ],
     params: Annotated[
         str | None, typer.Option(metavar="N", show_default=False, help="Most parameters, e.g. 2.5M or 70%.")
     ] = None,
     activations: Annotated[
         str | None,
-        typer.Option(metavar="N", show_default=False,
-                     help="Most activations (elements of the outputs of all convolutions), e.g. 5M or 60%."),
+        typer.Option(
+            metavar="N",
+            show_default=False,
+            help="Most activations (elements of the outputs of all convolutions), e.g. 5M or 60%.",
+        ),
     ] = None,
     max_latency: Annotated[
         str | None,
-        typer.Option(metavar="MS", show_default=False,
-                     help="Most milliseconds of a code, as --latency-table or --latency-model tells them."),
+        typer.Option(
+            metavar="MS",
+            show_default=False,
+            help="Most milliseconds of a code, as --latency-table or --latency-model tells them.",
+        ),
     ] = None,
     latency_table: Annotated[
         str | None,
-        typer.Option(metavar="FILE", show_default=False,
-                     help="Milliseconds of each block, JSON or CSV; a code's latency is their sum."),
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Milliseconds of each block, JSON or CSV; a code's latency is their sum.",
+        ),
     ] = None,
     latency_model: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:FUNCTION", show_default=False,
-                     help="Your Python function of a bsszoo.Code that returns its milliseconds."),
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            show_default=False,
+            help="Your Python function of a bsszoo.Code that returns its milliseconds.",
+        ),
     ] = None,
     evaluator: Annotated[
         str | None,
-        typer.Option(metavar="structural|MODULE:FUNCTION", show_default="structural; with --data, training",
-                     help="What judges a code. structural: a heuristic that needs no data and is no accuracy. "
-                     "MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is better."),
+        typer.Option(
+            metavar="structural|MODULE:FUNCTION",
+            show_default="structural; with --data, training",
+            help="What judges a code. structural: a heuristic that needs no data and is no accuracy. "
+            "MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is better.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DIR", show_default=False,
-                     help="Judge codes by training them on the pictures in this folder, as `bsszoo train` reads them; "
-                     "accuracy is measured on training pictures that are held out."),
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Judge codes by training them on the pictures in this folder, as `bsszoo train` reads them; "
+            "accuracy is measured on training pictures that are held out.",
+        ),
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", show_default="the paper's, in full",
-                     help="With --data: how each code is trained."),
+        typer.Option(
+            metavar="FILE", show_default="the paper's, in full", help="With --data: how each code is trained."
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", show_default="the recipe's, else folder",
-                     help="With --data: how the folder is read: folder, torch/fashion_mnist, wds/NAME, .."),
+        typer.Option(
+            metavar="NAME",
+            show_default="the recipe's, else folder",
+            help="With --data: how the folder is read: folder, torch/fashion_mnist, wds/NAME, ..",
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", show_default="the recipe's", help="With --data: epochs of each training.")
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(metavar="PX", show_default="the recipe's",
-                     help="With --data: side of the pictures in training. --flops counts at the family's own size."),
+        typer.Option(
+            metavar="PX",
+            show_default="the recipe's",
+            help="With --data: side of the pictures in training. --flops counts at the family's own size.",
+        ),
     ] = None,
     subset: Annotated[
         float | None,
@@ -88,58 +119,83 @@ def compress_command(
     repeats: Annotated[int, typer.Option(metavar="N", help="With --data: trainings of each code.")] = 1,
     ap: Annotated[
         str | None,
-        typer.Option(metavar="mask|box", show_default="mask where there are masks",
-                     help="With a detector and --data: which average precision judges."),
+        typer.Option(
+            metavar="mask|box",
+            show_default="mask where there are masks",
+            help="With a detector and --data: which average precision judges.",
+        ),
     ] = None,
     confirm: Annotated[
         int,
-        typer.Option(metavar="N", help="With --data: at the end, N fresh trainings each of the best code and of the "
-                     "uniformly rescaled network and one each of N random codes, measured on the validation split, "
-                     "which the search never sees. 0: none."),
+        typer.Option(
+            metavar="N",
+            help="With --data: at the end, N fresh trainings each of the best code and of the "
+            "uniformly rescaled network and one each of N random codes, measured on the validation split, "
+            "which the search never sees. 0: none.",
+        ),
     ] = 3,
     finish: Annotated[
         str | None,
-        typer.Option(metavar="RECIPE|paper", show_default=False,
-                     help="With --data: train the best code in full at the end, by a recipe's file or the paper's."),
+        typer.Option(
+            metavar="RECIPE|paper",
+            show_default=False,
+            help="With --data: train the best code in full at the end, by a recipe's file or the paper's.",
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="WEIGHTS", show_default=False,
-                     help="With --finish: the original with these weights teaches the best code (a tag, "
-                     "hf-hub:ORG/NAME, a training's folder or a file)."),
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default=False,
+            help="With --finish: the original with these weights teaches the best code (a tag, "
+            "hf-hub:ORG/NAME, a training's folder or a file).",
+        ),
     ] = None,
     inherit: Annotated[
         str | None,
-        typer.Option(metavar="WEIGHTS", show_default=False,
-                     help="With --finish: the best code starts from these weights of the original, as far as shapes "
-                     "allow."),
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default=False,
+            help="With --finish: the best code starts from these weights of the original, as far as shapes allow.",
+        ),
     ] = None,
     trials: Annotated[int, typer.Option(metavar="N", help="Codes to evaluate.")] = 64,
     batch: Annotated[int, typer.Option(metavar="N", help="Codes of the dispersed first iteration.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", show_default="bsszoo-runs/ and the settings' name",
-                     help="Folder of the run; the same command resumes it."),
+        typer.Option(
+            metavar="DIR",
+            show_default="bsszoo-runs/ and the settings' name",
+            help="Folder of the run; the same command resumes it.",
+        ),
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(metavar="URL", show_default="an SQLite file in DIR",
-                     help="Where the trials are kept: postgresql://user@host/database, sqlite:///file.db, "
-                     "journal:///shared/file.log or grpc://host:port."),
+        typer.Option(
+            metavar="URL",
+            show_default="an SQLite file in DIR",
+            help="Where the trials are kept: postgresql://user@host/database, sqlite:///file.db, "
+            "journal:///shared/file.log or grpc://host:port.",
+        ),
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(metavar="NAME", show_default=False,
-                     help="Share the search of this name in --storage with other machines that run the same command."),
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="Share the search of this name in --storage with other machines that run the same command.",
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(metavar="N", help="Processes on this machine, each of which evaluates one code at a time.")
     ] = 1,
     grace: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="Without a sign of life for so long a worker is taken for dead, and its "
-                     "code is evaluated again."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Without a sign of life for so long a worker is taken for dead, and its code is evaluated again.",
+        ),
     ] = 60.0,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Evaluate the codes again that failed in an earlier run.")
@@ -153,13 +209,19 @@ def compress_command(
     ] = 0.1,
     scale: Annotated[
         float | None,
-        typer.Option(metavar="S", show_default="what meets the budget",
-                     help="Scale of the grid of widths; 1 is the paper's own grid."),
+        typer.Option(
+            metavar="S",
+            show_default="what meets the budget",
+            help="Scale of the grid of widths; 1 is the paper's own grid.",
+        ),
     ] = None,
     depth_cap: Annotated[
         str | None,
-        typer.Option(metavar="X|none", show_default="1.5 for structural, else none",
-                     help="Most total depth, in multiples of the uniformly rescaled network's."),
+        typer.Option(
+            metavar="X|none",
+            show_default="1.5 for structural, else none",
+            help="Most total depth, in multiples of the uniformly rescaled network's.",
+        ),
     ] = None,
     stage_depth_cap: Annotated[
         str | None,
@@ -167,8 +229,11 @@ def compress_command(
     ] = None,
     params_cap: Annotated[
         str | None,
-        typer.Option(metavar="A:B|none", show_default="0.85:1.25 for structural, else none",
-                     help="Least and most parameters, in multiples of the uniformly rescaled network's."),
+        typer.Option(
+            metavar="A:B|none",
+            show_default="0.85:1.25 for structural, else none",
+            help="Least and most parameters, in multiples of the uniformly rescaled network's.",
+        ),
     ] = None,
     grow: Annotated[
         bool, typer.Option("--grow", help="Allow a budget above the network's own, which makes it larger.")
@@ -212,17 +277,40 @@ def compress_command(
     try:
         with watcher:
             result = compress(
-                training.searched(network, judge), flops=flops, params=params, activations=activations,
+                training.searched(network, judge),
+                flops=flops,
+                params=params,
+                activations=activations,
                 max_latency=max_latency,
-                latency_table=latency_table, latency_model=latency_model, evaluator=judge, trials=trials,
-                batch=batch, seed=seed, out=out, storage=storage, study=study, workers=workers, grace=grace,
-                retry=retry_failed, search=search, slack=slack, scale=scale, caps=caps, grow=grow, latency=latency,
-                confirm=confirm, finish=closing, watcher=watcher,
+                latency_table=latency_table,
+                latency_model=latency_model,
+                evaluator=judge,
+                trials=trials,
+                batch=batch,
+                seed=seed,
+                out=out,
+                storage=storage,
+                study=study,
+                workers=workers,
+                grace=grace,
+                retry=retry_failed,
+                search=search,
+                slack=slack,
+                scale=scale,
+                caps=caps,
+                grow=grow,
+                latency=latency,
+                confirm=confirm,
+                finish=closing,
+                watcher=watcher,
             )
     except KeyboardInterrupt:
         if watcher.folder is not None:
-            typer.echo(f"\nStopped after {watcher.done} of {trials} trials, which are kept. "
-                       "The same command goes on from there.", err=True)
+            typer.echo(
+                f"\nStopped after {watcher.done} of {trials} trials, which are kept. "
+                "The same command goes on from there.",
+                err=True,
+            )
         raise
     show("", result_table(result), *trained_tables(result))
     _say_next(result, watcher)

@@ -73,8 +73,11 @@ class ProgressWatcher:
         self._say(
             f"Candidates: {len(plan.candidates):,} codes within the limits, {human(int(macs.min()))} to "
             f"{human(int(macs.max()))} MACs, on the grid at scale {plan.scale:g}",
-            *([f"Fewer than the {self.trials} trials asked for: all of them will be evaluated"]
-              if len(plan.candidates) < self.trials else []),
+            *(
+                [f"Fewer than the {self.trials} trials asked for: all of them will be evaluated"]
+                if len(plan.candidates) < self.trials
+                else []
+            ),
             *(f"Cap: {cap}" for cap in plan.caps),
             *(f"Note: {note}" for note in plan.notes),
             f"Evaluator: {info.name}, {info.measures}",
@@ -86,8 +89,11 @@ class ProgressWatcher:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._progress = Progress(
-                TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TimeRemainingColumn(), console=self.console,
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
             )
             self._progress.start()
             self._task = self._progress.add_task("trials", total=self.least, completed=len(done))
@@ -103,8 +109,9 @@ class ProgressWatcher:
         self._fresh += 1
         if trial.score is None:
             first = (trial.error or "").splitlines()[0]
-            self.console.print(f"trial {trial.number} failed: {first}", markup=False,
-                               soft_wrap=not self.console.is_terminal)
+            self.console.print(
+                f"trial {trial.number} failed: {first}", markup=False, soft_wrap=not self.console.is_terminal
+            )
         elif self._best is None or trial.score > (self._best.score or 0.0):
             self._best = trial
             if self._progress is not None:
@@ -120,8 +127,11 @@ class ProgressWatcher:
 
     def waiting(self, trials: int) -> None:
         """Say that other machines are still at work."""
-        self.console.print(f"Waiting for {trials} {'trial' if trials == 1 else 'trials'} of other workers; their codes "
-                           "are evaluated here if they die ...", markup=False)
+        self.console.print(
+            f"Waiting for {trials} {'trial' if trials == 1 else 'trials'} of other workers; their codes "
+            "are evaluated here if they die ...",
+            markup=False,
+        )
 
     def judging(self, control: str) -> None:
         """Say that a control is being judged, which takes as long as a trial."""
@@ -139,8 +149,10 @@ class ProgressWatcher:
         if not result:
             self._stop()
             already = f", {done} of them done already" if done else ""
-            self._say(f"Confirming: {trainings} fresh trainings of the best code and of controls, measured on unseen "
-                      f"pictures{already} ...")
+            self._say(
+                f"Confirming: {trainings} fresh trainings of the best code and of controls, measured on unseen "
+                f"pictures{already} ..."
+            )
             return
         self._say(f"  {done}/{trainings} {result}")
 
@@ -158,4 +170,3 @@ class ProgressWatcher:
         if self._best is None:
             return "best so far: none"
         return f"best so far: score {self._best.score:.3f} at {human(self._best.cost.macs)} MACs"
-

@@ -8,14 +8,21 @@ from typing import Annotated
 import typer
 
 SourceArgument = Annotated[
-    str, typer.Argument(metavar="NAME_OR_CHECKPOINT", show_default=False,
-                        help="A name of `bsszoo list`, a code's text, hf-hub:ORG/NAME, a training's folder, or a "
-                        "weights file.")
+    str,
+    typer.Argument(
+        metavar="NAME_OR_CHECKPOINT",
+        show_default=False,
+        help="A name of `bsszoo list`, a code's text, hf-hub:ORG/NAME, a training's folder, or a weights file.",
+    ),
 ]
 CodeOption = Annotated[
     str | None,
-    typer.Option("--code", metavar="NAME_OR_CODE", show_default=False,
-                 help="The network of a weights file, where its shapes do not say."),
+    typer.Option(
+        "--code",
+        metavar="NAME_OR_CODE",
+        show_default=False,
+        help="The network of a weights file, where its shapes do not say.",
+    ),
 ]
 
 
@@ -30,8 +37,12 @@ def export_command(
     ] = False,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 18,
     weights: Annotated[
-        str | None, typer.Option(metavar="WEIGHTS", show_default="published ones, a training's own",
-                                 help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.")
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default="published ones, a training's own",
+            help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.",
+        ),
     ] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights, to try a runtime with.")] = False,
     code: CodeOption = None,
@@ -39,12 +50,21 @@ def export_command(
         int | None, typer.Option(metavar="N", show_default="the weights'", help="Outputs of the classifier.")
     ] = None,
     images: Annotated[
-        list[str] | None, typer.Option("--images", metavar="PATH", show_default="two photographs that come along",
-                                       help="Pictures, or folders of them, to check on. May be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--images",
+            metavar="PATH",
+            show_default="two photographs that come along",
+            help="Pictures, or folders of them, to check on. May be given several times.",
+        ),
     ] = None,
     bound: Annotated[
-        float | None, typer.Option(metavar="SHARE", show_default="0.0001, with --fp16 0.02",
-                                   help="Largest difference from PyTorch, as a share of the largest output.")
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            show_default="0.0001, with --fp16 0.02",
+            help="Largest difference from PyTorch, as a share of the largest output.",
+        ),
     ] = None,
     timm: Annotated[
         bool, typer.Option("--timm", help="Print how timm alone builds the network, and write nothing.")
@@ -76,9 +96,11 @@ def export_command(
 
         form = timm_arguments(named) or timm_arch_def(named)
         if form is None:
-            raise SettingsError(f"timm has no arguments that build exactly {named}: it rounds widths, or ties them to "
-                                "each other. With `import bsszoo.nets`, timm.create_model('bsszoo_code', code=..) "
-                                "does.")
+            raise SettingsError(
+                f"timm has no arguments that build exactly {named}: it rounds widths, or ties them to "
+                "each other. With `import bsszoo.nets`, timm.create_model('bsszoo_code', code=..) "
+                "does."
+            )
         show(form.script(network.num_classes if num_classes is None else num_classes, network.in_chans).rstrip())
         return
     from bsszoo.export.export import export, file_name
@@ -89,24 +111,43 @@ def export_command(
         raise SettingsError("--random and --weights exclude each other.")
     target = out or Path(file_name(source, format))
     try:
-        built = create(source if code is None or network.source is None else named,
-                       pretrained=False if random else weights or network.source or True, num_classes=num_classes)
+        built = create(
+            source if code is None or network.source is None else named,
+            pretrained=False if random else weights or network.source or True,
+            num_classes=num_classes,
+        )
     except WeightsError as error:
         if weights is None and not random:
             raise WeightsError(f"{error} On this command line: --weights SOURCE, or --random.") from error
         raise
     progress_console().print(f"Exporting {named} and checking the file ...", markup=False)
-    done = export(built.eval(), target, format=format, half=fp16, opset=opset, pictures=images or None,  # type: ignore[arg-type]
-                  bound=bound, label=str(named))
+    done = export(
+        built.eval(),
+        target,
+        format=format,  # type: ignore[arg-type]
+        half=fp16,
+        opset=opset,
+        pictures=images or None,
+        bound=bound,
+        label=str(named),
+    )
     kind = f"ONNX, operator set {done.opset}" if done.opset is not None else "torch.export program"
     channels, height, width = done.input_shape
-    say(f"File: {done.path} ({kind}, {human(done.size)} bytes, {'float16' if done.half else 'float32'})",
+    say(
+        f"File: {done.path} ({kind}, {human(done.size)} bytes, {'float16' if done.half else 'float32'})",
         f"Input: images [batch, {channels}, {height}, {width}] float32, mean {list(done.mean)}, deviation "
-        f"{list(done.std)}; output: logits [batch, {done.outputs}] float32; any batch")
-    say(f"Largest difference from PyTorch: {done.random:.2g} on random pictures" + (
-        "" if done.real is None else f", {done.real:.2g} on {len(done.pictures)} real ones"
-        f" ({', '.join(done.pictures[:3])}{', ..' if len(done.pictures) > 3 else ''})")
-        + f", where the largest output is {done.largest:.3g}: {done.share:.1g} of it")
+        f"{list(done.std)}; output: logits [batch, {done.outputs}] float32; any batch",
+    )
+    say(
+        f"Largest difference from PyTorch: {done.random:.2g} on random pictures"
+        + (
+            ""
+            if done.real is None
+            else f", {done.real:.2g} on {len(done.pictures)} real ones"
+            f" ({', '.join(done.pictures[:3])}{', ..' if len(done.pictures) > 3 else ''})"
+        )
+        + f", where the largest output is {done.largest:.3g}: {done.share:.1g} of it"
+    )
     if num_classes is not None and not random:
         say(f"Its classifier is freshly initialised if the weights have not {num_classes} classes.")
     if random:

@@ -16,8 +16,14 @@ RepositoryArgument = Annotated[
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token", envvar="HF_TOKEN", show_envvar=False, show_default=False, metavar="TEXT",
-                 help="A token of the Hub; better HF_TOKEN or `hf auth login`, which your shell does not remember."),
+    typer.Option(
+        "--token",
+        envvar="HF_TOKEN",
+        show_envvar=False,
+        show_default=False,
+        metavar="TEXT",
+        help="A token of the Hub; better HF_TOKEN or `hf auth login`, which your shell does not remember.",
+    ),
 ]
 
 hub_app = typer.Typer(no_args_is_help=True, help="Look at networks on the Hugging Face Hub.", rich_markup_mode=None)
@@ -25,33 +31,53 @@ hub_app = typer.Typer(no_args_is_help=True, help="Look at networks on the Huggin
 
 def push_command(
     source: Annotated[
-        str, typer.Argument(metavar="RUN_OR_CHECKPOINT", show_default=False,
-                            help="A folder of `bsszoo train`, one of `bsszoo compress --finish`, or a weights file.")
+        str,
+        typer.Argument(
+            metavar="RUN_OR_CHECKPOINT",
+            show_default=False,
+            help="A folder of `bsszoo train`, one of `bsszoo compress --finish`, or a weights file.",
+        ),
     ],
     repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to.", show_default=False)],
     code: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_CODE", show_default=False,
-                                 help="The network of a weights file, where its shapes do not say.")
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_CODE",
+            show_default=False,
+            help="The network of a weights file, where its shapes do not say.",
+        ),
     ] = None,
     search: Annotated[
-        Path | None, typer.Option(metavar="RUN", show_default=False,
-                                  help="The run of `bsszoo compress` that found the code, if it lies elsewhere.")
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            show_default=False,
+            help="The run of `bsszoo compress` that found the code, if it lies elsewhere.",
+        ),
     ] = None,
     licence: Annotated[
-        str | None, typer.Option("--license", metavar="ID", show_default=False,
-                                 help="Licence of the weights, e.g. apache-2.0; the card says when none is stated.")
+        str | None,
+        typer.Option(
+            "--license",
+            metavar="ID",
+            show_default=False,
+            help="Licence of the weights, e.g. apache-2.0; the card says when none is stated.",
+        ),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="Push to this branch; it is made if missing.",
-                                 show_default=False)
+        str | None,
+        typer.Option(metavar="BRANCH", help="Push to this branch; it is made if missing.", show_default=False),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite a repository that holds another network.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a repository that holds another network.")] = False,
     dry_run: Annotated[
-        Path | None, typer.Option("--dry-run", metavar="DIR", show_default=False,
-                                  help="Write the same files into this folder instead, without network.")
+        Path | None,
+        typer.Option(
+            "--dry-run",
+            metavar="DIR",
+            show_default=False,
+            help="Write the same files into this folder instead, without network.",
+        ),
     ] = None,
     token: TokenOption = None,
 ) -> None:
@@ -65,17 +91,33 @@ def push_command(
     from bsszoo.cli.console import progress_console, say
     from bsszoo.hub.push import push
 
-    progress_console().print(f"Checking the weights in {source} and writing the card ..." if dry_run else
-                             f"Checking {source}, then pushing to {repository} ...", markup=False)
-    done = push(source, repository, code=code, search=search, licence=licence, private=private, revision=revision,
-                force=force, dry_run=dry_run, token=token)
+    progress_console().print(
+        f"Checking the weights in {source} and writing the card ..."
+        if dry_run
+        else f"Checking {source}, then pushing to {repository} ...",
+        markup=False,
+    )
+    done = push(
+        source,
+        repository,
+        code=code,
+        search=search,
+        licence=licence,
+        private=private,
+        revision=revision,
+        force=force,
+        dry_run=dry_run,
+        token=token,
+    )
     say(f"Code: {done.code}", f"Files: {', '.join(done.files)}")
     if done.commit is None:
         say(f"Written to {done.address}; nothing was sent. Read README.md there, then push without --dry-run.")
         return
     what = "Pushed" if done.changed else "Nothing had changed; the repository holds these files already"
-    say(f"{what}: {done.address} (commit {done.commit})",
-        f'Load it: bsszoo.create("hf-hub:{done.repository}", pretrained=True)')
+    say(
+        f"{what}: {done.address} (commit {done.commit})",
+        f'Load it: bsszoo.create("hf-hub:{done.repository}", pretrained=True)',
+    )
 
 
 def pull_command(
@@ -106,33 +148,62 @@ def show_command(repository: RepositoryArgument, as_json: JsonOption = False, to
 
     facts = look(repository, token=token)
     if as_json:
-        typer.echo(json.dumps({
-            "repository": facts.repository, "commit": facts.commit, "code": str(facts.code),
-            "macs": facts.cost.macs, "two_x_macs": facts.cost.macs2, "params": facts.cost.params,
-            "num_classes": facts.num_classes, "in_chans": facts.in_chans, "license": facts.licence,
-            "weights_bytes": facts.size, "files": list(facts.files),
-            "measured": [{"dataset": m.dataset, "split": m.split, "top1": m.top1, "top5": m.top5,
-                          "pictures": m.pictures} for m in facts.measured],
-            "search": facts.search, "training": facts.training,
-        }, indent=2))
+        typer.echo(
+            json.dumps(
+                {
+                    "repository": facts.repository,
+                    "commit": facts.commit,
+                    "code": str(facts.code),
+                    "macs": facts.cost.macs,
+                    "two_x_macs": facts.cost.macs2,
+                    "params": facts.cost.params,
+                    "num_classes": facts.num_classes,
+                    "in_chans": facts.in_chans,
+                    "license": facts.licence,
+                    "weights_bytes": facts.size,
+                    "files": list(facts.files),
+                    "measured": [
+                        {"dataset": m.dataset, "split": m.split, "top1": m.top1, "top5": m.top5, "pictures": m.pictures}
+                        for m in facts.measured
+                    ],
+                    "search": facts.search,
+                    "training": facts.training,
+                },
+                indent=2,
+            )
+        )
         return
-    show(code_summary(facts.code, facts.cost), "",
-         stage_table(facts.code, num_classes=facts.num_classes, in_chans=facts.in_chans))
+    show(
+        code_summary(facts.code, facts.cost),
+        "",
+        stage_table(facts.code, num_classes=facts.num_classes, in_chans=facts.in_chans),
+    )
     # One line each and in bounds: a repository's texts must not look like lines of ours.
-    accuracies = [f"Accuracy: top-1 {m.top1:.2f}%, top-5 {m.top5:.2f}% of {m.pictures:,} pictures "
-                  f"({one_line(m.dataset)}, {one_line(m.split)})" for m in facts.measured] or ["Accuracy: not measured"]
-    say("", f"Repository: {facts.repository}, commit {one_line(facts.commit)}", *accuracies,
+    accuracies = [
+        f"Accuracy: top-1 {m.top1:.2f}%, top-5 {m.top5:.2f}% of {m.pictures:,} pictures "
+        f"({one_line(m.dataset)}, {one_line(m.split)})"
+        for m in facts.measured
+    ] or ["Accuracy: not measured"]
+    say(
+        "",
+        f"Repository: {facts.repository}, commit {one_line(facts.commit)}",
+        *accuracies,
         f"Weights: {human(facts.size)} bytes, {facts.num_classes:,} classes, {facts.in_chans} input channels, licence "
-        f"{one_line(facts.licence or 'not stated')}")
+        f"{one_line(facts.licence or 'not stated')}",
+    )
     if facts.search:
         trials = facts.search["trials"]
-        say(f"Found by a search from {one_line(facts.search['reference'])} under "
+        say(
+            f"Found by a search from {one_line(facts.search['reference'])} under "
             f"{human(facts.search['budget']['macs'])} MACs, {trials['complete']} evaluations of "
-            f"{one_line(facts.search['evaluator']['name'])}, seed {facts.search['seed']}")
+            f"{one_line(facts.search['evaluator']['name'])}, seed {facts.search['seed']}"
+        )
     if facts.training:
         versions = facts.training["versions"]
-        say(f"Trained for {facts.training['epochs']} epochs with seed {facts.training['seed']} by bsszoo "
-            f"{one_line(versions['bsszoo'])}, torch {one_line(versions['torch'])}")
+        say(
+            f"Trained for {facts.training['epochs']} epochs with seed {facts.training['seed']} by bsszoo "
+            f"{one_line(versions['bsszoo'])}, torch {one_line(versions['torch'])}"
+        )
     say(f'Load it: bsszoo.create("hf-hub:{facts.repository}", pretrained=True)')
 
 

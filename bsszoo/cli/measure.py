@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
 def measure_command(
     networks: Annotated[
-        list[str], typer.Argument(metavar="NETWORK...", show_default=False,
-                                  help="Names of `bsszoo list`, codes' texts, weights files, trainings' folders or "
-                                  "hf-hub:ORG/NAME.")
+        list[str],
+        typer.Argument(
+            metavar="NETWORK...",
+            show_default=False,
+            help="Names of `bsszoo list`, codes' texts, weights files, trainings' folders or hf-hub:ORG/NAME.",
+        ),
     ],
     engines: Annotated[
         str, typer.Option(metavar="A,B", help="eager (PyTorch), compile (torch.compile), onnx (onnxruntime).")
     ] = "eager,compile,onnx",
     batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 1,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", metavar="PX", show_default="each network's own",
-                                 help="Side of the input.")
+        int | None,
+        typer.Option("--image-size", metavar="PX", show_default="each network's own", help="Side of the input."),
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1.")] = "cpu",
@@ -62,18 +65,31 @@ def measure_command(
         console.print(f"{done}/{total} processes: {what}", markup=False, soft_wrap=not console.is_terminal)
 
     chosen = tuple(engine.strip() for engine in engines.split(",") if engine.strip())
-    found = measure(named, engines=chosen, batch=batch, image_size=image_size, sizes=sizes, threads=threads,
-                    device=device, half=fp16, processes=processes, seconds=seconds, on_process=tell)
+    found = measure(
+        named,
+        engines=chosen,
+        batch=batch,
+        image_size=image_size,
+        sizes=sizes,
+        threads=threads,
+        device=device,
+        half=fp16,
+        processes=processes,
+        seconds=seconds,
+        on_process=tell,
+    )
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
     show(speed_table(found.rows))
     threads_said = f", {found.threads} thread{'' if found.threads == 1 else 's'}" if found.threads else ""
-    say(f"{found.where}{threads_said}, batch {found.batch}, {'float16' if found.half else 'float32'}, "
+    say(
+        f"{found.where}{threads_said}, batch {found.batch}, {'float16' if found.half else 'float32'}, "
         f"{found.processes} processes; " + ", ".join(f"{name} {v}" for name, v in found.versions.items()),
         f"Median: of the processes' medians. {_spread(found.rows)} p90, p99: of all forwards. First: the first "
         "forward, with what compiles in it. Memory: the most that the network and its forwards took, beyond PyTorch "
-        "itself.")
+        "itself.",
+    )
     if differ := sizes_differ(row.image_size for row in found.rows):
         say(f"{differ} --image-size PX measures all of them at one.")
     for row in found.rows:

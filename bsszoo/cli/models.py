@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from bsszoo.codes.detector import Detector
 
 NetworkArgument = Annotated[
-    str, typer.Argument(metavar="NETWORK", show_default=False,
-                        help="A name of `bsszoo list`, a code's text, a weights file, a training's folder or "
-                        "hf-hub:ORG/NAME.")
+    str,
+    typer.Argument(
+        metavar="NETWORK",
+        show_default=False,
+        help="A name of `bsszoo list`, a code's text, a weights file, a training's folder or hf-hub:ORG/NAME.",
+    ),
 ]
 SizeOption = Annotated[
     int | None,
@@ -26,9 +29,7 @@ def list_command(
     pattern: Annotated[
         str | None, typer.Argument(help="Shell pattern, e.g. '*autobss*' (in quotes).", show_default=False)
     ] = None,
-    family: Annotated[
-        str | None, typer.Option(help="Only this family, e.g. resnet50.", show_default=False)
-    ] = None,
+    family: Annotated[str | None, typer.Option(help="Only this family, e.g. resnet50.", show_default=False)] = None,
     pretrained: Annotated[
         bool | None,
         typer.Option("--pretrained/--not-pretrained", help="Only networks with, or without, published weights."),
@@ -41,9 +42,18 @@ def list_command(
 
     found = [find(name) for name in list_models(pattern, family=family, pretrained=pretrained)]
     if as_json:
-        rows = [{"name": e.name, "code": str(e.code), "macs": e.cost.macs, "two_x_macs": e.cost.macs2,
-                 "params": e.cost.params, "image_size": e.code.image_size,
-                 "weights": [t.tag for t in e.tags if t.published]} for e in found]
+        rows = [
+            {
+                "name": e.name,
+                "code": str(e.code),
+                "macs": e.cost.macs,
+                "two_x_macs": e.cost.macs2,
+                "params": e.cost.params,
+                "image_size": e.code.image_size,
+                "weights": [t.tag for t in e.tags if t.published],
+            }
+            for e in found
+        ]
         typer.echo(json.dumps(rows, indent=2))
         return
     if not found:
@@ -52,19 +62,31 @@ def list_command(
     from bsszoo.cli.console import say, show
     from bsszoo.report.tables import ListRow, model_list_table
 
-    show(model_list_table([
-        ListRow(
-            name=e.name, family=e.code.family, code=str(e.code), macs=e.cost.macs, params=e.cost.params,
-            paper=None if e.paper is None else f"{e.paper.macs} {e.paper.params}",
-            weights="timm" if any(t.published for t in e.tags) else "none published", size=e.code.image_size,
+    show(
+        model_list_table(
+            [
+                ListRow(
+                    name=e.name,
+                    family=e.code.family,
+                    code=str(e.code),
+                    macs=e.cost.macs,
+                    params=e.cost.params,
+                    paper=None if e.paper is None else f"{e.paper.macs} {e.paper.params}",
+                    weights="timm" if any(t.published for t in e.tags) else "none published",
+                    size=e.code.image_size,
+                )
+                for e in found
+            ],
+            with_codes=codes,
         )
-        for e in found
-    ], with_codes=codes))
+    )
     if any(e.code.stride_in == "1x1" for e in found):
         from bsszoo.models.detectors import DETECTORS
 
-        say("Of the maskrcnn and retinanet entries these are the backbone's figures at 800 px; the paper prints the "
-            f"whole detector's, which `bsszoo cost` counts: {', '.join(DETECTORS)}.")
+        say(
+            "Of the maskrcnn and retinanet entries these are the backbone's figures at 800 px; the paper prints the "
+            f"whole detector's, which `bsszoo cost` counts: {', '.join(DETECTORS)}."
+        )
 
 
 def show_command(network: NetworkArgument, image_size: SizeOption = None) -> None:
@@ -83,13 +105,18 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     sizes = {"num_classes": found.num_classes, "in_chans": found.in_chans}
     if found.source is not None:
         say(f"Recognised: {found.recognised}; {found.num_classes} classes, {found.in_chans} input channels", "")
-    show(code_summary(code, code_cost(code, image_size, **sizes), image_size), "",
-         stage_table(code, image_size, **sizes))
+    show(
+        code_summary(code, code_cost(code, image_size, **sizes), image_size), "", stage_table(code, image_size, **sizes)
+    )
     if entry is not None and entry.paper is None:
         say("", f"In the zoo as {entry.name}: {entry.title}, timm's network of that name.")
     elif entry is not None and entry.paper is not None:
-        say("", f"In the zoo as {entry.name}: {entry.paper.place}, printed there as {entry.paper.macs} FLOPs and "
-            f"{entry.paper.params} parameters.", *(f"- {note}" for note in entry.notes))
+        say(
+            "",
+            f"In the zoo as {entry.name}: {entry.paper.place}, printed there as {entry.paper.macs} FLOPs and "
+            f"{entry.paper.params} parameters.",
+            *(f"- {note}" for note in entry.notes),
+        )
     reasons = Space.of(code.family).reasons(code)
     if reasons:
         say("", "Outside the ranges of the family's search space (it builds all the same): " + "; ".join(reasons) + ".")
@@ -102,23 +129,37 @@ def _show_detector(detector: Detector, image_size: int | None) -> None:
 
     size = image_size or SIZE
     cost = detector_cost(detector, size)
-    show(f"{detector.title}: {detector.backbone}", f"at {size} x {size} px, {detector.num_classes} classes",
-         cost_line(cost), "", "The backbone, without what stands behind its features:",
-         cost_line(backbone_cost(detector.backbone, size)), stage_table(detector.backbone, size, num_classes=0), "",
-         detector_table(detector_layers(detector, size)))
-    say("", "Counted as the paper counts: of Mask R-CNN the MACs of backbone, pyramid and region proposals and the "
-        "parameters of everything, of RetinaNet everything.")
+    show(
+        f"{detector.title}: {detector.backbone}",
+        f"at {size} x {size} px, {detector.num_classes} classes",
+        cost_line(cost),
+        "",
+        "The backbone, without what stands behind its features:",
+        cost_line(backbone_cost(detector.backbone, size)),
+        stage_table(detector.backbone, size, num_classes=0),
+        "",
+        detector_table(detector_layers(detector, size)),
+    )
+    say(
+        "",
+        "Counted as the paper counts: of Mask R-CNN the MACs of backbone, pyramid and region proposals and the "
+        "parameters of everything, of RetinaNet everything.",
+    )
 
 
 def cost_command(
     networks: Annotated[
-        list[str], typer.Argument(metavar="NETWORK...", help="As of `bsszoo show`: names, codes, files, folders.",
-                                  show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="NETWORK...", help="As of `bsszoo show`: names, codes, files, folders.", show_default=False
+        ),
     ],
     image_size: SizeOption = None,
     num_classes: Annotated[
-        int | None, typer.Option(show_default="1000; of detectors 91 or 80",
-                                 help="Outputs of the classifier; 0 counts without one.")
+        int | None,
+        typer.Option(
+            show_default="1000; of detectors 91 or 80", help="Outputs of the classifier; 0 counts without one."
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Build each network and count again with thop; a difference is an error.")
@@ -140,17 +181,32 @@ def cost_command(
         detector = found.detector
         classes = found.num_classes if num_classes is None else num_classes
         sizes.append(image_size or found.image_size)
-        figures = cost(detector or found.code, image_size, num_classes=classes,
-                       in_chans=None if detector is not None else found.in_chans)
-        rows.append({"network": network, "image_size": sizes[-1], "code": str(detector or found.code),
-                     "macs": figures.macs, "two_x_macs": figures.macs2, "params": figures.params,
-                     "activations": figures.activations})
+        figures = cost(
+            detector or found.code,
+            image_size,
+            num_classes=classes,
+            in_chans=None if detector is not None else found.in_chans,
+        )
+        rows.append(
+            {
+                "network": network,
+                "image_size": sizes[-1],
+                "code": str(detector or found.code),
+                "macs": figures.macs,
+                "two_x_macs": figures.macs2,
+                "params": figures.params,
+                "activations": figures.activations,
+            }
+        )
         if not as_json:
             from bsszoo.cli.console import show
             from bsszoo.report.tables import cost_line
 
-            show(f"{network}, at {sizes[-1]} x {sizes[-1]} px:", cost_line(figures),
-                 f"exactly: MACs {figures.macs}, params {figures.params}, activations {figures.activations}")
+            show(
+                f"{network}, at {sizes[-1]} x {sizes[-1]} px:",
+                cost_line(figures),
+                f"exactly: MACs {figures.macs}, params {figures.params}, activations {figures.activations}",
+            )
         if check and detector is not None:
             from bsszoo.errors import SettingsError
 
@@ -161,13 +217,17 @@ def cost_command(
             macs, params = recount(found.code, image_size, num_classes=classes, in_chans=found.in_chans)
             rows[-1]["thop_macs"], rows[-1]["built_params"] = macs, params
             if not as_json:
-                show(f"counted again by thop on the built network: MACs {macs}, params {params}: "
-                     + ("equal" if (macs, params) == (figures.macs, figures.params) else "DIFFERENT"))
+                show(
+                    f"counted again by thop on the built network: MACs {macs}, params {params}: "
+                    + ("equal" if (macs, params) == (figures.macs, figures.params) else "DIFFERENT")
+                )
             if (macs, params) != (figures.macs, figures.params):
                 from bsszoo.errors import RunError
 
-                raise RunError(f"{network}: the formula gives {figures.macs} MACs and {figures.params} params, the "
-                               f"built network {macs} and {params}. This is a bug of bsszoo: please report it.")
+                raise RunError(
+                    f"{network}: the formula gives {figures.macs} MACs and {figures.params} params, the "
+                    f"built network {macs} and {params}. This is a bug of bsszoo: please report it."
+                )
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif differ := sizes_differ(sizes):

@@ -11,16 +11,26 @@ from bsszoo.texts import one_line
 
 
 def predict_command(
-    what: Annotated[str, typer.Argument(metavar="NAME_OR_RUN", show_default=False,
-                                        help="A name of `bsszoo list`, a code's text, a detector "
-                                        "(maskrcnn_resnet50), hf-hub:ORG/NAME, or the folder of a training.")],
-    pictures: Annotated[list[str], typer.Argument(metavar="IMAGE...", show_default=False,
-                                                  help="Pictures, or folders of them.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME_OR_RUN",
+            show_default=False,
+            help="A name of `bsszoo list`, a code's text, a detector "
+            "(maskrcnn_resnet50), hf-hub:ORG/NAME, or the folder of a training.",
+        ),
+    ],
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", show_default=False, help="Pictures, or folders of them.")
+    ],
     weights: Annotated[
         str | None,
-        typer.Option(metavar="WEIGHTS", show_default="published ones, a training's own",
-                     help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file; of a detector a "
-                     "file, a training's folder, or torchvision."),
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default="published ones, a training's own",
+            help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file; of a detector a "
+            "file, a training's folder, or torchvision.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the drawn pictures.")] = Path("predictions"),
     top: Annotated[int, typer.Option(metavar="N", help="Of a classifier: labels of each picture.")] = 5,

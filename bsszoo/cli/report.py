@@ -11,10 +11,13 @@ import typer
 def report_command(
     storage: Annotated[
         str,
-        typer.Argument(metavar="STORAGE", show_default=False,
-                       help="Where the study is: the folder of a run, the file of an SQLite or journal storage, or an "
-                       "Optuna URL (sqlite:///search.db, postgresql://user@host/db, journal:///shared/search.log, "
-                       "grpc://host:13000)."),
+        typer.Argument(
+            metavar="STORAGE",
+            show_default=False,
+            help="Where the study is: the folder of a run, the file of an SQLite or journal storage, or an "
+            "Optuna URL (sqlite:///search.db, postgresql://user@host/db, journal:///shared/search.log, "
+            "grpc://host:13000).",
+        ),
     ],
     study: Annotated[
         str | None,
@@ -22,8 +25,11 @@ def report_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", show_default="report.html in a run's folder, else report_NAME.html here",
-                     help="The HTML file to write; an older one is replaced."),
+        typer.Option(
+            metavar="FILE",
+            show_default="report.html in a run's folder, else report_NAME.html here",
+            help="The HTML file to write; an older one is replaced.",
+        ),
     ] = None,
 ) -> None:
     """Open a study again and write its report page.

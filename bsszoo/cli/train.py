@@ -23,9 +23,12 @@ _Data = Annotated[
 ]
 _Dataset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", show_default="the recipe's",
-                 help="How the folder is read: folder (train/CLASS/*.jpg), torch/fashion_mnist, torch/cifar10, "
-                 "wds/NAME, hfds/NAME, or synthetic (no --data needed). For classifiers."),
+    typer.Option(
+        metavar="NAME",
+        show_default="the recipe's",
+        help="How the folder is read: folder (train/CLASS/*.jpg), torch/fashion_mnist, torch/cifar10, "
+        "wds/NAME, hfds/NAME, or synthetic (no --data needed). For classifiers.",
+    ),
 ]
 _Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps.")
@@ -35,24 +38,38 @@ _Device = Annotated[
 def train_command(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", show_default=False,
-                       help="A YAML file, such as recipes/imagenet/resnet50_autobss.yaml, or paper:NAME_OR_CODE for "
-                       "the paper's settings on ImageNet, of a detector on COCO."),
+        typer.Argument(
+            metavar="RECIPE",
+            show_default=False,
+            help="A YAML file, such as recipes/imagenet/resnet50_autobss.yaml, or paper:NAME_OR_CODE for "
+            "the paper's settings on ImageNet, of a detector on COCO.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False,
-                                      help="Folder of the training; the same command goes on with it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", show_default=False, help="Folder of the training; the same command goes on with it."
+        ),
+    ],
     data: _Data = None,
     dataset: _Dataset = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", show_default=False,
-                     help="Another value than the recipe's, such as optim.lr=0.35. May be given several times."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            show_default=False,
+            help="Another value than the recipe's, such as optim.lr=0.35. May be given several times.",
+        ),
     ] = None,
     device: _Device = None,
     check_files: Annotated[
         bool,
-        typer.Option("--check-files", help="First decode every picture of a folder, however many there are. Without it "
-                     "up to 20,000 of a classifier's split are opened, not decoded."),
+        typer.Option(
+            "--check-files",
+            help="First decode every picture of a folder, however many there are. Without it "
+            "up to 20,000 of a classifier's split are opened, not decoded.",
+        ),
     ] = False,
 ) -> None:
     """Train a network by a recipe: a classifier, or a detector on pictures in COCO's format.
@@ -99,33 +116,47 @@ def train_command(
     summary = train(read, data, out, device=device, watcher=watcher)
     if not summary:
         return  # one of several processes; the first one reports
-    show(f"Trained {summary['model']}: top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}% of "
-         f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['epochs']} epochs, seed "
-         f"{summary['seed']}", *_tested(summary),
-         f"Best epoch: {summary['best_epoch']}, top-1 {summary['best_top1']:.2f}%",
-         f"Weights: {out / 'model.safetensors'} (load with bsszoo.create('local-dir:{out}', "
-         "pretrained=True))",
-         f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}")
+    show(
+        f"Trained {summary['model']}: top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}% of "
+        f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['epochs']} epochs, seed "
+        f"{summary['seed']}",
+        *_tested(summary),
+        f"Best epoch: {summary['best_epoch']}, top-1 {summary['best_top1']:.2f}%",
+        f"Weights: {out / 'model.safetensors'} (load with bsszoo.create('local-dir:{out}', pretrained=True))",
+        f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}",
+    )
 
 
 def _say_detector(summary: dict[str, Any], out: Path) -> None:
     from bsszoo.cli.console import show
 
-    masks = "" if summary["mask_ap"] is None else (
-        f", mask AP {summary['mask_ap']:.2f}% (AP50 {summary['mask_ap50']:.2f}%)")
+    masks = (
+        ""
+        if summary["mask_ap"] is None
+        else (f", mask AP {summary['mask_ap']:.2f}% (AP50 {summary['mask_ap50']:.2f}%)")
+    )
     test = summary.get("test")
-    tested = [] if test is None else [f"Test: box AP {test['box']['ap']:.2f}%" + (
-        "" if test["mask"] is None else f", mask AP {test['mask']['ap']:.2f}%")
-        + f" of {test['pictures']:,} pictures ({summary['tested_on']})"]
-    show(f"Trained {summary['model']}: box AP {summary['box_ap']:.2f}% (AP50 {summary['box_ap50']:.2f}%){masks} of "
-         f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['updates']:,} updates, seed "
-         f"{summary['seed']}", *tested,
-         f"Best validation: after {summary['best_update']:,} updates, {'box' if not masks else 'mask'} AP "
-         f"{summary['best_ap']:.2f}% (best.safetensors)",
-         f"Weights of the {summary['weights']}: {out / 'model.safetensors'} (load with "
-         f"bsszoo.create('local-dir:{out}', pretrained=True))",
-         f"Look: bsszoo predict {out} PICTURE.jpg",
-         f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}")
+    tested = (
+        []
+        if test is None
+        else [
+            f"Test: box AP {test['box']['ap']:.2f}%"
+            + ("" if test["mask"] is None else f", mask AP {test['mask']['ap']:.2f}%")
+            + f" of {test['pictures']:,} pictures ({summary['tested_on']})"
+        ]
+    )
+    show(
+        f"Trained {summary['model']}: box AP {summary['box_ap']:.2f}% (AP50 {summary['box_ap50']:.2f}%){masks} of "
+        f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['updates']:,} updates, seed "
+        f"{summary['seed']}",
+        *tested,
+        f"Best validation: after {summary['best_update']:,} updates, {'box' if not masks else 'mask'} AP "
+        f"{summary['best_ap']:.2f}% (best.safetensors)",
+        f"Weights of the {summary['weights']}: {out / 'model.safetensors'} (load with "
+        f"bsszoo.create('local-dir:{out}', pretrained=True))",
+        f"Look: bsszoo predict {out} PICTURE.jpg",
+        f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}",
+    )
 
 
 def _check_pictures(recipe: DetectionRecipe, data: str | None) -> None:
@@ -165,19 +196,28 @@ def _check_each(name: str, pictures: Iterable[object], number: int) -> None:
 def _tested(summary: dict[str, Any]) -> list[str]:
     if "test_top1" not in summary:
         return []
-    return [f"Test: top-1 {summary['test_top1']:.2f}%, top-5 {summary['test_top5']:.2f}% of "
-            f"{summary['test_pictures']:,} pictures ({summary['tested_on']})"]
+    return [
+        f"Test: top-1 {summary['test_top1']:.2f}%, top-5 {summary['test_top5']:.2f}% of "
+        f"{summary['test_pictures']:,} pictures ({summary['tested_on']})"
+    ]
 
 
 def validate_command(
-    what: Annotated[str, typer.Argument(metavar="RUN_OR_NAME", show_default=False,
-                                        help="The folder of a training, a zoo name or a code's text.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_NAME", show_default=False, help="The folder of a training, a zoo name or a code's text."
+        ),
+    ],
     data: _Data = None,
     dataset: _Dataset = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="WEIGHTS", show_default="published ones, a training's own",
-                     help="For a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file."),
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default="published ones, a training's own",
+            help="For a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.",
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", show_default="validation", help="The split.")] = None,
     batch: Annotated[int | None, typer.Option(metavar="N", show_default="128", help="Pictures of a batch.")] = None,
@@ -189,8 +229,12 @@ def validate_command(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", show_default=False, help="A text file with one class a line, in the order of the "
-                     "network's outputs, for weights that do not name them."),
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="A text file with one class a line, in the order of the "
+            "network's outputs, for weights that do not name them.",
+        ),
     ] = None,
     device: _Device = None,
 ) -> None:
@@ -223,20 +267,44 @@ def validate_command(
         refuse_dataset(dataset)
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
-        found = validate_detector(what, data, weights=weights, settings=settings, batch=batch, workers=workers,
-                                  precision=precision, device=device, on_batch=progress,
-                                  on_note=lambda note: line.say(f"Note: {note}"))
+        found = validate_detector(
+            what,
+            data,
+            weights=weights,
+            settings=settings,
+            batch=batch,
+            workers=workers,
+            precision=precision,
+            device=device,
+            on_batch=progress,
+            on_note=lambda note: line.say(f"Note: {note}"),
+        )
         line.end()
-        show(f"boxes: {found.box}", *([] if found.mask is None else [f"masks: {found.mask}"]),
-             f"of {found.objects:,} objects in {found.pictures:,} pictures ({found.split})")
+        show(
+            f"boxes: {found.box}",
+            *([] if found.mask is None else [f"masks: {found.mask}"]),
+            f"of {found.objects:,} objects in {found.pictures:,} pictures ({found.split})",
+        )
         return
     settings |= {} if dataset is None else {"dataset": dataset}
-    accuracy = validate(what, data, weights=weights or True, settings=settings, batch=batch, workers=workers,
-                        precision=precision, device=device, labels=None if labels is None else _lines_of(labels),
-                        on_batch=progress, on_note=lambda note: line.say(f"Note: {note}"))
+    accuracy = validate(
+        what,
+        data,
+        weights=weights or True,
+        settings=settings,
+        batch=batch,
+        workers=workers,
+        precision=precision,
+        device=device,
+        labels=None if labels is None else _lines_of(labels),
+        on_batch=progress,
+        on_note=lambda note: line.say(f"Note: {note}"),
+    )
     line.end()
-    show(f"top-1 {accuracy.top1:.3f}%, top-5 {accuracy.top5:.3f}%, loss {accuracy.loss:.4f}, of "
-         f"{accuracy.pictures:,} pictures ({accuracy.split})")
+    show(
+        f"top-1 {accuracy.top1:.3f}%, top-5 {accuracy.top5:.3f}%, loss {accuracy.loss:.4f}, of "
+        f"{accuracy.pictures:,} pictures ({accuracy.split})"
+    )
 
 
 def _lines_of(file: Path) -> list[str]:

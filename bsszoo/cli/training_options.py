@@ -41,10 +41,13 @@ class Training:
     def __post_init__(self) -> None:
         from bsszoo.errors import SettingsError
 
-        if not self.given and (self.recipe is not None or self.epochs or self.image_size or self.subset
-                               or self.ap or self.repeats != 1):
-            raise SettingsError("--recipe, --epochs, --image-size, --subset, --ap and --repeats say how codes are "
-                                "trained: give the pictures with --data.")
+        if not self.given and (
+            self.recipe is not None or self.epochs or self.image_size or self.subset or self.ap or self.repeats != 1
+        ):
+            raise SettingsError(
+                "--recipe, --epochs, --image-size, --subset, --ap and --repeats say how codes are "
+                "trained: give the pictures with --data."
+            )
 
     @property
     def given(self) -> bool:
@@ -65,14 +68,17 @@ class Training:
         if not self.given or evaluator == "structural":
             return evaluator or "structural"
         if evaluator is not None:
-            raise SettingsError("--data trains the codes and --evaluator judges them otherwise: give one of the two, "
-                                "or --evaluator structural to train only the best code, with --finish.")
+            raise SettingsError(
+                "--data trains the codes and --evaluator judges them otherwise: give one of the two, "
+                "or --evaluator structural to train only the best code, with --finish."
+            )
         folder = Path("bsszoo-runs") if out is None else out
         if (head := self._head(network)) is not None:
             return self._judge_detectors(network, head, folder)
         if self.ap is not None:
-            raise SettingsError("--ap says what a detector's search is judged by; give a detector, such as "
-                                "maskrcnn_resnet50.")
+            raise SettingsError(
+                "--ap says what a detector's search is judged by; give a detector, such as maskrcnn_resnet50."
+            )
         from bsszoo.evaluate.training import TrainingEvaluator
 
         judge = TrainingEvaluator(self._candidates(network), self.data, (folder / "trainings").absolute(), self.repeats)
@@ -104,12 +110,15 @@ class Training:
 
         if what is None:
             if teacher is not None or inherit is not None:
-                raise SettingsError("--teacher and --inherit say how the best code is trained in full: give a recipe "
-                                    "with --finish.")
+                raise SettingsError(
+                    "--teacher and --inherit say how the best code is trained in full: give a recipe with --finish."
+                )
             return None
         if self._head(network) is not None:
-            raise SettingsError("--finish is for classifiers. The search of a detector ends with the command that "
-                                "trains the best one in full.")
+            raise SettingsError(
+                "--finish is for classifiers. The search of a detector ends with the command that "
+                "trains the best one in full."
+            )
         if not self.given:
             raise SettingsError("--finish trains the best code: give the pictures with --data.")
         from bsszoo.compression.finish import Finish, read_finish
@@ -124,10 +133,17 @@ class Training:
         from bsszoo.evaluate.detection import DetectionEvaluator, detection_recipe
 
         refuse_dataset(self.dataset)
-        recipe = detection_recipe(network, self.data, recipe=self.recipe, epochs=self.epochs,
-                                  image_size=self.image_size, subset=self.subset)
-        judge = DetectionEvaluator(recipe, self.data, (folder / "trainings").absolute(), self.repeats, head=head,
-                                   measure=self.ap)  # type: ignore[arg-type]  # checked there
+        recipe = detection_recipe(
+            network, self.data, recipe=self.recipe, epochs=self.epochs, image_size=self.image_size, subset=self.subset
+        )
+        judge = DetectionEvaluator(
+            recipe,
+            self.data,
+            (folder / "trainings").absolute(),
+            self.repeats,
+            head=head,
+            measure=self.ap,  # type: ignore[arg-type]  # checked there
+        )
         if self.confirm > 0:
             judge.check_test()
         return judge
@@ -145,8 +161,14 @@ class Training:
 
         if self._read is None:
             self._read = training_recipe(
-                self._family(network), self.data, recipe=self.recipe, dataset=self.dataset, epochs=self.epochs,
-                image_size=self.image_size, subset=self.subset)
+                self._family(network),
+                self.data,
+                recipe=self.recipe,
+                dataset=self.dataset,
+                epochs=self.epochs,
+                image_size=self.image_size,
+                subset=self.subset,
+            )
         return self._read
 
     @staticmethod

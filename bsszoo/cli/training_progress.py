@@ -67,9 +67,11 @@ class TrainingProgress:
             length = f"{division.updates} updates an epoch, {len(start.ends)} epochs"
         self._line.say(words)
         self._line.say(f"Data: {data}, {start.train:,} pictures to train on, {start.val:,} to validate on")
-        self._line.say(f"Batch {recipe.optim.batch_size} = {place.world} processes x {division.passes} passes x "
-                       f"{division.size} pictures; {length}; learning rate up to {recipe.optim.peak_lr:g}; "
-                       f"{place.device}")
+        self._line.say(
+            f"Batch {recipe.optim.batch_size} = {place.world} processes x {division.passes} passes x "
+            f"{division.size} pictures; {length}; learning rate up to {recipe.optim.peak_lr:g}; "
+            f"{place.device}"
+        )
         going_on = f" (going on after {start.resumed} of {start.total} updates)" if start.resumed else ""
         self._line.say(f"Folder: {start.folder}{going_on}")
 
@@ -80,9 +82,11 @@ class TrainingProgress:
         left = (self._start.total - now.update) * self._start.recipe.optim.batch_size / max(now.images_per_s, 1e-9)
         number = sum(end < now.update for end in ends) + 1
         digits = 0 if now.images_per_s >= 100 else 1 if now.images_per_s >= 1 else 3
-        self._line.write(f"{self._unit} {number}/{len(ends)}, update {now.update}/{self._start.total}: loss "
-                         f"{now.loss:.4f}, lr {now.lr:.4g}, {now.images_per_s:,.{digits}f} images/s, about "
-                         f"{_span(left)} left")
+        self._line.write(
+            f"{self._unit} {number}/{len(ends)}, update {now.update}/{self._start.total}: loss "
+            f"{now.loss:.4f}, lr {now.lr:.4g}, {now.images_per_s:,.{digits}f} images/s, about "
+            f"{_span(left)} left"
+        )
 
     def validating(self, pictures: int) -> None:
         """How far validation is."""
@@ -105,10 +109,12 @@ def _classifier_words(recipe: Recipe) -> str:
     from bsszoo.report.figures import human
 
     part = recipe.model
-    cost = code_cost(resolve_code(part.name), recipe.data.image_size, num_classes=part.num_classes,
-                     in_chans=part.in_chans)
-    return (f"Training {part.name} at {recipe.data.image_size} px: {human(cost.macs)} MACs, {human(cost.params)} "
-            "parameters")
+    cost = code_cost(
+        resolve_code(part.name), recipe.data.image_size, num_classes=part.num_classes, in_chans=part.in_chans
+    )
+    return (
+        f"Training {part.name} at {recipe.data.image_size} px: {human(cost.macs)} MACs, {human(cost.params)} parameters"
+    )
 
 
 def _detector_words(recipe: DetectionRecipe) -> str:
@@ -117,8 +123,10 @@ def _detector_words(recipe: DetectionRecipe) -> str:
 
     size = recipe.data.image_size
     cost = detector_cost(recipe.detector, size)
-    return (f"Training {recipe.model.name}, shorter side {size} px: {human(cost.macs)} MACs at {size} x {size} px as "
-            "the paper counts detectors")
+    return (
+        f"Training {recipe.model.name}, shorter side {size} px: {human(cost.macs)} MACs at {size} x {size} px as "
+        "the paper counts detectors"
+    )
 
 
 def _span(seconds: float) -> str:

@@ -72,16 +72,20 @@ class BlockShape(NamedTuple):
     def __str__(self) -> str:
         gate = f"_g{self.group_width}" if self.group_width else ""
         gate += f"_se{self.squeeze_width}" if self.squeeze_width else ""
-        return (f"{self.kind}_in{self.in_width}_out{self.out_width}_mid{self.mid_width}_k{self.kernel}_s{self.stride}"
-                f"{gate}_px{self.size}{'_stride1x1' if self.stride1x1 else ''}")
+        return (
+            f"{self.kind}_in{self.in_width}_out{self.out_width}_mid{self.mid_width}_k{self.kernel}_s{self.stride}"
+            f"{gate}_px{self.size}{'_stride1x1' if self.stride1x1 else ''}"
+        )
 
     @classmethod
     def parse(cls, text: str) -> BlockShape:
         """The shape that ``str`` wrote; a ``CodeError`` for any other text."""
         match = _SHAPE.fullmatch(text.strip())
         if match is None:
-            raise CodeError(f"{text!r} is no block; one is written like mbconv_in16_out24_mid96_k3_s2_px112 "
-                            "(kind, channels in, out and inside, kernel, stride, side of its input).")
+            raise CodeError(
+                f"{text!r} is no block; one is written like mbconv_in16_out24_mid96_k3_s2_px112 "
+                "(kind, channels in, out and inside, kernel, stride, side of its input)."
+            )
         parts = match.groupdict()
         numbers = {name: int(parts[name] or 0) for name in cls._fields if name not in ("kind", "stride1x1")}
         return cls(kind=parts["kind"], stride1x1=parts["stride1x1"] is not None, **numbers)
@@ -113,8 +117,18 @@ def space_shapes(space: Space) -> list[BlockShape]:
 
 
 def _shape(block: Block[int], size: int) -> BlockShape:
-    return BlockShape(block.kind, block.in_width, block.out_width, block.mid_width, block.kernel, block.stride,
-                      block.squeeze_width or 0, size, block.stride_in == "1x1", block.group_width or 0)
+    return BlockShape(
+        block.kind,
+        block.in_width,
+        block.out_width,
+        block.mid_width,
+        block.kernel,
+        block.stride,
+        block.squeeze_width or 0,
+        size,
+        block.stride_in == "1x1",
+        block.group_width or 0,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +210,7 @@ def places_of(space: Space, codes: IntArray) -> IntArray:
         wrong = values[places[:, j]] != given
         if wrong.any():
             row = rows[int(wrong.argmax())]
-            raise SpaceError(f"The code {row.tolist()} is outside the space: its {space.entry_names[j]} is "
-                             f"{row[j]}.")
+            raise SpaceError(f"The code {row.tolist()} is outside the space: its {space.entry_names[j]} is {row[j]}.")
     return places
 
 
@@ -252,8 +265,9 @@ def _values(
     """The value of a block for each row [N]; 0 where it does not occur, so that its value need not be known."""
     squeeze = block.squeeze_width if block.squeeze_width is not None else 0
     group = block.group_width if block.group_width is not None else 0
-    widths = np.stack(np.broadcast_arrays(block.in_width, block.out_width, block.mid_width, squeeze, group,
-                                          times * 1.0))
+    widths = np.stack(
+        np.broadcast_arrays(block.in_width, block.out_width, block.mid_width, squeeze, group, times * 1.0)
+    )
     widths[5] = widths[5] > 0
     rows, where = np.unique(widths.astype(np.int64), axis=1, return_inverse=True)
     values = []
@@ -263,4 +277,3 @@ def _values(
             known[shape] = block_value(shape)
         values.append(known[shape] if occurs else 0)
     return np.array(values, dtype=np.float64)[where.reshape(-1)]
-

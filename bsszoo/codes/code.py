@@ -95,8 +95,10 @@ class Code:
         if family.whole_groups:
             self._check_groups(family)
         if self.stride_in == "1x1" and family.letter != "B":
-            raise CodeError(f"{family.name} code: stride_in '1x1' exists only where blocks have a first 1x1 "
-                            "convolution with a choice of stride, in resnet50.")
+            raise CodeError(
+                f"{family.name} code: stride_in '1x1' exists only where blocks have a first 1x1 "
+                "convolution with a choice of stride, in resnet50."
+            )
 
     def _check_list(self, family: Family, letter: str, field: str, most: int) -> None:
         given = getattr(self, field)
@@ -104,8 +106,10 @@ class Code:
             raise CodeError(f"{family.name} code: {field} is {shown(given)}; it takes {family.stages} integers.")
         values = tuple(given)
         if len(values) != family.stages:
-            raise CodeError(f"{family.name} code: {len(values)} {field} given {shown(list(values))}, "
-                            f"{family.stages} are needed ({family.form}).")
+            raise CodeError(
+                f"{family.name} code: {len(values)} {field} given {shown(list(values))}, "
+                f"{family.stages} are needed ({family.form})."
+            )
         names = (f"{letter}{i}" for i in family.numbers)
         checked = tuple(_integer(family.name, n, v, most) for n, v in zip(names, values, strict=True))
         object.__setattr__(self, field, checked)
@@ -113,8 +117,10 @@ class Code:
     def _check_groups(self, family: Family) -> None:
         for number, width, group in zip(family.numbers, self.widths, self.thirds, strict=True):
             if width % group:
-                raise CodeError(f"{self.family} code: {family.letter}{number} is {group}, which does not divide "
-                                f"C{number}, {width}: a stage is made of whole groups.")
+                raise CodeError(
+                    f"{self.family} code: {family.letter}{number} is {group}, which does not divide "
+                    f"C{number}, {width}: a stage is made of whole groups."
+                )
 
     def _fix(self, field: str, default: int, most: int) -> None:
         given = getattr(self, field)
@@ -172,12 +178,21 @@ class Code:
         values = tuple(plain_number(v) for v in entries)
         n = data.stages
         if len(values) != len(data.entry_names):
-            raise CodeError(f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
-                            f"{len(values)} were given: {shown(list(values))}.")
-        thirds: dict[str, Any] = {FIELDS[data.letter]: values[2 * n:]} if data.letter else {}
+            raise CodeError(
+                f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
+                f"{len(values)} were given: {shown(list(values))}."
+            )
+        thirds: dict[str, Any] = {FIELDS[data.letter]: values[2 * n :]} if data.letter else {}
         return cls(
-            family, values[:n], values[n:2 * n], **thirds, stem_width=stem_width, stage2_width=stage2_width,
-            stage2_depth=stage2_depth, image_size=image_size, stride_in=stride_in,
+            family,
+            values[:n],
+            values[n : 2 * n],
+            **thirds,
+            stem_width=stem_width,
+            stage2_width=stage2_width,
+            stage2_depth=stage2_depth,
+            image_size=image_size,
+            stride_in=stride_in,
         )
 
     # -- text ------------------------------------------------------------------------------------------------
@@ -220,16 +235,18 @@ class Code:
             raise CodeError(f"A code's text has at most {MAX_TEXT} characters; {len(text)} were given: {text[:40]!r}..")
         word = text.strip().lower()
         named = next((f for f in FAMILIES if re.match(f"{f}(?![a-z0-9])", word)), None)
-        if flat := _FLAT.fullmatch(word[len(named or ""):].lstrip("_: ")):
+        if flat := _FLAT.fullmatch(word[len(named or "") :].lstrip("_: ")):
             code_family = _agree(named, family, text)
             return cls.from_entries(code_family, [int(v) for v in re.findall(r"\d+", flat.group(1))])
         if named is None:
             first = re.split(r"_c\d|[{\[(\s]", word)[0]
             hint = close_matches(first, FAMILIES)
-            raise CodeError(f"Cannot read {text!r} as a code: it starts with no family's name.{hint} "
-                            f"A code looks like {_FORM}, or like {{24,40,..}} with a family.")
+            raise CodeError(
+                f"Cannot read {text!r} as a code: it starts with no family's name.{hint} "
+                f"A code looks like {_FORM}, or like {{24,40,..}} with a family."
+            )
         _agree(named, family, text)
-        rest = word[len(named):].removeprefix("_")
+        rest = word[len(named) :].removeprefix("_")
         return cls._from_words(named, rest.split("_") if rest else [], text)
 
     @classmethod
@@ -243,8 +260,10 @@ class Code:
                 if key in lists:
                     raise CodeError(f"Cannot read {text!r}: the part {key!r} stands there twice.")
                 if key not in "cl" + letter:
-                    raise CodeError(f"Cannot read {text!r}: a {family} code has no {key.upper()} entries; "
-                                    f"it is made of {family_of(family).form}.")
+                    raise CodeError(
+                        f"Cannot read {text!r}: a {family} code has no {key.upper()} entries; "
+                        f"it is made of {family_of(family).form}."
+                    )
                 lists[key] = found
                 continue
             parts: dict[str, Any]
@@ -257,15 +276,19 @@ class Code:
             elif match := re.fullmatch(r"stride(1x1|3x3)", word):
                 parts = {"stride_in": match.group(1)}
             else:
-                raise CodeError(f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., t.., g.., "
-                                f"stem.., stage2-WIDTHxDEPTH, px.., stride1x1, stride3x3. A code looks like {_FORM}.")
+                raise CodeError(
+                    f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., t.., g.., "
+                    f"stem.., stage2-WIDTHxDEPTH, px.., stride1x1, stride3x3. A code looks like {_FORM}."
+                )
             if parts.keys() & fixed.keys():
                 raise CodeError(f"Cannot read {text!r}: the part {word!r} says again what another part says.")
             fixed |= parts
         for key in "cl" + letter:
             if key not in lists:
-                raise CodeError(f"Cannot read {text!r}: the part '{key}..' is missing; "
-                                f"a {family} code is made of {family_of(family).form}.")
+                raise CodeError(
+                    f"Cannot read {text!r}: the part '{key}..' is missing; "
+                    f"a {family} code is made of {family_of(family).form}."
+                )
         entries: dict[str, Any] = {FIELDS[key.upper()]: tuple(values) for key, values in lists.items()}
         return cls(family, **entries, **fixed)
 

@@ -80,9 +80,7 @@ class CostArray(NamedTuple):
     activations: IntArray
 
 
-def code_cost(
-    code: Code, image_size: ImageSize | None = None, *, num_classes: int = 1000, in_chans: int = 3
-) -> Cost:
+def code_cost(code: Code, image_size: ImageSize | None = None, *, num_classes: int = 1000, in_chans: int = 3) -> Cost:
     """The exact cost of a code's network.
 
     Args:
@@ -169,8 +167,10 @@ def cost_array(
 
     check_arguments(num_classes, in_chans)
     if not isinstance(space, str) and space.head is not None:
-        raise CodeError("cost_array counts classifiers, and this space is of a detector's backbones: Space.cost counts "
-                        "one code, codes.chain.Chain many.")
+        raise CodeError(
+            "cost_array counts classifiers, and this space is of a detector's backbones: Space.cost counts "
+            "one code, codes.chain.Chain many."
+        )
     template = _template(space)
     rows = _checked_rows(template, codes)
     size = checked_size(template.image_size if image_size is None else image_size)
@@ -187,8 +187,10 @@ def cost_array(
         for kind, parts in enumerate(zip(*map(_stage_costs, stages), strict=True)):
             column = sum(parts)
             if (top := column.max()) >= 2**53:
-                raise CodeError(f"codes[{start + int(column.argmax())}] has a cost of {top:.3g}; "
-                                "above 2^53 only code_cost counts exactly.")
+                raise CodeError(
+                    f"codes[{start + int(column.argmax())}] has a cost of {top:.3g}; "
+                    "above 2^53 only code_cost counts exactly."
+                )
             out[kind, part] = column
     return CostArray(*out)
 
@@ -200,11 +202,14 @@ def _checked_rows(template: Code, codes: Any) -> IntArray:
     try:
         rows = np.asarray(codes)
     except ValueError:
-        raise CodeError(f"codes are an array of shape [n, {len(family.entry_names)}]; given were rows of "
-                        "different lengths.") from None
+        raise CodeError(
+            f"codes are an array of shape [n, {len(family.entry_names)}]; given were rows of different lengths."
+        ) from None
     if rows.ndim != 2 or rows.shape[1] != len(family.entry_names):
-        raise CodeError(f"codes of {family.name} have the shape [n, {len(family.entry_names)}] "
-                        f"({', '.join(family.entry_names)}); given was {list(rows.shape)}.")
+        raise CodeError(
+            f"codes of {family.name} have the shape [n, {len(family.entry_names)}] "
+            f"({', '.join(family.entry_names)}); given was {list(rows.shape)}."
+        )
     if not np.issubdtype(rows.dtype, np.integer):
         raise CodeError(f"codes are integers; given was an array of {rows.dtype}.")
     if rows.size and rows.min() < 1:
@@ -216,10 +221,12 @@ def _checked_rows(template: Code, codes: Any) -> IntArray:
 def _check_groups(family: Family, rows: IntArray) -> None:
     import numpy as np
 
-    if family.whole_groups and (broken := rows[:, :family.stages] % rows[:, 2 * family.stages:] != 0).any():
+    if family.whole_groups and (broken := rows[:, : family.stages] % rows[:, 2 * family.stages :] != 0).any():
         i, j = np.argwhere(broken)[0]
-        raise CodeError(f"codes[{i}, {j}] is {rows[i, j]}, which {family.entry_names[2 * family.stages + j]}, "
-                        f"{rows[i, 2 * family.stages + j]}, does not divide.")
+        raise CodeError(
+            f"codes[{i}, {j}] is {rows[i, j]}, which {family.entry_names[2 * family.stages + j]}, "
+            f"{rows[i, 2 * family.stages + j]}, does not divide."
+        )
 
 
 def depth_array(space: Space | str, codes: IntArray) -> IntArray:
@@ -336,8 +343,10 @@ def _looked_up(
             terms += [(i, [*before, *own], 0), (i, own, 1)]
         else:
             return None
-    tables = [_table(template, rows[0], [(j, values[j]) for j in axes], stage, which, size, num_classes, in_chans)
-              for stage, axes, which in terms]
+    tables = [
+        _table(template, rows[0], [(j, values[j]) for j in axes], stage, which, size, num_classes, in_chans)
+        for stage, axes, which in terms
+    ]
     deepest = [1 if which != 1 else int(values[stages + stage][-1]) for stage, _, which in terms]
     if sum(float(t.max()) * most for t, most in zip(tables, deepest, strict=True)) >= 2**53:
         return None
@@ -358,8 +367,14 @@ def _looked_up(
 
 
 def _table(
-    template: Code, row: IntArray, axes: list[tuple[int, IntArray]], stage: int, which: int | None,
-    size: tuple[int, int], num_classes: int, in_chans: int,
+    template: Code,
+    row: IntArray,
+    axes: list[tuple[int, IntArray]],
+    stage: int,
+    which: int | None,
+    size: tuple[int, int],
+    num_classes: int,
+    in_chans: int,
 ) -> NDArray[np.float64]:
     """What a stage adds [3, cells] for each combination of the values of some entries, the others as in ``row``.
 
@@ -375,12 +390,14 @@ def _table(
     stages = family_of(template.family).stages
     if which is not None:
         columns[stages + stage] = 1 + which
-    costs = np.array(np.broadcast_arrays(
-        *_stage_costs(blocks_by_stage(template, columns, size, num_classes, in_chans)[stage])))
+    costs = np.array(
+        np.broadcast_arrays(*_stage_costs(blocks_by_stage(template, columns, size, num_classes, in_chans)[stage]))
+    )
     if which == 1:
         columns[stages + stage] = 1
-        costs = costs - np.array(np.broadcast_arrays(
-            *_stage_costs(blocks_by_stage(template, columns, size, num_classes, in_chans)[stage])))
+        costs = costs - np.array(
+            np.broadcast_arrays(*_stage_costs(blocks_by_stage(template, columns, size, num_classes, in_chans)[stage]))
+        )
     return costs
 
 
@@ -388,10 +405,10 @@ def _stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans:
     family = family_of(template.family)
     n = family.stages
     zero = columns[0] * 0
-    third = tuple(columns[2 * n:]) or (zero,) * n
+    third = tuple(columns[2 * n :]) or (zero,) * n
     stem = columns[0] if family.stem_width is None else zero + template.stem_width
     fixed = Fixed(stem, zero + template.stage2_width, zero + template.stage2_depth, template.stride_in)
-    return family.layout(tuple(columns[:n]), tuple(columns[n:2 * n]), third, fixed, num_classes, in_chans)
+    return family.layout(tuple(columns[:n]), tuple(columns[n : 2 * n]), third, fixed, num_classes, in_chans)
 
 
 def _template(space: Space | str) -> Code:
@@ -408,14 +425,18 @@ def checked_size(image_size: ImageSize) -> tuple[int, int]:
     if len(pair) != 2 or not all(
         isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= MAX_IMAGE_SIZE for s in pair
     ):
-        raise CodeError(f"image_size is {shown(image_size)}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
-                        "or a (height, width) pair of them.")
+        raise CodeError(
+            f"image_size is {shown(image_size)}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
+            "or a (height, width) pair of them."
+        )
     return pair[0], pair[1]
 
 
 def check_arguments(num_classes: object, in_chans: object) -> None:
     """A ``CodeError`` unless a network can have so many classes (from 0) and input channels (from 1)."""
-    for name, value, least, most in (("num_classes", num_classes, 0, _MOST_CLASSES),
-                                     ("in_chans", in_chans, 1, MAX_WIDTH)):
+    for name, value, least, most in (
+        ("num_classes", num_classes, 0, _MOST_CLASSES),
+        ("in_chans", in_chans, 1, MAX_WIDTH),
+    ):
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise CodeError(f"{name} is {shown(value)}; allowed is an integer from {least} to {most}.")

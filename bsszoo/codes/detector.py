@@ -55,8 +55,9 @@ class Detector:
         if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
             raise CodeError(f"num_classes is {shown(self.num_classes)}; it takes an integer from 1.")
         if isinstance(self.channels, bool) or not isinstance(self.channels, int) or not 8 <= self.channels <= 1024:
-            raise CodeError(f"A detector's pyramid is {shown(self.channels)} channels wide; allowed is an integer "
-                            "from 8 to 1024.")
+            raise CodeError(
+                f"A detector's pyramid is {shown(self.channels)} channels wide; allowed is an integer from 8 to 1024."
+            )
         if self.p6_from not in ("c5", "p5") or (self.p6_from == "p5" and self.kind == "maskrcnn"):
             raise CodeError(f"p6_from is {shown(self.p6_from)}; it is c5 or p5, and RetinaNet's only.")
 
@@ -192,8 +193,9 @@ def head_cost(head: DetectorHead, template: Code) -> HeadCost:
     by_stage = []
     for level in detector.levels:
         one = at(tuple(int(i == level) for i in range(len(sides))))
-        by_stage.append((places[level], Cost(one.macs - fixed.macs, one.params - fixed.params,
-                                             one.activations - fixed.activations)))
+        by_stage.append(
+            (places[level], Cost(one.macs - fixed.macs, one.params - fixed.params, one.activations - fixed.activations))
+        )
     return HeadCost(fixed, tuple(by_stage))
 
 
@@ -208,9 +210,7 @@ def feature_stages(family: str) -> tuple[int, ...]:
     return tuple(found[s] for s in (4, 8, 16, 32))
 
 
-def _features(
-    detector: Detector, size: tuple[int, int]
-) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+def _features(detector: Detector, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """Widths and sizes of the backbone's features at strides 4, 8, 16 and 32 [px]: the last stage at each."""
     found: dict[int, tuple[int, tuple[int, int]]] = {}
     for row in backbone_stages(detector.backbone, size):
@@ -222,9 +222,7 @@ def _features(
     return tuple(w for w, _ in chosen), tuple(s for _, s in chosen)
 
 
-def _pyramid(
-    detector: Detector, widths: Sequence[int], sides: Sequence[tuple[int, int]]
-) -> Iterator[Convolution]:
+def _pyramid(detector: Detector, widths: Sequence[int], sides: Sequence[tuple[int, int]]) -> Iterator[Convolution]:
     kind, classes, wide = detector.kind, detector.num_classes, detector.channels
     fully = BOX_HEAD * wide
     used = [(widths[i], sides[i]) for i in detector.levels]
@@ -252,8 +250,10 @@ def _pyramid(
     yield Convolution("backbone.fpn.extra_blocks.p6", source, wide, 3, (half,))
     yield Convolution("backbone.fpn.extra_blocks.p7", wide, wide, 3, (_half(half),))
     shared = (*levels, half, _half(half))
-    for head, outputs, last in (("classification_head", ANCHORS[kind] * classes, "cls_logits"),
-                                ("regression_head", ANCHORS[kind] * 4, "bbox_reg")):
+    for head, outputs, last in (
+        ("classification_head", ANCHORS[kind] * classes, "cls_logits"),
+        ("regression_head", ANCHORS[kind] * 4, "bbox_reg"),
+    ):
         for i in range(4):
             yield Convolution(f"head.{head}.conv.{i}.0", wide, wide, 3, shared)
         yield Convolution(f"head.{head}.{last}", wide, outputs, 3, shared)

@@ -113,12 +113,32 @@ class Block(Generic[N]):
         """The module path of a stage's block."""
         return f"{stage}.{index}"
 
-    def _conv(self, name: str, width_in: N, width_out: N, norm: str, kernel: int = 1, stride: int = 1, *,
-              group_width: N | int | None = None, role: Role = "main", present: N | int = 1) -> Layer[N]:
+    def _conv(
+        self,
+        name: str,
+        width_in: N,
+        width_out: N,
+        norm: str,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        group_width: N | int | None = None,
+        role: Role = "main",
+        present: N | int = 1,
+    ) -> Layer[N]:
         path = f"{self.name}." if self.name else ""
-        return Layer(f"{path}{name}", width_in, width_out, kernel, stride,
-                     width_in if group_width is None else group_width, not norm, f"{path}{norm}" if norm else "", role,
-                     present)
+        return Layer(
+            f"{path}{name}",
+            width_in,
+            width_out,
+            kernel,
+            stride,
+            width_in if group_width is None else group_width,
+            not norm,
+            f"{path}{norm}" if norm else "",
+            role,
+            present,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +153,18 @@ class Stem(Block[N]):
 
     def layers(self) -> list[Layer[N]]:
         """The convolution."""
-        return [Layer(self.layer, self.in_width, self.out_width, self.kernel, self.stride, self.in_width, False,
-                      self.norm_layer)]
+        return [
+            Layer(
+                self.layer,
+                self.in_width,
+                self.out_width,
+                self.kernel,
+                self.stride,
+                self.in_width,
+                False,
+                self.norm_layer,
+            )
+        ]
 
     def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """The convolution, its normalisation and its activation."""
@@ -144,7 +174,9 @@ class Stem(Block[N]):
         act: Any = get_act_layer(activation)
         return nn.Sequential(
             nn.Conv2d(self.in_width, self.out_width, self.kernel, self.stride, self.kernel // 2, bias=False, **dd),
-            nn.BatchNorm2d(self.out_width, **dd), act(inplace=True))
+            nn.BatchNorm2d(self.out_width, **dd),
+            act(inplace=True),
+        )
 
     def title(self: Block[int]) -> str:
         """``Conv 7x7``."""

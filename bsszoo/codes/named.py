@@ -76,8 +76,11 @@ def named_entries() -> Mapping[str, ModelEntry]:
     """All entries by name: those of the paper in the order of its tables, then the families' others."""
     text = files("bsszoo").joinpath("models").joinpath("entries.json").read_text(encoding="utf-8")
     made = [_entry(data) for data in json.loads(text)["entries"]]
-    made += [_published(family.name, name, network)
-             for family in FAMILIES.values() for name, network in family.published.items()]
+    made += [
+        _published(family.name, name, network)
+        for family in FAMILIES.values()
+        for name, network in family.published.items()
+    ]
     return MappingProxyType({entry.name: entry for entry in made})
 
 

@@ -32,15 +32,15 @@ def uniform_code(code: Code, scale: float) -> Code:
     stages = [family.rescaled(c, t, scale) for c, t in zip(code.widths, thirds, strict=True)]
     inner: dict[str, Any] = {FIELDS[family.letter]: tuple(t for _, t in stages)} if family.letter else {}
     return replace(
-        code, widths=tuple(c for c, _ in stages), **inner,
+        code,
+        widths=tuple(c for c, _ in stages),
+        **inner,
         stem_width=FAMILY_DEFAULT if follows else family.rescaled_stem(code.stem_width, scale),
         stage2_width=scaled_stage2(code.stage2_width, scale) if family.stage2 else FAMILY_DEFAULT,
     )
 
 
-def fit_scale(
-    code: Code, macs: int, params: int | None = None, head: DetectorHead | None = None
-) -> float | None:
+def fit_scale(code: Code, macs: int, params: int | None = None, head: DetectorHead | None = None) -> float | None:
     """The largest scale, in steps of 0.001, at which the uniformly rescaled code keeps the limits.
 
     At most ``macs`` MACs and, when given, ``params`` parameters. None when even ``MIN_SCALE`` has more; at most

@@ -95,14 +95,18 @@ class Space:
         if name[0] == data.letter and data.whole_groups:
             for width, group in itertools.product(self.widths[stage], axis):
                 if width % group:
-                    raise SpaceError(f"{name} may be {group}, which does not divide a width of {width}: a stage is "
-                                     f"made of whole groups. Change C{name[1:]} or {name}.")
+                    raise SpaceError(
+                        f"{name} may be {group}, which does not divide a width of {width}: a stage is "
+                        f"made of whole groups. Change C{name[1:]} or {name}."
+                    )
         if ratio:
             for width in self.widths[stage]:
                 for share in axis:
                     if share <= 0 or (share * width).denominator != 1:
-                        raise SpaceError(f"{name} would be {share} x {width} = {float(share * width):g}; a "
-                                         f"bottleneck is a positive integer: change C{name[1:]} or the ratio.")
+                        raise SpaceError(
+                            f"{name} would be {share} x {width} = {float(share * width):g}; a "
+                            f"bottleneck is a positive integer: change C{name[1:]} or the ratio."
+                        )
 
     # -- making one ------------------------------------------------------------------------------------------
 
@@ -118,7 +122,9 @@ class Space:
         return cls(
             family,
             tuple(r.values(step) for r, step in zip(data.width_ranges, steps, strict=True)),
-            tuple(tuple(range(1, most + 1)) for most in data.max_depths), data.thirds_at(steps), **parts,
+            tuple(tuple(range(1, most + 1)) for most in data.max_depths),
+            data.thirds_at(steps),
+            **parts,
         )
 
     def scaled(self, scale: float) -> Space:
@@ -134,9 +140,17 @@ class Space:
         data = family_of(self.family)
         steps = [scaled(scale * r.step, data.grid_divisor) for r in data.width_ranges]
         stem, stage2 = scaled_fixed_widths(self.family, scale)
-        return Space._on(self.family, steps, scale=float(scale), image_size=self.image_size,
-                         stage2_depth=self.stage2_depth, stride_in=self.stride_in, stem_width=stem, stage2_width=stage2,
-                         head=self.head)
+        return Space._on(
+            self.family,
+            steps,
+            scale=float(scale),
+            image_size=self.image_size,
+            stage2_depth=self.stage2_depth,
+            stride_in=self.stride_in,
+            stem_width=stem,
+            stage2_width=stage2,
+            head=self.head,
+        )
 
     def replace(self, entries: Mapping[str, Iterable[Any]] | None = None, **ranges: Iterable[Any]) -> Space:
         """This space with other ranges for some entries, e.g. ``replace(C3=[16, 24], L3=range(1, 4))``.
@@ -155,7 +169,7 @@ class Space:
                 raise SpaceError(f"The range of {name} is {shown(values)}; it takes a list of numbers.") from None
             axes[name] = axis if name[0] == data.letter else tuple(int(v) if v.denominator == 1 else v for v in axis)
         n, every = data.stages, tuple(axes.values())
-        return replace(self, widths=every[:n], depths=every[n:2 * n], thirds=every[2 * n:])
+        return replace(self, widths=every[:n], depths=every[n : 2 * n], thirds=every[2 * n :])
 
     def cost(self, code: Code) -> Cost:
         """The cost of a code's network: of the classifier, or of the detector where the space has a ``head``."""
@@ -205,10 +219,15 @@ class Space:
         values = list(row)
         n = len(self.widths)
         if ratios and self._has_ratios:
-            values[2 * n:] = [share * width for share, width in zip(values[2 * n:], values[:n], strict=True)]
+            values[2 * n :] = [share * width for share, width in zip(values[2 * n :], values[:n], strict=True)]
         return Code.from_entries(
-            self.family, [int(v) for v in values], stem_width=self.stem_width, stage2_width=self.stage2_width,
-            stage2_depth=self.stage2_depth, image_size=self.image_size, stride_in=self.stride_in,
+            self.family,
+            [int(v) for v in values],
+            stem_width=self.stem_width,
+            stage2_width=self.stage2_width,
+            stage2_depth=self.stage2_depth,
+            image_size=self.image_size,
+            stride_in=self.stride_in,
         )
 
     @property

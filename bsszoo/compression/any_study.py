@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 _STEPS: Final = 1000
 # Combinations drawn from the box.
 _DRAWN: Final = 2000
-_WORDS: Final = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned", "RUNNING": "running",
-                 "WAITING": "waiting"}
+_WORDS: Final = {
+    "COMPLETE": "complete",
+    "FAIL": "failed",
+    "PRUNED": "pruned",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,10 @@ def study_view(study: Study, storage: str) -> StudyView:
     from optuna.study import StudyDirection
 
     if len(study.directions) > 1:
-        raise SettingsError(f"The study {study.study_name!r} has {len(study.directions)} objectives; this report shows "
-                            "one. See optuna.visualization.plot_pareto_front(study), or optuna-dashboard.")
+        raise SettingsError(
+            f"The study {study.study_name!r} has {len(study.directions)} objectives; this report shows "
+            "one. See optuna.visualization.plot_pareto_front(study), or optuna-dashboard."
+        )
     frozen = study.get_trials(deepcopy=False)
     trials = tuple(_trial(t) for t in frozen)
     if not any(t.value is not None for t in trials):
@@ -66,11 +73,14 @@ def study_view(study: Study, storage: str) -> StudyView:
     insight, ends = _insight(entries, frozen, trials, maximise=maximise)
     lost = sum(t.state.name == "COMPLETE" and row.value is None for t, row in zip(frozen, trials, strict=True))
     if lost:
-        notes.append(f"{lost} complete {'trial has' if lost == 1 else 'trials have'} a value that is no finite number. "
-                     "The page leaves them out, of the best so far too; Optuna may call one of them the best.")
+        notes.append(
+            f"{lost} complete {'trial has' if lost == 1 else 'trials have'} a value that is no finite number. "
+            "The page leaves them out, of the best so far too; Optuna may call one of them the best."
+        )
     if not entries:
-        notes.append("No parameter is in every complete trial with more than one value: there is nothing to learn a "
-                     "share from.")
+        notes.append(
+            "No parameter is in every complete trial with more than one value: there is nothing to learn a share from."
+        )
     name = (study.metric_names or ["value"])[0]
     return StudyView(study.study_name, storage, name, maximise, trials, insight, ends=ends, notes=tuple(notes))
 
@@ -78,8 +88,10 @@ def study_view(study: Study, storage: str) -> StudyView:
 def no_result(name: str, trials: Sequence[StudyTrial]) -> SettingsError:
     """The error that a study has no complete trial."""
     held = counted(t.state for t in trials)
-    return SettingsError(f"The study {name!r} has no complete trial ({held}): there is nothing to report yet. Run its "
-                         "search, or wait for its first result, and ask again.")
+    return SettingsError(
+        f"The study {name!r} has no complete trial ({held}): there is nothing to report yet. Run its "
+        "search, or wait for its first result, and ask again."
+    )
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -120,8 +132,9 @@ def _entry(name: str, distributions: Sequence[BaseDistribution]) -> _Entry | Non
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if any(isinstance(d, CategoricalDistribution) for d in distributions):
-        choices = list(dict.fromkeys(c for d in distributions if isinstance(d, CategoricalDistribution)
-                                     for c in d.choices))
+        choices = list(
+            dict.fromkeys(c for d in distributions if isinstance(d, CategoricalDistribution) for c in d.choices)
+        )
         if all(isinstance(c, (int, float)) for c in choices):
             choices.sort()
         if len(choices) < 2:
@@ -157,6 +170,8 @@ def _insight(
     rng = np.random.default_rng([*b"box"])
     box = np.stack([rng.integers(e.low, e.high, _DRAWN, endpoint=True) for e in entries], axis=1)
     insight = study_insight(CandidateSet(box, names=tuple(e.name for e in entries)), codes, values, maximise=maximise)
-    ends = {e.name: (e.shown(float(effect.values[0])), e.shown(float(effect.values[-1])))
-            for e, effect in zip(entries, insight.effects, strict=False)}
+    ends = {
+        e.name: (e.shown(float(effect.values[0])), e.shown(float(effect.values[-1])))
+        for e, effect in zip(entries, insight.effects, strict=False)
+    }
     return insight, ends

@@ -54,9 +54,11 @@ def check_not_larger(network: str, own: int, macs: int) -> None:
     One percent is left to rounding: ResNet-50, of 4.09B, is 4.1B in the paper.
     """
     if macs > own + own // _ROUNDING:
-        raise BudgetError(f"{network} has {human(own)} MACs; a budget of {human(macs)} would make it larger. Give a "
-                          "smaller one (60% is a share of its own), or --grow (grow=True in Python) if larger networks "
-                          "are what you look for.")
+        raise BudgetError(
+            f"{network} has {human(own)} MACs; a budget of {human(macs)} would make it larger. Give a "
+            "smaller one (60% is a share of its own), or --grow (grow=True in Python) if larger networks "
+            "are what you look for."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +94,27 @@ def latency_limit(
     if table is None and model is None:
         if most is None:
             return None
-        raise BudgetError(f"--max-latency is {shown(most)} ms, but nothing tells a code's latency before it is built: "
-                          "give --latency-table FILE or --latency-model MODULE:FUNCTION with it.")
+        raise BudgetError(
+            f"--max-latency is {shown(most)} ms, but nothing tells a code's latency before it is built: "
+            "give --latency-table FILE or --latency-model MODULE:FUNCTION with it."
+        )
     if table is not None and model is not None:
         raise BudgetError("--latency-table and --latency-model were both given; one of them tells the latency.")
     top = None if most is None else _milliseconds(most)
     if table is not None:
         known = as_latency_model(table)
         kept: dict[str, Any] = {
-            "latency_table": str(Path(table).absolute()) if isinstance(table, (str, Path)) else known.name}
+            "latency_table": str(Path(table).absolute()) if isinstance(table, (str, Path)) else known.name
+        }
         mark = known.digest() if isinstance(known, LatencyTable) else ""
     else:
         if isinstance(model, str):
             loaded = load_function(model, "latency model", "MODULE:FUNCTION")
-            known = loaded if not callable(loaded) or isinstance(loaded, LatencyModel) else LatencyFunction(
-                loaded, name=model)
+            known = (
+                loaded
+                if not callable(loaded) or isinstance(loaded, LatencyModel)
+                else LatencyFunction(loaded, name=model)
+            )
         known = as_latency_model(known if isinstance(model, str) else model)
         kept = {"latency_model": model if isinstance(model, str) else known.name}
         mark = digest(FunctionEvaluator(known.function if isinstance(known, LatencyFunction) else type(known)))

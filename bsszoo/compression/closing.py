@@ -38,7 +38,8 @@ def judge_controls(
     kept = scores_in(read_json(folder / CONTROLS))
     rows, notes = [], []
     controls: tuple[tuple[Literal["original", "uniform"], Code], ...] = (
-        ("original", plan.reference), ("uniform", plan.uniform)
+        ("original", plan.reference),
+        ("uniform", plan.uniform),
     )
     for role, code in controls:
         cost = plan.space.cost(code)
@@ -67,8 +68,14 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
     facts = TrainingFacts.from_dict(earlier["training"]) if earlier.get("training") else None
     seconds = earlier.get("seconds", 0.0)
     seconds = round(result.seconds + (float(seconds) if is_number(seconds) else 0.0), 3)
-    return replace(result, networks=networks, training=result.training or facts, seconds=seconds, confirmation=kept,
-                   finished=finished)
+    return replace(
+        result,
+        networks=networks,
+        training=result.training or facts,
+        seconds=seconds,
+        confirmation=kept,
+        finished=finished,
+    )
 
 
 def _confirmation(result: CompressResult, earlier: Mapping[str, Any] | None, plan: Plan) -> Confirmation | None:
@@ -132,5 +139,6 @@ def with_latencies(rows: Sequence[NetworkRow]) -> tuple[list[NetworkRow], str]:
         return list(rows), "Latencies were not measured: the networks are too large to be in memory together."
     taken = measure_latencies([row.code for row in rows])
     timed = [replace(row, latency_ms=latency.median_ms) for row, latency in zip(rows, taken, strict=True)]
-    return timed, (f"Latency: median of {taken[0].runs} forwards of one image, {taken[0].where}, the networks taking "
-                   "turns.")
+    return timed, (
+        f"Latency: median of {taken[0].runs} forwards of one image, {taken[0].where}, the networks taking turns."
+    )

@@ -63,7 +63,14 @@ class _Task:
 
 
 def confirm(
-    judge: Tester, plan: Plan, best: Code, study: Study, *, trainings: int = TRAININGS, workers: int = 1, seed: int = 0,
+    judge: Tester,
+    plan: Plan,
+    best: Code,
+    study: Study,
+    *,
+    trainings: int = TRAININGS,
+    workers: int = 1,
+    seed: int = 0,
     on_result: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Confirmation:
     """The best code beside the controls, on unseen pictures.

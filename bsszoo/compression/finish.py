@@ -88,8 +88,9 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
     """
     if what != PAPER:
         if not Path(what).is_file():
-            raise SettingsError(f"--finish is {what!r}; it takes a recipe's YAML file, or {PAPER} for the one of the "
-                                "paper.")
+            raise SettingsError(
+                f"--finish is {what!r}; it takes a recipe's YAML file, or {PAPER} for the one of the paper."
+            )
         return read_recipe(what)
     from bsszoo.train.data import has_split
 
@@ -101,9 +102,7 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
     return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in how})
 
 
-def finish(
-    how: Finish, code: Code, original: Code, folder: Path, watcher: TrainingWatcher | None = None,
-) -> Finished:
+def finish(how: Finish, code: Code, original: Code, folder: Path, watcher: TrainingWatcher | None = None) -> Finished:
     """Train the best code found in a run's folder, or go on with that.
 
     Args:
@@ -132,8 +131,15 @@ def finish(
     write_whole(out.with_suffix(".yaml"), recipe_text(recipe))
     summary = train(recipe, how.data, out, device=how.device, watcher=watcher)
     return Finished(
-        code=str(code), folder=out.name, top1=summary["top1"], top5=summary["top5"], pictures=summary["val_pictures"],
-        measured_on=summary["validated_on"], epochs=summary["epochs"], inherited=inherited, teacher=how.teacher,
+        code=str(code),
+        folder=out.name,
+        top1=summary["top1"],
+        top5=summary["top5"],
+        pictures=summary["val_pictures"],
+        measured_on=summary["validated_on"],
+        epochs=summary["epochs"],
+        inherited=inherited,
+        teacher=how.teacher,
     )
 
 
@@ -162,15 +168,19 @@ def inherited_start(recipe: Recipe, code: Code, original: Code, weights: str, fo
     if note.is_file() and start.is_file():
         begun = read_json(note)
         if begun is None or not {*wanted, "words"} <= begun.keys():
-            raise SettingsError(f"{note} cannot be read, or is no note of ours. Take it, {start} and {out} away to "
-                                "begin that training anew; the search is kept.")
+            raise SettingsError(
+                f"{note} cannot be read, or is no note of ours. Take it, {start} and {out} away to "
+                "begin that training anew; the search is kept."
+            )
     if begun is None:
         found = _inherit(recipe, code, original, weights, start)
         begun = {**wanted, **asdict(found), "words": str(found)}
         write_whole(note, json.dumps(begun, indent=2) + "\n")
     elif {k: begun[k] for k in wanted} != wanted:
-        raise SettingsError(f"{start} was inherited from {begun['weights']}. Take it and {out} away to begin anew, or "
-                            "give another --out.")
+        raise SettingsError(
+            f"{start} was inherited from {begun['weights']}. Take it and {out} away to begin anew, or "
+            "give another --out."
+        )
     return with_values(recipe, model={"pretrained": str(start.absolute())}), str(begun["words"])
 
 

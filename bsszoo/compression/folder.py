@@ -18,7 +18,12 @@ from bsszoo.study.result import CompressResult, TrialRow
 from bsszoo.texts import one_line, parse_json
 
 SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES = (
-    "settings.json", "controls.json", "result.json", "trials.csv", "report.html", "latency_table.json"
+    "settings.json",
+    "controls.json",
+    "result.json",
+    "trials.csv",
+    "report.html",
+    "latency_table.json",
 )
 #: How the code found is trained on the user's pictures.
 TRAINING_RECIPE = "training_recipe.yaml"
@@ -70,8 +75,9 @@ def run_folder(path: Path) -> Iterator[None]:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise SettingsError(f"The output folder {path} cannot be written: {error.strerror or error}. "
-                            "Give another with --out.") from None
+        raise SettingsError(
+            f"The output folder {path} cannot be written: {error.strerror or error}. Give another with --out."
+        ) from None
     # Names with a dot are a file manager's, or ours from a kill in the middle of writing.
     # Settings that were damaged and are kept under another name say as well that the folder is ours.
     ours = (path / _STUDY).exists() or any(path.glob(f"{SETTINGS}*"))
@@ -81,11 +87,14 @@ def run_folder(path: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise FolderInUseError(f"Another process is running a search in {path}. Wait for it, or give another "
-                            "--out.") from None
+        raise FolderInUseError(
+            f"Another process is running a search in {path}. Wait for it, or give another --out."
+        ) from None
     except OSError as error:
-        raise SettingsError(f"{path / _LOCK}, which keeps a second process out, cannot be written: "
-                            f"{error.strerror or error}. Move it away, or give another --out.") from None
+        raise SettingsError(
+            f"{path / _LOCK}, which keeps a second process out, cannot be written: "
+            f"{error.strerror or error}. Move it away, or give another --out."
+        ) from None
     try:
         yield
     finally:
@@ -114,19 +123,26 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         return
     earlier = read_json(file)
     if earlier is None:
-        raise SettingsError(f"{file} cannot be read, or holds no settings. {_aside(file)} The settings stand in the "
-                            "study as well, with all trials: the same command goes on with them and writes the file "
-                            "again.")
+        raise SettingsError(
+            f"{file} cannot be read, or holds no settings. {_aside(file)} The settings stand in the "
+            "study as well, with all trials: the same command goes on with them and writes the file "
+            "again."
+        )
     if differ := differences(earlier, settings):
-        raise SettingsError(f"{path} holds a search with other settings: {differ}. Give the same settings to resume "
-                            "it, or another --out to start a new one.")
+        raise SettingsError(
+            f"{path} holds a search with other settings: {differ}. Give the same settings to resume "
+            "it, or another --out to start a new one."
+        )
 
 
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What differs between two runs' settings, in words; empty when nothing does."""
     keys = [k for k in dict.fromkeys([*earlier, *settings]) if k not in _PATHS and earlier.get(k) != settings.get(k)]
-    named = [f"{one_line(k, 40)} was {one_line(repr(earlier.get(k)))} and now is {one_line(repr(settings.get(k)))}"
-             for k in keys if k not in _HASHES]
+    named = [
+        f"{one_line(k, 40)} was {one_line(repr(earlier.get(k)))} and now is {one_line(repr(settings.get(k)))}"
+        for k in keys
+        if k not in _HASHES
+    ]
     # Other candidates, or another source, are what follows from another budget or evaluator; alone they are the cause.
     return "; ".join(named or [_HASHES[k] for k in keys])
 
@@ -137,8 +153,10 @@ def check_trials(path: Path, trials: int) -> None:
     counts = result.get("trials")
     kept = sum(n for n in counts.values() if isinstance(n, int)) if isinstance(counts, dict) else 0
     if kept > trials:
-        raise SettingsError(f"{path / RESULT} lists {kept} trials and the study holds {trials}: it is not the study of "
-                            "these results. Bring it back, or give another --out.")
+        raise SettingsError(
+            f"{path / RESULT} lists {kept} trials and the study holds {trials}: it is not the study of "
+            "these results. Bring it back, or give another --out."
+        )
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -156,8 +174,10 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 def result_aside(path: Path) -> str:
     """What to do with results that are damaged, in words."""
-    return (f"{_aside(path / RESULT)} The same command writes it again: the trials are in the study; latencies are "
-            "measured anew.")
+    return (
+        f"{_aside(path / RESULT)} The same command writes it again: the trials are in the study; latencies are "
+        "measured anew."
+    )
 
 
 def _aside(file: Path) -> str:
@@ -180,8 +200,16 @@ def understood(what: object, remedy: str) -> Iterator[None]:
         yield
     except SettingsError:
         raise
-    except (BssZooError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError,
-            RecursionError) as error:
+    except (
+        BssZooError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RecursionError,
+    ) as error:
         name = "" if isinstance(error, BssZooError) else f"{type(error).__name__}: "
         why = one_line(f"{name}{error}", 300).rstrip(".")
         raise SettingsError(f"{what} cannot be used: {why}. {remedy}") from error
@@ -226,11 +254,40 @@ def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
 
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["number", "batch", "state", "score", "macs", "two_x_macs", "params", "activations", "seconds",
-                     "code", "error", "trace", "repeats"])
+    writer.writerow(
+        [
+            "number",
+            "batch",
+            "state",
+            "score",
+            "macs",
+            "two_x_macs",
+            "params",
+            "activations",
+            "seconds",
+            "code",
+            "error",
+            "trace",
+            "repeats",
+        ]
+    )
     for t in trials:
         score = "" if t.score is None else repr(t.score)
-        writer.writerow([t.number, t.batch, t.state, score, t.cost.macs, t.cost.macs2, t.cost.params,
-                         t.cost.activations, t.seconds, t.code, t.error or "", t.trace or "",
-                         " ".join(map(repr, t.repeats))])
+        writer.writerow(
+            [
+                t.number,
+                t.batch,
+                t.state,
+                score,
+                t.cost.macs,
+                t.cost.macs2,
+                t.cost.params,
+                t.cost.activations,
+                t.seconds,
+                t.code,
+                t.error or "",
+                t.trace or "",
+                " ".join(map(repr, t.repeats)),
+            ]
+        )
     write_whole(path / TRIALS, out.getvalue())

@@ -61,9 +61,7 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def budget_space(
-    reference: Code, macs: int, scale: float | None = None, head: DetectorHead | None = None
-) -> Space:
+def budget_space(reference: Code, macs: int, scale: float | None = None, head: DetectorHead | None = None) -> Space:
     """The grid that codes under a budget are searched on.
 
     Args:
@@ -79,8 +77,11 @@ def budget_space(
     """
     family = family_of(reference.family)
     if scale is None:
-        original = replace(Code.from_entries(family.name, family.original), image_size=reference.image_size,
-                           stride_in=reference.stride_in)
+        original = replace(
+            Code.from_entries(family.name, family.original),
+            image_size=reference.image_size,
+            stride_in=reference.stride_in,
+        )
         fitted = fit_scale(original, macs, head=head)
         scale = MIN_SCALE if fitted is None else min(1.0, fitted)
     # At scale 1 too: a stem or stage 2 never is the reference's own but the grid's, so that all codes share it.
@@ -125,11 +126,15 @@ def make_plan(
 
     fit = fit_scale(reference, budget.macs, budget.params, head)
     uniform = uniform_code(reference, MIN_SCALE if fit is None else fit)
-    notes = [] if fit is not None else [
-        f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."
+    notes = (
+        []
+        if fit is not None
+        else [f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."]
+    )
+    tried = [
+        (attempt, least, without, *_capped(space, uniform, attempt, replace(budget, min_macs=least), latency))
+        for attempt, least, without in _attempts(caps, budget, strict=strict)
     ]
-    tried = [(attempt, least, without, *_capped(space, uniform, attempt, replace(budget, min_macs=least), latency))
-             for attempt, least, without in _attempts(caps, budget, strict=strict)]
     # The last one limits least: where it leaves nothing, none of the others needs to be tried.
     asked = strict and caps != Caps()
     _check_together(tried[-1][3], tried[-1][4], budget, asked=asked)
@@ -145,8 +150,17 @@ def make_plan(
         unused = " A smaller --scale may use more of the budget." if min_macs != budget.min_macs else ""
         lost = " and ".join(dropped)
         notes.append(f"No code keeps all limits and caps, so the search goes on without {lost}.{unused}")
-    return Plan(reference, uniform, space.scale, replace(budget, min_macs=min_macs), inside, limits, drawn,
-                _describe(attempt, uniform, limits, space), tuple(notes))
+    return Plan(
+        reference,
+        uniform,
+        space.scale,
+        replace(budget, min_macs=min_macs),
+        inside,
+        limits,
+        drawn,
+        _describe(attempt, uniform, limits, space),
+        tuple(notes),
+    )
 
 
 def _attempts(caps: Caps, budget: Budget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
@@ -154,8 +168,11 @@ def _attempts(caps: Caps, budget: Budget, *, strict: bool) -> Iterator[tuple[Cap
 
     The budget itself never is dropped.
     """
-    names = {"params": "the cap on parameters", "stage_depth": "the cap on a stage's depth",
-             "depth": "the cap on depth"}
+    names = {
+        "params": "the cap on parameters",
+        "stage_depth": "the cap on a stage's depth",
+        "depth": "the cap on depth",
+    }
     given = [n for n in names if getattr(caps, n) is not None]
     for min_macs in dict.fromkeys((budget.min_macs, 0)):
         for count in range(1 if strict else len(given) + 1):
@@ -172,16 +189,23 @@ def _capped(
 ) -> tuple[Space | None, Limits]:
     """The space whose stages keep their depth cap, and the limits that codes have to be checked against."""
     cost = space.cost(uniform)
-    low, high = (None, budget.params) if caps.params is None else (
-        round(caps.params[0] * cost.params), round(caps.params[1] * cost.params)
+    low, high = (
+        (None, budget.params)
+        if caps.params is None
+        else (round(caps.params[0] * cost.params), round(caps.params[1] * cost.params))
     )
     if high is None or (budget.params is not None and budget.params < high):
         high = budget.params
     contrary = low is not None and high is not None and low > high
     limits = Limits(
-        min_macs=budget.min_macs or None, max_macs=budget.macs, min_params=None if contrary else low, max_params=high,
+        min_macs=budget.min_macs or None,
+        max_macs=budget.macs,
+        min_params=None if contrary else low,
+        max_params=high,
         max_depth=None if caps.depth is None else int(caps.depth * depth(uniform)),
-        max_activations=budget.activations, max_latency=budget.latency_ms, latency=latency,
+        max_activations=budget.activations,
+        max_latency=budget.latency_ms,
+        latency=latency,
     )
     if contrary:
         return None, limits
@@ -198,8 +222,10 @@ def _capped(
 def _describe(caps: Caps, uniform: Code, limits: Limits, space: Space) -> tuple[str, ...]:
     out = []
     if caps.depth is not None:
-        out.append(f"depth at most {limits.max_depth} convolutions ({caps.depth:g}x the uniformly rescaled network's "
-                   f"{depth(uniform)})")
+        out.append(
+            f"depth at most {limits.max_depth} convolutions ({caps.depth:g}x the uniformly rescaled network's "
+            f"{depth(uniform)})"
+        )
     if caps.stage_depth is not None:
         tops = ", ".join(str(int(caps.stage_depth * blocks)) for blocks in uniform.depths)
         out.append(f"blocks in each stage at most {tops} ({caps.stage_depth:g}x), and within the space's ranges")
@@ -211,9 +237,13 @@ def _describe(caps: Caps, uniform: Code, limits: Limits, space: Space) -> tuple[
 
 
 # What a limit is called: in words, and the option that gives it.
-_WORDS = {"macs": ("MACs", "--flops"), "params": ("parameters", "--params"),
-          "activations": ("activations", "--activations"), "depth": ("convolutions on the main path", "--depth-cap"),
-          "latency": ("ms", "--max-latency")}
+_WORDS = {
+    "macs": ("MACs", "--flops"),
+    "params": ("parameters", "--params"),
+    "activations": ("activations", "--activations"),
+    "depth": ("convolutions on the main path", "--depth-cap"),
+    "latency": ("ms", "--max-latency"),
+}
 
 
 def _amount(figure: str, value: float) -> str:
@@ -232,7 +262,8 @@ def _check_table(space: Space, latency: LatencyModel | None) -> None:
         raise BudgetError(
             f"The latency table {latency.name} lacks {len(missing)} of the blocks of {family_of(space.family).title} "
             f"codes on the grid at scale {space.scale:g}, the first one {missing[0]}. Measure one for this grid: "
-            "bsszoo.evaluate.latency_table.measure_latency_table(budget_space(reference, macs)).")
+            "bsszoo.evaluate.latency_table.measure_latency_table(budget_space(reference, macs))."
+        )
 
 
 def _check_head(space: Space, budget: Budget) -> None:
@@ -245,7 +276,8 @@ def _check_head(space: Space, budget: Budget) -> None:
             f"A budget of {human(budget.macs)} MACs is below what a {space.head.title} has beside its backbone, "
             f"{human(beside.macs)} ({beside.macs}) at {space.image_size} px: raise --flops, or make the pyramid and "
             f"the heads narrower, as {space.head.kind}_fpn{max(8, space.head.channels // 2)}_.. does; they are "
-            f"{space.head.channels} channels wide here.")
+            f"{space.head.channels} channels wide here."
+        )
 
 
 def _check_reachable(space: Space, budget: Budget) -> None:
@@ -255,7 +287,8 @@ def _check_reachable(space: Space, budget: Budget) -> None:
         raise BudgetError(
             f"A budget of {human(budget.macs)} MACs is above the largest {family_of(space.family).title} code of the "
             f"grid at scale {space.scale:g}, which has {human(int(most))} ({most}): lower the budget to that, or widen "
-            "the grid with a larger --scale.")
+            "the grid with a larger --scale."
+        )
 
 
 def _check_together(space: Space | None, limits: Limits, budget: Budget, *, asked: bool) -> None:
@@ -263,12 +296,17 @@ def _check_together(space: Space | None, limits: Limits, budget: Budget, *, aske
     ways = () if space is None else contradiction(space, limits)
     if space is None or not ways:
         return
-    named = [f"{'at most' if side == 'max' else 'at least'} {_amount(figure, value)}"
-             for figure in _WORDS for side in ("min", "max")
-             if (value := getattr(limits, f"{side}_{figure}", None)) is not None
-             and (not ways[0].alone or any((w.figure, w.upper) == (figure, side == "max") for w in ways))]
-    text = (f"No {family_of(space.family).title} code of the grid at scale {space.scale:g}"
-            f"{' inside the caps asked for' if asked else ''} has {' and '.join(named)}. ")
+    named = [
+        f"{'at most' if side == 'max' else 'at least'} {_amount(figure, value)}"
+        for figure in _WORDS
+        for side in ("min", "max")
+        if (value := getattr(limits, f"{side}_{figure}", None)) is not None
+        and (not ways[0].alone or any((w.figure, w.upper) == (figure, side == "max") for w in ways))
+    ]
+    text = (
+        f"No {family_of(space.family).title} code of the grid at scale {space.scale:g}"
+        f"{' inside the caps asked for' if asked else ''} has {' and '.join(named)}. "
+    )
     for way in ways:
         side, extreme, fewer = ("at most", "least", "less") if way.upper else ("at least", "most", "more")
         if way is ways[0]:
@@ -302,18 +340,25 @@ def _none_found(space: Space | None, limits: Limits, seed: int, *, asked: bool) 
     if space is not None and limits.function is not None and limits.max_latency is not None:
         fastest = least_latency(space, limits, seed)
         if fastest is not None:
-            return (f"No code within the limits{words} was found that {limits.function.name} gives at most "
-                    f"{limits.max_latency:g} ms: that limit binds. The fastest of 500 codes that keep the others has "
-                    f"{fastest.value:.4g} ms, {fastest.code}. Raise --max-latency to "
-                    f"{_exactly('latency', fastest.value)}, or lower --flops.")
+            return (
+                f"No code within the limits{words} was found that {limits.function.name} gives at most "
+                f"{limits.max_latency:g} ms: that limit binds. The fastest of 500 codes that keep the others has "
+                f"{fastest.value:.4g} ms, {fastest.code}. Raise --max-latency to "
+                f"{_exactly('latency', fastest.value)}, or lower --flops."
+            )
     grid = "" if space is None else f" on the grid at scale {space.scale:g}"
     return f"No code within the limits{words} was found{grid}: loosen the limits or caps, or give another --scale."
 
 
 def _beyond(uniform: Code, limits: Limits, space: Space) -> list[str]:
     """A note where the control breaks a limit that its width was not fitted to."""
-    figures = (("activations", space.cost(uniform).activations, limits.max_activations),
-               ("latency", predicted(limits.latency, uniform), limits.max_latency))
-    return [f"The uniformly rescaled network has {_amount(name, value)}, beyond the limit of "
-            f"{human(int(most)) if name == 'activations' else _amount(name, most)}; it is the control all the same."
-            for name, value, most in figures if value is not None and most is not None and value > most]
+    figures = (
+        ("activations", space.cost(uniform).activations, limits.max_activations),
+        ("latency", predicted(limits.latency, uniform), limits.max_latency),
+    )
+    return [
+        f"The uniformly rescaled network has {_amount(name, value)}, beyond the limit of "
+        f"{human(int(most)) if name == 'activations' else _amount(name, most)}; it is the control all the same."
+        for name, value, most in figures
+        if value is not None and most is not None and value > most
+    ]

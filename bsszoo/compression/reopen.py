@@ -85,8 +85,11 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
     settings, states = opened.user_attrs.get("settings"), _states(opened, folder)
     with understood(f"The study {opened.study_name!r} in {shown(url)}", "Nothing was changed."):
         ours = isinstance(settings, dict) and all(key in settings for key in _NEEDED) and len(opened.directions) == 1
-        page = _compressed(opened, dict(settings or {}), folder, states) if ours else render_study(
-            study_view(opened, shown(url)))
+        page = (
+            _compressed(opened, dict(settings or {}), folder, states)
+            if ours
+            else render_study(study_view(opened, shown(url)))
+        )
     write_page(page, target)
     return Reported(target, opened.study_name, counted(states))
 
@@ -131,8 +134,9 @@ def _in_folder(path: Path) -> tuple[str, Path]:
     if elsewhere:
         elsewhere = one_line(elsewhere)
         secret = ", with its password," if "***" in elsewhere else ""
-        raise SettingsError(f"The study of the run in {path} is in {elsewhere}: give that URL{secret} and --out "
-                            f"{path / REPORT}.")
+        raise SettingsError(
+            f"The study of the run in {path} is in {elsewhere}: give that URL{secret} and --out {path / REPORT}."
+        )
     url = default_storage(path)
     file = Path(url.removeprefix("sqlite:///"))
     if not file.exists():
@@ -149,8 +153,9 @@ def _check_sqlite(file: Path) -> None:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
             held = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
-        raise SettingsError(f"{str(file)!r} cannot be read as an SQLite file: {error}. Nothing was changed; bring a "
-                            "copy of it back.") from None
+        raise SettingsError(
+            f"{str(file)!r} cannot be read as an SQLite file: {error}. Nothing was changed; bring a copy of it back."
+        ) from None
     if "studies" not in held:
         raise SettingsError(f"{str(file)!r} is no storage of Optuna: it has no table of studies. Give {_FORMS}.")
 
@@ -179,8 +184,10 @@ def _open(url: str, name: str | None) -> Study:
     with understood(f"The storage {shown(url)}", "Nothing was changed."):
         names = optuna.get_all_study_names(storage)
     if not names:
-        raise SettingsError(f"The storage {shown(url)} holds no study. Run a search with it first, such as: bsszoo "
-                            "compress mobilenetv2 --flops 130M --storage URL.")
+        raise SettingsError(
+            f"The storage {shown(url)} holds no study. Run a search with it first, such as: bsszoo "
+            "compress mobilenetv2 --flops 130M --storage URL."
+        )
     if name is None and len(names) > 1:
         most = ", ".join(sorted(names)[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         raise SettingsError(f"The storage {shown(url)} holds {len(names)} studies; choose one with --study: {most}.")
@@ -211,9 +218,7 @@ class _Unloaded:
         raise AssertionError
 
 
-def _compressed(
-    study: Study, settings: Mapping[str, Any], folder: Path | None, states: Sequence[str]
-) -> str:
+def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, states: Sequence[str]) -> str:
     earlier = read_result(folder) if folder is not None else None
     with understood(f"What the study {study.study_name!r} says of its candidates", "Nothing was changed."):
         plan, untold = _plan(settings, folder)
@@ -225,27 +230,45 @@ def _compressed(
         raise no_result(study.study_name, [StudyTrial(i, s, None, {}) for i, s in enumerate(states)])
     notes = [*plan.notes, *untold, *_asides(plan, settings)]
     kept = scores_in(read_json(folder / CONTROLS) if folder is not None else None) or scores_in(
-        study.user_attrs.get("controls"))
+        study.user_attrs.get("controls")
+    )
     controls = _controls(plan, judge, kept)
     # The structural score does not apply to a network outside the budget; any other one was not kept.
     missing = [c.role for c in controls if c.score is None and not isinstance(judge, StructuralEvaluator)]
     if missing:
         notes.append(f"Not judged for this page, as no score of it was kept: {', '.join(missing)}.")
     result = CompressResult(
-        family=plan.reference.family, reference=str(settings["network"]), budget=plan.budget, evaluator=judge.info,
-        seed=settings["seed"], scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=tuple(notes),
-        networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
-        seconds=0.0 if earlier else _span(study), versions=_versions(earlier), head=plan.space.head,
+        family=plan.reference.family,
+        reference=str(settings["network"]),
+        budget=plan.budget,
+        evaluator=judge.info,
+        seed=settings["seed"],
+        scale=plan.scale,
+        candidates=len(plan.candidates),
+        caps=plan.caps,
+        notes=tuple(notes),
+        networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency),
+        trials=tuple(rows),
+        seconds=0.0 if earlier else _span(study),
+        versions=_versions(earlier),
+        head=plan.space.head,
     )
     if earlier is not None and folder is not None:
         with understood(folder / RESULT, result_aside(folder)):
             result = with_earlier(result, earlier, plan)
     open_ones = [s for s in states if s in ("running", "waiting", "cut off")]
-    stopped = ("was stopped, and the same command goes on with it" if "cut off" in open_ones else
-               "was still running" if folder is not None and "running" in open_ones else
-               "was still running, or was stopped")
-    note = (f"{len(rows)} trials were finished and {counted(open_ones)} when this page was written: the search "
-            f"{stopped}." if open_ones else "")
+    stopped = (
+        "was stopped, and the same command goes on with it"
+        if "cut off" in open_ones
+        else "was still running"
+        if folder is not None and "running" in open_ones
+        else "was still running, or was stopped"
+    )
+    note = (
+        f"{len(rows)} trials were finished and {counted(open_ones)} when this page was written: the search {stopped}."
+        if open_ones
+        else ""
+    )
     return render_page(result, insight_of_rows(plan.candidates, rows), note=note)
 
 
@@ -281,14 +304,27 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
             within = latency_limit(most, table, None)
         else:
             told = one_line(settings.get("latency_model") or settings.get("latency_table") or "what is not named", 80)
-            untold.append(f"The latencies that limited the run were told by {told}, which a report does not load, and "
-                          "there is no table of them in the run's folder. The page leaves them out.")
-    budget = Budget(macs=settings["macs"], min_macs=settings["min_macs"], params=settings["params"],
-                    activations=settings.get("activations"), latency_ms=most)
+            untold.append(
+                f"The latencies that limited the run were told by {told}, which a report does not load, and "
+                "there is no table of them in the run's folder. The page leaves them out."
+            )
+    budget = Budget(
+        macs=settings["macs"],
+        min_macs=settings["min_macs"],
+        params=settings["params"],
+        activations=settings.get("activations"),
+        latency_ms=most,
+    )
     known = budget if within is not None else replace(budget, latency_ms=None)
-    plan = make_plan(Code.parse(settings["code"]), known, caps=Caps(**caps), seed=settings["seed"],
-                     scale=settings["scale"], latency=None if within is None else within.model,
-                     head=DetectorHead(**settings["head"]) if settings.get("head") else None)
+    plan = make_plan(
+        Code.parse(settings["code"]),
+        known,
+        caps=Caps(**caps),
+        seed=settings["seed"],
+        scale=settings["scale"],
+        latency=None if within is None else within.model,
+        head=DetectorHead(**settings["head"]) if settings.get("head") else None,
+    )
     return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms)), untold
 
 
@@ -303,8 +339,10 @@ def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
     drawn = hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
     if drawn == settings["candidates"]:
         return []
-    return ["The candidates drawn again for this page are not those of the run: it had a limit on latency, or another "
-            "version of bsszoo or numpy drew them. Shares and curves average over the new ones."]
+    return [
+        "The candidates drawn again for this page are not those of the run: it had a limit on latency, or another "
+        "version of bsszoo or numpy drew them. Shares and curves average over the new ones."
+    ]
 
 
 def _judge(plan: Plan, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> Evaluator:
@@ -314,21 +352,24 @@ def _judge(plan: Plan, settings: Mapping[str, Any], earlier: Mapping[str, Any] |
     found = (earlier or {}).get("evaluator")
     told = found if isinstance(found, dict) else {}
     caution = told.get("caution")
-    return _Unloaded(EvaluatorInfo(name, str(told.get("measures") or f"what {name} returned"),
-                                   caution if isinstance(caution, str) else None))
+    return _Unloaded(
+        EvaluatorInfo(
+            name, str(told.get("measures") or f"what {name} returned"), caution if isinstance(caution, str) else None
+        )
+    )
 
 
 def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, float]) -> list[NetworkRow]:
     """The controls with the scores that the run kept; the structural score, which costs nothing, is counted again."""
     both: tuple[tuple[Literal["original", "uniform"], Code], ...] = (
-        ("original", plan.reference), ("uniform", plan.uniform)
+        ("original", plan.reference),
+        ("uniform", plan.uniform),
     )
     rows = []
     for role, code in both:
         cost = plan.space.cost(code)
         value = kept.get(str(code))
-        if value is None and isinstance(judge, StructuralEvaluator) \
-                and comparable(plan, judge, code):
+        if value is None and isinstance(judge, StructuralEvaluator) and comparable(plan, judge, code):
             value = judge(code).value
         rows.append(NetworkRow(role, role, code, cost, value, None))
     return rows

@@ -69,8 +69,10 @@ if TYPE_CHECKING:
 TRIALS, BATCH = 64, 16
 #: Most codes the closing table holds; at least five when as many were evaluated.
 FOUND = 8
-_NO_LATENCY: Final = ("Latencies of detectors are not measured: the time depends on how many objects they find, and "
-                      "untrained ones find anything.")
+_NO_LATENCY: Final = (
+    "Latencies of detectors are not measured: the time depends on how many objects they find, and "
+    "untrained ones find anything."
+)
 
 
 class Watcher(Protocol):
@@ -218,8 +220,9 @@ def compress(
         macs=(macs := parse_amount(flops, of=cost.macs, what="--flops")),
         min_macs=int(macs * (1 - slack)),
         params=None if params is None else parse_amount(params, of=cost.params, what="--params"),
-        activations=None if activations is None else parse_amount(activations, of=cost.activations,
-                                                                  what="--activations"),
+        activations=None
+        if activations is None
+        else parse_amount(activations, of=cost.activations, what="--activations"),
         latency_ms=None if within is None else within.most,
     )
     if hint := plausible(macs, flops):
@@ -236,8 +239,16 @@ def compress(
     caps = (STRUCTURAL_CAPS if structural else Caps()) if caps is None else caps
     sharing.reach()
     watcher.started(whole, budget)
-    plan = make_plan(reference, budget, caps=caps, seed=seed, scale=scale, strict=asked,
-                     latency=None if within is None else within.model, head=head)
+    plan = make_plan(
+        reference,
+        budget,
+        caps=caps,
+        seed=seed,
+        scale=scale,
+        strict=asked,
+        latency=None if within is None else within.model,
+        head=head,
+    )
     if judge is None:
         judge = StructuralEvaluator.over(plan.space, plan.candidates)
 
@@ -262,20 +273,31 @@ def compress(
         if study is not None:
             share_controls(kept, folder)
         if workers > 1:
-            run_workers(address, todo, watcher.finished, workers=workers, lease=sharing.lease, alone=study is None,
-                        waiting=watcher.waiting)
+            run_workers(
+                address,
+                todo,
+                watcher.finished,
+                workers=workers,
+                lease=sharing.lease,
+                alone=study is None,
+                waiting=watcher.waiting,
+            )
         else:
             run_search(kept, todo, watcher.finished, lease=sharing.lease, waiting=watcher.waiting)
         rows = trial_rows(kept, todo)
         found = diverse(rows, FOUND)
         if not found:
             cause = next((r.error for r in rows if r.error), "no reason was recorded").rstrip(".")
-            raise RunError(f"All {len(rows)} trials failed; the first reason: {cause}. Mend the evaluator "
-                           f"{judge.info.name} and run the same command with --retry-failed, or with another --out "
-                           "if its file changed.")
+            raise RunError(
+                f"All {len(rows)} trials failed; the first reason: {cause}. Mend the evaluator "
+                f"{judge.info.name} and run the same command with --retry-failed, or with another --out "
+                "if its file changed."
+            )
         if len(plan.candidates) < trials:
-            notes.append(f"Only {len(plan.candidates)} codes keep the limits: all were evaluated, where {trials} "
-                         "trials were asked for.")
+            notes.append(
+                f"Only {len(plan.candidates)} codes keep the limits: all were evaluated, where {trials} "
+                "trials were asked for."
+            )
         notes += doubts(judge, found[0].score)
         # How long the second stage of an untrained detector takes says nothing of a trained one.
         notes += [_NO_LATENCY] if latency and head is not None else []
@@ -283,11 +305,21 @@ def compress(
         if failed:
             notes.append(f"{failed} of {len(rows)} trials failed; trials.csv holds their reasons.")
         result = CompressResult(
-            family=reference.family, reference=title, budget=plan.budget, evaluator=judge.info, seed=seed,
-            scale=plan.scale, candidates=len(plan.candidates), caps=plan.caps, notes=(*plan.notes, *notes),
-            networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency), trials=tuple(rows),
-            seconds=round(time.perf_counter() - start, 3), versions=versions_of(),
-            training=training_facts(judge, finish, folder), head=head,
+            family=reference.family,
+            reference=title,
+            budget=plan.budget,
+            evaluator=judge.info,
+            seed=seed,
+            scale=plan.scale,
+            candidates=len(plan.candidates),
+            caps=plan.caps,
+            notes=(*plan.notes, *notes),
+            networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency),
+            trials=tuple(rows),
+            seconds=round(time.perf_counter() - start, 3),
+            versions=versions_of(),
+            training=training_facts(judge, finish, folder),
+            head=head,
         )
         from bsszoo.report.page import write_report
 
@@ -312,13 +344,28 @@ def compress(
 
 
 def _closing_trainings(
-    result: CompressResult, plan: Plan, judge: Evaluator, study: Study, folder: Path, trainings: int, workers: int,
-    how: Finish | None, watcher: Watcher,
+    result: CompressResult,
+    plan: Plan,
+    judge: Evaluator,
+    study: Study,
+    folder: Path,
+    trainings: int,
+    workers: int,
+    how: Finish | None,
+    watcher: Watcher,
 ) -> Iterator[CompressResult]:
     """The result with what is trained after the search, each time that there is more of it."""
     if trainings and isinstance(judge, Tester):
-        found = confirm_found(judge, plan, result.best.code, study, trainings=trainings, workers=workers,
-                              seed=result.seed, on_result=watcher.confirming)
+        found = confirm_found(
+            judge,
+            plan,
+            result.best.code,
+            study,
+            trainings=trainings,
+            workers=workers,
+            seed=result.seed,
+            on_result=watcher.confirming,
+        )
         yield (result := replace(result, confirmation=found, notes=(*result.notes, *found.notes)))
     if how is not None:
         code = result.best.code
@@ -354,8 +401,10 @@ def _storage_faults(folder: Path, storage: str | None) -> Iterator[None]:
             faults += (sys.modules["grpc"].RpcError,)
         if not isinstance(error, faults):
             raise
-        raise RunError(f"The run in {folder} cannot be written: {first_line(error, storage or '')}. Finished trials "
-                       "are kept; the same command goes on when there is room and the storage answers.") from error
+        raise RunError(
+            f"The run in {folder} cannot be written: {first_line(error, storage or '')}. Finished trials "
+            "are kept; the same command goes on when there is room and the storage answers."
+        ) from error
 
 
 def _evaluator(evaluator: object) -> Evaluator | None:

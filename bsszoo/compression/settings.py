@@ -22,19 +22,38 @@ if TYPE_CHECKING:
 
 
 def settings_of(
-    title: str, reference: Code, budget: Budget, judge: Evaluator, batch: int, seed: int, plan: Plan, caps: Caps,
-    sharing: Sharing, search: Mode,
+    title: str,
+    reference: Code,
+    budget: Budget,
+    judge: Evaluator,
+    batch: int,
+    seed: int,
+    plan: Plan,
+    caps: Caps,
+    sharing: Sharing,
+    search: Mode,
 ) -> dict[str, Any]:
     """What makes a run the same run: everything that its codes and scores depend on, but the number of trials."""
     return {
-        "network": title, "code": str(reference), "macs": budget.macs, "min_macs": budget.min_macs,
-        "params": budget.params, "activations": budget.activations,
-        "evaluator": judge.info.name, "evaluator_source": digest(judge), "batch": batch, "seed": seed,
+        "network": title,
+        "code": str(reference),
+        "macs": budget.macs,
+        "min_macs": budget.min_macs,
+        "params": budget.params,
+        "activations": budget.activations,
+        "evaluator": judge.info.name,
+        "evaluator_source": digest(judge),
+        "batch": batch,
+        "seed": seed,
         "scale": plan.scale,
-        "caps": {"depth": caps.depth, "stage_depth": caps.stage_depth,
-                 "params": None if caps.params is None else list(caps.params)},
+        "caps": {
+            "depth": caps.depth,
+            "stage_depth": caps.stage_depth,
+            "params": None if caps.params is None else list(caps.params),
+        },
         "candidates": hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16],
-        "search": search, "storage": None if sharing.storage is None else shown(sharing.storage),
+        "search": search,
+        "storage": None if sharing.storage is None else shown(sharing.storage),
         "study": sharing.study,
         **({} if plan.space.head is None else {"head": asdict(plan.space.head)}),
     }
@@ -55,5 +74,3 @@ def versions_of() -> dict[str, str]:
 
     names = ("optuna", "numpy", "scipy", "torch", "timm")
     return {"bsszoo": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}
-
-

@@ -42,8 +42,9 @@ def ends_in_order(where: object) -> Iterator[None]:
     try:
         yield
     except _TerminatedError:
-        error = StoppedError(f"Stopped by SIGTERM. Finished trials are kept in {where}; the same command goes on from "
-                             "there.")
+        error = StoppedError(
+            f"Stopped by SIGTERM. Finished trials are kept in {where}; the same command goes on from there."
+        )
         error.signal = signal.SIGTERM
         raise error from None
     finally:

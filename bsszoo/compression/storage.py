@@ -47,8 +47,10 @@ class Sharing:
 
     def __post_init__(self) -> None:
         if self.study is not None and self.storage is None:
-            raise SettingsError(f"--study is {self.study!r} without --storage: machines that share a study need a "
-                                "storage that all of them reach, e.g. --storage postgresql://user@host/database.")
+            raise SettingsError(
+                f"--study is {self.study!r} without --storage: machines that share a study need a "
+                "storage that all of them reach, e.g. --storage postgresql://user@host/database."
+            )
         if self.study is not None and not 0 < len(self.study.strip()) <= 200:
             raise SettingsError(f"--study is {self.study!r}; it takes a name of 1 to 200 characters.")
         if not isinstance(self.workers, int) or isinstance(self.workers, bool) or not 1 <= self.workers <= 1000:
@@ -111,8 +113,10 @@ def open_study(
     except BssZooError:
         raise
     except (SQLAlchemyError, OptunaError, OSError, *DAMAGE) as error:
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}. Nothing was "
-                            "removed. Bring a copy of it back, or give another --out or --storage.") from None
+        raise SettingsError(
+            f"The storage {shown(url)} cannot be opened: {first_line(error, url)}. Nothing was "
+            "removed. Bring a copy of it back, or give another --out or --storage."
+        ) from None
     _check(study, address, about)
     if sharing.storage is not None and sharing.study is None:
         _check_folder(study, folder, new=new)
@@ -158,16 +162,22 @@ def _check(study: Study, address: StudyAddress, about: Mapping[str, Any]) -> Non
     if earlier is None:
         # Its maker was killed in between, or it was made by hand.
         if study.get_trials(deepcopy=False):
-            raise SettingsError(f"The study {address.name!r} in {shown(address.storage)} holds trials that are not of "
-                                "bsszoo. Give another --study.")
+            raise SettingsError(
+                f"The study {address.name!r} in {shown(address.storage)} holds trials that are not of "
+                "bsszoo. Give another --study."
+            )
         study.set_user_attr(_SETTINGS, dict(about))
         earlier = about
     if not isinstance(earlier, dict):
-        raise SettingsError(f"The study {address.name!r} in {shown(address.storage)} is not of bsszoo: what stands as "
-                            "its settings is none. Give another --study or --out.")
+        raise SettingsError(
+            f"The study {address.name!r} in {shown(address.storage)} is not of bsszoo: what stands as "
+            "its settings is none. Give another --study or --out."
+        )
     if differ := differences(earlier, about):
-        raise SettingsError(f"The study {address.name!r} in {shown(address.storage)} is a search with other settings: "
-                            f"{differ}. Give the same settings to join it, or another --study or --out.")
+        raise SettingsError(
+            f"The study {address.name!r} in {shown(address.storage)} is a search with other settings: "
+            f"{differ}. Give the same settings to join it, or another --study or --out."
+        )
 
 
 def _check_folder(study: Study, folder: Path, *, new: bool) -> None:
@@ -180,5 +190,7 @@ def _check_folder(study: Study, folder: Path, *, new: bool) -> None:
         return
     mark = (read_json(file) or {}).get("mark", "")
     if study.user_attrs.get(_MARK, mark) != mark:
-        raise SettingsError(f"The study {study.study_name!r} is that of a folder of the same path on another machine. "
-                            "To search together give both the same --study NAME; else give another --out.")
+        raise SettingsError(
+            f"The study {study.study_name!r} is that of a folder of the same path on another machine. "
+            "To search together give both the same --study NAME; else give another --out."
+        )

@@ -71,8 +71,9 @@ def shown(interval: Interval, *, sign: bool = False, digits: int = 2) -> str:
     """``91.20 (90.80 to 91.60)``, or the mean alone."""
     form = f"{'+' if sign else ''}.{digits}f"
     # Rounded first, and minus nought made nought.
-    mean, low, high = (None if v is None else round(v, digits) + 0.0 for v in (
-        interval.mean, interval.low, interval.high))
+    mean, low, high = (
+        None if v is None else round(v, digits) + 0.0 for v in (interval.mean, interval.low, interval.high)
+    )
     text = format(mean, form)
     return text if low is None or high is None else f"{text} ({format(low, form)} to {format(high, form)})"
 
@@ -89,7 +90,9 @@ def verdict(found: Sequence[float], control: Sequence[float], name: str, unit: s
     gap = difference(found, control)
     counts = f"{len(found)} against {len(control)} trainings"
     if gap.low is None:
-        return (f"Against {name}: {shown(gap, sign=True)} {unit}, {counts}. No interval can be given, so nothing is "
-                "claimed: --confirm 3 or more trainings give one.")
+        return (
+            f"Against {name}: {shown(gap, sign=True)} {unit}, {counts}. No interval can be given, so nothing is "
+            "claimed: --confirm 3 or more trainings give one."
+        )
     word = "better than" if gap.above_zero else "worse than" if gap.below_zero else "not distinguishable from"
-    return (f"The code found is {word} {name}: {shown(gap, sign=True)} {unit}, {100 * LEVEL:.0f}% interval, {counts}.")
+    return f"The code found is {word} {name}: {shown(gap, sign=True)} {unit}, {100 * LEVEL:.0f}% interval, {counts}."

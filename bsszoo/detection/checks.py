@@ -31,8 +31,11 @@ class Fault:
 
 
 def faults_of(
-    annotations: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]],
-    categories: Sequence[Mapping[str, Any]], *, masks: bool,
+    annotations: Sequence[Mapping[str, Any]],
+    pictures: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+    *,
+    masks: bool,
 ) -> list[Fault]:
     """The first fault of each annotation that has one.
 
@@ -71,8 +74,9 @@ def _fault(
     crowd = annotation.get("iscrowd")
     if not (crowd is None or (type(crowd) in (int, bool) and crowd in (0, 1))):
         # Any text is true for a program, "0" and "false" too.
-        return "with a broken crowd flag", (f"its 'iscrowd' is {_given(crowd)}; it is 0 or 1, true or false, or left "
-                                            "out")
+        return "with a broken crowd flag", (
+            f"its 'iscrowd' is {_given(crowd)}; it is 0 or 1, true or false, or left out"
+        )
     width, height = picture["width"], picture["height"]
     box = annotation["bbox"]
     if not _numbers(box) or len(box) != 4:
@@ -81,8 +85,10 @@ def _fault(
     if w <= 0 or h <= 0:
         return "with an empty box", f"its box {_shown(box)} is empty"
     if left < -SLACK or top < -SLACK or left + w > width + SLACK or top + h > height + SLACK:
-        return ("with a box outside the picture",
-                f"its box {_shown(box)} reaches outside the picture of {width} x {height} px")
+        return (
+            "with a box outside the picture",
+            f"its box {_shown(box)} reaches outside the picture of {width} x {height} px",
+        )
     if not (_remains(left, left + w, width) and _remains(top, top + h, height)):
         return "with an empty box", f"nothing of its box {_shown(box)} lies in the picture of {width} x {height} px"
     area = annotation.get("area")
@@ -91,9 +97,7 @@ def _fault(
     return _outline_fault(annotation.get("segmentation"), width, height) if masks else None
 
 
-def _picture_of(
-    annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]]
-) -> Mapping[str, Any] | None:
+def _picture_of(annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]]) -> Mapping[str, Any] | None:
     owner = annotation["image_id"]
     return pictures.get(owner) if is_id(owner) else None
 
@@ -107,32 +111,42 @@ def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] 
     if isinstance(outline, Mapping):
         size, counts = outline.get("size"), outline.get("counts")
         if size != [height, width] or any(type(side) is not int for side in size):
-            return "with a broken mask", (f"its mask is of {_given(size)}, and the picture of {[height, width]} px "
-                                          "(h, w)")
+            return "with a broken mask", (
+                f"its mask is of {_given(size)}, and the picture of {[height, width]} px (h, w)"
+            )
         area = width * height
         runs = counts if isinstance(counts, list) else _decoded(counts, area)
         # Of runs that are no counts, or too few, pycocotools makes pixels of whatever is in memory.
         right = len(runs) <= area + 1 and all(type(n) is int and 0 <= n <= area for n in runs)
-        return None if right and sum(runs) == area else (
-            "with a broken mask", "the runs of its mask ('counts') are not whole numbers from 0 that add up to "
-            f"{area}")
+        return (
+            None
+            if right and sum(runs) == area
+            else (
+                "with a broken mask",
+                f"the runs of its mask ('counts') are not whole numbers from 0 that add up to {area}",
+            )
+        )
     if not isinstance(outline, list) or not outline:
-        return "without an outline", ("it has no outline ('segmentation' is missing or empty), which Mask R-CNN learns "
-                                      "from")
+        return "without an outline", (
+            "it has no outline ('segmentation' is missing or empty), which Mask R-CNN learns from"
+        )
     length = 0.0
     for polygon in outline:
         if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
-            return "with an empty polygon", (f"its polygon {_given(polygon)} is empty; one has at least three "
-                                             "points, [x, y, x, y, x, y]")
+            return "with an empty polygon", (
+                f"its polygon {_given(polygon)} is empty; one has at least three points, [x, y, x, y, x, y]"
+            )
         points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
         sides = np.array([width, height])
         if (points < -sides).any() or (points > 2 * sides).any():
             far = points[((points < -sides) | (points > 2 * sides)).any(axis=1)][0]
             return "with a polygon far outside the picture", (
-                f"its polygon has the point {_shown(far.tolist())}, far outside the picture of {width} x {height} px")
+                f"its polygon has the point {_shown(far.tolist())}, far outside the picture of {width} x {height} px"
+            )
         if not ((points.max(axis=0) > 0) & (points.min(axis=0) < sides)).all():
             return "with a polygon outside the picture", (
-                f"nothing of its polygon {_given(polygon)} lies in the picture of {width} x {height} px")
+                f"nothing of its polygon {_given(polygon)} lies in the picture of {width} x {height} px"
+            )
         length += float(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
     if length > _LONGEST:
         return "with an endless polygon", f"its polygons are {length:,.0f} px long, and at most {_LONGEST:,} are drawn"
@@ -169,7 +183,8 @@ def _decoded(coded: object, area: int) -> list[int]:
 
 def _numbers(values: object) -> bool:
     return isinstance(values, list) and all(
-        math.isfinite(v) if type(v) is float else type(v) is int and abs(v) <= _LARGEST for v in values)
+        math.isfinite(v) if type(v) is float else type(v) is int and abs(v) <= _LARGEST for v in values
+    )
 
 
 def _given(value: object) -> str:

@@ -49,7 +49,7 @@ class Packed(Sequence[Any]):
 
     def __getitem__(self, row: Any) -> Any:
         begin = int(self._ends[row - 1]) if row else 0
-        return pickle.loads(self._bytes[begin:int(self._ends[row])].tobytes())
+        return pickle.loads(self._bytes[begin : int(self._ends[row])].tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,11 @@ class CocoSplit:
     def as_coco(self) -> dict[str, Any]:
         """The split's own rows as one dictionary in COCO's format."""
         both = list(self)
-        return {"images": [p for p, _ in both], "annotations": [a for _, own in both for a in own],
-                "categories": [{"id": i, "name": name} for i, name in self.categories]}
+        return {
+            "images": [p for p, _ in both],
+            "annotations": [a for _, own in both for a in own],
+            "categories": [{"id": i, "name": name} for i, name in self.categories],
+        }
 
 
 def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int = 0) -> tuple[CocoSplit, CocoSplit]:
@@ -119,22 +122,30 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int
     else:
         val = open_coco_split(part, path, part.val_split, masks=masks)
         if val.categories != train.categories:
-            raise DataError(f"The splits {part.train_split!r} and {part.val_split!r} in {path} have other categories: "
-                            f"{_differing(train.categories, val.categories)}.")
+            raise DataError(
+                f"The splits {part.train_split!r} and {part.val_split!r} in {path} have other categories: "
+                f"{_differing(train.categories, val.categories)}."
+            )
     if part.subset < 1:
         order = np.random.default_rng(mixed(seed, 2)).permutation(rows)
-        rows = np.sort(order[:max(1, round(part.subset * len(order)))])
+        rows = np.sort(order[: max(1, round(part.subset * len(order)))])
     notes = train.notes
     if not part.keep_empty:
         filled = rows[train.objects[rows] > 0]
         if len(filled) < len(rows):
-            notes = (*notes, f"{len(rows) - len(filled):,} training pictures without an object are left out "
-                     "(data.keep_empty=true uses them)")
+            notes = (
+                *notes,
+                f"{len(rows) - len(filled):,} training pictures without an object are left out "
+                "(data.keep_empty=true uses them)",
+            )
         rows = filled
     crowds = int(train.crowds[rows].sum())
     if crowds:
-        notes = (*notes, f"{crowds:,} annotation{'s are crowds' if crowds > 1 else ' is a crowd'} ('iscrowd') and not "
-                 "trained on; where it is measured they are neither hits nor misses")
+        notes = (
+            *notes,
+            f"{crowds:,} annotation{'s are crowds' if crowds > 1 else ' is a crowd'} ('iscrowd') and not "
+            "trained on; where it is measured they are neither hits nor misses",
+        )
     train = replace(train, rows=rows, notes=notes)
     for split in (train, val):
         check_objects(split)
@@ -144,8 +155,9 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int
 def check_objects(split: CocoSplit) -> None:
     """A ``DataError`` for a split that shows no object: nothing can be learnt from it, and no AP measured."""
     if not split.objects[split.rows].sum():
-        raise DataError(f"There is no object in the {len(split):,} pictures of the split {split.name!r} in "
-                        f"{split.folder}.")
+        raise DataError(
+            f"There is no object in the {len(split):,} pictures of the split {split.name!r} in {split.folder}."
+        )
 
 
 def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, masks: bool) -> CocoSplit:
@@ -156,8 +168,10 @@ def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, mask
     file, folder = (root / name.replace("{split}", split) for name in (part.annotations, part.images))
     data = _read(root, file, split)
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder} of the pictures of the split {split!r}. Their place is set by "
-                        f"data.images, here {part.images!r}.{_inside(root)}")
+        raise DataError(
+            f"There is no folder {folder} of the pictures of the split {split!r}. Their place is set by "
+            f"data.images, here {part.images!r}.{_inside(root)}"
+        )
     pictures = _records(data, "images", file, ("id", "file_name", "width", "height"))
     categories = _records(data, "categories", file, ("id", "name"))
     annotations = _records(data, "annotations", file, ("image_id", "category_id", "bbox"))
@@ -176,12 +190,15 @@ def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, mask
         if place not in broken:
             by_picture[annotation["image_id"]].append(_own(annotation, place, masks=masks))
     return CocoSplit(
-        split, folder, tuple(sorted((c["id"], c["name"]) for c in categories)),
+        split,
+        folder,
+        tuple(sorted((c["id"], c["name"]) for c in categories)),
         Packed([({k: p[k] for k in ("id", "file_name", "width", "height")}, by_picture[p["id"]]) for p in pictures]),
         np.array([(p["width"], p["height"]) for p in pictures], dtype=np.int64).reshape(-1, 2),
         np.array([sum(not a["iscrowd"] for a in by_picture[p["id"]]) for p in pictures], dtype=np.int64),
         np.array([sum(a["iscrowd"] for a in by_picture[p["id"]]) for p in pictures], dtype=np.int64),
-        np.arange(len(pictures), dtype=np.int64), notes,
+        np.arange(len(pictures), dtype=np.int64),
+        notes,
     )
 
 
@@ -189,8 +206,14 @@ def _own(annotation: Mapping[str, Any], place: int, *, masks: bool) -> dict[str,
     """An annotation with what its evaluation needs; a file may leave the crowd flag, the area and the id out."""
     box = [float(v) for v in annotation["bbox"]]
     area = annotation.get("area")
-    kept = {"id": place + 1, "image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": box,
-            "iscrowd": int(bool(annotation.get("iscrowd"))), "area": box[2] * box[3] if area is None else float(area)}
+    kept = {
+        "id": place + 1,
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "bbox": box,
+        "iscrowd": int(bool(annotation.get("iscrowd"))),
+        "area": box[2] * box[3] if area is None else float(area),
+    }
     return kept | ({"segmentation": annotation["segmentation"]} if masks else {})
 
 
@@ -200,16 +223,19 @@ def _read(root: Path, file: Path, split: str) -> dict[str, Any]:
     try:
         data = parse_json(file.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"There is no {file}, the annotations of the split {split!r}. A folder in COCO's format has "
-                        "annotations/instances_SPLIT.json and the pictures in SPLIT/; other places are set by "
-                        f"data.train_split, data.val_split, data.annotations and data.images.{_inside(root)}") from None
+        raise DataError(
+            f"There is no {file}, the annotations of the split {split!r}. A folder in COCO's format has "
+            "annotations/instances_SPLIT.json and the pictures in SPLIT/; other places are set by "
+            f"data.train_split, data.val_split, data.annotations and data.images.{_inside(root)}"
+        ) from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
         raise DataError(f"{file} is no JSON that can be read: {one_line(error)}.") from None
     if not isinstance(data, dict):
-        raise DataError(f"{file} is not in COCO's format: it holds a {type(data).__name__}, not images, annotations "
-                        "and categories.")
+        raise DataError(
+            f"{file} is not in COCO's format: it holds a {type(data).__name__}, not images, annotations and categories."
+        )
     return data
 
 
@@ -226,11 +252,15 @@ def _records(data: Mapping[str, Any], name: str, file: Path, keys: Sequence[str]
     if name == "categories":
         for record in found:
             if type(record["id"]) is not int or record["id"] < 0 or not is_id(record["id"]):
-                raise DataError(f"{file}: the ids of categories are whole numbers from 0 of at most 63 bits; one is "
-                                f"{one_line(repr(record['id']))}.")
+                raise DataError(
+                    f"{file}: the ids of categories are whole numbers from 0 of at most 63 bits; one is "
+                    f"{one_line(repr(record['id']))}."
+                )
             if not isinstance(record["name"], str) or not record["name"].strip():
-                raise DataError(f"{file}: the category {record['id']} has the name {one_line(repr(record['name']))}; "
-                                "names are texts.")
+                raise DataError(
+                    f"{file}: the category {record['id']} has the name {one_line(repr(record['name']))}; "
+                    "names are texts."
+                )
     if not found and name != "annotations":
         raise DataError(f"{file} lists no {name}.")
     return found
@@ -239,29 +269,43 @@ def _records(data: Mapping[str, Any], name: str, file: Path, keys: Sequence[str]
 def _check_pictures(pictures: Sequence[Mapping[str, Any]], file: Path) -> None:
     kinds = {type(picture["id"]) for picture in pictures}
     if not kinds <= {int} and not kinds <= {str}:
-        raise DataError(f"{file}: the ids of pictures are all whole numbers or all texts; there are "
-                        f"{', '.join(sorted(k.__name__ for k in kinds))}.")
+        raise DataError(
+            f"{file}: the ids of pictures are all whole numbers or all texts; there are "
+            f"{', '.join(sorted(k.__name__ for k in kinds))}."
+        )
     for picture in pictures:
         name, number, sides = picture["file_name"], picture["id"], (picture["width"], picture["height"])
         if not is_id(number):
             raise DataError(f"{file}: a picture has the id {number}; whole numbers have at most 63 bits here.")
         if not isinstance(name, str) or not name or "\0" in name:
-            raise DataError(f"{file}: the picture {one_line(repr(number))} has the file name {one_line(repr(name))}; "
-                            "file names are texts.")
+            raise DataError(
+                f"{file}: the picture {one_line(repr(number))} has the file name {one_line(repr(name))}; "
+                "file names are texts."
+            )
         if not all(type(s) is int and s > 0 for s in sides):
             size = " x ".join(one_line(repr(s), 40) for s in sides)
-            raise DataError(f"{file}: the picture {one_line(name)} has the size {size}; width and height are whole "
-                            "numbers of pixels above zero.")
+            raise DataError(
+                f"{file}: the picture {one_line(name)} has the size {size}; width and height are whole "
+                "numbers of pixels above zero."
+            )
         if sides[0] * sides[1] > _MOST_PIXELS:
-            raise DataError(f"{file}: the picture {one_line(name)} has the size {sides[0]} x {sides[1]}; pictures of "
-                            f"more than {_MOST_PIXELS:,} pixels are not read.")
+            raise DataError(
+                f"{file}: the picture {one_line(name)} has the size {sides[0]} x {sides[1]}; pictures of "
+                f"more than {_MOST_PIXELS:,} pixels are not read."
+            )
 
 
 def _alike(categories: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
     """A note on categories that share a name, which labels and predictions go by."""
     twice = [name for name, n in Counter(c["name"] for c in categories).items() if n > 1]
-    return [f"{file} gives {Counter(c['name'] for c in categories)[twice[0]]} categories the name "
-            f"{one_line(repr(twice[0]))}: predictions cannot tell them apart"] if twice else []
+    return (
+        [
+            f"{file} gives {Counter(c['name'] for c in categories)[twice[0]]} categories the name "
+            f"{one_line(repr(twice[0]))}: predictions cannot tell them apart"
+        ]
+        if twice
+        else []
+    )
 
 
 def _check_files(pictures: Sequence[Mapping[str, Any]], folder: Path, file: Path) -> None:
@@ -282,14 +326,18 @@ def _check_files(pictures: Sequence[Mapping[str, Any]], folder: Path, file: Path
 def _refusal(faults: Sequence[Fault], annotations: int, file: Path) -> str:
     kinds = Counter(f.kind for f in faults)
     if kinds["without an outline"] == annotations:
-        return (f"No annotation of {file} has an outline, which Mask R-CNN learns from. A RetinaNet (retinanet_..) "
-                "takes boxes alone.")
+        return (
+            f"No annotation of {file} has an outline, which Mask R-CNN learns from. A RetinaNet (retinanet_..) "
+            "takes boxes alone."
+        )
     corners = 2 * kinds["with a box outside the picture"] > annotations
     hint = " They look like corners; COCO's boxes are [left, top, width, height]." if corners else ""
     named = "; ".join(f.text for f in faults[:_NAMED])
     more = f"; and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""
-    return (f"{file} has {len(faults):,} broken annotation{'s' if len(faults) > 1 else ''}: {named}{more}.{hint} Mend "
-            "the file, or leave them out with data.broken=skip.")
+    return (
+        f"{file} has {len(faults):,} broken annotation{'s' if len(faults) > 1 else ''}: {named}{more}.{hint} Mend "
+        "the file, or leave them out with data.broken=skip."
+    )
 
 
 def _skipped(faults: Sequence[Fault], file: Path) -> str:
@@ -299,8 +347,11 @@ def _skipped(faults: Sequence[Fault], file: Path) -> str:
 
 def _differing(one: Sequence[tuple[int, str]], other: Sequence[tuple[int, str]]) -> str:
     lost, new = sorted(set(one) - set(other)), sorted(set(other) - set(one))
-    only = [f"{one_line(repr(name), 60)} (id {i}) only in the {where}"
-            for where, found in (("first", lost), ("second", new)) for i, name in found[:2]]
+    only = [
+        f"{one_line(repr(name), 60)} (id {i}) only in the {where}"
+        for where, found in (("first", lost), ("second", new))
+        for i, name in found[:2]
+    ]
     return ", ".join(only)
 
 

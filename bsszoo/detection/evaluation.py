@@ -43,8 +43,10 @@ class Precision:
     large: float | None
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{name} {'-' if v is None else f'{v:.2f}%'}" for name, v in (
-            ("small", self.small), ("medium", self.medium), ("large", self.large)))
+        sizes = ", ".join(
+            f"{name} {'-' if v is None else f'{v:.2f}%'}"
+            for name, v in (("small", self.small), ("medium", self.medium), ("large", self.large))
+        )
         return f"AP {self.ap:.2f}%, AP50 {self.ap50:.2f}%, AP75 {self.ap75:.2f}% ({sizes})"
 
 
@@ -74,14 +76,26 @@ class DetectionFigures:
     def from_dict(cls, data: Mapping[str, Any]) -> DetectionFigures:
         """Figures as they were written."""
         mask = data["mask"]
-        return cls(Precision(**data["box"]), None if mask is None else Precision(**mask), data["pictures"],
-                   data["objects"], data.get("split", ""))
+        return cls(
+            Precision(**data["box"]),
+            None if mask is None else Precision(**mask),
+            data["pictures"],
+            data["objects"],
+            data.get("split", ""),
+        )
 
 
 @torch.inference_mode()
 def evaluate_detector(
-    model: nn.Module, batches: Iterable[Any], split: CocoSplit, labels: Labels, place: Place, *, masks: bool,
-    precision: str = "float32", on_batch: Callable[[int], None] | None = None,
+    model: nn.Module,
+    batches: Iterable[Any],
+    split: CocoSplit,
+    labels: Labels,
+    place: Place,
+    *,
+    masks: bool,
+    precision: str = "float32",
+    on_batch: Callable[[int], None] | None = None,
     stopping: Callable[[], bool] | None = None,
 ) -> DetectionFigures | None:
     """The average precision of a detector over all processes' pictures.
@@ -116,8 +130,11 @@ def evaluate_detector(
             return None
     every = place.gathered(found)
     # The evaluator takes minutes on a large split, and one process of it is enough.
-    figures = average_precision(split.as_coco(), [d for part in every for d in part], masks=masks).to_dict() if (
-        place.first) else None
+    figures = (
+        average_precision(split.as_coco(), [d for part in every for d in part], masks=masks).to_dict()
+        if (place.first)
+        else None
+    )
     return replace(DetectionFigures.from_dict(place.from_first(figures)), split=split.name)
 
 
@@ -169,8 +186,10 @@ def average_precision(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any
     if not objects:
         raise DataError("There is no object in the pictures, so that there is no average precision.")
     return DetectionFigures(
-        box=_precision(truth, found, "bbox"), mask=_precision(truth, found, "segm") if masks else None,
-        pictures=len(truth["images"]), objects=objects,
+        box=_precision(truth, found, "bbox"),
+        mask=_precision(truth, found, "segm") if masks else None,
+        pictures=len(truth["images"]),
+        objects=objects,
     )
 
 
@@ -195,8 +214,14 @@ def _precision(
             evaluator.summarize()
             stats = evaluator.stats
     percent = [None if v == NONE else 100.0 * float(v) for v in stats[:6]]
-    return Precision(percent[_AP] or 0.0, percent[_AP50] or 0.0, percent[_AP75] or 0.0, percent[_SMALL],
-                     percent[_MEDIUM], percent[_LARGE])
+    return Precision(
+        percent[_AP] or 0.0,
+        percent[_AP50] or 0.0,
+        percent[_AP75] or 0.0,
+        percent[_SMALL],
+        percent[_MEDIUM],
+        percent[_LARGE],
+    )
 
 
 def _nothing_found(whole: Any) -> list[float]:

@@ -72,20 +72,26 @@ def labels_of(
     first = 1 if kind == "maskrcnn" else 0
     if label_by == "id":
         if categories[0][0] < first:
-            raise RecipeError(f"data.label_by is id, and the category {categories[0][1]!r} has the id "
-                              f"{categories[0][0]}, which is Mask R-CNN's output for the background. Set it to order.")
+            raise RecipeError(
+                f"data.label_by is id, and the category {categories[0][1]!r} has the id "
+                f"{categories[0][0]}, which is Mask R-CNN's output for the background. Set it to order."
+            )
         places = [i for i, _ in categories]
         if places[-1] > _LARGEST_ID:
-            raise RecipeError(f"data.label_by is id, and the category {one_line(categories[-1][1])!r} has the id "
-                              f"{places[-1]}: so many outputs are not made. Set it to order.")
+            raise RecipeError(
+                f"data.label_by is id, and the category {one_line(categories[-1][1])!r} has the id "
+                f"{places[-1]}: so many outputs are not made. Set it to order."
+            )
     else:
         places = list(range(first, first + len(categories)))
     needed = places[-1] + 1
     wanted = needed if num_classes is None else num_classes
     if wanted < needed:
         background = " and the background" if first else ""
-        raise RecipeError(f"model.num_classes is {wanted}, and the data's {len(categories)} categories{background} "
-                          f"need {needed} outputs. Set it to {needed}, or to null.")
+        raise RecipeError(
+            f"model.num_classes is {wanted}, and the data's {len(categories)} categories{background} "
+            f"need {needed} outputs. Set it to {needed}, or to null."
+        )
     ids: list[int | None] = [None] * wanted
     names = [NOTHING] * wanted
     for place, (number, name) in zip(places, categories, strict=True):
@@ -111,8 +117,10 @@ def labels_for(labels: Labels, categories: Sequence[tuple[int, str]], what: str)
     for side, where in ((trained, "The network"), (categories, what)):
         twice = [name for name, n in Counter(name for _, name in side).items() if n > 1]
         if twice and not set(categories) <= set(trained):
-            raise DataError(f"{where} has several categories with the name {one_line(repr(twice[0]))}: which is which "
-                            "cannot be known. Give the data that it was trained for, or distinct names.")
+            raise DataError(
+                f"{where} has several categories with the name {one_line(repr(twice[0]))}: which is which "
+                "cannot be known. Give the data that it was trained for, or distinct names."
+            )
         if twice:
             return labels, ()
     known = {name for _, name in trained}
@@ -120,14 +128,24 @@ def labels_for(labels: Labels, categories: Sequence[tuple[int, str]], what: str)
     if strange:
         i, name = strange[0]
         names = ", ".join(one_line(n, 40) for n in sorted(known)[:20]) + (", .." if len(known) > 20 else "")
-        raise DataError(f"{what} has the category {one_line(repr(name))} (id {i}), which the network was not trained "
-                        f"with. It knows {names}. Give such data, or rename the category in the file.")
+        raise DataError(
+            f"{what} has the category {one_line(repr(name))} (id {i}), which the network was not trained "
+            f"with. It knows {names}. Give such data, or rename the category in the file."
+        )
     theirs = {name: i for i, name in categories}
-    made = Labels(tuple(None if i is None else theirs.get(name) for i, name in zip(
-        labels.ids, labels.names, strict=True)), labels.names)
+    made = Labels(
+        tuple(None if i is None else theirs.get(name) for i, name in zip(labels.ids, labels.names, strict=True)),
+        labels.names,
+    )
     lost = [name for _, name in trained if name not in theirs]
-    notes = [f"{what} lacks {len(lost)} of the network's categories ({one_line(', '.join(lost), 100)}): they are not "
-             "measured"] if lost else []
+    notes = (
+        [
+            f"{what} lacks {len(lost)} of the network's categories ({one_line(', '.join(lost), 100)}): they are not "
+            "measured"
+        ]
+        if lost
+        else []
+    )
     if any(i != theirs[name] for i, name in trained if name in theirs):
         notes.append(f"{what} gives its categories other ids than the training's data; they are taken by their names")
     return made, tuple(notes)

@@ -55,15 +55,17 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
     if folder.is_dir():
         trained = saved_detector(folder)
         if trained is None or not (folder / WEIGHTS).is_file():
-            raise SettingsError(f"The training in {folder} has not come to its end; the same `bsszoo train` command "
-                                "goes on with it.")
+            raise SettingsError(
+                f"The training in {folder} has not come to its end; the same `bsszoo train` command goes on with it."
+            )
         return _kept(trained, folder, folder / WEIGHTS)
     detector = find_detector(str(what))
     if detector is None:
         raise UnknownNameError(f"{str(what)!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
     if weights is None:
-        raise WeightsError(f"Nobody has published weights of {what}. Give a file, a training's folder or torchvision "
-                           "with --weights.")
+        raise WeightsError(
+            f"Nobody has published weights of {what}. Give a file, a training's folder or torchvision with --weights."
+        )
     if weights == TORCHVISION:
         theirs = replace(detector, num_classes=TORCHVISION_CLASSES)
         return Opened(theirs, create_detector(detector, pretrained=weights), _torchvision_labels(), None)
@@ -82,8 +84,10 @@ def _torchvision_labels() -> Labels:
 
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     none = ("__background__", "N/A")
-    return Labels(tuple(None if name in none else i for i, name in enumerate(names)),
-                  tuple(NOTHING if name in none else name for name in names))
+    return Labels(
+        tuple(None if name in none else i for i, name in enumerate(names)),
+        tuple(NOTHING if name in none else name for name in names),
+    )
 
 
 def _kept(kept: SavedDetector, folder: Path, file: Path) -> Opened:
@@ -94,11 +98,15 @@ def _kept(kept: SavedDetector, folder: Path, file: Path) -> Opened:
 
 
 def _check_same(kept: SavedDetector, named: Detector, weights: str) -> None:
-    one, other = (replace(d, num_classes=1, p6_from="c5", backbone=replace(d.backbone, image_size=800))
-                  for d in (kept.detector, named))
+    one, other = (
+        replace(d, num_classes=1, p6_from="c5", backbone=replace(d.backbone, image_size=800))
+        for d in (kept.detector, named)
+    )
     if one != other:
-        raise WeightsError(f"{weights} holds the weights of {kept.detector}, not of {named}. Name that detector, or "
-                           "give the folder alone.")
+        raise WeightsError(
+            f"{weights} holds the weights of {kept.detector}, not of {named}. Name that detector, or "
+            "give the folder alone."
+        )
 
 
 def _recipe_in(folder: Path) -> DetectionRecipe | None:

@@ -35,9 +35,18 @@ class DetectionRow:
     """
 
     summary_kinds: ClassVar[Kinds] = {
-        "model": (str,), "validated_on": (str,), "box_ap": (int, float), "box_ap50": (int, float),
-        "mask_ap": (int, float, type(None)), "mask_ap50": (int, float, type(None)), "weights": (str,),
-        "val_pictures": (int,), "updates": (int,), "seed": (int,), "best_update": (int,), "best_ap": (int, float),
+        "model": (str,),
+        "validated_on": (str,),
+        "box_ap": (int, float),
+        "box_ap50": (int, float),
+        "mask_ap": (int, float, type(None)),
+        "mask_ap50": (int, float, type(None)),
+        "weights": (str,),
+        "val_pictures": (int,),
+        "updates": (int,),
+        "seed": (int,),
+        "best_update": (int,),
+        "best_ap": (int, float),
     }
 
     validation: int  # from 1
@@ -67,8 +76,15 @@ class DetectionRow:
             for entry in fields(Precision):
                 value = None if found is None else getattr(found, entry.name)
                 precisions[f"{kind}_{entry.name}"] = NONE if value is None else value
-        return cls(validation=trained.number, update=trained.update, lr=trained.lr, train_loss=trained.train_loss,
-                   images_per_s=trained.images_per_s, seconds=trained.seconds, **precisions)
+        return cls(
+            validation=trained.number,
+            update=trained.update,
+            lr=trained.lr,
+            train_loss=trained.train_loss,
+            images_per_s=trained.images_per_s,
+            seconds=trained.seconds,
+            **precisions,
+        )
 
     @property
     def score(self) -> float:
@@ -78,8 +94,10 @@ class DetectionRow:
     def text(self, rounds: int) -> str:
         """The line of a validation."""
         masks = "" if self.mask_ap < 0 else f", mask AP {self.mask_ap:.2f}%, AP50 {self.mask_ap50:.2f}%"
-        return (f"validation {self.validation}/{rounds}, update {self.update}: train loss {self.train_loss:.4f}, "
-                f"box AP {self.box_ap:.2f}%, AP50 {self.box_ap50:.2f}%{masks}, {self.images_per_s:,.3g} images/s")
+        return (
+            f"validation {self.validation}/{rounds}, update {self.update}: train loss {self.train_loss:.4f}, "
+            f"box AP {self.box_ap:.2f}%, AP50 {self.box_ap50:.2f}%{masks}, {self.images_per_s:,.3g} images/s"
+        )
 
 
 def detector_of(recipe: DetectionRecipe, labels: Labels) -> Detector:
@@ -91,12 +109,21 @@ def detector_of(recipe: DetectionRecipe, labels: Labels) -> Detector:
 def settings_of(recipe: DetectionRecipe) -> dict[str, Any]:
     """The settings of a recipe's detector, as ``create_detector`` takes them."""
     part, data = recipe.model, recipe.data
-    common = {**({"frozen_eps": 0.0} if part.pretrained == TORCHVISION else {}),
-              "min_size": data.image_size, "max_size": data.max_size, "image_mean": list(data.mean),
-              "image_std": list(data.std), "anchor_size": part.anchor_size}
+    common = {
+        **({"frozen_eps": 0.0} if part.pretrained == TORCHVISION else {}),
+        "min_size": data.image_size,
+        "max_size": data.max_size,
+        "image_mean": list(data.mean),
+        "image_std": list(data.std),
+        "anchor_size": part.anchor_size,
+    }
     if recipe.detector.kind == "maskrcnn":
-        return {**common, "box_batch_size_per_image": part.proposals, "box_detections_per_img": part.detections,
-                "box_score_thresh": part.least_score}
+        return {
+            **common,
+            "box_batch_size_per_image": part.proposals,
+            "box_detections_per_img": part.detections,
+            "box_score_thresh": part.least_score,
+        }
     return {**common, "detections_per_img": part.detections, "score_thresh": part.least_score}
 
 
@@ -108,11 +135,17 @@ def start_detector(recipe: DetectionRecipe, labels: Labels, *, fresh: bool) -> n
     """
     part = recipe.model
     if part.pretrained == TORCHVISION and labels.classes != TORCHVISION_CLASSES:
-        raise RecipeError(f"model.pretrained is torchvision, whose weights have {TORCHVISION_CLASSES} outputs, and the "
-                          f"data needs {labels.classes}: with COCO's own ids data.label_by=id and model.num_classes="
-                          f"{TORCHVISION_CLASSES} go with them.")
-    model = create_detector(detector_of(recipe, labels), pretrained=(part.pretrained or False) if fresh else False,
-                            norm=part.norm, **settings_of(recipe))  # type: ignore[arg-type]
+        raise RecipeError(
+            f"model.pretrained is torchvision, whose weights have {TORCHVISION_CLASSES} outputs, and the "
+            f"data needs {labels.classes}: with COCO's own ids data.label_by=id and model.num_classes="
+            f"{TORCHVISION_CLASSES} go with them."
+        )
+    model = create_detector(
+        detector_of(recipe, labels),
+        pretrained=(part.pretrained or False) if fresh else False,
+        norm=part.norm,  # type: ignore[arg-type]
+        **settings_of(recipe),
+    )
     if fresh and part.backbone_weights is not None:
         _start_backbone(model, recipe.detector, part.backbone_weights)
     return model
@@ -140,8 +173,14 @@ def data_mark(splits: Sequence[CocoSplit]) -> str:
 
 
 def conclude_detection(
-    recipe: DetectionRecipe, network: nn.Module, folder: Folder, rows: Sequence[DetectionRow], labels: Labels,
-    splits: tuple[CocoSplit, CocoSplit], place: Place, tested: DetectionFigures | None,
+    recipe: DetectionRecipe,
+    network: nn.Module,
+    folder: Folder,
+    rows: Sequence[DetectionRow],
+    labels: Labels,
+    splits: tuple[CocoSplit, CocoSplit],
+    place: Place,
+    tested: DetectionFigures | None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the trained detector as a folder that ``bsszoo.create`` loads, and ``summary.json``, which is returned.
@@ -159,25 +198,39 @@ def conclude_detection(
     """
     checksum = folder.save_weights(WEIGHTS, network.state_dict())
     detector = detector_of(recipe, labels)
-    config = json.loads(saved_text(
-        detector, norm=recipe.model.norm, settings=settings_of(recipe), labels=labels.to_dict()))
+    config = json.loads(
+        saved_text(detector, norm=recipe.model.norm, settings=settings_of(recipe), labels=labels.to_dict())
+    )
     config[OWN]["sha256"] = checksum
     folder.write_text(CONFIG, json.dumps(config, indent=2) + "\n")
     cost = detector_cost(detector, recipe.data.image_size)
     data, last = recipe.data, rows[-1]
     best = best_of(rows)
     summary = {
-        "model": recipe.model.name, "detector": str(detector), "code": str(detector.backbone),
-        "image_size": data.image_size, "num_classes": labels.classes, "macs": cost.macs, "params": cost.params,
-        "box_ap": last.box_ap, "box_ap50": last.box_ap50, "mask_ap": None if last.mask_ap < 0 else last.mask_ap,
-        "mask_ap50": None if last.mask_ap < 0 else last.mask_ap50, "train_loss": last.train_loss,
-        "best_ap": best.score, "best_update": best.update, "updates": last.update,
-        "weights": weights_words(recipe.ema), "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
+        "model": recipe.model.name,
+        "detector": str(detector),
+        "code": str(detector.backbone),
+        "image_size": data.image_size,
+        "num_classes": labels.classes,
+        "macs": cost.macs,
+        "params": cost.params,
+        "box_ap": last.box_ap,
+        "box_ap50": last.box_ap50,
+        "mask_ap": None if last.mask_ap < 0 else last.mask_ap,
+        "mask_ap50": None if last.mask_ap < 0 else last.mask_ap50,
+        "train_loss": last.train_loss,
+        "best_ap": best.score,
+        "best_update": best.update,
+        "updates": last.update,
+        "weights": weights_words(recipe.ema),
+        "train_pictures": len(splits[0]),
+        "val_pictures": len(splits[1]),
         "validated_on": splits[1].name,
         **({} if tested is None else {"test": tested.to_dict(), "tested_on": tested.split}),
         "notes": list(notes),
         **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("pycocotools",)),
-        "images_per_s": round(last.images_per_s, 2), "last_validation": asdict(last),
+        "images_per_s": round(last.images_per_s, 2),
+        "last_validation": asdict(last),
         **of_files(folder, checksum),
     }
     folder.write_summary(summary)

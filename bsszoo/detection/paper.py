@@ -49,8 +49,9 @@ def coco_recipe(detector: str) -> DetectionRecipe:
     return DetectionRecipe(
         model=DetectorPart(detector, num_classes=CLASSES[found.kind]),
         optim=DetectionOptim(lr=0.02, weight_decay=0.0001),
-        schedule=DetectionSchedule(updates=UPDATES, milestones=MILESTONES, warmup_updates=WARMUP, warmup_from=0.001,
-                                   validate_every=30_000),
+        schedule=DetectionSchedule(
+            updates=UPDATES, milestones=MILESTONES, warmup_updates=WARMUP, warmup_from=0.001, validate_every=30_000
+        ),
         # The paper counts Mask R-CNN with an output for each of COCO's ids.
         data=CocoPart(label_by="id" if masks else "order", broken="skip"),
         run=DetectionRun(sync_bn=True),

@@ -154,36 +154,51 @@ class DetectionRecipe:
     def __post_init__(self) -> None:
         plan, data = self.schedule, self.data
         if plan.warmup_updates >= plan.updates and plan.warmup_updates:
-            raise RecipeError(f"schedule.warmup_updates is {plan.warmup_updates}; allowed is less than "
-                              f"schedule.updates, {plan.updates}.")
+            raise RecipeError(
+                f"schedule.warmup_updates is {plan.warmup_updates}; allowed is less than "
+                f"schedule.updates, {plan.updates}."
+            )
         if list(plan.milestones) != sorted(set(plan.milestones)) or any(m >= plan.updates for m in plan.milestones):
-            raise RecipeError(f"schedule.milestones is {list(plan.milestones)}; it takes rising numbers of updates "
-                              f"below schedule.updates, {plan.updates}.")
+            raise RecipeError(
+                f"schedule.milestones is {list(plan.milestones)}; it takes rising numbers of updates "
+                f"below schedule.updates, {plan.updates}."
+            )
         if plan.milestones and plan.name != "steps":
             raise RecipeError(f"schedule.milestones are of schedule.name steps, and it is {plan.name}.")
         if data.max_size < data.image_size:
-            raise RecipeError(f"data.max_size is {data.max_size}, the longer side; it is at least data.image_size, "
-                              f"{data.image_size}.")
+            raise RecipeError(
+                f"data.max_size is {data.max_size}, the longer side; it is at least data.image_size, {data.image_size}."
+            )
         if min(data.std) <= 0:
             raise RecipeError(f"data.std is {list(data.std)}; allowed are numbers above zero.")
         if "{split}" not in data.annotations:
-            raise RecipeError(f"data.annotations is {data.annotations!r}; it names a split's file, with {{split}} for "
-                              "the split's name.")
+            raise RecipeError(
+                f"data.annotations is {data.annotations!r}; it names a split's file, with {{split}} for "
+                "the split's name."
+            )
         if self.run.compile:
-            raise RecipeError("run.compile is for classifiers: a detector's pictures differ in size, and it would be "
-                              "compiled anew for each.")
+            raise RecipeError(
+                "run.compile is for classifiers: a detector's pictures differ in size, and it would be "
+                "compiled anew for each."
+            )
         if self.model.pretrained is not None and self.model.backbone_weights is not None:
-            raise RecipeError("model.pretrained are weights of the whole detector and model.backbone_weights those of "
-                              "its backbone; give one of the two.")
+            raise RecipeError(
+                "model.pretrained are weights of the whole detector and model.backbone_weights those of "
+                "its backbone; give one of the two."
+            )
         if self.model.pretrained == TORCHVISION and self.model.norm != "frozen":
-            raise RecipeError("model.pretrained is torchvision, whose weights go with frozen normalisation: set "
-                              "model.norm to frozen.")
+            raise RecipeError(
+                "model.pretrained is torchvision, whose weights go with frozen normalisation: set model.norm to frozen."
+            )
         if self.model.norm == "frozen" and self.model.pretrained is None and self.model.backbone_weights is None:
-            raise RecipeError("model.norm is frozen, which keeps the statistics that weights came with: give "
-                              "model.pretrained or model.backbone_weights, or set it to batch.")
+            raise RecipeError(
+                "model.norm is frozen, which keeps the statistics that weights came with: give "
+                "model.pretrained or model.backbone_weights, or set it to batch."
+            )
         if plan.min_lr and plan.name == "steps":
-            raise RecipeError(f"schedule.min_lr is {plan.min_lr:g}, which schedule.name cosine ends at; steps fall by "
-                              "schedule.decay.")
+            raise RecipeError(
+                f"schedule.min_lr is {plan.min_lr:g}, which schedule.name cosine ends at; steps fall by schedule.decay."
+            )
         self.detector  # noqa: B018 - raises for a name that is none
 
     @property
@@ -191,8 +206,10 @@ class DetectionRecipe:
         """The detector that ``model.name`` means, with its family's own number of classes."""
         found = find_detector(self.model.name)
         if found is None:
-            raise RecipeError(f"model.name is {self.model.name!r}, which is no detector: names are maskrcnn_.. and "
-                              "retinanet_.., then a code's name or text. A classifier's recipe has other sections.")
+            raise RecipeError(
+                f"model.name is {self.model.name!r}, which is no detector: names are maskrcnn_.. and "
+                "retinanet_.., then a code's name or text. A classifier's recipe has other sections."
+            )
         return found
 
 

@@ -46,8 +46,10 @@ def divide_detection(recipe: DetectionRecipe, pictures: int, world: int) -> Divi
     if recipe.model.norm != "frozen" and not recipe.run.sync_bn and fault is not None:
         raise pass_error(batch, most, world, pictures, f"{fault} (model.norm=frozen does without)")
     if pictures < 2 * size:
-        raise RecipeError(f"The training split has {pictures} pictures; it takes at least {2 * size}, two passes of "
-                          f"{size} pictures. Set run.device_batch lower.")
+        raise RecipeError(
+            f"The training split has {pictures} pictures; it takes at least {2 * size}, two passes of "
+            f"{size} pictures. Set run.device_batch lower."
+        )
     return Division(size=size, passes=passes, updates=recipe.schedule.updates)
 
 
@@ -55,7 +57,13 @@ class DetectionBatches:
     """The passes of a process, on its device; ``batches.between(u, v)`` gives those of the updates ``u .. v - 1``."""
 
     def __init__(
-        self, split: CocoSplit, labels: Labels, recipe: DetectionRecipe, division: Division, place: Place, *,
+        self,
+        split: CocoSplit,
+        labels: Labels,
+        recipe: DetectionRecipe,
+        division: Division,
+        place: Place,
+        *,
         masks: bool,
     ) -> None:
         self._split, self._device = split, place.device
@@ -80,14 +88,17 @@ class DetectionBatches:
         end_readers(self._loader)
 
     def _on_device(self, samples: list[Sample]) -> list[Sample]:
-        return [(to_float(image, self._device), {k: v.to(self._device, non_blocking=True) for k, v in target.items()})
-                for image, target in samples]
+        return [
+            (to_float(image, self._device), {k: v.to(self._device, non_blocking=True) for k, v in target.items()})
+            for image, target in samples
+        ]
 
 
 def evaluation_loader(split: CocoSplit, run: DetectionRun, place: Place) -> Any:
     """Batches of (uint8 image [3, h, w], COCO's id of the picture) of the pictures that this process evaluates."""
-    return reading_loader(_Plain(split), run, place, list, sampler=range(place.rank, len(split), place.world),
-                          batch_size=run.device_batch)
+    return reading_loader(
+        _Plain(split), run, place, list, sampler=range(place.rank, len(split), place.world), batch_size=run.device_batch
+    )
 
 
 def to_float(image: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -110,8 +121,10 @@ def read_picture(split: CocoSplit, picture: Mapping[str, Any]) -> Image.Image:
         stored = read_image(path, oriented=False)
         made = stored if stored.size == size else made
     if made.size != size:
-        raise DataError(f"{one_line(path)} has {made.size[0]} x {made.size[1]} px, and its annotations say {size[0]} x "
-                        f"{size[1]}: its boxes would be wrong.")
+        raise DataError(
+            f"{one_line(path)} has {made.size[0]} x {made.size[1]} px, and its annotations say {size[0]} x "
+            f"{size[1]}: its boxes would be wrong."
+        )
     return converted(made, "RGB", one_line(path))
 
 
@@ -153,8 +166,9 @@ class _Order(Sampler[list[Draw]]):
         drawn, ends = [], []
         pictures = sum(map(len, self._groups))
         times = rng.permutation(pictures)  # when each picture is drawn
-        for group, when in zip(self._groups, np.split(times, np.cumsum([len(g) for g in self._groups])[:-1]),
-                               strict=True):
+        for group, when in zip(
+            self._groups, np.split(times, np.cumsum([len(g) for g in self._groups])[:-1]), strict=True
+        ):
             order = np.argsort(when)
             whole = len(group) // size * size
             drawn.append(group[order[:whole]].reshape(-1, size))
@@ -177,15 +191,20 @@ class _Augmented(Dataset[Sample]):
         boxes[:, 2:] += boxes[:, :2]
         boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
         boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
-        masks = np.stack([mask_of(a, height, width) for a in own]) if self._masks and own else np.zeros(
-            (0, height, width), dtype=np.uint8)
+        masks = (
+            np.stack([mask_of(a, height, width) for a in own])
+            if self._masks and own
+            else np.zeros((0, height, width), dtype=np.uint8)
+        )
         with drawing(self._seed, epoch, place):
             flipped = random.random() < self._hflip
         if flipped:
             pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
             boxes[:, 0::2] = width - boxes[:, 2::-2]
-        target = {"boxes": torch.from_numpy(boxes),
-                  "labels": torch.tensor([self._labels.label(a["category_id"]) for a in own], dtype=torch.int64)}
+        target = {
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.tensor([self._labels.label(a["category_id"]) for a in own], dtype=torch.int64),
+        }
         if self._masks:
             target["masks"] = torch.from_numpy(np.ascontiguousarray(masks))
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), target

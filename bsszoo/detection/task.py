@@ -26,7 +26,11 @@ from bsszoo.train.watching import Watcher
 
 
 def train_detector(
-    recipe: DetectionRecipe, data: str | Path | None, out: str | Path, *, device: str | None = None,
+    recipe: DetectionRecipe,
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    device: str | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Train a recipe's detector in a folder, or go on with the training there; its summary.
@@ -51,19 +55,23 @@ class Detection:
         detector = recipe.detector
         self._masks = detector.kind == "maskrcnn"
         self._splits = open_coco(recipe.data, data, masks=self._masks)
-        self._labels = labels_of(detector.kind, self._splits[0].categories, recipe.data.label_by,
-                                 recipe.model.num_classes)
+        self._labels = labels_of(
+            detector.kind, self._splits[0].categories, recipe.data.label_by, recipe.model.num_classes
+        )
         self._test: CocoSplit | None = None
         self._test_labels = self._labels
         said: list[str] = []
         if recipe.data.test_split is not None:
             self._test = open_coco_split(recipe.data, data, recipe.data.test_split, masks=self._masks)
-            self._test_labels, other = labels_for(self._labels, self._test.categories,
-                                                  f"The split {recipe.data.test_split!r}")
+            self._test_labels, other = labels_for(
+                self._labels, self._test.categories, f"The split {recipe.data.test_split!r}"
+            )
             said += other
             if (self._test.folder, self._test.name) == (self._splits[1].folder, self._splits[1].name):
-                said.append(f"data.test_split is {recipe.data.test_split!r}, which is validated on as well: its figure "
-                            "is no test of what validation chose")
+                said.append(
+                    f"data.test_split is {recipe.data.test_split!r}, which is validated on as well: its figure "
+                    "is no test of what validation chose"
+                )
             check_objects(self._test)
         self.has_test = self._test is not None
         self.train_pictures, self.val_pictures = map(len, self._splits)
@@ -87,10 +95,16 @@ class Detection:
         # timm counts a step down one early: at the milestone's own number minus one.
         milestones = [m + 1 for m in plan.milestones] or [plan.updates + 2]
         schedule, _ = create_scheduler_v2(
-            optimizer, sched="multistep" if steps else "cosine",
+            optimizer,
+            sched="multistep" if steps else "cosine",
             num_epochs=plan.updates if steps else plan.updates - plan.warmup_updates,
-            decay_milestones=milestones, decay_rate=plan.decay if steps else 1.0, warmup_epochs=plan.warmup_updates,
-            warmup_lr=plan.warmup_from * peak, warmup_prefix=not steps, min_lr=plan.min_lr, step_on_epochs=False,
+            decay_milestones=milestones,
+            decay_rate=plan.decay if steps else 1.0,
+            warmup_epochs=plan.warmup_updates,
+            warmup_lr=plan.warmup_from * peak,
+            warmup_prefix=not steps,
+            min_lr=plan.min_lr,
+            step_on_epochs=False,
             updates_per_epoch=1,
         )
         return schedule
@@ -100,8 +114,9 @@ class Detection:
 
     def batches(self) -> Batches:
         """Pictures and targets, flipped at random."""
-        return DetectionBatches(self._splits[0], self._labels, self._recipe, self.division, self._place,
-                                masks=self._masks)
+        return DetectionBatches(
+            self._splits[0], self._labels, self._recipe, self.division, self._place, masks=self._masks
+        )
 
     def loss(self, forward: nn.Module, batch: Any) -> torch.Tensor:
         """The sum of torchvision's losses, each a mean over the pass."""
@@ -137,8 +152,9 @@ class Detection:
         self, network: nn.Module, folder: Folder, rows: Sequence[DetectionRow], tested: DetectionFigures | None
     ) -> dict[str, Any]:
         """Write the trained detector and its summary."""
-        return conclude_detection(self._recipe, network, folder, rows, self._labels, self._splits, self._place, tested,
-                                  self.notes)
+        return conclude_detection(
+            self._recipe, network, folder, rows, self._labels, self._splits, self._place, tested, self.notes
+        )
 
     def close(self) -> None:
         """End the processes that read validation pictures."""
@@ -146,8 +162,22 @@ class Detection:
             end_readers(self._val_batches)
 
     def _precision(
-        self, network: nn.Module, batches: Any, split: CocoSplit, labels: Labels,
-        on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None,
+        self,
+        network: nn.Module,
+        batches: Any,
+        split: CocoSplit,
+        labels: Labels,
+        on_batch: Callable[[int], None] | None,
+        stopping: Callable[[], bool] | None,
     ) -> DetectionFigures | None:
-        return evaluate_detector(network, batches, split, labels, self._place, masks=self._masks,
-                                 precision=self._recipe.run.precision, on_batch=on_batch, stopping=stopping)
+        return evaluate_detector(
+            network,
+            batches,
+            split,
+            labels,
+            self._place,
+            masks=self._masks,
+            precision=self._recipe.run.precision,
+            on_batch=on_batch,
+            stopping=stopping,
+        )

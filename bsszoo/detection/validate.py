@@ -22,9 +22,16 @@ from bsszoo.train.strict import check_tree
 
 
 def validate_detector(
-    what: str | Path, data: str | Path | None, *, weights: str | None = None,
-    settings: Mapping[str, Any] | None = None, batch: int | None = None, workers: int | None = None,
-    precision: str | None = None, device: str | None = None, on_batch: Callable[[int], None] | None = None,
+    what: str | Path,
+    data: str | Path | None,
+    *,
+    weights: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    workers: int | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    on_batch: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> DetectionFigures:
     """The average precision of a detector; for a training's folder the figures that ended it.
@@ -68,16 +75,26 @@ def validate_detector(
         else:
             labels = labels_of(opened.detector.kind, split.categories, part.label_by, opened.detector.num_classes)
             order = "at the outputs of their own ids" if part.label_by == "id" else "in the order of their ids"
-            said = (f"The weights do not say which output is which category; those of the data are taken {order}, "
-                    f"from {split.categories[0][1]!r} to {split.categories[-1][1]!r} (data.label_by)",)
+            said = (
+                f"The weights do not say which output is which category; those of the data are taken {order}, "
+                f"from {split.categories[0][1]!r} to {split.categories[-1][1]!r} (data.label_by)",
+            )
         for note in (*split.notes, *said):
             if on_note is not None and place.first:
                 on_note(note)
         batches = evaluation_loader(split, run, place)
         stack.callback(end_readers, batches)
         try:
-            figures = evaluate_detector(opened.model.to(place.device), batches, split, labels, place, masks=masks,
-                                        precision=run.precision, on_batch=on_batch)
+            figures = evaluate_detector(
+                opened.model.to(place.device),
+                batches,
+                split,
+                labels,
+                place,
+                masks=masks,
+                precision=run.precision,
+                on_batch=on_batch,
+            )
         except DataError as error:
             raise plain(error) from None
     assert figures is not None  # nothing asked it to stop

@@ -27,8 +27,14 @@ _NOTHING: Final = 1.0
 
 
 def detection_recipe(
-    network: str, data: str | Path | None, *, recipe: str | Path | None = None, epochs: int | None = None,
-    image_size: int | None = None, subset: float | None = None, assignments: Sequence[str] = (),
+    network: str,
+    data: str | Path | None,
+    *,
+    recipe: str | Path | None = None,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    subset: float | None = None,
+    assignments: Sequence[str] = (),
 ) -> DetectionRecipe:
     """The recipe that candidates of a detector's search are trained by: a file's, or the paper's, changed where asked.
 
@@ -47,18 +53,23 @@ def detection_recipe(
     if recipe is not None:
         read = read_any_recipe(recipe, assignments)
         if not isinstance(read, DetectionRecipe):
-            raise RecipeError(f"{recipe} is the recipe of a classifier, {read.model.name}; {network} is a detector. "
-                              "recipes/coco has the paper's for detectors.")
+            raise RecipeError(
+                f"{recipe} is the recipe of a classifier, {read.model.name}; {network} is a detector. "
+                "recipes/coco has the paper's for detectors."
+            )
         wanted = find_detector(network)
         if wanted is not None and (read.detector.kind, read.detector.channels) != (wanted.kind, wanted.channels):
-            raise RecipeError(f"{recipe} is the recipe of {read.model.name}, and {network} is another kind of "
-                              "detector, or of another width.")
+            raise RecipeError(
+                f"{recipe} is the recipe of {read.model.name}, and {network} is another kind of "
+                "detector, or of another width."
+            )
         made = read
     else:
         if assignments:
             raise SettingsError("--set changes a recipe file: give it with --recipe.")
-        made = with_values(coco_recipe(network), model={"num_classes": None}, data={"label_by": "order"},
-                           run={"sync_bn": False})
+        made = with_values(
+            coco_recipe(network), model={"num_classes": None}, data={"label_by": "order"}, run={"sync_bn": False}
+        )
     changed: dict[str, Any] = {} if subset is None else {"subset": subset}
     if image_size is not None:
         longer = round(made.data.max_size * image_size / made.data.image_size)
@@ -75,9 +86,15 @@ def _for_epochs(recipe: DetectionRecipe, data: str | Path | None, epochs: int) -
     updates = max(1, round(epochs * len(train) / recipe.optim.batch_size))
     share = updates / plan.updates
     steps = sorted({min(max(1, round(m * share)), updates - 1) for m in plan.milestones}) if updates > 1 else []
-    return with_values(recipe, schedule={
-        "updates": updates, "milestones": tuple(steps), "validate_every": updates,
-        "warmup_updates": min(round(plan.warmup_updates * share), updates - 1)})
+    return with_values(
+        recipe,
+        schedule={
+            "updates": updates,
+            "milestones": tuple(steps),
+            "validate_every": updates,
+            "warmup_updates": min(round(plan.warmup_updates * share), updates - 1),
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -122,15 +139,19 @@ class DetectionEvaluator(Trainings):
         """What is measured, on what, after how much training."""
         data = self.recipe.data
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
-        measures = (f"{self.measure} AP [%] on {100 * data.holdout:g}% of the training pictures ({self._held:,}), held "
-                    f"out, {self._after()}{times}")
+        measures = (
+            f"{self.measure} AP [%] on {100 * data.holdout:g}% of the training pictures ({self._held:,}), held "
+            f"out, {self._after()}{times}"
+        )
         return EvaluatorInfo(f"training-{self.mark}", measures)
 
     @property
     def test_measures(self) -> str:
         """What ``tested`` measures."""
-        return (f"{self.measure} AP [%] on the split {self.recipe.data.val_split!r}, which the search never saw, of "
-                f"fresh trainings {self._after()}")
+        return (
+            f"{self.measure} AP [%] on the split {self.recipe.data.val_split!r}, which the search never saw, of "
+            f"fresh trainings {self._after()}"
+        )
 
     @property
     def test_unit(self) -> str:
@@ -141,9 +162,11 @@ class DetectionEvaluator(Trainings):
         """A sentence where the best score of a search is about that of untrained detectors; else None."""
         if best > _NOTHING:
             return None
-        return (f"The best score, {best:.2f}% AP, is about what an untrained detector has: the trainings, of "
-                f"{self.recipe.schedule.updates:,} updates each, taught next to nothing, and the codes' order is luck. "
-                "More --epochs or a recipe with a higher optim.lr teach them more.")
+        return (
+            f"The best score, {best:.2f}% AP, is about what an untrained detector has: the trainings, of "
+            f"{self.recipe.schedule.updates:,} updates each, taught next to nothing, and the codes' order is luck. "
+            "More --epochs or a recipe with a higher optim.lr teach them more."
+        )
 
     def name_of(self, code: Code) -> str:
         """The detector on a code."""
@@ -170,6 +193,7 @@ class DetectionEvaluator(Trainings):
 
     def _after(self) -> str:
         recipe = self.recipe
-        return (f"after {recipe.schedule.updates:,} updates of {recipe.optim.batch_size} pictures at "
-                f"{recipe.data.image_size} px{self.thinned}")
-
+        return (
+            f"after {recipe.schedule.updates:,} updates of {recipe.optim.batch_size} pictures at "
+            f"{recipe.data.image_size} px{self.thinned}"
+        )

@@ -67,8 +67,13 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
         while len(times) < 5 or (time.perf_counter() < end and len(times) < 20_000):
             times.append(once())
     where = torch.cuda.get_device_name(device) if gpu else f"CPU {_processor()}"
-    return {"times": times, "warm_ms": warm, "memory": max(0, _peak(torch, device) - before),
-            "threads": 0 if gpu else torch.get_num_threads(), "where": where}
+    return {
+        "times": times,
+        "warm_ms": warm,
+        "memory": max(0, _peak(torch, device) - before),
+        "threads": 0 if gpu else torch.get_num_threads(),
+        "where": where,
+    }
 
 
 def _eager(network: Any, images: Any) -> Callable[[], object]:
@@ -94,8 +99,16 @@ def export_here(task: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     network: Any = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
     images = torch.randn(task["batch"], task["in_chans"], task["size"], task["size"])
-    torch.onnx.export(network.eval(), (images,), task["file"], dynamo=True, verbose=False, external_data=False,
-                      input_names=["images"], output_names=["logits"])
+    torch.onnx.export(
+        network.eval(),
+        (images,),
+        task["file"],
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        input_names=["images"],
+        output_names=["logits"],
+    )
     return {}
 
 
@@ -110,9 +123,7 @@ def _onnx(file: str, images: Any) -> Callable[[], object]:
     return lambda: session.run(["logits"], given)
 
 
-_ENGINES: Final[dict[str, Callable[[Any, Any], Callable[[], object]]]] = {
-    "eager": _eager, "compile": _compiled,
-}
+_ENGINES: Final[dict[str, Callable[[Any, Any], Callable[[], object]]]] = {"eager": _eager, "compile": _compiled}
 
 
 def _start_of_peak(torch: Any, device: Any) -> int:

@@ -56,8 +56,10 @@ def measure_latency_table(
     """
     shapes = space_shapes(space)
     if len(shapes) > MOST_BLOCKS:
-        raise BudgetError(f"The space has {len(shapes):,} distinct blocks; at most {MOST_BLOCKS:,} are measured. Give "
-                          "it fewer widths, for example every other one.")
+        raise BudgetError(
+            f"The space has {len(shapes):,} distinct blocks; at most {MOST_BLOCKS:,} are measured. Give "
+            "it fewer widths, for example every other one."
+        )
     table = _measured(shapes, space.family, device, batch, seconds_each, on_block)
     if not networks:
         return table
@@ -66,7 +68,11 @@ def measure_latency_table(
 
 
 def _measured(
-    shapes: Sequence[BlockShape], family: str, device: str, batch: int, seconds_each: float,
+    shapes: Sequence[BlockShape],
+    family: str,
+    device: str,
+    batch: int,
+    seconds_each: float,
     on_block: Callable[[int, int], None] | None,
 ) -> LatencyTable:
     import torch
@@ -97,8 +103,10 @@ def _factor(table: LatencyTable, codes: Sequence[Code], device: str, batch: int)
     image = torch.randn(batch, 3, codes[0].image_size, codes[0].image_size, device=device)
     with torch.inference_mode():
         for _ in range(_TURNS):
-            times = [min(own, _least_ms(partial(model, image), device, 0.0))
-                     for own, model in zip(times, models, strict=True)]
+            times = [
+                min(own, _least_ms(partial(model, image), device, 0.0))
+                for own, model in zip(times, models, strict=True)
+            ]
     return statistics.median(own / table.of(code) for own, code in zip(times, codes, strict=True))
 
 

@@ -60,8 +60,15 @@ class Speed:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {**asdict(self), "cost": {"macs": self.cost.macs, "two_x_macs": self.cost.macs2,
-                                         "params": self.cost.params, "activations": self.cost.activations}}
+        return {
+            **asdict(self),
+            "cost": {
+                "macs": self.cost.macs,
+                "two_x_macs": self.cost.macs2,
+                "params": self.cost.params,
+                "activations": self.cost.activations,
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +86,30 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {"where": self.where, "threads": self.threads, "batch": self.batch, "image_size": self.size,
-                "precision": "float16" if self.half else "float32", "processes": self.processes,
-                "versions": self.versions, "networks": [row.to_dict() for row in self.rows]}
+        return {
+            "where": self.where,
+            "threads": self.threads,
+            "batch": self.batch,
+            "image_size": self.size,
+            "precision": "float16" if self.half else "float32",
+            "processes": self.processes,
+            "versions": self.versions,
+            "networks": [row.to_dict() for row in self.rows],
+        }
 
 
 def measure(
-    networks: Sequence[tuple[str, Code]], *, engines: Sequence[str] = ENGINES, batch: int = 1,
-    image_size: int | None = None, sizes: Mapping[str, tuple[int, int]] | None = None, threads: int = 0,
-    device: str = "cpu", half: bool = False, processes: int = 5, seconds: float = 2.0,
+    networks: Sequence[tuple[str, Code]],
+    *,
+    engines: Sequence[str] = ENGINES,
+    batch: int = 1,
+    image_size: int | None = None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+    threads: int = 0,
+    device: str = "cpu",
+    half: bool = False,
+    processes: int = 5,
+    seconds: float = 2.0,
     on_process: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Measured:
     """Time the forwards of networks with random weights; weights do not change how long a forward takes.
@@ -125,9 +147,18 @@ def measure(
                 if found[place] and "error" in found[place][0]:
                     continue  # it will not go better the next time
                 task = {
-                    "code": str(code), "engine": engine, "batch": batch, "size": image_size or code.image_size,
-                    "num_classes": size_of[name][0], "in_chans": size_of[name][1], "threads": threads, "device": device,
-                    "half": half, "seconds": seconds, "file": f"{scratch}/{place}.onnx"}
+                    "code": str(code),
+                    "engine": engine,
+                    "batch": batch,
+                    "size": image_size or code.image_size,
+                    "num_classes": size_of[name][0],
+                    "in_chans": size_of[name][1],
+                    "threads": threads,
+                    "device": device,
+                    "half": half,
+                    "seconds": seconds,
+                    "file": f"{scratch}/{place}.onnx",
+                }
                 # The exporter needs more memory than what it writes: it has a process of its own, once.
                 failed = _process({**task, "engine": "export"}) if engine == "onnx" and turn == 0 else {}
                 found[place].append(failed if "error" in failed else _process(task))
@@ -141,9 +172,7 @@ def measure(
     return Measured(tuple(rows), good[0]["where"], good[0]["threads"], batch, image_size, half, processes, _versions())
 
 
-def _row(
-    name: str, code: Code, engine: str, cost: Cost, size: int, batch: int, own: Sequence[dict[str, Any]]
-) -> Speed:
+def _row(name: str, code: Code, engine: str, cost: Cost, size: int, batch: int, own: Sequence[dict[str, Any]]) -> Speed:
     if "error" in own[0]:
         return Speed(name, str(code), engine, cost, size, error=own[0]["error"])
     own = [one for one in own if "error" not in one]
@@ -152,11 +181,24 @@ def _row(
     times = sorted(time for one in own for time in one["times"])
     middle = statistics.median(medians)
     return Speed(
-        name, str(code), engine, cost, size, median=middle, low=low, high=high, lowest=min(medians),
-        highest=max(medians), p10=_share(times, 0.1),
-        p90=_share(times, 0.9), p99=_share(times, 0.99), warm_ms=statistics.median(one["warm_ms"] for one in own),
-        memory=round(statistics.median(one["memory"] for one in own)), images_per_s=1e3 * batch / middle,
-        forwards=len(times), processes=len(own),
+        name,
+        str(code),
+        engine,
+        cost,
+        size,
+        median=middle,
+        low=low,
+        high=high,
+        lowest=min(medians),
+        highest=max(medians),
+        p10=_share(times, 0.1),
+        p90=_share(times, 0.9),
+        p99=_share(times, 0.99),
+        warm_ms=statistics.median(one["warm_ms"] for one in own),
+        memory=round(statistics.median(one["memory"] for one in own)),
+        images_per_s=1e3 * batch / middle,
+        forwards=len(times),
+        processes=len(own),
     )
 
 
@@ -182,8 +224,14 @@ def _share(times: Sequence[float], share: float) -> float:
 
 def _process(task: dict[str, Any]) -> dict[str, Any]:
     try:
-        done = subprocess.run([sys.executable, "-m", "bsszoo.evaluate.engines"], input=json.dumps(task), text=True,
-                              capture_output=True, timeout=_TIMEOUT, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "bsszoo.evaluate.engines"],
+            input=json.dumps(task),
+            text=True,
+            capture_output=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"took more than {_TIMEOUT / 60:.0f} minutes"}
     lines = done.stdout.strip().splitlines()

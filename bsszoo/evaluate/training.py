@@ -13,23 +13,20 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluate.trainings import HOLDOUT, Trainings
 from bsszoo.study.result import EvaluatorInfo
-from bsszoo.train.data import (
-    Split,
-    Stream,
-    class_names,
-    open_split,
-    open_splits,
-    open_test,
-    split_notes,
-    unseen_split,
-)
+from bsszoo.train.data import Split, Stream, class_names, open_split, open_splits, open_test, split_notes, unseen_split
 from bsszoo.train.paper import imagenet_recipe, paper_recipe
 from bsszoo.train.recipe import Recipe, read_recipe, with_values
 
 
 def training_recipe(
-    family: str, data: str | Path | None, *, recipe: str | Path | None = None, dataset: str | None = None,
-    epochs: int | None = None, image_size: int | None = None, subset: float | None = None,
+    family: str,
+    data: str | Path | None,
+    *,
+    recipe: str | Path | None = None,
+    dataset: str | None = None,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    subset: float | None = None,
     assignments: Sequence[str] = (),
 ) -> Recipe:
     """The recipe that candidates of a family are trained by: a file's, or the paper's, changed where asked.
@@ -54,11 +51,13 @@ def training_recipe(
         part = part if dataset is None else replace(part, dataset=dataset)
         split = open_split(part, data, training=True, num_classes=sys.maxsize)
         if isinstance(split, Stream):
-            raise DataError(f"{part.dataset} does not say how many classes it has: give a recipe with "
-                            "model.num_classes.")
+            raise DataError(
+                f"{part.dataset} does not say how many classes it has: give a recipe with model.num_classes."
+            )
         made = paper_recipe(family, num_classes=int(split.labels.max()) + 1, data=part)
-    changed: dict[str, Any] = {k: v for k, v in (
-        ("dataset", dataset), ("image_size", image_size), ("subset", subset)) if v is not None}
+    changed: dict[str, Any] = {
+        k: v for k, v in (("dataset", dataset), ("image_size", image_size), ("subset", subset)) if v is not None
+    }
     made = with_values(made, data={"holdout": made.data.holdout or HOLDOUT, **changed})
     if epochs is not None:
         warm = made.schedule.warmup_epochs * epochs / made.schedule.epochs
@@ -97,9 +96,11 @@ class TrainingEvaluator(Trainings):
         recipe = self.recipe
         data = recipe.data
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
-        measures = (f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
-                    f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} pictures) at "
-                    f"{data.image_size} px{self.thinned}{times}")
+        measures = (
+            f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
+            f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} pictures) at "
+            f"{data.image_size} px{self.thinned}{times}"
+        )
         return EvaluatorInfo(f"training-{self.mark}", measures, ". ".join(self._notes) + "." if self._notes else None)
 
     @property
@@ -107,8 +108,10 @@ class TrainingEvaluator(Trainings):
         """What ``tested`` measures."""
         data = self.recipe.data
         split = unseen_split(data, self.data)
-        return (f"top-1 accuracy [%] on the split {split!r} of {data.dataset}, which the search never saw, of "
-                f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{self.thinned}")
+        return (
+            f"top-1 accuracy [%] on the split {split!r} of {data.dataset}, which the search never saw, of "
+            f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{self.thinned}"
+        )
 
     @property
     def test_unit(self) -> str:
@@ -125,9 +128,11 @@ class TrainingEvaluator(Trainings):
         deviation = 100 * math.sqrt(chance * (1 - chance) / max(self._held, 1))
         if best > 100 * chance + 4 * deviation:
             return None
-        return (f"The best score, {best:.2f}%, is what guessing among {self.recipe.model.num_classes} classes gives: "
-                f"the trainings, of {self._updates:,} updates each, taught nothing, and the codes' order is luck. "
-                "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates.")
+        return (
+            f"The best score, {best:.2f}%, is what guessing among {self.recipe.model.num_classes} classes gives: "
+            f"the trainings, of {self._updates:,} updates each, taught nothing, and the codes' order is luck. "
+            "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates."
+        )
 
     measured = "top-1 accuracy [%]"
 

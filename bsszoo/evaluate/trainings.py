@@ -152,8 +152,10 @@ class Trainings:
         except ValueError as error:
             found = one_line(error)
         if not isinstance(found, dict):
-            raise EvaluationError(f"{out / SUMMARY} cannot be read as the summary of a training ({found}). Move the "
-                                  "folder away: the same command trains that code again.")
+            raise EvaluationError(
+                f"{out / SUMMARY} cannot be read as the summary of a training ({found}). Move the "
+                "folder away: the same command trains that code again."
+            )
         return found
 
     def _run(self, recipe: Path, out: Path, device: str | None) -> None:

@@ -80,8 +80,15 @@ def file_name(source: str, format: str) -> str:
 
 
 def export(
-    network: nn.Module, path: str | Path, *, format: Format = "onnx", half: bool = False, opset: int = OPSET,
-    pictures: Sequence[str | Path] | None = None, bound: float | None = None, label: str = "",
+    network: nn.Module,
+    path: str | Path,
+    *,
+    format: Format = "onnx",
+    half: bool = False,
+    opset: int = OPSET,
+    pictures: Sequence[str | Path] | None = None,
+    bound: float | None = None,
+    label: str = "",
 ) -> Exported:
     """Write a network to a file, run the file, and keep it only if its outputs are PyTorch's.
 
@@ -116,8 +123,11 @@ def export(
             # The writers go by the file's ending.
             written = scratch.with_name(f"{scratch.name}{SUFFIXES[format]}")
             try:
-                run = (_write_onnx(running, sample, written, opset, _facts(network, config, label)) if format == "onnx"
-                       else _write_program(running, sample, written))
+                run = (
+                    _write_onnx(running, sample, written, opset, _facts(network, config, label))
+                    if format == "onnx"
+                    else _write_program(running, sample, written)
+                )
                 random, real, largest = _differences(run, check, expected)
                 share = max(random, real or 0.0) / max(largest, 1e-30)
                 if not share <= allowed:
@@ -125,18 +135,32 @@ def export(
                         f"The outputs of the exported file differ from PyTorch's by up to "
                         f"{max(random, real or 0.0):.3g}, {share:.2g} of the largest output; the bound is "
                         f"{allowed:g}. No file was left. "
-                        + ("float16 may be too coarse for this network; leave --fp16 away." if half else
-                           "This is a bug of an exporter or a runtime: please report it with the versions of torch, "
-                           "onnx and onnxruntime."))
+                        + (
+                            "float16 may be too coarse for this network; leave --fp16 away."
+                            if half
+                            else "This is a bug of an exporter or a runtime: please report it with the versions of "
+                            "torch, onnx and onnxruntime."
+                        )
+                    )
                 written.replace(scratch)
             finally:
                 written.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{target} cannot be written: {error.strerror or error}.") from error
     return Exported(
-        path=target, format=format, size=target.stat().st_size, opset=opset if format == "onnx" else None, half=half,
-        input_shape=tuple(config["input_size"]), mean=tuple(config["mean"]), std=tuple(config["std"]),
-        outputs=int(expected[0].shape[-1]), random=random, real=real, pictures=check.names, largest=largest,
+        path=target,
+        format=format,
+        size=target.stat().st_size,
+        opset=opset if format == "onnx" else None,
+        half=half,
+        input_shape=tuple(config["input_size"]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        outputs=int(expected[0].shape[-1]),
+        random=random,
+        real=real,
+        pictures=check.names,
+        largest=largest,
     )
 
 
@@ -154,8 +178,16 @@ def _write_onnx(network: nn.Module, sample: torch.Tensor, path: Path, opset: int
 
     try:
         torch.onnx.export(
-            network, (sample,), path, dynamo=True, verbose=False, opset_version=opset, external_data=False,
-            input_names=["images"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            network,
+            (sample,),
+            path,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            external_data=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
         model = onnx.load(str(path))
         # The exporter notes on each node which line of which file of this machine it comes from.
@@ -222,10 +254,16 @@ def _facts(network: nn.Module, config: dict[str, Any], label: str) -> dict[str, 
     """What a user of the file needs beside it: ONNX's metadata, as text."""
     made: Any = network
     labels = made.default_cfg.get("label_names")
-    facts = {"network": label, "input_size": json.dumps(list(config["input_size"])),
-             "mean": json.dumps(list(config["mean"])), "std": json.dumps(list(config["std"])),
-             "interpolation": str(config["interpolation"]), "crop_pct": str(config["crop_pct"]),
-             "bsszoo": __version__, "torch": torch.__version__}
+    facts = {
+        "network": label,
+        "input_size": json.dumps(list(config["input_size"])),
+        "mean": json.dumps(list(config["mean"])),
+        "std": json.dumps(list(config["std"])),
+        "interpolation": str(config["interpolation"]),
+        "crop_pct": str(config["crop_pct"]),
+        "bsszoo": __version__,
+        "torch": torch.__version__,
+    }
     return {**facts, **({"label_names": json.dumps(labels)} if labels else {})}
 
 
@@ -246,8 +284,9 @@ def _check_settings(format: str, opset: int, bound: float, target: Path) -> None
             try:
                 __import__(package)
             except ImportError:
-                raise SettingsError(f"ONNX needs the package {package}, which is not installed: pip install "
-                                    "'bsszoo[onnx]'.") from None
+                raise SettingsError(
+                    f"ONNX needs the package {package}, which is not installed: pip install 'bsszoo[onnx]'."
+                ) from None
 
 
 @contextmanager

@@ -38,8 +38,14 @@ _NOT_MEASURED: Final = "not measured"
 
 
 def model_card(
-    trained: Trained, name: str, *, timm: TimmArguments | None, num_classes: int, in_chans: int,
-    licence: str | None = None, picture: str | None = None,
+    trained: Trained,
+    name: str,
+    *,
+    timm: TimmArguments | None,
+    num_classes: int,
+    in_chans: int,
+    licence: str | None = None,
+    picture: str | None = None,
 ) -> str:
     """The text of ``README.md``: the Hub's metadata, then the card.
 
@@ -76,15 +82,25 @@ def model_card(
 
 def _metadata(name: str, measured: Iterable[Measured], timm: TimmArguments | None, licence: str | None) -> str:
     results = [
-        EvalResult(task_type="image-classification", task_name="Image Classification",
-                   dataset_type=one_line(m.dataset_id), dataset_name=one_line(m.dataset),
-                   dataset_split=one_line(m.split), metric_type="accuracy",
-                   metric_name=f"{kind} accuracy [%]", metric_value=round(value, 4))
-        for m in measured for kind, value in (("top-1", m.top1), ("top-5", m.top5))
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image Classification",
+            dataset_type=one_line(m.dataset_id),
+            dataset_name=one_line(m.dataset),
+            dataset_split=one_line(m.split),
+            metric_type="accuracy",
+            metric_name=f"{kind} accuracy [%]",
+            metric_value=round(value, 4),
+        )
+        for m in measured
+        for kind, value in (("top-1", m.top1), ("top-5", m.top5))
     ]
     data = ModelCardData(
-        model_name=_short(name), license=licence, library_name="timm" if timm else "bsszoo",
-        pipeline_tag="image-classification", tags=["image-classification", "timm", "bsszoo", "autobss"],
+        model_name=_short(name),
+        license=licence,
+        library_name="timm" if timm else "bsszoo",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "bsszoo", "autobss"],
         eval_results=results or None,
     )
     return f"---\n{data.to_yaml()}\n---"
@@ -98,18 +114,25 @@ def _what_it_is(code: Code, num_classes: int) -> str:
     entry = entry_of(code)
     family = family_of(code.family).title
     named = f", the zoo's `{entry.name}`," if entry is not None else ""
-    return (f"A {family} whose blocks are stacked by the code `{code}`{named} for {num_classes:,} classes at "
-            f"{code.image_size} x {code.image_size} px.")
+    return (
+        f"A {family} whose blocks are stacked by the code `{code}`{named} for {num_classes:,} classes at "
+        f"{code.image_size} x {code.image_size} px."
+    )
 
 
 def _how_to_load(name: str, timm: TimmArguments | None) -> str:
-    both = (f'import bsszoo\n\nmodel = bsszoo.create("hf-hub:{name}", pretrained=True).eval()\n')
-    alone = ("import timm\n" if timm else "import bsszoo.nets  # tells timm how such codes are built\nimport timm\n")
-    note = ("timm builds it by itself, without bsszoo." if timm else
-            "timm has no arguments that give exactly these widths: bsszoo has to be installed, `pip install bsszoo`.")
-    return (f"## Load it\n\n```python\n{both}```\n\nor with timm:\n\n```python\n{alone}\n"
-            f'model = timm.create_model("hf-hub:{name}", pretrained=True).eval()\n'
-            f"config = timm.data.resolve_model_data_config(model)  # input size, mean, deviation\n```\n\n{note}")
+    both = f'import bsszoo\n\nmodel = bsszoo.create("hf-hub:{name}", pretrained=True).eval()\n'
+    alone = "import timm\n" if timm else "import bsszoo.nets  # tells timm how such codes are built\nimport timm\n"
+    note = (
+        "timm builds it by itself, without bsszoo."
+        if timm
+        else "timm has no arguments that give exactly these widths: bsszoo has to be installed, `pip install bsszoo`."
+    )
+    return (
+        f"## Load it\n\n```python\n{both}```\n\nor with timm:\n\n```python\n{alone}\n"
+        f'model = timm.create_model("hf-hub:{name}", pretrained=True).eval()\n'
+        f"config = timm.data.resolve_model_data_config(model)  # input size, mean, deviation\n```\n\n{note}"
+    )
 
 
 def _measured(measured: Iterable[Measured], trained: Trained) -> str:
@@ -117,9 +140,12 @@ def _measured(measured: Iterable[Measured], trained: Trained) -> str:
     if not rows:
         return f"## Accuracy\n\n{_NOT_MEASURED.capitalize()}: these weights came without the record of their training."
     weights = plain((trained.summary or {}).get("weights", "last update"))
-    return ("## Accuracy\n\n" + _table(("data set", "split", "pictures", "top-1 [%]", "top-5 [%]"), rows, right=3)
-            + f"\n\nOf one training, with the weights of its end ({weights}). Accuracy on other data: {_NOT_MEASURED}. "
-              f"Latency: {_NOT_MEASURED}.")
+    return (
+        "## Accuracy\n\n"
+        + _table(("data set", "split", "pictures", "top-1 [%]", "top-5 [%]"), rows, right=3)
+        + f"\n\nOf one training, with the weights of its end ({weights}). Accuracy on other data: {_NOT_MEASURED}. "
+        f"Latency: {_NOT_MEASURED}."
+    )
 
 
 def _network(code: Code, cost: Cost, num_classes: int, in_chans: int) -> str:
@@ -129,8 +155,19 @@ def _network(code: Code, cost: Cost, num_classes: int, in_chans: int) -> str:
     for stage, row in zip(stages_of(code, num_classes=num_classes, in_chans=in_chans), costs, strict=False):
         size = ABSENT if stage.first.pooled else f"{row.size[0]}x{row.size[1]}"
         third = (inner(stage),) if letter else ()
-        rows.append((row.name, operator(stage), size, str(row.width), str(row.depth), *third, human(row.cost.macs),
-                     percent(row.cost.macs, cost.macs), human(row.cost.params)))
+        rows.append(
+            (
+                row.name,
+                operator(stage),
+                size,
+                str(row.width),
+                str(row.depth),
+                *third,
+                human(row.cost.macs),
+                percent(row.cost.macs, cost.macs),
+                human(row.cost.params),
+            )
+        )
     head = ("module", "operator", "output [px]", "C", "L", *((letter,) if letter else ()), "MACs", "share", "params")
     legend = {"": "", "B": ", B bottleneck width", "T": ", T expansion factor"}[letter]
     return (
@@ -140,7 +177,8 @@ def _network(code: Code, cost: Cost, num_classes: int, in_chans: int) -> str:
         f"| parameters | {human(cost.params)}, exactly {cost.params:,} |\n"
         f"| activations (outputs of all convolutions) | {human(cost.activations)} |\n"
         f"| input | {in_chans} x {code.image_size} x {code.image_size} |\n\n"
-        + _table(head, rows, right=2) + f"\n\nC output channels, L blocks{legend}."
+        + _table(head, rows, right=2)
+        + f"\n\nC output channels, L blocks{legend}."
     )
 
 
@@ -151,8 +189,13 @@ def _search(search: Search, code: Code, picture: str | None) -> str:
     limits += [f"at most {_count(budget[key])} {key}" for key in ("params", "activations") if budget.get(key)]
     limits += [f"at most {_number(budget['latency_ms'])} ms"] if budget.get("latency_ms") else []
     rows = [
-        (plain(n["label"]) + (" (this network)" if Code.parse(n["code"]).entries == code.entries else ""),
-         code_text(str(Code.parse(n["code"]))), _count(n["macs"]), _count(n["params"]), score(n["score"]))
+        (
+            plain(n["label"]) + (" (this network)" if Code.parse(n["code"]).entries == code.entries else ""),
+            code_text(str(Code.parse(n["code"]))),
+            _count(n["macs"]),
+            _count(n["params"]),
+            score(n["score"]),
+        )
         for n in result["networks"]
     ]
     trials = result["trials"]
@@ -166,17 +209,21 @@ def _search(search: Search, code: Code, picture: str | None) -> str:
     text += f" {plain(told['caution'])}" if told.get("caution") else ""
     text += "\n\n" + _table(("network", "code", "MACs", "params", "score"), rows, right=2)
     sizes = sorted({Code.parse(n["code"]).image_size for n in result["networks"]})
-    text += ("\n\nMACs and parameters here are those for 1,000 classes at "
-             + (f"{sizes[0]} px." if len(sizes) == 1 else "each network's own size."))
+    text += "\n\nMACs and parameters here are those for 1,000 classes at " + (
+        f"{sizes[0]} px." if len(sizes) == 1 else "each network's own size."
+    )
     text += f"\n\n![Every evaluation of the search in order, and the best so far]({picture})" if picture else ""
     confirmed = result.get("confirmation")
     if confirmed:
-        tests = [(plain(n["label"]), code_text(str(Code.parse(n["code"]))),
-                  _results(n["tests"]) or "every training failed")
-                 for n in confirmed["networks"]]
-        text += (f"\n\n**Beside controls at its budget**: {plain(confirmed['measures'])}.\n\n"
-                 + _table(("network", "code", "results [%]"), tests, right=9)
-                 + "".join(f"\n\n{plain(verdict)}" for verdict in confirmed["verdicts"]))
+        tests = [
+            (plain(n["label"]), code_text(str(Code.parse(n["code"]))), _results(n["tests"]) or "every training failed")
+            for n in confirmed["networks"]
+        ]
+        text += (
+            f"\n\n**Beside controls at its budget**: {plain(confirmed['measures'])}.\n\n"
+            + _table(("network", "code", "results [%]"), tests, right=9)
+            + "".join(f"\n\n{plain(verdict)}" for verdict in confirmed["verdicts"])
+        )
     text += "".join(f"\n\nNote: {plain(note)}" for note in result["notes"])
     return text + "\n\nAll evaluations: `search_trials.csv`; the whole result: `search.json`."
 
@@ -184,38 +231,52 @@ def _search(search: Search, code: Code, picture: str | None) -> str:
 def _training(trained: Trained) -> str:
     summary = trained.summary
     if trained.recipe is None or summary is None:
-        return ("## Training\n\nNot recorded: the weights were given as a file. How they were trained is for their "
-                "owner to say.")
+        return (
+            "## Training\n\nNot recorded: the weights were given as a file. How they were trained is for their "
+            "owner to say."
+        )
     recipe: Mapping[str, Any] = without_paths(parse_yaml(trained.recipe))
     optim, data, loss, schedule = recipe["optim"], recipe["data"], recipe["loss"], recipe["schedule"]
     rows = [
         ("data", f"{plain(summary['dataset'])}, {count_in(summary, 'train_pictures'):,} training pictures"),
         ("epochs", f"{count_in(summary, 'epochs')}, {plain(schedule['name'])} schedule"),
-        ("optimizer", f"{plain(optim['name'])}, learning rate {_number(optim['lr'])}, batch "
-                      f"{count_in(optim, 'batch_size')}, weight decay {_number(optim['weight_decay'])}"),
+        (
+            "optimizer",
+            f"{plain(optim['name'])}, learning rate {_number(optim['lr'])}, batch "
+            f"{count_in(optim, 'batch_size')}, weight decay {_number(optim['weight_decay'])}",
+        ),
         ("input", f"{count_in(data, 'image_size')} px"),
         ("label smoothing", _number(loss["label_smoothing"])),
         ("began with", plain(recipe["model"].get("pretrained") or "fresh weights")),
         ("teacher", plain(loss.get("teacher") or "none")),
         ("seed", str(count_in(summary, "seed"))),
-        ("machine", f"{plain(summary['device'])}, {count_in(summary, 'processes')} process"
-                    f"{'' if summary['processes'] == 1 else 'es'}, {plain(summary['precision'])}"),
+        (
+            "machine",
+            f"{plain(summary['device'])}, {count_in(summary, 'processes')} process"
+            f"{'' if summary['processes'] == 1 else 'es'}, {plain(summary['precision'])}",
+        ),
         ("versions", ", ".join(f"{plain(name)} {plain(version)}" for name, version in summary["versions"].items())),
     ]
-    return (f"## Training\n\n{_table(('', ''), rows, right=9)}\n\nEverything else is in `recipe.yaml`, which `bsszoo "
-            "train recipe.yaml --data DIR` trains again; epoch by epoch: `metrics.csv`.")
+    return (
+        f"## Training\n\n{_table(('', ''), rows, right=9)}\n\nEverything else is in `recipe.yaml`, which `bsszoo "
+        "train recipe.yaml --data DIR` trains again; epoch by epoch: `metrics.csv`."
+    )
 
 
 def _limits(trained: Trained, measured: tuple[Measured, ...]) -> str:
-    points = ["It knows the classes and the kind of pictures that it was trained on, and gives some class for any "
-              "other picture too.",
-              "Costs count convolutions and the classifier, as the AutoBSS paper does; how fast a device runs them is "
-              "another matter (`bsszoo measure`)."]
+    points = [
+        "It knows the classes and the kind of pictures that it was trained on, and gives some class for any "
+        "other picture too.",
+        "Costs count convolutions and the classifier, as the AutoBSS paper does; how fast a device runs them is "
+        "another matter (`bsszoo measure`).",
+    ]
     if measured:
         points.append("Each accuracy is of one training. Another seed gives another figure.")
     if any("held out" in m.split for m in measured):
-        points.append("Pictures held out of training may have guided the choice of this code; a figure on them is then "
-                      "somewhat too good.")
+        points.append(
+            "Pictures held out of training may have guided the choice of this code; a figure on them is then "
+            "somewhat too good."
+        )
     if trained.search is None:
         points.append("How the code was chosen is not recorded here.")
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points) + f"\n\nWritten by bsszoo {__version__}."

@@ -33,9 +33,7 @@ TRAINING, SEARCH, SEARCH_TRIALS = (PUBLISHED[name] for name in (SUMMARY, RESULT,
 FILES: Final = (CARD, CONFIG, WEIGHTS_FILE, RECIPE, TRAINING, METRICS, SEARCH, SEARCH_TRIALS, SEARCH_PICTURE)
 
 
-def write_contents(
-    trained: Trained, name: str, folder: Path, *, licence: str | None = None
-) -> tuple[str, ...]:
+def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | None = None) -> tuple[str, ...]:
     """Write what the repository ``name`` is to hold; the same input gives the same bytes.
 
     The weights are loaded strictly into the code's network before anything is written, so that what is published is
@@ -76,8 +74,15 @@ def write_contents(
         with reading(f"{TRIALS} ({SEARCH_TRIALS}) or {RESULT} ({SEARCH})"):
             texts[SEARCH_TRIALS] = portable_trials(trained.search.trials)
             picture = SEARCH_PICTURE if draw_trace(trained.search, folder / SEARCH_PICTURE) else None
-    texts[CARD] = model_card(trained, name, timm=timm, num_classes=network.num_classes, in_chans=network.in_chans,
-                             licence=licence, picture=picture)
+    texts[CARD] = model_card(
+        trained,
+        name,
+        timm=timm,
+        num_classes=network.num_classes,
+        in_chans=network.in_chans,
+        licence=licence,
+        picture=picture,
+    )
     for file, text in texts.items():
         write_whole(folder / file, text)
     written += [*texts, *([picture] if picture else [])]

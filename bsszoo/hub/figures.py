@@ -39,13 +39,25 @@ def measured_of(summary: Mapping[str, Any] | None) -> tuple[Measured, ...]:
     """
     if summary is None:
         return ()
-    found = [Measured(text_in(summary, "dataset"), text_in(summary, "validated_on"),
-                      number_in(summary, "top1", most=100), number_in(summary, "top5", most=100),
-                      count_in(summary, "val_pictures"))]
+    found = [
+        Measured(
+            text_in(summary, "dataset"),
+            text_in(summary, "validated_on"),
+            number_in(summary, "top1", most=100),
+            number_in(summary, "top5", most=100),
+            count_in(summary, "val_pictures"),
+        )
+    ]
     if summary.get("test_top1") is not None:
-        found.append(Measured(text_in(summary, "dataset"), text_in(summary, "tested_on"),
-                              number_in(summary, "test_top1", most=100), number_in(summary, "test_top5", most=100),
-                              count_in(summary, "test_pictures")))
+        found.append(
+            Measured(
+                text_in(summary, "dataset"),
+                text_in(summary, "tested_on"),
+                number_in(summary, "test_top1", most=100),
+                number_in(summary, "test_top5", most=100),
+                count_in(summary, "test_pictures"),
+            )
+        )
     return tuple(found)
 
 
@@ -64,8 +76,10 @@ def reading(name: str) -> Iterator[None]:
 
 def _broken(name: str, error: Exception) -> str:
     said = f"there is no {error}" if type(error) is KeyError else str(error) or type(error).__name__
-    return (f"{name} is broken, or of another version of bsszoo ({one_line(said)}). Take it away to do without it, or "
-            "let the command that wrote it write it again.")
+    return (
+        f"{name} is broken, or of another version of bsszoo ({one_line(said)}). Take it away to do without it, or "
+        "let the command that wrote it write it again."
+    )
 
 
 def text_in(data: Any, *keys: str) -> str:

@@ -31,7 +31,7 @@ def plain(value: object) -> str:
     text = _ADDRESS.sub(_entity, text)
     if begin := _BLOCK.match(text):
         head = begin.group()
-        text = f"{head[:-1]}{_entity(head[-1])}{text[len(head):]}"
+        text = f"{head[:-1]}{_entity(head[-1])}{text[len(head) :]}"
     return text
 
 

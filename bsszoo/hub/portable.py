@@ -13,7 +13,8 @@ from bsszoo.texts import parse_yaml
 
 # A path from the root of a disk with a folder in it; not a part of an address (https://..) or of a longer word.
 _PATH: Final = re.compile(
-    r"(?<![\w/.\\])(?!//)(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s/\\:'\"]+[/\\])+(?P<last>[^\s/\\:'\",;)]*)")
+    r"(?<![\w/.\\])(?!//)(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s/\\:'\"]+[/\\])+(?P<last>[^\s/\\:'\",;)]*)"
+)
 # A text that is a path as a whole, which may have blanks in it.
 _WHOLE: Final = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\].*|\.\.?", re.DOTALL)
 # Values that are paths wherever they begin, unless they name a place on the Hub or a tag.

@@ -99,20 +99,25 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
             pickles = [name for name in held if name in PICKLES]
             raise WeightsError(
                 f"{target.label} holds its weights as {pickles[0]}, a pickle, which can run any program when it is "
-                f"opened: only {WEIGHTS_FILE} is taken." if pickles and CONFIG in names else
-                f"{target.label} holds no network: it needs {CONFIG} and {WEIGHTS_FILE}.")
+                f"opened: only {WEIGHTS_FILE} is taken."
+                if pickles and CONFIG in names
+                else f"{target.label} holds no network: it needs {CONFIG} and {WEIGHTS_FILE}."
+            )
         check_room(folder, names, earlier)
         # Before the large file: what it is.
         for name in sorted(names, key=lambda one: one != CONFIG):
             path = Path(hf_hub_download(target.name, name, revision=commit, local_dir=beside, token=api.token))
             if not _same(path, held[name]):
-                raise RunError(f"{name} of {target.label} does not have the checksum that the Hub says. Nothing was "
-                               "changed; run the same command again.")
+                raise RunError(
+                    f"{name} of {target.label} does not have the checksum that the Hub says. Nothing was "
+                    "changed; run the same command again."
+                )
             if name == CONFIG:
                 code, own = code_in(path, target.label), checksum_in(path, target.label)
         if own is not None and sha256_of(Path(beside, WEIGHTS_FILE)) != own.lower():
-            raise WeightsError(f"The weights of {target.label} are not those that its config.json recorded. Nothing "
-                               "was taken from it.")
+            raise WeightsError(
+                f"The weights of {target.label} are not those that its config.json recorded. Nothing was taken from it."
+            )
         check_file(Path(beside, WEIGHTS_FILE), code, target.label)
         place(beside, folder, names, earlier, {"repository": target.text, "commit": commit})
     left = tuple(name for name in held if name not in names and name != ".gitattributes")
@@ -157,13 +162,15 @@ def look(repository: str, *, token: str | None = None) -> Facts:
         except ValueError as error:
             if isinstance(error, BssZooError):
                 raise
-            raise WeightsError(f"The {name} of {target.label} is broken, or none of bsszoo's: {one_line(error)}."
-                               ) from error
+            raise WeightsError(
+                f"The {name} of {target.label} is broken, or none of bsszoo's: {one_line(error)}."
+            ) from error
     weights = held.get(WEIGHTS_FILE)
     size = 0 if weights is None else int(weights.size)
     cost = code_cost(code, num_classes=classes, in_chans=channels)
-    return Facts(target.text, code, cost, classes, channels, measured, size, commit, tuple(held), licence, search,
-                 training)
+    return Facts(
+        target.text, code, cost, classes, channels, measured, size, commit, tuple(held), licence, search, training
+    )
 
 
 def _parse(repository: str) -> HubRepository:
@@ -193,8 +200,9 @@ def _tree(api: HfApi, target: HubRepository, commit: str) -> dict[str, RepoFile]
     refuse_names(found, target.label)
     for name in (CONFIG, TRAINING, SEARCH, CARD):
         if name in found and found[name].size > _TEXT_BYTES:
-            raise WeightsError(f"{name} of {target.label} has {found[name].size:,} bytes; at most {_TEXT_BYTES:,} are "
-                               "read.")
+            raise WeightsError(
+                f"{name} of {target.label} has {found[name].size:,} bytes; at most {_TEXT_BYTES:,} are read."
+            )
     return found
 
 

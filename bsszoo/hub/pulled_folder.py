@@ -70,8 +70,10 @@ def earlier_files(folder: Path) -> frozenset[str]:
         raise SettingsError(other)
     for name in names:
         if not isinstance(name, str) or _danger(name) or not is_taken(name):
-            raise SettingsError(f"{mark} lists {one_line(name)!r}, which no pull can have written. Nothing was "
-                                "changed: give a new folder with --out, or remove this one.")
+            raise SettingsError(
+                f"{mark} lists {one_line(name)!r}, which no pull can have written. Nothing was "
+                "changed: give a new folder with --out, or remove this one."
+            )
     return frozenset(names)
 
 
@@ -89,8 +91,10 @@ def check_room(folder: Path, names: Collection[str], earlier: Collection[str]) -
                     raise _foreign(folder, path)
                 break  # nothing is there yet, or a pulled file that makes room
             if stat.S_ISLNK(mode):
-                raise SettingsError(f"{path} is a link. Nothing was changed: a pull does not write through links; "
-                                    "remove it, or give a new folder with --out.")
+                raise SettingsError(
+                    f"{path} is a link. Nothing was changed: a pull does not write through links; "
+                    "remove it, or give a new folder with --out."
+                )
         else:
             path /= last
             mode = _mode(path)
@@ -103,8 +107,9 @@ def check_room(folder: Path, names: Collection[str], earlier: Collection[str]) -
                 raise _foreign(folder, path)
 
 
-def place(beside: Path, folder: Path, names: Collection[str], earlier: Collection[str], about: Mapping[str, str],
-          ) -> None:
+def place(
+    beside: Path, folder: Path, names: Collection[str], earlier: Collection[str], about: Mapping[str, str]
+) -> None:
     """Put fetched files into their folder, and take away those of an earlier pull that are no longer among them.
 
     Raises:
@@ -125,8 +130,10 @@ def place(beside: Path, folder: Path, names: Collection[str], earlier: Collectio
             (beside / name).replace(folder / name)
         _write_mark(folder, names, about)
     except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error.strerror or error}. The pull stopped half-way; the "
-                            "same command finishes it once that is mended.") from None
+        raise SettingsError(
+            f"{folder} cannot be written: {error.strerror or error}. The pull stopped half-way; the "
+            "same command finishes it once that is mended."
+        ) from None
 
 
 @contextmanager
@@ -148,12 +155,15 @@ def scratch_beside(folder: Path) -> Iterator[Path]:
         found = scratch.lstat()
         # In a folder that others may write, such as /tmp, it could be somebody else's, or lead elsewhere.
         if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
-            raise SettingsError(f"{scratch} is not a folder of yours, and a pull needs it. Remove it, or give another "
-                                "folder with --out.")
+            raise SettingsError(
+                f"{scratch} is not a folder of yours, and a pull needs it. Remove it, or give another "
+                "folder with --out."
+            )
         lock.acquire()
     except Timeout:
-        raise SettingsError(f"Another process is pulling into {folder}. Wait until it is done, or give another folder "
-                            "with --out.") from None
+        raise SettingsError(
+            f"Another process is pulling into {folder}. Wait until it is done, or give another folder with --out."
+        ) from None
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error.strerror or error}.") from None
     try:
@@ -211,9 +221,11 @@ def _not_pulls(folder: Path, inside: Path, earlier: Collection[str]) -> Path | N
 
 
 def _foreign(folder: Path, path: Path) -> SettingsError:
-    return SettingsError(f"{folder} holds {printable(path.relative_to(folder).as_posix())}, which no pull put there, "
-                         "in the place of a file of the repository. Nothing was changed: move it away, or give a new "
-                         "folder with --out.")
+    return SettingsError(
+        f"{folder} holds {printable(path.relative_to(folder).as_posix())}, which no pull put there, "
+        "in the place of a file of the repository. Nothing was changed: move it away, or give a new "
+        "folder with --out."
+    )
 
 
 def _remove(folder: Path, name: str) -> None:

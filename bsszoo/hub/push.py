@@ -102,7 +102,10 @@ def _send(
     if not force and not (target.revision and before == main):
         _check_place(api, HubRepository(target.name, before), code, target.label)
     done: Any = api.upload_folder(
-        repo_id=target.name, folder_path=folder, revision=target.revision, commit_message=f"bsszoo: {code}",
+        repo_id=target.name,
+        folder_path=folder,
+        revision=target.revision,
+        commit_message=f"bsszoo: {code}",
         # Whoever pushes in the same moment is not overwritten.
         parent_commit=before,
         # A card about a search that is no longer there would mislead.
@@ -118,9 +121,12 @@ def _target(repository: str, revision: str | None) -> HubRepository:
     except WeightsError:
         target = HubRepository("")
     if "/" not in target.name or (revision is not None and "@" in repository):
-        raise SettingsError(f"{repository!r}" + (f" with revision {revision!r}" if revision is not None else "")
-                            + " names no repository to push to: give ORG/NAME, of letters, digits, '-', '_' and '.', "
-                            "and a branch with --revision.")
+        raise SettingsError(
+            f"{repository!r}"
+            + (f" with revision {revision!r}" if revision is not None else "")
+            + " names no repository to push to: give ORG/NAME, of letters, digits, '-', '_' and '.', "
+            "and a branch with --revision."
+        )
     return target
 
 
@@ -132,9 +138,11 @@ def _make(api: HfApi, target: HubRepository, *, private: bool, user: str) -> Non
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status in (401, 403):
-            raise SettingsError(f"The user {user!r} may not make or write repositories of {owner!r}. Push to {user}/"
-                                f"{target.name.partition('/')[2]}, ask for the right to write, or log in as another "
-                                "user with `hf auth login`.") from None
+            raise SettingsError(
+                f"The user {user!r} may not make or write repositories of {owner!r}. Push to {user}/"
+                f"{target.name.partition('/')[2]}, ask for the right to write, or log in as another "
+                "user with `hf auth login`."
+            ) from None
         raise
 
 
@@ -145,14 +153,19 @@ def _check_place(api: HfApi, target: HubRepository, code: Code, label: str) -> N
     except EntryNotFoundError:
         held = {f.path for f in api.list_repo_tree(target.name, revision=target.revision)} - _BARE
         if held:
-            raise SettingsError(f"{label} holds other files ({', '.join(sorted(held)[:3])}) and no network of "
-                                "bsszoo's. Give another name, or --force to write into it.") from None
+            raise SettingsError(
+                f"{label} holds other files ({', '.join(sorted(held)[:3])}) and no network of "
+                "bsszoo's. Give another name, or --force to write into it."
+            ) from None
         return
     try:
         held_code = code_in(Path(path), label)
     except WeightsError:
-        raise SettingsError(f"{label} holds a network that is none of bsszoo's. Give another name, or --force "
-                            "to overwrite it.") from None
+        raise SettingsError(
+            f"{label} holds a network that is none of bsszoo's. Give another name, or --force to overwrite it."
+        ) from None
     if not same_network(held_code, code):
-        raise SettingsError(f"{label} holds the code {held_code}, and this is {code}. Give another name, a "
-                            "branch with --revision, or --force to overwrite it.")
+        raise SettingsError(
+            f"{label} holds the code {held_code}, and this is {code}. Give another name, a "
+            "branch with --revision, or --force to overwrite it."
+        )

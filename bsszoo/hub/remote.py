@@ -20,8 +20,10 @@ from bsszoo.errors import BssZooError, RunError, SettingsError
 from bsszoo.models.hub_files import HubRepository, disk_error, first_line
 from bsszoo.texts import one_line
 
-_LOG_IN: Final = ("Log in with `hf auth login`, or set HF_TOKEN to a token that may write. Tokens are made on the "
-                  "Hub's page Settings, Access Tokens.")
+_LOG_IN: Final = (
+    "Log in with `hf auth login`, or set HF_TOKEN to a token that may write. Tokens are made on the "
+    "Hub's page Settings, Access Tokens."
+)
 
 
 def hub_api(token: str | None) -> HfApi:
@@ -40,8 +42,10 @@ def check_reachable() -> None:
     try:
         get_session().get(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # the HTTP library behind the client has changed before: no narrower class lasts
-        raise RunError(f"The Hub ({constants.ENDPOINT}) cannot be reached ({first_line(error)}). Check the connection "
-                       "or HF_ENDPOINT and run the same command again.") from error
+        raise RunError(
+            f"The Hub ({constants.ENDPOINT}) cannot be reached ({first_line(error)}). Check the connection "
+            "or HF_ENDPOINT and run the same command again."
+        ) from error
 
 
 def who(api: HfApi) -> str:
@@ -73,11 +77,14 @@ def in_words(repository: HubRepository, doing: str) -> Iterator[None]:
     except BssZooError:
         raise
     except GatedRepoError as error:
-        raise SettingsError(f"Access to {repository.label} is restricted. Ask for it on its page, and log in with `hf "
-                            "auth login`.") from error
+        raise SettingsError(
+            f"Access to {repository.label} is restricted. Ask for it on its page, and log in with `hf auth login`."
+        ) from error
     except RepositoryNotFoundError as error:
-        raise SettingsError(f"There is no {repository.label} on the Hub ({constants.ENDPOINT}), or it is private and "
-                            f"your token may not read it. {_LOG_IN}") from error
+        raise SettingsError(
+            f"There is no {repository.label} on the Hub ({constants.ENDPOINT}), or it is private and "
+            f"your token may not read it. {_LOG_IN}"
+        ) from error
     except RevisionNotFoundError as error:
         raise SettingsError(f"{repository.label}: the repository has no revision {repository.revision!r}.") from error
     except HFValidationError as error:
@@ -85,17 +92,24 @@ def in_words(repository: HubRepository, doing: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = status_of(error)
         if status in (401, 403):
-            raise SettingsError(f"You may not {doing} {repository.label} ({status} from {constants.ENDPOINT}). "
-                                f"{_LOG_IN}") from None
-        raise RunError(f"The Hub ({constants.ENDPOINT}) did not let us {doing} {repository.label}: "
-                       f"{first_line(error)}. Run the same command again.") from error
+            raise SettingsError(
+                f"You may not {doing} {repository.label} ({status} from {constants.ENDPOINT}). {_LOG_IN}"
+            ) from None
+        raise RunError(
+            f"The Hub ({constants.ENDPOINT}) did not let us {doing} {repository.label}: "
+            f"{first_line(error)}. Run the same command again."
+        ) from error
     except Exception as error:
         if (disk := disk_error(error)) is not None:
             named = f"{one_line(disk.filename)} cannot be read or written" if disk.filename else "A disk takes no more"
-            raise RunError(f"{named}: {disk.strerror or first_line(disk)}. Nothing was changed. The Hub's cache is "
-                           f"{constants.HF_HUB_CACHE}; the environment variable HF_HOME takes another.") from error
-        raise RunError(f"The connection broke off: could not {doing} {repository.label} at {constants.ENDPOINT} "
-                       f"({first_line(error)}). Nothing is left half done; run the same command again.") from error
+            raise RunError(
+                f"{named}: {disk.strerror or first_line(disk)}. Nothing was changed. The Hub's cache is "
+                f"{constants.HF_HUB_CACHE}; the environment variable HF_HOME takes another."
+            ) from error
+        raise RunError(
+            f"The connection broke off: could not {doing} {repository.label} at {constants.ENDPOINT} "
+            f"({first_line(error)}). Nothing is left half done; run the same command again."
+        ) from error
 
 
 def status_of(error: HfHubHTTPError) -> int:

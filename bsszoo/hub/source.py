@@ -23,8 +23,10 @@ CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
 PUBLISHED: Final = {SUMMARY: "training.json", RESULT: "search.json", TRIALS: "search_trials.csv"}
 # The most bytes of a file that is read as text; the trials of a long search are some megabytes.
 _MOST_BYTES: Final = 1 << 26
-_FORMS: Final = ("a folder of `bsszoo train`, a folder of `bsszoo compress --finish`, or a weights file (with --code "
-                 "unless a config.json lies beside it)")
+_FORMS: Final = (
+    "a folder of `bsszoo train`, a folder of `bsszoo compress --finish`, or a weights file (with --code "
+    "unless a config.json lies beside it)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,10 @@ def find_trained(source: str | Path, *, code: str | Code | None = None, search: 
         with reading(RESULT):
             known = [Code.parse(n["code"]) for n in run.result["networks"]]
         if not any(same_network(found.code, one) for one in known):
-            raise SettingsError(f"The search does not know {found.code}: it is none of its networks. Leave --search "
-                                "away, or name the search that found it.")
+            raise SettingsError(
+                f"The search does not know {found.code}: it is none of its networks. Leave --search "
+                "away, or name the search that found it."
+            )
         found = replace(found, search=run)
     return found
 
@@ -111,7 +115,8 @@ def _finished(run: Path, result: Mapping[str, Any]) -> Path:
         raise SettingsError(
             f"{run} holds a search and no weights to publish: its candidates were judged, not trained in full. Run the "
             f"same `bsszoo compress` with --finish paper (and --data), or `bsszoo train paper:{code} --data DIR --out "
-            f"DIR2`, then: bsszoo push DIR2 ORG/NAME --search {run}")
+            f"DIR2`, then: bsszoo push DIR2 ORG/NAME --search {run}"
+        )
     return run / folder
 
 
@@ -121,12 +126,16 @@ def _folder(folder: Path, given: Code | None) -> Trained:
     recipe, summary = _text(folder / RECIPE), _json(folder / SUMMARY) or _json(folder / PUBLISHED[SUMMARY])
     if not weights.is_file():
         if recipe is not None:
-            raise SettingsError(f"The training in {folder} has not come to its end: there is no {WEIGHTS_FILE} yet. "
-                                "Run the same `bsszoo train` again; it goes on where it was.")
+            raise SettingsError(
+                f"The training in {folder} has not come to its end: there is no {WEIGHTS_FILE} yet. "
+                "Run the same `bsszoo train` again; it goes on where it was."
+            )
         raise SettingsError(f"There is nothing to publish in {str(folder)!r}: give {_FORMS}.")
     if recipe is not None and summary is None:
-        raise SettingsError(f"The training in {folder} has not come to its end: there is no {SUMMARY} yet. Run the "
-                            "same `bsszoo train` again; it goes on where it was.")
+        raise SettingsError(
+            f"The training in {folder} has not come to its end: there is no {SUMMARY} yet. Run the "
+            "same `bsszoo train` again; it goes on where it was."
+        )
     if not config.is_file():
         if given is None:
             raise SettingsError(f"{folder} has no {CONFIG}, which says what network it is: name it with --code.")

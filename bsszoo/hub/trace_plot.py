@@ -34,8 +34,13 @@ def draw_trace(search: Search, path: Path) -> bool:
     for network in search.result["networks"]:
         if network["role"] != "found" and network["score"] is not None and abs(network["score"]) < 1e30:
             style = "--" if network["role"] == "uniform" else ":"
-            axes.axhline(network["score"], color="#666666", linewidth=0.9, linestyle=style,
-                         label={"uniform": "uniformly rescaled original"}.get(network["role"], "original"))
+            axes.axhline(
+                network["score"],
+                color="#666666",
+                linewidth=0.9,
+                linestyle=style,
+                label={"uniform": "uniformly rescaled original"}.get(network["role"], "original"),
+            )
     axes.set_xlabel("evaluation")
     axes.set_ylabel("score")
     axes.grid(visible=True, linewidth=0.3)

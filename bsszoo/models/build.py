@@ -77,8 +77,12 @@ def build(
     entry = entry_of(code)
     architecture = entry.architecture if entry else GENERIC
     arguments: dict[str, Any] = {
-        "in_chans": in_chans, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "output_stride": output_stride,
-        "num_classes": num_classes, "global_pool": global_pool,
+        "in_chans": in_chans,
+        "drop_rate": drop_rate,
+        "drop_path_rate": drop_path_rate,
+        "output_stride": output_stride,
+        "num_classes": num_classes,
+        "global_pool": global_pool,
     }
     if features_only:
         arguments |= {"features_only": True} | ({} if out_indices is None else {"out_indices": tuple(out_indices)})
@@ -102,7 +106,7 @@ def build_as_timm(code: Code, variant: str, *, pretrained: bool = False, **kwarg
         return model
     kwargs.pop("features_only")
     features: Any = build_model_with_cfg(
-        own_features, variant, pretrained, code=code, kwargs_filter=_HEAD, pretrained_filter_fn=_trunk_only, **kwargs,
+        own_features, variant, pretrained, code=code, kwargs_filter=_HEAD, pretrained_filter_fn=_trunk_only, **kwargs
     )
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(features.pretrained_cfg)
     made: nn.Module = features
@@ -179,8 +183,10 @@ def bsszoo_code(
         CodeError: ``code`` is neither, or describes an impossible network.
     """
     if isinstance(code, Code):
-        raise CodeError("code is given as text or as a dict here, so that it can be saved with the weights: "
-                        "pass str(code) or code.to_dict().")
+        raise CodeError(
+            "code is given as text or as a dict here, so that it can be saved with the weights: "
+            "pass str(code) or code.to_dict()."
+        )
     made = Code.parse(code) if isinstance(code, str) else Code.from_dict(code)
     # A configuration from a checkpoint, or from the caller, comes first; the code's own fills in the rest.
     kwargs["pretrained_cfg"] = {**config_of(made), "architecture": GENERIC, **_as_dict(kwargs.get("pretrained_cfg"))}

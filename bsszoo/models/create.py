@@ -66,8 +66,10 @@ def create(
         (3, 224, 224)
     """
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
-        raise WeightsError(f"pretrained is {shown(pretrained)}; allowed are True, False, a tag, 'hf-hub:org/name', "
-                           "'local-dir:PATH' and the path of a weights file.")
+        raise WeightsError(
+            f"pretrained is {shown(pretrained)}; allowed are True, False, a tag, 'hf-hub:org/name', "
+            "'local-dir:PATH' and the path of a weights file."
+        )
     org = hub_org(org)
     named = resolve(name_or_code, org=org, cache_dir=cache_dir)
     if named.module is not None:
@@ -75,12 +77,22 @@ def create(
     if named.detector is not None:
         # What a training's folder holds says more of a detector than its name.
         detector = named.source if named.source is not None else named.detector
-        given = {"in_chans": in_chans, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None,
-                 "features_only": features_only or None, "out_indices": out_indices, "org": org,
-                 "output_stride": None if output_stride == 32 else output_stride,
-                 "global_pool": None if global_pool == "avg" else global_pool}
-        return create_detector(detector, pretrained=pretrained, num_classes=num_classes,
-                               refused=[name for name, value in given.items() if value is not None])
+        given = {
+            "in_chans": in_chans,
+            "drop_rate": drop_rate or None,
+            "drop_path_rate": drop_path_rate or None,
+            "features_only": features_only or None,
+            "out_indices": out_indices,
+            "org": org,
+            "output_stride": None if output_stride == 32 else output_stride,
+            "global_pool": None if global_pool == "avg" else global_pool,
+        }
+        return create_detector(
+            detector,
+            pretrained=pretrained,
+            num_classes=num_classes,
+            refused=[name for name, value in given.items() if value is not None],
+        )
     code, entry = named.code, named.entry
     source = named.source if pretrained is True and named.source is not None else pretrained
     if source is False:
@@ -92,20 +104,29 @@ def create(
         check_count({name: tensor.shape for name, tensor in state.items()}, code, weights.label)
     num_classes = (classes or 1000) if num_classes is None else num_classes
     in_chans = (channels or 3) if in_chans is None else in_chans
-    config = (weights.config or (named.config if source == named.source else {})) if weights else _tag_config(
-        entry, named.tag)
+    config = (
+        (weights.config or (named.config if source == named.source else {}))
+        if weights
+        else _tag_config(entry, named.tag)
+    )
     if classes not in (0, num_classes):
         # A classifier of other classes has other labels, whatever they are.
         config = {key: value for key, value in config.items() if not key.startswith("label_")}
         config["num_classes"] = num_classes
     model = build(
-        code, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate,
-        global_pool=global_pool, output_stride=output_stride, features_only=features_only, out_indices=out_indices,
+        code,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+        global_pool=global_pool,
+        output_stride=output_stride,
+        features_only=features_only,
+        out_indices=out_indices,
         pretrained_cfg=config,
     )
     if weights is not None and state is not None:
-        load(model, state, weights.label, code, num_classes=num_classes, in_chans=in_chans,
-             features_only=features_only)
+        load(model, state, weights.label, code, num_classes=num_classes, in_chans=in_chans, features_only=features_only)
     return model
 
 

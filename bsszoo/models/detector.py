@@ -58,8 +58,11 @@ class CodeBackbone(nn.Module):
         self.body = body
         chosen = [widths[i] for i in detector.levels]
         wide = detector.channels
-        extra: Any = LastLevelMaxPool() if detector.kind == "maskrcnn" else (
-            _P6FromC5(chosen[-1], wide) if detector.p6_from == "c5" else LastLevelP6P7(wide, wide))
+        extra: Any = (
+            LastLevelMaxPool()
+            if detector.kind == "maskrcnn"
+            else (_P6FromC5(chosen[-1], wide) if detector.p6_from == "c5" else LastLevelP6P7(wide, wide))
+        )
         self.fpn = FeaturePyramidNetwork(chosen, wide, extra_blocks=extra)
         self.out_channels = wide
 
@@ -70,7 +73,11 @@ class CodeBackbone(nn.Module):
 
 
 def build_detector(
-    detector: Detector, *, norm: Norm = "batch", frozen_eps: float = 1e-5, anchor_size: int = ANCHOR_SIZE,
+    detector: Detector,
+    *,
+    norm: Norm = "batch",
+    frozen_eps: float = 1e-5,
+    anchor_size: int = ANCHOR_SIZE,
     **settings: Any,
 ) -> nn.Module:
     """torchvision's detector of a code, with freshly initialised weights.
@@ -102,8 +109,9 @@ def build_detector(
     make = MaskRCNN if masks else RetinaNet
     allowed = set(inspect.signature(make).parameters) - {"backbone", "num_classes", "kwargs"}
     if unknown := sorted(set(settings) - allowed):  # which torchvision would take without a word
-        raise CodeError(f"torchvision's {make.__name__} does not take {unknown[0]!r}; it takes "
-                        f"{', '.join(sorted(allowed))}.")
+        raise CodeError(
+            f"torchvision's {make.__name__} does not take {unknown[0]!r}; it takes {', '.join(sorted(allowed))}."
+        )
     parts = {"rpn_anchor_generator" if masks else "anchor_generator": _anchors(detector, anchor_size)}
     if masks:
         parts |= _heads(detector)
@@ -150,8 +158,10 @@ def _freeze(module: nn.Module, frozen: Any) -> None:
         if type(child) is nn.BatchNorm2d:
             setattr(module, name, frozen(child.num_features))
         elif isinstance(child, nn.BatchNorm2d):
-            raise CodeError("norm is frozen, which exists for ResNet backbones only: those of the other families "
-                            "hold their activations in their normalisation.")
+            raise CodeError(
+                "norm is frozen, which exists for ResNet backbones only: those of the other families "
+                "hold their activations in their normalisation."
+            )
         else:
             _freeze(child, frozen)
 
@@ -159,6 +169,9 @@ def _freeze(module: nn.Module, frozen: Any) -> None:
 def _anchors(detector: Detector, smallest: int) -> AnchorGenerator:
     octaves = [smallest * 2**level for level in range(5)]
     # One size at each level; RetinaNet's three are an octave apart in thirds, as its paper and torchvision have them.
-    sizes: tuple[tuple[int, ...], ...] = tuple((x,) for x in octaves) if detector.kind == "maskrcnn" else tuple(
-        (x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in octaves)
+    sizes: tuple[tuple[int, ...], ...] = (
+        tuple((x,) for x in octaves)
+        if detector.kind == "maskrcnn"
+        else tuple((x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in octaves)
+    )
     return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))

@@ -32,8 +32,13 @@ _MOST_SETTING: Final = 20_000
 
 
 def create_detector(
-    detector: Detector | str, *, pretrained: bool | str | Path = False, num_classes: int | None = None,
-    norm: Norm = "batch", refused: Sequence[str] = (), **settings: Any,
+    detector: Detector | str,
+    *,
+    pretrained: bool | str | Path = False,
+    num_classes: int | None = None,
+    norm: Norm = "batch",
+    refused: Sequence[str] = (),
+    **settings: Any,
 ) -> nn.Module:
     """torchvision's detector on a code; it takes lists of pictures [3, h, w] of any sizes, as torchvision's do.
 
@@ -54,8 +59,10 @@ def create_detector(
         WeightsError: The weights do not exist or do not fit.
     """
     if refused:
-        raise CodeError(f"A detector does not take {', '.join(refused)}. See bsszoo.models.detector_weights."
-                        "create_detector for what it takes.")
+        raise CodeError(
+            f"A detector does not take {', '.join(refused)}. See bsszoo.models.detector_weights."
+            "create_detector for what it takes."
+        )
     if isinstance(detector, str) and detector.startswith(LOCAL):
         return _from_folder(Path(detector.removeprefix(LOCAL)).expanduser(), pretrained, num_classes, norm, settings)
     if isinstance(detector, str):
@@ -66,9 +73,11 @@ def create_detector(
     if num_classes is not None:
         detector = replace(detector, num_classes=num_classes)
     if pretrained is True:
-        raise WeightsError(f"Nobody has published weights of {detector}. Pass a file, pretrained='PATH', or "
-                           f"pretrained={TORCHVISION!r} for torchvision's, which are of ResNet-50 with the stride on "
-                           "the 3x3 convolution.")
+        raise WeightsError(
+            f"Nobody has published weights of {detector}. Pass a file, pretrained='PATH', or "
+            f"pretrained={TORCHVISION!r} for torchvision's, which are of ResNet-50 with the stride on "
+            "the 3x3 convolution."
+        )
     if pretrained is False:
         return build_detector(detector, norm=norm, **settings)
     if pretrained == TORCHVISION:
@@ -80,8 +89,10 @@ def create_detector(
     state = read_state(Weights(path, str(path)))
     held, counted = sum(tensor.numel() for tensor in state.values()), detector_cost(detector).params
     if counted > 2 * held + _SLACK:
-        raise WeightsError(f"{path} holds the weights of another network: {held:,} numbers, and {detector} for "
-                           f"{detector.num_classes:,} classes has {counted:,} parameters.")
+        raise WeightsError(
+            f"{path} holds the weights of another network: {held:,} numbers, and {detector} for "
+            f"{detector.num_classes:,} classes has {counted:,} parameters."
+        )
     model = build_detector(detector, norm=norm, **settings)
     check_same(state, model.state_dict(), model.state_dict(), set(), str(path))
     check_values(state, model.state_dict(), str(path))
@@ -101,8 +112,13 @@ class SavedDetector:
 
 def saved_text(detector: Detector, *, norm: str, settings: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     """The ``config.json`` of a detector, which ``saved_detector`` reads."""
-    own = {"detector": str(detector), "p6_from": detector.p6_from, "norm": norm, "settings": dict(settings),
-           "labels": dict(labels)}
+    own = {
+        "detector": str(detector),
+        "p6_from": detector.p6_from,
+        "norm": norm,
+        "settings": dict(settings),
+        "labels": dict(labels),
+    }
     return json.dumps({"architecture": detector.kind, "num_classes": detector.num_classes, OWN: own}, indent=2) + "\n"
 
 
@@ -131,13 +147,19 @@ def saved_detector(folder: Path) -> SavedDetector | None:
             raise ValueError(f"its norm is {one_line(norm)!r}")
         if not isinstance(settings, dict) or not all(_is_setting(value) for value in settings.values()):
             raise ValueError("its settings are no plain values")
-        if not isinstance(labels, dict) or not isinstance(labels.get("names"), list) or not isinstance(
-                labels.get("ids"), list) or not all(isinstance(label, str) for label in labels["names"]):
+        if (
+            not isinstance(labels, dict)
+            or not isinstance(labels.get("names"), list)
+            or not isinstance(labels.get("ids"), list)
+            or not all(isinstance(label, str) for label in labels["names"])
+        ):
             raise ValueError("its labels name no classes")
         return SavedDetector(detector, norm, settings, labels)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise WeightsError(f"The config.json of {folder} is broken: {one_line(error)}. The same `bsszoo train` command "
-                           "writes it anew once summary.json is taken away; a pulled one is pulled again.") from error
+        raise WeightsError(
+            f"The config.json of {folder} is broken: {one_line(error)}. The same `bsszoo train` command "
+            "writes it anew once summary.json is taken away; a pulled one is pulled again."
+        ) from error
 
 
 def _is_setting(value: object) -> bool:
@@ -150,7 +172,10 @@ def _is_setting(value: object) -> bool:
 
 
 def _from_folder(
-    folder: Path, pretrained: bool | str | Path, num_classes: int | None, norm: Norm,  # noqa: FBT001 - a source
+    folder: Path,
+    pretrained: bool | str | Path,  # noqa: FBT001 - a source
+    num_classes: int | None,
+    norm: Norm,
     settings: Mapping[str, Any],
 ) -> nn.Module:
     kept = saved_detector(folder)
@@ -162,13 +187,18 @@ def _from_folder(
         check_recorded(folder / WEIGHTS_FILE, folder / CONFIG, f"local-dir:{folder}")
     try:
         made: Any = create_detector(
-            kept.detector, pretrained=folder / WEIGHTS_FILE if pretrained is True else pretrained,
-            num_classes=num_classes, norm=kept.norm if norm == "batch" else norm, **{**kept.settings, **settings})
+            kept.detector,
+            pretrained=folder / WEIGHTS_FILE if pretrained is True else pretrained,
+            num_classes=num_classes,
+            norm=kept.norm if norm == "batch" else norm,
+            **{**kept.settings, **settings},
+        )
     except BssZooError:
         raise
     except Exception as error:  # whatever torchvision's classes say of settings of the wrong kind
-        raise WeightsError(f"The detector of {folder} cannot be built with the settings in its config.json: "
-                           f"{one_line(error)}.") from error
+        raise WeightsError(
+            f"The detector of {folder} cannot be built with the settings in its config.json: {one_line(error)}."
+        ) from error
     if num_classes in (None, kept.detector.num_classes):
         made.label_names = tuple(kept.labels["names"])
     network: nn.Module = made
@@ -178,11 +208,14 @@ def _from_folder(
 def _from_torchvision(detector: Detector, settings: dict[str, Any]) -> nn.Module:
     original = Code.parse("resnet50{256,512,1024,2048,3,4,6,3,64,128,256,512}")
     if replace(detector.backbone, image_size=original.image_size) != original:
-        raise WeightsError("torchvision's weights are of ResNet-50 with the stride on the 3x3 convolution, and this "
-                           f"is {detector.backbone}. Create {detector.kind}_{original}_px800.")
+        raise WeightsError(
+            "torchvision's weights are of ResNet-50 with the stride on the 3x3 convolution, and this "
+            f"is {detector.backbone}. Create {detector.kind}_{original}_px800."
+        )
     if detector.num_classes not in (TORCHVISION_CLASSES, Detector(detector.kind, original).num_classes):
-        raise WeightsError(f"torchvision's weights have {TORCHVISION_CLASSES} classes, and num_classes is "
-                           f"{detector.num_classes}.")
+        raise WeightsError(
+            f"torchvision's weights have {TORCHVISION_CLASSES} classes, and num_classes is {detector.num_classes}."
+        )
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, RetinaNet_ResNet50_FPN_Weights
 
     masks = detector.kind == "maskrcnn"

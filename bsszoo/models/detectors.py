@@ -10,11 +10,17 @@ from bsszoo.codes.detector import CHANNELS, SIZE, Detector, Kind
 from bsszoo.models.names import entries, resolve_code
 
 #: The detectors of the paper's Table 5, and RetinaNet's code as it is printed there.
-DETECTORS: Final = ("maskrcnn_resnet50", "maskrcnn_resnet50_autobss", "retinanet_resnet50",
-                    "retinanet_resnet50_autobss", "retinanet_resnet50_autobss_printed")
+DETECTORS: Final = (
+    "maskrcnn_resnet50",
+    "maskrcnn_resnet50_autobss",
+    "retinanet_resnet50",
+    "retinanet_resnet50_autobss",
+    "retinanet_resnet50_autobss_printed",
+)
 # The codes that were searched for each kind, by the entries of their backbones.
 _SEARCHED: Final = {
-    "resnet50_autobss": "resnet50_{}_autobss", "resnet50_autobss_printed": "resnet50_{}_autobss_printed",
+    "resnet50_autobss": "resnet50_{}_autobss",
+    "resnet50_autobss_printed": "resnet50_{}_autobss_printed",
 }
 #: What names torchvision's COCO weights of the two ResNet-50 detectors, and their outputs, by the categories' ids.
 TORCHVISION: Final = "torchvision"
@@ -46,7 +52,7 @@ def find_detector(name: str) -> Detector | None:
         return None
     channels = CHANNELS
     if (width := _WIDTH.match(rest)) is not None:
-        channels, rest = int(width.group(1)), rest[width.end():]
+        channels, rest = int(width.group(1)), rest[width.end() :]
     entry = entries().get(_SEARCHED.get(rest.lower(), "").format(kind))
     if entry is not None:
         return Detector(kind, entry.code, channels=channels)

@@ -56,8 +56,10 @@ class HubRepository:
         parts = name.split("/")
         fits = len(parts) <= 2 and all(_NAME.fullmatch(p) and ".." not in p for p in parts)
         if not fits or (at and not (_REVISION.fullmatch(revision) and ".." not in revision)):
-            raise WeightsError(f"{text!r} names no Hub repository; allowed is 'hf-hub:org/name' or "
-                               "'hf-hub:org/name@revision', of letters, digits, '-', '_' and '.'.")
+            raise WeightsError(
+                f"{text!r} names no Hub repository; allowed is 'hf-hub:org/name' or "
+                "'hf-hub:org/name@revision', of letters, digits, '-', '_' and '.'."
+            )
         return cls(name, revision or None)
 
     @property
@@ -77,14 +79,33 @@ class HubRepository:
 
 
 @overload
-def hub_file(repository: HubRepository, names: Sequence[str], *, cache_dir: str | Path | None, advice: str,
-             what: str = "weights", missing_ok: Literal[False] = False) -> Path: ...
-@overload
-def hub_file(repository: HubRepository, names: Sequence[str], *, cache_dir: str | Path | None, advice: str,
-             what: str = "weights", missing_ok: bool) -> Path | None: ...
 def hub_file(
-    repository: HubRepository, names: Sequence[str], *, cache_dir: str | Path | None, advice: str,
-    what: str = "weights", missing_ok: bool = False,
+    repository: HubRepository,
+    names: Sequence[str],
+    *,
+    cache_dir: str | Path | None,
+    advice: str,
+    what: str = "weights",
+    missing_ok: Literal[False] = False,
+) -> Path: ...
+@overload
+def hub_file(
+    repository: HubRepository,
+    names: Sequence[str],
+    *,
+    cache_dir: str | Path | None,
+    advice: str,
+    what: str = "weights",
+    missing_ok: bool,
+) -> Path | None: ...
+def hub_file(
+    repository: HubRepository,
+    names: Sequence[str],
+    *,
+    cache_dir: str | Path | None,
+    advice: str,
+    what: str = "weights",
+    missing_ok: bool = False,
 ) -> Path | None:
     """The local path of the first of these files that a repository has.
 
@@ -111,8 +132,9 @@ def hub_file(
         except EntryNotFoundError:
             continue
         except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-            raise _refused(repository, error, f"There are no {what}" if what == "weights" else f"There is no {what}",
-                          advice) from error
+            raise _refused(
+                repository, error, f"There are no {what}" if what == "weights" else f"There is no {what}", advice
+            ) from error
         except WeightsError:
             raise
         except Exception as error:  # the host broke off after it had answered, or the cache cannot be written
@@ -126,23 +148,31 @@ def hub_file(
     if missing_ok and not trouble:
         return None
     if trouble:
-        raise WeightsError(f"Cannot fetch {repository.label}: {constants.ENDPOINT} cannot be reached ({trouble}), and "
-                           f"the cache has no copy. Check the connection or HF_ENDPOINT and try again. {advice}")
+        raise WeightsError(
+            f"Cannot fetch {repository.label}: {constants.ENDPOINT} cannot be reached ({trouble}), and "
+            f"the cache has no copy. Check the connection or HF_ENDPOINT and try again. {advice}"
+        )
     if what == "weights" and (pickle := _pickle(repository)):
-        raise WeightsError(f"{repository.label} holds its weights as {pickle}, a pickle, which can run any program "
-                           f"when it is opened: only {WEIGHTS_FILE} is taken from a repository. Ask its owner for "
-                           f"safetensors, or convert it where you trust it. {advice}")
+        raise WeightsError(
+            f"{repository.label} holds its weights as {pickle}, a pickle, which can run any program "
+            f"when it is opened: only {WEIGHTS_FILE} is taken from a repository. Ask its owner for "
+            f"safetensors, or convert it where you trust it. {advice}"
+        )
     raise WeightsError(f"{repository.label} has no {what}: it holds none of {', '.join(names)}. {advice}")
 
 
 def _refused(repository: HubRepository, error: Exception, what: str, advice: str) -> WeightsError:
     """What a Hub's refusal means, in words: no access, no such repository, no such revision."""
     if isinstance(error, GatedRepoError):
-        return WeightsError(f"Access to {repository.label} is restricted. Ask for it on its page, log in with "
-                            f"`hf auth login` and try again. {advice}")
+        return WeightsError(
+            f"Access to {repository.label} is restricted. Ask for it on its page, log in with "
+            f"`hf auth login` and try again. {advice}"
+        )
     if isinstance(error, RepositoryNotFoundError):
-        return WeightsError(f"{what} at {repository.label}: the Hub ({constants.ENDPOINT}) has no such repository, or "
-                            f"it is private and you are not logged in. {advice}")
+        return WeightsError(
+            f"{what} at {repository.label}: the Hub ({constants.ENDPOINT}) has no such repository, or "
+            f"it is private and you are not logged in. {advice}"
+        )
     if isinstance(error, RevisionNotFoundError):
         return WeightsError(f"{repository.label}: the repository has no revision {repository.revision!r}. {advice}")
     return WeightsError(f"{repository.label} names no Hub repository: {error}")
@@ -154,8 +184,11 @@ def disk_error(error: BaseException) -> OSError | None:
     at: BaseException | None = error
     while at is not None and at not in seen:
         seen.append(at)
-        if isinstance(at, OSError) and not isinstance(at, (ConnectionError, TimeoutError)) and (
-                at.errno in _FULL or (at.errno in _DISK and at.filename is not None)):
+        if (
+            isinstance(at, OSError)
+            and not isinstance(at, (ConnectionError, TimeoutError))
+            and (at.errno in _FULL or (at.errno in _DISK and at.filename is not None))
+        ):
             return at
         at = at.__cause__ or at.__context__
     return None
@@ -164,9 +197,11 @@ def disk_error(error: BaseException) -> OSError | None:
 def cache_advice(error: OSError, cache_dir: str | Path | None = None) -> str:
     """What a cache that cannot be written means, and what to do."""
     where = Path(cache_dir) if cache_dir is not None else Path(constants.HF_HUB_CACHE)
-    return (f"the Hub's cache, {where}, cannot be written ({error.strerror or first_line(error)}"
-            f"{'' if error.filename is None else f': {one_line(error.filename)}'}). Make room there or give the right "
-            "to write, or take another folder: the environment variable HF_HOME, or cache_dir= in Python.")
+    return (
+        f"the Hub's cache, {where}, cannot be written ({error.strerror or first_line(error)}"
+        f"{'' if error.filename is None else f': {one_line(error.filename)}'}). Make room there or give the right "
+        "to write, or take another folder: the environment variable HF_HOME, or cache_dir= in Python."
+    )
 
 
 def forget(path: Path) -> None:
@@ -183,15 +218,18 @@ def _trouble(repository: HubRepository, name: str) -> str:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
-        get_hf_file_metadata(hf_hub_url(repository.name, name, revision=repository.at),
-                             timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        get_hf_file_metadata(
+            hf_hub_url(repository.name, name, revision=repository.at), timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError):
         raise
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
-            raise WeightsError(f"The Hub ({constants.ENDPOINT}) does not let you read {repository.label} "
-                               f"({error.response.status_code}): log in with `hf auth login`, or set HF_TOKEN to a "
-                               "token that may.") from error
+            raise WeightsError(
+                f"The Hub ({constants.ENDPOINT}) does not let you read {repository.label} "
+                f"({error.response.status_code}): log in with `hf auth login`, or set HF_TOKEN to a "
+                "token that may."
+            ) from error
         return first_line(error)
     except Exception as error:  # the HTTP library behind huggingface_hub has changed before: no narrower class lasts
         return first_line(error)
@@ -210,8 +248,9 @@ def _pickle(repository: HubRepository) -> str | None:
 
 def _cached(repository: HubRepository, name: str, cache_dir: str | Path | None) -> Path | None:
     try:
-        return Path(hf_hub_download(repository.name, name, revision=repository.at, cache_dir=cache_dir,
-                                    local_files_only=True))
+        return Path(
+            hf_hub_download(repository.name, name, revision=repository.at, cache_dir=cache_dir, local_files_only=True)
+        )
     except LocalEntryNotFoundError:
         return None
 

@@ -40,8 +40,10 @@ class Inheritance:
     of_blocks: int
 
     def __str__(self) -> str:
-        return (f"{self.carried:,} of {self.params:,} parameters ({100 * self.carried / self.params:.1f}%), in "
-                f"{self.blocks} of {self.of_blocks} blocks")
+        return (
+            f"{self.carried:,} of {self.params:,} parameters ({100 * self.carried / self.params:.1f}%), in "
+            f"{self.blocks} of {self.of_blocks} blocks"
+        )
 
 
 class _Layer(NamedTuple):
@@ -92,11 +94,15 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
         1,654,324 of 1,654,324 parameters (100.0%), in 11 of 11 blocks
     """
     if code.family != trained_code.family:
-        raise CodeError(f"A {code.family} code cannot inherit the weights of a {trained_code.family} one: their blocks "
-                        "differ. Give the weights of a network of its own family.")
+        raise CodeError(
+            f"A {code.family} code cannot inherit the weights of a {trained_code.family} one: their blocks "
+            "differ. Give the weights of a network of its own family."
+        )
     carry = _Carry()
     (stem, stages, head, classifier), (from_stem, from_stages, from_head, from_classifier) = (
-        _parts(network, code), _parts(trained, trained_code))
+        _parts(network, code),
+        _parts(trained, trained_code),
+    )
     stream = _chosen(_loudness([from_stem.norm]), stem.conv.out_channels)
     if stages[0][0].joined and from_stages[0][0].joined:
         # The first stage writes what the stem writes as well.
@@ -123,8 +129,11 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
         features = _chosen(_loudness([from_head.norm]), head.conv.out_channels)
         carry.layer(head, from_head, stream, features)
         stream = features
-    if isinstance(classifier, nn.Linear) and isinstance(from_classifier, nn.Linear) and (
-            classifier.out_features == from_classifier.out_features):
+    if (
+        isinstance(classifier, nn.Linear)
+        and isinstance(from_classifier, nn.Linear)
+        and (classifier.out_features == from_classifier.out_features)
+    ):
         same = _straight(classifier.out_features, from_classifier.out_features)
         carry.weight(classifier.weight, from_classifier.weight, same, stream)
         carry.vector(classifier.bias, from_classifier.bias, same)
@@ -149,8 +158,9 @@ class _Carry:
         to.copy_(fresh)
         self.count += block.numel()
 
-    def vector(self, to: torch.Tensor | None, source: torch.Tensor | None, rows: torch.Tensor, *,
-               counted: bool = True) -> None:
+    def vector(
+        self, to: torch.Tensor | None, source: torch.Tensor | None, rows: torch.Tensor, *, counted: bool = True
+    ) -> None:
         """A bias, or a vector of a normalisation layer."""
         if to is None or source is None:
             return
@@ -249,8 +259,13 @@ def _block(network: nn.Module, block: Block[int]) -> _Block:
     shortcut = next((_layer(network, layer) for layer in layers if layer.role == "shortcut"), None)
     gates = [network.get_submodule(layer.name) for layer in layers if layer.role == "gate"]
     names = tuple(layer.name.removeprefix(block.name) for layer in layers if layer.role != "shortcut")
-    return _Block(branch, shortcut, (gates[0], gates[1]) if gates else None, names,
-                  block.stride == 1 and block.in_width == block.out_width)
+    return _Block(
+        branch,
+        shortcut,
+        (gates[0], gates[1]) if gates else None,
+        names,
+        block.stride == 1 and block.in_width == block.out_width,
+    )
 
 
 def _chosen(importance: torch.Tensor, size: int) -> torch.Tensor:

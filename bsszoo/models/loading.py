@@ -49,9 +49,10 @@ def read_state(weights: Weights) -> dict[str, torch.Tensor]:
         if weights.cached:
             forget(weights.path)
             again = " It was taken out of the cache: the next call fetches it again."
-        raise WeightsError(f"Cannot read {weights.label} as weights ({reason}). Allowed are whole safetensors files "
-                           f"and PyTorch files that hold tensors only (torch.load with weights_only=True).{again}"
-                           ) from error
+        raise WeightsError(
+            f"Cannot read {weights.label} as weights ({reason}). Allowed are whole safetensors files "
+            f"and PyTorch files that hold tensors only (torch.load with weights_only=True).{again}"
+        ) from error
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{weights.label} holds no state dict (names with tensors). Save model.state_dict().")
     return _renamed(state)
@@ -100,8 +101,9 @@ def _header(path: Path, label: str) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     except Exception as error:  # safetensors' own error, which is a plain Exception
-        raise WeightsError(f"Cannot read {label} as weights ({first_line(error)}): it is no whole safetensors file."
-                           ) from error
+        raise WeightsError(
+            f"Cannot read {label} as weights ({first_line(error)}): it is no whole safetensors file."
+        ) from error
 
 
 def check_file(path: Path, code: Code, label: str) -> None:
@@ -128,9 +130,11 @@ def check_count(shapes: Mapping[str, Sequence[int]], code: Code, label: str) -> 
     held = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS))
     counted = code_cost(code, num_classes=classes, in_chans=channels or 3).params
     if counted > 2 * held + _SLACK or sum(code.depths) > len(shapes):
-        raise WeightsError(f"{label} holds the weights of another network: {held:,} parameters in {len(shapes):,} "
-                           f"tensors, and {code} has {counted:,} in {sum(code.depths):,} blocks. Build the code that "
-                           "they were trained for.")
+        raise WeightsError(
+            f"{label} holds the weights of another network: {held:,} parameters in {len(shapes):,} "
+            f"tensors, and {code} has {counted:,} in {sum(code.depths):,} blocks. Build the code that "
+            "they were trained for."
+        )
 
 
 def sizes_of(state: State, code: Code) -> tuple[int, int]:
@@ -144,7 +148,13 @@ def classes_of(weights: Weights, code: Code) -> int:
 
 
 def load(
-    model: nn.Module, state: State, label: str, code: Code, *, num_classes: int, in_chans: int,
+    model: nn.Module,
+    state: State,
+    label: str,
+    code: Code,
+    *,
+    num_classes: int,
+    in_chans: int,
     features_only: bool = False,
 ) -> None:
     """Load weights into the network of a code strictly.
@@ -171,12 +181,16 @@ def load(
     state = {**{name: value for name, value in own.items() if name.endswith("num_batches_tracked")}, **state}
     classes, channels = sizes_of(state, code)
     if classes == 0 and num_classes > 0 and not features_only:
-        raise WeightsError(f"{label} holds no classifier ({classifier}.weight). Create the network with num_classes=0 "
-                           f"and call reset_classifier({num_classes}) for a fresh one.")
+        raise WeightsError(
+            f"{label} holds no classifier ({classifier}.weight). Create the network with num_classes=0 "
+            f"and call reset_classifier({num_classes}) for a fresh one."
+        )
     channels = channels or 3
     if channels not in (3, in_chans):
-        raise WeightsError(f"{label} takes {channels} input channels; only weights for 3 can be adapted to "
-                           f"{in_chans}. Create the network with in_chans={channels}.")
+        raise WeightsError(
+            f"{label} takes {channels} input channels; only weights for 3 can be adapted to "
+            f"{in_chans}. Create the network with in_chans={channels}."
+        )
     free = {f"{first_conv}.weight"} if channels != in_chans else set()
     if classes != num_classes:
         free |= {f"{classifier}.weight", f"{classifier}.bias"}
@@ -185,8 +199,11 @@ def load(
     if features_only:
         state, num_classes = {name: tensor for name, tensor in state.items() if name in own}, classes
     source = {
-        "state_dict": state, "num_classes": classes, "input_size": (channels, code.image_size, code.image_size),
-        "first_conv": first_conv, "classifier": classifier,
+        "state_dict": state,
+        "num_classes": classes,
+        "input_size": (channels, code.image_size, code.image_size),
+        "first_conv": first_conv,
+        "classifier": classifier,
     }
     load_pretrained(model, pretrained_cfg=source, num_classes=num_classes, in_chans=in_chans, strict=True)
 
@@ -208,8 +225,10 @@ def check_same(state: State, own: State, whole: State, free: set[str], label: st
         parts.append(f"{len(shapes)} of other shapes ({key} {list(state[key].shape)}, here {list(own[key].shape)})")
     parts += [f"{len(keys)} {what} ({keys[0]})" for what, keys in (("missing", missing), ("unknown", extra)) if keys]
     if parts:
-        raise WeightsError(f"{label} holds the weights of another network; tensors: {'; '.join(parts)}. Build the "
-                           "code that they were trained for.")
+        raise WeightsError(
+            f"{label} holds the weights of another network; tensors: {'; '.join(parts)}. Build the "
+            "code that they were trained for."
+        )
 
 
 def check_values(state: State, own: State, label: str) -> None:
@@ -222,17 +241,21 @@ def check_values(state: State, own: State, label: str) -> None:
 def _check_value(name: str, tensor: torch.Tensor, own: torch.Tensor, label: str) -> None:
     kind, wanted = _kind(tensor), _kind(own)
     if kind != wanted:
-        raise WeightsError(f"{label} holds {one_line(name)} as {str(tensor.dtype).removeprefix('torch.')}, where "
-                           f"{wanted} numbers are needed: they are not weights of this network. Save "
-                           "model.state_dict() of the trained network.")
+        raise WeightsError(
+            f"{label} holds {one_line(name)} as {str(tensor.dtype).removeprefix('torch.')}, where "
+            f"{wanted} numbers are needed: they are not weights of this network. Save "
+            "model.state_dict() of the trained network."
+        )
     if kind != "floating-point":
         return
     # As they will be used: a float64 beyond float32's range becomes infinite.
     wrong = int((~torch.isfinite(tensor.to(own.dtype))).sum())
     if wrong:
-        raise WeightsError(f"{label} holds {wrong:,} values of {tensor.numel():,} in {one_line(name)} that are no "
-                           "finite numbers (NaN or infinite). Its training has diverged or the file is damaged: take "
-                           "an earlier checkpoint, or train again with a lower learning rate.")
+        raise WeightsError(
+            f"{label} holds {wrong:,} values of {tensor.numel():,} in {one_line(name)} that are no "
+            "finite numbers (NaN or infinite). Its training has diverged or the file is damaged: take "
+            "an earlier checkpoint, or train again with a lower learning rate."
+        )
 
 
 def _kind(tensor: torch.Tensor) -> str:

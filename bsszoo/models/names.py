@@ -18,16 +18,34 @@ from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_e
 from bsszoo.errors import CodeError, UnknownNameError, close_matches, shown
 
 __all__ = [
-    "ModelEntry", "Printed", "WeightTag", "cost", "entries", "entry_of", "find", "is_detector", "list_models",
-    "resolve_code", "split_tag",
+    "ModelEntry",
+    "Printed",
+    "WeightTag",
+    "cost",
+    "entries",
+    "entry_of",
+    "find",
+    "is_detector",
+    "list_models",
+    "resolve_code",
+    "split_tag",
 ]
 
 _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
 # What in a name of timm's says which family is nearest to it, the first that fits.
 _NEAREST: Final = (
-    ("efficientnet", "efficientnet_b0"), ("mobile", "mobilenetv2"), ("mnas", "mobilenetv2"), ("ghost", "mobilenetv2"),
-    ("lcnet", "mobilenetv2"), ("fbnet", "mobilenetv2"), ("resnet18", "resnet18"), ("resnet10", "resnet18"),
-    ("resnet14", "resnet18"), ("regnet", "regnety_008"), ("repvgg", "resnet18"), ("vgg", "resnet18"),
+    ("efficientnet", "efficientnet_b0"),
+    ("mobile", "mobilenetv2"),
+    ("mnas", "mobilenetv2"),
+    ("ghost", "mobilenetv2"),
+    ("lcnet", "mobilenetv2"),
+    ("fbnet", "mobilenetv2"),
+    ("resnet18", "resnet18"),
+    ("resnet10", "resnet18"),
+    ("resnet14", "resnet18"),
+    ("regnet", "regnety_008"),
+    ("repvgg", "resnet18"),
+    ("vgg", "resnet18"),
 )
 # What only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
 _CODE_TEXT = re.compile(r"[{}\[\](),]|\d\s+\d|_c\d+(-\d+)+(_|$)", re.IGNORECASE)
@@ -54,12 +72,19 @@ def find(name: str) -> ModelEntry:
     head, tag = split_tag(name)
     entry = known.get(head) or known.get(head.lower())
     if entry is None:
-        raise UnknownNameError(_what_timm_calls_it(head) or (
-            f"There is no model {shown(head)} in the zoo.{close_matches(head, known)} A code's text works as well, for "
-            "example 'resnet18{64,128,256,512,2,2,2,2}'."))
+        raise UnknownNameError(
+            _what_timm_calls_it(head)
+            or (
+                f"There is no model {shown(head)} in the zoo.{close_matches(head, known)} A code's text works as well, "
+                "for example 'resnet18{64,128,256,512,2,2,2,2}'."
+            )
+        )
     if tag is not None and tag not in (own := [t.tag for t in entry.tags]):
-        raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, own)}" if own else
-                               f"{entry.name} has no weights tagged {tag!r}, nor any others.")
+        raise UnknownNameError(
+            f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, own)}"
+            if own
+            else f"{entry.name} has no weights tagged {tag!r}, nor any others."
+        )
     return entry
 
 
@@ -68,14 +93,18 @@ def _what_timm_calls_it(name: str) -> str:
     wanted = name.lower()
     same = next((e.name for e in entries().values() if e.timm == wanted), None)
     if same is not None:
-        return (f"{wanted!r} is timm's name of a network that bsszoo calls {same!r}: the same layers and weights' "
-                "names. Give that name.")
+        return (
+            f"{wanted!r} is timm's name of a network that bsszoo calls {same!r}: the same layers and weights' "
+            "names. Give that name."
+        )
     if not _is_timms(wanted):
         return ""
     near = next((family for part, family in _NEAREST if part in wanted), "resnet50")
-    return (f"timm has {wanted!r}, and bsszoo has not: it is of none of the families whose stacking bsszoo counts, "
-            f"builds and compresses ({', '.join(FAMILIES)}). The nearest of them is {near!r}. The network itself is "
-            f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family.")
+    return (
+        f"timm has {wanted!r}, and bsszoo has not: it is of none of the families whose stacking bsszoo counts, "
+        f"builds and compresses ({', '.join(FAMILIES)}). The nearest of them is {near!r}. The network itself is "
+        f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family."
+    )
 
 
 def _is_timms(name: str) -> bool:
@@ -88,8 +117,11 @@ def _is_timms(name: str) -> bool:
     if not name.isidentifier():
         return False
     entrypoint = re.compile(rf"@register_model\s+def {name}\(")
-    return any(entrypoint.search(file.read_text(encoding="utf-8"))
-               for folder in folders for file in Path(folder, "models").glob("*.py"))
+    return any(
+        entrypoint.search(file.read_text(encoding="utf-8"))
+        for folder in folders
+        for file in Path(folder, "models").glob("*.py")
+    )
 
 
 def is_detector(name: str) -> bool:
@@ -113,13 +145,16 @@ def resolve_code(name_or_code: str | Code) -> Code:
     if isinstance(name_or_code, Code):
         return name_or_code
     if not isinstance(name_or_code, str):
-        raise CodeError(f"A network is named by a zoo name, a code's text or a bsszoo.Code; given was "
-                        f"{shown(name_or_code)} of type {type(name_or_code).__name__}."
-                        + _module_advice(name_or_code))
+        raise CodeError(
+            f"A network is named by a zoo name, a code's text or a bsszoo.Code; given was "
+            f"{shown(name_or_code)} of type {type(name_or_code).__name__}." + _module_advice(name_or_code)
+        )
     if is_detector(name_or_code):
-        raise UnknownNameError(f"{name_or_code!r} is a detector, and this takes classifiers. Detectors are taken by "
-                               "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate and "
-                               "predict.")
+        raise UnknownNameError(
+            f"{name_or_code!r} is a detector, and this takes classifiers. Detectors are taken by "
+            "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate and "
+            "predict."
+        )
     if _CODE_TEXT.search(name_or_code):
         return Code.parse(name_or_code)
     return find(name_or_code).code
@@ -131,7 +166,7 @@ def _module_advice(given: object) -> str:
         return ""
     code = getattr(given, "code", None)
     own = f" This one is {code}." if isinstance(code, Code) else ""
-    return (f" A built network is not read: name the one that it was built as, for example 'resnet18'.{own}")
+    return f" A built network is not read: name the one that it was built as, for example 'resnet18'.{own}"
 
 
 def cost(
@@ -168,13 +203,15 @@ def cost(
             raise CodeError("Detectors take pictures of 3 channels.")
         detector = found.detector if num_classes is None else replace(found.detector, num_classes=num_classes or -1)
         return detector_cost(detector, SIZE if image_size is None else image_size)
-    return code_cost(found.code, image_size, num_classes=found.num_classes if num_classes is None else num_classes,
-                     in_chans=found.in_chans if in_chans is None else in_chans)
+    return code_cost(
+        found.code,
+        image_size,
+        num_classes=found.num_classes if num_classes is None else num_classes,
+        in_chans=found.in_chans if in_chans is None else in_chans,
+    )
 
 
-def list_models(
-    pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None
-) -> list[str]:
+def list_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:
     """The names of the zoo's entries, in the order of the paper's tables.
 
     Args:

@@ -89,14 +89,18 @@ def recognise(shapes: Shapes, label: str) -> Recognised:
         return next((f for f in found if (f.code.family, f.code.entries, f.code.stage2_depth) in published), found[0])
     if nearest is None:
         first = ", ".join(one_line(name, 60) for name in list(shapes)[:3])
-        raise WeightsError(f"{label} holds no network that bsszoo recognises: its {len(shapes):,} tensors "
-                           f"({first}, ..) are not named, or not shaped, as those of its families "
-                           f"({', '.join(FAMILIES)}) in timm and torchvision. Say which network it is, or convert "
-                           "the names.")
+        raise WeightsError(
+            f"{label} holds no network that bsszoo recognises: its {len(shapes):,} tensors "
+            f"({first}, ..) are not named, or not shaped, as those of its families "
+            f"({', '.join(FAMILIES)}) in timm and torchvision. Say which network it is, or convert "
+            "the names."
+        )
     count, one, wrong = nearest
     more = f", and {count - 3:,} more" if count > 3 else ""
-    raise WeightsError(f"{label} holds no network that bsszoo recognises. It is nearest to {one.code}, which "
-                       f"{count:,} of its tensors do not fit: {'; '.join(wrong[:3])}{more}.")
+    raise WeightsError(
+        f"{label} holds no network that bsszoo recognises. It is nearest to {one.code}, which "
+        f"{count:,} of its tensors do not fit: {'; '.join(wrong[:3])}{more}."
+    )
 
 
 def sizes_in(shapes: Shapes, code: Code) -> tuple[int, int]:
@@ -125,13 +129,16 @@ def _shapes_of(network: Recognised) -> Mapping[str, tuple[int, ...]]:
     for layer in layers_of(network.code, num_classes=max(network.num_classes, 1), in_chans=network.in_chans or 3):
         if layer.role == "classifier":
             if network.num_classes:
-                out |= {f"{layer.name}.weight": (layer.out_width, layer.in_width), f"{layer.name}.bias": (
-                    layer.out_width,)}
+                out |= {
+                    f"{layer.name}.weight": (layer.out_width, layer.in_width),
+                    f"{layer.name}.bias": (layer.out_width,),
+                }
             continue
         out[f"{layer.name}.weight"] = (layer.out_width, layer.group_width, layer.kernel, layer.kernel)
         if layer.bias:
             out[f"{layer.name}.bias"] = (layer.out_width,)
         if layer.norm:
-            out |= {f"{layer.norm}.{kind}": (layer.out_width,) for kind in ("weight", "bias", "running_mean",
-                                                                             "running_var")}
+            out |= {
+                f"{layer.norm}.{kind}": (layer.out_width,) for kind in ("weight", "bias", "running_mean", "running_var")
+            }
     return out

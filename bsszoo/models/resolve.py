@@ -25,8 +25,10 @@ SOURCES: Final = ("hf-hub:", LOCAL)
 #: Endings of weights files.
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 _RESULT, _RECIPE, _CONFIG, _WEIGHTS = "result.json", "recipe.yaml", "config.json", "model.safetensors"
-_FORMS: Final = ("Give a name of `bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or "
-                 "local-dir:PATH.")
+_FORMS: Final = (
+    "Give a name of `bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or "
+    "local-dir:PATH."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,11 @@ class Network:
     def classifier(self) -> Code:
         """The code of a classifier; an ``UnknownNameError`` of a detector."""
         if self.detector is not None:
-            raise UnknownNameError(f"{self.detector} is a detector, and this takes classifiers. Detectors are taken by "
-                                   "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate "
-                                   "and predict.")
+            raise UnknownNameError(
+                f"{self.detector} is a detector, and this takes classifiers. Detectors are taken by "
+                "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate "
+                "and predict."
+            )
         return self.code
 
     def check_size(self) -> None:
@@ -109,8 +113,10 @@ def resolve(
     if any(base.__module__ == "torch.nn.modules.module" for base in type(what).__mro__):
         return _of_module(what)
     if not isinstance(what, (str, Path)):
-        raise CodeError(f"A network is named by a zoo name, a code's text, a bsszoo.Code, a file or a folder; given "
-                        f"was {shown(what)} of type {type(what).__name__}.")
+        raise CodeError(
+            f"A network is named by a zoo name, a code's text, a bsszoo.Code, a file or a folder; given "
+            f"was {shown(what)} of type {type(what).__name__}."
+        )
     text = str(what).strip()
     if text.startswith(SOURCES):
         return _kept(text, cache_dir)
@@ -132,9 +138,7 @@ def _detector(detector: Detector, named: str) -> Network:
     return Network(detector.backbone, f"the detector {named}", detector, num_classes=detector.num_classes)
 
 
-def _named(
-    text: str, path: Path, given: str | Code | None, org: str | None, cache_dir: str | Path | None
-) -> Network:
+def _named(text: str, path: Path, given: str | Code | None, org: str | None, cache_dir: str | Path | None) -> Network:
     from bsszoo.models.detectors import find_detector
 
     if is_detector(text):
@@ -161,8 +165,9 @@ def _named(
             except WeightsError as other:
                 raise WeightsError(f"{error} And {org} has no such network: {other}") from other
         if len(path.parts) > 1:
-            raise UnknownNameError(f"There is no file or folder {text!r}, and no network of that name. {_FORMS}"
-                                   ) from error
+            raise UnknownNameError(
+                f"There is no file or folder {text!r}, and no network of that name. {_FORMS}"
+            ) from error
         raise
     if given is not None:
         code = resolve_code(given)
@@ -183,8 +188,15 @@ def _kept(source: str, cache_dir: str | Path | None = None) -> Network:
     file, label = saved_config(source, cache_dir)
     code = code_in(file, label)
     classes, channels = sizes_in(file, label)
-    return Network(code, f"{code}, as the config.json of {label} says", source=source, entry=entry_of(code),
-                   num_classes=classes, in_chans=channels, config=config_from(file, code, label))
+    return Network(
+        code,
+        f"{code}, as the config.json of {label} says",
+        source=source,
+        entry=entry_of(code),
+        num_classes=classes,
+        in_chans=channels,
+        config=config_from(file, code, label),
+    )
 
 
 def _saved_detector(folder: Path, source: str) -> Network | None:
@@ -194,8 +206,13 @@ def _saved_detector(folder: Path, source: str) -> Network | None:
     if kept is None:
         return None
     detector = kept.detector
-    return Network(detector.backbone, f"{detector}, as the config.json of {folder} says", detector, source,
-                   num_classes=detector.num_classes)
+    return Network(
+        detector.backbone,
+        f"{detector}, as the config.json of {folder} says",
+        detector,
+        source,
+        num_classes=detector.num_classes,
+    )
 
 
 def _folder(folder: Path) -> Network:
@@ -204,16 +221,19 @@ def _folder(folder: Path) -> Network:
         return _kept(f"{LOCAL}{folder}")
     if (folder / _RECIPE).is_file():
         if not (folder / _WEIGHTS).is_file():
-            raise SettingsError(f"The training in {folder} has not come to its end; the same `bsszoo train` command "
-                                "goes on with it.")
+            raise SettingsError(
+                f"The training in {folder} has not come to its end; the same `bsszoo train` command goes on with it."
+            )
         return _file(folder / _WEIGHTS, None)
     if (folder / _RESULT).is_file():
         return _best_of(folder)
     if (folder / _WEIGHTS).is_file():
         return _file(folder / _WEIGHTS, None)
-    raise SettingsError(f"There is no network in {str(folder)!r}: it has no {_CONFIG}, {_WEIGHTS} or {_RESULT}. "
-                        "Folders of `bsszoo train`, `bsszoo pull`, `bsszoo compress` and timm.models.save_for_hf have "
-                        "one.")
+    raise SettingsError(
+        f"There is no network in {str(folder)!r}: it has no {_CONFIG}, {_WEIGHTS} or {_RESULT}. "
+        "Folders of `bsszoo train`, `bsszoo pull`, `bsszoo compress` and timm.models.save_for_hf have "
+        "one."
+    )
 
 
 def _best_of(run: Path) -> Network:
@@ -227,12 +247,15 @@ def _best_of(run: Path) -> Network:
         finished = data.get("finished") or {}
         code = resolve(str(best))
         inside = finished.get("folder")
-        if inside is not None and (not isinstance(inside, str) or Path(inside).is_absolute() or ".." in Path(
-                inside).parts):
+        if inside is not None and (
+            not isinstance(inside, str) or Path(inside).is_absolute() or ".." in Path(inside).parts
+        ):
             raise ValueError(f"finished.folder is {one_line(str(inside), 80)!r}, which is outside the run")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise WeightsError(f"{file} cannot be read as a search's result ({one_line(error)}). The same `bsszoo "
-                           "compress` command writes it anew.") from error
+        raise WeightsError(
+            f"{file} cannot be read as a search's result ({one_line(error)}). The same `bsszoo "
+            "compress` command writes it anew."
+        ) from error
     if inside is not None and (run / inside / _CONFIG).is_file():
         found = _kept(f"{LOCAL}{run / inside}")
         return replace(found, recognised=f"{found.code}, the best code of the search in {run}, trained in full")
@@ -259,15 +282,24 @@ def _file(path: Path, given: str | Code | None) -> Network:
             code, config = kept.code, config_from(beside, kept.code, str(path))
     entry = entry_of(code)
     words = f"{entry.name}, {code}" if entry is not None else str(code)
-    return Network(code, f"{words}, read off the shapes in {path}", source=str(path), entry=entry,
-                   num_classes=found.num_classes, in_chans=found.in_chans or 3, config=config)
+    return Network(
+        code,
+        f"{words}, read off the shapes in {path}",
+        source=str(path),
+        entry=entry,
+        num_classes=found.num_classes,
+        in_chans=found.in_chans or 3,
+        config=config,
+    )
 
 
 def _alike(one: Code, other: Code) -> bool:
     """Whether two codes have the same tensors: they may differ in what these do not show."""
     return replace(one, image_size=other.image_size, stride_in=other.stride_in) == other or (
-        one.family != other.family and {one.family, other.family} == {"efficientnet_b0", "efficientnet_b1"}
-        and replace(one, family=other.family, image_size=other.image_size) == other)
+        one.family != other.family
+        and {one.family, other.family} == {"efficientnet_b0", "efficientnet_b1"}
+        and replace(one, family=other.family, image_size=other.image_size) == other
+    )
 
 
 def _of_module(module: Any) -> Network:
@@ -288,5 +320,12 @@ def _of_module(module: Any) -> Network:
     own = getattr(module, "code", None)
     if isinstance(own, Code) and _alike(own, code):
         code = own
-    return Network(code, f"{code}, read off the shapes of a {type(module).__name__}", entry=entry_of(code),
-                   num_classes=found.num_classes, in_chans=found.in_chans or 3, config=config, module=module)
+    return Network(
+        code,
+        f"{code}, read off the shapes of a {type(module).__name__}",
+        entry=entry_of(code),
+        num_classes=found.num_classes,
+        in_chans=found.in_chans or 3,
+        config=config,
+        module=module,
+    )

@@ -18,8 +18,19 @@ from bsszoo.texts import one_line, parse_json
 #: The part of a config.json that is bsszoo's own; timm leaves it alone.
 OWN = "bsszoo"
 # Where the weights lie is known already, and the architecture is ours to say; our networks take inputs of any size.
-_NOT_TAKEN = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "custom_load",
-              "first_conv", "classifier", "fixed_input_size")
+_NOT_TAKEN = (
+    "url",
+    "file",
+    "state_dict",
+    "hf_hub_id",
+    "hf_hub_filename",
+    "source",
+    "architecture",
+    "custom_load",
+    "first_conv",
+    "classifier",
+    "fixed_input_size",
+)
 # What timm writes beside the configuration proper, and reads before it.
 _OUTER: Final = ("num_classes", "label_names", "label_descriptions")
 # What is read of a file: names of 100,000 classes with their descriptions fit in.
@@ -39,12 +50,15 @@ def config_from(path: Path, code: Code, label: str) -> dict[str, Any]:
     config = {**data.get("pretrained_cfg", {})}
     saved = _saved_code(data)
     if saved is not None and not same_network(saved, code):
-        raise WeightsError(f"{label} holds the weights of {saved}, not of {code}. Build the code that they were "
-                           "trained for, or pass other weights.")
+        raise WeightsError(
+            f"{label} holds the weights of {saved}, not of {code}. Build the code that they were "
+            "trained for, or pass other weights."
+        )
     config |= {key: data[key] for key in _OUTER if key in data}
     allowed = {f.name for f in fields(PretrainedCfg)} - set(_NOT_TAKEN)
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()
-            if key in allowed and v is not None}
+    return {
+        key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in allowed and v is not None
+    }
 
 
 def sizes_in(path: Path, label: str) -> tuple[int, int]:
@@ -73,13 +87,17 @@ def code_in(path: Path, label: str) -> Code:
         saved = _saved_code(data, strict=True)
         own = data.get(OWN)
         if isinstance(own, Mapping) and "detector" in own:
-            raise WeightsError(f"{label} holds a detector, {one_line(own['detector'])}, and this takes classifiers. "
-                               "bsszoo.create, `bsszoo validate` and `bsszoo predict` take it from its training's "
-                               "folder.")
+            raise WeightsError(
+                f"{label} holds a detector, {one_line(own['detector'])}, and this takes classifiers. "
+                "bsszoo.create, `bsszoo validate` and `bsszoo predict` take it from its training's "
+                "folder."
+            )
         if saved is None:
-            raise WeightsError(f"The config.json of {label} names no block stacking style code (architecture "
-                               f"{one_line(data.get('architecture'))!r}): it is of another library's network. "
-                               f"timm.create_model({label!r}) may know it.")
+            raise WeightsError(
+                f"The config.json of {label} names no block stacking style code (architecture "
+                f"{one_line(data.get('architecture'))!r}): it is of another library's network. "
+                f"timm.create_model({label!r}) may know it."
+            )
         size = data.get("pretrained_cfg", {}).get("input_size")
         return replace(saved, image_size=size[1]) if size is not None and size[1] == size[2] else saved
     except WeightsError:
@@ -104,8 +122,10 @@ def _read(path: Path, label: str) -> dict[str, Any]:
         if names is not None and classes is not None and len(names) != classes:
             raise ValueError(f"it has {len(names):,} label_names for {classes:,} classes")
     except (ValueError, OSError) as error:
-        raise WeightsError(f"The config.json of {label} is broken: {one_line(error)}. Write it anew with "
-                           "timm.models.save_for_hf, or pass the weights file alone.") from error
+        raise WeightsError(
+            f"The config.json of {label} is broken: {one_line(error)}. Write it anew with "
+            "timm.models.save_for_hf, or pass the weights file alone."
+        ) from error
     return data
 
 
@@ -126,8 +146,13 @@ def _number(value: object, least: float, most: float) -> bool:
 
 
 def _is_input(value: object) -> bool:
-    return (isinstance(value, list) and len(value) == 3 and _whole(value[0], 1, _MOST_CHANNELS)
-            and all(_whole(side, 1, _MOST_SIDE) for side in value[1:]) and math.prod(value) <= _MOST_INPUT)
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and _whole(value[0], 1, _MOST_CHANNELS)
+        and all(_whole(side, 1, _MOST_SIDE) for side in value[1:])
+        and math.prod(value) <= _MOST_INPUT
+    )
 
 
 def _is_pool(value: object) -> bool:
@@ -159,18 +184,31 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "num_classes": (lambda value: _whole(value, 0, _MOST_CLASSES), f"a whole number from 0 to {_MOST_CLASSES:,}"),
     "label_offset": (lambda value: _whole(value, 0, _MOST_CLASSES), "a whole number from 0"),
     "label_names": (_are_texts, "a list of texts"),
-    "label_descriptions": (lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
-                           "an object of texts"),
-    "input_size": _INPUT, "test_input_size": _INPUT, "min_input_size": _INPUT,
-    "pool_size": (_is_pool, "two whole numbers"), "test_pool_size": (_is_pool, "two whole numbers"),
+    "label_descriptions": (
+        lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
+        "an object of texts",
+    ),
+    "input_size": _INPUT,
+    "test_input_size": _INPUT,
+    "min_input_size": _INPUT,
+    "pool_size": (_is_pool, "two whole numbers"),
+    "test_pool_size": (_is_pool, "two whole numbers"),
     "mean": (_are_channels, "a list of numbers, one a channel"),
     "std": (_are_deviations, "a list of numbers above 0, one a channel"),
-    "crop_pct": _CROP, "test_crop_pct": _CROP,
-    "interpolation": (lambda value: value in ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random"),
-                      "bilinear, bicubic, nearest, lanczos, box, hamming or random"),
+    "crop_pct": _CROP,
+    "test_crop_pct": _CROP,
+    "interpolation": (
+        lambda value: value in ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random"),
+        "bilinear, bicubic, nearest, lanczos, box, hamming or random",
+    ),
     "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
-    "fixed_input_size": _FLAG, "notes": _TEXTS, "tag": _TEXT, "license": _TEXT, "origin_url": _TEXT,
-    "paper_name": _TEXT, "paper_ids": _TEXTS,
+    "fixed_input_size": _FLAG,
+    "notes": _TEXTS,
+    "tag": _TEXT,
+    "license": _TEXT,
+    "origin_url": _TEXT,
+    "paper_name": _TEXT,
+    "paper_ids": _TEXTS,
 }
 
 

@@ -22,8 +22,17 @@ def build_block(shape: BlockShape, family: str) -> nn.Module:
     """
     data = family_of(family)
     block = data.block_of_kind(
-        shape.kind, shape.kind, shape.in_width, shape.out_width, shape.mid_width, shape.kernel, shape.stride,
-        shape.squeeze_width or None, "1x1" if shape.stride1x1 else "3x3", shape.group_width or None)
+        shape.kind,
+        shape.kind,
+        shape.in_width,
+        shape.out_width,
+        shape.mid_width,
+        shape.kernel,
+        shape.stride,
+        shape.squeeze_width or None,
+        "1x1" if shape.stride1x1 else "3x3",
+        shape.group_width or None,
+    )
     return block.build(Placement(block.stride), data.activation, {})
 
 

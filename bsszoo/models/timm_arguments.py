@@ -74,9 +74,13 @@ class TimmArchDef:
     def build(self, num_classes: int = 1000, *, device: str = "cpu") -> nn.Module:
         """The network."""
         return EfficientNet(
-            decode_arch_def([list(stage) for stage in self.arch_def]), num_classes=num_classes,
-            num_features=self.features, stem_size=self.stem, fix_stem=True,
-            round_chs_fn=partial(round_channels, multiplier=None), act_layer=get_act_layer(self.activation),
+            decode_arch_def([list(stage) for stage in self.arch_def]),
+            num_classes=num_classes,
+            num_features=self.features,
+            stem_size=self.stem,
+            fix_stem=True,
+            round_chs_fn=partial(round_channels, multiplier=None),
+            act_layer=get_act_layer(self.activation),
             device=torch.device(device),
         )
 

@@ -80,8 +80,10 @@ def fetch(
     if path.is_file():
         return Weights(path, str(path))
     if isinstance(pretrained, Path) or "/" in source or "\\" in source or source.endswith(SUFFIXES):
-        raise WeightsError(f"There is no weights file {source!r}. Allowed are a file ({', '.join(SUFFIXES)}), a "
-                           f"folder with {WEIGHTS_FILE}, 'hf-hub:org/name[@revision]', 'local-dir:PATH' or a tag.")
+        raise WeightsError(
+            f"There is no weights file {source!r}. Allowed are a file ({', '.join(SUFFIXES)}), a "
+            f"folder with {WEIGHTS_FILE}, 'hf-hub:org/name[@revision]', 'local-dir:PATH' or a tag."
+        )
     return _tagged(code, entry, source, org, cache_dir)
 
 
@@ -92,9 +94,11 @@ def check_size(network: Code | Detector, source: str) -> None:
     """
     params = (code_cost(network) if isinstance(network, Code) else detector_cost(network)).params
     if params > _MOST_PARAMS:
-        raise WeightsError(f"The config.json of {source} names a network of {params:,} parameters, and without weights "
-                           f"to compare it with at most {_MOST_PARAMS:,} are built. If you mean it, name it: "
-                           f"{network}")
+        raise WeightsError(
+            f"The config.json of {source} names a network of {params:,} parameters, and without weights "
+            f"to compare it with at most {_MOST_PARAMS:,} are built. If you mean it, name it: "
+            f"{network}"
+        )
 
 
 def saved_config(source: str, cache_dir: str | Path | None) -> tuple[Path, str]:
@@ -109,13 +113,20 @@ def saved_config(source: str, cache_dir: str | Path | None) -> tuple[Path, str]:
     """
     if source.startswith("hf-hub:"):
         repository = HubRepository.parse(source.removeprefix("hf-hub:"))
-        path = hub_file(repository, ("config.json",), cache_dir=cache_dir, what="config.json",
-                        advice="A repository that `bsszoo push` wrote has one.")
+        path = hub_file(
+            repository,
+            ("config.json",),
+            cache_dir=cache_dir,
+            what="config.json",
+            advice="A repository that `bsszoo push` wrote has one.",
+        )
         return path, repository.label
     folder = Path(source.removeprefix("local-dir:")).expanduser()
     if not (folder / "config.json").is_file():
-        raise WeightsError(f"There is no network in {str(folder)!r}: it has no config.json. A folder of `bsszoo "
-                           "train`, of `bsszoo pull` or of timm.models.save_for_hf has one.")
+        raise WeightsError(
+            f"There is no network in {str(folder)!r}: it has no config.json. A folder of `bsszoo "
+            "train`, of `bsszoo pull` or of timm.models.save_for_hf has one."
+        )
     return folder / "config.json", f"local-dir:{folder}"
 
 
@@ -136,8 +147,7 @@ def _tagged(
     code: Code, entry: ModelEntry | None, tag: str | None, org: str | None, cache_dir: str | Path | None
 ) -> Weights:
     if entry is None:
-        raise WeightsError(f"No weights are known for the code {code}: it is not one of the zoo's. "
-                           f"{_what_to_do(code)}")
+        raise WeightsError(f"No weights are known for the code {code}: it is not one of the zoo's. {_what_to_do(code)}")
     own = {t.tag: t for t in entry.tags}
     if org is not None and (entry.timm is None or (tag is not None and tag not in own)):
         named = tag or (entry.tags[0].tag if entry.tags else DEFAULT_TAG)
@@ -165,7 +175,10 @@ def _from_timm(entry: ModelEntry, tag: str | None, cache_dir: str | Path | None)
 
 
 def _from_hub(
-    repository: HubRepository, code: Code, entry: ModelEntry | None, cache_dir: str | Path | None,
+    repository: HubRepository,
+    code: Code,
+    entry: ModelEntry | None,
+    cache_dir: str | Path | None,
     tag: WeightTag | None = None,
 ) -> Weights:
     advice = _what_to_do(code, original=entry is None or entry.timm is None)
@@ -188,13 +201,17 @@ def _from_folder(folder: Path, code: Code) -> Weights:
     if not found.is_file():
         pickles = [name for name in PICKLES if (folder / name).is_file()]
         if pickles:
-            raise WeightsError(f"There are no weights in {str(folder)!r} but {pickles[0]}, a pickle, which can run any "
-                               f"program when it is opened: from folders and repositories only {WEIGHTS_FILE} is "
-                               "taken. "
-                               "If you trust it, name the file itself, which is read as tensors only.")
-        raise WeightsError(f"There are no weights in {str(folder)!r}: it has no {WEIGHTS_FILE}. A folder of `bsszoo "
-                           "train` has one once a training is done; timm.models.save_for_hf(model, folder, "
-                           "safe_serialization=True) writes such a folder.")
+            raise WeightsError(
+                f"There are no weights in {str(folder)!r} but {pickles[0]}, a pickle, which can run any "
+                f"program when it is opened: from folders and repositories only {WEIGHTS_FILE} is "
+                "taken. "
+                "If you trust it, name the file itself, which is read as tensors only."
+            )
+        raise WeightsError(
+            f"There are no weights in {str(folder)!r}: it has no {WEIGHTS_FILE}. A folder of `bsszoo "
+            "train` has one once a training is done; timm.models.save_for_hf(model, folder, "
+            "safe_serialization=True) writes such a folder."
+        )
     saved = folder / "config.json"
     label = f"local-dir:{folder}"
     if not saved.is_file():
@@ -204,8 +221,10 @@ def _from_folder(folder: Path, code: Code) -> Weights:
 
 
 def _what_to_do(code: Code, *, original: bool = True) -> str:
-    text = ("What you can do: train the network and pass its checkpoint, pretrained='PATH/model.safetensors'; pass "
-            "another source, pretrained='hf-hub:ORG/NAME' or 'local-dir:FOLDER'")
+    text = (
+        "What you can do: train the network and pass its checkpoint, pretrained='PATH/model.safetensors'; pass "
+        "another source, pretrained='hf-hub:ORG/NAME' or 'local-dir:FOLDER'"
+    )
     published = [e for e in named_entries().values() if e.published]
     start = next((e.name for e in published if e.code.family == code.family and not same_network(e.code, code)), None)
     if original and start:
@@ -219,18 +238,22 @@ def _check_sum(path: Path, expected: str | None, label: str, *, by: str = "the z
     found = sha256_of(path)
     if found != expected.lower():
         forget(path)
-        raise WeightsError(f"The weights of {label} are not those that {by} recorded: sha256 {found}, expected "
-                           f"{expected}. The download is broken or the repository changed. The file was taken out of "
-                           "the cache; try again, and if it stays so, do not use this repository.")
+        raise WeightsError(
+            f"The weights of {label} are not those that {by} recorded: sha256 {found}, expected "
+            f"{expected}. The download is broken or the repository changed. The file was taken out of "
+            "the cache; try again, and if it stays so, do not use this repository."
+        )
 
 
 def check_recorded(weights: Path, config: Path, label: str) -> None:
     """A ``WeightsError`` where a file is not the one whose checksum the ``config.json`` beside it recorded, if any."""
     recorded = checksum_in(config, label)
     if recorded is not None and sha256_of(weights) != recorded.lower():
-        raise WeightsError(f"The weights of {label} are not those that its config.json recorded: {weights.name} was "
-                           "changed, is damaged or is another network's. Train, pull or push it anew, or name the file "
-                           "itself.")
+        raise WeightsError(
+            f"The weights of {label} are not those that its config.json recorded: {weights.name} was "
+            "changed, is damaged or is another network's. Train, pull or push it anew, or name the file "
+            "itself."
+        )
 
 
 def sha256_of(path: Path) -> str:

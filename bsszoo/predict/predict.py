@@ -66,7 +66,9 @@ class Prediction:
         if self.objects is not None:
             out["objects"] = [
                 {"label": o.label, "output": o.number, "score": round(o.score, 6), "box": [round(v, 2) for v in o.box]}
-                | ({} if o.mask is None else {"mask": _runs(o.mask)}) for o in self.objects]
+                | ({} if o.mask is None else {"mask": _runs(o.mask)})
+                for o in self.objects
+            ]
         return out
 
     def __str__(self) -> str:
@@ -75,8 +77,10 @@ class Prediction:
         scores: dict[str, list[float]] = {}
         for found in self.objects or ():
             scores.setdefault(found.label, []).append(100 * found.score)
-        said = [f"{name} {max(own):.0f}%" if len(own) == 1 else
-                f"{len(own)} x {name} {max(own):.0f}% to {min(own):.0f}%" for name, own in scores.items()]
+        said = [
+            f"{name} {max(own):.0f}%" if len(own) == 1 else f"{len(own)} x {name} {max(own):.0f}% to {min(own):.0f}%"
+            for name, own in scores.items()
+        ]
         if not said and self.missed is not None:
             label, best, least = self.missed
             return f"nothing of {100 * least:.0f}% or more; the surest is {label} {100 * best:.0f}% (--least-score)"
@@ -89,8 +93,13 @@ def _runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def predict(
-    what: str, pictures: Sequence[str | Path], *, weights: str | None = None, top: int = TOP,
-    least_score: float = LEAST_SCORE, device: str | None = None,
+    what: str,
+    pictures: Sequence[str | Path],
+    *,
+    weights: str | None = None,
+    top: int = TOP,
+    least_score: float = LEAST_SCORE,
+    device: str | None = None,
 ) -> Iterator[Prediction]:
     """What a network says of each picture, one after the other.
 
@@ -129,8 +138,9 @@ def _objects(model: nn.Module, labels: Labels, file: Path, least: float, place: 
     output = {name: value.cpu() for name, value in model([to_float(pixels, place)])[0].items()}
     masks = output.get("masks")
     found = []
-    for i, (box, label, score) in enumerate(zip(output["boxes"].tolist(), output["labels"].tolist(),
-                                                output["scores"].tolist(), strict=True)):
+    for i, (box, label, score) in enumerate(
+        zip(output["boxes"].tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True)
+    ):
         if score >= least:
             mask = None if masks is None else (masks[i, 0] > MASK_THRESHOLD).numpy()
             found.append(Found((box[0], box[1], box[2], box[3]), label, labels.names[label], score, mask))

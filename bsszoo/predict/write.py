@@ -29,16 +29,20 @@ def write_predictions(predictions: Iterable[Prediction], out: Path) -> Iterator[
     try:
         for prediction in predictions:
             out.mkdir(parents=True, exist_ok=True)
-            name = next(n for i in range(len(names) + 1)
-                        if (n := f"{prediction.file.stem}{f'_{i + 1}' if i else ''}.png") not in names)
+            name = next(
+                n
+                for i in range(len(names) + 1)
+                if (n := f"{prediction.file.stem}{f'_{i + 1}' if i else ''}.png") not in names
+            )
             names.add(name)
             with whole_file(out / name) as scratch:
                 drawn(prediction).save(scratch, format="PNG")
             said.append(prediction.to_dict() | {"drawn": name})
             yield prediction
     except OSError as error:
-        raise RunError(f"The folder {out} cannot be written: {error.strerror or error}. Give another with "
-                       "--out.") from None
+        raise RunError(
+            f"The folder {out} cannot be written: {error.strerror or error}. Give another with --out."
+        ) from None
     finally:
         # Also where a later picture could not be read, or a person stopped.
         if said:

@@ -55,7 +55,8 @@ def commands(
     given, train = "", f"bsszoo train paper:{network} \\\n  --data /path/to/{pictures} --out runs/first\n"
     if training is not None:
         given = f", num_classes={training.num_classes}" + (
-            f", in_chans={training.in_chans}" if training.in_chans != 3 else "")
+            f", in_chans={training.in_chans}" if training.in_chans != 3 else ""
+        )
         data = f"--data {shlex.quote(training.data)} " if training.data is not None else ""
         recipe = shlex.quote(f"{training.folder}/{training.recipe}")
         train = f"bsszoo train {recipe} \\\n  --set model.name={network} \\\n  {data}--out runs/first\n"
@@ -89,8 +90,15 @@ def after_training(training: TrainingFacts, finished: Finished) -> tuple[Command
     """What uses the network of a run's training in full: loads it, and publishes it."""
     folder = f"{training.folder}/{finished.folder}"
     return (
-        Command("Load the trained network",
-                f'import bsszoo\n\nmodel = bsszoo.create({f"local-dir:{folder}"!r}, pretrained=True)\n', "python"),
-        Command("Publish it", f"bsszoo push {shlex.quote(training.folder)} ORG/NAME --dry-run card\n", "shell",
-                "Writes what would be sent, the model card too, into the folder card; without --dry-run it is sent."),
+        Command(
+            "Load the trained network",
+            f"import bsszoo\n\nmodel = bsszoo.create({f'local-dir:{folder}'!r}, pretrained=True)\n",
+            "python",
+        ),
+        Command(
+            "Publish it",
+            f"bsszoo push {shlex.quote(training.folder)} ORG/NAME --dry-run card\n",
+            "shell",
+            "Writes what would be sent, the model card too, into the folder card; without --dry-run it is sent.",
+        ),
     )

@@ -38,8 +38,7 @@ def human(count: int) -> str:
 
 def both_macs(macs: int) -> str:
     """MACs and 2 x MACs in one line, each with its name and whose word "FLOPs" it is."""
-    return (f"{MACS_NAME} {human(macs)} ({MACS_NOTE}) | "
-            f"{TWO_MACS_NAME} {human(2 * macs)} ({TWO_MACS_NOTE})")
+    return f"{MACS_NAME} {human(macs)} ({MACS_NOTE}) | {TWO_MACS_NAME} {human(2 * macs)} ({TWO_MACS_NOTE})"
 
 
 def score(value: float | None) -> str:
@@ -71,8 +70,10 @@ def sizes_differ(sizes: Iterable[int]) -> str:
     found = sorted(set(sizes))
     if len(found) < 2:
         return ""
-    return (f"The networks take inputs of different sizes ({', '.join(map(str, found))} px): MACs, activations and "
-            "times are each at its own, so they compare the networks together with their inputs.")
+    return (
+        f"The networks take inputs of different sizes ({', '.join(map(str, found))} px): MACs, activations and "
+        "times are each at its own, so they compare the networks together with their inputs."
+    )
 
 
 def percent(part: float, whole: float) -> str:
@@ -105,5 +106,7 @@ def test_cells(row: ConfirmedRow) -> tuple[str, str, str]:
 
 def noise_words(noise: float) -> str:
     """What the spread of repeated evaluations says, as a sentence."""
-    return (f"Noise: one evaluation of a code varies by {noise:.2f} (standard deviation). Codes whose scores differ by "
-            "less than about twice that may well be in the other order.")
+    return (
+        f"Noise: one evaluation of a code varies by {noise:.2f} (standard deviation). Codes whose scores differ by "
+        "less than about twice that may well be in the other order."
+    )

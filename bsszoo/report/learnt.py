@@ -45,22 +45,36 @@ def learnt(
     if insight is None:
         return f"<p>{why}</p>"
     if insight.flat:
-        return (f"<p>All {insight.results} results are equal: nothing tells one {entry} from another.</p>")
+        return f"<p>All {insight.results} results are equal: nothing tells one {entry} from another.</p>"
     plots = [
-        (f"Which {_plural(entry)} matter", importance_bars(insight),
-         f"Share of the variance of the {value} over {over} that each {entry} explains when nothing else is known, "
-         f"with 90% intervals; where {_plural(entry)} depend on each other, as under a budget, shares overlap and do "
-         f"not say what a change with all else kept would do.{_sums(insight, entry)}", True),
-        (f"How each {entry} matters", effect_curves(insight, ends),
-         f"Average {value} that the model expects of {over} that share one {entry}'s value, with 90% bands, all on one "
-         "scale; it is an average over everything else, not what the best ones have.", False),
+        (
+            f"Which {_plural(entry)} matter",
+            importance_bars(insight),
+            f"Share of the variance of the {value} over {over} that each {entry} explains when nothing else is known, "
+            f"with 90% intervals; where {_plural(entry)} depend on each other, as under a budget, shares overlap and "
+            f"do not say what a change with all else kept would do.{_sums(insight, entry)}",
+            True,
+        ),
+        (
+            f"How each {entry} matters",
+            effect_curves(insight, ends),
+            f"Average {value} that the model expects of {over} that share one {entry}'s value, with 90% bands, all on "
+            "one scale; it is an average over everything else, not what the best ones have.",
+            False,
+        ),
     ]
     if insight.cost is not None:
-        plots.insert(1, (
-            f"Expected {value} over cost", posterior_over_cost(insight, evaluated),
-            "Blue: what the model expects of a sample of the candidates, with one standard deviation; green: the best "
-            f"expected {value} at most at a cost, with that code's own 90% interval; orange: what was evaluated; it "
-            "says nothing about costs outside the candidates.", False))
+        plots.insert(
+            1,
+            (
+                f"Expected {value} over cost",
+                posterior_over_cost(insight, evaluated),
+                "Blue: what the model expects of a sample of the candidates, with one standard deviation; green: the "
+                f"best expected {value} at most at a cost, with that code's own 90% interval; orange: what was "
+                "evaluated; it says nothing about costs outside the candidates.",
+                False,
+            ),
+        )
     return _trust(insight, value) + figures(*plots)
 
 
@@ -76,8 +90,12 @@ def _sums(insight: Insight, entry: str) -> str:
 
 
 def _trust(insight: Insight, value: str) -> str:
-    few = (f"<p><b>Only {insight.results} results:</b> what follows is mostly what the model assumed beforehand, and "
-           "the intervals are wide for that reason.</p>" if insight.results < FEW else "")
+    few = (
+        f"<p><b>Only {insight.results} results:</b> what follows is mostly what the model assumed beforehand, and "
+        "the intervals are wide for that reason.</p>"
+        if insight.results < FEW
+        else ""
+    )
     check = insight.check
     assert check is not None
     return (
@@ -96,7 +114,12 @@ def _verdict(check: Check) -> str:
     if r is None:
         return f"{how}: {inside}; the results are too few, or too alike, for a correlation."
     shown = f"{r:.2f}" if r < 0.995 else "above 0.99"
-    verdict = ("The model follows them well" if r >= _GOOD else "The model follows them roughly" if r >= _ROUGH
-               else "The model does not predict them: do not rely on what follows")
+    verdict = (
+        "The model follows them well"
+        if r >= _GOOD
+        else "The model follows them roughly"
+        if r >= _ROUGH
+        else "The model does not predict them: do not rely on what follows"
+    )
     narrow = "; its intervals are too narrow" if check.refitted_coverage < _NARROW else ""
     return f"{how}: correlation {shown}, and {inside}. {verdict}{narrow}."

@@ -34,19 +34,26 @@ def figures(*parts: tuple[str, str, str, bool]) -> str:
     Args:
         parts: Heading, plot, caption, and whether the plot is a long one, which stands alone on the right.
     """
-    out = "\n".join(f'<figure{" class=" + chr(34) + "long" + chr(34) if long else ""}><h3>{name}</h3>{plot}'
-                    f"<figcaption>{caption}</figcaption></figure>" for name, plot, caption, long in parts)
+    out = "\n".join(
+        f"<figure{' class=' + chr(34) + 'long' + chr(34) if long else ''}><h3>{name}</h3>{plot}"
+        f"<figcaption>{caption}</figcaption></figure>"
+        for name, plot, caption, long in parts
+    )
     return f'<div class="plots">{out}</div>'
 
 
 def table(head: Sequence[str], rows: Iterable[str], *, left: int, right: int | None = None, tall: bool = False) -> str:
     """A table that scrolls sideways when the screen is narrow; columns from ``left`` up to ``right`` hold numbers."""
     stop = len(head) if right is None else right
-    cells = "".join(f'<th{" class=n" if left <= i < stop else ""} scope="col">{text(name)}</th>'
-                    for i, name in enumerate(head))
+    cells = "".join(
+        f'<th{" class=n" if left <= i < stop else ""} scope="col">{text(name)}</th>' for i, name in enumerate(head)
+    )
     shape = "wide tall" if tall else "wide"
-    return (f'<div class="{shape}" tabindex="0"><table><thead><tr>{cells}</tr></thead>\n<tbody>'
-            + "\n".join(rows) + "</tbody></table></div>")
+    return (
+        f'<div class="{shape}" tabindex="0"><table><thead><tr>{cells}</tr></thead>\n<tbody>'
+        + "\n".join(rows)
+        + "</tbody></table></div>"
+    )
 
 
 def numbers(*cells: str) -> str:
@@ -74,6 +81,8 @@ def write_page(page: str, path: str | os.PathLike[str]) -> Path:
     try:
         write_whole(target, page)
     except OSError as error:
-        raise RunError(f"Cannot write the report to {str(target)!r}: {error.strerror or error}. "
-                       "Give a folder that exists and can be written.") from error
+        raise RunError(
+            f"Cannot write the report to {str(target)!r}: {error.strerror or error}. "
+            "Give a folder that exists and can be written."
+        ) from error
     return target

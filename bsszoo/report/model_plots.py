@@ -39,28 +39,52 @@ def posterior_over_cost(insight: Insight, evaluated: Sequence[tuple[int, float]]
         axes: Any = figure.add_subplot()
         step = max(1, -(-len(view.macs) // _DRAWN))
         x, mean, half = view.macs[::step] / 1e6, view.mean[::step], view.deviation[::step]
-        axes.add_collection(LineCollection(
-            [[(a, m - h), (a, m + h)] for a, m, h in zip(x, mean, half, strict=True)],
-            colors=ORIGINAL, linewidths=0.8, alpha=0.22,
-        ))
-        axes.plot(x, mean, "o", color=ORIGINAL, alpha=0.6, markersize=2.6, markeredgewidth=0,
-                  label="expected, and 1 s.d.")
+        axes.add_collection(
+            LineCollection(
+                [[(a, m - h), (a, m + h)] for a, m, h in zip(x, mean, half, strict=True)],
+                colors=ORIGINAL,
+                linewidths=0.8,
+                alpha=0.22,
+            )
+        )
+        axes.plot(
+            x, mean, "o", color=ORIGINAL, alpha=0.6, markersize=2.6, markeredgewidth=0, label="expected, and 1 s.d."
+        )
         # The envelope holds on until the dearest candidate, where it is as good as at the last rise.
         end = max(int(view.macs.max()), int(view.best_macs[-1])) / 1e6
         steps = [*(view.best_macs / 1e6), end]
-        axes.fill_between(steps, [*view.best_low, view.best_low[-1]], [*view.best_high, view.best_high[-1]],
-                          step="post", color=UNIFORM, alpha=0.22, linewidth=0, label="its 90% interval")
-        axes.step(steps, [*view.best, view.best[-1]], where="post", color=UNIFORM, linewidth=2,
-                  label="best at this cost")
-        axes.plot([m / 1e6 for m, _ in evaluated], [v for _, v in evaluated], "o", color=FOUND, markersize=4.5,
-                  markeredgecolor="white", markeredgewidth=0.4, label="evaluated")
+        axes.fill_between(
+            steps,
+            [*view.best_low, view.best_low[-1]],
+            [*view.best_high, view.best_high[-1]],
+            step="post",
+            color=UNIFORM,
+            alpha=0.22,
+            linewidth=0,
+            label="its 90% interval",
+        )
+        axes.step(
+            steps, [*view.best, view.best[-1]], where="post", color=UNIFORM, linewidth=2, label="best at this cost"
+        )
+        axes.plot(
+            [m / 1e6 for m, _ in evaluated],
+            [v for _, v in evaluated],
+            "o",
+            color=FOUND,
+            markersize=4.5,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            label="evaluated",
+        )
         axes.set_xlabel("MACs [million]")
         axes.set_ylabel("score")
         axes.margins(y=0.08)
         axes.autoscale_view()
         legend(figure, axes)
-        title = (f"Expected score of {len(view.macs)} candidates over MACs by a model of {insight.results} results; "
-                 f"the best expected score is {score(float(view.best[-1]))}.")
+        title = (
+            f"Expected score of {len(view.macs)} candidates over MACs by a model of {insight.results} results; "
+            f"the best expected score is {score(float(view.best[-1]))}."
+        )
         return svg_text(figure, prefix="posterior", title=title)
 
 
@@ -83,8 +107,15 @@ def importance_bars(insight: Insight) -> str:
                 continue
             share, color = row
             axes.barh(y, 100 * share.median, 0.66, color=color, linewidth=0)
-            axes.errorbar(100 * share.median, y, color=INK, capsize=2.5, linewidth=1.2, fmt="none",
-                          xerr=[[100 * (share.median - share.low)], [100 * (share.high - share.median)]])
+            axes.errorbar(
+                100 * share.median,
+                y,
+                color=INK,
+                capsize=2.5,
+                linewidth=1.2,
+                fmt="none",
+                xerr=[[100 * (share.median - share.low)], [100 * (share.high - share.median)]],
+            )
             places.append(y)
             names.append(plain(_SHOWN.get(share.name, share.name) if color != FOUND else share.name))
         axes.set_yticks(places, names)
@@ -93,8 +124,9 @@ def importance_bars(insight: Insight) -> str:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the variance [%]")
-        said = ", ".join(f"{s.name} {100 * s.median:.0f}% ({100 * s.low:.0f} to {100 * s.high:.0f}%)"
-                         for s in entries[:3])
+        said = ", ".join(
+            f"{s.name} {100 * s.median:.0f}% ({100 * s.low:.0f} to {100 * s.high:.0f}%)" for s in entries[:3]
+        )
         title = f"Share of the score's variance that each of {len(entries)} entries explains alone; most: {said}."
         return svg_text(figure, prefix="importance", title=title)
 
@@ -115,10 +147,12 @@ def effect_curves(insight: Insight, ends: Mapping[str, tuple[str, str]] | None =
         panels: Any = figure.subplots(lines, _COLUMNS, sharey=True, squeeze=False)
         for axes, effect in zip(panels.flat, effects, strict=False):
             _curve(axes, effect, (ends or {}).get(effect.name))
-        for axes in panels.flat[len(effects):]:
+        for axes in panels.flat[len(effects) :]:
             axes.set_visible(False)
-        title = (f"The model's average score by the value of each of {len(effects)} entries, with 90% bands; all on "
-                 "one scale.")
+        title = (
+            f"The model's average score by the value of each of {len(effects)} entries, with 90% bands; all on "
+            "one scale."
+        )
         return svg_text(figure, prefix="effects", title=title)
 
 

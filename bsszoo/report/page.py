@@ -58,21 +58,31 @@ def render_page(result: CompressResult, insight: Insight | None = None, *, note:
     """
     name = family_of(result.family).title if result.head is None else result.head.on(result.best.code).title
     title = f"{name} at {human(result.budget.macs)} MACs"
-    return document(title, [
-        _headline(result, title),
-        f'<p class="note">{text(note)}</p>' if note else "",
-        _caution(result),
-        _tiles(result),
-        *_trained(result),
-        "<h2>Networks</h2>", _networks(result),
-        "<h2>Side by side</h2>", _side_by_side(result),
-        "<h2>Codes</h2>", _codes(result, result.networks),
-        "<h2>Build and train them</h2>", _commands(result),
-        "<h2>The trials</h2>", _plots(result),
-        *_learnt(result, insight),
-        "<h2>The run</h2>", _facts(result),
-        "<h2>All trials</h2>", _trials(result.trials),
-    ])
+    return document(
+        title,
+        [
+            _headline(result, title),
+            f'<p class="note">{text(note)}</p>' if note else "",
+            _caution(result),
+            _tiles(result),
+            *_trained(result),
+            "<h2>Networks</h2>",
+            _networks(result),
+            "<h2>Side by side</h2>",
+            _side_by_side(result),
+            "<h2>Codes</h2>",
+            _codes(result, result.networks),
+            "<h2>Build and train them</h2>",
+            _commands(result),
+            "<h2>The trials</h2>",
+            _plots(result),
+            *_learnt(result, insight),
+            "<h2>The run</h2>",
+            _facts(result),
+            "<h2>All trials</h2>",
+            _trials(result.trials),
+        ],
+    )
 
 
 # -- sections -------------------------------------------------------------------------------------------------
@@ -81,8 +91,11 @@ def render_page(result: CompressResult, insight: Insight | None = None, *, note:
 def _headline(result: CompressResult, title: str) -> str:
     best, limit = result.best.cost, result.budget
     params = "" if limit.params is None else f" and {human(limit.params)} params"
-    against = [f"{percent(best.macs, row.cost.macs)} of the MACs and {percent(best.params, row.cost.params)} of the "
-               f"params of the {name} network" for name, row in _controls(result)]
+    against = [
+        f"{percent(best.macs, row.cost.macs)} of the MACs and {percent(best.params, row.cost.params)} of the "
+        f"params of the {name} network"
+        for name, row in _controls(result)
+    ]
     compared = f": {', and '.join(against)}" if against else ""
     return (
         f"<h1>{text(title)}</h1>\n"
@@ -97,8 +110,7 @@ def _caution(result: CompressResult) -> str:
     measures = f"<p><b>Score ({text(result.evaluator.name)}):</b> {text(result.evaluator.measures)}</p>"
     if not result.evaluator.caution:
         return measures
-    return (f'<div class="caution" role="note">{measures}<p><b>Caution:</b> {text(result.evaluator.caution)}</p>'
-            "</div>")
+    return f'<div class="caution" role="note">{measures}<p><b>Caution:</b> {text(result.evaluator.caution)}</p></div>'
 
 
 def _tiles(result: CompressResult) -> str:
@@ -106,8 +118,11 @@ def _tiles(result: CompressResult) -> str:
     controls = _controls(result)
 
     def tile(name: str, figure: str, value: float, others: Sequence[tuple[float | None, str]]) -> str:
-        lines = "".join(f"<span>{percent(value, other)} of {text(label)} {shown}</span>"
-                        for (label, _), (other, shown) in zip(controls, others, strict=True) if other)
+        lines = "".join(
+            f"<span>{percent(value, other)} of {text(label)} {shown}</span>"
+            for (label, _), (other, shown) in zip(controls, others, strict=True)
+            if other
+        )
         return f'<div class="tile"><span>{name}</span><b>{figure}</b>{lines}</div>'
 
     counted: tuple[tuple[str, Callable[[NetworkRow], int]], ...] = (
@@ -116,13 +131,24 @@ def _tiles(result: CompressResult) -> str:
         ("params", lambda row: row.cost.params),
         ("activations", lambda row: row.cost.activations),
     )
-    out = [tile(name, human(pick(best)), pick(best), [(pick(row), human(pick(row))) for _, row in controls])
-           for name, pick in counted]
+    out = [
+        tile(name, human(pick(best)), pick(best), [(pick(row), human(pick(row))) for _, row in controls])
+        for name, pick in counted
+    ]
     if best.latency_ms is not None:
-        out.append(tile("latency [ms]", latency(best.latency_ms), best.latency_ms,
-                        [(row.latency_ms, latency(row.latency_ms)) for _, row in controls]))
-    out.append(f'<div class="tile"><span>score</span><b>{score(best.score)}</b>' + "".join(
-        f"<span>{text(label)}: {score(row.score)}</span>" for label, row in controls) + "</div>")
+        out.append(
+            tile(
+                "latency [ms]",
+                latency(best.latency_ms),
+                best.latency_ms,
+                [(row.latency_ms, latency(row.latency_ms)) for _, row in controls],
+            )
+        )
+    out.append(
+        f'<div class="tile"><span>score</span><b>{score(best.score)}</b>'
+        + "".join(f"<span>{text(label)}: {score(row.score)}</span>" for label, row in controls)
+        + "</div>"
+    )
     return f'<div class="tiles" aria-label="The best code found">{"".join(out)}</div>'
 
 
@@ -132,18 +158,40 @@ def _networks(result: CompressResult) -> str:
     for row in result.networks:
         cost = row.cost
         mark = ' class="found-first"' if row is result.best else ""
-        rows.append(f'<tr{mark}><td class="name">{text(row.label)}</td>' + numbers(
-            human(cost.macs), human(cost.macs2), human(cost.params), human(cost.activations), score(row.score),
-            *([latency(row.predicted_ms)] if told else []), latency(row.latency_ms)) + "</tr>")
-    head = ["Network", f"{MACS_NAME}", f"{TWO_MACS_NAME}", "Params", "Activations", "Score",
-            *(["Limited [ms]"] if told else []), "Latency [ms]"]
+        rows.append(
+            f'<tr{mark}><td class="name">{text(row.label)}</td>'
+            + numbers(
+                human(cost.macs),
+                human(cost.macs2),
+                human(cost.params),
+                human(cost.activations),
+                score(row.score),
+                *([latency(row.predicted_ms)] if told else []),
+                latency(row.latency_ms),
+            )
+            + "</tr>"
+        )
+    head = [
+        "Network",
+        f"{MACS_NAME}",
+        f"{TWO_MACS_NAME}",
+        "Params",
+        "Activations",
+        "Score",
+        *(["Limited [ms]"] if told else []),
+        "Latency [ms]",
+    ]
     measured = any(row.latency_ms is not None for row in result.networks)
-    note = ("Latency: median time of one forward of one image on the machine of the run." if measured
-            else "Latency was not measured.")
+    note = (
+        "Latency: median time of one forward of one image on the machine of the run."
+        if measured
+        else "Latency was not measured."
+    )
     note += " Limited: what the run's model of latency says, which the limit holds for." if told else ""
-    return (table(head, rows, left=1)
-            + f'<p class="soft">{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}. '
-              f"Activations: elements of the outputs of all convolutions. {note}</p>")
+    return (
+        table(head, rows, left=1) + f'<p class="soft">{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}. '
+        f"Activations: elements of the outputs of all convolutions. {note}</p>"
+    )
 
 
 def _trained(result: CompressResult) -> list[str]:
@@ -155,18 +203,25 @@ def _trained(result: CompressResult) -> list[str]:
         for row in found.rows:
             mark = ' class="found-first"' if row.role == "found" else ""
             mean, interval, each = test_cells(row)
-            rows.append(f'<tr{mark}><td class="name">{text(row.label)}</td>'
-                        f"{numbers(human(row.cost.macs), mean, interval)}<td>{text(each)}</td></tr>")
-        parts += ["<h2>Confirmed on unseen pictures</h2>",
-                  "".join(f"<p><b>{text(sentence)}</b></p>" for sentence in found.verdicts),
-                  table(["Network", MACS_NAME, "Mean", "95% interval", "Each training"], rows, left=1, right=4),
-                  f'<p class="soft">{text(found.measures)}. The score of the search itself flatters the code that it '
-                  "found: it is the best of many, partly by luck. Random codes are drawn from the candidates; "
-                  "intervals are over trainings, the pictures are the same for all.</p>",
-                  _codes(result, [row for row in found.rows if row.role == "random"])]
+            rows.append(
+                f'<tr{mark}><td class="name">{text(row.label)}</td>'
+                f"{numbers(human(row.cost.macs), mean, interval)}<td>{text(each)}</td></tr>"
+            )
+        parts += [
+            "<h2>Confirmed on unseen pictures</h2>",
+            "".join(f"<p><b>{text(sentence)}</b></p>" for sentence in found.verdicts),
+            table(["Network", MACS_NAME, "Mean", "95% interval", "Each training"], rows, left=1, right=4),
+            f'<p class="soft">{text(found.measures)}. The score of the search itself flatters the code that it '
+            "found: it is the best of many, partly by luck. Random codes are drawn from the candidates; "
+            "intervals are over trainings, the pictures are the same for all.</p>",
+            _codes(result, [row for row in found.rows if row.role == "random"]),
+        ]
     if result.finished is not None:
-        parts += ["<h2>Trained in full</h2>", f"<p>{text(str(result.finished))}. Weights: "
-                  f"<code>{text(result.finished.folder)}/model.safetensors</code></p>"]
+        parts += [
+            "<h2>Trained in full</h2>",
+            f"<p>{text(str(result.finished))}. Weights: "
+            f"<code>{text(result.finished.folder)}/model.safetensors</code></p>",
+        ]
     if result.noise is not None:
         parts.append(f'<p class="soft">{text(noise_words(result.noise))}</p>')
     return parts
@@ -183,8 +238,10 @@ def _commands(result: CompressResult) -> str:
         if row.role == "found":
             first = " open" if row is result.best else ""
             blocks = "".join(_command(command) for command in commands_of(result, row.code))
-            out.append(f"<details{first}><summary>{text(row.label)}: {human(row.cost.macs)} {MACS_NAME}, "
-                       f"{human(row.cost.params)} params</summary>{blocks}</details>")
+            out.append(
+                f"<details{first}><summary>{text(row.label)}: {human(row.cost.macs)} {MACS_NAME}, "
+                f"{human(row.cost.params)} params</summary>{blocks}</details>"
+            )
     return "\n".join(out)
 
 
@@ -194,29 +251,47 @@ def _command(command: Command) -> str:
 
 
 def _side_by_side(result: CompressResult) -> str:
-    return (cards(result) + '<p class="soft">Every network by stage; bars of one kind share their scale, and the thin '
-            "mark is the uniformly rescaled network. The figures are the code's entries: they do not show the stem, "
-            "the fixed stage 2 or the head.</p>")
+    return (
+        cards(result) + '<p class="soft">Every network by stage; bars of one kind share their scale, and the thin '
+        "mark is the uniformly rescaled network. The figures are the code's entries: they do not show the stem, "
+        "the fixed stage 2 or the head.</p>"
+    )
 
 
 def _plots(result: CompressResult) -> str:
     return figures(
-        ("Best so far", progress_by_trial(result),
-         "Trials in the order in which they were chosen, the best so far as a line, the controls as level lines, bands "
-         "of as many trials as the first batch; a flat line does not say that nothing better exists.", False),
-        ("Stage profile", stage_profile(result),
-         "Where each network puts its channels, blocks and MACs. Three bars stand at each stage; where the third "
-         "differs from the second, the search moved cost between stages instead of scaling all of them alike. Shares "
-         "of MACs add up to 100% for each network, of a detector for its backbone. The code chooses the numbered "
-         "stages, except stage 2 of MobileNetV2 "
-         "and EfficientNet, which is fixed; widths of head and classifier (fc) are fixed too and not drawn.", True),
-        ("Score over MACs", cost_against_score(result),
-         "Trials (grey), the codes found (numbered, 1 the best), the Pareto front (no trial is both cheaper and "
-         "better) and the budget, which no code may cross; it does not show what other codes would score. A control "
-         "outside the range stands at the edge, with its figures in the legend.", False),
-        ("Score over params", params_against_score(result),
-         "The same trials over their parameters, with their own Pareto front; parameters do not say how fast a network "
-         "is.", False),
+        (
+            "Best so far",
+            progress_by_trial(result),
+            "Trials in the order in which they were chosen, the best so far as a line, the controls as level lines, "
+            "bands of as many trials as the first batch; a flat line does not say that nothing better exists.",
+            False,
+        ),
+        (
+            "Stage profile",
+            stage_profile(result),
+            "Where each network puts its channels, blocks and MACs. Three bars stand at each stage; where the third "
+            "differs from the second, the search moved cost between stages instead of scaling all of them alike. "
+            "Shares of MACs add up to 100% for each network, of a detector for its backbone. The code chooses the "
+            "numbered stages, except stage 2 of MobileNetV2 "
+            "and EfficientNet, which is fixed; widths of head and classifier (fc) are fixed too and not drawn.",
+            True,
+        ),
+        (
+            "Score over MACs",
+            cost_against_score(result),
+            "Trials (grey), the codes found (numbered, 1 the best), the Pareto front (no trial is both cheaper and "
+            "better) and the budget, which no code may cross; it does not show what other codes would score. A control "
+            "outside the range stands at the edge, with its figures in the legend.",
+            False,
+        ),
+        (
+            "Score over params",
+            params_against_score(result),
+            "The same trials over their parameters, with their own Pareto front; parameters do not say how fast a "
+            "network is.",
+            False,
+        ),
     )
 
 
@@ -239,18 +314,20 @@ def _facts(result: CompressResult) -> str:
     if budget.latency_ms is not None:
         limits += f"; at most {latency(budget.latency_ms)} ms by the run's latency model"
     failed = sum(t.score is None for t in result.trials)
-    return facts([
-        ("Budget", text(limits)),
-        ("Caps", bullets(result.caps)),
-        ("Notes", bullets(result.notes)),
-        ("Evaluator", text(result.evaluator.name)),
-        ("Trials", f"{len(result.trials)}, of which {failed} failed"),
-        ("Candidates", f"{result.candidates:,} codes that meet the budget and the caps"),
-        ("Scale of the grid", f"{result.scale:g}"),
-        ("Seed", text(str(result.seed))),
-        ("Duration", duration(result.seconds)),
-        ("Versions", text(", ".join(f"{name} {version}" for name, version in result.versions.items())) or ABSENT),
-    ])
+    return facts(
+        [
+            ("Budget", text(limits)),
+            ("Caps", bullets(result.caps)),
+            ("Notes", bullets(result.notes)),
+            ("Evaluator", text(result.evaluator.name)),
+            ("Trials", f"{len(result.trials)}, of which {failed} failed"),
+            ("Candidates", f"{result.candidates:,} codes that meet the budget and the caps"),
+            ("Scale of the grid", f"{result.scale:g}"),
+            ("Seed", text(str(result.seed))),
+            ("Duration", duration(result.seconds)),
+            ("Versions", text(", ".join(f"{name} {version}" for name, version in result.versions.items())) or ABSENT),
+        ]
+    )
 
 
 def _trials(trials: Sequence[TrialRow]) -> str:
@@ -258,15 +335,25 @@ def _trials(trials: Sequence[TrialRow]) -> str:
     head = ["Trial", "Batch", MACS_NAME, TWO_MACS_NAME, "Params", "Activations", "Score", "Seconds", "Code"]
     rows = []
     for t in trials:
-        cells = numbers(str(t.number), str(t.batch), human(t.cost.macs), human(t.cost.macs2), human(t.cost.params),
-                        human(t.cost.activations), score(t.score), f"{t.seconds:.2f}")
+        cells = numbers(
+            str(t.number),
+            str(t.batch),
+            human(t.cost.macs),
+            human(t.cost.macs2),
+            human(t.cost.params),
+            human(t.cost.activations),
+            score(t.score),
+            f"{t.seconds:.2f}",
+        )
         # Under the code and not in a last column, which would start beyond the edge of the screen.
         error = "" if t.score is not None else f'<div class="error">{text(t.error or "no score")}</div>'
         mark = ' class="failed"' if t.score is None else ""
         rows.append(f"<tr{mark}>{cells}<td><code>{text(str(t.code))}</code>{error}</td></tr>")
     said = f", {len(failed)} of them failed" if failed else ""
-    return (f"<details><summary>All {len(trials)} trials{said}</summary>"
-            f'{table(head, rows, left=0, right=8, tall=True)}</details>')
+    return (
+        f"<details><summary>All {len(trials)} trials{said}</summary>"
+        f"{table(head, rows, left=0, right=8, tall=True)}</details>"
+    )
 
 
 # -- parts ----------------------------------------------------------------------------------------------------

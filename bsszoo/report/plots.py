@@ -45,15 +45,33 @@ def cost_against_score(result: CompressResult) -> str:
     with style():
         figure, axes = _figure(4.5)
         done = _scored(result.trials)
-        axes.plot([t.cost.macs / 1e6 for t in done], [t.score for t in done], "o", color=TRIAL, alpha=0.75,
-                  markersize=4.5, markeredgewidth=0, label="trial")
+        axes.plot(
+            [t.cost.macs / 1e6 for t in done],
+            [t.score for t in done],
+            "o",
+            color=TRIAL,
+            alpha=0.75,
+            markersize=4.5,
+            markeredgewidth=0,
+            label="trial",
+        )
         low, high = _macs_range(result)
         axes.set_xlim(low, high)
-        axes.axvline(result.budget.macs / 1e6, color=INK, linestyle="--", linewidth=1.3,
-                     label=f"budget {human(result.budget.macs)}")
+        axes.axvline(
+            result.budget.macs / 1e6,
+            color=INK,
+            linestyle="--",
+            linewidth=1.3,
+            label=f"budget {human(result.budget.macs)}",
+        )
         if result.budget.min_macs and result.budget.min_macs / 1e6 > low:
-            axes.axvline(result.budget.min_macs / 1e6, color=INK, linestyle=":", linewidth=1.3,
-                         label=f"lower limit {human(result.budget.min_macs)}")
+            axes.axvline(
+                result.budget.min_macs / 1e6,
+                color=INK,
+                linestyle=":",
+                linewidth=1.3,
+                label=f"lower limit {human(result.budget.min_macs)}",
+            )
         _front(axes, [(t.cost.macs, t.score) for t in done])
         found = [row for row in result.networks if row.role == "found"]
         # The best is drawn last, above the others.
@@ -72,9 +90,11 @@ def cost_against_score(result: CompressResult) -> str:
         above.set_xlabel("2 x MACs [million]")
         above.spines["top"].set_visible(False)
         legend(figure, axes)
-        title = (f"Score over MACs of {len(done)} trials and {len(found)} codes found, under a budget of "
-                 f"{human(result.budget.macs)} MACs; the best code has {human(result.best.cost.macs)} MACs and the "
-                 f"score {score(result.best.score)}.")
+        title = (
+            f"Score over MACs of {len(done)} trials and {len(found)} codes found, under a budget of "
+            f"{human(result.budget.macs)} MACs; the best code has {human(result.best.cost.macs)} MACs and the "
+            f"score {score(result.best.score)}."
+        )
         return svg_text(figure, prefix="cost-score", title=title)
 
 
@@ -83,12 +103,25 @@ def params_against_score(result: CompressResult) -> str:
     with style():
         figure, axes = _figure(3.4)
         done = _scored(result.trials)
-        axes.plot([t.cost.params / 1e6 for t in done], [t.score for t in done], "o", color=TRIAL, alpha=0.75,
-                  markersize=4, markeredgewidth=0, label="trial")
+        axes.plot(
+            [t.cost.params / 1e6 for t in done],
+            [t.score for t in done],
+            "o",
+            color=TRIAL,
+            alpha=0.75,
+            markersize=4,
+            markeredgewidth=0,
+            label="trial",
+        )
         front = _front(axes, [(t.cost.params, t.score) for t in done])
         if result.budget.params is not None:
-            axes.axvline(result.budget.params / 1e6, color=INK, linestyle="--", linewidth=1.3,
-                         label=f"limit {human(result.budget.params)}")
+            axes.axvline(
+                result.budget.params / 1e6,
+                color=INK,
+                linestyle="--",
+                linewidth=1.3,
+                label=f"limit {human(result.budget.params)}",
+            )
         best = result.best
         if best.score is not None:
             _badge(axes, best.cost.params / 1e6, best.score, "1", label="best code found")
@@ -96,8 +129,10 @@ def params_against_score(result: CompressResult) -> str:
         axes.set_ylabel("score")
         axes.margins(y=0.12)
         legend(figure, axes)
-        title = (f"Score over parameters of {len(done)} trials; {len(front)} of them are beaten by none with as few "
-                 "parameters.")
+        title = (
+            f"Score over parameters of {len(done)} trials; {len(front)} of them are beaten by none with as few "
+            "parameters."
+        )
         return svg_text(figure, prefix="params-score", title=title)
 
 
@@ -124,17 +159,33 @@ def progress_by_trial(result: CompressResult) -> str:
         figure, axes = _figure(4.0)
         _bands(axes, result.trials)
         done = sorted(_scored(result.trials), key=lambda t: t.number)
-        axes.plot([t.number for t in done], [t.score for t in done], "o", color=TRIAL, alpha=0.85,
-                  markersize=4.5, markeredgewidth=0, label="trial")
+        axes.plot(
+            [t.number for t in done],
+            [t.score for t in done],
+            "o",
+            color=TRIAL,
+            alpha=0.85,
+            markersize=4.5,
+            markeredgewidth=0,
+            label="trial",
+        )
         best: list[float] = []
         for trial in done:
             best.append(max(best[-1], trial.score or 0.0) if best else trial.score or 0.0)
         if done:
             last = max(t.number for t in result.trials)
-            axes.step([t.number for t in done] + [last + 0.5], [*best, best[-1]], where="post", color=FOUND,
-                      linewidth=2, label="best so far")
-        for role, color, dashes, name in (("uniform", UNIFORM, "-.", "uniformly rescaled"),
-                                          ("original", ORIGINAL, ":", "original")):
+            axes.step(
+                [t.number for t in done] + [last + 0.5],
+                [*best, best[-1]],
+                where="post",
+                color=FOUND,
+                linewidth=2,
+                label="best so far",
+            )
+        for role, color, dashes, name in (
+            ("uniform", UNIFORM, "-.", "uniformly rescaled"),
+            ("original", ORIGINAL, ":", "original"),
+        ):
             control = _first(result, role)
             if control is not None and control.score is not None:
                 axes.axhline(control.score, color=color, linestyle=dashes, linewidth=1.5, label=name)
@@ -158,14 +209,17 @@ def stage_profile(result: CompressResult) -> str:
 
     Bars of one stage stand side by side. The MACs of a stage are a share of its own network's.
     """
-    shown = [("original", ORIGINAL, "", _first(result, "original")),
-             ("uniformly rescaled", UNIFORM, "//", _first(result, "uniform")),
-             ("best code found", FOUND, "", result.best)]
+    shown = [
+        ("original", ORIGINAL, "", _first(result, "original")),
+        ("uniformly rescaled", UNIFORM, "//", _first(result, "uniform")),
+        ("best code found", FOUND, "", result.best),
+    ]
     with style():
         figure, _ = _figure(8.2, empty=True)
         panels: Any = figure.subplots(3, 1)
-        rows: list[_Bars] = [(label, color, hatch, _stages(result, row.code))
-                             for label, color, hatch, row in shown if row is not None]
+        rows: list[_Bars] = [
+            (label, color, hatch, _stages(result, row.code)) for label, color, hatch, row in shown if row is not None
+        ]
         family = family_of(result.family)
         blocks = range(2, family.numbers.stop)
         totals = [sum(s.cost.macs for s in stages) for *_, stages in rows]
@@ -179,8 +233,10 @@ def stage_profile(result: CompressResult) -> str:
         panels[2].set_xlabel("stage")
         legend(figure, panels[0])
         best = result.best
-        title = (f"Width, depth and share of MACs of each stage of the best code found, {human(best.cost.macs)} MACs, "
-                 "beside the controls.")
+        title = (
+            f"Width, depth and share of MACs of each stage of the best code found, {human(best.cost.macs)} MACs, "
+            "beside the controls."
+        )
         return svg_text(figure, prefix="profile", title=title)
 
 
@@ -227,30 +283,65 @@ def _control(axes: Axes, row: NetworkRow, low: float, high: float) -> None:
     # At the edge it must not move the axes: its score too can lie far from the trials'.
     bottom, top = axes.get_ylim()
     right = x > high
-    axes.plot([high if right else low], [min(max(y, bottom), top)], ">" if right else "<", color=color, markersize=9,
-              clip_on=False, linestyle="none", label=f"{name}: beyond, {human(row.cost.macs)}, {score(row.score)}")
+    axes.plot(
+        [high if right else low],
+        [min(max(y, bottom), top)],
+        ">" if right else "<",
+        color=color,
+        markersize=9,
+        clip_on=False,
+        linestyle="none",
+        label=f"{name}: beyond, {human(row.cost.macs)}, {score(row.score)}",
+    )
     axes.set_ylim(bottom, top)
 
 
 def _front(axes: Axes, points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:
     front = pareto_front(points)
     if front:
-        axes.step([c / 1e6 for c, _ in front], [v for _, v in front], where="post", color=FOUND, linewidth=1.4,
-                  marker="D", markersize=4.5, markerfacecolor="none", label="Pareto front")
+        axes.step(
+            [c / 1e6 for c, _ in front],
+            [v for _, v in front],
+            where="post",
+            color=FOUND,
+            linewidth=1.4,
+            marker="D",
+            markersize=4.5,
+            markerfacecolor="none",
+            label="Pareto front",
+        )
     return front
 
 
 def _badge(axes: Axes, x: float, y: float, text: str, *, label: str | None) -> None:
-    axes.plot([x], [y], "o", color=FOUND, markersize=13, markeredgecolor="white", markeredgewidth=0.8,
-              label=label, linestyle="none")
+    axes.plot(
+        [x],
+        [y],
+        "o",
+        color=FOUND,
+        markersize=13,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        label=label,
+        linestyle="none",
+    )
     axes.annotate(text, (x, y), ha="center", va="center_baseline", color="white", fontsize=9, fontweight="bold")
 
 
 def crosses(axes: Axes, xs: Sequence[float], name: str = "failed") -> None:
     """Trials without a score, at the foot of the axes."""
     if xs:
-        axes.plot(xs, [0.025] * len(xs), "x", color=INK, markersize=6, markeredgewidth=1.5, clip_on=False,
-                  transform=axes.get_xaxis_transform(), label=name)
+        axes.plot(
+            xs,
+            [0.025] * len(xs),
+            "x",
+            color=INK,
+            markersize=6,
+            markeredgewidth=1.5,
+            clip_on=False,
+            transform=axes.get_xaxis_transform(),
+            label=name,
+        )
 
 
 def _bands(axes: Axes, trials: Sequence[TrialRow]) -> None:
@@ -265,8 +356,15 @@ def _bands(axes: Axes, trials: Sequence[TrialRow]) -> None:
         if i % 2 == 0:
             axes.axvspan(left, right, color=TRIAL, alpha=0.13, linewidth=0)
         if i % every == 0:
-            axes.text((left + right) / 2, 1.01, f"batch {batch}" if len(batches) <= 5 else str(batch), ha="center",
-                      va="bottom", fontsize=10, transform=axes.get_xaxis_transform())
+            axes.text(
+                (left + right) / 2,
+                1.01,
+                f"batch {batch}" if len(batches) <= 5 else str(batch),
+                ha="center",
+                va="bottom",
+                fontsize=10,
+                transform=axes.get_xaxis_transform(),
+            )
 
 
 def _bars(axes: Axes, rows: Sequence[_Bars], value: Callable[[StageCost, int], float]) -> None:
@@ -275,8 +373,16 @@ def _bars(axes: Axes, rows: Sequence[_Bars], value: Callable[[StageCost, int], f
     width = 0.8 / len(rows)
     for i, (label, color, hatch, stages) in enumerate(rows):
         by_name = {s.name: value(s, i) for s in stages}
-        axes.bar([x + (i - (len(rows) - 1) / 2) * width for x in range(len(names))], [by_name[n] for n in names],
-                 width * 0.92, color=color, hatch=hatch, edgecolor="white", linewidth=0, label=label)
+        axes.bar(
+            [x + (i - (len(rows) - 1) / 2) * width for x in range(len(names))],
+            [by_name[n] for n in names],
+            width * 0.92,
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+            label=label,
+        )
     axes.set_xticks(range(len(names)), [_TICKS.get(s.name, str(s.number)) for s in rows[-1][3]])
     axes.tick_params(axis="x", length=0)
 
@@ -285,5 +391,11 @@ def legend(figure: Figure, axes: Axes) -> None:
     """The names of an axes' marks, above it."""
     # Above the axes: inside them it would hide points, and beside them there is no room on a phone.
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2 if len(labels) > 3 else 3,
-                  columnspacing=1.2, handletextpad=0.5)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=2 if len(labels) > 3 else 3,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )

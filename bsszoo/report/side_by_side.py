@@ -35,8 +35,9 @@ def cards(result: CompressResult) -> str:
         mark = " first" if row is result.best else ""
         said = f" &middot; score {score(row.score)}" if row.score is not None else ""
         figures = f"{human(row.cost.macs)} {MACS_NAME} &middot; {human(row.cost.params)} params{said}"
-        out.append(f'<div class="card {row.role}{mark}"><h3>{text(row.label)}</h3><p class="soft">{figures}</p>'
-                   f"{drawing}</div>")
+        out.append(
+            f'<div class="card {row.role}{mark}"><h3>{text(row.label)}</h3><p class="soft">{figures}</p>{drawing}</div>'
+        )
     said = counted_at(row.code.image_size for row in result.networks)
     return f'<div class="cards">{"".join(out)}</div><p class="soft">{said}</p>'
 
@@ -47,18 +48,24 @@ def _columns(row: NetworkRow, stages: int) -> list[tuple[int, ...]]:
 
 
 def _drawing(
-    table: list[tuple[int, ...]], uniform: list[tuple[int, ...]] | None, tops: Sequence[int], titles: Sequence[str],
-    stages: Sequence[int], prefix: str, label: str,
+    table: list[tuple[int, ...]],
+    uniform: list[tuple[int, ...]] | None,
+    tops: Sequence[int],
+    titles: Sequence[str],
+    stages: Sequence[int],
+    prefix: str,
+    label: str,
 ) -> str:
     count = len(titles)
     width = (_TOTAL - _LEFT - _GAP * (count - 1)) / count
     room = width - _NUMBER
     height = _HEAD + _ROW * len(stages)
     said = "; ".join(f"{title} {', '.join(map(str, column))}" for title, column in zip(titles, table, strict=True))
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_TOTAL} {height}" role="img" '
-             f'aria-labelledby="{prefix}-title"><title id="{prefix}-title">{text(label)}, by stage: {said}</title>']
-    parts += [f'<text x="0" y="{_HEAD + _ROW * i + 12}" class="faint">{stage}</text>'
-              for i, stage in enumerate(stages)]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_TOTAL} {height}" role="img" '
+        f'aria-labelledby="{prefix}-title"><title id="{prefix}-title">{text(label)}, by stage: {said}</title>'
+    ]
+    parts += [f'<text x="0" y="{_HEAD + _ROW * i + 12}" class="faint">{stage}</text>' for i, stage in enumerate(stages)]
     for k, title in enumerate(titles):
         x = _LEFT + k * (width + _GAP)
         parts.append(f'<text x="{x:.1f}" y="11" class="faint">{title}</text>')
@@ -72,4 +79,3 @@ def _drawing(
             end = max(long, 0.0 if uniform is None else room * uniform[k][i] / tops[k]) + 4
             parts.append(f'<text x="{x + end:.1f}" y="{y + 12}">{value}</text>')
     return "".join(parts) + "</svg>"
-

@@ -70,23 +70,45 @@ def render_study(view: StudyView) -> str:
     states = counted(t.state for t in view.trials)
     word = "largest" if view.maximise else "smallest"
     params = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in best.params.items())
-    return document(view.name, [
-        f"<h1>{text(view.name)}</h1>\n"
-        f'<p class="soft">An Optuna study in {text(view.storage)}: {text(states)}</p>\n'
-        f"<p>The {word} {text(view.value_name)} is <b>{score(best.value)}</b>, of trial {best.number}.</p>",
-        f'<dl class="facts">{params}</dl>' if params else "",
-        "<h2>Best so far</h2>",
-        figures(("Every trial", best_so_far(view),
-                 "Complete trials in the order in which they began and the best so far as a line; a flat line does not "
-                 "say that nothing better exists.", False)),
-        "<h2>What the results teach</h2>",
-        learnt(view.insight, (), over=text(view.over), entry="parameter",
-               value=text(view.value_name), ends=view.ends, **_why(view)),
-        "<h2>The study</h2>",
-        facts([("Direction", f"{'maximise' if view.maximise else 'minimise'} {text(view.value_name)}"),
-               ("Trials", text(states)), ("Notes", bullets(view.notes))]),
-        "<h2>All trials</h2>", _trials(view),
-    ])
+    return document(
+        view.name,
+        [
+            f"<h1>{text(view.name)}</h1>\n"
+            f'<p class="soft">An Optuna study in {text(view.storage)}: {text(states)}</p>\n'
+            f"<p>The {word} {text(view.value_name)} is <b>{score(best.value)}</b>, of trial {best.number}.</p>",
+            f'<dl class="facts">{params}</dl>' if params else "",
+            "<h2>Best so far</h2>",
+            figures(
+                (
+                    "Every trial",
+                    best_so_far(view),
+                    "Complete trials in the order in which they began and the best so far as a line; a flat line does "
+                    "not say that nothing better exists.",
+                    False,
+                )
+            ),
+            "<h2>What the results teach</h2>",
+            learnt(
+                view.insight,
+                (),
+                over=text(view.over),
+                entry="parameter",
+                value=text(view.value_name),
+                ends=view.ends,
+                **_why(view),
+            ),
+            "<h2>The study</h2>",
+            facts(
+                [
+                    ("Direction", f"{'maximise' if view.maximise else 'minimise'} {text(view.value_name)}"),
+                    ("Trials", text(states)),
+                    ("Notes", bullets(view.notes)),
+                ]
+            ),
+            "<h2>All trials</h2>",
+            _trials(view),
+        ],
+    )
 
 
 def _why(view: StudyView) -> dict[str, str]:
@@ -123,11 +145,25 @@ def best_so_far(view: StudyView) -> str:
     with style():
         figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
         axes: Any = figure.add_subplot()
-        axes.plot([t.number for t in done], [t.value for t in done], "o", color=TRIAL, alpha=0.85, markersize=4.5,
-                  markeredgewidth=0, label="trial")
+        axes.plot(
+            [t.number for t in done],
+            [t.value for t in done],
+            "o",
+            color=TRIAL,
+            alpha=0.85,
+            markersize=4.5,
+            markeredgewidth=0,
+            label="trial",
+        )
         numbers_ = [t.number for t in view.trials]
-        axes.step([*(t.number for t in done), max(numbers_) + 0.5], [*best, best[-1]], where="post", color=FOUND,
-                  linewidth=2, label="best so far")
+        axes.step(
+            [*(t.number for t in done), max(numbers_) + 0.5],
+            [*best, best[-1]],
+            where="post",
+            color=FOUND,
+            linewidth=2,
+            label="best so far",
+        )
         crosses(axes, [t.number for t in view.trials if t.state in ("failed", "pruned")], "failed or pruned")
         axes.set_xlim(min(numbers_) - 0.8, max(numbers_) + 0.8)
         axes.xaxis.get_major_locator().set_params(integer=True)

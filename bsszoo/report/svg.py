@@ -46,9 +46,19 @@ _FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', san
 
 # A user's matplotlibrc may change these, and with them the page: they go back to matplotlib's own.
 _RESET: Final[tuple[Any, ...]] = (
-    "font.family", "axes.prop_cycle", "lines.linewidth", "figure.dpi", "savefig.dpi", "text.usetex",
-    "axes.unicode_minus", "axes.formatter.use_mathtext", "axes.formatter.use_locale", "savefig.bbox",
-    "savefig.pad_inches", "hatch.linewidth", "hatch.color",
+    "font.family",
+    "axes.prop_cycle",
+    "lines.linewidth",
+    "figure.dpi",
+    "savefig.dpi",
+    "text.usetex",
+    "axes.unicode_minus",
+    "axes.formatter.use_mathtext",
+    "axes.formatter.use_locale",
+    "savefig.bbox",
+    "savefig.pad_inches",
+    "hatch.linewidth",
+    "hatch.color",
 )
 
 
@@ -75,7 +85,7 @@ def svg_text(figure: Figure, *, prefix: str, title: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg"):]
+    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
     # Inside a page this rule of matplotlib's would apply to everything on it; on the root element it is inherited.
@@ -97,4 +107,4 @@ def svg_text(figure: Figure, *, prefix: str, title: str) -> str:
         f'style="width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt">\n'
         f'<title id="{prefix}-title">{said}</title>'
     )
-    return head + text[text.index(">") + 1:].rstrip() + "\n"
+    return head + text[text.index(">") + 1 :].rstrip() + "\n"

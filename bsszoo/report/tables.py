@@ -82,8 +82,12 @@ def stage_table(
     for row, stage in zip(rows, stages, strict=num_classes > 0):
         classifier = stage.first.pooled
         cells = [
-            str(row.number), row.name, operator(stage), ABSENT if classifier else f"{row.size[0]}x{row.size[1]}",
-            str(row.width), str(row.depth),
+            str(row.number),
+            row.name,
+            operator(stage),
+            ABSENT if classifier else f"{row.size[0]}x{row.size[1]}",
+            str(row.width),
+            str(row.depth),
         ]
         cells += [inner(stage)] if letter else []
         table.add_row(*cells, human(row.cost.macs), percent(row.cost.macs, total.macs), human(row.cost.params))
@@ -152,25 +156,43 @@ def result_table(result: CompressResult) -> Group:
 
     timed = any(row.latency_ms is not None for row in result.networks)
     told = any(row.predicted_ms is not None for row in result.networks)
-    table = _table([("Network", False), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
-                    ("Activ.", True), ("Score", True), *([("Limited [ms]", True)] if told else []),
-                    *([("Latency [ms]", True)] if timed else [])])
+    table = _table(
+        [
+            ("Network", False),
+            (MACS_NAME, True),
+            (_TWO_MACS_COLUMN, True),
+            ("Params", True),
+            ("Activ.", True),
+            ("Score", True),
+            *([("Limited [ms]", True)] if told else []),
+            *([("Latency [ms]", True)] if timed else []),
+        ]
+    )
     last = None
     for row in result.networks:
         if last is not None and (last == "found") != (row.role == "found"):
             table.add_section()
         last = row.role
         table.add_row(
-            _plain(row.label), human(row.cost.macs), human(row.cost.macs2), human(row.cost.params),
-            human(row.cost.activations), score(row.score), *([latency(row.predicted_ms)] if told else []),
+            _plain(row.label),
+            human(row.cost.macs),
+            human(row.cost.macs2),
+            human(row.cost.params),
+            human(row.cost.activations),
+            score(row.score),
+            *([latency(row.predicted_ms)] if told else []),
             *([latency(row.latency_ms)] if timed else []),
             style="bold" if row is result.best else None,
         )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
     parts.append(_prose(counted_at(row.code.image_size for row in result.networks)))
     if told:
-        parts.append(_prose("Limited [ms]: what the model of --max-latency says, which the limit holds for."
-                            + (" Latency: measured." if timed else "")))
+        parts.append(
+            _prose(
+                "Limited [ms]: what the model of --max-latency says, which the limit holds for."
+                + (" Latency: measured." if timed else "")
+            )
+        )
     parts.append(_prose(f"Score ({result.evaluator.name}): {result.evaluator.measures}"))
     if result.evaluator.caution:
         parts.append(_prose(result.evaluator.caution, style="yellow"))
@@ -189,8 +211,14 @@ def trained_tables(result: CompressResult) -> list[RenderableType]:
         table = _table([("Network", False), (MACS_NAME, True), ("Mean", True), ("95% interval", True), ("Each", False)])
         for row in found.rows:
             mean, interval, each = test_cells(row)
-            table.add_row(_plain(row.label), human(row.cost.macs), mean, interval, _plain(each),
-                          style="bold" if row.role == "found" else None)
+            table.add_row(
+                _plain(row.label),
+                human(row.cost.macs),
+                mean,
+                interval,
+                _plain(each),
+                style="bold" if row.role == "found" else None,
+            )
         parts += [_plain(""), table, _prose(f"Confirmed: {found.measures}.")]
         parts += _codes((row.label, result.name_of(row.code)) for row in found.rows if row.role == "random")
         parts += [_prose(sentence) for sentence in found.verdicts]
@@ -201,12 +229,28 @@ def trained_tables(result: CompressResult) -> list[RenderableType]:
 
 def detector_table(layers: Sequence[Convolution]) -> Table:
     """A detector's layers beside its backbone; ``-`` where the MACs depend on the number of proposals."""
-    table = _table([("Layer", False), ("Kernel", False), ("In", True), ("Out", True), ("Outputs [px]", False),
-                    (MACS_NAME, True), ("Params", True)])
+    table = _table(
+        [
+            ("Layer", False),
+            ("Kernel", False),
+            ("In", True),
+            ("Out", True),
+            ("Outputs [px]", False),
+            (MACS_NAME, True),
+            ("Params", True),
+        ]
+    )
     for layer in layers:
         sides = ", ".join(f"{h}x{w}" for h, w in layer.sides) or "each proposal"
-        table.add_row(layer.name, f"{layer.kernel}x{layer.kernel}", f"{layer.in_width:,}", f"{layer.out_width:,}",
-                      sides, human(layer.cost.macs) if layer.sides else ABSENT, human(layer.cost.params))
+        table.add_row(
+            layer.name,
+            f"{layer.kernel}x{layer.kernel}",
+            f"{layer.in_width:,}",
+            f"{layer.out_width:,}",
+            sides,
+            human(layer.cost.macs) if layer.sides else ABSENT,
+            human(layer.cost.params),
+        )
     return table
 
 
@@ -216,9 +260,21 @@ def speed_table(rows: Sequence[Any]) -> Table:
     Where no row has an interval, its column holds the range of the processes' medians, and is called so.
     """
     spread = "95%" if any(row.low is not None for row in rows) else "Range"
-    table = _table([("Network", False), ("px", True), ("Engine", False), (MACS_NAME, True), ("Median [ms]", True),
-                    (spread, True), ("p90", True), ("p99", True), ("First", True), ("Images/s", True),
-                    ("Memory [MB]", True)])
+    table = _table(
+        [
+            ("Network", False),
+            ("px", True),
+            ("Engine", False),
+            (MACS_NAME, True),
+            ("Median [ms]", True),
+            (spread, True),
+            ("p90", True),
+            ("p99", True),
+            ("First", True),
+            ("Images/s", True),
+            ("Memory [MB]", True),
+        ]
+    )
     last = None
     for row in rows:
         if last is not None and row.network != last:
@@ -227,8 +283,14 @@ def speed_table(rows: Sequence[Any]) -> Table:
         interval = ABSENT if low is None else f"{latency(low)} to {latency(high)}"
         first = row.network != last
         table.add_row(
-            _plain(row.network if first else ""), str(row.image_size) if first else "", row.engine,
-            human(row.cost.macs), latency(row.median), interval, latency(row.p90), latency(row.p99),
+            _plain(row.network if first else ""),
+            str(row.image_size) if first else "",
+            row.engine,
+            human(row.cost.macs),
+            latency(row.median),
+            interval,
+            latency(row.p90),
+            latency(row.p99),
             latency(row.warm_ms),
             ABSENT if row.images_per_s is None else f"{row.images_per_s:,.1f}",
             ABSENT if row.memory is None else f"{row.memory / 1e6:,.0f}",
@@ -241,13 +303,29 @@ def model_list_table(rows: Sequence[ListRow], *, with_codes: bool = False) -> Gr
     """The models of ``bsszoo list``, a section for each family; with their codes beneath when asked for."""
     from rich.console import Group
 
-    table = _table([("Model", False), ("px", True), (MACS_NAME, True), (_TWO_MACS_COLUMN, True), ("Params", True),
-                    ("Paper", False), ("Weights", False)])
+    table = _table(
+        [
+            ("Model", False),
+            ("px", True),
+            (MACS_NAME, True),
+            (_TWO_MACS_COLUMN, True),
+            ("Params", True),
+            ("Paper", False),
+            ("Weights", False),
+        ]
+    )
     for i, row in enumerate(rows):
         if i and row.family != rows[i - 1].family:
             table.add_section()
-        table.add_row(_plain(row.name), str(row.size), human(row.macs), human(2 * row.macs), human(row.params),
-                      _plain(row.paper or ABSENT), _plain(row.weights))
+        table.add_row(
+            _plain(row.name),
+            str(row.size),
+            human(row.macs),
+            human(2 * row.macs),
+            human(row.params),
+            _plain(row.paper or ABSENT),
+            _plain(row.weights),
+        )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
     if differ := sizes_differ(row.size for row in rows):
         parts.append(_prose(differ))

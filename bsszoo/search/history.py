@@ -74,7 +74,9 @@ def result_of(trial: FrozenTrial) -> dict[str, Any] | None:
     texts = {key: found[key] if isinstance(found.get(key), str) else None for key in ("error", "trace")}
     repeats = found.get("repeats", ())
     return {
-        "value": found.get("value"), "seconds": found["seconds"] if is_number(found.get("seconds")) else 0.0, **texts,
+        "value": found.get("value"),
+        "seconds": found["seconds"] if is_number(found.get("seconds")) else 0.0,
+        **texts,
         "repeats": tuple(repeats) if isinstance(repeats, list) and all(map(is_number, repeats)) else (),
     }
 
@@ -119,12 +121,13 @@ def holders(trials: Sequence[FrozenTrial], names: Sequence[str]) -> list[tuple[F
     coded = [(t, code, dropped(t)) for t in trials if (code := code_of(t, names)) is not None]
     last = {code: t.number for t, code, why in coded if why is None}
     gone = Counter(code for _, code, why in coded if why == LOST)
-    last_lost = {code: t.number for t, code, why in coded
-                 if why == LOST and gone[code] >= MOST_DEATHS and code not in last}
+    last_lost = {
+        code: t.number for t, code, why in coded if why == LOST and gone[code] >= MOST_DEATHS and code not in last
+    }
     return [
-        (t, code) for t, code, why in coded
-        if (why is None and (t.state != TrialState.FAIL or last[code] == t.number))
-        or last_lost.get(code) == t.number
+        (t, code)
+        for t, code, why in coded
+        if (why is None and (t.state != TrialState.FAIL or last[code] == t.number)) or last_lost.get(code) == t.number
     ]
 
 

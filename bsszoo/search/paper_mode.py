@@ -1,6 +1,6 @@
 """The paper's search (appendix A.1), step by step; the mathematics stands beside it.
 
-    codes -> refining.refine -> clustering.representatives -> gp.posterior (1) -> acquisition: EI (2), EEI (3) -> code
+codes -> refining.refine -> clustering.representatives -> gp.posterior (1) -> acquisition: EI (2), EEI (3) -> code
 """
 
 from __future__ import annotations

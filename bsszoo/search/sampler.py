@@ -1,6 +1,6 @@
 """``AutoBSSSampler``: the search as an ordinary Optuna sampler. Glue only.
 
-    study -> history.read_history -> turns -> paper_mode or default_mode: a row of the candidates -> code
+study -> history.read_history -> turns -> paper_mode or default_mode: a row of the candidates -> code
 """
 
 from __future__ import annotations
@@ -83,8 +83,10 @@ class AutoBSSSampler(BaseSampler):
         clusters: int = CLUSTERS,
     ) -> None:
         if not isinstance(candidates, CandidateSet):
-            raise TypeError(f"candidates is a {type(candidates).__name__}; it takes a CandidateSet, such as "
-                            "CandidateSet(codes, names=...).")
+            raise TypeError(
+                f"candidates is a {type(candidates).__name__}; it takes a CandidateSet, such as "
+                "CandidateSet(codes, names=...)."
+            )
         if batch_size < 1 or clusters < 1:
             raise ValueError(f"batch_size and clusters are at least 1; given were {batch_size} and {clusters}.")
         if seed is not None and seed < 0:
@@ -96,7 +98,8 @@ class AutoBSSSampler(BaseSampler):
         self.batch_size = batch_size
         self.seed = int(np.random.SeedSequence().entropy) % 2**63 if seed is None else seed  # type: ignore[arg-type]
         self._search: _Search = (
-            PaperMode(candidates, batch_size=batch_size, seed=self.seed, clusters=clusters) if mode == "paper"
+            PaperMode(candidates, batch_size=batch_size, seed=self.seed, clusters=clusters)
+            if mode == "paper"
             else DefaultMode(candidates, batch_size=batch_size, seed=self.seed)
         )
         self._turns = Turns(candidates.names)
@@ -128,13 +131,17 @@ class AutoBSSSampler(BaseSampler):
     ) -> Any:
         """Always an error: one entry sampled alone would make a code that may break the budget."""
         known = ", ".join(self.candidates.names)
-        raise RunError(f"The study asks for {param_name!r} as {param_distribution}, which AutoBSSSampler does not "
-                       f"suggest. Its parameters are {known}; take their ranges from candidates.distributions.")
+        raise RunError(
+            f"The study asks for {param_name!r} as {param_distribution}, which AutoBSSSampler does not "
+            f"suggest. Its parameters are {known}; take their ranges from candidates.distributions."
+        )
 
     def _choose(self, study: Study, trial: FrozenTrial) -> CodeTuple:
         if len(study.directions) > 1:
-            raise RunError(f"The study has {len(study.directions)} objectives; AutoBSSSampler searches one. Make the "
-                           "other figures budgets of the candidates, or weigh them into one objective.")
+            raise RunError(
+                f"The study has {len(study.directions)} objectives; AutoBSSSampler searches one. Make the "
+                "other figures budgets of the candidates, or weigh them into one objective."
+            )
         maximise = study.direction == StudyDirection.MAXIMIZE
         fixed = trial.system_attrs.get("fixed_params", {})
         trials = self._turns.wait(study, trial.number)
@@ -161,6 +168,3 @@ class AutoBSSSampler(BaseSampler):
             return int(again[0])
         with one_thread():
             return self._search.suggest(history, free)
-
-
-

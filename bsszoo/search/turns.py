@@ -45,8 +45,11 @@ class Turns:
         while True:
             trials = study.get_trials(deepcopy=False)
             asking = frozenset(
-                t.number for t in trials
-                if t.number < number and t.state == TrialState.RUNNING and t.number not in self._given_up
+                t.number
+                for t in trials
+                if t.number < number
+                and t.state == TrialState.RUNNING
+                and t.number not in self._given_up
                 and code_of(t, self.names) is None
             )
             if not asking:

@@ -144,20 +144,27 @@ def load_function(spec: str, what: str, form: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             hint = " Leave out '.py'." if module_name.endswith(".py") else ""
-            raise UnknownNameError(f"There is no module {module_name!r} in {Path.cwd()} or among the installed "
-                                   f"packages ({what} {spec!r}).{hint}") from None
+            raise UnknownNameError(
+                f"There is no module {module_name!r} in {Path.cwd()} or among the installed "
+                f"packages ({what} {spec!r}).{hint}"
+            ) from None
         raise EvaluationError(f"The module of the {what} {spec!r} cannot be imported: {error}") from error
     except SystemExit as error:
-        raise EvaluationError(f"The module of the {what} {spec!r} exits when it is imported; put what it does as a "
-                              "script under `if __name__ == '__main__':`.") from error
+        raise EvaluationError(
+            f"The module of the {what} {spec!r} exits when it is imported; put what it does as a "
+            "script under `if __name__ == '__main__':`."
+        ) from error
     except Exception as error:
-        raise EvaluationError(f"The module of the {what} {spec!r} cannot be imported: "
-                              f"{type(error).__name__}: {error}") from error
+        raise EvaluationError(
+            f"The module of the {what} {spec!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     function: Any = module
     for part in function_name.split("."):
         if not hasattr(function, part):
             names = [n for n in vars(module) if callable(vars(module)[n]) and not n.startswith("_")]
-            raise UnknownNameError(f"The module {module_name!r} has no {function_name!r}."
-                                   + (close_matches(function_name, names) if names else ""))
+            raise UnknownNameError(
+                f"The module {module_name!r} has no {function_name!r}."
+                + (close_matches(function_name, names) if names else "")
+            )
         function = getattr(function, part)
     return function

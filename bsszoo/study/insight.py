@@ -157,15 +157,15 @@ def study_insight(
     """
     codes, values = np.asarray(codes, dtype=np.int64), np.asarray(values, dtype=np.float64)
     if len(values) < 2 or codes.shape != (len(values), len(candidates.names)) or not np.isfinite(values).all():
-        raise ValueError(f"An insight takes two finite results or more, of codes [n, {len(candidates.names)}]; given "
-                         f"were codes {list(codes.shape)} and values {list(values.shape)}.")
+        raise ValueError(
+            f"An insight takes two finite results or more, of codes [n, {len(candidates.names)}]; given "
+            f"were codes {list(codes.shape)} and values {list(values.shape)}."
+        )
     with one_thread():
         return _insight(candidates, codes, values, maximise=maximise, seed=seed)
 
 
-def _insight(
-    candidates: CandidateSet, codes: IntArray, values: FloatArray, *, maximise: bool, seed: int
-) -> Insight:
+def _insight(candidates: CandidateSet, codes: IntArray, values: FloatArray, *, maximise: bool, seed: int) -> Insight:
     n = len(values)
     if float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max()):
         return Insight(results=n, maximise=maximise, flat=True, noise=0.0)
@@ -197,8 +197,9 @@ def _insight(
         costs=tuple(_share(name, _explained(F, _grouped(v)[0], sample=sample)) for name, v in known),
         additive=None if additive is None else _share("additive", additive),
         together=None if additive is None else _share("together", 1 - additive),
-        effects=tuple(_effect(name, F, places, centres, sign * model.centre, scale)
-                      for name, (places, centres) in named),
+        effects=tuple(
+            _effect(name, F, places, centres, sign * model.centre, scale) for name, (places, centres) in named
+        ),
         cost=_cost_view(mode, model, rows, mean, cov, history.rows, sign, rng),
         check=_check(model, sign, rng),
     )
@@ -216,8 +217,14 @@ def insight_of_rows(candidates: CandidateSet, rows: Sequence[TrialRow], *, seed:
 def _history(candidates: CandidateSet, codes: IntArray, values: FloatArray) -> History:
     n = len(values)
     rows = np.asarray(candidates.rows(codes), dtype=np.int64)
-    return History(codes=codes, numbers=np.arange(n), values=values, running=np.zeros(n, dtype=np.bool_), rows=rows,
-                   due=np.zeros(0, dtype=np.int64))
+    return History(
+        codes=codes,
+        numbers=np.arange(n),
+        values=values,
+        running=np.zeros(n, dtype=np.bool_),
+        rows=rows,
+        due=np.zeros(0, dtype=np.int64),
+    )
 
 
 def _drawn(mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -293,17 +300,21 @@ def _share(name: str, drawn: FloatArray) -> Share:
     return Share(name, float(median), float(low), float(high))
 
 
-def _effect(
-    name: str, F: FloatArray, places: IntArray, centres: FloatArray, centre: float, scale: float
-) -> Effect:
+def _effect(name: str, F: FloatArray, places: IntArray, centres: FloatArray, centre: float, scale: float) -> Effect:
     means = centre + scale * _means(F, places)[0]
     low, high = np.quantile(means, (LOW, HIGH), axis=0)
     return Effect(name, centres, means.mean(axis=0), low, high)
 
 
 def _cost_view(
-    mode: DefaultMode, model: Model, rows: IntArray, mean: FloatArray, cov: FloatArray, evaluated: IntArray,
-    sign: float, rng: np.random.Generator,
+    mode: DefaultMode,
+    model: Model,
+    rows: IntArray,
+    mean: FloatArray,
+    cov: FloatArray,
+    evaluated: IntArray,
+    sign: float,
+    rng: np.random.Generator,
 ) -> CostView | None:
     macs = mode.candidates.macs
     if macs is None:
@@ -318,9 +329,13 @@ def _cost_view(
     half = Z * np.sqrt(var) * model.spread
     unit = sign * (model.centre + model.spread * middle)
     return CostView(
-        macs=macs[rows], mean=sign * (model.centre + model.spread * mean),
+        macs=macs[rows],
+        mean=sign * (model.centre + model.spread * mean),
         deviation=model.spread * np.sqrt(np.maximum(np.diag(cov), 0.0)),
-        best_macs=macs[more[rises]], best=unit, best_low=unit - half, best_high=unit + half,
+        best_macs=macs[more[rises]],
+        best=unit,
+        best_low=unit - half,
+        best_high=unit + half,
     )
 
 

@@ -178,8 +178,12 @@ class Keeper:
                 with self._lock:
                     own = frozenset(self._held)
                 for number in self._observer.look(own):
-                    _log.warning("Trial %d gave no sign of life for %g s: its worker is taken for dead, its code will "
-                                 "be evaluated again.", number, self._lease.grace)
+                    _log.warning(
+                        "Trial %d gave no sign of life for %g s: its worker is taken for dead, its code will "
+                        "be evaluated again.",
+                        number,
+                        self._lease.grace,
+                    )
             except Exception as error:
                 # A storage that is away for a while must not end the thread that keeps the trials.
                 _log.debug("no sign of life could be given: %s", error)

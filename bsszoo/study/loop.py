@@ -69,7 +69,11 @@ class SearchPlan:
 
 
 def run_search(
-    study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], None], *, lease: Lease | None = None,
+    study: Study,
+    plan: SearchPlan,
+    on_trial: Callable[[TrialRow], None],
+    *,
+    lease: Lease | None = None,
     waiting: Callable[[int], None] | None = None,
 ) -> None:
     """Evaluate codes one after the other until the study holds ``plan.trials`` of them, or every candidate.
@@ -158,8 +162,10 @@ def _evaluated_elsewhere(trials: Sequence[FrozenTrial], mine: FrozenTrial, plan:
     names = plan.candidates.names
     code = code_of(mine, names)
     return any(
-        t.number < mine.number and t.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
-        and dropped(t) is None and code_of(t, names) == code
+        t.number < mine.number
+        and t.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
+        and dropped(t) is None
+        and code_of(t, names) == code
         for t in trials
     )
 
@@ -200,8 +206,9 @@ def died(trial: FrozenTrial, plan: SearchPlan) -> str:
 
 
 def _fail(study: Study, trial: FrozenTrial, why: str) -> None:
-    study._storage.set_trial_user_attr(trial._trial_id, RESULT, {"value": None, "seconds": 0.0, "error": why,
-                                                                 "trace": None})
+    study._storage.set_trial_user_attr(
+        trial._trial_id, RESULT, {"value": None, "seconds": 0.0, "error": why, "trace": None}
+    )
     settle(study, study._storage.get_trial(trial._trial_id))
 
 
@@ -216,8 +223,9 @@ def left_running(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False)
     near = {t.number for t, _ in holders(trials, plan.candidates.names)[: plan.wanted]}
     return [
-        t for t in trials if t.state == TrialState.RUNNING
-        and (t.number in near or code_of(t, plan.candidates.names) is None)
+        t
+        for t in trials
+        if t.state == TrialState.RUNNING and (t.number in near or code_of(t, plan.candidates.names) is None)
     ]
 
 
@@ -242,8 +250,11 @@ def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, keeper: Keeper
         study._storage.set_trial_user_attr(trial_id, RESULT, result)
         settle(study, study._storage.get_trial(trial_id))
     except UpdateFinishedTrialError:
-        _log.warning("Trial %d was taken for lost, since this process gave no sign of life for too long; what it "
-                     "gave is dropped.", frozen.number)
+        _log.warning(
+            "Trial %d was taken for lost, since this process gave no sign of life for too long; what it "
+            "gave is dropped.",
+            frozen.number,
+        )
     except (Exception, KeyboardInterrupt, SystemExit):
         with suppress(Exception):  # a storage that is gone must not hide why
             study._storage.set_trial_user_attr(trial_id, STARTED, begun)
@@ -310,8 +321,12 @@ def _judged(plan: SearchPlan, code: CodeTuple) -> dict[str, object]:
         error = reason(fault)
         lines = "".join(traceback.format_exception(fault)).splitlines()
         trace = _plain("\n".join(lines[-_TRACE_LINES:]), 4000)
-    result: dict[str, object] = {"value": value, "seconds": round(time.perf_counter() - start, 6), "error": error,
-                                 "trace": trace}
+    result: dict[str, object] = {
+        "value": value,
+        "seconds": round(time.perf_counter() - start, 6),
+        "error": error,
+        "trace": trace,
+    }
     return result | ({"repeats": list(repeats)} if repeats else {})
 
 

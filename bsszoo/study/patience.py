@@ -20,11 +20,28 @@ _log = logging.getLogger(__name__)
 
 # Every method that talks to the storage, those that Optuna's cache calls included.
 _METHODS: Final = (
-    "create_new_study", "delete_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
-    "get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs",
-    "get_all_studies", "create_new_trial", "set_trial_param", "get_trial_id_from_study_id_trial_number",
-    "set_trial_intermediate_value", "set_trial_user_attr", "set_trial_system_attr", "get_trial", "get_all_trials",
-    "_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id",
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "create_new_trial",
+    "set_trial_param",
+    "get_trial_id_from_study_id_trial_number",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "get_trial",
+    "get_all_trials",
+    "_create_new_trial",
+    "_set_trial_param",
+    "_get_trials",
+    "_get_best_trial_id",
 )
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
@@ -75,19 +92,28 @@ class Patience:
         with self._lock:
             if self._since is None:
                 self._since = time.monotonic()
-                _log.warning("The storage %s does not answer (%s); waiting for it, up to %.0f s ...", self.where,
-                             type(error.__cause__ or error).__name__, self.seconds)
+                _log.warning(
+                    "The storage %s does not answer (%s); waiting for it, up to %.0f s ...",
+                    self.where,
+                    type(error.__cause__ or error).__name__,
+                    self.seconds,
+                )
 
     def _say_back(self) -> None:
         with self._lock:
             if self._since is not None:
-                _log.warning("The storage %s answers again, after %.0f s.", self.where,
-                             time.monotonic() - self._since)
+                _log.warning("The storage %s answers again, after %.0f s.", self.where, time.monotonic() - self._since)
                 self._since = None
 
 
-def _told(storage: Any, tell: Callable[[], bool], attempt: int, trial_id: int, state: TrialState,
-          values: Sequence[float] | None) -> bool:
+def _told(
+    storage: Any,
+    tell: Callable[[], bool],
+    attempt: int,
+    trial_id: int,
+    state: TrialState,
+    values: Sequence[float] | None,
+) -> bool:
     """A repeated tell: the first one may have gone through although its answer was lost."""
     try:
         return tell()
@@ -95,8 +121,11 @@ def _told(storage: Any, tell: Callable[[], bool], attempt: int, trial_id: int, s
         if not attempt:
             raise
         trial = storage.get_trial(trial_id)
-        if trial.state == state and (trial.values is None) == (values is None) \
-                and list(trial.values or ()) == list(values or ()):
+        if (
+            trial.state == state
+            and (trial.values is None) == (values is None)
+            and list(trial.values or ()) == list(values or ())
+        ):
             return True
         raise
 
@@ -113,8 +142,9 @@ class PatientDatabase(RDBStorage):
             waiting mends, unless another process was there before.
     """
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any], patience: float, *, where: str = "",
-                 opened_before: bool = False) -> None:
+    def __init__(
+        self, url: str, engine_kwargs: dict[str, Any], patience: float, *, where: str = "", opened_before: bool = False
+    ) -> None:
         from sqlalchemy.engine import make_url
 
         where = where or make_url(url).render_as_string(hide_password=True)
@@ -124,9 +154,7 @@ class PatientDatabase(RDBStorage):
         self._patience.call(lambda _: opening(url, engine_kwargs))
         self._patience = Patience(patience, _database_away, where)
 
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's; a repeated call whose first one went through is no error."""
         tell = functools.partial(super().set_trial_state_values, trial_id, state, values)
         return bool(self._patience.call(lambda n: _told(self, tell, n, trial_id, state, values)))
@@ -159,9 +187,7 @@ class PatientProxy(GrpcStorageProxy):
         self._patience = Patience(patience, _server_away, f"grpc://{host}:{port}")
         super().__init__(host=host, port=port)
 
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's; a repeated call whose first one went through is no error."""
         tell = functools.partial(super().set_trial_state_values, trial_id, state, values)
         return bool(self._patience.call(lambda n: _told(self, tell, n, trial_id, state, values)))
@@ -198,8 +224,17 @@ def _database_away(error: BaseException) -> bool:
         if isinstance(link, (OperationalError, InterfaceError)) or (
             isinstance(link, DBAPIError) and link.connection_invalidated
         ):
-            return not any(words in text for words in (
-                "no space left", "disk full", "does not exist", "denied", "authentication failed", "pg_hba.conf"))
+            return not any(
+                words in text
+                for words in (
+                    "no space left",
+                    "disk full",
+                    "does not exist",
+                    "denied",
+                    "authentication failed",
+                    "pg_hba.conf",
+                )
+            )
         link = link.__cause__ or link.__context__
     return False
 
@@ -212,6 +247,8 @@ def away(error: BaseException) -> bool:
 def _server_away(error: BaseException) -> bool:
     import grpc
 
-    return isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call) and error.code() in (
-        grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED
+    return (
+        isinstance(error, grpc.RpcError)
+        and isinstance(error, grpc.Call)
+        and error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
     )

@@ -17,8 +17,11 @@ def _is(kind: type, value: Any, *, none: bool = False) -> Any:
     if none and value is None:
         return None
     kinds = (int, float) if kind is float else (kind,)
-    if not isinstance(value, kinds) or isinstance(value, bool) or (
-            isinstance(value, (int, float)) and not abs(value) < 1e300):
+    if (
+        not isinstance(value, kinds)
+        or isinstance(value, bool)
+        or (isinstance(value, (int, float)) and not abs(value) < 1e300)
+    ):
         raise ValueError(f"{str(value)[:80]!r} stands where a {kind.__name__} has to")
     return value
 
@@ -39,8 +42,12 @@ class Budget:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; activations and latency only where they are limited."""
         more = {"activations": self.activations, "latency_ms": self.latency_ms}
-        return {"macs": self.macs, "min_macs": self.min_macs, "params": self.params,
-                **{name: value for name, value in more.items() if value is not None}}
+        return {
+            "macs": self.macs,
+            "min_macs": self.min_macs,
+            "params": self.params,
+            **{name: value for name, value in more.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +127,18 @@ class Confirmation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, which ``from_dict`` takes."""
-        rows = [{"label": r.label, "role": r.role, "code": str(r.code), "macs": r.cost.macs, "tests": list(r.tests),
-                 "low": r.low, "high": r.high}
-                for r in self.rows]
+        rows = [
+            {
+                "label": r.label,
+                "role": r.role,
+                "code": str(r.code),
+                "macs": r.cost.macs,
+                "tests": list(r.tests),
+                "low": r.low,
+                "high": r.high,
+            }
+            for r in self.rows
+        ]
         return {"measures": self.measures, "networks": rows, "verdicts": list(self.verdicts), "notes": list(self.notes)}
 
     @classmethod
@@ -139,10 +155,23 @@ class Confirmation:
             if role not in ("uniform", "random", "found"):
                 raise ValueError(f"{role!r} is no role of a network")
             tests = tuple(_is(float, v) for v in row["tests"])
-            rows.append(ConfirmedRow(_is(str, row["label"]), role, code, cost_of(code), tests,
-                                     _is(float, row["low"], none=True), _is(float, row["high"], none=True)))
-        return cls(_is(str, data["measures"]), tuple(rows), tuple(_is(str, v) for v in data["verdicts"]),
-                   tuple(_is(str, v) for v in data["notes"]))
+            rows.append(
+                ConfirmedRow(
+                    _is(str, row["label"]),
+                    role,
+                    code,
+                    cost_of(code),
+                    tests,
+                    _is(float, row["low"], none=True),
+                    _is(float, row["high"], none=True),
+                )
+            )
+        return cls(
+            _is(str, data["measures"]),
+            tuple(rows),
+            tuple(_is(str, v) for v in data["verdicts"]),
+            tuple(_is(str, v) for v in data["notes"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +196,22 @@ class Finished:
     def from_dict(cls, data: Mapping[str, Any]) -> Finished:
         """As it was written; ``KeyError`` or ``ValueError`` where it is something else."""
         return cls(
-            code=_is(str, data["code"]), folder=_is(str, data["folder"]), top1=_is(float, data["top1"]),
-            top5=_is(float, data["top5"]), pictures=_is(int, data["pictures"]),
-            measured_on=_is(str, data["measured_on"]), epochs=_is(int, data["epochs"]),
-            inherited=_is(str, data["inherited"], none=True), teacher=_is(str, data["teacher"], none=True),
+            code=_is(str, data["code"]),
+            folder=_is(str, data["folder"]),
+            top1=_is(float, data["top1"]),
+            top5=_is(float, data["top5"]),
+            pictures=_is(int, data["pictures"]),
+            measured_on=_is(str, data["measured_on"]),
+            epochs=_is(int, data["epochs"]),
+            inherited=_is(str, data["inherited"], none=True),
+            teacher=_is(str, data["teacher"], none=True),
         )
 
     def __str__(self) -> str:
-        text = (f"Finished: top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}% of {self.pictures:,} pictures "
-                f"({self.measured_on}) after {self.epochs} epoch{'' if self.epochs == 1 else 's'}")
+        text = (
+            f"Finished: top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}% of {self.pictures:,} pictures "
+            f"({self.measured_on}) after {self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        )
         text += f"; inherited {self.inherited}" if self.inherited else ""
         return text + (f"; taught by {self.teacher}" if self.teacher else "")
 
@@ -199,8 +235,13 @@ class TrainingFacts:
 
         They stand in commands that a person copies, so a text in the place of a number would be run.
         """
-        return cls(_is(str, data["folder"]), _is(str, data["recipe"]), _is(str, data["data"], none=True),
-                   _is(int, data["num_classes"]), _is(int, data["in_chans"]))
+        return cls(
+            _is(str, data["folder"]),
+            _is(str, data["recipe"]),
+            _is(str, data["data"], none=True),
+            _is(int, data["num_classes"]),
+            _is(int, data["in_chans"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,15 +297,20 @@ class CompressResult:
             "budget": self.budget.to_dict(),
             "best": self._network(self.best),
             "networks": [self._network(n) for n in self.networks],
-            "evaluator": {"name": self.evaluator.name, "measures": self.evaluator.measures,
-                          "caution": self.evaluator.caution},
+            "evaluator": {
+                "name": self.evaluator.name,
+                "measures": self.evaluator.measures,
+                "caution": self.evaluator.caution,
+            },
             "seed": self.seed,
             "scale": self.scale,
             "candidates": self.candidates,
             "caps": list(self.caps),
             "notes": list(self.notes),
-            "trials": {"complete": sum(t.state == "complete" for t in self.trials),
-                       "failed": sum(t.state == "failed" for t in self.trials)},
+            "trials": {
+                "complete": sum(t.state == "complete" for t in self.trials),
+                "failed": sum(t.state == "failed" for t in self.trials),
+            },
             "noise": self.noise,
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
             "finished": None if self.finished is None else self.finished.to_dict(),

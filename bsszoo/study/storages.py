@@ -1,9 +1,9 @@
 """Where a study is kept: a storage URL opened as an Optuna storage that outlives a restart of its database.
 
-    sqlite:///file.db                      one machine
-    postgresql://user@host/database        any number of machines (MySQL likewise)
-    journal:///path/file.log               a file on a disk that the machines share
-    grpc://host:port                       Optuna's proxy server in front of one of the first two
+sqlite:///file.db                      one machine
+postgresql://user@host/database        any number of machines (MySQL likewise)
+journal:///path/file.log               a file on a disk that the machines share
+grpc://host:port                       Optuna's proxy server in front of one of the first two
 """
 
 from __future__ import annotations
@@ -29,22 +29,21 @@ SQLITE_WAIT: Final = 60.0
 #: Seconds after which a database server that does not answer counts as not reachable.
 CONNECT_WAIT: Final = 10
 # What `pip install` takes for each kind of database.
-_DRIVERS: Final = {"postgresql": 'bsszoo[postgresql]', "mysql": "pymysql", "mariadb": "pymysql"}
+_DRIVERS: Final = {"postgresql": "bsszoo[postgresql]", "mysql": "pymysql", "mariadb": "pymysql"}
 # Options of a URL or of a text of libpq (name='value' or name=value), and words in the names of those that are shown to
 # nobody.
 _OPTION: Final = re.compile(r"""([^\s=?&;]+)\s*=\s*(?:('(?:[^'\\]|\\.)*(?:'|$)|"[^"]*(?:"|$))|((?:\\.|[^\s&;])*))""")
 _SECRET: Final = ("pass", "pwd", "secret", "token", "key")
-_FORMS: Final = ("sqlite:///search.db, postgresql://user@host/database, journal:///path/on/a/shared/disk.log or "
-                 "grpc://host:13000")
+_FORMS: Final = (
+    "sqlite:///search.db, postgresql://user@host/database, journal:///path/on/a/shared/disk.log or grpc://host:13000"
+)
 
 
 #: What Optuna raises where a storage holds something else than it wrote there.
 DAMAGE: Final = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
 
 
-def open_storage(
-    url: str, *, patience: float = 600.0, opened_before: bool = False, repair: bool = True
-) -> BaseStorage:
+def open_storage(url: str, *, patience: float = 600.0, opened_before: bool = False, repair: bool = True) -> BaseStorage:
     """The storage at a URL.
 
     Args:
@@ -66,8 +65,10 @@ def open_storage(
     except ImportError as error:
         kind = scheme.partition("+")[0]
         package = "bsszoo[grpc]" if kind == "grpc" else _DRIVERS.get(kind, f"the driver of {scheme}")
-        raise SettingsError(f"The storage {shown(url)} needs a package that is not installed: pip install "
-                            f"'{package}' ({str(error).splitlines()[0]}).") from None
+        raise SettingsError(
+            f"The storage {shown(url)} needs a package that is not installed: pip install "
+            f"'{package}' ({str(error).splitlines()[0]})."
+        ) from None
 
 
 def shown(storage: str) -> str:
@@ -90,8 +91,9 @@ def secrets_of(storage: str) -> tuple[str, ...]:
     for name, quoted, plain in _OPTION.findall(storage):
         if any(word in name.lower() for word in _SECRET):
             found.add(quoted.strip(quoted[:1]) if quoted else plain)
-    return tuple({p for written in found for p in (
-        written, unquote(written), unquote_plus(written), repr(written)[1:-1]) if p})
+    return tuple(
+        {p for written in found for p in (written, unquote(written), unquote_plus(written), repr(written)[1:-1]) if p}
+    )
 
 
 def _journal(url: str, *, repair: bool) -> BaseStorage:
@@ -100,8 +102,10 @@ def _journal(url: str, *, repair: bool) -> BaseStorage:
     parts = urlsplit(url)
     path = Path(unquote(parts.path))
     if parts.netloc or not path.is_absolute():
-        raise SettingsError(f"The storage {shown(url)} names no file: a journal's path starts at the root, with three "
-                            "slashes, e.g. journal:///shared/search.log.")
+        raise SettingsError(
+            f"The storage {shown(url)} names no file: a journal's path starts at the root, with three "
+            "slashes, e.g. journal:///shared/search.log."
+        )
     if not path.parent.is_dir():
         raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no folder {path.parent}.")
     try:
@@ -120,8 +124,9 @@ def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
     except ValueError:
         host = None
     if not host:
-        raise SettingsError(f"The storage {shown(url)} names no server; it takes grpc://host:port, e.g. "
-                            "grpc://localhost:13000.")
+        raise SettingsError(
+            f"The storage {shown(url)} names no server; it takes grpc://host:port, e.g. grpc://localhost:13000."
+        )
     if importlib.util.find_spec("grpc") is None:
         raise ImportError("No module named 'grpc'")
     from bsszoo.study.patience import Patience, PatientProxy
@@ -132,8 +137,10 @@ def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
         opening.call(lambda _: proxy.wait_server_ready(timeout=CONNECT_WAIT))
     except ConnectionError:
         wait = patience if opened_before else CONNECT_WAIT
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: no server answered within {wait:g} s. "
-                            "Start optuna.storages.run_grpc_proxy_server there; see docs/many-machines.") from None
+        raise SettingsError(
+            f"The storage {shown(url)} cannot be opened: no server answered within {wait:g} s. "
+            "Start optuna.storages.run_grpc_proxy_server there; see docs/many-machines."
+        ) from None
     return proxy
 
 
@@ -147,15 +154,23 @@ def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorag
     try:
         full = _with_driver(make_url(url))
     except (ArgumentError, ValueError):
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: it is no URL. It takes one such as "
-                            f"{_FORMS}.") from None
+        raise SettingsError(
+            f"The storage {shown(url)} cannot be opened: it is no URL. It takes one such as {_FORMS}."
+        ) from None
     for attempt in range(6):
         try:
-            return PatientDatabase(full.render_as_string(hide_password=False), _engine_settings(full), patience,
-                                   where=shown(url), opened_before=opened_before)
+            return PatientDatabase(
+                full.render_as_string(hide_password=False),
+                _engine_settings(full),
+                patience,
+                where=shown(url),
+                opened_before=opened_before,
+            )
         except NoSuchModuleError:
-            raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no database "
-                                f"{full.drivername!r}. It takes a URL such as {_FORMS}.") from None
+            raise SettingsError(
+                f"The storage {shown(url)} cannot be opened: there is no database "
+                f"{full.drivername!r}. It takes a URL such as {_FORMS}."
+            ) from None
         except (SQLAlchemyError, StorageInternalError, RuntimeError, OSError, *DAMAGE) as error:
             # Processes that create the tables of one storage in the same instant: the later ones find them made.
             if attempt < 5 and _made_meanwhile(error):
@@ -189,7 +204,8 @@ def check_readable(study: Study, url: str) -> None:
         raise SettingsError(
             f"The study {study.study_name!r} in {shown(url)} is damaged and cannot be read: {type(error).__name__}: "
             f"{one_line(first_line(error, url))}. Nothing was changed. Bring a copy of the storage back; "
-            "the results so far are in trials.csv of the run's folder too.") from None
+            "the results so far are in trials.csv of the run's folder too."
+        ) from None
 
 
 def first_line(error: BaseException, url: str) -> str:
@@ -203,8 +219,11 @@ def first_line(error: BaseException, url: str) -> str:
 def _with_driver(url: URL) -> URL:
     """``postgresql://`` and ``mysql://`` with the driver that is installed, where the usual one is not."""
     kind = {"postgres": "postgresql"}.get(url.drivername, url.drivername)
-    choices = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("MySQLdb", "pymysql"),
-               "mariadb": ("MySQLdb", "pymysql")}
+    choices = {
+        "postgresql": ("psycopg", "psycopg2"),
+        "mysql": ("MySQLdb", "pymysql"),
+        "mariadb": ("MySQLdb", "pymysql"),
+    }
     found = [d for d in choices.get(kind, ()) if importlib.util.find_spec(d) is not None]
     if not found:
         return url.set(drivername=kind)
@@ -218,8 +237,12 @@ def _engine_settings(url: URL) -> dict[str, Any]:
     settings: dict[str, Any] = {"pool_pre_ping": True}
     if kind == "postgresql" and driver.startswith("psycopg"):
         # A server that vanishes without a word is noticed after a minute, not after the system's two hours.
-        settings["connect_args"] = {"connect_timeout": CONNECT_WAIT, "keepalives_idle": 30, "keepalives_interval": 10,
-                                    "keepalives_count": 3}
+        settings["connect_args"] = {
+            "connect_timeout": CONNECT_WAIT,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        }
     return settings
 
 

@@ -37,8 +37,14 @@ _PASSING: Final = (errno.EAGAIN, errno.ENOMEM)
 
 
 def run_workers(
-    address: StudyAddress, plan: SearchPlan, on_trial: Callable[[TrialRow], None], *, workers: int,
-    lease: Lease | None = None, alone: bool = True, waiting: Callable[[int], None] | None = None,
+    address: StudyAddress,
+    plan: SearchPlan,
+    on_trial: Callable[[TrialRow], None],
+    *,
+    workers: int,
+    lease: Lease | None = None,
+    alone: bool = True,
+    waiting: Callable[[int], None] | None = None,
 ) -> None:
     """As ``run_search``, by several processes on this machine, each of which evaluates one code at a time.
 
@@ -62,8 +68,10 @@ def run_workers(
     try:
         opened = Crew(address, plan, lease, workers)
     except OSError as error:
-        raise RunError(f"No worker process can be started, since the search cannot be written to a temporary folder: "
-                       f"{error.strerror or error}. Make room there, or name another folder in TMPDIR.") from error
+        raise RunError(
+            f"No worker process can be started, since the search cannot be written to a temporary folder: "
+            f"{error.strerror or error}. Make room there, or name another folder in TMPDIR."
+        ) from error
     with opened as crew:
         study = address.open(plan)
         report, observer = Report(study, plan, on_trial), Observer(study, plan.candidates.names, lease)
@@ -95,8 +103,9 @@ def run_workers(
         finally:
             stopped = crew.stop()
             with suppress(Exception):
-                mine = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                        if owner(t) in stopped]
+                mine = [
+                    t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if owner(t) in stopped
+                ]
                 survived(study, mine)
                 for trial in () if alone else mine:
                     give_up(study, trial, RETURNED)
@@ -135,14 +144,18 @@ class _Watch:
             if not worker.ready and not worker.killed:
                 self._false_start(worker)
             where = "" if worker.ready else " while it started"
-            _log.warning("A worker process ended%s (%s); %s.", where, worker.end,
-                         "its code is evaluated again, by another one" if worker.ready else
-                         "another one takes its place")
+            _log.warning(
+                "A worker process ended%s (%s); %s.",
+                where,
+                worker.end,
+                "its code is evaluated again, by another one" if worker.ready else "another one takes its place",
+            )
             if self.deaths > min(max(4, 2 * self.crew.size), _MOST_DEATHS):
                 raise RunError(
                     f"{self.deaths} worker processes died one after the other, the last one with {worker.end}{where}, "
                     f"and none finished a trial. Does the evaluator {self.plan.evaluator.info.name} run out of memory? "
-                    "Fewer --workers need less.")
+                    "Fewer --workers need less."
+                )
 
     def _false_start(self, worker: Worker) -> None:
         self.false_starts += 1
@@ -163,10 +176,16 @@ class _Watch:
                 give_up(self.study, trial, LOST)
                 names = self.plan.candidates.names
                 code = code_of(trial, names)
-                if code is not None and 1 + sum(
-                        dropped(t) == LOST and code_of(t, names) == code for t in trials) >= MOST_DEATHS:
-                    _log.warning("Two worker processes died while they evaluated %s, the last one %s: it counts as a "
-                                 "failed trial.", self.plan.space.code(list(code)), worker.end)
+                if (
+                    code is not None
+                    and 1 + sum(dropped(t) == LOST and code_of(t, names) == code for t in trials) >= MOST_DEATHS
+                ):
+                    _log.warning(
+                        "Two worker processes died while they evaluated %s, the last one %s: it counts as a "
+                        "failed trial.",
+                        self.plan.space.code(list(code)),
+                        worker.end,
+                    )
             elif trial._trial_id == worker.trial_id and trial.state == TrialState.RUNNING and dropped(trial) is None:
                 self.adopted.insert(0, trial._trial_id)
 
@@ -196,12 +215,18 @@ class _Watch:
         self.next_start = time.monotonic() + _REFUSED_PAUSE
         if error.errno in _PASSING and (running or self.refusals < _REFUSALS):
             if self.refusals == 1:
-                _log.warning("No further worker process can be started (%s); %d of %d run, and another try follows.",
-                             error.strerror, running, self.crew.size)
+                _log.warning(
+                    "No further worker process can be started (%s); %d of %d run, and another try follows.",
+                    error.strerror,
+                    running,
+                    self.crew.size,
+                )
             return
-        raise RunError(f"Worker process {len(self.crew.members) + 1} of {self.crew.size} cannot be started: "
-                       f"{error.strerror or error}. Finished trials are kept; the same command goes on with fewer "
-                       "--workers.") from error
+        raise RunError(
+            f"Worker process {len(self.crew.members) + 1} of {self.crew.size} cannot be started: "
+            f"{error.strerror or error}. Finished trials are kept; the same command goes on with fewer "
+            "--workers."
+        ) from error
 
 
 def _take_over(study: Study, plan: SearchPlan, workers: int) -> list[int]:

@@ -68,9 +68,11 @@ def divide(recipe: Recipe, pictures: int, world: int) -> Division:
     if fault is not None:
         raise pass_error(batch, most, world, pictures, fault)
     if pictures < batch:
-        raise RecipeError(f"optim.batch_size is {batch}, and the training split has {pictures} pictures; it has to "
-                          "fill at least one batch. Set optim.batch_size lower (and optim.scale_lr=true, to scale the "
-                          "learning rate with it).")
+        raise RecipeError(
+            f"optim.batch_size is {batch}, and the training split has {pictures} pictures; it has to "
+            "fill at least one batch. Set optim.batch_size lower (and optim.scale_lr=true, to scale the "
+            "learning rate with it)."
+        )
     return Division(size=size, passes=passes, updates=pictures // batch)
 
 
@@ -97,9 +99,11 @@ def pass_error(batch: int, most: int, world: int, pictures: int, fault: str) -> 
         fault: What is wrong with its passes.
     """
     size, _ = shares(batch, most, world)
-    return RecipeError(f"optim.batch_size is {batch}, which is divided into passes of {size} "
-                       f"picture{'' if size == 1 else 's'} (the largest divisor of {batch // world} up to "
-                       f"run.device_batch, {most}): {fault}. {_advice(batch, most, world, pictures)}")
+    return RecipeError(
+        f"optim.batch_size is {batch}, which is divided into passes of {size} "
+        f"picture{'' if size == 1 else 's'} (the largest divisor of {batch // world} up to "
+        f"run.device_batch, {most}): {fault}. {_advice(batch, most, world, pictures)}"
+    )
 
 
 def _advice(batch: int, most: int, world: int, pictures: int) -> str:
@@ -117,8 +121,10 @@ def _advice(batch: int, most: int, world: int, pictures: int) -> str:
     share = batch // world
     fits = (d for d in range(most + 1, min(share, 8 * most) + 1) if share % d == 0)
     larger = next((d for d in fits if d % 2 == 0 or share % 2), None)
-    ways = [*([f"optim.batch_size to {near}"] if near else []),
-            *([f"run.device_batch to {larger}, for passes of so many"] if larger is not None else [])]
+    ways = [
+        *([f"optim.batch_size to {near}"] if near else []),
+        *([f"run.device_batch to {larger}, for passes of so many"] if larger is not None else []),
+    ]
     return f"Set {', or '.join(ways)}." if ways else "Set run.device_batch and optim.batch_size anew."
 
 
@@ -129,8 +135,10 @@ def shares(batch: int, most: int, world: int) -> tuple[int, int]:
         RecipeError: The batch does not divide by the number of processes.
     """
     if batch % world:
-        raise RecipeError(f"optim.batch_size is {batch}, which {world} processes cannot share equally. Choose "
-                          f"as many processes as divide it, or set it to {batch // world * world or world}.")
+        raise RecipeError(
+            f"optim.batch_size is {batch}, which {world} processes cannot share equally. Choose "
+            f"as many processes as divide it, or set it to {batch // world * world or world}."
+        )
     mine = batch // world
     size = max(d for d in range(1, min(mine, most) + 1) if mine % d == 0)
     return size, mine // size
@@ -150,8 +158,9 @@ class TrainingBatches:
             self._loader = reading_loader(dataset, recipe.run, place, fast_collate, batch_sampler=self._sampler)
         else:
             self._stream = _AugmentedStream(split, transform, recipe, division)
-            self._loader = reading_loader(self._stream, recipe.run, place, fast_collate, batch_size=division.size,
-                                          drop_last=True)
+            self._loader = reading_loader(
+                self._stream, recipe.run, place, fast_collate, batch_size=division.size, drop_last=True
+            )
         self._on_device = on_device(self._loader, recipe, place)
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
@@ -185,7 +194,8 @@ class TrainingBatches:
         dataset: Any = self._loader.dataset
         images = np.stack([dataset[d][0] for d in draws])
         return {
-            "images": torch.from_numpy(images), "labels": [int(self._split.labels[d[2]]) for d in draws],
+            "images": torch.from_numpy(images),
+            "labels": [int(self._split.labels[d[2]]) for d in draws],
             "files": [self._split.name(d[2]) for d in draws],
         }
 
@@ -200,13 +210,25 @@ def training_transform(recipe: Recipe) -> Callable[[Any], Any]:
     size = (recipe.model.in_chans, data.image_size, data.image_size)
     try:
         transform: Callable[[Any], Any] = create_transform(
-            size, is_training=True, use_prefetcher=True, train_crop_mode=augment.crop_mode, scale=augment.scale,
-            ratio=augment.ratio, hflip=augment.hflip, vflip=augment.vflip, color_jitter=augment.color_jitter,
-            auto_augment=augment.auto_augment, interpolation=data.interpolation, mean=data.mean, std=data.std,
+            size,
+            is_training=True,
+            use_prefetcher=True,
+            train_crop_mode=augment.crop_mode,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.hflip,
+            vflip=augment.vflip,
+            color_jitter=augment.color_jitter,
+            auto_augment=augment.auto_augment,
+            interpolation=data.interpolation,
+            mean=data.mean,
+            std=data.std,
         )
     except (AssertionError, KeyError, ValueError) as error:
-        raise RecipeError(f"augment.auto_augment is {augment.auto_augment!r}, which timm does not take "
-                          f"({type(error).__name__}: {error}); examples are original, v0, rand-m9-mstd0.5.") from None
+        raise RecipeError(
+            f"augment.auto_augment is {augment.auto_augment!r}, which timm does not take "
+            f"({type(error).__name__}: {error}); examples are original, v0, rand-m9-mstd0.5."
+        ) from None
     return transform
 
 
@@ -215,8 +237,13 @@ def evaluation_transform(recipe: Recipe) -> Callable[[Any], Any]:
     data = recipe.data
     interpolation = "bilinear" if data.interpolation == "random" else data.interpolation
     transform: Callable[[Any], Any] = create_transform(
-        (recipe.model.in_chans, data.image_size, data.image_size), is_training=False, use_prefetcher=True,
-        interpolation=interpolation, mean=data.mean, std=data.std, crop_pct=data.crop_pct,
+        (recipe.model.in_chans, data.image_size, data.image_size),
+        is_training=False,
+        use_prefetcher=True,
+        interpolation=interpolation,
+        mean=data.mean,
+        std=data.std,
+        crop_pct=data.crop_pct,
     )
     return transform
 
@@ -234,11 +261,18 @@ def evaluation_batches(split: Split, recipe: Recipe, place: Place, *, batch: int
     transform = evaluation_transform(recipe)
     if isinstance(split, Pictures):
         dataset: Any = _Plain(split, transform, _mode(recipe.model.in_chans))
-        loader = reading_loader(dataset, recipe.run, place, fast_collate,
-                                sampler=range(place.rank, len(split), place.world), batch_size=size)
+        loader = reading_loader(
+            dataset,
+            recipe.run,
+            place,
+            fast_collate,
+            sampler=range(place.rank, len(split), place.world),
+            batch_size=size,
+        )
     else:
-        loader = reading_loader(_PlainStream(split, transform, recipe, size), recipe.run, place, fast_collate,
-                                batch_size=size)
+        loader = reading_loader(
+            _PlainStream(split, transform, recipe, size), recipe.run, place, fast_collate, batch_size=size
+        )
     return on_device(loader, recipe, place)
 
 
@@ -246,8 +280,10 @@ def on_device(loader: Any, recipe: Recipe, place: Place) -> Any:
     """timm's prefetching loader: batches on the device, normalised there."""
     data = recipe.data
     if len(data.mean) not in (1, recipe.model.in_chans):
-        raise RecipeError(f"data.mean has {len(data.mean)} numbers for the {recipe.model.in_chans} channels of "
-                          "model.in_chans; give one for each channel, or one for all.")
+        raise RecipeError(
+            f"data.mean has {len(data.mean)} numbers for the {recipe.model.in_chans} channels of "
+            "model.in_chans; give one for each channel, or one for all."
+        )
     return PrefetchLoader(loader, mean=data.mean, std=data.std, channels=recipe.model.in_chans, device=place.device)
 
 
@@ -268,9 +304,13 @@ def reading_loader(dataset: Any, run: RunPart, place: Place, collate: Callable[[
         how: The sampler and the batch size, as ``DataLoader`` takes them.
     """
     return DataLoader(
-        dataset, num_workers=run.workers, collate_fn=collate, pin_memory=place.device.type == "cuda",
+        dataset,
+        num_workers=run.workers,
+        collate_fn=collate,
+        pin_memory=place.device.type == "cuda",
         persistent_workers=run.workers > 0 and not isinstance(dataset, IterableDataset),
-        worker_init_fn=_leave_signals_to_the_training, **how,
+        worker_init_fn=_leave_signals_to_the_training,
+        **how,
     )
 
 
@@ -425,8 +465,10 @@ class _Checked(IterableDataset[tuple[Any, int]]):
         try:
             for count, (image, label) in enumerate(self._dataset):
                 if not 0 <= label < self._num_classes:
-                    raise DataError(f"Sample {count} of {self._name} has the label {label}, and the network "
-                                    f"{self._num_classes} outputs. Set model.num_classes.")
+                    raise DataError(
+                        f"Sample {count} of {self._name} has the label {label}, and the network "
+                        f"{self._num_classes} outputs. Set model.num_classes."
+                    )
                 called = f"Sample {count} of {self._name}"
                 yield converted(prepared(image, called), self._mode, called), label
         finally:

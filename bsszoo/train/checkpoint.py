@@ -29,12 +29,24 @@ if TYPE_CHECKING:
     from bsszoo.train.task import TrainingRecipe
 
 LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST, CONFIG = (
-    "last.pt", "metrics.csv", "recipe.yaml", "summary.json", "model.safetensors", "best.safetensors", "config.json"
+    "last.pt",
+    "metrics.csv",
+    "recipe.yaml",
+    "summary.json",
+    "model.safetensors",
+    "best.safetensors",
+    "config.json",
 )
 
 #: Keys that may differ when a training goes on: they say how devices are used, not what is computed.
-FREE: Final = ("run.workers", "run.checkpoint_minutes", "run.tensorboard", "run.compile", "run.channels_last",
-               "run.device_batch")
+FREE: Final = (
+    "run.workers",
+    "run.checkpoint_minutes",
+    "run.tensorboard",
+    "run.compile",
+    "run.channels_last",
+    "run.device_batch",
+)
 
 #: Kinds of values, as a summary's entries have them.
 Kinds = Mapping[str, tuple[type, ...]]
@@ -74,8 +86,16 @@ class EpochRow:
     """One line of ``metrics.csv``: what an epoch gave. Accuracies in percent, losses in nats."""
 
     summary_kinds: ClassVar[Kinds] = {
-        "model": _TEXT, "validated_on": _TEXT, "top1": _NUMBER, "top5": _NUMBER, "val_loss": _NUMBER,
-        "val_pictures": _COUNT, "epochs": _COUNT, "seed": _COUNT, "best_epoch": _COUNT, "best_top1": _NUMBER,
+        "model": _TEXT,
+        "validated_on": _TEXT,
+        "top1": _NUMBER,
+        "top5": _NUMBER,
+        "val_loss": _NUMBER,
+        "val_pictures": _COUNT,
+        "epochs": _COUNT,
+        "seed": _COUNT,
+        "best_epoch": _COUNT,
+        "best_top1": _NUMBER,
     }
 
     epoch: int  # from 1
@@ -95,8 +115,10 @@ class EpochRow:
 
     def text(self, rounds: int) -> str:
         """The line of an epoch."""
-        return (f"epoch {self.epoch}/{rounds}: train loss {self.train_loss:.4f}, validation loss {self.val_loss:.4f}, "
-                f"top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}%, {self.images_per_s:,.0f} images/s")
+        return (
+            f"epoch {self.epoch}/{rounds}: train loss {self.train_loss:.4f}, validation loss {self.val_loss:.4f}, "
+            f"top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}%, {self.images_per_s:,.0f} images/s"
+        )
 
 
 @dataclass(slots=True)
@@ -110,7 +132,12 @@ class Progress:
 
 
 def pack(
-    progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, *, ema: nn.Module | None, scaler: Any,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    ema: nn.Module | None,
+    scaler: Any,
     data: str,
 ) -> dict[str, Any]:
     """The state of a training as ``torch.save`` takes it; tensors are copied to the CPU.
@@ -119,9 +146,14 @@ def pack(
         RunError: A weight is not finite: such a state is never kept.
     """
     state = {
-        "format": 1, "data": data, "update": progress.update, "loss_sum": progress.loss_sum,
-        "seconds": progress.seconds, "rows": [asdict(row) for row in progress.rows],
-        "model": _on_cpu(model.state_dict()), "optimizer": _on_cpu(optimizer.state_dict()),
+        "format": 1,
+        "data": data,
+        "update": progress.update,
+        "loss_sum": progress.loss_sum,
+        "seconds": progress.seconds,
+        "rows": [asdict(row) for row in progress.rows],
+        "model": _on_cpu(model.state_dict()),
+        "optimizer": _on_cpu(optimizer.state_dict()),
         "ema": None if ema is None else _on_cpu(ema.state_dict()),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
@@ -169,8 +201,9 @@ class Folder:
         except Timeout:
             raise SettingsError(f"Another process trains in {self.path}. Wait for it, or give another --out.") from None
         except OSError as error:
-            raise SettingsError(f"The output folder {self.path} cannot be written: {error.strerror or error}. Give "
-                                "another with --out.") from None
+            raise SettingsError(
+                f"The output folder {self.path} cannot be written: {error.strerror or error}. Give another with --out."
+            ) from None
         try:
             self._check(recipe)
             for left in self.path.glob(f".*{PART}"):  # by a process that was killed while it wrote
@@ -184,16 +217,20 @@ class Folder:
         file = self.path / RECIPE
         if not file.exists():
             if (self.path / LAST).exists():
-                raise SettingsError(f"{self.path} holds a training whose {RECIPE} is missing. Put the training's own "
-                                    "recipe there under that name, or give another --out.")
+                raise SettingsError(
+                    f"{self.path} holds a training whose {RECIPE} is missing. Put the training's own "
+                    "recipe there under that name, or give another --out."
+                )
             if any(not p.name.startswith(".") for p in self.path.iterdir() if p.name != "log.txt"):
                 raise SettingsError(f"{self.path} holds other files and no training. Give an empty folder with --out.")
             return
         try:
             earlier = read_tree_of(type(recipe), file)
         except BssZooError as error:
-            raise SettingsError(f"{self.path} holds a training that cannot go on: {error} Give another --out; or, if "
-                                f"{RECIPE} was damaged, put the training's own recipe in its place.") from None
+            raise SettingsError(
+                f"{self.path} holds a training that cannot go on: {error} Give another --out; or, if "
+                f"{RECIPE} was damaged, put the training's own recipe in its place."
+            ) from None
         if not (self.path / LAST).exists():
             return
         differing = [p for p in differences(earlier, recipe) if p not in FREE]
@@ -201,9 +238,10 @@ class Folder:
             path = differing[0]
             raise SettingsError(
                 f"{self.path} holds a training with another recipe: {path} is {value_at(earlier, path)!r} there and "
-                f"{value_at(recipe, path)!r} now" + (f" ({len(differing) - 1} other keys differ too)"
-                                                     if len(differing) > 1 else "")
-                + ". Give another --out, or the same recipe to go on.")
+                f"{value_at(recipe, path)!r} now"
+                + (f" ({len(differing) - 1} other keys differ too)" if len(differing) > 1 else "")
+                + ". Give another --out, or the same recipe to go on."
+            )
 
     # -- the checkpoint -------------------------------------------------------------------------------------------
 
@@ -254,13 +292,18 @@ class Folder:
         if self.best is None:
             what, aside = "missing", ""
             if file.exists():
-                what = "not the file that the checkpoint recorded" if "best" in state else (
-                    "damaged, or of another round: version 0.1.0 did not record which file it was")
+                what = (
+                    "not the file that the checkpoint recorded"
+                    if "best" in state
+                    else ("damaged, or of another round: version 0.1.0 did not record which file it was")
+                )
                 other = _free(file.with_name(BEST + _ASIDE))
                 file.replace(other)
                 aside = f" What was there is now {other.name}."
-            self.notes.append(f"{file}, the weights after {_update(best):,} updates, the best so far, is {what}, and "
-                              f"cannot be made again from {LAST}. A better round writes a new one.{aside}")
+            self.notes.append(
+                f"{file}, the weights after {_update(best):,} updates, the best so far, is {what}, and "
+                f"cannot be made again from {LAST}. A better round writes a new one.{aside}"
+            )
 
     def _write_metrics(self, rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
         text = io.StringIO()
@@ -283,11 +326,16 @@ class Folder:
             with whole_file(self.path / name) as scratch:
                 yield scratch
         except OSError as error:
-            last = f"The last checkpoint, {LAST}, is whole" if (self.path / LAST).is_file() else (
-                "There is no checkpoint yet")
+            last = (
+                f"The last checkpoint, {LAST}, is whole"
+                if (self.path / LAST).is_file()
+                else ("There is no checkpoint yet")
+            )
             mended = "there is room" if error.errno in _FULL else "that is mended"
-            raise RunError(f"{self.path / name} cannot be written: {error.strerror or error}. {last}: once {mended}, "
-                           "the same command goes on from there.") from None
+            raise RunError(
+                f"{self.path / name} cannot be written: {error.strerror or error}. {last}: once {mended}, "
+                "the same command goes on from there."
+            ) from None
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file as a whole; ``RunError`` as ``writing``."""
@@ -318,11 +366,15 @@ class Folder:
         summary = self.summary(row_kind)
         if summary is None:
             return None
-        faults = {name: fault for name, fault in (
-            (WEIGHTS, self._weights_fault(WEIGHTS, summary.get("sha256"))),
-            (CONFIG, self._config_fault(summary.get("sha256"))),
-            (BEST, self._weights_fault(BEST, summary["best_sha256"]) if summary.get("best_sha256") else None),
-        ) if fault is not None}
+        faults = {
+            name: fault
+            for name, fault in (
+                (WEIGHTS, self._weights_fault(WEIGHTS, summary.get("sha256"))),
+                (CONFIG, self._config_fault(summary.get("sha256"))),
+                (BEST, self._weights_fault(BEST, summary["best_sha256"]) if summary.get("best_sha256") else None),
+            )
+            if fault is not None
+        }
         if not faults:
             return summary
         wrong = f"In {self.path} {' and '.join(f'{name} {fault}' for name, fault in faults.items())}"
@@ -332,8 +384,10 @@ class Folder:
         if faults.keys() == {BEST}:
             self.notes.append(f"{wrong}.")
             return summary
-        raise SettingsError(f"{wrong}. The training came to its end, but there is no {LAST} to write it from. Bring "
-                            f"the file back from a copy; or take {SUMMARY} away, and the same command trains anew.")
+        raise SettingsError(
+            f"{wrong}. The training came to its end, but there is no {LAST} to write it from. Bring "
+            f"the file back from a copy; or take {SUMMARY} away, and the same command trains anew."
+        )
 
     def _weights_fault(self, name: str, recorded: str | None) -> str | None:
         file = self.path / name
@@ -368,8 +422,9 @@ class Folder:
             return None
         except (ValueError, OSError) as error:
             # The parser's texts quote what the file holds.
-            raise SettingsError(f"{file} is damaged: {one_line(error)}. Take it away; the same command writes it "
-                                "anew.") from None
+            raise SettingsError(
+                f"{file} is damaged: {one_line(error)}. Take it away; the same command writes it anew."
+            ) from None
         summary: dict[str, Any] = found
         return summary
 

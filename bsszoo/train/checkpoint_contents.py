@@ -24,11 +24,20 @@ from bsszoo.texts import one_line
 _FORMAT: Final = 1
 #: Entries that every checkpoint has, and their kinds.
 _ENTRIES: Final[Mapping[str, tuple[type, ...]]] = {
-    "format": (int,), "data": (str,), "update": (int,), "loss_sum": (int, float), "seconds": (int, float),
-    "rows": (list,), "model": (dict,), "optimizer": (dict,), "ema": (dict, type(None)), "scaler": (dict, type(None)),
+    "format": (int,),
+    "data": (str,),
+    "update": (int,),
+    "loss_sum": (int, float),
+    "seconds": (int, float),
+    "rows": (list,),
+    "model": (dict,),
+    "optimizer": (dict,),
+    "ema": (dict, type(None)),
+    "scaler": (dict, type(None)),
 }
-_REMEDY: Final = ("Put a whole copy of the file in its place; or take it away, and the same command trains anew from "
-                  "the start.")
+_REMEDY: Final = (
+    "Put a whole copy of the file in its place; or take it away, and the same command trains anew from the start."
+)
 
 # What timm's Lookahead calls the slow weights in the state of a parameter.
 _LOOKAHEAD: Final = "lookahead_slow_buff"
@@ -113,13 +122,22 @@ def optimizer_form(optimizer: torch.optim.Optimizer) -> OptimizerForm | None:
     finally:
         optimizer.zero_grad(set_to_none=True)
     stepped = optimizer.state_dict()
-    return OptimizerForm(tuple(stepped["param_groups"]), tuple(fresh), {
-        number: {name: _form(value) for name, value in entry.items()} for number, entry in stepped["state"].items()})
+    return OptimizerForm(
+        tuple(stepped["param_groups"]),
+        tuple(fresh),
+        {number: {name: _form(value) for name, value in entry.items()} for number, entry in stepped["state"].items()},
+    )
 
 
 def contents_fault(
-    state: Mapping[str, Any], *, ends: Sequence[int], row_kind: type[Any], model: nn.Module, ema: nn.Module | None,
-    scaler: Any, optimizer: OptimizerForm | None,
+    state: Mapping[str, Any],
+    *,
+    ends: Sequence[int],
+    row_kind: type[Any],
+    model: nn.Module,
+    ema: nn.Module | None,
+    scaler: Any,
+    optimizer: OptimizerForm | None,
 ) -> str | None:
     """What in a checkpoint cannot be of this training, in words; None where all fits.
 
@@ -135,8 +153,13 @@ def contents_fault(
 
 
 def _faults(
-    state: Mapping[str, Any], ends: Sequence[int], row_kind: type[Any], model: nn.Module, ema: nn.Module | None,
-    scaler: Any, optimizer: OptimizerForm | None,
+    state: Mapping[str, Any],
+    ends: Sequence[int],
+    row_kind: type[Any],
+    model: nn.Module,
+    ema: nn.Module | None,
+    scaler: Any,
+    optimizer: OptimizerForm | None,
 ) -> Iterator[str]:
     yield from _progress_faults(state, ends, row_kind)
     yield from _tensor_faults("model", state["model"], model)
@@ -149,8 +172,9 @@ def _faults(
         wanted = scaler.state_dict()
         if state["scaler"].keys() != wanted.keys() or not all(map(_number, state["scaler"].values())):
             yield "its 'scaler' is of another form"
-    yield from _optimizer_faults(state["optimizer"], optimizer, stepped=state["update"] > 0,
-                                 may_skip=scaler is not None)
+    yield from _optimizer_faults(
+        state["optimizer"], optimizer, stepped=state["update"] > 0, may_skip=scaler is not None
+    )
 
 
 def _progress_faults(state: Mapping[str, Any], ends: Sequence[int], row_kind: type[Any]) -> Iterator[str]:
@@ -228,9 +252,12 @@ def _optimizer_faults(
     for number, entry in entries.items():
         wanted = form.entries[number]
         # timm's Lookahead adds its slow weights after several updates only.
-        if not isinstance(entry, dict) or entry.keys() - {_LOOKAHEAD} != wanted.keys() - {_LOOKAHEAD} or any(
-                _form(entry[name]) != wanted[name] for name in wanted) or not isinstance(
-                entry.get(_LOOKAHEAD, torch.zeros(0)), torch.Tensor):
+        if (
+            not isinstance(entry, dict)
+            or entry.keys() - {_LOOKAHEAD} != wanted.keys() - {_LOOKAHEAD}
+            or any(_form(entry[name]) != wanted[name] for name in wanted)
+            or not isinstance(entry.get(_LOOKAHEAD, torch.zeros(0)), torch.Tensor)
+        ):
             yield f"the state of its optimiser for parameter {number} is of another kind or shape"
             return
 
@@ -240,10 +267,17 @@ def own_groups(found: Mapping[str, Any], form: OptimizerForm | None) -> dict[str
     if form is None:
         return dict(found)
     from_recipe = ("lr", "momentum", "weight_decay", "nesterov")
-    return {"state": found["state"], "param_groups": [
-        {**before, **{k: v for k, v in group.items() if k != "initial_lr"},
-         **{k: before[k] for k in from_recipe if k in before}}
-        for group, before in zip(found["param_groups"], form.fresh, strict=True)]}
+    return {
+        "state": found["state"],
+        "param_groups": [
+            {
+                **before,
+                **{k: v for k, v in group.items() if k != "initial_lr"},
+                **{k: before[k] for k in from_recipe if k in before},
+            }
+            for group, before in zip(found["param_groups"], form.fresh, strict=True)
+        ],
+    }
 
 
 def _form(value: Any) -> tuple[Any, ...]:
@@ -266,8 +300,7 @@ def _alike(found: Any, wanted: Any) -> bool:
     if wanted is None:
         return found is None or isinstance(found, (bool, int, float))
     if isinstance(wanted, (list, tuple)):
-        return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(
-            map(_alike, found, wanted))
+        return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(_alike, found, wanted))
     return (found is None and isinstance(wanted, bool)) or _form(found) == _form(wanted)
 
 

@@ -38,8 +38,9 @@ class Classification:
         names = class_names(self._splits[0])
         self.notes: tuple[str, ...] = split_notes(*self._splits, self._test)
         if names is not None and len(names) < classes:
-            self.notes += (f"the network has {classes} outputs and the data {len(names)} classes: the others are "
-                           "never trained",)
+            self.notes += (
+                f"the network has {classes} outputs and the data {len(names)} classes: the others are never trained",
+            )
         self.train_pictures, self.val_pictures = map(len, self._splits)
         self.division = divide(recipe, self.train_pictures, place.world)
         self.ends = tuple(self.division.updates * (epoch + 1) for epoch in range(recipe.schedule.epochs))
@@ -92,8 +93,14 @@ class Classification:
     def row(self, trained: Round, figures: Accuracy) -> EpochRow:
         """The line of an epoch."""
         return EpochRow(
-            epoch=trained.number, update=trained.update, lr=trained.lr, train_loss=trained.train_loss,
-            val_loss=figures.loss, top1=figures.top1, top5=figures.top5, images_per_s=trained.images_per_s,
+            epoch=trained.number,
+            update=trained.update,
+            lr=trained.lr,
+            train_loss=trained.train_loss,
+            val_loss=figures.loss,
+            top1=figures.top1,
+            top5=figures.top5,
+            images_per_s=trained.images_per_s,
             seconds=trained.seconds,
         )
 
@@ -109,9 +116,19 @@ class Classification:
             end_readers(self._val_batches)
 
     def _accuracy(
-        self, network: nn.Module, batches: Any, on_batch: Callable[[int], None] | None,
+        self,
+        network: nn.Module,
+        batches: Any,
+        on_batch: Callable[[int], None] | None,
         stopping: Callable[[], bool] | None,
     ) -> Accuracy | None:
         run = self._recipe.run
-        return evaluate(network, batches, self._place, precision=run.precision, channels_last=run.channels_last,
-                        on_batch=on_batch, stopping=stopping)
+        return evaluate(
+            network,
+            batches,
+            self._place,
+            precision=run.precision,
+            channels_last=run.channels_last,
+            on_batch=on_batch,
+            stopping=stopping,
+        )

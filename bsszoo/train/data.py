@@ -193,8 +193,10 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, se
     train = open_split(part, path, training=True, num_classes=num_classes)
     if isinstance(train, Stream):
         if part.holdout or part.subset < 1:
-            raise DataError(f"data.holdout and data.subset need pictures in any order; {part.dataset} is read in its "
-                            "own. Write the part wanted as a split of its own.")
+            raise DataError(
+                f"data.holdout and data.subset need pictures in any order; {part.dataset} is read in its "
+                "own. Write the part wanted as a split of its own."
+            )
         return train, open_split(part, path, training=False, num_classes=num_classes)
     if part.holdout:
         held = _stratified(train.labels, part.holdout, mixed(seed, 1), leave=1)
@@ -206,13 +208,19 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, se
         train = replace(train, rows=train.rows[_stratified(train.labels, part.subset, mixed(seed, 2))])
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
-            raise DataError(f"No {name} picture is left with data.holdout {part.holdout:g} and data.subset "
-                            f"{part.subset:g} of the {len(train.source.labels)} in {path}.")
+            raise DataError(
+                f"No {name} picture is left with data.holdout {part.holdout:g} and data.subset "
+                f"{part.subset:g} of the {len(train.source.labels)} in {path}."
+            )
     return train, val
 
 
 def open_test(
-    part: DataPart, path: str | Path | None, *, num_classes: int, splits: tuple[Split, Split] | None = None,
+    part: DataPart,
+    path: str | Path | None,
+    *,
+    num_classes: int,
+    splits: tuple[Split, Split] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Split | None:
     """The pictures of ``test_split``, or None where the recipe names none.
@@ -230,13 +238,16 @@ def open_test(
         return None
     train, val = splits or (None, None)
     classes = train.source.classes if isinstance(train, Pictures) else classes
-    test = open_split(replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes,
-                      classes=classes)
+    test = open_split(
+        replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes, classes=classes
+    )
     if val is not None and not part.holdout and test.split == val.split:
-        raise DataError(f"data.test_split is {part.test_split!r}, and the recipe validates on the same pictures "
-                        f"({val.split}): a test is on pictures that nothing was chosen by. Set data.holdout=0.1, to "
-                        "validate on a tenth of the training pictures, or name another split; both make another "
-                        "training, with an --out of its own.")
+        raise DataError(
+            f"data.test_split is {part.test_split!r}, and the recipe validates on the same pictures "
+            f"({val.split}): a test is on pictures that nothing was chosen by. Set data.holdout=0.1, to "
+            "validate on a tenth of the training pictures, or name another split; both make another "
+            "training, with an --out of its own."
+        )
     return test
 
 
@@ -270,7 +281,12 @@ def split_notes(*splits: Split | None) -> tuple[str, ...]:
 
 
 def open_split(
-    part: DataPart, path: str | Path | None, *, training: bool, num_classes: int, classes: Sequence[str] | None = None,
+    part: DataPart,
+    path: str | Path | None,
+    *,
+    training: bool,
+    num_classes: int,
+    classes: Sequence[str] | None = None,
     whole: bool = True,
 ) -> Split:
     """One split as it lies on disk, without ``holdout`` and ``subset``.
@@ -350,10 +366,14 @@ def _no_split(root: Path, split: str, *, training: bool) -> DataError:
     text += f"; it has {', '.join(one_line(n, 40) for n in inside[:8])}" if inside else ""
     text += ". Files of MNIST's kind are read with --dataset torch/fashion_mnist" if idx else ""
     if not training and "test" in inside and split in _VALIDATION:
-        text += (". Pictures named test are not taken for validation, which chooses among epochs and networks: hold "
-                 "some of the training ones out with data.holdout=0.1, or say that you mean them, data.val_split=test")
-    return DataError(text + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
-                     "other names are set by data.train_split and data.val_split.")
+        text += (
+            ". Pictures named test are not taken for validation, which chooses among epochs and networks: hold "
+            "some of the training ones out with data.holdout=0.1, or say that you mean them, data.val_split=test"
+        )
+    return DataError(
+        text + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
+        "other names are set by data.train_split and data.val_split."
+    )
 
 
 def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool) -> None:
@@ -366,12 +386,18 @@ def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool)
     lost = [name for name in classes if name not in set(own)]
     if new:
         known = ", ".join(one_line(c, 40) for c in classes[:12]) + (", .." if len(classes) > 12 else "")
-        raise DataError(f"{what} has the class {new[0]!r}" + (f" (and {len(new) - 1} others)" if len(new) > 1 else "")
-                        + f", which training does not have. Known are: {known}. Rename its folder to the class that "
-                        "it is, or take it out.")
+        raise DataError(
+            f"{what} has the class {new[0]!r}"
+            + (f" (and {len(new) - 1} others)" if len(new) > 1 else "")
+            + f", which training does not have. Known are: {known}. Rename its folder to the class that "
+            "it is, or take it out."
+        )
     if lost and whole:
-        raise DataError(f"{what} has no folder of the class {lost[0]!r}, which training has"
-                        + (f" (nor of {len(lost) - 1} others)" if len(lost) > 1 else "") + ".")
+        raise DataError(
+            f"{what} has no folder of the class {lost[0]!r}, which training has"
+            + (f" (nor of {len(lost) - 1} others)" if len(lost) > 1 else "")
+            + "."
+        )
     if lost:
         named = ", ".join(one_line(c, 40) for c in lost[:4]) + (", .." if len(lost) > 4 else "")
         source.notes += (f"{what} has pictures of {len(own)} of the {len(classes)} classes; there are none of {named}",)
@@ -383,8 +409,10 @@ def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool)
 def _open_synthetic(part: DataPart, split: str, num_classes: int) -> Pictures:
     number = part.dataset.partition("/")[2]
     if number and not (number.isdecimal() and len(number) <= 9 and int(number)):
-        raise DataError(f"data.dataset is {one_line(part.dataset)!r}; synthetic takes a number of pictures of at most "
-                        "nine digits, as in synthetic/5000.")
+        raise DataError(
+            f"data.dataset is {one_line(part.dataset)!r}; synthetic takes a number of pictures of at most "
+            "nine digits, as in synthetic/5000."
+        )
     train = int(number) if number else SYNTHETIC[0]
     kinds = {"train": _TRAIN, "validation": _VALIDATION, "test": ("test",)}
     kind = next((kind for kind, names in kinds.items() if split in names), None)
@@ -401,8 +429,10 @@ def _torch_split(name: str, split: str) -> str:
         return "train"
     if split in (*_VALIDATION, "test"):
         return "test"
-    raise DataError(f"{name} has no split {split!r}: it has train and test; a name of validation means the latter, as "
-                    "there is no other.")
+    raise DataError(
+        f"{name} has no split {split!r}: it has train and test; a name of validation means the latter, as "
+        "there is no other."
+    )
 
 
 def _open_torch(name: str, root: Path, split: str) -> _Source:
@@ -415,8 +445,10 @@ def _open_torch(name: str, root: Path, split: str) -> _Source:
     try:
         dataset = create_dataset(name, str(root), split=split, download=False)
     except (RuntimeError, OSError, ValueError) as error:
-        raise DataError(f"{root} holds no whole {name}: {error} Nothing is downloaded here; fetch it once with "
-                        f"torchvision.datasets.") from None
+        raise DataError(
+            f"{root} holds no whole {name}: {error} Nothing is downloaded here; fetch it once with "
+            f"torchvision.datasets."
+        ) from None
     return _TorchSource(dataset, f"{name}'s {split} split in {root}")
 
 
@@ -425,13 +457,17 @@ def _open_timm(name: str, root: Path, split: str) -> _Source:
 
     # timm takes any other prefix for a folder, in which it reads whatever it finds where the split is missing.
     if not name.lower().startswith("hfds/"):
-        raise DataError(f"data.dataset is {name!r}, which is no known kind of data set. Known are folder, "
-                        f"{', '.join(_TORCH)}, wds/NAME, hfds/NAME, hfids/NAME, tfds/NAME and synthetic.")
+        raise DataError(
+            f"data.dataset is {name!r}, which is no known kind of data set. Known are folder, "
+            f"{', '.join(_TORCH)}, wds/NAME, hfds/NAME, hfids/NAME, tfds/NAME and synthetic."
+        )
     try:
         return _TimmSource(create_dataset(name, str(root), split=split), f"{name}'s split {split!r}")
     except ImportError as error:
-        raise DataError(f"The data set {name!r} needs a package that is not installed: {error}. "
-                        'Install it with: pip install "bsszoo[data]"') from None
+        raise DataError(
+            f"The data set {name!r} needs a package that is not installed: {error}. "
+            'Install it with: pip install "bsszoo[data]"'
+        ) from None
     except (OSError, ValueError, RuntimeError, AssertionError, KeyError, TypeError) as error:
         raise DataError(f"The split {split!r} of {name!r} in {root} cannot be opened: {one_line(error)}") from None
 
@@ -448,9 +484,11 @@ def _open_stream(name: str, root: Path, split: str, *, training: bool) -> Stream
     try:
         length = len(opened(1))
     except (OSError, ValueError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
-        raise DataError(f"The split {split!r} of {name!r} in {root} cannot be opened: {one_line(error)}. A WebDataset "
-                        "has an _info.json with its splits, or data.train_split says its files and their number: "
-                        "'train-{0000..0009}.tar|10000'.") from None
+        raise DataError(
+            f"The split {split!r} of {name!r} in {root} cannot be opened: {one_line(error)}. A WebDataset "
+            "has an _info.json with its splits, or data.train_split says its files and their number: "
+            "'train-{0000..0009}.tar|10000'."
+        ) from None
     if not length:
         raise DataError(f"The split {split!r} of {name!r} in {root} is empty.")
     return Stream(opened, length, f"{name}, split {split!r}", split)
@@ -462,9 +500,11 @@ def _check_labels(source: _Source, num_classes: int, what: str) -> None:
     wrong = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
     if len(wrong):
         row = int(wrong[0])
-        raise DataError(f"{source.name(row)} has the label {source.labels[row]}, and the network {num_classes} "
-                        f"outputs; {len(wrong)} pictures of {what} are outside. Set model.num_classes to "
-                        f"{int(source.labels.max()) + 1}, or take the classes out.")
+        raise DataError(
+            f"{source.name(row)} has the label {source.labels[row]}, and the network {num_classes} "
+            f"outputs; {len(wrong)} pictures of {what} are outside. Set model.num_classes to "
+            f"{int(source.labels.max()) + 1}, or take the classes out."
+        )
 
 
 def _stratified(labels: NDArray[np.int64], share: float, seed: int, *, leave: int = 0) -> NDArray[np.bool_]:

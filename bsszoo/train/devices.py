@@ -112,7 +112,8 @@ def _own_store() -> dict[str, Any]:
         return {}
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     shared = dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False, timeout=_PATIENCE)
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False, timeout=_PATIENCE
+    )
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return {"store": PrefixStore(f"bsszoo/start_{start}", shared), "rank": rank, "world_size": world}
 
@@ -129,6 +130,7 @@ def device_of(name: str | None, local: int = 0) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         known += ["mps"] if torch.backends.mps.is_available() else []
-        raise SettingsError(f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); this machine has "
-                            f"{', '.join(known)}.") from None
+        raise SettingsError(
+            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(known)}."
+        ) from None
     return chosen

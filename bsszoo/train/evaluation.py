@@ -37,8 +37,13 @@ def autocast(place: Place, precision: str) -> Callable[[], AbstractContextManage
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], place: Place, *,
-    precision: str = "float32", channels_last: bool = False, on_batch: Callable[[int], None] | None = None,
+    model: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    place: Place,
+    *,
+    precision: str = "float32",
+    channels_last: bool = False,
+    on_batch: Callable[[int], None] | None = None,
     stopping: Callable[[], bool] | None = None,
 ) -> Accuracy | None:
     """The accuracy of a network over all processes' pictures, each counted once.

@@ -26,8 +26,9 @@ class Events:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise RecipeError('run.tensorboard needs a package that is not installed: pip install '
-                                  '"bsszoo[tensorboard]"') from None
+                raise RecipeError(
+                    'run.tensorboard needs a package that is not installed: pip install "bsszoo[tensorboard]"'
+                ) from None
             # Epochs after the checkpoint are hidden: they are trained again. Its last one may not have been written.
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=max(len(rows), 1))
             for row in rows[-1:]:

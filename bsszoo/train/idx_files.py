@@ -14,8 +14,12 @@ from bsszoo.errors import DataError
 
 #: The folder that torchvision's class looks for.
 FASHION_MNIST: Final = "FashionMNIST"
-_FILES: Final = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
-                 "t10k-labels-idx1-ubyte")
+_FILES: Final = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 def unpacked(root: Path, name: str) -> Path:
@@ -32,12 +36,15 @@ def unpacked(root: Path, name: str) -> Path:
     found = {f: next((p for p in (root / f, root / f"{f}.gz") if p.is_file()), None) for f in _FILES}
     missing = [f for f, path in found.items() if path is None]
     if missing:
-        raise DataError(f"{root} has no {missing[0]} (nor {missing[0]}.gz): {name} is four files of that form. "
-                        "Debian's package dataset-fashion-mnist puts them into /usr/share/datasets/fashion-mnist.")
+        raise DataError(
+            f"{root} has no {missing[0]} (nor {missing[0]}.gz): {name} is four files of that form. "
+            "Debian's package dataset-fashion-mnist puts them into /usr/share/datasets/fashion-mnist."
+        )
     if root.parent.name == name and all(path.suffix != ".gz" for path in found.values() if path):
         return root.parent.parent
-    mark = hashlib.sha256("".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in found.values() if p)
-                          .encode()).hexdigest()[:16]
+    mark = hashlib.sha256(
+        "".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in found.values() if p).encode()
+    ).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bsszoo" / f"{name}-{mark}"
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)

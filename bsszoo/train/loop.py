@@ -38,12 +38,17 @@ from bsszoo.train.watching import Now, Start, Unwatched, Watcher
 
 # Seconds between two reports of the loss: reading it waits for the device.
 _REPORT: Final = 1.0
-_STOPPING: Final = ("Stopping after this update, and keeping it. Once more stops at once, and loses what is not in the "
-                    "last checkpoint.")
+_STOPPING: Final = (
+    "Stopping after this update, and keeping it. Once more stops at once, and loses what is not in the last checkpoint."
+)
 
 
 def train(
-    recipe: Recipe, data: str | Path | None, out: str | Path, *, device: str | None = None,
+    recipe: Recipe,
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    device: str | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Train a recipe's network in a folder, or go on with the training there; its summary.
@@ -68,7 +73,11 @@ def train(
 
 
 def run(
-    recipe: TrainingRecipe, open_task: Opener, out: str | Path, *, device: str | None = None,
+    recipe: TrainingRecipe,
+    open_task: Opener,
+    out: str | Path,
+    *,
+    device: str | None = None,
     watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Train the network of any task; arguments, folder, summary and errors as ``train``.
@@ -114,8 +123,7 @@ class _Run:
     """A training in this process: what it has, and its progress."""
 
     def __init__(
-        self, recipe: TrainingRecipe, task: Task, folder: Folder, place: Place, watcher: Watcher,
-        stopping: StopSignals,
+        self, recipe: TrainingRecipe, task: Task, folder: Folder, place: Place, watcher: Watcher, stopping: StopSignals
     ) -> None:
         self.recipe, self.task, self.folder, self.place = recipe, task, folder, place
         self.watcher, self.stopping = watcher, stopping
@@ -123,9 +131,11 @@ class _Run:
         self.division = task.division
         state = place.from_first(folder.load() if place.first else None)
         if state is not None and state["data"] != task.mark:
-            raise RecipeError(f"{folder.path} holds a training on other data: {state['data']} there, {task.mark} now. "
-                              "Give the pictures that it began with, or another --out. Version 0.1.0 read fewer kinds "
-                              "of files, and took hidden folders for classes.")
+            raise RecipeError(
+                f"{folder.path} holds a training on other data: {state['data']} there, {task.mark} now. "
+                "Give the pictures that it began with, or another --out. Version 0.1.0 read fewer kinds "
+                "of files, and took hidden folders for classes."
+            )
 
         # -- the network, on its device
         seed_pass(torch.device("cpu"), run.seed)
@@ -137,8 +147,11 @@ class _Run:
                 raise RecipeError("run.sync_bn needs GPUs: torch's SyncBatchNorm does not train on a CPU.")
             self.model = synchronised(self.model)
         self.optimizer = make_optimizer(recipe.optim, self.model)
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if (
-            recipe.ema.decay is not None) else None
+        self.ema = (
+            ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup)
+            if (recipe.ema.decay is not None)
+            else None
+        )
         self.scaler = torch.amp.GradScaler(place.device.type) if run.precision == "float16" else None
         self.progress = Progress()
         if state is not None:
@@ -155,8 +168,18 @@ class _Run:
         self.saved = time.monotonic()
         self.watch = _LossWatch(place, stopping)
         if place.first:
-            watcher.started(Start(recipe, task.train_pictures, task.val_pictures, self.division, task.ends, place,
-                                  self.progress.update, folder.path))
+            watcher.started(
+                Start(
+                    recipe,
+                    task.train_pictures,
+                    task.val_pictures,
+                    self.division,
+                    task.ends,
+                    place,
+                    self.progress.update,
+                    folder.path,
+                )
+            )
             for note in (*task.notes, *folder.notes):
                 watcher.note(note)
 
@@ -193,8 +216,12 @@ class _Run:
         run, division, place, progress = self.recipe.run, self.division, self.place, self.progress
         start, first = time.monotonic(), progress.update
         told, seconds_before = start, progress.seconds
-        loss_sum = torch.full((), progress.loss_sum, dtype=torch.float64 if place.device.type != "mps"
-                              else torch.float32, device=place.device)
+        loss_sum = torch.full(
+            (),
+            progress.loss_sum,
+            dtype=torch.float64 if place.device.type != "mps" else torch.float32,
+            device=place.device,
+        )
         self.forward.train()
         batches = self.batches.between(first, end)
         for update in range(first, end):
@@ -230,8 +257,14 @@ class _Run:
             self.watch.due = now - self.saved > 60 * run.checkpoint_minutes
             if place.first and now - told > _REPORT:
                 told, done = now, update + 1 - first
-                self.watcher.updated(Now(progress.update, float(loss_sum) / (update + 1 - begin), lr,
-                                         done * self.recipe.optim.batch_size / (now - start)))
+                self.watcher.updated(
+                    Now(
+                        progress.update,
+                        float(loss_sum) / (update + 1 - begin),
+                        lr,
+                        done * self.recipe.optim.batch_size / (now - start),
+                    )
+                )
         self.watch.settle()
         self._refuse_lost(lr)
         progress.loss_sum = self._mean(loss_sum)
@@ -243,8 +276,9 @@ class _Run:
         try:
             return next(batches)
         except StopIteration:
-            raise RunError("The training split ended before the epoch did: it holds fewer pictures than it "
-                           "said.") from None
+            raise RunError(
+                "The training split ended before the epoch did: it holds fewer pictures than it said."
+            ) from None
 
     def _set_rate(self, update: int) -> float:
         self.schedule.step_update(update)
@@ -268,7 +302,8 @@ class _Run:
     def measured(self, measure: Callable[..., Any]) -> Any:
         """What ``task.validate`` or ``task.test`` gives for the network that is kept."""
         figures = measure(
-            self.kept, self.watcher.validating if self.place.first else None,
+            self.kept,
+            self.watcher.validating if self.place.first else None,
             # Several processes have to count to the end together.
             (lambda: bool(self.stopping.received)) if self.place.world == 1 else None,
         )
@@ -280,19 +315,33 @@ class _Run:
         start, progress = time.monotonic(), self.progress
         lr = self._set_rate(progress.update - 1)
         figures = self.measured(self.task.validate)
-        return self.task.row(Round(
-            number=len(progress.rows) + 1, update=progress.update, lr=lr,
-            train_loss=progress.loss_sum / (end - begin),
-            images_per_s=(end - begin) * self.recipe.optim.batch_size / max(progress.seconds, 1e-9),
-            seconds=progress.seconds + time.monotonic() - start,
-        ), figures)
+        return self.task.row(
+            Round(
+                number=len(progress.rows) + 1,
+                update=progress.update,
+                lr=lr,
+                train_loss=progress.loss_sum / (end - begin),
+                images_per_s=(end - begin) * self.recipe.optim.batch_size / max(progress.seconds, 1e-9),
+                seconds=progress.seconds + time.monotonic() - start,
+            ),
+            figures,
+        )
 
     # -- what is kept ---------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self.place.first:
-            self.folder.save(pack(self.progress, self.model, self.optimizer, ema=None if self.ema is None else
-                                  self.ema.module, scaler=self.scaler, data=self.task.mark), self.task.row_kind)
+            self.folder.save(
+                pack(
+                    self.progress,
+                    self.model,
+                    self.optimizer,
+                    ema=None if self.ema is None else self.ema.module,
+                    scaler=self.scaler,
+                    data=self.task.mark,
+                ),
+                self.task.row_kind,
+            )
         self.saved = time.monotonic()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -300,8 +349,9 @@ class _Run:
         ema = None if self.ema is None else self.ema.module
         # An optimiser of its own, which is stepped once; what that does to the weights is overwritten below.
         form = optimizer_form(make_optimizer(self.recipe.optim, self.model))
-        fault = contents_fault(state, ends=task.ends, row_kind=task.row_kind, model=self.model, ema=ema,
-                               scaler=self.scaler, optimizer=form)
+        fault = contents_fault(
+            state, ends=task.ends, row_kind=task.row_kind, model=self.model, ema=ema, scaler=self.scaler, optimizer=form
+        )
         if fault is not None:
             raise refusal(file, fault)
         try:
@@ -319,8 +369,10 @@ class _Run:
 
     def _stop(self) -> NoReturn:
         self._save()
-        error = StoppedError(f"Stopped after {self.progress.update} updates, which are kept in {self.folder.path}. "
-                        "The same command goes on from there.")
+        error = StoppedError(
+            f"Stopped after {self.progress.update} updates, which are kept in {self.folder.path}. "
+            "The same command goes on from there."
+        )
         error.signal = self.stopping.received or error.signal
         raise error
 
@@ -330,8 +382,10 @@ class _Run:
         loss, number = self.watch.lost
         if math.isfinite(loss):
             raise RunError("The loss of another process is not finite; its message says more.")
-        text = f"The loss of update {number} (round {len(self.progress.rows) + 1}) is {loss}, at a learning rate of " \
-               f"{lr:.4g}."
+        text = (
+            f"The loss of update {number} (round {len(self.progress.rows) + 1}) is {loss}, at a learning rate of "
+            f"{lr:.4g}."
+        )
         kept = [self.batches.again(number, passed) for passed in range(self.division.passes)]
         if any(kept):
             file = self.folder.path / f"lost_update{number}_process{self.place.rank}.pt"
@@ -341,8 +395,10 @@ class _Run:
             except (OSError, RuntimeError):  # a full disk; the loss is what matters
                 file.unlink(missing_ok=True)
         before = "the start" if self.progress.update <= 1 else "the last checkpoint"
-        raise RunError(f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
-                       "warm-up, optim.clip_grad or run.precision=float32 may help.")
+        raise RunError(
+            f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
+            "warm-up, optim.clip_grad or run.precision=float32 may help."
+        )
 
 
 @contextmanager
@@ -352,14 +408,18 @@ def _faults_in_words() -> Iterator[None]:
     except DataError as error:
         raise plain(error) from None
     except torch.OutOfMemoryError as error:
-        raise RunError(f"The device has too little memory: {str(error).splitlines()[0]} A lower run.device_batch "
-                       "needs less and computes the same batch in more passes; run.precision=bfloat16 needs less "
-                       "too.") from None
+        raise RunError(
+            f"The device has too little memory: {str(error).splitlines()[0]} A lower run.device_batch "
+            "needs less and computes the same batch in more passes; run.precision=bfloat16 needs less "
+            "too."
+        ) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) or "killed by signal" not in str(error):
             raise
-        raise RunError(f"A process that reads pictures died: {str(error).splitlines()[0]} Where memory is short, set "
-                       "run.workers lower. Everything up to the last checkpoint is kept.") from None
+        raise RunError(
+            f"A process that reads pictures died: {str(error).splitlines()[0]} Where memory is short, set "
+            "run.workers lower. Everything up to the last checkpoint is kept."
+        ) from None
 
 
 class _LossWatch:

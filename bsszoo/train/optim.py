@@ -25,12 +25,18 @@ def make_optimizer(optim: OptimPart, model: nn.Module) -> torch.optim.Optimizer:
     name = "momentum" if optim.name == "sgd" and not optim.nesterov else optim.name
     try:
         made: torch.optim.Optimizer = create_optimizer_v2(
-            model, opt=name, lr=optim.peak_lr, weight_decay=optim.weight_decay, momentum=optim.momentum,
+            model,
+            opt=name,
+            lr=optim.peak_lr,
+            weight_decay=optim.weight_decay,
+            momentum=optim.momentum,
             filter_bias_and_bn=not optim.decay_norm_and_bias,
         )
     except (ValueError, TypeError, AssertionError, ImportError) as error:
-        raise RecipeError(f"optim.name is {optim.name!r}, which timm does not make with these settings: {error}. "
-                          "Examples are sgd, adamw, lamb, rmsproptf.") from None
+        raise RecipeError(
+            f"optim.name is {optim.name!r}, which timm does not make with these settings: {error}. "
+            "Examples are sgd, adamw, lamb, rmsproptf."
+        ) from None
     return made
 
 
@@ -47,9 +53,16 @@ def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int
     """
     plan, peak = recipe.schedule, recipe.optim.peak_lr
     schedule, _ = create_scheduler_v2(
-        optimizer, sched=plan.name, num_epochs=plan.epochs - plan.warmup_epochs, warmup_epochs=plan.warmup_epochs,  # type: ignore[arg-type]
-        warmup_lr=plan.warmup_from * peak, warmup_prefix=True, min_lr=plan.min_lr, step_on_epochs=False,
-        updates_per_epoch=updates, decay_rate=1.0,
+        optimizer,
+        sched=plan.name,
+        num_epochs=plan.epochs - plan.warmup_epochs,  # type: ignore[arg-type]
+        warmup_epochs=plan.warmup_epochs,  # type: ignore[arg-type]
+        warmup_lr=plan.warmup_from * peak,
+        warmup_prefix=True,
+        min_lr=plan.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=updates,
+        decay_rate=1.0,
     )
     return schedule
 
@@ -68,8 +81,14 @@ class Objective:
         self._mix = None
         self._against: nn.Module
         if augment.mixup or augment.cutmix:
-            self._mix = Mixup(mixup_alpha=augment.mixup, cutmix_alpha=augment.cutmix, prob=1.0, mode="batch",
-                              label_smoothing=loss.label_smoothing, num_classes=recipe.model.num_classes)
+            self._mix = Mixup(
+                mixup_alpha=augment.mixup,
+                cutmix_alpha=augment.cutmix,
+                prob=1.0,
+                mode="batch",
+                label_smoothing=loss.label_smoothing,
+                num_classes=recipe.model.num_classes,
+            )
             self._against = SoftTargetCrossEntropy()
         elif loss.label_smoothing:
             self._against = LabelSmoothingCrossEntropy(loss.label_smoothing)
@@ -92,7 +111,9 @@ class Objective:
             wanted = self._teacher(images).float()
         t = self._temperature
         told = nn.functional.kl_div(
-            nn.functional.log_softmax(outputs.float() / t, dim=1), nn.functional.log_softmax(wanted / t, dim=1),
-            reduction="batchmean", log_target=True,
+            nn.functional.log_softmax(outputs.float() / t, dim=1),
+            nn.functional.log_softmax(wanted / t, dim=1),
+            reduction="batchmean",
+            log_target=True,
         )
         return (1 - self._share) * loss + self._share * t * t * told

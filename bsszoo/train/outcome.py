@@ -33,8 +33,12 @@ def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
     """The recipe's network on the CPU; with the weights that training starts from where it is ``fresh``."""
     part = recipe.model
     network: Any = create(
-        part.name, num_classes=part.num_classes, in_chans=part.in_chans, drop_rate=part.drop_rate,
-        drop_path_rate=part.drop_path_rate, pretrained=(part.pretrained or False) if fresh else False,
+        part.name,
+        num_classes=part.num_classes,
+        in_chans=part.in_chans,
+        drop_rate=part.drop_rate,
+        drop_path_rate=part.drop_path_rate,
+        pretrained=(part.pretrained or False) if fresh else False,
     )
     if fresh and part.pretrained is None:
         with torch.no_grad():
@@ -52,14 +56,17 @@ def teacher_network(recipe: Recipe, classes: Sequence[str] | None = None) -> nn.
     loss, part = recipe.loss, recipe.model
     if loss.teacher is None or loss.teacher_weights is None:
         return None
-    made: Any = create(loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans,
-                       pretrained=loss.teacher_weights)
+    made: Any = create(
+        loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=loss.teacher_weights
+    )
     own = (made.pretrained_cfg or {}).get("label_names")
     if classes and own and list(own)[: len(classes)] != list(classes):
         theirs, ours = next((a, b) for a, b in zip_longest(own, classes, fillvalue="nothing") if a != b)
-        raise RecipeError(f"loss.teacher_weights are of a network whose outputs stand for other classes: for "
-                          f"{one_line(theirs)!r} where the data have {one_line(ours)!r}. A teacher is a network of the "
-                          "same classes.")
+        raise RecipeError(
+            f"loss.teacher_weights are of a network whose outputs stand for other classes: for "
+            f"{one_line(theirs)!r} where the data have {one_line(ours)!r}. A teacher is a network of the "
+            "same classes."
+        )
     network: nn.Module = made
     return network
 
@@ -76,8 +83,15 @@ def data_mark(recipe: Recipe, splits: tuple[Split, Split]) -> str:
 
 
 def conclude(
-    recipe: Recipe, network: nn.Module, folder: Folder, rows: Sequence[EpochRow], splits: tuple[Split, Split],
-    place: Place, tested: Accuracy | None = None, *, test: Split | None = None,
+    recipe: Recipe,
+    network: nn.Module,
+    folder: Folder,
+    rows: Sequence[EpochRow],
+    splits: tuple[Split, Split],
+    place: Place,
+    tested: Accuracy | None = None,
+    *,
+    test: Split | None = None,
 ) -> dict[str, Any]:
     """Write the trained network as timm's folder and ``summary.json``, which is returned.
 
@@ -98,19 +112,38 @@ def conclude(
     last, best = rows[-1], best_of(rows)
     data = recipe.data
     summary = {
-        "model": recipe.model.name, "code": str(code), "image_size": data.image_size,
-        "num_classes": recipe.model.num_classes, "macs": cost.macs, "params": cost.params,
-        "top1": last.top1, "top5": last.top5, "val_loss": last.val_loss, "train_loss": last.train_loss,
-        "best_top1": best.top1, "best_epoch": best.epoch, "epochs": len(rows),
-        "weights": weights_words(recipe.ema), "dataset": data.dataset,
-        "train_pictures": len(splits[0]), "val_pictures": len(splits[1]),
+        "model": recipe.model.name,
+        "code": str(code),
+        "image_size": data.image_size,
+        "num_classes": recipe.model.num_classes,
+        "macs": cost.macs,
+        "params": cost.params,
+        "top1": last.top1,
+        "top5": last.top5,
+        "val_loss": last.val_loss,
+        "train_loss": last.train_loss,
+        "best_top1": best.top1,
+        "best_epoch": best.epoch,
+        "epochs": len(rows),
+        "weights": weights_words(recipe.ema),
+        "dataset": data.dataset,
+        "train_pictures": len(splits[0]),
+        "val_pictures": len(splits[1]),
         "validated_on": splits[1].split,
-        **({} if tested is None or test is None else {
-            "test_top1": tested.top1, "test_top5": tested.top5, "test_loss": tested.loss,
-            "test_pictures": tested.pictures, "tested_on": test.split,
-        }),
+        **(
+            {}
+            if tested is None or test is None
+            else {
+                "test_top1": tested.top1,
+                "test_top5": tested.top5,
+                "test_loss": tested.loss,
+                "test_pictures": tested.pictures,
+                "tested_on": test.split,
+            }
+        ),
         **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("timm",)),
-        "images_per_s": round(last.images_per_s, 1), "last_epoch": asdict(last),
+        "images_per_s": round(last.images_per_s, 1),
+        "last_epoch": asdict(last),
         **of_files(folder, checksum),
     }
     folder.write_summary(summary)
@@ -136,10 +169,18 @@ def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split, che
     begun = {k: v for k, v in network.pretrained_cfg.items() if not k.startswith("label_")}
     network.pretrained_cfg = {**begun, "tag": "", "license": None}
     with folder.writing("config.json") as scratch:
-        save_config_for_hf(network, str(scratch), model_config=config, data_config={
-            "input_size": (recipe.model.in_chans, data.image_size, data.image_size), "mean": data.mean,
-            "std": data.std, "interpolation": interpolation, "crop_pct": data.crop_pct,
-        })
+        save_config_for_hf(
+            network,
+            str(scratch),
+            model_config=config,
+            data_config={
+                "input_size": (recipe.model.in_chans, data.image_size, data.image_size),
+                "mean": data.mean,
+                "std": data.std,
+                "interpolation": interpolation,
+                "crop_pct": data.crop_pct,
+            },
+        )
         made = json.loads(scratch.read_text(encoding="utf-8"))
         made[OWN] = {**made.get(OWN, {}), "version": __version__, "sha256": checksum}
         scratch.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
@@ -160,10 +201,16 @@ def how_trained(run: RunPart, place: Place, *, seconds: float, packages: Sequenc
         packages: What the result depends on beside torch, torchvision and numpy.
     """
     return {
-        "seed": run.seed, "seconds": round(seconds, 3), "device": device_words(place), "processes": place.world,
+        "seed": run.seed,
+        "seconds": round(seconds, 3),
+        "device": device_words(place),
+        "processes": place.world,
         "precision": run.precision,
-        "versions": {"bsszoo": __version__, "python": platform.python_version(),
-                     **{n: version(n) for n in ("torch", "torchvision", *packages, "numpy")}},
+        "versions": {
+            "bsszoo": __version__,
+            "python": platform.python_version(),
+            **{n: version(n) for n in ("torch", "torchvision", *packages, "numpy")},
+        },
     }
 
 
@@ -171,5 +218,6 @@ def device_words(place: Place) -> str:
     """The device's name as a person knows it."""
     if place.device.type == "cuda":
         return torch.cuda.get_device_name(place.device)
-    return f"{place.device.type}, {torch.get_num_threads()} threads" if place.device.type == "cpu" else (
-        place.device.type)
+    return (
+        f"{place.device.type}, {torch.get_num_threads()} threads" if place.device.type == "cpu" else (place.device.type)
+    )

@@ -38,12 +38,17 @@ def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
     """
     row = family_of(family).training
     return Recipe(
-        model=ModelPart(family_of(family).original_name, num_classes=num_classes, drop_rate=row.drop_rate,
-                        drop_path_rate=row.drop_path_rate,
-                        head_init_scale=math.sqrt(num_classes / 1000) if row.head_scaled else 1.0),
+        model=ModelPart(
+            family_of(family).original_name,
+            num_classes=num_classes,
+            drop_rate=row.drop_rate,
+            drop_path_rate=row.drop_path_rate,
+            head_init_scale=math.sqrt(num_classes / 1000) if row.head_scaled else 1.0,
+        ),
         optim=OptimPart(lr=row.lr, weight_decay=row.weight_decay),
         schedule=SchedulePart(epochs=row.epochs, warmup_epochs=5.0, warmup_from=0.25),
-        data=data, augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
+        data=data,
+        augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
         loss=LossPart(label_smoothing=0.1),
     )
 
@@ -68,8 +73,11 @@ def imagenet_recipe(network: str) -> Recipe:
     row = family_of(code.family).training
     data = DataPart(image_size=code.image_size, crop_pct=row.crop_pct, interpolation=row.interpolation)
     made = paper_recipe(code.family, num_classes=1000, data=data)
-    return with_values(made, model={"name": network if found.source is None else str(code)},
-                       run={"precision": "bfloat16", "channels_last": True, "workers": 8})
+    return with_values(
+        made,
+        model={"name": network if found.source is None else str(code)},
+        run={"precision": "bfloat16", "channels_last": True, "workers": 8},
+    )
 
 
 def recipe_of(what: str | Path, assignments: Sequence[str] = ()) -> Recipe:

@@ -188,13 +188,17 @@ class Recipe:
             if low_high[0] > low_high[1]:
                 raise RecipeError(f"{path} is {list(low_high)}; the least comes first.")
         if self.schedule.warmup_epochs >= self.schedule.epochs and self.schedule.warmup_epochs:
-            raise RecipeError(f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}; allowed is less than "
-                              f"schedule.epochs, {self.schedule.epochs}.")
+            raise RecipeError(
+                f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}; allowed is less than "
+                f"schedule.epochs, {self.schedule.epochs}."
+            )
         if (self.loss.teacher is None) != (self.loss.teacher_weights is None):
             raise RecipeError("loss.teacher and loss.teacher_weights go together: a network and its trained weights.")
         if len(self.data.mean) != len(self.data.std) or not self.data.mean or min(self.data.std) <= 0:
-            raise RecipeError(f"data.mean is {list(self.data.mean)} and data.std {list(self.data.std)}; allowed are "
-                              "as many numbers as each other, the latter above zero.")
+            raise RecipeError(
+                f"data.mean is {list(self.data.mean)} and data.std {list(self.data.std)}; allowed are "
+                "as many numbers as each other, the latter above zero."
+            )
 
 
 def read_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
@@ -218,8 +222,10 @@ def recipe_file(path: str | Path) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise RecipeError(f"The recipe {path} cannot be read: {why}. The paper's are in recipes/imagenet and "
-                          "recipes/coco; paper:NAME_OR_CODE is the paper's recipe of any network.") from None
+        raise RecipeError(
+            f"The recipe {path} cannot be read: {why}. The paper's are in recipes/imagenet and "
+            "recipes/coco; paper:NAME_OR_CODE is the paper's recipe of any network."
+        ) from None
 
 
 def assigned(recipe: Tree, assignments: Sequence[str]) -> Tree:
@@ -239,8 +245,12 @@ def with_values(recipe: Tree, **sections: Any) -> Tree:
     Raises:
         RecipeError: As ``read_recipe``.
     """
-    changed: Any = replace(recipe, **{  # type: ignore[type-var]
-        name: replace(getattr(recipe, name), **values) for name, values in sections.items()})
+    changed: Any = replace(
+        recipe,
+        **{  # type: ignore[type-var]
+            name: replace(getattr(recipe, name), **values) for name, values in sections.items()
+        },
+    )
     check_tree(changed)
     made: Tree = changed
     return made

@@ -21,13 +21,20 @@ Tree = TypeVar("Tree")
 
 
 def bounded(
-    default: Any = MISSING, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False,
+    default: Any = MISSING,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
     open_high: bool = False,
 ) -> Any:
     """A dataclass field that holds numbers from ``low`` to ``high`` (or, when open, strictly between)."""
     bounds = (low, high, open_low, open_high)
-    return field(metadata={"bounds": bounds}) if default is MISSING else field(
-        default=default, metadata={"bounds": bounds})
+    return (
+        field(metadata={"bounds": bounds})
+        if default is MISSING
+        else field(default=default, metadata={"bounds": bounds})
+    )
 
 
 def choice(default: Any, *allowed: str) -> Any:
@@ -50,14 +57,15 @@ def read_tree(kind: type[Tree], data: object, *, where: str = "", source: str = 
     """
     prefix = f"{source}: " if source else ""
     if not isinstance(data, Mapping):
-        raise RecipeError(f"{prefix}{where or 'The file'} holds {_shown(data)}; it takes the keys "
-                          f"{', '.join(f.name for f in fields(kind))}.")  # type: ignore[arg-type]
+        raise RecipeError(
+            f"{prefix}{where or 'The file'} holds {_shown(data)}; it takes the keys "
+            f"{', '.join(f.name for f in fields(kind))}."  # type: ignore[arg-type]
+        )
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
-            raise RecipeError(f"{prefix}there is no key {_joined(where, str(key))!r}."
-                              f"{close_matches(str(key), known)}")
+            raise RecipeError(f"{prefix}there is no key {_joined(where, str(key))!r}.{close_matches(str(key), known)}")
     values: dict[str, Any] = {}
     for name, entry in known.items():
         path = _joined(where, name)
@@ -157,7 +165,8 @@ class _NoDuplicates(yaml.SafeLoader):
         for key, _ in node.value:
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
             seen.add(key.value)
         result: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return result

@@ -37,9 +37,17 @@ _SYNSET: Final = re.compile(r"n\d{8}")
 
 
 def validate(
-    what: str | Path, data: str | Path | None, *, weights: str | bool = True, settings: Mapping[str, Any] | None = None,
-    batch: int | None = None, workers: int | None = None, precision: str | None = None, device: str | None = None,
-    labels: Sequence[str] | None = None, on_batch: Callable[[int], None] | None = None,
+    what: str | Path,
+    data: str | Path | None,
+    *,
+    weights: str | bool = True,
+    settings: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    workers: int | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    labels: Sequence[str] | None = None,
+    on_batch: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Accuracy:
     """The accuracy of a network on the validation pictures; for a training's folder the figure that ended it.
@@ -71,13 +79,16 @@ def validate(
         what = f"local-dir:{folder}"  # pulled, or written by timm
     named = str(what).startswith(SOURCES)
     if not folder.exists() and len(folder.parts) > 1 and not named:
-        raise SettingsError(f"There is no file or folder {str(what)!r}. Give a training's folder, a weights file, a "
-                            "zoo name or a code's text.")
+        raise SettingsError(
+            f"There is no file or folder {str(what)!r}. Give a training's folder, a weights file, a "
+            "zoo name or a code's text."
+        )
     if trained:
         recipe = read_recipe(folder / RECIPE)
         if not (folder / WEIGHTS).is_file():
-            raise SettingsError(f"The training in {folder} has not come to its end; the same `bsszoo train` command "
-                                "goes on with it.")
+            raise SettingsError(
+                f"The training in {folder} has not come to its end; the same `bsszoo train` command goes on with it."
+            )
         part = recipe.model
         own = f"{LOCAL}{folder}" if (folder / "config.json").is_file() else str(folder / WEIGHTS)
         network: Any = create(part.name, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=own)
@@ -99,8 +110,14 @@ def validate(
                 on_note(note)
         channels_last = recipe.run.channels_last
         try:
-            accuracy = evaluate(network.to(place.device), evaluation_batches(split, recipe, place), place,
-                                precision=recipe.run.precision, channels_last=channels_last, on_batch=on_batch)
+            accuracy = evaluate(
+                network.to(place.device),
+                evaluation_batches(split, recipe, place),
+                place,
+                precision=recipe.run.precision,
+                channels_last=channels_last,
+                on_batch=on_batch,
+            )
         except DataError as error:
             raise plain(error) from None
     assert accuracy is not None  # nothing asked it to stop
@@ -112,8 +129,10 @@ def _label_names(network: Any, labels: Sequence[str] | None) -> tuple[str, ...] 
     outputs = network.num_classes
     if labels is not None:
         if len(labels) != outputs or len(set(labels)) != outputs:
-            raise SettingsError(f"--labels names {len(labels)} classes, {len(set(labels))} different ones; the network "
-                                f"has {outputs} outputs. Give one name for each, in their order.")
+            raise SettingsError(
+                f"--labels names {len(labels)} classes, {len(set(labels))} different ones; the network "
+                f"has {outputs} outputs. Give one name for each, in their order."
+            )
         return tuple(labels)
     found: Any = (network.pretrained_cfg or {}).get("label_names")
     fits = isinstance(found, (list, tuple)) and len(found) == outputs and all(isinstance(n, str) for n in found)
@@ -129,11 +148,12 @@ def _names_of_training(recipe: Recipe, data: str | Path | None) -> tuple[tuple[s
     if found is None:
         return None, ()
     return (*found, *(f"class {i}, not trained" for i in range(len(found), outputs))), (
-        f"the weights do not name their classes; taken are those of the training split: {_listed(found)}",)
+        f"the weights do not name their classes; taken are those of the training split: {_listed(found)}",
+    )
 
 
 def _opened(
-    recipe: Recipe, data: str | Path | None, names: tuple[str, ...] | None, *, held_out: bool,
+    recipe: Recipe, data: str | Path | None, names: tuple[str, ...] | None, *, held_out: bool
 ) -> tuple[Split, tuple[str, ...]]:
     """The pictures to measure on, labelled by the names of the network's outputs, and what to say of them."""
     part, outputs = recipe.data, recipe.model.num_classes
@@ -141,9 +161,11 @@ def _opened(
         split = open_splits(part, data, num_classes=outputs)[1]
         own = split.source.classes if isinstance(split, Pictures) else None
         if names is not None and own is not None and tuple(own) != names[: len(own)]:
-            raise DataError(f"The classes of {data} are {_listed(own)}, and those that the network was trained on "
-                            f"{_listed(names)}: the pictures that were held out of its training are not those of this "
-                            "folder. Give the folder that it was trained on, or --split to measure on another split.")
+            raise DataError(
+                f"The classes of {data} are {_listed(own)}, and those that the network was trained on "
+                f"{_listed(names)}: the pictures that were held out of its training are not those of this "
+                "folder. Give the folder that it was trained on, or --split to measure on another split."
+            )
         return split, split_notes(split)
     folder = is_folder(part.dataset)
     if names is None:
@@ -152,25 +174,39 @@ def _opened(
         names = _imagenet_names(own or (), outputs)
         if names is not None:
             split = open_split(part, data, training=False, num_classes=outputs, classes=names, whole=False)
-            return split, (*split_notes(split), "the weights do not name their classes; assumed is the order of "
-                           "ImageNet's ids, by which the folders are named")
+            return split, (
+                *split_notes(split),
+                "the weights do not name their classes; assumed is the order of "
+                "ImageNet's ids, by which the folders are named",
+            )
     if names is not None:
         split = open_split(part, data, training=False, num_classes=outputs, classes=names, whole=False)
         by_number = isinstance(split, Stream) or (split.source.classes is None and not is_synthetic(part.dataset))
-        return split, (*split_notes(split), *([
-            f"{part.dataset} does not name its classes; assumed is that its numbers are those of training"]
-            if by_number else []))
+        return split, (
+            *split_notes(split),
+            *(
+                [f"{part.dataset} does not name its classes; assumed is that its numbers are those of training"]
+                if by_number
+                else []
+            ),
+        )
     notes = split_notes(split)
     if own is not None and folder:
         if len(own) != outputs:
-            raise DataError(f"The network has {outputs} outputs, its weights do not name their classes, and the data "
-                            f"have {len(own)} ({_listed(own)}): which class is which output cannot be known. Say it "
-                            "with --labels FILE, a text file with one class a line in the order of the outputs.")
-        notes += (f"the weights do not name their classes; assumed is the order of the folders' names: {_listed(own)}. "
-                  "--labels FILE says another one",)
+            raise DataError(
+                f"The network has {outputs} outputs, its weights do not name their classes, and the data "
+                f"have {len(own)} ({_listed(own)}): which class is which output cannot be known. Say it "
+                "with --labels FILE, a text file with one class a line in the order of the outputs."
+            )
+        notes += (
+            f"the weights do not name their classes; assumed is the order of the folders' names: {_listed(own)}. "
+            "--labels FILE says another one",
+        )
     elif isinstance(split, Stream) or own is not None:
-        notes += ("the weights do not name their classes; assumed is that they were trained on the same numbers of "
-                  f"{part.dataset}",)
+        notes += (
+            "the weights do not name their classes; assumed is that they were trained on the same numbers of "
+            f"{part.dataset}",
+        )
     return split, notes
 
 
@@ -193,9 +229,16 @@ def _recipe_of(network: Any, name: str) -> Recipe:
 
     config = resolve_data_config(model=network, use_test_size=True)
     channels, side, _ = config["input_size"]
-    base = Recipe(ModelPart(name, num_classes=network.num_classes, in_chans=channels), OptimPart(lr=1.0),
-                  SchedulePart(epochs=1))
-    return with_values(base, data={
-        "image_size": side, "crop_pct": float(config["crop_pct"]), "interpolation": config["interpolation"],
-        "mean": tuple(config["mean"]), "std": tuple(config["std"]),
-    })
+    base = Recipe(
+        ModelPart(name, num_classes=network.num_classes, in_chans=channels), OptimPart(lr=1.0), SchedulePart(epochs=1)
+    )
+    return with_values(
+        base,
+        data={
+            "image_size": side,
+            "crop_pct": float(config["crop_pct"]),
+            "interpolation": config["interpolation"],
+            "mean": tuple(config["mean"]),
+            "std": tuple(config["std"]),
+        },
+    )

@@ -92,7 +92,7 @@ def crowd(rng: np.random.Generator, image: Image.Image, owner: NDArray[np.int32]
     colour = tuple(int(v) for v in rng.integers(0, 256, 3))
     for x, y in rng.uniform(4, 40, (12, 2)):
         ImageDraw.Draw(image).ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
-        mask[int(y) - 3:int(y) + 4, int(x) - 3:int(x) + 4] = True
+        mask[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4] = True
     return annotation(runs(mask), 1, *mask.shape, crowd=True)
 
 
@@ -100,8 +100,13 @@ def annotation(shape: Any, kind: int, height: int, width: int, *, crowd: bool) -
     """An object as COCO writes it, box and area from its mask."""
     coded = coder.frPyObjects(shape, height, width)
     coded = coder.merge(coded) if isinstance(coded, list) else coded
-    return {"category_id": kind, "iscrowd": int(crowd), "segmentation": shape, "area": float(coder.area(coded)),
-            "bbox": [float(v) for v in coder.toBbox(coded)]}
+    return {
+        "category_id": kind,
+        "iscrowd": int(crowd),
+        "segmentation": shape,
+        "area": float(coder.area(coded)),
+        "bbox": [float(v) for v in coder.toBbox(coded)],
+    }
 
 
 def write_split(root: Path, split: str, pictures: int, seed: int) -> int:
@@ -123,8 +128,12 @@ def write_split(root: Path, split: str, pictures: int, seed: int) -> int:
     file.parent.mkdir(exist_ok=True)
     categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()]
     info = {"description": "drawn shapes", "version": "1.0"}
-    file.write_text(json.dumps({"info": info, "licenses": [], "images": images, "annotations": annotations,
-                                "categories": categories}), encoding="utf-8")
+    file.write_text(
+        json.dumps(
+            {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+        ),
+        encoding="utf-8",
+    )
     return len(annotations)
 
 

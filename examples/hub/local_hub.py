@@ -86,9 +86,7 @@ class LocalHub:
         self.before: dict[str, Callable[[], object]] = {}
         self.lock = threading.RLock()
 
-    def add(
-        self, name: str, files: Mapping[str, bytes], *, private: bool = False, gated: bool = False
-    ) -> Repository:
+    def add(self, name: str, files: Mapping[str, bytes], *, private: bool = False, gated: bool = False) -> Repository:
         """A repository with these files in its first commit."""
         made = self.repositories[name] = Repository(private, gated)
         made.commit(files, title="first")
@@ -173,8 +171,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._route(urlsplit(self.path).path.strip("/").split("/"))
         except RefusedError as error:
             headers = {"X-Error-Code": error.code} if error.code else {}
-            self._send(json.dumps({"error": str(error)}).encode(), {**headers, "X-Error-Message": str(error)},
-                       status=error.status)
+            self._send(
+                json.dumps({"error": str(error)}).encode(),
+                {**headers, "X-Error-Message": str(error)},
+                status=error.status,
+            )
 
     def _route(self, parts: list[str]) -> None:
         parts = [unquote(part) for part in parts]
@@ -208,8 +209,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._paths(name, rest[1])
             if rest[0] == "refs":
                 refs = self.hub.readable(name, self.user).refs
-                return self._json({"branches": [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c}
-                                                for n, c in refs.items()], "tags": [], "converts": []})
+                return self._json(
+                    {
+                        "branches": [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in refs.items()],
+                        "tags": [],
+                        "converts": [],
+                    }
+                )
             if rest[0] == "branch":
                 repository = self.hub.writable(name, self.user)
                 start = self._given().get("startingPoint") or "main"
@@ -229,17 +235,33 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self.hub.readable(name, self.user).at(revision)
         if file not in commit.files:
             raise RefusedError(404, "EntryNotFound", "Entry not found")
-        self._send(commit.files[file], {
-            "ETag": f'"{hashlib.sha256(commit.files[file]).hexdigest()}"', "X-Repo-Commit": commit.id,
-            "Accept-Ranges": "none",
-        })
+        self._send(
+            commit.files[file],
+            {
+                "ETag": f'"{hashlib.sha256(commit.files[file]).hexdigest()}"',
+                "X-Repo-Commit": commit.id,
+                "Accept-Ranges": "none",
+            },
+        )
 
     def _info(self, name: str, revision: str) -> None:
         repository = self.hub.readable(name, self.user)
         commit = repository.at(revision)
-        self._json({"_id": commit.id[:24], "id": name, "modelId": name, "sha": commit.id, "private": repository.private,
-                    "gated": repository.gated, "disabled": False, "tags": [], "downloads": 0, "likes": 0,
-                    "siblings": [{"rfilename": file} for file in commit.files]})
+        self._json(
+            {
+                "_id": commit.id[:24],
+                "id": name,
+                "modelId": name,
+                "sha": commit.id,
+                "private": repository.private,
+                "gated": repository.gated,
+                "disabled": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+                "siblings": [{"rfilename": file} for file in commit.files],
+            }
+        )
 
     def _tree(self, name: str, revision: str) -> None:
         commit = self.hub.readable(name, self.user).at(revision)
@@ -274,8 +296,14 @@ class _Handler(BaseHTTPRequestHandler):
             path = file["path"]
             known = files.get(path)
             large = self.hub.lfs and path.endswith((".safetensors", ".onnx", ".pt2"))
-            answer.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False,
-                           "oid": None if known is None else _oid(known, large=large)})
+            answer.append(
+                {
+                    "path": path,
+                    "uploadMode": "lfs" if large else "regular",
+                    "shouldIgnore": False,
+                    "oid": None if known is None else _oid(known, large=large),
+                }
+            )
         self._json({"files": answer})
 
     def _batch(self, name: str) -> None:
@@ -315,8 +343,14 @@ class _Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "deletedFile":
                 files.pop(value["path"], None)
         made = repository.commit(files, title=title, ref=revision)
-        self._json({"success": True, "commitOid": made.id, "commitUrl": f"{self._address()}/{name}/commit/{made.id}",
-                    "hookOutput": ""})
+        self._json(
+            {
+                "success": True,
+                "commitOid": made.id,
+                "commitUrl": f"{self._address()}/{name}/commit/{made.id}",
+                "hookOutput": "",
+            }
+        )
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -357,21 +391,33 @@ def _oid(data: bytes, *, large: bool) -> str:
 def _entry(path: str, data: bytes) -> dict[str, Any]:
     large = path.endswith(".safetensors")
     pointer = {"lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}}
-    return {"type": "file", "path": path, "size": len(data), "oid": _oid(data, large=False),
-            **(pointer if large else {})}
+    return {
+        "type": "file",
+        "path": path,
+        "size": len(data),
+        "oid": _oid(data, large=False),
+        **(pointer if large else {}),
+    }
 
 
 def main() -> None:
     """Serve until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--org", action="append", default=[], metavar="ORG=USER,USER",
-                        help="an organisation and its members; may be given several times")
+    parser.add_argument(
+        "--org",
+        action="append",
+        default=[],
+        metavar="ORG=USER,USER",
+        help="an organisation and its members; may be given several times",
+    )
     given = parser.parse_args()
     orgs = {org: set(users.split(",")) for org, _, users in (text.partition("=") for text in given.org)}
     with LocalHub(orgs).serve(given.port) as address:
-        print(f"A Hub on {address}, until Ctrl-C. In another terminal:\n  export HF_ENDPOINT={address} HF_TOKEN=hf_me",
-              flush=True)
+        print(
+            f"A Hub on {address}, until Ctrl-C. In another terminal:\n  export HF_ENDPOINT={address} HF_TOKEN=hf_me",
+            flush=True,
+        )
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -52,16 +52,27 @@ class Walk:
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder = folder
         kept = {k: v for k, v in os.environ.items() if not k.startswith("BSSZOO_")}
-        self.environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-                            "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.environment = {
+            **kept,
+            "HF_ENDPOINT": endpoint,
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
 
     def run(self, *words: str, home: str, user: str | None = None) -> str:
         """Run a command as a user with an own cache; what it printed."""
         shown = ["python", *words[1:]] if words[0] == sys.executable else list(words)
         print(f"$ {' '.join(w if len(w) < 90 else '...' for w in shown)}", flush=True)
         token = {} if user is None else {"HF_TOKEN": f"hf_{user}"}
-        done = subprocess.run(words, cwd=self.folder, text=True, capture_output=True, check=False,
-                              env={**self.environment, "HF_HOME": str(self.folder / home), **token})
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            text=True,
+            capture_output=True,
+            check=False,
+            env={**self.environment, "HF_HOME": str(self.folder / home), **token},
+        )
         if done.returncode:
             raise SystemExit(f"{done.stdout}{done.stderr}\nIt ended with {done.returncode}.")
         return done.stdout
@@ -79,8 +90,14 @@ class Walk:
         return found
 
 
-def walk(folder: Path, endpoint: str, orgs: tuple[str, str], users: tuple[str | None, str | None], data: str | None,
-         flops: str) -> dict[str, object]:
+def walk(
+    folder: Path,
+    endpoint: str,
+    orgs: tuple[str, str],
+    users: tuple[str | None, str | None],
+    data: str | None,
+    flops: str,
+) -> dict[str, object]:
     """The whole walk; what was compared.
 
     Args:
@@ -94,15 +111,33 @@ def walk(folder: Path, endpoint: str, orgs: tuple[str, str], users: tuple[str | 
     steps = Walk(folder, endpoint)
     real = data is not None
     recipe = RECIPE.format(
-        classes=10, channels=1 if real else 3, dataset="torch/fashion_mnist" if real else "synthetic/640",
-        mean="0.286" if real else "0.485, 0.456, 0.406", std="0.353" if real else "0.229, 0.224, 0.225",
-        subset=0.05 if real else 1.0)
+        classes=10,
+        channels=1 if real else 3,
+        dataset="torch/fashion_mnist" if real else "synthetic/640",
+        mean="0.286" if real else "0.485, 0.456, 0.406",
+        std="0.353" if real else "0.229, 0.224, 0.225",
+        subset=0.05 if real else 1.0,
+    )
     (folder / "short.yaml").write_text(recipe, encoding="utf-8")
     where = ["--data", data] if data is not None else ["--dataset", "synthetic/640"]
 
     print("\n-- a code under a budget, and its training")
-    steps.bsszoo("compress", FAMILY, "--flops", flops, "--evaluator", "structural", "--trials", "16", "--no-latency",
-                 "--finish", "short.yaml", *where, "--out", "run")
+    steps.bsszoo(
+        "compress",
+        FAMILY,
+        "--flops",
+        flops,
+        "--evaluator",
+        "structural",
+        "--trials",
+        "16",
+        "--no-latency",
+        "--finish",
+        "short.yaml",
+        *where,
+        "--out",
+        "run",
+    )
     result = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))
     trained = folder / "run" / result["finished"]["folder"]
     mine = steps.logits(f"bsszoo.create('local-dir:{trained}', pretrained=True)", "import bsszoo", home="home-local")
@@ -129,12 +164,22 @@ def walk(folder: Path, endpoint: str, orgs: tuple[str, str], users: tuple[str | 
     print(f"  onnxruntime: the same logits within {compared['onnx']:.1e} of the largest")
 
     print("\n-- a second revision, trained for longer")
-    steps.bsszoo("train", "short.yaml", "--set", f"model.name={result['best']['code']}", "--set", "schedule.epochs=2",
-                 *(["--data", data] if data is not None else []), "--out", "longer")
+    steps.bsszoo(
+        "train",
+        "short.yaml",
+        "--set",
+        f"model.name={result['best']['code']}",
+        "--set",
+        "schedule.epochs=2",
+        *(["--data", data] if data is not None else []),
+        "--out",
+        "longer",
+    )
     steps.bsszoo("push", "longer", f"{orgs[0]}/shoes", "--revision", "v2", "--search", "run", user=users[0])
     second, local, first = (
         steps.logits(f"bsszoo.create('{source}', pretrained=True)", "import bsszoo", home=f"home-{source[-2:]}")
-        for source in (f"hf-hub:{orgs[0]}/shoes@v2", "local-dir:longer", f"hf-hub:{orgs[0]}/shoes"))
+        for source in (f"hf-hub:{orgs[0]}/shoes@v2", "local-dir:longer", f"hf-hub:{orgs[0]}/shoes")
+    )
     assert second["bytes"] == local["bytes"] != mine["bytes"]
     assert first["bytes"] == mine["bytes"], "the first revision is as it was"
     print("  v2 has the new weights, the main branch still the first ones")

@@ -51,7 +51,11 @@ def test_results_come_after_whole_batches_only() -> None:
 
 def test_regrets_by_brute_force() -> None:
     task = Task(
-        "tiny", "g", ("x",), np.arange(4)[:, None], np.arange(4),
+        "tiny",
+        "g",
+        ("x",),
+        np.arange(4)[:, None],
+        np.arange(4),
         np.array([[1.0, 1.0], [5.0, 1.0], [2.0, 2.0], [2.5, 4.5]]),  # means 1, 3, 2, 3.5
     )
     # A seed in which row 1 looks like 5 and row 3 like 2.5, so that the picked code is not the best evaluated one.

@@ -20,8 +20,21 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(table: Path, out: Path, *more: str) -> list[str]:
-    return ["--table", str(table), "--out", str(out), "--only", "hill,evolution", "--seeds", "4", "--evaluations", "24",
-            "--batch", "8", *more]
+    return [
+        "--table",
+        str(table),
+        "--out",
+        str(out),
+        "--only",
+        "hill,evolution",
+        "--seeds",
+        "4",
+        "--evaluations",
+        "24",
+        "--batch",
+        "8",
+        *more,
+    ]
 
 
 def runs_of(out: Path) -> dict[tuple[str, str, int], dict[str, object]]:
@@ -122,10 +135,14 @@ def run(sampler: str, task: str, seed: int, picked: list[float], hit: int | None
 
 def test_regrets_are_divided_by_random_search_on_each_task() -> None:
     runs = [
-        run("random", "a", 0, [4.0, 2.0]), run("random", "a", 1, [2.0, 2.0]),
-        run("random", "b", 0, [1.0, 0.0]), run("random", "b", 1, [3.0, 0.0]),
-        run("hill", "a", 0, [3.0, 1.0], 1), run("hill", "a", 1, [3.0, 0.0]),
-        run("hill", "b", 0, [1.0, 0.0], 2), run("hill", "b", 1, [1.0, 0.0], 2),
+        run("random", "a", 0, [4.0, 2.0]),
+        run("random", "a", 1, [2.0, 2.0]),
+        run("random", "b", 0, [1.0, 0.0]),
+        run("random", "b", 1, [3.0, 0.0]),
+        run("hill", "a", 0, [3.0, 1.0], 1),
+        run("hill", "a", 1, [3.0, 0.0]),
+        run("hill", "b", 0, [1.0, 0.0], 2),
+        run("hill", "b", 1, [1.0, 0.0], 2),
     ]
     comparison = Comparison(runs)
     got = comparison.ratios("hill", ["a", "b"], "picked")

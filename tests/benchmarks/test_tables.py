@@ -5,14 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.small_tables import (
-    TRANSNAS,
-    macro_archs,
-    macro_entry,
-    network,
-    write_macro_csv,
-    write_macro_json,
-)
+from benchmarks.small_tables import TRANSNAS, macro_archs, macro_entry, network, write_macro_csv, write_macro_json
 from searching.synthetic import synthetic_tasks
 from searching.tables import canon, read_table
 from searching.task import TableError, Task
@@ -89,9 +82,24 @@ def test_transnas_rows_become_bits_and_unknown_results_are_left_out(tmp_path: Pa
     assert jigsaw.mean.tolist() == [90, 91.5, 89]
     assert scene.macs.tolist() == [10_500_000, 20_250_000, 5_000_000]
     assert dict(zip(scene.names, scene.codes[0].tolist(), strict=True)) == {
-        "m1_present": 1, "m1_double": 0, "m1_halve": 0, "m2_present": 1, "m2_double": 1, "m2_halve": 0,
-        "m3_present": 1, "m3_double": 0, "m3_halve": 1, "m4_present": 1, "m4_double": 1, "m4_halve": 1,
-        "m5_present": 1, "m5_double": 0, "m5_halve": 0, "m6_present": 0, "m6_double": 0, "m6_halve": 0,
+        "m1_present": 1,
+        "m1_double": 0,
+        "m1_halve": 0,
+        "m2_present": 1,
+        "m2_double": 1,
+        "m2_halve": 0,
+        "m3_present": 1,
+        "m3_double": 0,
+        "m3_halve": 1,
+        "m4_present": 1,
+        "m4_double": 1,
+        "m4_halve": 1,
+        "m5_present": 1,
+        "m5_double": 0,
+        "m5_halve": 0,
+        "m6_present": 0,
+        "m6_double": 0,
+        "m6_halve": 0,
     }
 
 

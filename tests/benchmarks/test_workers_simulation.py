@@ -37,8 +37,9 @@ def test_one_worker_is_the_sequential_search() -> None:
         rows.append(row)
         study.tell(trial, observe(TASK, row, 3))
     assert [e.row for e in made] == rows
-    assert [e.ended for e in made] == [e.began for e in made[1:]] + [pytest.approx(sum(duration(TASK, r, 3)
-                                                                                       for r in rows))]
+    assert [e.ended for e in made] == [e.began for e in made[1:]] + [
+        pytest.approx(sum(duration(TASK, r, 3) for r in rows))
+    ]
 
 
 def test_a_schedule_made_by_hand() -> None:
@@ -50,8 +51,9 @@ def test_a_schedule_made_by_hand() -> None:
         asked.append(sorted(known))
         return len(asked) - 1, 1.0
 
-    made = simulate(ask, lambda row: (float(row), lasting[row]), lambda row, _: known.append(row), workers=2,
-                    evaluations=5)
+    made = simulate(
+        ask, lambda row: (float(row), lasting[row]), lambda row, _: known.append(row), workers=2, evaluations=5
+    )
     assert [(e.worker, e.requested, e.served, e.began, e.ended) for e in made] == [
         (0, 0.0, 0.0, 1.0, 6.0),
         (1, 0.0, 1.0, 2.0, 3.0),  # waits while worker 0 is served
@@ -67,8 +69,9 @@ def test_a_schedule_made_by_hand() -> None:
 
 def test_asks_are_served_in_the_order_in_which_they_were_made() -> None:
     calls = iter(range(60))
-    made = simulate(lambda: (next(calls), 1.0), lambda row: (0.0, 0.25 * (row % 3)), lambda *_: None, workers=7,
-                    evaluations=60)
+    made = simulate(
+        lambda: (next(calls), 1.0), lambda row: (0.0, 0.25 * (row % 3)), lambda *_: None, workers=7, evaluations=60
+    )
     assert [e.requested for e in made] == sorted(e.requested for e in made)
     assert all(a.began <= b.served for a, b in pairwise(made))
     # The choice is the bottleneck: one a unit of time, however many workers.
@@ -173,10 +176,20 @@ def test_an_interrupted_run_goes_on(
     assert len(path.read_text().splitlines()) == 11
 
 
-@pytest.mark.parametrize("words", [["--workers", "a"], ["--workers", "0"], ["--tasks", "none"], ["--seeds", "0"],
-                                   ["--evaluation-seconds", "0"], ["--feed", "0"], ["--feed", "x"],
-                                   ["--storages", "paper"],
-                                   ["--show", "--out", "missing.jsonl"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--workers", "a"],
+        ["--workers", "0"],
+        ["--tasks", "none"],
+        ["--seeds", "0"],
+        ["--evaluation-seconds", "0"],
+        ["--feed", "0"],
+        ["--feed", "x"],
+        ["--storages", "paper"],
+        ["--show", "--out", "missing.jsonl"],
+    ],
+)
 def test_arguments_that_make_no_sense_end_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         script.main(words)

@@ -33,7 +33,9 @@ def test_distributions_span_the_bounds():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"codes": np.empty((0, 3), dtype=int)}, {"codes": np.ones(3, dtype=int)}, {"codes": np.ones((2, 2))},
+        {"codes": np.empty((0, 3), dtype=int)},
+        {"codes": np.ones(3, dtype=int)},
+        {"codes": np.ones((2, 2))},
         {"codes": np.ones((2, 2), dtype=int), "names": ("a",)},
         {"codes": np.ones((2, 2), dtype=int), "names": ("a", "a")},
         {"codes": np.ones((2, 2), dtype=int), "macs": np.ones(3)},

@@ -24,16 +24,32 @@ WAYS = ("plain", "halves", "boxes")
 def _tiny():
     """648 codes, so that every one can be listed."""
     return Space.of("resnet18").replace(
-        C2=[32, 64, 128], C3=[64, 128], C4=[128, 256, 512], C5=[512, 1024, 2048],
-        L2=[1, 2], L3=[1], L4=[1, 2, 3], L5=[1, 3],
+        C2=[32, 64, 128],
+        C3=[64, 128],
+        C4=[128, 256, 512],
+        C5=[512, 1024, 2048],
+        L2=[1, 2],
+        L3=[1],
+        L4=[1, 2, 3],
+        L5=[1, 3],
     )
 
 
 def _stemmed():
     """768 codes of ResNet-50 whose first block costs less at the stem's 64 channels than at 56."""
     return Space.of("resnet50").replace(
-        C2=[48, 56, 64, 128], C3=[128, 256], C4=[256, 512], C5=[512], B2=[1 / 8, 1 / 2], B3=[1 / 4],
-        B4=[1 / 8, 1 / 4, 3 / 8], B5=[1 / 8], L2=[1, 2], L3=[1, 3], L4=[1, 2], L5=[1, 2],
+        C2=[48, 56, 64, 128],
+        C3=[128, 256],
+        C4=[256, 512],
+        C5=[512],
+        B2=[1 / 8, 1 / 2],
+        B3=[1 / 4],
+        B4=[1 / 8, 1 / 4, 3 / 8],
+        B5=[1 / 8],
+        L2=[1, 2],
+        L3=[1, 3],
+        L4=[1, 2],
+        L5=[1, 2],
     )
 
 
@@ -44,8 +60,10 @@ def _all_codes(space):
 def _limits(space):
     costs = cost_array(space, _all_codes(space))
     return Limits(
-        min_macs=int(np.quantile(costs.macs, 0.4)), max_macs=int(np.quantile(costs.macs, 0.7)),
-        max_params=int(np.quantile(costs.params, 0.8)), max_activations=int(np.quantile(costs.activations, 0.9)),
+        min_macs=int(np.quantile(costs.macs, 0.4)),
+        max_macs=int(np.quantile(costs.macs, 0.7)),
+        max_params=int(np.quantile(costs.params, 0.8)),
+        max_activations=int(np.quantile(costs.activations, 0.9)),
     )
 
 
@@ -107,9 +125,13 @@ def test_no_feasible_code_is_lost_and_none_outside_is_drawn(seed, way, stemmed):
     every = _all_codes(space)
     costs = cost_array(space, every)
     low, high = np.sort(rng.choice(costs.macs, 2))
-    limits = Limits(min_macs=int(low), max_macs=int(high), max_params=int(rng.choice(costs.params)),
-                    max_activations=int(rng.choice(costs.activations)),
-                    max_depth=int(rng.choice(depth_array(space, every))))
+    limits = Limits(
+        min_macs=int(low),
+        max_macs=int(high),
+        max_params=int(rng.choice(costs.params)),
+        max_activations=int(rng.choice(costs.activations)),
+        max_depth=int(rng.choice(depth_array(space, every))),
+    )
     with pytest.MonkeyPatch.context() as patch:
         _force(patch, way, listing=True)
         patch.setattr(feasible, "_LIST", 10)
@@ -127,8 +149,9 @@ def test_a_latency_table_is_kept_exactly_whatever_it_holds(seed):
     table = LatencyTable({shape: float(rng.integers(1, 2000)) / 1000 for shape in space_shapes(space)})
     every = _all_codes(space)
     ms = np.array([table.of(space.code(row)) for row in every])
-    limits = Limits(max_latency=float(rng.choice(ms)), latency=table, max_macs=int(rng.choice(
-        cost_array(space, every).macs)))
+    limits = Limits(
+        max_latency=float(rng.choice(ms)), latency=table, max_macs=int(rng.choice(cost_array(space, every).macs))
+    )
     inside = every[(ms <= limits.max_latency) & (cost_array(space, every).macs <= limits.max_macs)]
     with pytest.MonkeyPatch.context() as patch:
         _force(patch, "halves", listing=True)
@@ -231,10 +254,13 @@ def test_the_same_seed_draws_the_same_codes():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"max_macs": 0}, "a limit is at least 1"), ({"min_params": 5, "max_params": 4}, "from 5 to 4 params"),
+        ({"max_macs": 0}, "a limit is at least 1"),
+        ({"min_params": 5, "max_params": 4}, "from 5 to 4 params"),
         ({"min_activations": 9, "max_activations": 3}, "from 9 to 3 activations"),
-        ({"max_latency": 3.0}, "nothing tells a code's latency"), ({"max_latency": -1.0, "latency": len}, "above 0"),
-        ({"latency": 3}, "it takes a LatencyTable"), ({"latency": {}}, "holds no block"),
+        ({"max_latency": 3.0}, "nothing tells a code's latency"),
+        ({"max_latency": -1.0, "latency": len}, "above 0"),
+        ({"latency": 3}, "it takes a LatencyTable"),
+        ({"latency": {}}, "holds no block"),
         ({"latency": {"stem": 1.0}}, "is no block"),
         ({"latency": {"mbconv_in16_out24_mid96_k3_s2_px112": 0}}, "milliseconds above 0"),
     ],

@@ -73,15 +73,41 @@ def test_keys_that_are_not_one_for_each_code_are_refused():
 
 def _mobile():
     return Space.of("mobilenetv2").replace(
-        C3=[12, 16], C4=[16, 24], C5=[32], C6=[48, 72], C7=[80], C8=[160, 240],
-        L3=[1, 2], L4=[1], L5=[1, 3], L6=[1], L7=[1, 2], L8=[1], T3=[3, 6], T4=[3], T5=[3], T6=[3, 6], T7=[6], T8=[3],
+        C3=[12, 16],
+        C4=[16, 24],
+        C5=[32],
+        C6=[48, 72],
+        C7=[80],
+        C8=[160, 240],
+        L3=[1, 2],
+        L4=[1],
+        L5=[1, 3],
+        L6=[1],
+        L7=[1, 2],
+        L8=[1],
+        T3=[3, 6],
+        T4=[3],
+        T5=[3],
+        T6=[3, 6],
+        T7=[6],
+        T8=[3],
     )
 
 
 def _stemmed():
     return Space.of("resnet50").replace(
-        C2=[48, 56, 64, 128], C3=[128, 256], C4=[256], C5=[512], B2=[1 / 8, 1 / 2], B3=[1 / 4], B4=[1 / 8, 1 / 4],
-        B5=[1 / 8], L2=[1, 2], L3=[1, 3], L4=[1, 2], L5=[1],
+        C2=[48, 56, 64, 128],
+        C3=[128, 256],
+        C4=[256],
+        C5=[512],
+        B2=[1 / 8, 1 / 2],
+        B3=[1 / 4],
+        B4=[1 / 8, 1 / 4],
+        B5=[1 / 8],
+        L2=[1, 2],
+        L3=[1, 3],
+        L4=[1, 2],
+        L5=[1],
     )
 
 
@@ -94,8 +120,10 @@ def test_a_drawn_set_is_judged_against_its_space(seed, stemmed, timed):
     costs = cost_array(space, space.rows(places))
     table = LatencyTable({shape: float(rng.integers(1, 900)) for shape in space_shapes(space)}) if timed else None
     limits = Limits(
-        max_macs=int(np.quantile(costs.macs, rng.uniform(0.2, 1))), max_params=int(rng.choice(costs.params)),
-        max_activations=int(rng.choice(costs.activations)), max_depth=40,
+        max_macs=int(np.quantile(costs.macs, rng.uniform(0.2, 1))),
+        max_params=int(rng.choice(costs.params)),
+        max_activations=int(rng.choice(costs.activations)),
+        max_depth=40,
         **({"latency": table, "max_latency": float(rng.integers(2000, 9000))} if table else {}),
     )
     drawn = draw_candidates(space, limits, 12, seed)
@@ -104,17 +132,24 @@ def test_a_drawn_set_is_judged_against_its_space(seed, stemmed, timed):
     place_of = {tuple(row): tuple(at) for at, row in zip(places, space.rows(places), strict=True)}
     for row, maximal in zip(drawn.codes, drawn.maximal, strict=True):
         at = np.array(place_of[tuple(row)])
-        larger = [at + step * np.eye(len(at), dtype=int)[j] for j in range(len(at))
-                  for step in range(1, len(space.axes[j]) - at[j])]
+        larger = [
+            at + step * np.eye(len(at), dtype=int)[j]
+            for j in range(len(at))
+            for step in range(1, len(space.axes[j]) - at[j])
+        ]
         assert maximal == (not any(_keeps(space, p, limits, table) for p in larger))
 
 
 def _keeps(space, place, limits, table):
     code = space.code(space.rows(place[None])[0])
     cost = code_cost(code)
-    return (cost.macs <= limits.max_macs and cost.params <= limits.max_params
-            and cost.activations <= limits.max_activations and depth(code) <= limits.max_depth
-            and (table is None or table.of(code) <= limits.max_latency))
+    return (
+        cost.macs <= limits.max_macs
+        and cost.params <= limits.max_params
+        and cost.activations <= limits.max_activations
+        and depth(code) <= limits.max_depth
+        and (table is None or table.of(code) <= limits.max_latency)
+    )
 
 
 def test_a_latency_function_holds_growth_back_too():

@@ -16,8 +16,24 @@ from bsszoo.codes.chain import space_shapes
 
 def _small():
     return Space.of("efficientnet_b0").replace(
-        C3=[16, 20], C4=[24, 32], C5=[48], C6=[56, 84], C7=[144], C8=[160, 240],
-        L3=[1, 2], L4=[1], L5=[1, 3], L6=[1], L7=[1, 2], L8=[1], T3=[3, 6], T4=[3], T5=[3], T6=[3, 6], T7=[6], T8=[3],
+        C3=[16, 20],
+        C4=[24, 32],
+        C5=[48],
+        C6=[56, 84],
+        C7=[144],
+        C8=[160, 240],
+        L3=[1, 2],
+        L4=[1],
+        L5=[1, 3],
+        L6=[1],
+        L7=[1, 2],
+        L8=[1],
+        T3=[3, 6],
+        T4=[3],
+        T5=[3],
+        T6=[3, 6],
+        T7=[6],
+        T8=[3],
     )
 
 
@@ -27,9 +43,13 @@ EVERY = SPACE.rows(np.array(list(itertools.product(*(range(len(axis)) for axis i
 
 def _figures(table):
     costs = cost_array(SPACE, EVERY)
-    return {"macs": costs.macs, "params": costs.params, "activations": costs.activations,
-            "depth": depth_array(SPACE, EVERY),
-            "latency": np.array([table.of(SPACE.code(row)) for row in EVERY])}
+    return {
+        "macs": costs.macs,
+        "params": costs.params,
+        "activations": costs.activations,
+        "depth": depth_array(SPACE, EVERY),
+        "latency": np.array([table.of(SPACE.code(row)) for row in EVERY]),
+    }
 
 
 def _table(seed):
@@ -51,8 +71,10 @@ def test_what_is_called_contradictory_is_and_what_is_called_exact_is_the_nearest
     if any(given_limits.get(f"min_{f}", 0) > given_limits.get(f"max_{f}", np.inf) for f in FIGURES):
         return
     limits = Limits(latency=TABLE, **given_limits)
-    kept = {(f, s): FIGURES[f] <= given_limits[f"{s}_{f}"] if s == "max" else FIGURES[f] >= given_limits[f"{s}_{f}"]
-            for f, s in chosen}
+    kept = {
+        (f, s): FIGURES[f] <= given_limits[f"{s}_{f}"] if s == "max" else FIGURES[f] >= given_limits[f"{s}_{f}"]
+        for f, s in chosen
+    }
     feasible = np.all(list(kept.values()), axis=0).any()
     ways = contradiction(SPACE, limits)
     assert not (ways and feasible)
@@ -89,7 +111,8 @@ def test_one_opposing_limit_gives_the_exact_nearest_code_of_a_huge_space():
 def test_a_limit_that_no_code_keeps_stands_by_itself():
     ways = contradiction(Space.of("mobilenetv2"), Limits(max_macs=10**9, max_params=1000, max_activations=10**9))
     assert [(w.figure, w.value, w.alone, w.exact) for w in ways] == [
-        ("params", code_cost(Space.of("mobilenetv2").smallest).params, True, True)]
+        ("params", code_cost(Space.of("mobilenetv2").smallest).params, True, True)
+    ]
 
 
 def test_limits_that_a_code_keeps_contradict_nothing():

@@ -81,8 +81,9 @@ def test_help_names_every_family_and_command(tmp_path):
 
 
 def test_compress_prints_the_table_and_the_commands(tmp_path):
-    done = _bsszoo("compress", "mobilenetv2", "--flops", "130M", "--trials", "8", "--batch", "4", "--no-latency",
-                   cwd=tmp_path)
+    done = _bsszoo(
+        "compress", "mobilenetv2", "--flops", "130M", "--trials", "8", "--batch", "4", "--no-latency", cwd=tmp_path
+    )
     assert done.returncode == 0
     for words in ("original", "uniform", "found 1", "2 x MACs", "not an accuracy", "bsszoo.create(", "report.html"):
         assert words in done.stdout
@@ -97,12 +98,30 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
         "import pathlib, time\n\n\ndef judge(code):\n    pathlib.Path(str(code)).touch()\n    time.sleep(0.5)\n"
         "    return float(sum(code.depths))\n"
     )
-    arguments = ["compress", "mobilenetv2", "--flops", "130M", "--trials", "12", "--batch", "4", "--no-latency",
-                 "--evaluator", "slow:judge", "--out", "run"]
-    process = subprocess.Popen([sys.executable, "-m", "bsszoo.cli.main", *arguments], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               # A shell gives what it starts in the background a SIGINT that is ignored.
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    arguments = [
+        "compress",
+        "mobilenetv2",
+        "--flops",
+        "130M",
+        "--trials",
+        "12",
+        "--batch",
+        "4",
+        "--no-latency",
+        "--evaluator",
+        "slow:judge",
+        "--out",
+        "run",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bsszoo.cli.main", *arguments],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell gives what it starts in the background a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     # Two controls and two trials are judged, and the third has begun.
     while len(list(tmp_path.glob("mobilenetv2_*"))) < 5 and process.poll() is None:
         time.sleep(0.02)

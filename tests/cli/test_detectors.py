@@ -24,8 +24,10 @@ def test_the_cost_of_a_detector_and_of_its_backbone_are_two_things() -> None:
     detector, backbone = json.loads(run("cost", "maskrcnn_resnet50_autobss", "resnet50_maskrcnn_autobss", "--json"))
     assert detector["macs"] == bsszoo.cost("maskrcnn_resnet50_autobss").macs == 116_868_809_216
     assert backbone["macs"] == bsszoo.cost("resnet50_maskrcnn_autobss").macs == 50_128_384_000
-    assert json.loads(run("cost", "resnet18", "--num-classes", "10", "--json"))[0]["params"] == bsszoo.cost(
-        "resnet18", num_classes=10).params
+    assert (
+        json.loads(run("cost", "resnet18", "--num-classes", "10", "--json"))[0]["params"]
+        == bsszoo.cost("resnet18", num_classes=10).params
+    )
     with pytest.raises(SettingsError, match="does not know detectors"):
         run("cost", "maskrcnn_resnet50", "--check")
 

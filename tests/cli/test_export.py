@@ -61,10 +61,14 @@ def test_random_weights_are_asked_for_and_said(tmp_path: Path, monkeypatch: pyte
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.pt2", "net.safetensors"]
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("resnet50", 'timm.create_model("resnet50"'), ("resnet18_c64-8-16-24_l1-1-1-1", "channels=[64, 8, 16, 24]"),
-    ("efficientnet_b1_autobss", "ir_r3_k3_s2_e6_c24_se0.25"),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet50", 'timm.create_model("resnet50"'),
+        ("resnet18_c64-8-16-24_l1-1-1-1", "channels=[64, 8, 16, 24]"),
+        ("efficientnet_b1_autobss", "ir_r3_k3_s2_e6_c24_se0.25"),
+    ],
+)
 def test_timms_words_build_the_network(name: str, words: str) -> None:
     script = run(name, "--timm")
     assert words in script

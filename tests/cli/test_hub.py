@@ -20,8 +20,14 @@ CODE = "resnet18_c64-8-16-24_l1-1-1-1"
 
 
 def run(endpoint: str, home: Path, *words: str, token: str | None = "hf_me") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "bsszoo", *words], capture_output=True, text=True, cwd=home,
-                          env={**hub_environment(endpoint, home / "cache", token), "OMP_NUM_THREADS": "1"}, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "bsszoo", *words],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env={**hub_environment(endpoint, home / "cache", token), "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
 
 
 @pytest.fixture

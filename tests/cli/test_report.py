@@ -31,8 +31,9 @@ def run(tmp_path_factory):
 def plain(tmp_path):
     """A study that nothing of ours made, in an SQLite file."""
     storage = f"sqlite:///{tmp_path / 'plain.db'}"
-    study = optuna.create_study(storage=storage, study_name="lr search", direction="minimize",
-                                sampler=optuna.samplers.RandomSampler(seed=0))
+    study = optuna.create_study(
+        storage=storage, study_name="lr search", direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0)
+    )
 
     def objective(trial):
         rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
@@ -183,7 +184,8 @@ def test_a_value_that_is_not_finite_is_left_out_and_that_is_said(tmp_path):
 def test_each_choice_of_a_parameter_stands_on_the_page(tmp_path):
     storage = f"sqlite:///{tmp_path / 's.db'}"
     optuna.create_study(storage=storage).optimize(
-        lambda t: {"x": 0, "y": 5, "z": 10}[t.suggest_categorical("k", ["x", "y", "z"])] + t.number / 100, n_trials=20)
+        lambda t: {"x": 0, "y": 5, "z": 10}[t.suggest_categorical("k", ["x", "y", "z"])] + t.number / 100, n_trials=20
+    )
     study = optuna.load_study(study_name=None, storage=storage)
     insight = study_view(study, storage).insight
     assert insight.effects[0].values.tolist() == [0, 1, 2]

@@ -42,8 +42,20 @@ def test_extremes_are_those_of_the_smallest_and_the_largest_code(family):
 
 def test_extremes_where_a_wider_stage_costs_less_than_a_narrower_one():
     # A ResNet-50 block as wide as the stem has no projection.
-    space = Space.of("resnet50").replace(C2=[56, 64], C3=[128], C4=[256], C5=[512], B2=[1 / 8], B3=[1 / 4], B4=[1 / 8],
-                                         B5=[1 / 8], L2=[1], L3=[1], L4=[1], L5=[1])
+    space = Space.of("resnet50").replace(
+        C2=[56, 64],
+        C3=[128],
+        C4=[256],
+        C5=[512],
+        B2=[1 / 8],
+        B3=[1 / 4],
+        B4=[1 / 8],
+        B5=[1 / 8],
+        L2=[1],
+        L3=[1],
+        L4=[1],
+        L5=[1],
+    )
     macs = [code_cost(space.code(row)).macs for row in space.rows(np.array([[0] * 12, [1] + [0] * 11]))]
     assert macs[0] > macs[1]
     assert Chain.of(space).extremes()[0][0] == min(macs)
@@ -56,7 +68,8 @@ def test_the_shapes_of_a_code_are_those_of_its_layers(family):
     blocks = [block for stage in stages_of(code) for block in stage.blocks()]
     shapes = block_shapes(code)
     assert [(s.kind, s.in_width, s.out_width, s.mid_width, s.stride) for s in shapes] == [
-        (b.kind, b.in_width, b.out_width, b.mid_width, b.stride) for b in blocks]
+        (b.kind, b.in_width, b.out_width, b.mid_width, b.stride) for b in blocks
+    ]
     assert set(shapes) <= set(space_shapes(space))
     # Their costs, layer by layer at the sizes that the shapes state, are the network's.
     assert sum(_macs(block, shape.size) for block, shape in zip(blocks, shapes, strict=True)) == code_cost(code).macs
@@ -75,8 +88,24 @@ def _macs(block, size):
 
 def test_every_shape_of_a_small_space_occurs_in_a_code():
     space = Space.of("efficientnet_b0").replace(
-        C3=[16, 20], C4=[24], C5=[48], C6=[56, 84], C7=[144], C8=[160], L3=[1, 2], L4=[1], L5=[1], L6=[1, 2], L7=[1],
-        L8=[1], T3=[3, 6], T4=[3], T5=[3], T6=[6], T7=[6], T8=[3],
+        C3=[16, 20],
+        C4=[24],
+        C5=[48],
+        C6=[56, 84],
+        C7=[144],
+        C8=[160],
+        L3=[1, 2],
+        L4=[1],
+        L5=[1],
+        L6=[1, 2],
+        L7=[1],
+        L8=[1],
+        T3=[3, 6],
+        T4=[3],
+        T5=[3],
+        T6=[6],
+        T7=[6],
+        T8=[3],
     )
     every = np.array([list(np.ndindex(*(len(axis) for axis in space.axes)))])[0]
     seen = Counter(shape for row in space.rows(every) for shape in block_shapes(space.code(row)))
@@ -106,7 +135,9 @@ def test_what_is_no_place_and_no_shape_is_told():
 
 def test_a_block_of_depth_one_needs_no_second_kind_of_block():
     space = Space.of("resnet18").replace(L2=[1], L3=[1], L4=[1], L5=[1])
-    assert all(shape.in_width != shape.out_width or shape.stride == 2 or shape.kind in ("stem", "basic")
-               for shape in space_shapes(space))
+    assert all(
+        shape.in_width != shape.out_width or shape.stride == 2 or shape.kind in ("stem", "basic")
+        for shape in space_shapes(space)
+    )
     code = Code.parse("resnet18_c64-128-256-512_l1-1-1-1")
     assert len(block_shapes(code)) == 6

@@ -62,9 +62,7 @@ class TestWrittenForms:
 
     def test_text_of_a_code_with_every_fixed_part(self) -> None:
         code = dataclasses.replace(MOBILENET, stem_width=16, stage2_width=12, stage2_depth=2, image_size=192)
-        assert str(code) == (
-            "mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6_stem16_stage2-12x2_px192"
-        )
+        assert str(code) == ("mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6_stem16_stage2-12x2_px192")
         assert str(dataclasses.replace(RESNET50, stride_in="1x1")).endswith("_b64-128-256-512_stride1x1")
 
     def test_fixed_parts_are_written_only_where_they_differ(self) -> None:
@@ -84,10 +82,23 @@ class TestThePapersForm:
         assert code.family == family
 
     @pytest.mark.parametrize("family", PAPER)
-    @pytest.mark.parametrize("form", [
-        "{}", "[{}]", "({})", "{{{}}}", "  {{ {} }}\n", "{family}{{{}}}", "{family} {{{}}}", "{family}: {}",
-        "{family}_{}", "{family} [{}]", "{family} {}", "{}, ",
-    ])
+    @pytest.mark.parametrize(
+        "form",
+        [
+            "{}",
+            "[{}]",
+            "({})",
+            "{{{}}}",
+            "  {{ {} }}\n",
+            "{family}{{{}}}",
+            "{family} {{{}}}",
+            "{family}: {}",
+            "{family}_{}",
+            "{family} [{}]",
+            "{family} {}",
+            "{}, ",
+        ],
+    )
     def test_brackets_blanks_and_the_familys_name_are_free(self, family: str, form: str) -> None:
         flat = PAPER[family].strip("{}")
         wanted = Code.parse(PAPER[family], family=family)
@@ -111,7 +122,11 @@ class TestThePapersForm:
         assert (RESNET50.stem_width, RESNET50.stage2_width, RESNET50.stage2_depth) == (64, 0, 0)
         assert (MOBILENET.stem_width, MOBILENET.stage2_width, MOBILENET.stage2_depth) == (32, 16, 1)
         assert {f: Code.parse(t, family=f).image_size for f, t in PAPER.items()} == {
-            "resnet18": 224, "resnet50": 224, "mobilenetv2": 224, "efficientnet_b0": 224, "efficientnet_b1": 240,
+            "resnet18": 224,
+            "resnet50": 224,
+            "mobilenetv2": 224,
+            "efficientnet_b0": 224,
+            "efficientnet_b1": 240,
         }
 
 
@@ -194,41 +209,47 @@ class TestErrors:
     def test_none_for_a_list_the_family_has_not_is_no_list(self) -> None:
         assert Code("resnet18", (64, 128, 256, 512), (2, 2, 2, 2), None, None) == RESNET18  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize(("data", "words"), [
-        ([1, 2], ["mapping", "list"]),
-        ({"family": "resnet18", "widths": [1, 1, 1, 1]}, ["'depths'", "family, widths"]),
-        ({}, ["'family'", "none"]),
-        (C4 | {"width": 3}, ["'width'", "widths"]),
-        (C4 | {3: 3}, ["3", "widths"]),
-    ])
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            ([1, 2], ["mapping", "list"]),
+            ({"family": "resnet18", "widths": [1, 1, 1, 1]}, ["'depths'", "family, widths"]),
+            ({}, ["'family'", "none"]),
+            (C4 | {"width": 3}, ["'width'", "widths"]),
+            (C4 | {3: 3}, ["3", "widths"]),
+        ],
+    )
     def test_a_dictionary_with_wrong_keys_names_them(self, data: object, words: list[str]) -> None:
         with pytest.raises(CodeError) as caught:
             Code.from_dict(data)  # type: ignore[arg-type]
         for word in words:
             assert word in str(caught.value)
 
-    @pytest.mark.parametrize(("text", "family", "words"), [
-        ("{64,128,256,512,2,2,2,2}", None, ["family", "resnet18", "mobilenetv2"]),
-        ("resnet18{64,128,256,512,2,2,2,2}", "resnet50", ["resnet18", "resnet50"]),
-        ("{64,128,256,512,2,2,2,2}", "resnet20", ["'resnet20'", "resnet"]),
-        ("mobilnetv2_c24-40", None, ["mobilnetv2_c24-40", "mobilenetv2"]),
-        ("mobilnetv2 {24,40}", None, ["mobilnetv2", "Did you mean 'mobilenetv2'"]),
-        ("", None, ["''", "mobilenetv2_c24"]),
-        ("resnet18", None, ["'c..'", "4 widths, 4 depths"]),
-        ("resnet18_", None, ["'c..'", "4 widths, 4 depths"]),
-        ("resnet18_c64-128-256-512", None, ["'l..'", "missing"]),
-        ("resnet18_c64-128-256-512_l2-2-2-2_c1", None, ["'c'", "twice"]),
-        ("resnet18_c64-128-256-512_l2-2-2-2_t6-6-6-6", None, ["no T entries"]),
-        ("resnet18_c64-128-256-512_l2-2-2-2_px224_px160", None, ["'px160'", "again"]),
-        ("resnet18_c64-128-256-512_l2-2-2-2_foo", None, ["'foo'", "stem.."]),
-        ("resnet18_c64-128-256-512_l2-2-2", None, ["3 depths", "4 are needed"]),
-        ("resnet18_c64-128--512_l2-2-2-2", None, ["'c64-128--512'", "c.."]),
-        ("{64,128,256,512,2,2,2}", "resnet18", ["8 entries", "7 were given"]),
-        ("{64,128,,256,512,2,2,2}", "resnet18", ["{64,128,,256,512,2,2,2}"]),
-        ("{64,128,-256,512,2,2,2,2}", "resnet18", ["-256"]),
-        ("{64.5,128,256,512,2,2,2,2}", "resnet18", ["64.5"]),
-        ("1" * 1001, "resnet18", ["1000 characters", "1001"]),
-    ])
+    @pytest.mark.parametrize(
+        ("text", "family", "words"),
+        [
+            ("{64,128,256,512,2,2,2,2}", None, ["family", "resnet18", "mobilenetv2"]),
+            ("resnet18{64,128,256,512,2,2,2,2}", "resnet50", ["resnet18", "resnet50"]),
+            ("{64,128,256,512,2,2,2,2}", "resnet20", ["'resnet20'", "resnet"]),
+            ("mobilnetv2_c24-40", None, ["mobilnetv2_c24-40", "mobilenetv2"]),
+            ("mobilnetv2 {24,40}", None, ["mobilnetv2", "Did you mean 'mobilenetv2'"]),
+            ("", None, ["''", "mobilenetv2_c24"]),
+            ("resnet18", None, ["'c..'", "4 widths, 4 depths"]),
+            ("resnet18_", None, ["'c..'", "4 widths, 4 depths"]),
+            ("resnet18_c64-128-256-512", None, ["'l..'", "missing"]),
+            ("resnet18_c64-128-256-512_l2-2-2-2_c1", None, ["'c'", "twice"]),
+            ("resnet18_c64-128-256-512_l2-2-2-2_t6-6-6-6", None, ["no T entries"]),
+            ("resnet18_c64-128-256-512_l2-2-2-2_px224_px160", None, ["'px160'", "again"]),
+            ("resnet18_c64-128-256-512_l2-2-2-2_foo", None, ["'foo'", "stem.."]),
+            ("resnet18_c64-128-256-512_l2-2-2", None, ["3 depths", "4 are needed"]),
+            ("resnet18_c64-128--512_l2-2-2-2", None, ["'c64-128--512'", "c.."]),
+            ("{64,128,256,512,2,2,2}", "resnet18", ["8 entries", "7 were given"]),
+            ("{64,128,,256,512,2,2,2}", "resnet18", ["{64,128,,256,512,2,2,2}"]),
+            ("{64,128,-256,512,2,2,2,2}", "resnet18", ["-256"]),
+            ("{64.5,128,256,512,2,2,2,2}", "resnet18", ["64.5"]),
+            ("1" * 1001, "resnet18", ["1000 characters", "1001"]),
+        ],
+    )
     def test_a_text_that_is_no_code_says_why(self, text: str, family: str | None, words: list[str]) -> None:
         with pytest.raises((CodeError, UnknownNameError)) as caught:
             Code.parse(text, family=family)
@@ -247,10 +268,39 @@ class TestErrors:
 
 
 # Arbitrary text, text near a code, and a code's text with one piece exchanged.
-_PIECES = st.sampled_from([
-    *FAMILY_NAMES, "_", "-", "{", "}", "[", "(", ",", " ", "  ", "c", "l", "t", "b", "px", "stem", "stage2", "stride",
-    "x", "0", "1", "64", "٣", "²", "İ", "\n", "\x00", "99999999999", ".",
-])
+_PIECES = st.sampled_from(
+    [
+        *FAMILY_NAMES,
+        "_",
+        "-",
+        "{",
+        "}",
+        "[",
+        "(",
+        ",",
+        " ",
+        "  ",
+        "c",
+        "l",
+        "t",
+        "b",
+        "px",
+        "stem",
+        "stage2",
+        "stride",
+        "x",
+        "0",
+        "1",
+        "64",
+        "٣",
+        "²",
+        "İ",
+        "\n",
+        "\x00",
+        "99999999999",
+        ".",
+    ]
+)
 _NEAR = st.lists(_PIECES, max_size=60).map("".join)
 
 
@@ -258,7 +308,7 @@ _NEAR = st.lists(_PIECES, max_size=60).map("".join)
 def _damaged(draw: st.DrawFn) -> str:
     text = str(draw(codes()))
     start = draw(st.integers(0, len(text)))
-    return text[:start] + draw(_NEAR) + text[draw(st.integers(start, len(text))):]
+    return text[:start] + draw(_NEAR) + text[draw(st.integers(start, len(text))) :]
 
 
 class TestFuzz:

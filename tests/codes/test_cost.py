@@ -11,18 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import FAMILY_NAMES, REGNETS, RESNETS, codes
 
-from bsszoo.codes import (
-    FAMILIES,
-    Code,
-    Cost,
-    Space,
-    code_cost,
-    cost_array,
-    depth,
-    depth_array,
-    layers_of,
-    stage_costs,
-)
+from bsszoo.codes import FAMILIES, Code, Cost, Space, code_cost, cost_array, depth, depth_array, layers_of, stage_costs
 from bsszoo.errors import CodeError, UnknownNameError
 
 SIZES = st.one_of(st.none(), st.integers(1, 600), st.tuples(st.integers(1, 600), st.integers(1, 600)))
@@ -40,13 +29,19 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
         narrow = code.bottlenecks or None
         return resnet(code.widths, code.depths, narrow, code.stem_width, stride_in=code.stride_in, **common)
     if code.family in REGNETS:
-        return regnet(code.widths, code.depths, code.group_widths, code.stem_width, squeeze=code.family == "regnety",
-                      **common)
+        return regnet(
+            code.widths, code.depths, code.group_widths, code.stem_width, squeeze=code.family == "regnety", **common
+        )
     squeeze = code.family != "mobilenetv2"
     return mbconv_net(
-        code.widths, code.depths, code.expansions, stem=code.stem_width, squeeze=squeeze,
+        code.widths,
+        code.depths,
+        code.expansions,
+        stem=code.stem_width,
+        squeeze=squeeze,
         stage2=(code.stage2_width, code.stage2_depth),
-        kernels=EFFICIENTNET_KERNELS if squeeze else MOBILENET_KERNELS, **common,
+        kernels=EFFICIENTNET_KERNELS if squeeze else MOBILENET_KERNELS,
+        **common,
     )
 
 
@@ -72,9 +67,13 @@ class TestAgainstTheIndependentCount:
     def test_published_parameter_counts_of_the_originals(self) -> None:
         # As torchvision prints them for resnet18, resnet50, mobilenet_v2, efficientnet_b0 and _b1, ..
         assert {f: code_cost(original(f)).params for f in FAMILIES} == {
-            "resnet18": 11_689_512, "resnet50": 25_557_032, "mobilenetv2": 3_504_872,
-            "efficientnet_b0": 5_288_548, "efficientnet_b1": 7_794_184,
-            "regnetx": 15_296_552, "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
+            "resnet18": 11_689_512,
+            "resnet50": 25_557_032,
+            "mobilenetv2": 3_504_872,
+            "efficientnet_b0": 5_288_548,
+            "efficientnet_b1": 7_794_184,
+            "regnetx": 15_296_552,
+            "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
         }
 
     def test_depths_of_the_originals(self) -> None:
@@ -94,8 +93,16 @@ class TestStages:
     def test_table_2_of_the_paper(self) -> None:
         rows = stage_costs(original("mobilenetv2"))
         assert [(r.number, r.width, r.depth) for r in rows] == [
-            (1, 32, 1), (2, 16, 1), (3, 24, 2), (4, 32, 3), (5, 64, 4), (6, 96, 3), (7, 160, 3), (8, 320, 1),
-            (9, 1280, 1), (9, 1000, 1),
+            (1, 32, 1),
+            (2, 16, 1),
+            (3, 24, 2),
+            (4, 32, 3),
+            (5, 64, 4),
+            (6, 96, 3),
+            (7, 160, 3),
+            (8, 320, 1),
+            (9, 1280, 1),
+            (9, 1000, 1),
         ]
         # The paper prints the size that enters a stage; the table here has the size that leaves it.
         assert [r.size[0] for r in rows] == [112, 112, 56, 28, 14, 14, 7, 7, 7, 1]
@@ -118,8 +125,12 @@ class TestStages:
 
 
 class TestArrays:
-    @given(st.lists(codes(max_width=3000, fixed_parts=False), min_size=1, max_size=6), SIZES, st.integers(1, 4),
-           st.integers(0, 300))
+    @given(
+        st.lists(codes(max_width=3000, fixed_parts=False), min_size=1, max_size=6),
+        SIZES,
+        st.integers(1, 4),
+        st.integers(0, 300),
+    )
     @settings(max_examples=150)
     def test_odd_codes_equal_the_scalar_count(
         self, several: list[Code], size: object, in_chans: int, num_classes: int
@@ -142,7 +153,7 @@ class TestArrays:
         for i, row in enumerate(rows):
             code = space.code(row)
             assert Cost(*(int(column[i]) for column in got)) == code_cost(code)
-            assert int(depth_array(space, rows[i:i + 1])[0]) == depth(code)
+            assert int(depth_array(space, rows[i : i + 1])[0]) == depth(code)
 
     def test_the_fixed_parts_of_the_space_count(self) -> None:
         whole = Space.of("resnet50")
@@ -167,13 +178,16 @@ class TestArrays:
     def test_no_codes_cost_nothing(self) -> None:
         assert [len(column) for column in cost_array("resnet18", np.empty((0, 8), int))] == [0, 0, 0]
 
-    @pytest.mark.parametrize(("rows", "words"), [
-        (np.ones((2, 7), int), r"\[n, 8\] .*C2, C3.* \[2, 7\]"),
-        (np.ones(8, int), r"\[n, 8\] .* \[8\]"),
-        (np.ones((1, 8)), "integers.*float64"),
-        ([[1] * 8, [1] * 7], "different lengths"),
-        (np.array([[64] * 4 + [2, 2, 2, 2], [64] * 4 + [2, 0, 2, 2]]), r"codes\[1, 5\] is 0, but L3 is at least 1"),
-    ])
+    @pytest.mark.parametrize(
+        ("rows", "words"),
+        [
+            (np.ones((2, 7), int), r"\[n, 8\] .*C2, C3.* \[2, 7\]"),
+            (np.ones(8, int), r"\[n, 8\] .* \[8\]"),
+            (np.ones((1, 8)), "integers.*float64"),
+            ([[1] * 8, [1] * 7], "different lengths"),
+            (np.array([[64] * 4 + [2, 2, 2, 2], [64] * 4 + [2, 0, 2, 2]]), r"codes\[1, 5\] is 0, but L3 is at least 1"),
+        ],
+    )
     def test_a_malformed_array_says_where(self, rows: object, words: str) -> None:
         for count in (cost_array, depth_array):
             with pytest.raises(CodeError, match=words):
@@ -234,10 +248,15 @@ class TestArguments:
     def test_numpy_sizes_count_as_integers(self) -> None:
         assert code_cost(original("resnet18"), np.int64(96)) == code_cost(original("resnet18"), 96)  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize(("arguments", "words"), [
-        ({"num_classes": -1}, "num_classes is -1.*from 0"), ({"num_classes": 1.5}, "num_classes is 1.5"),
-        ({"in_chans": 0}, "in_chans is 0.*from 1"), ({"in_chans": True}, "in_chans is True"),
-    ])
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"num_classes": -1}, "num_classes is -1.*from 0"),
+            ({"num_classes": 1.5}, "num_classes is 1.5"),
+            ({"in_chans": 0}, "in_chans is 0.*from 1"),
+            ({"in_chans": True}, "in_chans is True"),
+        ],
+    )
     def test_impossible_arguments_are_named(self, arguments: dict[str, object], words: str) -> None:
         with pytest.raises(CodeError, match=words):
             code_cost(original("resnet18"), **arguments)  # type: ignore[arg-type]

@@ -25,12 +25,20 @@ from bsszoo.codes.scaling import fit_scale, uniform_code
 from bsszoo.errors import CodeError
 from bsszoo.models.detectors import find_detector
 
-HEADS = (DetectorHead("maskrcnn"), DetectorHead("retinanet"), DetectorHead("retinanet", 5, "p5", 64),
-         DetectorHead("maskrcnn", 3, channels=32))
+HEADS = (
+    DetectorHead("maskrcnn"),
+    DetectorHead("retinanet"),
+    DetectorHead("retinanet", 5, "p5", 64),
+    DetectorHead("maskrcnn", 3, channels=32),
+)
 
 
-@given(family=st.sampled_from(sorted(FAMILIES)), head=st.sampled_from(HEADS), size=st.sampled_from((320, 800, 417)),
-       seed=st.integers(0, 1000))
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    head=st.sampled_from(HEADS),
+    size=st.sampled_from((320, 800, 417)),
+    seed=st.integers(0, 1000),
+)
 def test_the_terms_of_a_space_add_up_to_the_detectors_cost(
     family: str, head: DetectorHead, size: int, seed: int
 ) -> None:

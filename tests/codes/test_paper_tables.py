@@ -69,9 +69,9 @@ def test_a_row_of_table_3_or_4(family: str, entries: str, macs: str, params: str
 
 
 class TestReadingsThatTheTablesRuleOut:
-    @pytest.mark.parametrize(("entries", "macs"), [
-        ("32,64,128,512,1,2,8,5", 1836.6), ("32,32,128,1024,4,14,14,1", 1903.7),
-    ])
+    @pytest.mark.parametrize(
+        ("entries", "macs"), [("32,64,128,512,1,2,8,5", 1836.6), ("32,32,128,1024,4,14,14,1", 1903.7)]
+    )
     def test_a_resnet18_stem_of_64(self, entries: str, macs: float) -> None:
         code = replace(Code.parse(entries, family="resnet18"), stem_width=64)
         assert round(code_cost(code).macs / 1e6, 1) == macs
@@ -85,7 +85,6 @@ class TestReadingsThatTheTablesRuleOut:
     def test_a_full_size_stem_and_stage_2_at_130m(self, row: int, macs: float) -> None:
         code = replace(network(*TABLES_3_AND_4[row][:2]), stem_width=32, stage2_width=16)
         assert round(code_cost(code).macs / 1e6, 1) == macs
-
 
     @pytest.mark.parametrize(("row", "macs"), [(12, 685.7), (13, 672.6), (14, 682.7)])
     def test_squeeze_and_excitation_left_out_explains_one_row_and_breaks_two(self, row: int, macs: float) -> None:
@@ -102,10 +101,15 @@ class TestTable5:
     RETINA_AS_PRINTED = "192,384,768,1536,3,7,9,8,72,192,192,384"
     RETINA = "192,384,768,1536,3,7,9,8,72,96,192,384"
 
-    @pytest.mark.parametrize(("entries", "retina", "macs", "params"), [
-        (R50, False, "117B", "44M"), (MASK, False, "116B", "49M"), (R50, True, "146B", "38M"),
-        (RETINA, True, "146B", "41M"),
-    ])
+    @pytest.mark.parametrize(
+        ("entries", "retina", "macs", "params"),
+        [
+            (R50, False, "117B", "44M"),
+            (MASK, False, "116B", "49M"),
+            (R50, True, "146B", "38M"),
+            (RETINA, True, "146B", "41M"),
+        ],
+    )
     def test_a_row_with_the_stride_on_the_first_1x1(self, entries: str, retina: bool, macs: str, params: str) -> None:
         for ours, text in zip(detector(entries, retina=retina), (macs, params), strict=True):
             value, last_digit = printed(text)

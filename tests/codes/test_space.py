@@ -22,33 +22,36 @@ RESNET50 = ((64, 128, 256, 512), (64, 128, 256, 512), (320, 768, 1536, 3072), (1
 MOBILENET = ((4, 8, 16, 24, 40, 80), (12, 16, 32, 48, 80, 160), (32, 64, 128, 192, 320, 640), (5, 6, 7, 6, 6, 4))
 EFFICIENT = ((4, 8, 16, 28, 48, 80), (16, 24, 48, 56, 144, 160), (32, 64, 160, 280, 480, 640), (6, 6, 7, 7, 8, 5))
 PAPER = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1")
-MULTIPLES = {
-    "resnet50": RESNET50, "mobilenetv2": MOBILENET, "efficientnet_b0": EFFICIENT, "efficientnet_b1": EFFICIENT,
-}
+MULTIPLES = {"resnet50": RESNET50, "mobilenetv2": MOBILENET, "efficientnet_b0": EFFICIENT, "efficientnet_b1": EFFICIENT}
 
 # Tables 3, 4 and 5 as printed, without the stray 6 of MobileNetV2's first row.
 TABLE3 = {
     "resnet18": ["64,128,256,512,2,2,2,2", "32,64,128,512,1,2,8,5", "32,32,128,1024,4,14,14,1"],
     "resnet50": [
-        "256,512,1024,2048,3,4,6,3,64,128,256,512", "128,640,1024,3072,8,7,4,3,48,80,256,384",
+        "256,512,1024,2048,3,4,6,3,64,128,256,512",
+        "128,640,1024,3072,8,7,4,3,48,80,256,384",
         "128,256,768,2048,9,6,9,3,48,128,192,512",
     ],
     "mobilenetv2": [
-        "24,32,64,96,160,320,2,3,4,3,3,1,6,6,6,6,6,6", "20,48,80,144,200,480,2,4,3,2,5,1,3,3,3,6,3,3",
+        "24,32,64,96,160,320,2,3,4,3,3,1,6,6,6,6,6,6",
+        "20,48,80,144,200,480,2,4,3,2,5,1,3,3,3,6,3,3",
         "24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6",
     ],
     "efficientnet_b0": [
-        "24,40,80,112,192,320,2,2,3,3,4,1,6,6,6,6,6,6", "24,40,96,112,192,640,1,2,1,2,6,1,6,6,6,3,6,6",
+        "24,40,80,112,192,320,2,2,3,3,4,1,6,6,6,6,6,6",
+        "24,40,96,112,192,640,1,2,1,2,6,1,6,6,6,3,6,6",
         "28,48,80,140,144,240,3,1,4,2,6,3,3,3,6,3,6,6",
     ],
     "efficientnet_b1": [
-        "24,40,80,112,192,320,3,3,4,4,5,2,6,6,6,6,6,6", "16,24,128,140,240,400,4,6,2,4,5,2,3,3,3,3,6,6",
+        "24,40,80,112,192,320,3,3,4,4,5,2,6,6,6,6,6,6",
+        "16,24,128,140,240,400,4,6,2,4,5,2,3,3,3,3,6,6",
         "24,64,96,112,192,240,3,1,3,4,7,5,6,3,3,3,6,6",
     ],
 }
 TABLE4 = ["16,20,40,56,96,192,2,3,4,3,3,1,6,6,6,6,6,6", "16,20,40,56,96,288,1,4,6,1,6,1,3,6,6,3,6,6"]
 TABLE5 = [
-    "256,512,1024,2048,3,4,6,3,64,128,256,512", "192,512,512,1024,9,3,6,10,24,192,256,384",
+    "256,512,1024,2048,3,4,6,3,64,128,256,512",
+    "192,512,512,1024,9,3,6,10,24,192,256,384",
     "192,384,768,1536,3,7,9,8,72,192,192,384",
 ]
 
@@ -95,7 +98,9 @@ class TestSectionB22:
         space = Space.of("mobilenetv2").replace(ranges, L8=[1, 2, 3], T3=[3], T4=[6])
         every = {
             (*widths, 1, 1, 1, 1, 1, last, 3, 6, *thirds)
-            for widths in product(*space.widths) for last in (1, 2, 3) for thirds in product((3, 6), repeat=4)
+            for widths in product(*space.widths)
+            for last in (1, 2, 3)
+            for thirds in product((3, 6), repeat=4)
         }
         assert space.size == len(every) == 2**6 * 3 * 2**4
         assert set(map(tuple, space.sample(40_000, 0).tolist())) == every
@@ -126,8 +131,9 @@ class TestScaled:
     def test_by_0_6_the_steps_are_2_5_10_14_24_48(self) -> None:
         space = Space.of("mobilenetv2").scaled(0.6)
         steps = (2, 5, 10, 14, 24, 48)
-        for axis, step, whole, own in zip(space.widths, steps, Space.of("mobilenetv2").widths, MOBILENET[0],
-                                          strict=True):
+        for axis, step, whole, own in zip(
+            space.widths, steps, Space.of("mobilenetv2").widths, MOBILENET[0], strict=True
+        ):
             assert axis == tuple(step * (v // own) for v in whole)
         assert (space.stem_width, space.stage2_width, space.stage2_depth) == (16, 12, 1)
 
@@ -194,7 +200,8 @@ class TestMembership:
         assert Space.of("efficientnet_b0").reasons(b1) == ("it is a efficientnet_b1 code, not a efficientnet_b0 code",)
         caffe = Code.from_entries("resnet50", Space.of("resnet50").smallest.entries, stride_in="1x1", image_size=800)
         assert Space.of("resnet50").reasons(caffe) == (
-            "image_size is 800; it is 224 in this space", "stride_in is 1x1; it is 3x3 in this space",
+            "image_size is 800; it is 224 in this space",
+            "stride_in is 1x1; it is 3x3 in this space",
         )
         assert "resnet18" not in Space.of("resnet18")
 
@@ -216,22 +223,25 @@ class TestUserRanges:
         space = Space.of("resnet50").replace({"B2": [0.25, Fraction(1, 2)], "C2": [64, 128]})
         assert {code.bottlenecks[0] / code.widths[0] for code in map(space.code, space.sample(100, 0))} == {0.25, 0.5}
 
-    @pytest.mark.parametrize(("entries", "words"), [
-        ({"C9": [8]}, ["'C9'", "Known: C3, C4"]),
-        ({"B3": [8]}, ["'B3'"]),
-        ({"C3": []}, ["C3", "empty"]),
-        ({"C3": [0, 8]}, ["C3", "0, 8", "integers from 1"]),
-        ({"C3": [8.5]}, ["C3", "integers from 1"]),
-        ({"C3": [100_000]}, ["C3", "100000", "65536"]),
-        ({"L3": [1, 1001]}, ["L3", "1001", "1000"]),
-        ({"T3": [3, 100]}, ["T3", "100", "64"]),
-        ({"T3": [0.5]}, ["T3", "1/2"]),
-        ({"C3": 8}, ["C3", "8", "list of numbers"]),
-        ({"C3": ["a"]}, ["C3", "'a'", "list of numbers"]),
-        ({"C3": [float("inf")]}, ["C3", "inf", "list of numbers"]),
-        ({"C3": [float("nan")]}, ["C3", "nan", "list of numbers"]),
-        ({"C3": ["1/0"]}, ["C3", "1/0", "list of numbers"]),
-    ])
+    @pytest.mark.parametrize(
+        ("entries", "words"),
+        [
+            ({"C9": [8]}, ["'C9'", "Known: C3, C4"]),
+            ({"B3": [8]}, ["'B3'"]),
+            ({"C3": []}, ["C3", "empty"]),
+            ({"C3": [0, 8]}, ["C3", "0, 8", "integers from 1"]),
+            ({"C3": [8.5]}, ["C3", "integers from 1"]),
+            ({"C3": [100_000]}, ["C3", "100000", "65536"]),
+            ({"L3": [1, 1001]}, ["L3", "1001", "1000"]),
+            ({"T3": [3, 100]}, ["T3", "100", "64"]),
+            ({"T3": [0.5]}, ["T3", "1/2"]),
+            ({"C3": 8}, ["C3", "8", "list of numbers"]),
+            ({"C3": ["a"]}, ["C3", "'a'", "list of numbers"]),
+            ({"C3": [float("inf")]}, ["C3", "inf", "list of numbers"]),
+            ({"C3": [float("nan")]}, ["C3", "nan", "list of numbers"]),
+            ({"C3": ["1/0"]}, ["C3", "1/0", "list of numbers"]),
+        ],
+    )
     def test_impossible_ranges_are_named(self, entries: dict[str, object], words: list[str]) -> None:
         with pytest.raises(SpaceError) as caught:
             Space.of("mobilenetv2").replace(entries)  # type: ignore[arg-type]
@@ -242,12 +252,15 @@ class TestUserRanges:
         with pytest.raises(SpaceError, match=r"B2 would be 1/3 x 64 = 21\.3333.*change C2"):
             Space.of("resnet50").replace(B2=[Fraction(1, 3)])
 
-    @pytest.mark.parametrize(("change", "words"), [
-        ({"widths": ((8,),) * 5}, "6 ranges for C; 5 given"),
-        ({"depths": ((2, 1),) * 6}, "L3 is 2, 1; .* rising order"),
-        ({"thirds": ()}, "6 ranges for T; 0 given"),
-        ({"stem_width": 0}, "stem_width is 0"),
-    ])
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"widths": ((8,),) * 5}, "6 ranges for C; 5 given"),
+            ({"depths": ((2, 1),) * 6}, "L3 is 2, 1; .* rising order"),
+            ({"thirds": ()}, "6 ranges for T; 0 given"),
+            ({"stem_width": 0}, "stem_width is 0"),
+        ],
+    )
     def test_a_space_is_checked_where_it_is_made(self, change: dict[str, object], words: str) -> None:
         whole = Space.of("mobilenetv2")
         parts = {"widths": whole.widths, "depths": whole.depths, "thirds": whole.thirds} | change

@@ -21,9 +21,18 @@ from bsszoo.search import LatencyFunction, LatencyTable
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("130M", 130_000_000), ("130m", 130_000_000), ("0.13G", 130_000_000), ("1.8B", 1_800_000_000),
-        ("130e6", 130_000_000), ("130000000", 130_000_000), (" 130 M ", 130_000_000), ("60%", 600), ("2.5k", 2500),
-        (130_000_000, 130_000_000), (1.3e8, 130_000_000), (".5M", 500_000),
+        ("130M", 130_000_000),
+        ("130m", 130_000_000),
+        ("0.13G", 130_000_000),
+        ("1.8B", 1_800_000_000),
+        ("130e6", 130_000_000),
+        ("130000000", 130_000_000),
+        (" 130 M ", 130_000_000),
+        ("60%", 600),
+        ("2.5k", 2500),
+        (130_000_000, 130_000_000),
+        (1.3e8, 130_000_000),
+        (".5M", 500_000),
     ],
 )
 def test_amounts(text, value):
@@ -86,9 +95,12 @@ def test_a_latency_model_is_a_function_or_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((3, None, None), "--latency-table FILE or"), ((3, {}, len), "both given"),
+        ((3, None, None), "--latency-table FILE or"),
+        ((3, {}, len), "both given"),
         (("fast", None, len), "such as 12.5"),
-        ((0, None, len), "above 0"), ((True, None, len), "above 0"), ((3, None, 7), "latency is 7"),
+        ((0, None, len), "above 0"),
+        ((True, None, len), "above 0"),
+        ((3, None, 7), "latency is 7"),
     ],
 )
 def test_what_tells_no_latency_is_refused(arguments, words):
@@ -96,12 +108,15 @@ def test_what_tells_no_latency_is_refused(arguments, words):
         latency_limit(*arguments)
 
 
-@pytest.mark.parametrize(("network", "flops", "said"), [
-    ("mobilenetv2", "400M", "mobilenetv2 has 300.8M MACs; a budget of 400.0M would make it larger"),
-    ("mobilenetv2", "150%", "a budget of 451.2M would make it larger"),
-    (bsszoo.Code.parse("resnet18_c64-64-64-64_l1-1-1-1"), "1.8B", "resnet18_c64-64-64-64_l1-1-1-1 has"),
-    ("maskrcnn_resnet50", "130B", "maskrcnn_resnet50 has 117.1B MACs; a budget of 130.0B"),
-])
+@pytest.mark.parametrize(
+    ("network", "flops", "said"),
+    [
+        ("mobilenetv2", "400M", "mobilenetv2 has 300.8M MACs; a budget of 400.0M would make it larger"),
+        ("mobilenetv2", "150%", "a budget of 451.2M would make it larger"),
+        (bsszoo.Code.parse("resnet18_c64-64-64-64_l1-1-1-1"), "1.8B", "resnet18_c64-64-64-64_l1-1-1-1 has"),
+        ("maskrcnn_resnet50", "130B", "maskrcnn_resnet50 has 117.1B MACs; a budget of 130.0B"),
+    ],
+)
 def test_a_budget_that_would_make_the_network_larger_is_refused(
     network: Any, flops: str, said: str, tmp_path: Path
 ) -> None:

@@ -56,8 +56,7 @@ def test_the_best_code_and_the_uniform_network_are_trained_afresh_and_random_cod
     result = confirmed(judge, tmp_path, confirm=3)
     rows = result.confirmation.rows
     assert [(r.role, len(r.tests)) for r in rows] == [("uniform", 3), *[("random", 1)] * 3, ("found", 3)]
-    assert sorted(judge.calls, key=str) == sorted(
-        [(r.code, i) for r in rows for i in range(len(r.tests))], key=str)
+    assert sorted(judge.calls, key=str) == sorted([(r.code, i) for r in rows for i in range(len(r.tests))], key=str)
     assert rows[-1].code == result.best.code
     assert rows[-1].tests == tuple(sum(result.best.code.depths) + 0.01 * i for i in range(3))
     random = [r.code for r in rows if r.role == "random"]

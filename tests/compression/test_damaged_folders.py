@@ -20,8 +20,24 @@ SMALL = {"flops": "130M", "trials": 4, "batch": 4, "latency": False}
 NETWORK = "mobilenetv2"
 FILES = ("settings.json", "controls.json", "result.json", "trials.csv", "study.db", ".lock")
 #: What is put in the place of values, of whatever kind these were.
-STRANGE = (None, True, -1, 0, 1e308, 10**25, "", "x" * 5000, "\x1b[2J", [], [[]], {}, {"a": 1}, [None], "../../etc",
-           "os:getcwd")
+STRANGE = (
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    10**25,
+    "",
+    "x" * 5000,
+    "\x1b[2J",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    [None],
+    "../../etc",
+    "os:getcwd",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,8 +66,10 @@ def _seeds(few, many):
 def _use(folder):
     """Resume the run and write its page; only an error of ours may come, and it names the folder or the study."""
     said = []
-    for use in (lambda: report_study(str(folder), out=folder.parent / "page.html"),
-                lambda: bsszoo.compress(NETWORK, out=folder, **SMALL)):
+    for use in (
+        lambda: report_study(str(folder), out=folder.parent / "page.html"),
+        lambda: bsszoo.compress(NETWORK, out=folder, **SMALL),
+    ):
         try:
             use()
         except BssZooError as error:
@@ -64,7 +82,7 @@ def _use(folder):
 
 def _cut_off(file, rng):
     content = file.read_bytes()
-    file.write_bytes(content[:rng.randrange(max(len(content), 1))])
+    file.write_bytes(content[: rng.randrange(max(len(content), 1))])
 
 
 def _bits(file, rng):
@@ -94,7 +112,7 @@ def _swap(data, rng):
     places = []
 
     def walk(node):
-        for key in (node.keys() if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()):
+        for key in node.keys() if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
             places.append((node, key))
             walk(node[key])
 
@@ -109,11 +127,16 @@ def _swap(data, rng):
 
 
 _KINDS = {
-    "cut off": _cut_off, "bits": _bits, "empty": _text(b""), "directory": _directory,
-    "no UTF-8": _text(b"{\"a\": \"\xff\"}"),
-    "deep": _text(b"[" * 100_000), "deep object": _text(b'{"a":' * 50_000),
+    "cut off": _cut_off,
+    "bits": _bits,
+    "empty": _text(b""),
+    "directory": _directory,
+    "no UTF-8": _text(b'{"a": "\xff"}'),
+    "deep": _text(b"[" * 100_000),
+    "deep object": _text(b'{"a":' * 50_000),
     "digits": _text(b'{"a": ' + b"9" * 6000 + b"}"),
-    "a list": _text(b"[]"), "other keys": _text(b'{"trials": 3, "networks": 4, "confirmation": [], "finished": "x"}'),
+    "a list": _text(b"[]"),
+    "other keys": _text(b'{"trials": 3, "networks": 4, "confirmation": [], "finished": "x"}'),
 }
 
 
@@ -138,11 +161,17 @@ def test_values_of_other_kinds_in_the_files(finished, tmp_path, seed):
 
 
 _COLUMNS = (
-    ("study_user_attributes", "value_json"), ("study_system_attributes", "value_json"),
-    ("trial_user_attributes", "value_json"), ("trial_system_attributes", "value_json"),
-    ("trial_params", "distribution_json"), ("trial_params", "param_value"), ("trial_values", "value"),
+    ("study_user_attributes", "value_json"),
+    ("study_system_attributes", "value_json"),
+    ("trial_user_attributes", "value_json"),
+    ("trial_system_attributes", "value_json"),
+    ("trial_params", "distribution_json"),
+    ("trial_params", "param_value"),
+    ("trial_values", "value"),
     ("trials", "state"),
-    ("study_directions", "direction"), ("trials", "number"), ("trial_values", "value_type"),
+    ("study_directions", "direction"),
+    ("trials", "number"),
+    ("trial_values", "value_type"),
 )
 
 
@@ -226,14 +255,19 @@ def test_a_report_imports_and_calls_nothing_that_a_study_names(finished, tmp_pat
     (folder / "notes.py").write_text(_LOUD.format(mark=str(mark)))
     (folder / "table.json").write_text("{}")
     monkeypatch.chdir(folder)
-    for told in ({"latency_model": "notes:ms"}, {"latency_table": str(folder / "table.json")},
-                 {"evaluator": "notes:ms"}):
+    for told in (
+        {"latency_model": "notes:ms"},
+        {"latency_table": str(folder / "table.json")},
+        {"evaluator": "notes:ms"},
+    ):
         with closing(sqlite3.connect(folder / "study.db")) as database:
             [[value]] = database.execute(
-                "SELECT value_json FROM study_user_attributes WHERE key = 'settings'").fetchall()
+                "SELECT value_json FROM study_user_attributes WHERE key = 'settings'"
+            ).fetchall()
             settings = {**json.loads(value), "latency_ms": 1e6, **told}
-            database.execute("UPDATE study_user_attributes SET value_json = ? WHERE key = 'settings'",
-                             [json.dumps(settings)])
+            database.execute(
+                "UPDATE study_user_attributes SET value_json = ? WHERE key = 'settings'", [json.dumps(settings)]
+            )
             database.commit()
         page = report_study(".", out=tmp_path / "page.html").path.read_text()
         assert "The latencies that limited the run were told by" in page
@@ -245,8 +279,13 @@ def test_a_text_in_the_place_of_a_number_reaches_no_command_of_the_page(finished
     folder = tmp_path / "gift"
     shutil.copytree(finished, folder)
     data = json.loads((folder / "result.json").read_text())
-    data["training"] = {"folder": ".", "recipe": "r.yaml", "data": None, "in_chans": 3,
-                        "num_classes": '10)\nimport os; os.system("true"'}
+    data["training"] = {
+        "folder": ".",
+        "recipe": "r.yaml",
+        "data": None,
+        "in_chans": 3,
+        "num_classes": '10)\nimport os; os.system("true"',
+    }
     (folder / "result.json").write_text(json.dumps(data))
     with pytest.raises(SettingsError, match=r"result\.json cannot be used"):
         report_study(str(folder))

@@ -48,8 +48,9 @@ def test_any_function_judges_backbones(tmp_path: Path) -> None:
         seen.append(code)
         return -float(bsszoo.cost(f"retinanet_fpn64_{code}").params)
 
-    run = bsszoo.compress("retinanet_fpn64_mobilenetv2", flops="12.5B", evaluator=judge, trials=12,
-                          out=tmp_path / "run", slack=0.5)
+    run = bsszoo.compress(
+        "retinanet_fpn64_mobilenetv2", flops="12.5B", evaluator=judge, trials=12, out=tmp_path / "run", slack=0.5
+    )
     assert len(set(seen)) == 14  # the controls as well
     assert run.best.cost.params == min(t.cost.params for t in run.trials)
     assert all(t.cost.macs <= 12_500_000_000 for t in run.trials)
@@ -66,8 +67,9 @@ def test_a_detectors_search_is_judged_by_training_it(shapes: Path, tmp_path: Pat
     assert recipe.schedule.updates == 4
     detector = find_detector(SMALL)
     assert detector is not None
-    judge = DetectionEvaluator(recipe, str(shapes), tmp_path / "trainings", head=DetectorHead.of(detector),
-                               measure="box", device="cpu")
+    judge = DetectionEvaluator(
+        recipe, str(shapes), tmp_path / "trainings", head=DetectorHead.of(detector), measure="box", device="cpu"
+    )
     assert judge.info.measures.startswith("box AP [%] on 25% of the training pictures (6), held out, after 4 updates")
     run = bsszoo.compress(SMALL, flops="70%", evaluator=judge, trials=1, batch=1, confirm=1, out=tmp_path / "run")
     folder = judge.training_folder(run.best.code, 0)
@@ -109,7 +111,8 @@ def test_what_does_not_fit_is_said_before_any_training(shapes: Path, tmp_path: P
 def test_the_papers_recipe_is_shortened_to_epochs_in_proportion(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(
         "model: {name: maskrcnn_resnet50}\ndata: {train_split: train, val_split: val}\noptim: {lr: 0.02}\n"
-        "schedule: {updates: 270000, milestones: [210000, 250000], warmup_updates: 2500}\n")
+        "schedule: {updates: 270000, milestones: [210000, 250000], warmup_updates: 2500}\n"
+    )
     plan = detection_recipe("maskrcnn_resnet50", shapes, recipe=tmp_path / "s.yaml", epochs=100).schedule
     pictures = 22  # of 24 without those held out and those that show nothing
     assert plan.updates == pytest.approx(100 * pictures / 16, abs=10)

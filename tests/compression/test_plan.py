@@ -20,8 +20,9 @@ def _original(family):
 
 
 def _plan(family="mobilenetv2", macs=130_000_000, *, caps=STRUCTURAL_CAPS, params=None, candidates=2000, **more):
-    return make_plan(_original(family), Budget(macs, int(0.9 * macs), params), caps=caps, seed=0,
-                     candidates=candidates, **more)
+    return make_plan(
+        _original(family), Budget(macs, int(0.9 * macs), params), caps=caps, seed=0, candidates=candidates, **more
+    )
 
 
 def test_130m_gives_table_4s_grid_and_control():
@@ -169,15 +170,26 @@ def test_limits_on_activations_and_latency_that_nothing_keeps_are_named(budget, 
     known = {"table": LatencyTable(dict.fromkeys(shapes, 0.3)), "other": LatencyTable(dict.fromkeys(shapes[:9], 0.3))}
     model = known[latency] if isinstance(latency, str) else latency and LatencyFunction(latency)
     with pytest.raises(BudgetError) as error:
-        make_plan(_original("mobilenetv2"), Budget(130_000_000, 117_000_000, **budget), caps=Caps(), seed=0,
-                  candidates=50, latency=model)
+        make_plan(
+            _original("mobilenetv2"),
+            Budget(130_000_000, 117_000_000, **budget),
+            caps=Caps(),
+            seed=0,
+            candidates=50,
+            latency=model,
+        )
     assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_limits_that_contradict_each_other_name_the_nearest_code_for_each():
     with pytest.raises(BudgetError) as error:
-        make_plan(_original("mobilenetv2"), Budget(130_000_000, 117_000_000, None, 2_500_000),
-                  caps=Caps(params=(2.0, 3.0)), seed=0, strict=True)
+        make_plan(
+            _original("mobilenetv2"),
+            Budget(130_000_000, 117_000_000, None, 2_500_000),
+            caps=Caps(params=(2.0, 3.0)),
+            seed=0,
+            strict=True,
+        )
     text = str(error.value)
     assert "inside the caps asked for has at most 130.0M MACs" in text
     assert "at most 2.50M activations" in text

@@ -90,8 +90,16 @@ def test_a_page_is_written_when_what_told_the_latency_is_not_there(tmp_path, mon
 
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mylatency.py").write_text("def ms(code):\n    return sum(code.depths) / 2\n")
-    result = bsszoo.compress("resnet18", flops="60%", out=tmp_path / "run", max_latency=4.5, latency=False,
-                             latency_model="mylatency:ms", trials=4, batch=4)
+    result = bsszoo.compress(
+        "resnet18",
+        flops="60%",
+        out=tmp_path / "run",
+        max_latency=4.5,
+        latency=False,
+        latency_model="mylatency:ms",
+        trials=4,
+        batch=4,
+    )
     assert all(sum(t.code.depths) / 2 <= 4.5 for t in result.trials)
     assert result.best.predicted_ms == sum(result.best.code.depths) / 2
     (tmp_path / "mylatency.py").unlink()
@@ -103,8 +111,17 @@ def test_a_page_is_written_when_what_told_the_latency_is_not_there(tmp_path, mon
 
 
 def test_fewer_codes_than_trials_are_said_and_a_control_beyond_the_limit_too(tmp_path):
-    result = bsszoo.compress("resnet18", flops="60%", out=tmp_path, max_latency=2.1, latency=False, caps=Caps(),
-                             latency_model=lambda code: sum(code.depths) / 2, trials=400, batch=4)
+    result = bsszoo.compress(
+        "resnet18",
+        flops="60%",
+        out=tmp_path,
+        max_latency=2.1,
+        latency=False,
+        caps=Caps(),
+        latency_model=lambda code: sum(code.depths) / 2,
+        trials=400,
+        batch=4,
+    )
     assert len(result.trials) == result.candidates < 400
     assert any(f"Only {result.candidates} codes keep the limits: all were evaluated" in n for n in result.notes)
     uniform = next(n for n in result.networks if n.role == "uniform")
@@ -139,8 +156,11 @@ def test_a_finished_run_is_read_again_and_more_trials_extend_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"seed": 1}, "seed was 0 and now is 1"), ({"flops": "140M"}, "macs was 130000000 and now is 140000000"),
-     ({"batch": 6}, "batch was 4 and now is 6")],
+    [
+        ({"seed": 1}, "seed was 0 and now is 1"),
+        ({"flops": "140M"}, "macs was 130000000 and now is 140000000"),
+        ({"batch": 6}, "batch was 4 and now is 6"),
+    ],
 )
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, words):
     bsszoo.compress("mobilenetv2", out=tmp_path, **{**SMALL, "trials": 4})
@@ -225,8 +245,10 @@ def test_if_all_fail_the_run_ends_with_the_cause(tmp_path):
 
 def test_bad_arguments(tmp_path):
     for more, error, words in (
-        ({"trials": 0}, SettingsError, "--trials"), ({"seed": -1}, SettingsError, "--seed"),
-        ({"slack": 0.0}, BudgetError, "--slack"), ({"flops": "much"}, BudgetError, "--flops"),
+        ({"trials": 0}, SettingsError, "--trials"),
+        ({"seed": -1}, SettingsError, "--seed"),
+        ({"slack": 0.0}, BudgetError, "--slack"),
+        ({"flops": "much"}, BudgetError, "--flops"),
         ({"storage": "nowhere://x"}, SettingsError, "cannot be opened"),
         ({"evaluator": "no_such_module_here:f"}, UnknownNameError, "no_such_module_here"),
     ):
@@ -237,8 +259,13 @@ def test_bad_arguments(tmp_path):
 
 
 def test_a_zoo_name_and_a_percentage(tmp_path):
-    result = bsszoo.compress("resnet50_autobss", flops="50%", params="60%", out=tmp_path,
-                             **{k: v for k, v in {**SMALL, "trials": 4}.items() if k != "flops"})
+    result = bsszoo.compress(
+        "resnet50_autobss",
+        flops="50%",
+        params="60%",
+        out=tmp_path,
+        **{k: v for k, v in {**SMALL, "trials": 4}.items() if k != "flops"},
+    )
     original = result.networks[0]
     assert original.code == Code.parse("resnet50{128,256,768,2048,9,6,9,3,48,128,192,512}")
     assert all(t.cost.macs <= original.cost.macs // 2 + 1 for t in result.trials)

@@ -36,8 +36,9 @@ def test_any_folder_name_holds_its_own_study(tmp_path, name):
 def test_folders_of_one_name_share_a_storage_but_no_study(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     a = bsszoo.compress("mobilenetv2", evaluator=_blocks, storage=url, out=tmp_path / "a" / "run", **SMALL)
-    b = bsszoo.compress("mobilenetv2", evaluator=_blocks, storage=url, out=tmp_path / "b" / "run",
-                        **{**SMALL, "flops": "140M"})
+    b = bsszoo.compress(
+        "mobilenetv2", evaluator=_blocks, storage=url, out=tmp_path / "b" / "run", **{**SMALL, "flops": "140M"}
+    )
     assert len(optuna.get_all_study_names(url)) == 2
     assert {t.code for t in a.trials} != {t.code for t in b.trials}
 
@@ -54,8 +55,13 @@ def test_another_storage_or_a_lost_study_does_not_overwrite_results(tmp_path):
     bsszoo.compress("mobilenetv2", evaluator=_blocks, out=tmp_path / "run", **SMALL)
     kept = (tmp_path / "run" / "trials.csv").read_text()
     with pytest.raises(SettingsError, match="storage was None"):
-        bsszoo.compress("mobilenetv2", evaluator=_blocks, out=tmp_path / "run",
-                        storage=f"sqlite:///{tmp_path / 'other.db'}", **SMALL)
+        bsszoo.compress(
+            "mobilenetv2",
+            evaluator=_blocks,
+            out=tmp_path / "run",
+            storage=f"sqlite:///{tmp_path / 'other.db'}",
+            **SMALL,
+        )
     (tmp_path / "run" / "study.db").unlink()
     with pytest.raises(SettingsError, match="lists 4 trials and the study holds 0"):
         bsszoo.compress("mobilenetv2", evaluator=_blocks, out=tmp_path / "run", **SMALL)
@@ -68,8 +74,12 @@ def test_a_wrong_storage_is_said_before_candidates_are_drawn_and_a_failed_run_ma
 
     monkeypatch.setattr("bsszoo.compression.run.make_plan", drawn)
     monkeypatch.chdir(tmp_path)
-    for url in ("sqlite:///nowhere/search.db", f"journal://{tmp_path}/nowhere/search.log", "search.db",
-                "postgresql://nobody@127.0.0.1:1/none"):
+    for url in (
+        "sqlite:///nowhere/search.db",
+        f"journal://{tmp_path}/nowhere/search.log",
+        "search.db",
+        "postgresql://nobody@127.0.0.1:1/none",
+    ):
         with pytest.raises(SettingsError, match="cannot be opened"):
             bsszoo.compress("mobilenetv2", evaluator=_blocks, storage=url, **SMALL)
     for url in ("sqlite:///search.db", f"journal://{tmp_path}/search.log"):

@@ -39,10 +39,26 @@ def _blocks(code):
 
 
 def _command(folder, *options, expect=0):
-    command = [sys.executable, "-c", "from bsszoo.cli.main import main; main()", "compress", "resnet18", "--flops",
-               "60%", "--no-latency", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONWARNINGS": "ignore"}, timeout=300)
+    command = [
+        sys.executable,
+        "-c",
+        "from bsszoo.cli.main import main; main()",
+        "compress",
+        "resnet18",
+        "--flops",
+        "60%",
+        "--no-latency",
+        *options,
+    ]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        timeout=300,
+    )
     assert done.returncode == expect, done.stderr
     return done
 
@@ -63,13 +79,25 @@ def test_two_commands_share_one_search_through_a_grpc_proxy(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = ("from optuna.storages import run_grpc_proxy_server\nfrom bsszoo.study import open_storage\n"
-              f"run_grpc_proxy_server(open_storage('sqlite:///{tmp_path}/search.db'), host='127.0.0.1', port={port})")
+    script = (
+        "from optuna.storages import run_grpc_proxy_server\nfrom bsszoo.study import open_storage\n"
+        f"run_grpc_proxy_server(open_storage('sqlite:///{tmp_path}/search.db'), host='127.0.0.1', port={port})"
+    )
     server = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         with ThreadPoolExecutor(2) as both:
-            shared = ("--evaluator", "mine:judge", "--trials", "12", "--batch", "6", "--storage",
-                      f"grpc://127.0.0.1:{port}", "--study", "s")
+            shared = (
+                "--evaluator",
+                "mine:judge",
+                "--trials",
+                "12",
+                "--batch",
+                "6",
+                "--storage",
+                f"grpc://127.0.0.1:{port}",
+                "--study",
+                "s",
+            )
             runs = [both.submit(_command, tmp_path, *shared, "--workers", n, "--out", f"run{n}") for n in ("1", "2")]
             for run in runs:
                 run.result()
@@ -107,8 +135,9 @@ def test_two_folders_share_one_study_and_each_holds_the_result(tmp_path):
 
     first = bsszoo.compress("mobilenetv2", evaluator=judge, storage=url, study="s", out=tmp_path / "a", **SMALL)
     assert len(calls) == 4 + 2
-    second = bsszoo.compress("mobilenetv2", evaluator=judge, storage=url, study="s", out=tmp_path / "b",
-                             **{**SMALL, "trials": 6})
+    second = bsszoo.compress(
+        "mobilenetv2", evaluator=judge, storage=url, study="s", out=tmp_path / "b", **{**SMALL, "trials": 6}
+    )
     assert len(calls) == 8  # two more trials, and no control once more
     assert second.trials[:4] == first.trials
     assert second.networks[0].score == first.networks[0].score
@@ -121,8 +150,9 @@ def test_what_differs_from_the_shared_study_is_named(tmp_path):
     with pytest.raises(SettingsError, match="seed was 0 and now is 1"):
         bsszoo.compress("mobilenetv2", evaluator=_blocks, storage=url, study="s", out=tmp_path / "b", seed=1, **SMALL)
     with pytest.raises(SettingsError, match="search was 'default' and now is 'paper'"):
-        bsszoo.compress("mobilenetv2", evaluator=_blocks, storage=url, study="s", out=tmp_path / "c", search="paper",
-                        **SMALL)
+        bsszoo.compress(
+            "mobilenetv2", evaluator=_blocks, storage=url, study="s", out=tmp_path / "c", search="paper", **SMALL
+        )
 
 
 def test_a_study_of_something_else_is_left_alone(tmp_path, monkeypatch):
@@ -184,9 +214,13 @@ def test_the_traceback_of_a_failed_trial_is_in_the_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"study": "s"}, "--study is 's' without --storage"), ({"workers": 0}, "--workers is 0"),
-     ({"grace": 0.0}, "--grace"), ({"search": "random"}, "--search is 'random'"),
-     ({"study": " ", "storage": "sqlite:///x.db"}, "--study is ' '")],
+    [
+        ({"study": "s"}, "--study is 's' without --storage"),
+        ({"workers": 0}, "--workers is 0"),
+        ({"grace": 0.0}, "--grace"),
+        ({"search": "random"}, "--search is 'random'"),
+        ({"study": " ", "storage": "sqlite:///x.db"}, "--study is ' '"),
+    ],
 )
 def test_settings_that_make_no_sense_are_named(tmp_path, settings, words):
     with pytest.raises(SettingsError, match=words):

@@ -38,14 +38,17 @@ def test_of_two_equal_groups_better_or_worse_is_said_about_once_in_twenty_times(
     assert 0.02 < claims < 0.06
 
 
-@pytest.mark.parametrize(("found", "control", "word"), [
-    ([91.0, 91.1, 91.2], [90.0, 90.1, 90.2], "is better than the other"),
-    ([90.0, 90.1, 90.2], [91.0, 91.1, 91.2], "is worse than the other"),
-    ([90.0, 91.0, 92.0], [90.1, 90.9, 91.7], "is not distinguishable from the other"),
-    ([95.0], [90.0], "nothing is claimed"),
-    ([95.0], [90.0, 90.1, 90.2], "nothing is claimed"),
-    ([95.0, 95.0], [90.0, 90.0], "nothing is claimed"),
-])
+@pytest.mark.parametrize(
+    ("found", "control", "word"),
+    [
+        ([91.0, 91.1, 91.2], [90.0, 90.1, 90.2], "is better than the other"),
+        ([90.0, 90.1, 90.2], [91.0, 91.1, 91.2], "is worse than the other"),
+        ([90.0, 91.0, 92.0], [90.1, 90.9, 91.7], "is not distinguishable from the other"),
+        ([95.0], [90.0], "nothing is claimed"),
+        ([95.0], [90.0, 90.1, 90.2], "nothing is claimed"),
+        ([95.0, 95.0], [90.0, 90.0], "nothing is claimed"),
+    ],
+)
 def test_the_words_obey_the_interval(found, control, word):
     text = verdict(found, control, "the other")
     assert word in text

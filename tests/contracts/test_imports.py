@@ -28,11 +28,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": BELOW_NETS | {"files", "models"},
     "predict": BELOW_NETS | {"files", "train", "detection", "models"},
     "hub": BELOW_NETS | {"files", "models", "train", "report"},
-    "compression": BELOW_NETS | {
-        "files", "candidates", "search", "study", "models", "train", "detection", "evaluate", "report"},
-    "cli": BELOW_NETS | {
-        "candidates", "study", "models", "evaluate", "train", "detection", "export", "hub", "report",
-        "predict", "compression"},
+    "compression": BELOW_NETS
+    | {"files", "candidates", "search", "study", "models", "train", "detection", "evaluate", "report"},
+    "cli": BELOW_NETS
+    | {
+        "candidates",
+        "study",
+        "models",
+        "evaluate",
+        "train",
+        "detection",
+        "export",
+        "hub",
+        "report",
+        "predict",
+        "compression",
+    },
 }
 
 

@@ -61,12 +61,14 @@ def test_a_detector_is_shown_what_torchvision_would_show_it(shapes: Path, tmp_pa
         made = batches(shapes, recipe)
         for update in range(4):
             for (pixels, target), file in zip(
-                    next(made.between(update, update + 1)), made.again(update, 0)["files"], strict=True):
+                next(made.between(update, update + 1)), made.again(update, 0)["files"], strict=True
+            ):
                 picture = by_name[Path(file).name]
                 own = theirs.loadAnns(theirs.getAnnIds(picture["id"], iscrowd=False))
                 size = (picture["height"], picture["width"])
-                boxes = tv_tensors.BoundingBoxes(torch.tensor([a["bbox"] for a in own]), format="XYWH",
-                                                 canvas_size=size)
+                boxes = tv_tensors.BoundingBoxes(
+                    torch.tensor([a["bbox"] for a in own]), format="XYWH", canvas_size=size
+                )
                 boxes = v2.functional.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
                 masks = tv_tensors.Mask(np.stack([theirs.annToMask(a) for a in own]))
                 image = tv_tensors.Image(Image.open(file))
@@ -97,9 +99,9 @@ def test_an_epoch_shows_every_picture_once_and_keeps_wide_and_tall_ones_apart(sh
     assert all(len({tall[f] for f in files}) == 1 for files in passes)
     whole = sum(n // 2 for n in Counter(tall.values()).values())
     for epoch in range(2):
-        seen = [f for files in passes[epoch * whole:(epoch + 1) * whole] for f in files]
+        seen = [f for files in passes[epoch * whole : (epoch + 1) * whole] for f in files]
         assert len(seen) == len(set(seen)) == 2 * whole
-    assert passes[:whole] != passes[whole:2 * whole]
+    assert passes[:whole] != passes[whole : 2 * whole]
 
 
 def test_too_few_pictures_of_one_shape_for_a_pass_go_with_the_others(shapes: Path, tmp_path: Path) -> None:
@@ -115,12 +117,14 @@ def test_too_few_pictures_of_one_shape_for_a_pass_go_with_the_others(shapes: Pat
 def test_null_and_odd_values_are_as_absent_or_named(shapes: Path, tmp_path: Path) -> None:
     root = broken(shapes, tmp_path, lambda d: d["annotations"][0].update(area=None, iscrowd=None))
     assert len(open_coco(PART, root, masks=True)[0])
-    for number, (change, words) in enumerate({
-        "owner": (lambda d: d["annotations"][0].update(image_id=[1]), "there is no picture with the id \\[1\\]"),
-        "kind": (lambda d: d["annotations"][0].update(category_id=None), "there is no category with the id None"),
-        "area": (lambda d: d["annotations"][0].update(area="big"), "its area is 'big'"),
-        "ids": (lambda d: d["images"][0].update(id="1"), "all whole numbers or all texts; there are int, str"),
-    }.values()):
+    for number, (change, words) in enumerate(
+        {
+            "owner": (lambda d: d["annotations"][0].update(image_id=[1]), "there is no picture with the id \\[1\\]"),
+            "kind": (lambda d: d["annotations"][0].update(category_id=None), "there is no category with the id None"),
+            "area": (lambda d: d["annotations"][0].update(area="big"), "its area is 'big'"),
+            "ids": (lambda d: d["images"][0].update(id="1"), "all whole numbers or all texts; there are int, str"),
+        }.values()
+    ):
         with pytest.raises(DataError, match=words):
             open_coco(PART, broken(shapes, tmp_path / str(number), change), masks=True)
 
@@ -175,21 +179,29 @@ def whole(data: dict[str, Any], counts: Any) -> dict[str, Any]:
     """Runs of the first picture; to a list is added what is left."""
     picture = next(i for i in data["images"] if i["id"] == data["annotations"][0]["image_id"])
     area = picture["width"] * picture["height"]
-    return {"size": [picture["height"], picture["width"]],
-            "counts": [*counts, area - sum(counts)] if isinstance(counts, list) else counts}
+    return {
+        "size": [picture["height"], picture["width"]],
+        "counts": [*counts, area - sum(counts)] if isinstance(counts, list) else counts,
+    }
 
 
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "box": (lambda d: d["annotations"][2].update(bbox=[90, 10, 500, 20]),
-            r"annotation 3 of 0000\d\d\.jpg: its box \[90, 10, 500, 20\] reaches outside the picture of \d+ x \d+ px"),
+    "box": (
+        lambda d: d["annotations"][2].update(bbox=[90, 10, 500, 20]),
+        r"annotation 3 of 0000\d\d\.jpg: its box \[90, 10, 500, 20\] reaches outside the picture of \d+ x \d+ px",
+    ),
     "empty box": (lambda d: d["annotations"][0].update(bbox=[5, 5, 0, 9]), r"annotation 1 .*\[5, 5, 0, 9\] is empty"),
     "no box": (lambda d: d["annotations"][0].update(bbox=[5, 5, None, 9]), r"a box is four numbers"),
     "polygon": (lambda d: polygon(d).update(segmentation=[[1, 2, 3, 4]]), r"its polygon \[1, 2, 3, 4\] is empty"),
     "outline": (lambda d: polygon(d).update(segmentation=[]), r"it has no outline"),
-    "mask": (lambda d: d["annotations"][1].update(segmentation={"size": [1, 1], "counts": [1]}),
-             r"annotation 2 .*its mask is of \[1, 1\], and the picture of \[\d+, \d+\] px"),
-    "box at the edge": (lambda d: d["annotations"][0].update(bbox=[-0.9, 10, 0.9, 20]),
-                        r"annotation 1 .*nothing of its box \[-0\.9, 10, 0\.9, 20\] lies in the picture"),
+    "mask": (
+        lambda d: d["annotations"][1].update(segmentation={"size": [1, 1], "counts": [1]}),
+        r"annotation 2 .*its mask is of \[1, 1\], and the picture of \[\d+, \d+\] px",
+    ),
+    "box at the edge": (
+        lambda d: d["annotations"][0].update(bbox=[-0.9, 10, 0.9, 20]),
+        r"annotation 1 .*nothing of its box \[-0\.9, 10, 0\.9, 20\] lies in the picture",
+    ),
     "thin box": (lambda d: d["annotations"][0].update(bbox=[50, 10, 1e-9, 20]), "nothing of its box"),
     "runs": (lambda d: d["annotations"][0].update(segmentation=whole(d, [-100, 100])), "are not whole numbers from 0"),
     "parts of runs": (lambda d: d["annotations"][0].update(segmentation=whole(d, [0.5])), "are not whole numbers"),
@@ -198,8 +210,10 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "picture": (lambda d: d["annotations"][4].update(image_id=999), r"annotation 5: there is no picture with the id"),
     "twice": (lambda d: d["images"].append(d["images"][0]), r"has several pictures with the id 1"),
     "id": (lambda d: d["annotations"][6].update(id=6), "annotation 6 .*another annotation has the same id"),
-    "corners": (lambda d: [a.update(bbox=[a["bbox"][0], a["bbox"][1], 158.0, 158.0]) for a in d["annotations"]],
-                "They look like corners; COCO's boxes are"),
+    "corners": (
+        lambda d: [a.update(bbox=[a["bbox"][0], a["bbox"][1], 158.0, 158.0]) for a in d["annotations"]],
+        "They look like corners; COCO's boxes are",
+    ),
     "no outlines": (lambda d: [a.pop("segmentation") for a in d["annotations"]], "A RetinaNet .* takes boxes alone"),
     "file": (lambda d: d["images"][3].update(file_name="gone.jpg"), r"lists 24 pictures, but there is no .*gone\.jpg"),
     "size": (lambda d: d["images"][3].update(width=0), r"has the size 0 x \d+"),
@@ -227,8 +241,10 @@ def test_broken_annotations_can_be_left_out_and_are_counted(shapes: Path, tmp_pa
     train, _ = open_coco(CocoPart(train_split="train", val_split="val", broken="skip"), root, masks=True)
     whole, _ = open_coco(PART, shapes, masks=True)
     assert sum(len(own) for _, own in train) == sum(len(own) for _, own in whole) - 2
-    assert any("instances_train.json are left out (1 with an empty box, 1 of an unknown "
-               "category)" in note for note in train.notes)
+    assert any(
+        "instances_train.json are left out (1 with an empty box, 1 of an unknown category)" in note
+        for note in train.notes
+    )
 
 
 def test_retinanet_takes_annotations_without_outlines(shapes: Path, tmp_path: Path) -> None:

@@ -15,8 +15,12 @@ from bsszoo.train.strict import paths
 
 FILES = sorted((ROOT / "recipes" / "coco").glob("*.yaml"))
 # Table 5, in millions, of models with so many outputs.
-PARAMS = {"maskrcnn_resnet50": 44.455, "maskrcnn_resnet50_autobss": 49.207, "retinanet_resnet50": 37.969,
-          "retinanet_resnet50_autobss": 41.313}
+PARAMS = {
+    "maskrcnn_resnet50": 44.455,
+    "maskrcnn_resnet50_autobss": 49.207,
+    "retinanet_resnet50": 37.969,
+    "retinanet_resnet50_autobss": 41.313,
+}
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 
 
@@ -40,9 +44,14 @@ def test_it_says_what_the_paper_says(file: Path) -> None:
     assert (optim.name, optim.peak_lr, optim.weight_decay, optim.momentum) == ("sgd", 0.02, 0.0001, 0.9)
     assert (plan.updates, plan.warmup_updates, plan.milestones, plan.decay) == (270_000, 2_500, (210_000, 250_000), 0.1)
     assert (recipe.augment.hflip, data.image_size, data.train_split, data.val_split) == (
-        0.5, 800, "train2017", "val2017")
+        0.5,
+        800,
+        "train2017",
+        "val2017",
+    )
     assert bsszoo.cost(file.stem, num_classes=recipe.model.num_classes).params / 1e6 == pytest.approx(
-        PARAMS[file.stem], abs=1e-3)
+        PARAMS[file.stem], abs=1e-3
+    )
 
 
 @each_file

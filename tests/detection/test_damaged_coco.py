@@ -158,8 +158,9 @@ def test_outlines_that_reach_out_a_little_are_right(few: Path, tmp_path: Path) -
     assert len(train)
 
 
-@pytest.mark.parametrize("text", ["", "[", "null", "[" * 200_000, '{"a": ' * 50_000, '{"images": ' + "1" * 5000 + "}",
-                                  "\x00", "NaN"])
+@pytest.mark.parametrize(
+    "text", ["", "[", "null", "[" * 200_000, '{"a": ' * 50_000, '{"images": ' + "1" * 5000 + "}", "\x00", "NaN"]
+)
 def test_what_is_no_json_is_refused_with_the_files_name(few: Path, tmp_path: Path, text: str) -> None:
     root = changed(few, tmp_path, lambda _: None)
     file = root / "annotations" / "instances_train.json"
@@ -195,7 +196,7 @@ def test_coded_runs_that_are_taken_are_drawn_as_pycocotools_draws_them(
     # Right ones, and right ones with a character changed.
     if data.draw(st.booleans()):
         place = data.draw(st.integers(0, len(coded) - 1))
-        coded = coded[:place] + chr(data.draw(st.integers(48, 111))) + coded[place + 1:]
+        coded = coded[:place] + chr(data.draw(st.integers(48, 111))) + coded[place + 1 :]
         flat = None
     picture = {"id": 1, "file_name": "a.jpg", "width": width, "height": height}
     outline = {"size": [height, width], "counts": coded}
@@ -214,8 +215,9 @@ def test_mutations_of_a_right_file_are_read_or_refused(few: Path, tmp_path: Path
     root = tmp_path / "shapes"
     shutil.copytree(few, root)
     fuzzer = Path(__file__).with_name("coco_fuzzer.py")
-    done = subprocess.run([sys.executable, str(fuzzer), str(root), "0", "300"], env=environment(),
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(fuzzer), str(root), "0", "300"], env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     ends = json.loads(done.stdout)
     assert ends.keys() == {"read", "refused"}

@@ -55,21 +55,27 @@ class Shaken(nn.Module):
                     dx, dy = self.rng.normal(0, self.shift, 2)
                     boxes.append([x + dx, y + dy, x + w + dx, y + h + dy])
                     wrong = self.shift and self.rng.random() < 0.1
-                    labels.append(int(self.rng.integers(1, 5)) if wrong else
-                                  self.labels.label(annotation["category_id"]))
+                    labels.append(
+                        int(self.rng.integers(1, 5)) if wrong else self.labels.label(annotation["category_id"])
+                    )
                     masks.append(np.roll(mask_of(annotation, height, width), (int(dy), int(dx)), (0, 1)))
             scores = self.rng.uniform(0.05, 1, len(boxes))
-            out.append({
-                "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), "labels": torch.tensor(labels),
-                "scores": torch.tensor(scores, dtype=torch.float32),
-                "masks": torch.tensor(np.array(masks, dtype=np.float32)).reshape(-1, 1, height, width)})
+            out.append(
+                {
+                    "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                    "labels": torch.tensor(labels),
+                    "scores": torch.tensor(scores, dtype=torch.float32),
+                    "masks": torch.tensor(np.array(masks, dtype=np.float32)).reshape(-1, 1, height, width),
+                }
+            )
         return out
 
 
 def measured(split: CocoSplit, shift: float) -> DetectionFigures:
     model = Shaken(split, shift)
-    found = evaluate_detector(model, evaluation_loader(split, DetectionRun(workers=0), CPU), split, model.labels, CPU,
-                              masks=True)
+    found = evaluate_detector(
+        model, evaluation_loader(split, DetectionRun(workers=0), CPU), split, model.labels, CPU, masks=True
+    )
     assert found is not None
     return found
 
@@ -82,9 +88,15 @@ def results(split: CocoSplit, shift: float) -> list[dict[str, Any]]:
         for box, label, score, mask in zip(*(found[k] for k in ("boxes", "labels", "scores", "masks")), strict=True):
             runs = coder.encode(np.asfortranarray(mask[0].numpy().astype(np.uint8)))
             left, top, right, bottom = box.tolist()
-            out.append({"image_id": picture["id"], "category_id": (0, 1, 2, 4, 7)[int(label)], "score": float(score),
-                        "bbox": [left, top, right - left, bottom - top],
-                        "segmentation": {"size": runs["size"], "counts": runs["counts"].decode()}})
+            out.append(
+                {
+                    "image_id": picture["id"],
+                    "category_id": (0, 1, 2, 4, 7)[int(label)],
+                    "score": float(score),
+                    "bbox": [left, top, right - left, bottom - top],
+                    "segmentation": {"size": runs["size"], "counts": runs["counts"].decode()},
+                }
+            )
     return out
 
 
@@ -97,8 +109,10 @@ def test_the_figures_are_those_of_another_evaluator(split: CocoSplit, shapes: Pa
         truth = COCO(str(shapes / "annotations" / "instances_train.json"))
         for kind, found in (("bbox", ours.box), ("segm", ours.mask)):
             # Whichever of the two a result holds gives the area, in pycocotools too.
-            rows = [{k: v for k, v in r.items() if k != ("segmentation" if kind == "bbox" else "bbox")}
-                    for r in results(split, shift)]
+            rows = [
+                {k: v for k, v in r.items() if k != ("segmentation" if kind == "bbox" else "bbox")}
+                for r in results(split, shift)
+            ]
             theirs = COCOeval_faster(truth, truth.loadRes(json.loads(json.dumps(rows))), kind)
             theirs.evaluate()
             theirs.accumulate()
@@ -113,8 +127,10 @@ def test_finding_everything_is_all_and_finding_nothing_is_none(split: CocoSplit)
     whole = measured(split, 0.0)
     assert whole.mask is not None
     truth = split.as_coco()
-    perfect = [{"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
-               for a in truth["annotations"]]
+    perfect = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
+        for a in truth["annotations"]
+    ]
     assert average_precision(truth, perfect, masks=False).box.ap == pytest.approx(100)
     assert whole.box.ap50 < 100  # every object is found twice, which costs
     nothing = average_precision(truth, [], masks=True)

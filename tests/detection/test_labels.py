@@ -51,8 +51,9 @@ def renumbered(data: dict[str, Any]) -> None:
 def test_outputs_follow_the_names() -> None:
     made, notes = labels_for(TRAINED, [(1, "star"), (7, "circle"), (9, "square")], "The split 'val'")
     assert made == Labels((None, 7, 9, 1), ("-", "circle", "square", "star"))
-    assert notes == ("The split 'val' gives its categories other ids than the training's data; they are taken by their "
-                     "names",)
+    assert notes == (
+        "The split 'val' gives its categories other ids than the training's data; they are taken by their names",
+    )
     assert labels_for(TRAINED, [(1, "circle"), (2, "square"), (4, "star")], "It") == (TRAINED, ())
     made, notes = labels_for(TRAINED, [(2, "square")], "The split 'val'")
     assert made.ids == (None, None, 2, None)
@@ -60,8 +61,11 @@ def test_outputs_follow_the_names() -> None:
 
 
 def test_a_category_that_the_network_was_not_trained_with_is_refused() -> None:
-    with pytest.raises(DataError, match=r"It has the category 'heart' \(id 1\), which the network was not "
-                                        r"trained with\. It knows circle, square, star"):
+    with pytest.raises(
+        DataError,
+        match=r"It has the category 'heart' \(id 1\), which the network was not "
+        r"trained with\. It knows circle, square, star",
+    ):
         labels_for(TRAINED, [(1, "heart"), (2, "square")], "It")
 
 
@@ -105,23 +109,32 @@ def test_a_split_that_is_missing_is_never_another_one(run: Path, shapes: Path, t
 
 
 def test_figures_name_the_split_that_was_read(shapes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path, "data.holdout=0.25", "data.test_split=val", "schedule.updates=2",
-                          "schedule.warmup_updates=0")
+    recipe = small_recipe(
+        tmp_path, "data.holdout=0.25", "data.test_split=val", "schedule.updates=2", "schedule.warmup_updates=0"
+    )
     summary = train_detector(recipe, shapes, tmp_path / "out", device="cpu")
     assert summary["validated_on"] == "0.25 of train, held out"
     assert summary["tested_on"] == summary["test"]["split"] == "val"
     assert validate_detector(tmp_path / "out", shapes, device="cpu").split == "0.25 of train, held out"
 
 
-def test_weights_that_do_not_say_their_categories_are_measured_with_a_note(
-    shapes: Path, tmp_path: Path
-) -> None:
+def test_weights_that_do_not_say_their_categories_are_measured_with_a_note(shapes: Path, tmp_path: Path) -> None:
     torch.save(bsszoo.create(MASKS).state_dict(), tmp_path / "weights.pt")
     said: list[str] = []
-    validate_detector(MASKS, shapes, weights=str(tmp_path / "weights.pt"), device="cpu", workers=0,
-                      on_note=said.append, settings={"val_split": "val", "image_size": 64, "max_size": 128})
-    assert any("do not say which output is which category; those of the data are taken at the outputs of their own "
-               "ids, from 'circle' to 'star'" in note for note in said)
+    validate_detector(
+        MASKS,
+        shapes,
+        weights=str(tmp_path / "weights.pt"),
+        device="cpu",
+        workers=0,
+        on_note=said.append,
+        settings={"val_split": "val", "image_size": 64, "max_size": 128},
+    )
+    assert any(
+        "do not say which output is which category; those of the data are taken at the outputs of their own "
+        "ids, from 'circle' to 'star'" in note
+        for note in said
+    )
 
 
 def test_a_flipped_bit_in_a_detectors_weights_is_noticed(run: Path, shapes: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ BOX = (2, 1, 5, 3)  # left, top, width, height of the one bright object
 def upright() -> np.ndarray:
     pixels = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
     left, top, width, height = BOX
-    pixels[top:top + height, left:left + width] = 255
+    pixels[top : top + height, left : left + width] = 255
     return pixels
 
 
@@ -38,9 +38,16 @@ def stored(orientation: int) -> np.ndarray:
     It says where the stored rows and columns begin in the picture that is shown.
     """
     shown = upright()
-    turned = {1: shown, 2: shown[:, ::-1], 3: shown[::-1, ::-1], 4: shown[::-1], 5: shown.transpose(1, 0, 2),
-              6: shown.transpose(1, 0, 2)[::-1], 7: shown.transpose(1, 0, 2)[::-1, ::-1],
-              8: shown.transpose(1, 0, 2)[:, ::-1]}
+    turned = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.transpose(1, 0, 2),
+        6: shown.transpose(1, 0, 2)[::-1],
+        7: shown.transpose(1, 0, 2)[::-1, ::-1],
+        8: shown.transpose(1, 0, 2)[:, ::-1],
+    }
     return np.ascontiguousarray(turned[orientation])
 
 
@@ -55,10 +62,20 @@ def data_set(root: Path, orientation: int, *, size: tuple[int, int], box: tuple[
         pictures.append({"id": number, "file_name": f"{number}.png", "width": size[0], "height": size[1]})
         left, top, width, height = box
         outline = [left, top, left + width, top, left + width, top + height, left, top + height]
-        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": list(box),
-                            "segmentation": [outline], "area": width * height, "iscrowd": 0})
-    (root / "annotations" / "instances_train.json").write_text(json.dumps(
-        {"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "bright"}]}))
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": list(box),
+                "segmentation": [outline],
+                "area": width * height,
+                "iscrowd": 0,
+            }
+        )
+    (root / "annotations" / "instances_train.json").write_text(
+        json.dumps({"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "bright"}]})
+    )
     return root
 
 
@@ -66,8 +83,9 @@ def shown_to_a_detector(root: Path, folder: Path) -> tuple[np.ndarray, dict[str,
     recipe = small_recipe(folder, "augment.hflip=0", "data.train_split=train", "data.val_split=train")
     split, _ = open_coco(PART, root, masks=True)
     labels = labels_of("maskrcnn", split.categories, "order", None)
-    made = DetectionBatches(split, labels, recipe, divide_detection(recipe, len(split), 1), Place(torch.device("cpu")),
-                            masks=True)
+    made = DetectionBatches(
+        split, labels, recipe, divide_detection(recipe, len(split), 1), Place(torch.device("cpu")), masks=True
+    )
     pixels, target = next(made.between(0, 1))[0]
     return (pixels * 255).round().to(torch.uint8).numpy().transpose(1, 2, 0), target
 

@@ -43,8 +43,10 @@ def test_the_same_seed_writes_the_same_set_and_its_masks_are_what_is_drawn(shape
 def test_a_narrow_detector_learns_them_from_scratch(tmp_path: Path) -> None:
     shapes_coco.write_split(tmp_path, "train", 600, 0)
     shapes_coco.write_split(tmp_path, "val", 60, 1)
-    recipe = read_any_recipe(ROOT / "recipes" / "shapes" / "maskrcnn_narrow.yaml", [
-        "schedule.updates=500", "schedule.milestones=[400]", "schedule.validate_every=500"])
+    recipe = read_any_recipe(
+        ROOT / "recipes" / "shapes" / "maskrcnn_narrow.yaml",
+        ["schedule.updates=500", "schedule.milestones=[400]", "schedule.validate_every=500"],
+    )
     assert isinstance(recipe, DetectionRecipe)
     summary = train_detector(recipe, tmp_path, tmp_path / "out", device="cpu")
     # An untrained one has some hundredths of a percent.

@@ -70,9 +70,13 @@ def test_validate_gives_the_figures_that_ended_the_training(unbroken: Path, shap
     found = validate_detector(unbroken, shapes, device="cpu")
     assert found.mask is not None
     assert (found.box.ap, found.mask.ap, found.mask.ap50) == (
-        summary["box_ap"], summary["mask_ap"], summary["mask_ap50"])
-    by_name = validate_detector(MASKS, shapes, weights=str(unbroken), device="cpu",
-                                settings={"train_split": "train", "val_split": "val"})
+        summary["box_ap"],
+        summary["mask_ap"],
+        summary["mask_ap50"],
+    )
+    by_name = validate_detector(
+        MASKS, shapes, weights=str(unbroken), device="cpu", settings={"train_split": "train", "val_split": "val"}
+    )
     assert by_name == found
     with pytest.raises(WeightsError, match="Nobody has published weights of maskrcnn_resnet50"):
         validate_detector("maskrcnn_resnet50", shapes)
@@ -88,8 +92,9 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
         process = subprocess.Popen(command(tmp_path, shapes, out), env=environment(), stderr=subprocess.PIPE)
         before = (out / "last.pt").stat().st_mtime_ns if (out / "last.pt").exists() else 0
         # Not before there is something new to go on from.
-        while process.poll() is None and not ((out / "last.pt").exists()
-                                              and (out / "last.pt").stat().st_mtime_ns > before):
+        while process.poll() is None and not (
+            (out / "last.pt").exists() and (out / "last.pt").stat().st_mtime_ns > before
+        ):
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
@@ -104,17 +109,33 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     assert kills
     ours, theirs = load_file(out / "model.safetensors"), load_file(unbroken / "model.safetensors")
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    figures = [[{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")}
-                for row in csv.DictReader((folder / "metrics.csv").open())] for folder in (out, unbroken)]
+    figures = [
+        [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_s")}
+            for row in csv.DictReader((folder / "metrics.csv").open())
+        ]
+        for folder in (out, unbroken)
+    ]
     assert figures[0] == figures[1]
 
 
 def test_a_signal_keeps_everything_and_says_how_to_go_on(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
-        command(tmp_path, shapes, out, "schedule.updates=4000", "schedule.validate_every=4000",
-                "run.checkpoint_minutes=60", "run.workers=1"),
-        env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+        command(
+            tmp_path,
+            shapes,
+            out,
+            "schedule.updates=4000",
+            "schedule.validate_every=4000",
+            "run.checkpoint_minutes=60",
+            "run.workers=1",
+        ),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stderr is not None
     seen = ""
     while "loss" not in seen and process.poll() is None:
@@ -138,11 +159,15 @@ def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shapes: 
     assert (summary["processes"], summary["val_pictures"]) == (2, 8)
 
 
-@pytest.mark.parametrize("assignments", [
-    ("optim.weight_decay=0.001", "run.precision=bfloat16"),
-    (f"model.name={BOXES}",),
-    ("ema.decay=0.9", "data.test_split=val", "schedule.name=cosine", "run.channels_last=true"),
-], ids=["bfloat16", "retinanet on MobileNetV2", "average, test split"])
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("optim.weight_decay=0.001", "run.precision=bfloat16"),
+        (f"model.name={BOXES}",),
+        ("ema.decay=0.9", "data.test_split=val", "schedule.name=cosine", "run.channels_last=true"),
+    ],
+    ids=["bfloat16", "retinanet on MobileNetV2", "average, test split"],
+)
 def test_other_ways_to_train(shapes: Path, tmp_path: Path, assignments: tuple[str, ...]) -> None:
     recipe = small_recipe(tmp_path, *assignments, "schedule.updates=3", "schedule.validate_every=3")
     summary = train_detector(recipe, shapes, tmp_path / "out", device="cpu")
@@ -169,8 +194,14 @@ def test_a_backbone_starts_from_a_classifier_that_was_trained(shapes: Path, tmp_
 
 
 def test_the_rate_warms_up_and_falls_after_its_milestones(shapes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path, "schedule.updates=40", "schedule.milestones=[20,30]",
-                          "schedule.warmup_updates=10", "schedule.warmup_from=0.1", "optim.lr=0.02")
+    recipe = small_recipe(
+        tmp_path,
+        "schedule.updates=40",
+        "schedule.milestones=[20,30]",
+        "schedule.warmup_updates=10",
+        "schedule.warmup_from=0.1",
+        "optim.lr=0.02",
+    )
     task = Detection(recipe, shapes, Place(torch.device("cpu")))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.optim.peak_lr)
     schedule = task.schedule(optimizer)
@@ -223,8 +254,9 @@ def test_a_folder_of_a_classifiers_training_is_refused(shapes: Path, tmp_path: P
 
     from bsszoo.train import loop
 
-    loop.train(classifier(tmp_path, "schedule.epochs=1", "schedule.warmup_epochs=0"), None, tmp_path / "out",
-               device="cpu")
+    loop.train(
+        classifier(tmp_path, "schedule.epochs=1", "schedule.warmup_epochs=0"), None, tmp_path / "out", device="cpu"
+    )
     with pytest.raises(SettingsError, match="holds a training that cannot go on"):
         train_detector(small_recipe(tmp_path), shapes, tmp_path / "out", device="cpu")
 
@@ -240,9 +272,14 @@ def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
     make = theirs.maskrcnn_resnet50_fpn if name == "maskrcnn" else theirs.retinanet_resnet50_fpn
     state = make(weights=None, weights_backbone=None, num_classes=91).state_dict()
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: state)
-    wanted = ("run.device_batch=1", "model.norm=frozen", "model.pretrained=torchvision", "data.label_by=id",
-              "model.num_classes=91",
-              f"model.name={name}_resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800")
+    wanted = (
+        "run.device_batch=1",
+        "model.norm=frozen",
+        "model.pretrained=torchvision",
+        "data.label_by=id",
+        "model.num_classes=91",
+        f"model.name={name}_resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800",
+    )
     recipe = small_recipe(tmp_path, *wanted)
     task = Detection(recipe, shapes, Place(torch.device("cpu")))
     fresh, resumed = task.network(fresh=True), task.network(fresh=False)
@@ -256,8 +293,9 @@ def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
     from bsszoo.models.detector_weights import saved_text
 
     labels = task._labels
-    (tmp_path / "config.json").write_text(saved_text(
-        detector_of(recipe, labels), norm="frozen", settings=settings_of(recipe), labels=labels.to_dict()))
+    (tmp_path / "config.json").write_text(
+        saved_text(detector_of(recipe, labels), norm="frozen", settings=settings_of(recipe), labels=labels.to_dict())
+    )
     torch.save(fresh.state_dict(), tmp_path / "weights.pt")
     loaded = bsszoo.create(f"local-dir:{tmp_path}", pretrained=str(tmp_path / "weights.pt")).eval()
     with torch.inference_mode():
@@ -301,8 +339,10 @@ def test_a_test_split_without_objects_is_refused_before_the_training(shapes: Pat
 def test_weights_are_run_as_they_were_trained_and_under_their_own_name(unbroken: Path, shapes: Path) -> None:
     whole = validate_detector(unbroken, shapes)
     for weights in (f"local-dir:{unbroken}", str(unbroken / "model.safetensors")):
-        assert validate_detector(MASKS, shapes, weights=weights,
-                                 settings={"train_split": "train", "val_split": "val"}) == whole
+        assert (
+            validate_detector(MASKS, shapes, weights=weights, settings={"train_split": "train", "val_split": "val"})
+            == whole
+        )
     assert validate_detector(MASKS, shapes, weights=str(unbroken / "best.safetensors")).pictures == 8
     with pytest.raises(WeightsError, match="holds the weights of maskrcnn_fpn8_resnet18"):
         validate_detector("retinanet_resnet50", shapes, weights=str(unbroken))

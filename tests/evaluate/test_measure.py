@@ -24,8 +24,14 @@ SMALL = Code.parse("mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8
 def test_engines_take_turns_and_every_figure_is_over_the_processes() -> None:
     pytest.importorskip("onnxruntime")
     seen: list[tuple[int, int, str]] = []
-    found = measure([("small", SMALL)], engines=("eager", "onnx"), threads=1, processes=2, seconds=0.1,
-                    on_process=lambda *step: seen.append(step))
+    found = measure(
+        [("small", SMALL)],
+        engines=("eager", "onnx"),
+        threads=1,
+        processes=2,
+        seconds=0.1,
+        on_process=lambda *step: seen.append(step),
+    )
     assert seen == [(0, 4, "small, eager"), (1, 4, "small, onnx"), (2, 4, "small, eager"), (3, 4, "small, onnx")]
     for row in found.rows:
         assert row.error is None
@@ -67,10 +73,17 @@ def test_the_interval_holds_one_more_median_as_often_as_it_says() -> None:
     assert None not in next_median(draws[0, :4].tolist())
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"engines": ("fast",)}, "--engines is 'fast'"), ({"engines": ()}, "names none"), ({"batch": 0}, "--batch"),
-    ({"processes": 0}, "--processes"), ({"threads": -1}, "--threads"), ({"seconds": -1.0}, "--seconds"),
-])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"engines": ("fast",)}, "--engines is 'fast'"),
+        ({"engines": ()}, "names none"),
+        ({"batch": 0}, "--batch"),
+        ({"processes": 0}, "--processes"),
+        ({"threads": -1}, "--threads"),
+        ({"seconds": -1.0}, "--seconds"),
+    ],
+)
 def test_settings_that_make_no_sense(settings: dict[str, object], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         measure([("small", SMALL)], **settings)  # type: ignore[arg-type]
@@ -88,8 +101,19 @@ def test_the_command_prints_a_table() -> None:
 
 
 def test_networks_at_different_inputs_are_not_compared_without_a_word() -> None:
-    words = ["measure", str(SMALL), f"{SMALL}".replace("px64", "px96"), "--engines", "eager", "--threads", "1",
-             "--processes", "1", "--seconds", "0"]
+    words = [
+        "measure",
+        str(SMALL),
+        f"{SMALL}".replace("px64", "px96"),
+        "--engines",
+        "eager",
+        "--threads",
+        "1",
+        "--processes",
+        "1",
+        "--seconds",
+        "0",
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "inputs of different sizes (64, 96 px)" in done.stdout
@@ -99,8 +123,24 @@ def test_networks_at_different_inputs_are_not_compared_without_a_word() -> None:
 
 def test_a_table_says_whether_it_has_intervals_or_ranges() -> None:
     cost = bsszoo.cost(SMALL)
-    ranged = Speed("small", str(SMALL), "eager", cost, 64, median=1.0, lowest=0.9, highest=1.2, p10=0.9, p90=1.1,
-                   p99=1.2, warm_ms=5.0, memory=10**6, images_per_s=1000.0, forwards=40, processes=3)
+    ranged = Speed(
+        "small",
+        str(SMALL),
+        "eager",
+        cost,
+        64,
+        median=1.0,
+        lowest=0.9,
+        highest=1.2,
+        p10=0.9,
+        p90=1.1,
+        p99=1.2,
+        warm_ms=5.0,
+        memory=10**6,
+        images_per_s=1000.0,
+        forwards=40,
+        processes=3,
+    )
     assert [str(c.header) for c in speed_table([ranged]).columns].count("Range") == 1
     certain = replace(ranged, low=0.8, high=1.3, processes=4)
     assert [str(c.header) for c in speed_table([certain]).columns].count("95%") == 1
@@ -108,8 +148,9 @@ def test_a_table_says_whether_it_has_intervals_or_ranges() -> None:
 
 @pytest.mark.slow
 def test_two_runs_agree_within_the_printed_interval_and_torch_compile_is_measured() -> None:
-    one, two = (measure([("small", SMALL)], engines=("eager", "compile"), threads=1, processes=5, seconds=0.5)
-                for _ in range(2))
+    one, two = (
+        measure([("small", SMALL)], engines=("eager", "compile"), threads=1, processes=5, seconds=0.5) for _ in range(2)
+    )
     for a, b in zip(one.rows, two.rows, strict=True):
         assert a.error is b.error is None
         assert max(a.low, b.low) < min(a.high, b.high)  # type: ignore[type-var]

@@ -78,8 +78,16 @@ def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None
             return Score(self.top1)
 
     for top1, doubted in ((25.0, True), (57.0, False)):
-        run = bsszoo.compress("mobilenetv2", flops="20M", evaluator=Trained(top1), trials=1, batch=1, latency=False,
-                              confirm=0, out=tmp_path / f"run{top1}")
+        run = bsszoo.compress(
+            "mobilenetv2",
+            flops="20M",
+            evaluator=Trained(top1),
+            trials=1,
+            batch=1,
+            latency=False,
+            confirm=0,
+            out=tmp_path / f"run{top1}",
+        )
         assert any("what guessing among 4 classes gives" in n for n in run.notes) == doubted
 
 
@@ -87,8 +95,17 @@ def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None
 def test_the_closing_commands_train_the_code_found_on_the_same_pictures(tmp_path: Path) -> None:
     recipe = quick(tmp_path, "model.in_chans=1", "data.mean=[0.5]", "data.std=[0.2]")
     judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
-    run = bsszoo.compress("mobilenetv2", flops="20M", evaluator=judge, trials=1, batch=1, latency=False, confirm=0,
-                          out=tmp_path / "run", finish=Finish(recipe, None, device="cpu"))
+    run = bsszoo.compress(
+        "mobilenetv2",
+        flops="20M",
+        evaluator=judge,
+        trials=1,
+        batch=1,
+        latency=False,
+        confirm=0,
+        out=tmp_path / "run",
+        finish=Finish(recipe, None, device="cpu"),
+    )
     build, _, train = commands(run.best.code, run.training)
     assert "num_classes=4, in_chans=1" in build.text
     words = train.text.replace("\\\n", " ").split()
@@ -124,8 +141,9 @@ def test_a_killed_worker_takes_its_training_along_and_another_goes_on_with_it(tm
     import pickle
 
     (tmp_path / "judge.pkl").write_bytes(pickle.dumps(judge))
-    worker = subprocess.Popen([sys.executable, str(script), str(tmp_path / "judge.pkl")],
-                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+    worker = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "judge.pkl")], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     out = judge.training_folder(bsszoo.Code.parse(CODE), 0)
     while not (out / "metrics.csv").exists() or len((out / "metrics.csv").read_text().splitlines()) < 3:
         assert worker.poll() is None
@@ -174,13 +192,41 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
     text = (tmp_path / "small.yaml").read_text().replace("synthetic/256", "synthetic/128")
     (tmp_path / "small.yaml").write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "bsszoo", "compress", "mobilenetv2", "--flops", "20M", "--dataset", "synthetic/128",
-         "--recipe", str(tmp_path / "small.yaml"), "--epochs", "1", "--trials", "2", "--batch", "2", "--no-latency",
-         "--confirm", "0", "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=tmp_path)
+        [
+            sys.executable,
+            "-m",
+            "bsszoo",
+            "compress",
+            "mobilenetv2",
+            "--flops",
+            "20M",
+            "--dataset",
+            "synthetic/128",
+            "--recipe",
+            str(tmp_path / "small.yaml"),
+            "--epochs",
+            "1",
+            "--trials",
+            "2",
+            "--batch",
+            "2",
+            "--no-latency",
+            "--confirm",
+            "0",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
-    assert ("top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epoch (3 updates of 32 pictures) at "
-            "32 px") in done.stderr
+    assert (
+        "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epoch (3 updates of 32 pictures) at "
+        "32 px"
+    ) in done.stderr
     rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
     assert len(rows) == 2
     assert all(0 <= float(r["score"]) <= 100 for r in rows)
@@ -188,15 +234,18 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "trainings").glob("*/summary.json"))) >= 3
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    (("--epochs", "3"), "give the pictures with --data"),
-    (("--finish", "paper"), "--finish trains the best code: give the pictures with --data"),
-    (("--teacher", "a1_in1k"), "give a recipe with --finish"),
-    (("--dataset", "synthetic/128", "--evaluator", "mine:judge"), "give one of the two"),
-    (("--dataset", "synthetic/128", "--repeats", "0"), "--repeats is 0"),
-    (("--confirm", "-1"), "--confirm is -1"),
-    (("--data", "nowhere"), "There is no nowhere"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--epochs", "3"), "give the pictures with --data"),
+        (("--finish", "paper"), "--finish trains the best code: give the pictures with --data"),
+        (("--teacher", "a1_in1k"), "give a recipe with --finish"),
+        (("--dataset", "synthetic/128", "--evaluator", "mine:judge"), "give one of the two"),
+        (("--dataset", "synthetic/128", "--repeats", "0"), "--repeats is 0"),
+        (("--confirm", "-1"), "--confirm is -1"),
+        (("--data", "nowhere"), "There is no nowhere"),
+    ],
+)
 def test_options_that_do_not_go_together_are_refused(options: tuple[str, ...], words: str) -> None:
     done = CliRunner().invoke(app, ["compress", "mobilenetv2", "--flops", "130M", *options])
     assert isinstance(done.exception, BssZooError)

@@ -138,10 +138,15 @@ def test_the_pictures_are_those_that_are_given_in_the_networks_colours(tmp_path:
     assert export(network(in_chans=5), tmp_path / "net.pt2", format="torch").real is None
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"format": "tflite"}, "it takes onnx or torch"), ({"opset": 9}, "from 18 to 23"),
-    ({"bound": 0.0}, "--bound"), ({"path": "no/such/folder/net.onnx"}, "which is no folder"),
-])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"format": "tflite"}, "it takes onnx or torch"),
+        ({"opset": 9}, "from 18 to 23"),
+        ({"bound": 0.0}, "--bound"),
+        ({"path": "no/such/folder/net.onnx"}, "which is no folder"),
+    ],
+)
 def test_settings_that_make_no_sense(settings: dict[str, object], said: str, tmp_path: Path) -> None:
     given = {"path": tmp_path / "net.onnx", **settings}
     with pytest.raises(SettingsError, match=said):

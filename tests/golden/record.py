@@ -52,14 +52,24 @@ def costs() -> dict[str, Any]:
     for family in FAMILIES:
         for scale in (1.0, 0.6):
             codes = drawn(family, scale)
-            rows = [[str(c), *map(int, vars_of(code_cost(c, (97, 130), num_classes=10, in_chans=1))), depth(c)]
-                    for c in codes]
-            stages = [[[s.number, s.name, s.width, s.depth, s.inner, list(s.size), s.cost.macs] for s in stage_costs(c)]
-                      for c in codes]
+            rows = [
+                [str(c), *map(int, vars_of(code_cost(c, (97, 130), num_classes=10, in_chans=1))), depth(c)]
+                for c in codes
+            ]
+            stages = [
+                [[s.number, s.name, s.width, s.depth, s.inner, list(s.size), s.cost.macs] for s in stage_costs(c)]
+                for c in codes
+            ]
             grid = Space.of(family) if scale == 1 else Space.of(family).scaled(scale)
             many = cost_array(grid, np.array([c.entries for c in codes]))
-            found[f"{family} at {scale}"] = [rows[0], digest(rows), digest(stages), digest([x.tolist() for x in many]),
-                                             grid.size, digest([[str(v) for v in axis] for axis in grid.axes])]
+            found[f"{family} at {scale}"] = [
+                rows[0],
+                digest(rows),
+                digest(stages),
+                digest([x.tolist() for x in many]),
+                grid.size,
+                digest([[str(v) for v in axis] for axis in grid.axes]),
+            ]
     return found
 
 
@@ -87,14 +97,26 @@ def searches() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for family, mode, seed in (*((f, "default", 0) for f in FAMILIES[:4]), *((f, "paper", 1) for f in FAMILIES[1:3])):
         with tempfile.TemporaryDirectory() as folder:
-            result = bsszoo.compress(family, flops="60%", trials=10, batch=4, latency=False, search=mode, seed=seed,
-                                     out=f"{folder}/run")
+            result = bsszoo.compress(
+                family, flops="60%", trials=10, batch=4, latency=False, search=mode, seed=seed, out=f"{folder}/run"
+            )
             data = json.loads((Path(folder) / "run" / "result.json").read_text(encoding="utf-8"))
             found[f"{family} {mode} {seed}"] = {
                 "suggested": [str(t.code) for t in result.trials],
-                "networks": [[n["role"], n["code"], n["macs"], n["params"], n["activations"],
-                              None if n["score"] is None else round(n["score"], 6)] for n in data["networks"]],
-                "budget": data["budget"], "scale": data["scale"], "candidates": data["candidates"],
+                "networks": [
+                    [
+                        n["role"],
+                        n["code"],
+                        n["macs"],
+                        n["params"],
+                        n["activations"],
+                        None if n["score"] is None else round(n["score"], 6),
+                    ]
+                    for n in data["networks"]
+                ],
+                "budget": data["budget"],
+                "scale": data["scale"],
+                "candidates": data["candidates"],
             }
     return found
 

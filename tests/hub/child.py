@@ -76,15 +76,27 @@ class Child:
 def hub_environment(endpoint: str, home: Path, token: str | None) -> dict[str, str]:
     """The environment of a user of the Hub at this address."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "BSSZOO_"))}
-    return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1", **({} if token is None else {"HF_TOKEN": token})}
+    return {
+        **kept,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **({} if token is None else {"HF_TOKEN": token}),
+    }
 
 
 @contextmanager
 def child(endpoint: str, home: Path, token: str | None = None, **env: str) -> Iterator[Child]:
     """A process that talks to the Hub at this address as the user of a token."""
-    process = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True, env={**hub_environment(endpoint, home, token), **env})
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**hub_environment(endpoint, home, token), **env},
+    )
     try:
         yield Child(process)
     finally:

@@ -28,8 +28,15 @@ ORIGINAL = "mobilenetv2_c16-16-24-24-32-32_l2-1-1-1-1-1_t6-6-6-6-6-6_stem16_stag
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     recipe = small_recipe(folder, "data.dataset=synthetic/64", "schedule.epochs=1", "schedule.warmup_epochs=0")
-    bsszoo.compress(ORIGINAL, flops="60%", trials=3, batch=3, latency=False, out=folder / "run",
-                    finish=Finish(recipe, None, device="cpu"))
+    bsszoo.compress(
+        ORIGINAL,
+        flops="60%",
+        trials=3,
+        batch=3,
+        latency=False,
+        out=folder / "run",
+        finish=Finish(recipe, None, device="cpu"),
+    )
     return folder / "run"
 
 
@@ -45,7 +52,7 @@ def rows(text: str, first: str) -> list[list[str]]:
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
     found = []
-    for line in lines[start + 2:]:
+    for line in lines[start + 2 :]:
         if not line.startswith("|"):
             break
         found.append([cell.strip() for cell in line.strip("|").split("|")])
@@ -66,13 +73,19 @@ def test_its_figures_are_those_of_the_network_and_of_the_runs_files(run: Path, w
     assert table["classifier"][3] == "4"
     assert [row[3] for name, row in table.items() if name.startswith("blocks.")] == [
         str(stage[-1].conv_pwl.out_channels if hasattr(stage[-1], "conv_pwl") else stage[-1].conv_pw.out_channels)
-        for stage in network.blocks]
+        for stage in network.blocks
+    ]
     depths = [int(row[4]) for name, row in table.items() if name.startswith("blocks.")]
     assert depths == [len(stage) for stage in network.blocks]
 
     (measured,) = rows(text, "data set")
-    assert measured == ["synthetic/64", summary["validated_on"], str(summary["val_pictures"]),
-                        f"{summary['top1']:.2f}", f"{summary['top5']:.2f}"]
+    assert measured == [
+        "synthetic/64",
+        summary["validated_on"],
+        str(summary["val_pictures"]),
+        f"{summary['top1']:.2f}",
+        f"{summary['top5']:.2f}",
+    ]
     networks = rows(text, "network")
     assert [row[1].strip("`") for row in networks] == [n["code"] for n in result["networks"]]
     assert sum("(this network)" in row[0] for row in networks) == 1
@@ -88,7 +101,10 @@ def test_its_metadata_are_what_the_hub_reads(run: Path, written: Path) -> None:
     assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "bsszoo", "image-classification")
     first, second = data.eval_results
     assert (first.metric_type, first.metric_value, first.dataset_split) == (
-        "accuracy", pytest.approx(summary["top1"], abs=1e-4), summary["validated_on"])
+        "accuracy",
+        pytest.approx(summary["top1"], abs=1e-4),
+        summary["validated_on"],
+    )
     assert second.metric_value == pytest.approx(summary["top5"], abs=1e-4)
     assert run.exists()
 
@@ -116,22 +132,50 @@ def test_what_nobody_measured_says_so(tmp_path: Path) -> None:
     assert card.data.eval_results is None
     assert card.data.library_name == "timm"
     # No percentage but the stages' shares of the cost.
-    assert re.findall(r"[\d.]+%", text) == re.findall(r"[\d.]+%", "\n".join(
-        line for line in text.splitlines() if line.startswith("|")))
+    assert re.findall(r"[\d.]+%", text) == re.findall(
+        r"[\d.]+%", "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    )
 
 
 def test_paths_of_this_machine_are_shortened() -> None:
-    given = {"a": "/home/me/data/x.safetensors", "b": ["read (/opt/data/set) here", "C:\\users\\me\\w.pth"],
-             "c": "local-dir:/srv/a/b", "d": "hf-hub:org/name@v1", "e": "https://host/a/b/c",
-             "f": "torch/fashion_mnist", "g": 3, "h": "1/2 of it", "i": "~/runs/first/model.safetensors",
-             "j": "/home/me/My Documents/a b/x.pth", "k": "../clients/acme corp/model.safetensors",
-             "l": "latency:/home/me/x/y.json", "m": "\\\\server\\share\\x", "n": "/data", "o": "file:///home/me/x",
-             "pretrained": "runs/client x/model.safetensors", "p": "a/b, c/d"}
+    given = {
+        "a": "/home/me/data/x.safetensors",
+        "b": ["read (/opt/data/set) here", "C:\\users\\me\\w.pth"],
+        "c": "local-dir:/srv/a/b",
+        "d": "hf-hub:org/name@v1",
+        "e": "https://host/a/b/c",
+        "f": "torch/fashion_mnist",
+        "g": 3,
+        "h": "1/2 of it",
+        "i": "~/runs/first/model.safetensors",
+        "j": "/home/me/My Documents/a b/x.pth",
+        "k": "../clients/acme corp/model.safetensors",
+        "l": "latency:/home/me/x/y.json",
+        "m": "\\\\server\\share\\x",
+        "n": "/data",
+        "o": "file:///home/me/x",
+        "pretrained": "runs/client x/model.safetensors",
+        "p": "a/b, c/d",
+    }
     assert without_paths(given) == {
-        "a": "x.safetensors", "b": ["read (set) here", "w.pth"], "c": "local-dir:b", "d": "hf-hub:org/name@v1",
-        "e": "https://host/a/b/c", "f": "torch/fashion_mnist", "g": 3, "h": "1/2 of it", "i": "model.safetensors",
-        "j": "x.pth", "k": "model.safetensors", "l": "latency:y.json", "m": "x", "n": "data", "o": "file:x",
-        "pretrained": "model.safetensors", "p": "a/b, c/d"}
+        "a": "x.safetensors",
+        "b": ["read (set) here", "w.pth"],
+        "c": "local-dir:b",
+        "d": "hf-hub:org/name@v1",
+        "e": "https://host/a/b/c",
+        "f": "torch/fashion_mnist",
+        "g": 3,
+        "h": "1/2 of it",
+        "i": "model.safetensors",
+        "j": "x.pth",
+        "k": "model.safetensors",
+        "l": "latency:y.json",
+        "m": "x",
+        "n": "data",
+        "o": "file:x",
+        "pretrained": "model.safetensors",
+        "p": "a/b, c/d",
+    }
     recipe = "model: {name: resnet18, pretrained: /home/me/start.safetensors}\n"
     assert "/home" not in portable_recipe(recipe)
     assert portable_recipe("model: {name: resnet18}  # as it is\n") == "model: {name: resnet18}  # as it is\n"

@@ -29,14 +29,40 @@ from bsszoo.hub.source import find_trained
 
 CODE = "resnet18_c8-8-8-8_l1-1-1-1"
 HOSTILE = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](https://evil.example)",
-    "![x](https://evil.example)", "[x]: https://evil.example\n\n[x]", "https://evil.example/a", "www.evil.example",
-    "a@evil.example", "<https://evil.example>", "`</code><b>`", "`` ` ``", "*x* **y** _z_ __w__ ~~v~~", "a | b | c",
-    "x\n\n# Accuracy\n\n| 99.99 |\n|---|", "# Head",
-    "- item", "1. item", "> said", "---", "===", "    indented",
-    "```\nfence", "&lt;b&gt; &amp;", "\x1b[31mred\x07", "$x$",
-    "a\\", "\\[x](https://evil.example)", "{{braces}}", "@somebody", "mailto:a@evil.example", "x \u202e y", "<!-- -->",
-    "HTTP://EVIL.EXAMPLE", "\u2028<b>",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[x](https://evil.example)",
+    "![x](https://evil.example)",
+    "[x]: https://evil.example\n\n[x]",
+    "https://evil.example/a",
+    "www.evil.example",
+    "a@evil.example",
+    "<https://evil.example>",
+    "`</code><b>`",
+    "`` ` ``",
+    "*x* **y** _z_ __w__ ~~v~~",
+    "a | b | c",
+    "x\n\n# Accuracy\n\n| 99.99 |\n|---|",
+    "# Head",
+    "- item",
+    "1. item",
+    "> said",
+    "---",
+    "===",
+    "    indented",
+    "```\nfence",
+    "&lt;b&gt; &amp;",
+    "\x1b[31mred\x07",
+    "$x$",
+    "a\\",
+    "\\[x](https://evil.example)",
+    "{{braces}}",
+    "@somebody",
+    "mailto:a@evil.example",
+    "x \u202e y",
+    "<!-- -->",
+    "HTTP://EVIL.EXAMPLE",
+    "\u2028<b>",
 ]
 
 
@@ -45,8 +71,13 @@ def files(folder: Path, text: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     network = bsszoo.create(CODE, num_classes=3)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
-    config = {"architecture": "bsszoo_code", "num_classes": 3, "label_names": [text] * 3,
-              "model_args": {"code": bsszoo.Code.parse(CODE).to_dict()}, "pretrained_cfg": {"input_size": [3, 32, 32]}}
+    config = {
+        "architecture": "bsszoo_code",
+        "num_classes": 3,
+        "label_names": [text] * 3,
+        "model_args": {"code": bsszoo.Code.parse(CODE).to_dict()},
+        "pretrained_cfg": {"input_size": [3, 32, 32]},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "summary.json").write_text(json.dumps(summary(text)))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(text)))
@@ -57,24 +88,62 @@ def files(folder: Path, text: str) -> Path:
 
 
 def summary(text: str) -> dict[str, Any]:
-    return {"dataset": text, "validated_on": text, "top1": 50.0, "top5": 90.0, "val_pictures": 10, "test_top1": 40.0,
-            "test_top5": 80.0, "tested_on": text, "test_pictures": 5, "weights": text, "train_pictures": 20,
-            "epochs": 1, "seed": 0, "device": text, "processes": 1, "precision": text,
-            "versions": {text: text, "bsszoo": "0.1.0"}}
+    return {
+        "dataset": text,
+        "validated_on": text,
+        "top1": 50.0,
+        "top5": 90.0,
+        "val_pictures": 10,
+        "test_top1": 40.0,
+        "test_top5": 80.0,
+        "tested_on": text,
+        "test_pictures": 5,
+        "weights": text,
+        "train_pictures": 20,
+        "epochs": 1,
+        "seed": 0,
+        "device": text,
+        "processes": 1,
+        "precision": text,
+        "versions": {text: text, "bsszoo": "0.1.0"},
+    }
 
 
 def recipe(text: str) -> dict[str, Any]:
-    return {"model": {"pretrained": text}, "optim": {"name": text, "lr": 0.1, "batch_size": 8, "weight_decay": 0.0},
-            "data": {"image_size": 32}, "loss": {"label_smoothing": 0.1, "teacher": text}, "schedule": {"name": text}}
+    return {
+        "model": {"pretrained": text},
+        "optim": {"name": text, "lr": 0.1, "batch_size": 8, "weight_decay": 0.0},
+        "data": {"image_size": 32},
+        "loss": {"label_smoothing": 0.1, "teacher": text},
+        "schedule": {"name": text},
+    }
 
 
 def result(text: str) -> dict[str, Any]:
-    network = {"label": text, "role": "found", "code": CODE, "macs": 5000, "params": 9000, "score": 1.5,
-               "tests": [50.0]}
-    return {"family": "resnet18", "reference": text, "budget": {"macs": 10_000, "min_macs": 9_000}, "candidates": 20,
-            "scale": 0.5, "seed": 0, "trials": {"complete": 2, "failed": 0}, "best": {"code": CODE}, "finished": None,
-            "evaluator": {"name": text, "measures": text, "caution": text}, "networks": [network], "notes": [text],
-            "confirmation": {"measures": text, "networks": [network], "verdicts": [text]}}
+    network = {
+        "label": text,
+        "role": "found",
+        "code": CODE,
+        "macs": 5000,
+        "params": 9000,
+        "score": 1.5,
+        "tests": [50.0],
+    }
+    return {
+        "family": "resnet18",
+        "reference": text,
+        "budget": {"macs": 10_000, "min_macs": 9_000},
+        "candidates": 20,
+        "scale": 0.5,
+        "seed": 0,
+        "trials": {"complete": 2, "failed": 0},
+        "best": {"code": CODE},
+        "finished": None,
+        "evaluator": {"name": text, "measures": text, "caution": text},
+        "networks": [network],
+        "notes": [text],
+        "confirmation": {"measures": text, "networks": [network], "verdicts": [text]},
+    }
 
 
 def card(folder: Path, out: Path, licence: str | None = None) -> str:
@@ -118,14 +187,17 @@ def test_no_text_of_a_run_is_markup(text: str, harmless: str, tmp_path: Path) ->
     shown = " ".join(text.split())
     if shown.isprintable() and not shown.startswith("\\"):  # that one is taken for a path of Windows, and shortened
         assert any(t.content == shown.replace("`", "'").replace("|", "/") for t in found if t.type == "code_inline")
-        inline = ["".join(c.content for c in t.children or () if c.type in ("text", "text_special"))
-                  for t in MarkdownIt("commonmark").enable("table").parse(body(written)) if t.type == "inline"]
+        inline = [
+            "".join(c.content for c in t.children or () if c.type in ("text", "text_special"))
+            for t in MarkdownIt("commonmark").enable("table").parse(body(written))
+            if t.type == "inline"
+        ]
         assert shown in inline
 
 
-@pytest.mark.parametrize("text", [
-    *HOSTILE, "x\n---\n# no metadata", "a: b", "!!python/object:os.system x", "null", "'",
-])
+@pytest.mark.parametrize(
+    "text", [*HOSTILE, "x\n---\n# no metadata", "a: b", "!!python/object:os.system x", "null", "'"]
+)
 def test_the_metadata_hold_the_texts_as_data(text: str, tmp_path: Path) -> None:
     written = card(files(tmp_path / "run", text), tmp_path / "out", "mit")
     data = ModelCard(written).data
@@ -149,13 +221,16 @@ def test_damaged_records_are_refused_or_published_but_never_a_traceback(tmp_path
     """Each value of each record in turn is something else, or is missing."""
     folder = files(tmp_path / "run", "words")
     written, refused = 0, []
-    records: dict[str, Any] = {"summary.json": summary("words"), "search.json": result("words"),
-                               "recipe.yaml": recipe("words")}
+    records: dict[str, Any] = {
+        "summary.json": summary("words"),
+        "search.json": result("words"),
+        "recipe.yaml": recipe("words"),
+    }
     for file, record in records.items():
         write = yaml.safe_dump if file.endswith("yaml") else json.dumps
         for number, (place, key) in enumerate(_places(record)):
             whole = place[key]
-            for value in DAMAGED[number % 3::3]:
+            for value in DAMAGED[number % 3 :: 3]:
                 place[key] = value
                 (folder / file).write_text(write(record))
                 try:
@@ -183,13 +258,34 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("file", "data"), [
-    ("summary.json", b"[" * 100_000), ("summary.json", b"[1]"), ("summary.json", b"\xff"), ("search.json", b"{"),
-    ("recipe.yaml", b"a: [b"), ("recipe.yaml", b"\xff\xfe\x00"), ("search_trials.csv", b"number,score\nx,1\n"),
-    ("recipe.yaml", b"a: &a [" + b"x," * 9 + b"]\nb: &b [" + b"*a," * 9 + b"]\nc: &c [" + b"*b," * 9 + b"]\nd: &d ["
-     + b"*c," * 9 + b"]\ne: [" + b"*d," * 9 + b"]\n"),
-    ("search_trials.csv", b'number,score\n"' + b"9" * 200_000 + b'",1\n'), ("metrics.csv", b"\xff"),
-])
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("summary.json", b"[" * 100_000),
+        ("summary.json", b"[1]"),
+        ("summary.json", b"\xff"),
+        ("search.json", b"{"),
+        ("recipe.yaml", b"a: [b"),
+        ("recipe.yaml", b"\xff\xfe\x00"),
+        ("search_trials.csv", b"number,score\nx,1\n"),
+        (
+            "recipe.yaml",
+            b"a: &a ["
+            + b"x," * 9
+            + b"]\nb: &b ["
+            + b"*a," * 9
+            + b"]\nc: &c ["
+            + b"*b," * 9
+            + b"]\nd: &d ["
+            + b"*c," * 9
+            + b"]\ne: ["
+            + b"*d," * 9
+            + b"]\n",
+        ),
+        ("search_trials.csv", b'number,score\n"' + b"9" * 200_000 + b'",1\n'),
+        ("metrics.csv", b"\xff"),
+    ],
+)
 def test_damaged_files_are_named(file: str, data: bytes, tmp_path: Path) -> None:
     folder = files(tmp_path / "run", "words")
     (folder / file).write_bytes(data)

@@ -32,15 +32,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A search whose best code was trained, a training of its own, and weights without any record."""
     folder = tmp_path_factory.mktemp("made")
     recipe = small_recipe(folder, "data.dataset=synthetic/64", "schedule.epochs=1", "schedule.warmup_epochs=0")
-    bsszoo.compress(ORIGINAL, flops="60%", trials=3, batch=3, latency=False, out=folder / "run",
-                    finish=Finish(recipe, None, device="cpu"))
+    bsszoo.compress(
+        ORIGINAL,
+        flops="60%",
+        trials=3,
+        batch=3,
+        latency=False,
+        out=folder / "run",
+        finish=Finish(recipe, None, device="cpu"),
+    )
     train(recipe, None, folder / "training", device="cpu")
     torch.manual_seed(1)
     network = build(bsszoo.Code.parse(TIMMS), num_classes=5)
     save_file(network.state_dict(), folder / "plain.safetensors")
     torch.save(network.state_dict(), folder / "plain.pth")
-    return {"run": folder / "run", "training": folder / "training", "plain": folder / "plain.safetensors",
-            "pickle": folder / "plain.pth", "folder": folder}
+    return {
+        "run": folder / "run",
+        "training": folder / "training",
+        "plain": folder / "plain.safetensors",
+        "pickle": folder / "plain.pth",
+        "folder": folder,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +87,16 @@ def test_a_search_with_its_trained_code_is_pushed_whole_and_loads_by_bsszoo_and_
     done = me.value(PUSH, str(made["run"]), "acme/shoes", licence="mit")
     held = files_of(hub, "acme/shoes")
     assert set(held) - {".gitattributes"} == {
-        "README.md", "config.json", "model.safetensors", "recipe.yaml", "training.json", "metrics.csv", "search.json",
-        "search_trials.csv", "search.png"}
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "recipe.yaml",
+        "training.json",
+        "metrics.csv",
+        "search.json",
+        "search_trials.csv",
+        "search.png",
+    }
     assert set(done["files"]) == set(held) - {".gitattributes"}
     assert done["commit"] == hub.repositories["acme/shoes"].refs["main"]
 
@@ -168,11 +188,16 @@ def test_private_repositories_are_nobody_elses(made: dict[str, Path], hub: Local
     assert "or it is private" in guest.refused(PULL, "acme/secret", str(made["folder"] / "nothing"))
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("other/net", "may not make or write repositories of 'other'. Push to me/net"),
-    ("net", "names no repository to push to"), ("../x/y", "names no repository to push to"),
-    ("acme/..", "names no repository to push to"), ("acme/net@v2@v3", "names no repository to push to"),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("other/net", "may not make or write repositories of 'other'. Push to me/net"),
+        ("net", "names no repository to push to"),
+        ("../x/y", "names no repository to push to"),
+        ("acme/..", "names no repository to push to"),
+        ("acme/net@v2@v3", "names no repository to push to"),
+    ],
+)
 def test_places_that_cannot_be_pushed_to(name: str, said: str, made: dict[str, Path], me: Child) -> None:
     text = me.refused(PUSH, str(made["plain"]), name, code=TIMMS)
     assert said in text
@@ -223,8 +248,9 @@ def test_no_path_of_this_machine_and_no_token_is_sent(made: dict[str, Path], hub
         assert TOKEN not in text
 
 
-def test_a_users_own_pickle_is_published_as_safetensors(made: dict[str, Path], hub: LocalHub, me: Child,
-                                                        guest: Child) -> None:
+def test_a_users_own_pickle_is_published_as_safetensors(
+    made: dict[str, Path], hub: LocalHub, me: Child, guest: Child
+) -> None:
     me.value(PUSH, str(made["pickle"]), "acme/timms", code=TIMMS)
     assert [name for name in files_of(hub, "acme/timms") if "model" in name] == ["model.safetensors"]
     assert guest.value("bsszoo:create", "hf-hub:acme/timms", pretrained=True)["shape"] == [2, 5]
@@ -270,7 +296,8 @@ def test_timm_alone(made: dict[str, Path], hub: LocalHub, me: Child, tmp_path: P
 def test_pull_and_show(made: dict[str, Path], hub: LocalHub, me: Child, guest: Child, tmp_path: Path) -> None:
     me.value(PUSH, str(made["run"]), "acme/pulled", licence="mit")
     hub.repositories["acme/pulled"].commit(
-        {**files_of(hub, "acme/pulled"), "pytorch_model.bin": b"would run", "setup.py": b"would run"}, title="more")
+        {**files_of(hub, "acme/pulled"), "pytorch_model.bin": b"would run", "setup.py": b"would run"}, title="more"
+    )
     done = guest.value(PULL, "acme/pulled", str(tmp_path / "pulled"))
     assert set(done["left"]) == {"pytorch_model.bin", "setup.py"}
     assert not (tmp_path / "pulled" / "pytorch_model.bin").exists()
@@ -303,7 +330,12 @@ def test_a_pull_replaces_an_earlier_one_whole_and_touches_nothing_else(
     (folder / "mine.txt").write_text("kept")
     guest.value(PULL, "acme/whole@bare", str(folder))
     assert {p.name for p in folder.iterdir()} == {
-        "README.md", "config.json", "model.safetensors", "mine.txt", ".pulled.json"}
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "mine.txt",
+        ".pulled.json",
+    }
     assert guest.value("bsszoo:create", f"local-dir:{folder}", pretrained=True)["shape"] == [2, 5]
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     for fault in ("GET /acme/whole/resolve", "HEAD /acme/whole/resolve"):
@@ -322,10 +354,16 @@ def test_a_pull_replaces_an_earlier_one_whole_and_touches_nothing_else(
     assert (folder / "extra[1].json").read_bytes() == b"{}"
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("training.json", b"[1]"), ("search.json", b'{"a": 1}'), ("config.json", b'{"num_classes": "abc"}'),
-    ("training.json", b"{"), ("README.md", b"---\nlicense: \x01\n---\n"),
-])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("training.json", b"[1]"),
+        ("search.json", b'{"a": 1}'),
+        ("config.json", b'{"num_classes": "abc"}'),
+        ("training.json", b"{"),
+        ("README.md", b"---\nlicense: \x01\n---\n"),
+    ],
+)
 def test_a_repository_that_holds_anything_is_looked_at_in_words(
     name: str, text: bytes, made: dict[str, Path], hub: LocalHub, me: Child, guest: Child
 ) -> None:
@@ -339,8 +377,9 @@ def test_a_repository_that_holds_anything_is_looked_at_in_words(
 
 
 @pytest.mark.parametrize("name", ["../../evil.json", "/etc/evil.json", "..\\evil.json", "a/../../evil.json"])
-def test_a_file_name_that_leaves_its_folder_is_refused(name: str, made: dict[str, Path], hub: LocalHub, me: Child,
-                                                       guest: Child, tmp_path: Path) -> None:
+def test_a_file_name_that_leaves_its_folder_is_refused(
+    name: str, made: dict[str, Path], hub: LocalHub, me: Child, guest: Child, tmp_path: Path
+) -> None:
     me.value(PUSH, str(made["plain"]), "acme/evil", code=TIMMS)
     good = files_of(hub, "acme/evil")
     hub.repositories["acme/evil"].commit({**good, name: b"{}"}, title="evil")

@@ -25,8 +25,14 @@ def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: in
         else:
             assert module.kernel_size[0] == module.kernel_size[1]
             assert module.stride[0] == module.stride[1]
-            found = (module.in_channels, module.out_channels, module.kernel_size[0], module.stride[0], module.groups,
-                     module.bias is not None)
+            found = (
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size[0],
+                module.stride[0],
+                module.groups,
+                module.bias is not None,
+            )
         groups = layer.groups
         assert found == (layer.in_width, layer.out_width, layer.kernel, layer.stride, groups, layer.bias), name
     norms = [m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)]

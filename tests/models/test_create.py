@@ -142,8 +142,9 @@ def test_other_classes_and_channels_adapt_as_in_timm(code: str, tmp_path: Path) 
     # Weights for three channels, summed, see a grey image as the original sees it three times.
     grey = images(1)
     with torch.no_grad():
-        torch.testing.assert_close(adapted.forward_features(grey), net.forward_features(grey.expand(-1, 3, -1, -1)),
-                                   rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            adapted.forward_features(grey), net.forward_features(grey.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4
+        )
         assert adapted(grey).shape == (2, 5)
     without = create(code, pretrained=path, num_classes=0).eval()
     x = images()
@@ -170,9 +171,10 @@ def test_features_take_the_weights_of_the_whole(code: str, tmp_path: Path) -> No
         create(code, pretrained=path)
 
 
-@pytest.mark.parametrize(("name", "theirs"), [
-    ("resnet18", "resnet18"), ("mobilenetv2", "mobilenet_v2"), ("efficientnet_b0", "efficientnet_b0"),
-])
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("resnet18", "resnet18"), ("mobilenetv2", "mobilenet_v2"), ("efficientnet_b0", "efficientnet_b0")],
+)
 def test_a_torchvision_file_is_recognised(name: str, theirs: str, tmp_path: Path) -> None:
     net = getattr(torchvision.models, theirs)(weights=None).eval()
     path = tmp_path / "net.pth"
@@ -227,19 +229,22 @@ def test_a_file_that_holds_no_weights(tmp_path: Path) -> None:
         create(TINY, pretrained=tmp_path)
 
 
-@pytest.mark.parametrize(("source", "error", "said"), [
-    (True, WeightsError, "not one of the zoo's"),
-    ("in1k", WeightsError, "not one of the zoo's"),
-    ("no/such/file.pth", WeightsError, "no weights file 'no/such/file.pth'"),
-    ("missing.safetensors", WeightsError, "no weights file"),
-    (Path("missing"), WeightsError, "no weights file"),
-    ("local-dir:no/such/folder", WeightsError, "no weights in 'no/such/folder'"),
-    ("hf-hub:a/b/c", WeightsError, "names no Hub repository"),
-    ("hf-hub:", WeightsError, "names no Hub repository"),
-    ("", WeightsError, "pretrained is ''"),
-    (3, WeightsError, "pretrained is 3"),
-    (None, WeightsError, "pretrained is None"),
-])
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        (True, WeightsError, "not one of the zoo's"),
+        ("in1k", WeightsError, "not one of the zoo's"),
+        ("no/such/file.pth", WeightsError, "no weights file 'no/such/file.pth'"),
+        ("missing.safetensors", WeightsError, "no weights file"),
+        (Path("missing"), WeightsError, "no weights file"),
+        ("local-dir:no/such/folder", WeightsError, "no weights in 'no/such/folder'"),
+        ("hf-hub:a/b/c", WeightsError, "names no Hub repository"),
+        ("hf-hub:", WeightsError, "names no Hub repository"),
+        ("", WeightsError, "pretrained is ''"),
+        (3, WeightsError, "pretrained is 3"),
+        (None, WeightsError, "pretrained is None"),
+    ],
+)
 def test_sources_that_are_none(source: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         create(TINY, pretrained=source)

@@ -24,22 +24,48 @@ from bsszoo.models.resolve import resolve
 CODE = "resnet18_c8-8-8-8_l1-1-1-1"
 DETECTOR = "retinanet_fpn8_resnet18_c8-8-8-8_l1-1-1-1"
 CONFIG: dict[str, Any] = {
-    "architecture": "bsszoo_code", "num_classes": 3, "num_features": 8, "global_pool": "avg",
-    "model_args": {"code": {"family": "resnet18", "widths": [8] * 4, "depths": [1] * 4, "stem_width": 8,
-                            "image_size": 64}, "in_chans": 3},
+    "architecture": "bsszoo_code",
+    "num_classes": 3,
+    "num_features": 8,
+    "global_pool": "avg",
+    "model_args": {
+        "code": {"family": "resnet18", "widths": [8] * 4, "depths": [1] * 4, "stem_width": 8, "image_size": 64},
+        "in_chans": 3,
+    },
     "pretrained_cfg": {
-        "tag": "x", "custom_load": False, "input_size": [3, 32, 32], "fixed_input_size": False,
-        "interpolation": "bilinear", "crop_pct": 0.875, "crop_mode": "center", "mean": [0.5, 0.5, 0.5],
-        "std": [0.2, 0.2, 0.2], "num_classes": 3, "pool_size": [7, 7], "first_conv": "conv1", "classifier": "fc",
-        "license": "mit", "label_offset": None, "notes": None, "paper_ids": ["a"], "min_input_size": None},
-    "label_names": ["a", "b", "c"], "label_descriptions": {"a": "A", "b": "B", "c": "C"},
+        "tag": "x",
+        "custom_load": False,
+        "input_size": [3, 32, 32],
+        "fixed_input_size": False,
+        "interpolation": "bilinear",
+        "crop_pct": 0.875,
+        "crop_mode": "center",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.2, 0.2, 0.2],
+        "num_classes": 3,
+        "pool_size": [7, 7],
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "mit",
+        "label_offset": None,
+        "notes": None,
+        "paper_ids": ["a"],
+        "min_input_size": None,
+    },
+    "label_names": ["a", "b", "c"],
+    "label_descriptions": {"a": "A", "b": "B", "c": "C"},
     "bsszoo": {"code": {"family": "resnet18", "widths": [8] * 4, "depths": [1] * 4}, "version": "0.1.0"},
 }
 DETECTORS: dict[str, Any] = {
-    "architecture": "retinanet", "num_classes": 2, "bsszoo": {
-        "detector": DETECTOR, "p6_from": "c5", "norm": "batch",
+    "architecture": "retinanet",
+    "num_classes": 2,
+    "bsszoo": {
+        "detector": DETECTOR,
+        "p6_from": "c5",
+        "norm": "batch",
         "settings": {"min_size": 64, "max_size": 96, "anchor_size": 16},
-        "labels": {"ids": [1, 2], "names": ["a", "b"]}},
+        "labels": {"ids": [1, 2], "names": ["a", "b"]},
+    },
 }
 
 
@@ -51,12 +77,55 @@ def deep(levels: int) -> Any:
 
 
 ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 3, 1000, 65536, 10**9, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x",
-    "resnet18", "mobilenetv2", "resnet50", CODE, "resnet18{8,8,8,8,1,1,1,1}", "../../etc/passwd", "\x1b[2J", "\ud800",
-    "9" * 5000, "nearest", "random", [], [None], ["a", 1], [3, 32, 32], [3, 10**6, 10**6], [1] * 4, [10**5] * 4,
-    [[[8]]] * 4, ["8"] * 4, [float("nan")] * 3, [0.0] * 3, {}, {"a": 1}, {"code": CODE}, {"family": "resnet18"},
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    3,
+    1000,
+    65536,
+    10**9,
+    10**30,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "resnet18",
+    "mobilenetv2",
+    "resnet50",
+    CODE,
+    "resnet18{8,8,8,8,1,1,1,1}",
+    "../../etc/passwd",
+    "\x1b[2J",
+    "\ud800",
+    "9" * 5000,
+    "nearest",
+    "random",
+    [],
+    [None],
+    ["a", 1],
+    [3, 32, 32],
+    [3, 10**6, 10**6],
+    [1] * 4,
+    [10**5] * 4,
+    [[[8]]] * 4,
+    ["8"] * 4,
+    [float("nan")] * 3,
+    [0.0] * 3,
+    {},
+    {"a": 1},
+    {"code": CODE},
+    {"family": "resnet18"},
     {"family": ["resnet18"], "widths": {}, "depths": {}},
-    {"family": "resnet18", "widths": [8] * 4, "depths": [1] * 4, "unknown": 1}, deep(20), deep(95), deep(200),
+    {"family": "resnet18", "widths": [8] * 4, "depths": [1] * 4, "unknown": 1},
+    deep(20),
+    deep(95),
+    deep(200),
 ]
 
 
@@ -83,15 +152,16 @@ def damaged(config: dict[str, Any], chance: random.Random) -> str:
     text = json.dumps(data)
     if chance.random() < 0.08:  # damage to the text itself
         cut = chance.randrange(len(text))
-        text = text[:cut] + chance.choice(("", "\\u0000", "}", "[" * 3000, "9" * 6000, "\u00ff")) + text[cut + 1:]
+        text = text[:cut] + chance.choice(("", "\\u0000", "}", "[" * 3000, "9" * 6000, "\u00ff")) + text[cut + 1 :]
     return text
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("net")
-    save_file({k: v.contiguous() for k, v in create(CODE, num_classes=3).state_dict().items()},
-              made / "model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in create(CODE, num_classes=3).state_dict().items()}, made / "model.safetensors"
+    )
     return made
 
 
@@ -120,8 +190,12 @@ def test_any_configuration_is_a_network_or_one_text(seed: int, folder: Path, tmp
         assert isinstance(input_config(network), dict)
 
     acts: list[Callable[[], object]] = [
-        lambda: resolve(source), lambda: resolve(folder / "model.safetensors"), whole,
-        lambda: create(CODE, pretrained=folder), lambda: saved_detector(folder)]
+        lambda: resolve(source),
+        lambda: resolve(folder / "model.safetensors"),
+        whole,
+        lambda: create(CODE, pretrained=folder),
+        lambda: saved_detector(folder),
+    ]
     for number in range(60):
         text = damaged(CONFIG, chance)
         (folder / "config.json").write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -142,20 +216,27 @@ def test_any_configuration_of_a_detector_is_one_or_one_text(tmp_path: Path) -> N
     assert min(seen.values()) > 10, seen
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"pretrained_cfg": {"input_size": [3, 20_000, 20_000]}}, "its input_size is [3, 20000, 20000]"),
-    ({"pretrained_cfg": {"input_size": ["3", 32, 32]}}, "its input_size is ['3', 32, 32]"),
-    ({"pretrained_cfg": {"mean": [float("nan")] * 3}}, "its mean is [nan, nan, nan]"),
-    ({"pretrained_cfg": {"std": [0, 0, 0]}}, "its std is [0, 0, 0]"),
-    ({"pretrained_cfg": {"interpolation": "magic"}}, "its interpolation is 'magic'"),
-    ({"pretrained_cfg": []}, "no configuration of timm's"),
-    ({"num_classes": "3"}, "its num_classes is '3'"), ({"num_classes": 10**7}, "its num_classes is 10000000"),
-    ({"num_classes": True}, "its num_classes is True"), ({"label_names": ["a", 2, "c"]}, "its label_names is"),
-    ({"label_names": ["a", "b"]}, "2 label_names for 3 classes"), ({"label_names": {"0": "a"}}, "its label_names is"),
-    ({"num_classes": 10**40}, "a whole number of 41 digits"), ({"x": deep(200)}, "nested too deeply"),
-    ({"model_args": {"code": {"family": "nothing", "widths": [8], "depths": [1]}}}, "impossible code"),
-    ({"model_args": {"code": {"family": "resnet18", "widths": [8] * 100_000, "depths": [1]}}}, "impossible code"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pretrained_cfg": {"input_size": [3, 20_000, 20_000]}}, "its input_size is [3, 20000, 20000]"),
+        ({"pretrained_cfg": {"input_size": ["3", 32, 32]}}, "its input_size is ['3', 32, 32]"),
+        ({"pretrained_cfg": {"mean": [float("nan")] * 3}}, "its mean is [nan, nan, nan]"),
+        ({"pretrained_cfg": {"std": [0, 0, 0]}}, "its std is [0, 0, 0]"),
+        ({"pretrained_cfg": {"interpolation": "magic"}}, "its interpolation is 'magic'"),
+        ({"pretrained_cfg": []}, "no configuration of timm's"),
+        ({"num_classes": "3"}, "its num_classes is '3'"),
+        ({"num_classes": 10**7}, "its num_classes is 10000000"),
+        ({"num_classes": True}, "its num_classes is True"),
+        ({"label_names": ["a", 2, "c"]}, "its label_names is"),
+        ({"label_names": ["a", "b"]}, "2 label_names for 3 classes"),
+        ({"label_names": {"0": "a"}}, "its label_names is"),
+        ({"num_classes": 10**40}, "a whole number of 41 digits"),
+        ({"x": deep(200)}, "nested too deeply"),
+        ({"model_args": {"code": {"family": "nothing", "widths": [8], "depths": [1]}}}, "impossible code"),
+        ({"model_args": {"code": {"family": "resnet18", "widths": [8] * 100_000, "depths": [1]}}}, "impossible code"),
+    ],
+)
 def test_what_is_wrong_is_said(changes: dict[str, Any], said: str, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
     with pytest.raises(WeightsError) as refused:

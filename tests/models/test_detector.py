@@ -30,11 +30,16 @@ def _one_thread() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize(("name", "macs", "params"), [
-    ("maskrcnn_resnet50", "117.071B", "44.455M"), ("maskrcnn_resnet50_autobss", "116.869B", "49.207M"),
-    ("retinanet_resnet50", "146.246B", "37.969M"), ("retinanet_resnet50_autobss", "146.095B", "41.313M"),
-    ("retinanet_resnet50_autobss_printed", "168.490B", "43.555M"),
-])
+@pytest.mark.parametrize(
+    ("name", "macs", "params"),
+    [
+        ("maskrcnn_resnet50", "117.071B", "44.455M"),
+        ("maskrcnn_resnet50_autobss", "116.869B", "49.207M"),
+        ("retinanet_resnet50", "146.246B", "37.969M"),
+        ("retinanet_resnet50_autobss", "146.095B", "41.313M"),
+        ("retinanet_resnet50_autobss_printed", "168.490B", "43.555M"),
+    ],
+)
 def test_the_papers_figures(name: str, macs: str, params: str) -> None:
     cost = bsszoo.cost(name)
     assert (f"{cost.macs / 1e9:.3f}B", f"{cost.params / 1e6:.3f}M") == (macs, params)
@@ -42,7 +47,8 @@ def test_the_papers_figures(name: str, macs: str, params: str) -> None:
     assert detector is not None
     code = detector.backbone
     assert (cost.macs, cost.params) == counted_by_formula(
-        code.widths, code.depths, code.bottlenecks, retina=detector.kind == "retinanet", stride_in=code.stride_in)
+        code.widths, code.depths, code.bottlenecks, retina=detector.kind == "retinanet", stride_in=code.stride_in
+    )
 
 
 def hook_count(model: nn.Module, size: int) -> tuple[int, int]:
@@ -82,11 +88,13 @@ def test_the_formula_counts_what_is_built(kind: str, code: str, size: int) -> No
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
 def test_with_torchvisions_weights_the_outputs_are_torchvisions(kind: str) -> None:
     theirs = getattr(torchvision.models.detection, f"{kind}_resnet50_fpn")(
-        weights=None, weights_backbone=None, min_size=160, max_size=240)
+        weights=None, weights_backbone=None, min_size=160, max_size=240
+    )
     found = find_detector(f"{kind}_{ORIGINAL}")
     assert found is not None
-    ours = build_detector(Detector(found.kind, found.backbone, 91, "p5" if kind == "retinanet" else "c5"),
-                          min_size=160, max_size=240)
+    ours = build_detector(
+        Detector(found.kind, found.backbone, 91, "p5" if kind == "retinanet" else "c5"), min_size=160, max_size=240
+    )
     ours.load_state_dict(theirs.state_dict())
     pictures = [torch.rand(3, 120, 180), torch.rand(3, 160, 100)]
     for model in (ours, theirs):

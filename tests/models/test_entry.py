@@ -32,27 +32,35 @@ def test_every_entry_is_found_by_each_of_its_names(entry) -> None:
     assert find(entry.name) is entry_of(entry.code) is entry
 
 
-@pytest.mark.parametrize("text", [
-    "mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}",
-    "mobilenetv2 {24,40,64,96,120,240, 4,3,2,3,6,2,3,6,6,3,6,6}",
-    "mobilenetv2 24 40 64 96 120 240 4 3 2 3 6 2 3 6 6 3 6 6",
-    AUTOBSS, "mobilenetv2_autobss.in1k", " mobilenetv2_autobss ",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}",
+        "mobilenetv2 {24,40,64,96,120,240, 4,3,2,3,6,2,3,6,6,3,6,6}",
+        "mobilenetv2 24 40 64 96 120 240 4 3 2 3 6 2 3 6 6 3 6 6",
+        AUTOBSS,
+        "mobilenetv2_autobss.in1k",
+        " mobilenetv2_autobss ",
+    ],
+)
 def test_forms_of_one_code(text: str) -> None:
     assert str(resolve_code(text)) == AUTOBSS
 
 
-@pytest.mark.parametrize(("given", "error", "said"), [
-    ("resnet50_autobs", UnknownNameError, "'resnet50_autobss'"),
-    ("resnet19", UnknownNameError, "There is no model 'resnet19' in the zoo. Did you mean 'resnet18'"),
-    ("", UnknownNameError, "There is no model ''"),
-    ("resnet50.a1_in1", UnknownNameError, "no weights tagged 'a1_in1'. Did you mean 'a1_in1k'"),
-    ("resnet50_retinanet_autobss_printed.in1k", UnknownNameError, "nor any others"),
-    ("resnet18{64,128,256,512,2,2,2}", CodeError, "8 entries"),
-    ("mobilenetv3_c8-8_l1-1", CodeError, "starts with no family's name"),
-    (18, CodeError, "given was 18 of type int"),
-    (None, CodeError, "NoneType"),
-])
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ("resnet50_autobs", UnknownNameError, "'resnet50_autobss'"),
+        ("resnet19", UnknownNameError, "There is no model 'resnet19' in the zoo. Did you mean 'resnet18'"),
+        ("", UnknownNameError, "There is no model ''"),
+        ("resnet50.a1_in1", UnknownNameError, "no weights tagged 'a1_in1'. Did you mean 'a1_in1k'"),
+        ("resnet50_retinanet_autobss_printed.in1k", UnknownNameError, "nor any others"),
+        ("resnet18{64,128,256,512,2,2,2}", CodeError, "8 entries"),
+        ("mobilenetv3_c8-8_l1-1", CodeError, "starts with no family's name"),
+        (18, CodeError, "given was 18 of type int"),
+        (None, CodeError, "NoneType"),
+    ],
+)
 def test_what_is_not_known_is_said(given: object, error: type[Exception], said: str) -> None:
     with pytest.raises(error) as raised:
         resolve_code(given)  # type: ignore[arg-type]
@@ -71,10 +79,19 @@ def test_list_models() -> None:
     assert list_models(family="resnet18") == ["resnet18", "resnet18_rand", "resnet18_autobss", "resnet34"]
     assert list_models("*_13?m_*", family="mobilenetv2") == ["mobilenetv2_130m_uniform", "mobilenetv2_130m_autobss"]
     assert list_models(pretrained=True)[:9] == [
-        "resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1", "resnet34", "resnet26",
-        "resnet101", "resnet152"]
+        "resnet18",
+        "resnet50",
+        "mobilenetv2",
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "resnet34",
+        "resnet26",
+        "resnet101",
+        "resnet152",
+    ]
     assert list_models("regnet*", pretrained=True) == [
-        f"regnet{kind}_{size}" for kind in "xy" for size in ("002", "004", "006", "008", "016", "032")]
+        f"regnet{kind}_{size}" for kind in "xy" for size in ("002", "004", "006", "008", "016", "032")
+    ]
     assert set(list_models(pretrained=False)) == set(names) - set(list_models(pretrained=True))
     assert list_models("nothing*") == []
     with pytest.raises(UnknownNameError, match="efficientnet_b0"):
@@ -93,7 +110,8 @@ def test_tags_of_the_originals_are_timms(entry) -> None:
     known = get_arch_pretrained_cfgs(entry.timm)
     assert timm.is_model(entry.timm)
     assert {f"{entry.timm}.{tag.tag}": tag.repository for tag in entry.tags} == {
-        name: cfg.hf_hub_id for name, cfg in known.items()}
+        name: cfg.hf_hub_id for name, cfg in known.items()
+    }
     assert entry.tags[0].tag == get_pretrained_cfg(entry.timm).tag
     assert entry.published
 
@@ -126,8 +144,10 @@ def test_every_name_of_timm_is_known_as_timms_without_importing_it() -> None:
     for name in [n for n in theirs[:: len(theirs) // 40] if n not in ours]:
         with pytest.raises(UnknownNameError, match=f"timm has '{name}', and bsszoo has not"):
             find(name)
-    code = ("import sys\nfrom bsszoo.models.names import find\ntry:\n    find('regnety_160')\n"
-            "except KeyError as error:\n    print(error)\nprint(sorted({'torch', 'timm'} & set(sys.modules)))")
+    code = (
+        "import sys\nfrom bsszoo.models.names import find\ntry:\n    find('regnety_160')\n"
+        "except KeyError as error:\n    print(error)\nprint(sorted({'torch', 'timm'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.startswith("timm has 'regnety_160'")
     assert done.stdout.endswith("\n[]\n")

@@ -83,14 +83,25 @@ class User:
 
     def __init__(self, endpoint: str, home: Path, **env: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CHILD], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
-                 "NO_PROXY": "127.0.0.1", **env})
+            [sys.executable, "-c", CHILD],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={
+                **os.environ,
+                "HF_ENDPOINT": endpoint,
+                "HF_HOME": str(home),
+                "HF_HUB_DISABLE_XET": "1",
+                "NO_PROXY": "127.0.0.1",
+                **env,
+            },
+        )
 
     def run(self, cases: dict[str, dict[str, Any]], **settings: Any) -> dict[str, dict[str, Any]]:
         """What each case gives; ``settings`` go to those that create a network."""
-        return {name: self._ask({**case, "kwargs": {**case.get("kwargs", {}), **settings}})
-                for name, case in cases.items()}
+        return {
+            name: self._ask({**case, "kwargs": {**case.get("kwargs", {}), **settings}}) for name, case in cases.items()
+        }
 
     def _ask(self, case: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -137,9 +148,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     hub.add("someone/broken", {"model.safetensors": b"not a safetensors file"})
     hub.add("someone/truncated", {**saved, "model.safetensors": saved["model.safetensors"][:-1000]})
     hub.add("someone/pickled", {"config.json": saved["config.json"], "pytorch_model.bin": b"would run anything"})
-    for name, text in {"nonsense": b'{"architecture": "bsszoo_code", "model_args": {"code": "x"}}',
-                       "foreign": b'{"architecture": "vit_base_patch16_224", "pretrained_cfg": {}}',
-                       "unreadable": b"["}.items():
+    for name, text in {
+        "nonsense": b'{"architecture": "bsszoo_code", "model_args": {"code": "x"}}',
+        "foreign": b'{"architecture": "vit_base_patch16_224", "pretrained_cfg": {}}',
+        "unreadable": b"[",
+    }.items():
         hub.add(f"someone/{name}", {**saved, "config.json": text})
     hub.add("someone/cut", saved)
     hub.add("someone/half", saved)
@@ -147,8 +160,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     hub.add("someone/gated", saved, gated=True)
     hub.add("someone/hidden", saved, private=True)
     commit = hub.repositories["someone/cut"].refs["main"]
-    hub.faults = {f"GET /someone/cut/resolve/{commit}/model.safetensors": "cut", "HEAD /someone/forbidden": 403,
-                  "HEAD /someone/half/resolve/main/config.json": 507}
+    hub.faults = {
+        f"GET /someone/cut/resolve/{commit}/model.safetensors": "cut",
+        "HEAD /someone/forbidden": 403,
+        "HEAD /someone/half/resolve/main/config.json": 507,
+    }
     # A network of a user's own, which no version of bsszoo knows by name, and a named one for the user's own data.
     own = build(Code.parse(TINY), num_classes=7, in_chans=1)
     save_for_hf(own, str(folder), safe_serialization=True)
@@ -160,7 +176,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     resnet = timm.create_model("resnet18")
     hub.add(RESNET, {"model.safetensors": save(resnet.state_dict())})
     hub.totals = {  # type: ignore[attr-defined]
-        NAME: total(net), "resnet18": total(resnet), "shoes": total(own), "ten": total(ten)}
+        NAME: total(net),
+        "resnet18": total(resnet),
+        "shoes": total(own),
+        "ten": total(ten),
+    }
     hub.commit = hub.repositories["someone/copy"].refs["main"]  # type: ignore[attr-defined]
     return hub
 
@@ -249,9 +269,22 @@ def runs(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     return found
 
 
-@pytest.mark.parametrize("case", ["published", "tag", "tag by argument", "source", "revision", "commit",
-                                  "by its repository", "by its repository and revision", "broken in the cache",
-                                  "again", "after a bad sum"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "published",
+        "tag",
+        "tag by argument",
+        "source",
+        "revision",
+        "commit",
+        "by its repository",
+        "by its repository and revision",
+        "broken in the cache",
+        "again",
+        "after a bad sum",
+    ],
+)
 def test_published_weights_load(case: str, runs: Any, hub: LocalHub) -> None:
     found = runs["online"][case]
     assert "error" not in found, found.get("text")
@@ -274,32 +307,38 @@ def test_an_original_takes_timms_weights(case: str, runs: Any, hub: LocalHub) ->
     assert runs["online"]["features"]["sum"] != found["sum"]
 
 
-@pytest.mark.parametrize(("case", "said"), [
-    ("not published", [f"bsszoo/{OTHER}.in1k", "Nobody has published", "PATH/model.safetensors", "'mobilenetv2'"]),
-    ("no repository", ["someone/nothing", "no such repository", "hf-hub:ORG/NAME"]),
-    ("no revision", ["no revision 'v9'"]),
-    ("no weights", ["someone/empty has no weights", "model.safetensors"]),
-    ("gated", ["restricted", "log in"]),
-    ("broken", ["Cannot read hf-hub:someone/broken"]),
-    ("truncated", ["Cannot read hf-hub:someone/truncated", "fetches it again"]),
-    ("pickled", ["pytorch_model.bin, a pickle", "only model.safetensors is taken"]),
-    ("hidden", ["no such repository, or it is private"]),
-    ("forbidden", ["does not let you read", "403", "HF_TOKEN"]),
-    ("config.json in trouble", ["Cannot fetch hf-hub:someone/half", "507"]),
-    ("code that is none", ["config.json of hf-hub:someone/nonsense names an impossible code"]),
-    ("another library's", ["names no block stacking style code", "vit_base_patch16_224", "timm.create_model"]),
-    ("config.json that is none", ["config.json of hf-hub:someone/unreadable is broken"]),
-    ("no config.json", ["has no config.json", "bsszoo push"]),
-    ("leaves its folder", ["'../../etc' names no Hub repository"]),
-    ("leaves its folder by dots", ["names no Hub repository"]),
-    ("leaves its folder by revision", ["names no Hub repository"]),
-    ("leaves its folder by root", ["names no Hub repository"]),
-    ("organisation without it", ["no model 'boots' in the zoo", "And acme has no such network"]),
-    ("organisation that is none", ["org is '../acme'", "no name of an organisation"]),
-    ("other code", ["holds the weights of mobilenetv2_c16-20-40-56-96-288", "not of mobilenetv2_c16-20-40-56-96-192"]),
-    ("bad sum", ["sha256", "0" * 64]),
-    ("no tag", ["no weights tagged 'a9_in1k'", "'a1_in1k'"]),
-])
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("not published", [f"bsszoo/{OTHER}.in1k", "Nobody has published", "PATH/model.safetensors", "'mobilenetv2'"]),
+        ("no repository", ["someone/nothing", "no such repository", "hf-hub:ORG/NAME"]),
+        ("no revision", ["no revision 'v9'"]),
+        ("no weights", ["someone/empty has no weights", "model.safetensors"]),
+        ("gated", ["restricted", "log in"]),
+        ("broken", ["Cannot read hf-hub:someone/broken"]),
+        ("truncated", ["Cannot read hf-hub:someone/truncated", "fetches it again"]),
+        ("pickled", ["pytorch_model.bin, a pickle", "only model.safetensors is taken"]),
+        ("hidden", ["no such repository, or it is private"]),
+        ("forbidden", ["does not let you read", "403", "HF_TOKEN"]),
+        ("config.json in trouble", ["Cannot fetch hf-hub:someone/half", "507"]),
+        ("code that is none", ["config.json of hf-hub:someone/nonsense names an impossible code"]),
+        ("another library's", ["names no block stacking style code", "vit_base_patch16_224", "timm.create_model"]),
+        ("config.json that is none", ["config.json of hf-hub:someone/unreadable is broken"]),
+        ("no config.json", ["has no config.json", "bsszoo push"]),
+        ("leaves its folder", ["'../../etc' names no Hub repository"]),
+        ("leaves its folder by dots", ["names no Hub repository"]),
+        ("leaves its folder by revision", ["names no Hub repository"]),
+        ("leaves its folder by root", ["names no Hub repository"]),
+        ("organisation without it", ["no model 'boots' in the zoo", "And acme has no such network"]),
+        ("organisation that is none", ["org is '../acme'", "no name of an organisation"]),
+        (
+            "other code",
+            ["holds the weights of mobilenetv2_c16-20-40-56-96-288", "not of mobilenetv2_c16-20-40-56-96-192"],
+        ),
+        ("bad sum", ["sha256", "0" * 64]),
+        ("no tag", ["no weights tagged 'a9_in1k'", "'a1_in1k'"]),
+    ],
+)
 def test_what_is_not_there_is_one_clear_error(case: str, said: list[str], runs: Any) -> None:
     found = runs["online"][case]
     assert found["error"] == ("UnknownNameError" if case == "no tag" else "WeightsError")
@@ -348,8 +387,11 @@ def test_timm_itself_does_not_ask_where_nothing_is_published(runs: Any) -> None:
 
 
 def test_a_network_that_bsszoo_does_not_know_is_rebuilt_from_its_code(runs: Any, hub: LocalHub) -> None:
-    for found in (runs["online"]["unknown to bsszoo"], runs["online"]["organisation's own name"],
-                  runs["organisation by environment"]["name"]):
+    for found in (
+        runs["online"]["unknown to bsszoo"],
+        runs["online"]["organisation's own name"],
+        runs["organisation by environment"]["name"],
+    ):
         assert "error" not in found, found.get("text")
         assert found["sum"] == pytest.approx(hub.totals["shoes"], rel=1e-12)  # type: ignore[attr-defined]
         assert found["classes"] == 7
@@ -361,8 +403,12 @@ def test_a_network_that_bsszoo_does_not_know_is_rebuilt_from_its_code(runs: Any,
 
 
 def test_an_organisation_has_weights_of_its_own_for_the_zoos_names(runs: Any, hub: LocalHub) -> None:
-    for found in (runs["online"]["organisation"], runs["online"]["organisation's tag"],
-                  runs["online"]["organisation's tag by argument"], runs["organisation by environment"]["org"]):
+    for found in (
+        runs["online"]["organisation"],
+        runs["online"]["organisation's tag"],
+        runs["online"]["organisation's tag by argument"],
+        runs["organisation by environment"]["org"],
+    ):
         assert "error" not in found, found.get("text")
         assert (found["classes"], found["cfg"]["architecture"]) == (10, NAME)
         assert found["sum"] == pytest.approx(hub.totals["ten"], rel=1e-12)  # type: ignore[attr-defined]

@@ -14,12 +14,18 @@ from bsszoo.models.inherit import inherit_weights
 # A small code of each family and one that is larger in every entry, with skips between the same stages.
 PAIRS = {
     "resnet18": ("resnet18_c32-64-64-128_l1-2-1-1", "resnet18_c64-128-128-256_l2-3-1-2"),
-    "resnet50": ("resnet50_c128-192-256-512_l1-2-1-1_b16-48-64-128",
-                 "resnet50_c192-256-384-576_l2-3-2-1_b24-64-96-144"),
-    "mobilenetv2": ("mobilenetv2_c12-16-32-48-80-160_l1-2-2-1-2-1_t3-6-3-3-3-3",
-                    "mobilenetv2_c16-24-48-72-120-240_l2-3-2-3-2-2_t6-6-3-6-3-6"),
-    "efficientnet_b0": ("efficientnet_b0_c16-24-48-56-144-160_l1-2-1-2-1-1_t3-6-3-3-6-3",
-                        "efficientnet_b0_c24-32-64-84-192-240_l2-2-2-3-2-1_t6-6-3-6-6-3"),
+    "resnet50": (
+        "resnet50_c128-192-256-512_l1-2-1-1_b16-48-64-128",
+        "resnet50_c192-256-384-576_l2-3-2-1_b24-64-96-144",
+    ),
+    "mobilenetv2": (
+        "mobilenetv2_c12-16-32-48-80-160_l1-2-2-1-2-1_t3-6-3-3-3-3",
+        "mobilenetv2_c16-24-48-72-120-240_l2-3-2-3-2-2_t6-6-3-6-3-6",
+    ),
+    "efficientnet_b0": (
+        "efficientnet_b0_c16-24-48-56-144-160_l1-2-1-2-1-1_t3-6-3-3-6-3",
+        "efficientnet_b0_c24-32-64-84-192-240_l2-2-2-3-2-1_t6-6-3-6-6-3",
+    ),
     "regnetx": ("regnetx_c16-32-48-64_l1-2-2-1_g8-8-16-16", "regnetx_c24-48-64-96_l2-3-2-2_g8-8-16-16"),
     "regnety": ("regnety_c16-32-48-64_l1-2-2-1_g8-8-16-16", "regnety_c24-48-64-96_l2-3-2-2_g8-8-16-16"),
 }

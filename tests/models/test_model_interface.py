@@ -122,8 +122,9 @@ def test_dilation_keeps_what_each_weight_sees() -> None:
         dilated.load_state_dict(net.state_dict())
         x = images(1)
         with torch.no_grad():
-            torch.testing.assert_close(dilated.forward_features(x)[:, :, ::4, ::4], net.forward_features(x),
-                                       rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                dilated.forward_features(x)[:, :, ::4, ::4], net.forward_features(x), rtol=1e-4, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,8 +183,9 @@ def test_it_learns(kind: str) -> None:
 def test_drop_path_rises_to_the_rate_and_acts_in_training_only(kind: str) -> None:
     net = build(small(kind), drop_path_rate=0.3, num_classes=5)
     rates = [m.drop_prob for m in net.modules() if type(m).__name__ == "DropPath"]
-    blocks = sum(stage.depth for stage in stages_of(small(kind)) if stage.first.kind in
-                 ("basic", "bottleneck", "mbconv"))
+    blocks = sum(
+        stage.depth for stage in stages_of(small(kind)) if stage.first.kind in ("basic", "bottleneck", "mbconv")
+    )
     assert len(rates) == blocks - 1  # the first block's rate is 0
     assert rates == sorted(rates)
     assert rates[-1] == pytest.approx(0.3 if kind in ("resnet18", "resnet50", "caffe") else 0.3 * (blocks - 1) / blocks)
@@ -243,14 +245,17 @@ def test_meta_device_and_dtype() -> None:
     assert {(p.device.type, p.dtype) for p in net.parameters()} == {("meta", torch.float16)}
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    ({"num_classes": -1}, "num_classes is -1"),
-    ({"in_chans": 0}, "in_chans is 0"),
-    ({"drop_rate": 1.5}, "drop_rate is 1.5"),
-    ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1"),
-    ({"output_stride": 4}, "allowed are 8, 16 and 32"),
-    ({"out_indices": (1,)}, "features_only=True"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"num_classes": -1}, "num_classes is -1"),
+        ({"in_chans": 0}, "in_chans is 0"),
+        ({"drop_rate": 1.5}, "drop_rate is 1.5"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1"),
+        ({"output_stride": 4}, "allowed are 8, 16 and 32"),
+        ({"out_indices": (1,)}, "features_only=True"),
+    ],
+)
 def test_impossible_arguments_are_named(arguments: dict, said: str) -> None:
     with pytest.raises(CodeError, match=said):
         build(small("resnet18"), **arguments)

@@ -19,10 +19,17 @@ from bsszoo.errors import BssZooError, CodeError, UnknownNameError, WeightsError
 from bsszoo.models.create import create
 
 
-@pytest.mark.parametrize(("name", "near"), [
-    ("regnety_160", "regnety_008"), ("convnext_tiny", "resnet50"), ("tf_efficientnet_b3", "efficientnet_b0"),
-    ("mobilenetv3_large_100", "mobilenetv2"), ("vit_base_patch16_224", "resnet50"), ("resnet18d", "resnet18"),
-])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("regnety_160", "regnety_008"),
+        ("convnext_tiny", "resnet50"),
+        ("tf_efficientnet_b3", "efficientnet_b0"),
+        ("mobilenetv3_large_100", "mobilenetv2"),
+        ("vit_base_patch16_224", "resnet50"),
+        ("resnet18d", "resnet18"),
+    ],
+)
 def test_a_network_of_timms_alone_is_said_to_be_one(name: str, near: str) -> None:
     assert timm.is_model(name)
     for act in (bsszoo.cost, create, lambda given: bsszoo.compress(given, flops="60%")):
@@ -34,9 +41,7 @@ def test_a_network_of_timms_alone_is_said_to_be_one(name: str, near: str) -> Non
         assert f"timm.create_model({name!r})" in said
 
 
-@pytest.mark.parametrize(("name", "ours"), [
-    ("mobilenetv2_100", "mobilenetv2"),
-])
+@pytest.mark.parametrize(("name", "ours"), [("mobilenetv2_100", "mobilenetv2")])
 def test_a_network_that_timm_names_otherwise_is_named(name: str, ours: str) -> None:
     with pytest.raises(UnknownNameError, match=f"timm's name of a network that bsszoo calls {ours!r}"):
         bsszoo.cost(name)
@@ -72,17 +77,42 @@ NETWORK = timm.create_model("resnet18", device=torch.device("meta"))
 TAKE_NETWORKS = (bsszoo.cost, lambda v: bsszoo.compress(v, flops="60%"))
 
 
-@pytest.mark.parametrize("given", [NETWORK, nn.Linear(2, 2), Wordy(), torch.zeros(1000), [NETWORK], list(range(10_000)),
-                                   {"a": "b" * 10_000}, b"x" * 10_000, 10**5000],
-                         ids=lambda given: type(given).__name__)
-@pytest.mark.parametrize("act", [
-    *TAKE_NETWORKS, create, lambda v: create(CODE, pretrained=v),
-    lambda v: create(CODE, num_classes=v), lambda v: create(CODE, in_chans=v), lambda v: bsszoo.cost(CODE, v),
-    lambda v: create(CODE, output_stride=v), lambda v: Code("resnet18", v, (1,) * 4), Code.parse, Code.from_dict,
-    lambda v: Code(v, (8,) * 4, (1,) * 4), lambda v: Code("resnet18", (8,) * 4, (1,) * 4, image_size=v),
-    lambda v: Code.from_entries("resnet18", v), lambda v: Code("resnet18", (8, 8, 8, v), (1,) * 4),
-    lambda v: bsszoo.compress("resnet18", flops=v), lambda v: bsszoo.Space.of(v),
-])
+@pytest.mark.parametrize(
+    "given",
+    [
+        NETWORK,
+        nn.Linear(2, 2),
+        Wordy(),
+        torch.zeros(1000),
+        [NETWORK],
+        list(range(10_000)),
+        {"a": "b" * 10_000},
+        b"x" * 10_000,
+        10**5000,
+    ],
+    ids=lambda given: type(given).__name__,
+)
+@pytest.mark.parametrize(
+    "act",
+    [
+        *TAKE_NETWORKS,
+        create,
+        lambda v: create(CODE, pretrained=v),
+        lambda v: create(CODE, num_classes=v),
+        lambda v: create(CODE, in_chans=v),
+        lambda v: bsszoo.cost(CODE, v),
+        lambda v: create(CODE, output_stride=v),
+        lambda v: Code("resnet18", v, (1,) * 4),
+        Code.parse,
+        Code.from_dict,
+        lambda v: Code(v, (8,) * 4, (1,) * 4),
+        lambda v: Code("resnet18", (8,) * 4, (1,) * 4, image_size=v),
+        lambda v: Code.from_entries("resnet18", v),
+        lambda v: Code("resnet18", (8, 8, 8, v), (1,) * 4),
+        lambda v: bsszoo.compress("resnet18", flops=v),
+        lambda v: bsszoo.Space.of(v),
+    ],
+)
 def test_an_object_that_is_no_name_is_not_printed_whole(act: Callable[[Any], object], given: object) -> None:
     if given is NETWORK and act in TAKE_NETWORKS:
         return

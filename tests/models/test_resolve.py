@@ -30,9 +30,14 @@ from bsszoo.models.resolve import resolve
 SMALL = Code.parse("mobilenetv2_c8-8-16-16-24-24_l1-2-1-1-1-1_t3-6-3-3-3-3_stem8_stage2-8x1")
 #: A network of each family in torchvision, and ours.
 TORCHVISION = {
-    "resnet18": "resnet18", "resnet34": "resnet34", "resnet50": "resnet50", "mobilenet_v2": "mobilenetv2",
-    "efficientnet_b0": "efficientnet_b0", "efficientnet_b1": "efficientnet_b1",
-    "regnet_x_800mf": "regnetx_008", "regnet_y_400mf": "regnety_004",
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50",
+    "mobilenet_v2": "mobilenetv2",
+    "efficientnet_b0": "efficientnet_b0",
+    "efficientnet_b1": "efficientnet_b1",
+    "regnet_x_800mf": "regnetx_008",
+    "regnet_y_400mf": "regnety_004",
 }
 
 
@@ -59,9 +64,7 @@ def test_the_code_of_any_code_is_read_off_its_shapes(family: str, scale: float) 
 
 
 @pytest.mark.parametrize(("theirs", "ours"), TORCHVISION.items())
-def test_torchvisions_networks_are_recognised_and_give_the_same_outputs(
-    theirs: str, ours: str, tmp_path: Path
-) -> None:
+def test_torchvisions_networks_are_recognised_and_give_the_same_outputs(theirs: str, ours: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = getattr(torchvision.models, theirs)(num_classes=7).eval()
     torch.save(network.state_dict(), tmp_path / "net.pth")
@@ -69,8 +72,9 @@ def test_torchvisions_networks_are_recognised_and_give_the_same_outputs(
     assert (found.code, found.num_classes, found.in_chans) == (resolve(ours).code, 7, 3)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(create(tmp_path / "net.pth", pretrained=True).eval()(images), network(images),
-                                   rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            create(tmp_path / "net.pth", pretrained=True).eval()(images), network(images), rtol=1e-4, atol=1e-5
+        )
 
 
 WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
@@ -79,8 +83,12 @@ WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
     "compiled": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
     "compiled, data parallel": lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
     "Lightning": lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3},
-    "timm's script": lambda state: {"state_dict": {k: v + 1 for k, v in state.items()}, "state_dict_ema": state,
-                                    "args": argparse.Namespace(lr=0.1), "metric": 70.1},
+    "timm's script": lambda state: {
+        "state_dict": {k: v + 1 for k, v in state.items()},
+        "state_dict_ema": state,
+        "args": argparse.Namespace(lr=0.1),
+        "metric": 70.1,
+    },
     "average of ours": lambda state: {"model": {k: v + 1 for k, v in state.items()}, "ema": state, "update": 5},
     "no average": lambda state: {"model": state, "ema": None, "optimizer": {"state": {}}},
 }
@@ -111,9 +119,13 @@ def test_safetensors_and_a_built_network_too(tmp_path: Path) -> None:
 
 
 def test_a_trainings_folder_says_what_no_tensor_has(tmp_path: Path) -> None:
-    config = {"architecture": "bsszoo_code", "num_classes": 5, "model_args": {"code": SMALL.to_dict()},
-              "label_names": list("abcde"),
-              "pretrained_cfg": {"input_size": [1, 48, 48], "mean": [0.3], "std": [0.2]}}
+    config = {
+        "architecture": "bsszoo_code",
+        "num_classes": 5,
+        "model_args": {"code": SMALL.to_dict()},
+        "label_names": list("abcde"),
+        "pretrained_cfg": {"input_size": [1, 48, 48], "mean": [0.3], "std": [0.2]},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(small().state_dict(), tmp_path / "model.safetensors")
     for named in (tmp_path, str(tmp_path), f"local-dir:{tmp_path}", tmp_path / "model.safetensors"):
@@ -145,13 +157,19 @@ def test_names_codes_and_detectors() -> None:
         _ = detector.classifier
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("efficientnet_b2", r"nearest to efficientnet_b0_c24-48-88.*which 6 of its tensors do not fit: conv_head.weight is "
-                        r"\[1408, 352, 1, 1\], and \[1280, 352, 1, 1\] there; .* and 3 more"),
-    ("resnext50_32x4d", r"nearest to resnet50_.*layer1.0.conv2.weight is \[128, 4, 3, 3\], and \[128, 128, 3, 3\]"),
-    ("seresnet50", r"nearest to resnet50_.*layer1.0.se.fc1.weight \[16, 256, 1, 1\] is none of it"),
-    ("convnext_tiny", r"its 182 tensors \(stem.0.weight, stem.0.bias, stem.1.weight, \.\.\) are not named"),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "efficientnet_b2",
+            r"nearest to efficientnet_b0_c24-48-88.*which 6 of its tensors do not fit: conv_head.weight is "
+            r"\[1408, 352, 1, 1\], and \[1280, 352, 1, 1\] there; .* and 3 more",
+        ),
+        ("resnext50_32x4d", r"nearest to resnet50_.*layer1.0.conv2.weight is \[128, 4, 3, 3\], and \[128, 128, 3, 3\]"),
+        ("seresnet50", r"nearest to resnet50_.*layer1.0.se.fc1.weight \[16, 256, 1, 1\] is none of it"),
+        ("convnext_tiny", r"its 182 tensors \(stem.0.weight, stem.0.bias, stem.1.weight, \.\.\) are not named"),
+    ],
+)
 def test_a_network_of_no_family_says_which_tensors_did_not_fit(name: str, said: str, tmp_path: Path) -> None:
     network = timm.create_model(name)
     torch.save(network.state_dict(), tmp_path / "net.pt")
@@ -163,8 +181,11 @@ def test_a_network_of_no_family_says_which_tensors_did_not_fit(name: str, said: 
 @pytest.mark.parametrize("seed", range(12))
 def test_damaged_shapes_are_refused_in_words(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    state = shapes(build(list(FAMILIES.values())[seed % 7].name and Space.of(list(FAMILIES)[seed % 7]).smallest,
-                         device="meta").state_dict())
+    state = shapes(
+        build(
+            list(FAMILIES.values())[seed % 7].name and Space.of(list(FAMILIES)[seed % 7]).smallest, device="meta"
+        ).state_dict()
+    )
     for _ in range(30):
         broken = dict(state)
         name = str(rng.choice(list(broken)))
@@ -190,16 +211,34 @@ def test_what_is_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_the_commands_take_a_checkpoint(tmp_path: Path) -> None:
-    torch.save({"state_dict": {f"module.{k}": v for k, v in small(in_chans=3).state_dict().items()}},
-               tmp_path / "my.pth")
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in small(in_chans=3).state_dict().items()}}, tmp_path / "my.pth"
+    )
     shown = run(["-m", "bsszoo", "show", "my.pth"], tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert f"Recognised: {SMALL}, read off the shapes in my.pth; 5 classes, 3 input channels" in " ".join(
-        shown.stdout.split())
+        shown.stdout.split()
+    )
     [row] = json.loads(run(["-m", "bsszoo", "cost", "my.pth", "--json"], tmp_path).stdout)
     assert (row["code"], row["macs"]) == (str(SMALL), bsszoo.cost(SMALL, num_classes=5).macs)
-    done = run(["-m", "bsszoo", "compress", "my.pth", "--flops", "80%", "--trials", "2", "--batch", "2",
-                "--no-latency", "--out", "run"], tmp_path)
+    done = run(
+        [
+            "-m",
+            "bsszoo",
+            "compress",
+            "my.pth",
+            "--flops",
+            "80%",
+            "--trials",
+            "2",
+            "--batch",
+            "2",
+            "--no-latency",
+            "--out",
+            "run",
+        ],
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["reference"] == str(SMALL)
     exported = run(["-m", "bsszoo", "export", "my.pth", "--format", "torch"], tmp_path)

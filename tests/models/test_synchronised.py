@@ -9,9 +9,12 @@ from torch import nn
 import bsszoo
 from bsszoo.models.synchronised import synchronised
 
-CODES = ("resnet18_c8-8-16-16_l1-1-1-1", "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24",
-         "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2",
-         "efficientnet_b0_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1")
+CODES = (
+    "resnet18_c8-8-16-16_l1-1-1-1",
+    "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24",
+    "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2",
+    "efficientnet_b0_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1",
+)
 
 
 @pytest.mark.parametrize("code", CODES)

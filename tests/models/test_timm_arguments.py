@@ -27,10 +27,16 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
     return torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
-@pytest.mark.parametrize("text", [
-    "resnet18_c64-96-160-256_l2-3-2-1", "resnet18_c64-64-64-64_l1-1-1-1", "resnet18_c64-8-512-24_l3-1-1-2",
-    "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128", "resnet50_c32-32-32-96_l1-1-1-1_b8-8-8-24",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resnet18_c64-96-160-256_l2-3-2-1",
+        "resnet18_c64-64-64-64_l1-1-1-1",
+        "resnet18_c64-8-512-24_l3-1-1-2",
+        "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128",
+        "resnet50_c32-32-32-96_l1-1-1-1_b8-8-8-24",
+    ],
+)
 def test_a_resnet_in_timms_words(text: str) -> None:
     torch.manual_seed(0)
     code = Code.parse(text)
@@ -39,12 +45,15 @@ def test_a_resnet_in_timms_words(text: str) -> None:
     assert same(build(code, num_classes=7), timm.create_model(form.architecture, **form.arguments, num_classes=7))
 
 
-@pytest.mark.parametrize("text", [
-    "resnet18_c48-96-160-256_l2-3-2-1",  # a stem that is not timm's
-    "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-100",  # a bottleneck that is not a quarter
-    "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128_stride1x1",  # another place of the stride, with the same tensors
-    "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resnet18_c48-96-160-256_l2-3-2-1",  # a stem that is not timm's
+        "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-100",  # a bottleneck that is not a quarter
+        "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128_stride1x1",  # another place of the stride, same tensors
+        "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6",
+    ],
+)
 def test_what_timm_has_no_arguments_for(text: str) -> None:
     assert timm_arguments(Code.parse(text)) is None
 
@@ -57,11 +66,14 @@ def test_an_original_is_timms_own(name: str) -> None:
     assert timm_arguments(replace(named_entries()[name].code, image_size=64)) == form
 
 
-@pytest.mark.parametrize("text", [
-    "mobilenetv2_c24-40-64-96-120-240_l1-2-1-1-2-1_t3-6-6-3-6-6",
-    "efficientnet_b0_c24-40-80-112-192-320_l1-1-1-2-1-1_t6-6-6-6-6-6",
-    "efficientnet_b1_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mobilenetv2_c24-40-64-96-120-240_l1-2-1-1-2-1_t3-6-6-3-6-6",
+        "efficientnet_b0_c24-40-80-112-192-320_l1-1-1-2-1-1_t6-6-6-6-6-6",
+        "efficientnet_b1_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6",
+    ],
+)
 def test_an_arch_def_as_timm_reads_it(text: str) -> None:
     torch.manual_seed(0)
     code = Code.parse(text)

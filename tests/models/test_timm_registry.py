@@ -107,8 +107,10 @@ def test_a_named_network_is_saved_under_its_name(name: str, tmp_path: Path) -> N
 def test_an_original_is_saved_as_timms_own_model(tmp_path: Path) -> None:
     """Someone without bsszoo can load it."""
     save_for_hf(build(named_entries()["resnet18"].code), str(tmp_path), safe_serialization=True)
-    script = ("import sys, timm; timm.create_model('local-dir:' + sys.argv[1], pretrained=True); "
-              "assert 'bsszoo' not in sys.modules")
+    script = (
+        "import sys, timm; timm.create_model('local-dir:' + sys.argv[1], pretrained=True); "
+        "assert 'bsszoo' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
 
 

@@ -33,22 +33,30 @@ def with_one(value: float, dtype: torch.dtype = torch.float32) -> Change:
         changed = tensor.to(dtype).clone()
         changed.view(-1)[1] = value
         return changed
+
     return change
 
 
-@pytest.mark.parametrize(("name", "change", "said"), [
-    ("layer1.0.conv1.weight", with_one(float("nan")), "1 values of 576 in layer1.0.conv1.weight that are no finite"),
-    ("fc.bias", with_one(float("inf")), "in fc.bias that are no finite"),
-    ("bn1.running_var", with_one(float("-inf")), "in bn1.running_var that are no finite"),
-    ("fc.weight", with_one(1e300, torch.float64), "in fc.weight that are no finite"),
-    ("fc.weight", with_one(float("nan"), torch.bfloat16), "in fc.weight that are no finite"),
-    ("fc.weight", lambda t: t > 0, "holds fc.weight as bool, where floating-point"),
-    ("fc.weight", lambda t: t.to(torch.int32), "holds fc.weight as int32, where floating-point"),
-    ("fc.weight", lambda t: t.to(torch.uint8), "holds fc.weight as uint8, where floating-point"),
-    ("fc.weight", lambda t: t.to(torch.complex64), "holds fc.weight as complex64, where floating-point"),
-    ("bn1.num_batches_tracked", lambda t: t.to(torch.float32), "bn1.num_batches_tracked as float32, where whole"),
-    ("bn1.num_batches_tracked", lambda t: t > 0, "bn1.num_batches_tracked as bool, where whole"),
-])
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "layer1.0.conv1.weight",
+            with_one(float("nan")),
+            "1 values of 576 in layer1.0.conv1.weight that are no finite",
+        ),
+        ("fc.bias", with_one(float("inf")), "in fc.bias that are no finite"),
+        ("bn1.running_var", with_one(float("-inf")), "in bn1.running_var that are no finite"),
+        ("fc.weight", with_one(1e300, torch.float64), "in fc.weight that are no finite"),
+        ("fc.weight", with_one(float("nan"), torch.bfloat16), "in fc.weight that are no finite"),
+        ("fc.weight", lambda t: t > 0, "holds fc.weight as bool, where floating-point"),
+        ("fc.weight", lambda t: t.to(torch.int32), "holds fc.weight as int32, where floating-point"),
+        ("fc.weight", lambda t: t.to(torch.uint8), "holds fc.weight as uint8, where floating-point"),
+        ("fc.weight", lambda t: t.to(torch.complex64), "holds fc.weight as complex64, where floating-point"),
+        ("bn1.num_batches_tracked", lambda t: t.to(torch.float32), "bn1.num_batches_tracked as float32, where whole"),
+        ("bn1.num_batches_tracked", lambda t: t > 0, "bn1.num_batches_tracked as bool, where whole"),
+    ],
+)
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
 def test_numbers_that_no_training_writes_are_refused_by_name(
     name: str, change: Change, said: str, ending: str, tmp_path: Path
@@ -88,16 +96,23 @@ def test_a_detectors_weights_are_as_strict(tmp_path: Path) -> None:
 def folder(path: Path, code: str, **config: Any) -> str:
     path.mkdir()
     save_file(state(), path / "model.safetensors")
-    data = {"architecture": "bsszoo_code", "num_classes": 3,
-            "model_args": {"code": bsszoo.Code.parse(code).to_dict()}, **config}
+    data = {
+        "architecture": "bsszoo_code",
+        "num_classes": 3,
+        "model_args": {"code": bsszoo.Code.parse(code).to_dict()},
+        **config,
+    }
     (path / "config.json").write_text(json.dumps(data))
     return f"local-dir:{path}"
 
 
 def test_a_code_far_larger_than_its_weights_is_never_built(tmp_path: Path) -> None:
     source = folder(tmp_path / "net", HUGE)
-    for attempt in (lambda: create(source, pretrained=True), lambda: create(HUGE, pretrained=tmp_path / "net"),
-                    lambda: push(tmp_path / "net", "me/net", dry_run=tmp_path / "card")):
+    for attempt in (
+        lambda: create(source, pretrained=True),
+        lambda: create(HUGE, pretrained=tmp_path / "net"),
+        lambda: push(tmp_path / "net", "me/net", dry_run=tmp_path / "card"),
+    ):
         with pytest.raises(WeightsError, match="holds the weights of another network: 6,195 parameters"):
             attempt()
     # Without its weights, or to be measured.
@@ -106,8 +121,13 @@ def test_a_code_far_larger_than_its_weights_is_never_built(tmp_path: Path) -> No
             attempt()
     large = tmp_path / "detector"
     large.mkdir()
-    own = {"detector": f"retinanet_{HUGE}", "p6_from": "c5", "norm": "batch", "settings": {},
-           "labels": {"ids": [1], "names": ["a"]}}
+    own = {
+        "detector": f"retinanet_{HUGE}",
+        "p6_from": "c5",
+        "norm": "batch",
+        "settings": {},
+        "labels": {"ids": [1], "names": ["a"]},
+    }
     (large / "config.json").write_text(json.dumps({"num_classes": 1, "bsszoo": own}))
     save_file(state(), large / "model.safetensors")
     for pretrained, said in ((False, "at most 500,000,000 are built"), (True, "holds the weights of another network")):

@@ -18,8 +18,13 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 @cache
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     # From the tree's root, so that the package beside the examples is found where bsszoo is not installed.
-    command = [sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; "
-               "runpy.run_path(sys.argv[0], run_name='__main__')", f"examples/{name}", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')",
+        f"examples/{name}",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -34,8 +34,11 @@ def test_data_files_are_in_the_package_and_declared() -> None:
     for name in declared:
         assert resources.files("bsszoo").joinpath(name).is_file()
     # Any file that is no Python has to be declared, or the wheel goes without it.
-    others = {p.relative_to(ROOT / "bsszoo").as_posix() for p in (ROOT / "bsszoo").rglob("*")
-              if p.is_file() and p.suffix not in (".py", ".pyc")}
+    others = {
+        p.relative_to(ROOT / "bsszoo").as_posix()
+        for p in (ROOT / "bsszoo").rglob("*")
+        if p.is_file() and p.suffix not in (".py", ".pyc")
+    }
     assert others == set(declared)
 
 

@@ -15,7 +15,8 @@ from bsszoo.texts import one_line, parse_json, parse_yaml, printable
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
 )
 
 
@@ -43,10 +44,20 @@ def alias_bomb(levels: int = 9) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("text", [
-    alias_bomb(), "[" * 5000, "a: &a [*a]", f"a: 0x{'f' * 9000}", f"a: {'9' * 5000}", "a: 2020-13-45", "? [a]\n: b",
-    "a: !!python/object/apply:os.system ['true']", "a\x1b: 1",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        alias_bomb(),
+        "[" * 5000,
+        "a: &a [*a]",
+        f"a: 0x{'f' * 9000}",
+        f"a: {'9' * 5000}",
+        "a: 2020-13-45",
+        "? [a]\n: b",
+        "a: !!python/object/apply:os.system ['true']",
+        "a\x1b: 1",
+    ],
+)
 def test_yaml_out_of_bounds_is_a_yaml_error(text: str) -> None:
     with pytest.raises(yaml.YAMLError):
         parse_yaml(text)

@@ -48,8 +48,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"min_size": 64, "max_size": 128, "box_score_thresh": 0.0, "box_detections_per_img": 5}
     model = bsszoo.create(NARROW, num_classes=3)
     save_file(model.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(saved_text(
-        replace(detector, num_classes=3), norm="batch", settings=settings, labels=labels.to_dict()))
+    (folder / "config.json").write_text(
+        saved_text(replace(detector, num_classes=3), norm="batch", settings=settings, labels=labels.to_dict())
+    )
     return folder
 
 
@@ -111,8 +112,8 @@ def test_small_pictures_are_enlarged_and_labels_stand_below() -> None:
     assert made.width == 50 * 12
     assert min(made.width, 40 * 12) >= LEAST_SIDE
     pixels = np.asarray(made)
-    assert (pixels[:40 * 12] == (200, 0, 0)).all()
-    bars = (pixels[40 * 12:] == colour_of(0)).all(axis=2).sum(axis=1)
+    assert (pixels[: 40 * 12] == (200, 0, 0)).all()
+    bars = (pixels[40 * 12 :] == colour_of(0)).all(axis=2).sum(axis=1)
     full = made.width - 2 * max(15, made.width // 34)
     assert sorted({int(v) for v in bars if v})[-1] == pytest.approx(0.75 * full, abs=2)
     assert len({colour_of(i) for i in range(91)}) > 80
@@ -122,8 +123,21 @@ def test_the_command_writes_pictures_and_values(picture: Path, trained: Path, tm
     out = tmp_path / "out"
     (tmp_path / "more").mkdir()
     Image.open(picture).save(tmp_path / "more" / "noise.jpg")
-    done = CliRunner().invoke(app, ["predict", str(trained), str(picture), str(tmp_path / "more"), "--out", str(out),
-                                    "--least-score", "0", "--device", "cpu"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "predict",
+            str(trained),
+            str(picture),
+            str(tmp_path / "more"),
+            "--out",
+            str(out),
+            "--least-score",
+            "0",
+            "--device",
+            "cpu",
+        ],
+    )
     assert done.exit_code == 0, done.output
     assert {p.name for p in out.iterdir()} == {"noise.png", "noise_2.png", "predictions.json"}
     said = json.loads((out / "predictions.json").read_text())
@@ -133,8 +147,9 @@ def test_the_command_writes_pictures_and_values(picture: Path, trained: Path, tm
 
     mask = next(iter(predict(str(trained), [picture], least_score=0.0, device="cpu"))).objects[0].mask  # type: ignore
     assert np.array_equal(coder.decode(said[0]["objects"][0]["mask"]), mask)
-    few = CliRunner().invoke(app, ["predict", str(trained), str(picture), "--out", str(out), "--least-score", "0.999",
-                                   "--device", "cpu"])
+    few = CliRunner().invoke(
+        app, ["predict", str(trained), str(picture), "--out", str(out), "--least-score", "0.999", "--device", "cpu"]
+    )
     assert "nothing of 100% or more; the surest is" in few.output
     assert "Drawn: 2 pictures" in done.output
 
@@ -154,13 +169,16 @@ def test_every_picture_of_a_folder_is_drawn_and_what_was_said_is_kept_when_one_i
     assert [row["drawn"] for row in said] == ["00.png", "01.png", "02.png"]
 
 
-@pytest.mark.parametrize(("arguments", "error", "words"), [
-    ({"pictures": ["gone.jpg"]}, DataError, "There is no image 'gone.jpg'"),
-    ({"top": 0}, SettingsError, "--top is 0"),
-    ({"least_score": 1.0}, SettingsError, "--least-score is 1.0"),
-    ({"what": "maskrcnn_resnet50"}, WeightsError, "Nobody has published weights of maskrcnn_resnet50"),
-    ({"what": "nowhere/run"}, UnknownNameError, "There is no file or folder 'nowhere/run'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"pictures": ["gone.jpg"]}, DataError, "There is no image 'gone.jpg'"),
+        ({"top": 0}, SettingsError, "--top is 0"),
+        ({"least_score": 1.0}, SettingsError, "--least-score is 1.0"),
+        ({"what": "maskrcnn_resnet50"}, WeightsError, "Nobody has published weights of maskrcnn_resnet50"),
+        ({"what": "nowhere/run"}, UnknownNameError, "There is no file or folder 'nowhere/run'"),
+    ],
+)
 def test_wrong_arguments_are_said(
     picture: Path, trained: Path, arguments: dict[str, object], error: type[Exception], words: str
 ) -> None:

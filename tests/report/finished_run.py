@@ -45,10 +45,19 @@ def example_run(
         for i, t in enumerate(best, 1)
     ]
     return CompressResult(
-        family=family, reference=family, budget=Budget(max(t.cost.macs for t in rows) + 1_000_000),
+        family=family,
+        reference=family,
+        budget=Budget(max(t.cost.macs for t in rows) + 1_000_000),
         evaluator=EvaluatorInfo("structural", "z(log depth) + z(log params) + z(log activations)", CAUTION),
-        seed=3, scale=0.6, candidates=12_345, caps=("total depth at most 78",), notes=("1 of 12 trials failed",),
-        networks=tuple(networks), trials=tuple(rows), seconds=101.3, versions={"bsszoo": "0.1.0", "python": "3.12.1"},
+        seed=3,
+        scale=0.6,
+        candidates=12_345,
+        caps=("total depth at most 78",),
+        notes=("1 of 12 trials failed",),
+        networks=tuple(networks),
+        trials=tuple(rows),
+        seconds=101.3,
+        versions={"bsszoo": "0.1.0", "python": "3.12.1"},
     )
 
 

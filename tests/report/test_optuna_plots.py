@@ -10,8 +10,14 @@ mpl.use("Agg")
 
 from bsszoo import compress
 
-PLOTS = ["plot_optimization_history", "plot_param_importances", "plot_parallel_coordinate", "plot_slice", "plot_edf",
-         "plot_timeline"]
+PLOTS = [
+    "plot_optimization_history",
+    "plot_param_importances",
+    "plot_parallel_coordinate",
+    "plot_slice",
+    "plot_edf",
+    "plot_timeline",
+]
 
 
 @pytest.fixture(scope="module")

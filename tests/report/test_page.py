@@ -77,8 +77,15 @@ def test_the_page_shows_every_network_with_its_figures() -> None:
     page = Page(render_page(run))
     for network in run.networks:
         cost = network.cost
-        assert [network.label, human(cost.macs), human(cost.macs2), human(cost.params), human(cost.activations),
-                score(network.score), f"{network.latency_ms:.2f}"] in page.rows
+        assert [
+            network.label,
+            human(cost.macs),
+            human(cost.macs2),
+            human(cost.params),
+            human(cost.activations),
+            score(network.score),
+            f"{network.latency_ms:.2f}",
+        ] in page.rows
         assert page.text.count(str(network.code)) >= 1
 
 
@@ -97,10 +104,19 @@ def test_the_page_says_how_the_run_went() -> None:
     run = example_run()
     budget = replace(run.budget, min_macs=1_000, params=5_000_000, activations=9_000_000, latency_ms=12.5)
     text = Page(render_page(replace(run, budget=budget))).text
-    for fact in ("total depth at most 78", "1 of 12 trials failed", "12,345 codes", "0.6", "1 min 41 s",
-                 "bsszoo 0.1.0, python 3.12.1", "at least 1,000 MACs", "at most 5,000,000 params",
-                 "at most 9,000,000 activations", "at most 12.50 ms",
-                 "12, of which 1 failed"):
+    for fact in (
+        "total depth at most 78",
+        "1 of 12 trials failed",
+        "12,345 codes",
+        "0.6",
+        "1 min 41 s",
+        "bsszoo 0.1.0, python 3.12.1",
+        "at least 1,000 MACs",
+        "at most 5,000,000 params",
+        "at most 9,000,000 activations",
+        "at most 12.50 ms",
+        "12, of which 1 failed",
+    ):
         assert fact in text
     assert "none" in Page(render_page(replace(run, caps=(), notes=()))).text
 

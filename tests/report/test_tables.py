@@ -14,14 +14,7 @@ from strategies import FAMILY_NAMES, codes
 
 from bsszoo.codes import Code, code_cost, stage_costs
 from bsszoo.report.figures import human
-from bsszoo.report.tables import (
-    ListRow,
-    code_summary,
-    cost_line,
-    model_list_table,
-    result_table,
-    stage_table,
-)
+from bsszoo.report.tables import ListRow, code_summary, cost_line, model_list_table, result_table, stage_table
 
 
 def shown(table: RenderableType, *, width: int = 80, soft_wrap: bool = True) -> str:
@@ -94,8 +87,13 @@ def test_costs_are_shown_both_ways_everywhere() -> None:
     run = example_run()
     best = run.best
     row = ListRow("a", "resnet18", str(best.code), best.cost.macs, best.cost.params, None, "none", 224)
-    for table in (stage_table(best.code), code_summary(best.code, best.cost), result_table(run),
-                  model_list_table([row]), cost_line(best.cost)):
+    for table in (
+        stage_table(best.code),
+        code_summary(best.code, best.cost),
+        result_table(run),
+        model_list_table([row]),
+        cost_line(best.cost),
+    ):
         text = flowing(shown(table))
         assert human(best.cost.macs) in text
         assert human(2 * best.cost.macs) in text
@@ -112,7 +110,8 @@ def test_the_end_of_a_run_is_shown_whole(width: int) -> None:
     for network in run.networks:
         row = next(line for line in lines if line.startswith(network.label))
         assert [human(network.cost.macs), human(network.cost.macs2), human(network.cost.params)] == row.split()[
-            len(network.label.split()):][:3]
+            len(network.label.split()) :
+        ][:3]
         assert f"{network.score:.4f}" in row
         assert f"{network.latency_ms:.2f}" in row
         assert str(network.code) in lines, "a code stands alone on its line, so that it can be copied"

@@ -122,8 +122,14 @@ def test_results_far_below_the_rest_do_not_blind_the_model():
 
 def _history(candidates, rows, values):
     rows = np.asarray(rows)
-    return History(codes=candidates.codes[rows], numbers=np.arange(len(rows)), values=np.asarray(values, dtype=float),
-                   running=np.isnan(values), rows=rows, due=np.empty(0, dtype=np.int64))
+    return History(
+        codes=candidates.codes[rows],
+        numbers=np.arange(len(rows)),
+        values=np.asarray(values, dtype=float),
+        running=np.isnan(values),
+        rows=rows,
+        due=np.empty(0, dtype=np.int64),
+    )
 
 
 def test_codes_in_training_are_accounted_for():
@@ -167,8 +173,9 @@ def test_another_study_warms_the_search_up():
     earlier = optuna.create_study(direction="maximize")
     for row in np.random.default_rng(3).choice(len(candidates), 24, replace=False):
         params = dict(zip(candidates.names, candidates.codes[row].tolist(), strict=True))
-        earlier.add_trial(optuna.trial.create_trial(params=params, distributions=candidates.distributions,
-                                                    value=float(truth[row])))
+        earlier.add_trial(
+            optuna.trial.create_trial(params=params, distributions=candidates.distributions, value=float(truth[row]))
+        )
     study = optuna.create_study(direction="maximize", sampler=AutoBSSSampler(candidates, batch_size=8, seed=0))
     study.add_trials(earlier.trials)
     fresh = []
@@ -252,8 +259,11 @@ def test_codes_far_outside_the_set_do_not_end_the_search():
     study = optuna.create_study(direction="maximize", sampler=AutoBSSSampler(candidates, batch_size=4, seed=0))
     far = {n: optuna.distributions.IntDistribution(1, 2**40) for n in candidates.names}
     for k in range(3):
-        study.add_trial(optuna.trial.create_trial(params=dict.fromkeys(candidates.names, 2**36 + k),
-                                                  distributions=far, value=1.0 + k))
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=dict.fromkeys(candidates.names, 2**36 + k), distributions=far, value=1.0 + k
+            )
+        )
     for k in range(8):
         study.tell(study.ask(fixed_distributions=candidates.distributions), float(k))
 

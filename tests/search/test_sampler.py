@@ -30,8 +30,9 @@ def _truth(params):
 
 def _study(candidates, *, seed=0, storage=None, direction="maximize", name="s", batch=8, mode="paper"):
     sampler = AutoBSSSampler(candidates, mode=mode, batch_size=batch, seed=seed, clusters=64)
-    return optuna.create_study(storage=storage, study_name=name, sampler=sampler, direction=direction,
-                               load_if_exists=True)
+    return optuna.create_study(
+        storage=storage, study_name=name, sampler=sampler, direction=direction, load_if_exists=True
+    )
 
 
 def _run(study, candidates, n, *, batch=8, sign=1):
@@ -139,7 +140,8 @@ def test_study_optimize_with_threads(candidates):
     study = _study(candidates)
     study.optimize(
         lambda t: _truth({n: t.suggest_int(n, d.low, d.high) for n, d in candidates.distributions.items()}),
-        n_trials=40, n_jobs=4,
+        n_trials=40,
+        n_jobs=4,
     )
     codes = [candidates.index(t.params) for t in study.trials]
     assert None not in codes

@@ -87,11 +87,20 @@ def test_a_write_that_the_disk_has_no_room_for_leaves_nothing(journal):
     assert study.user_attrs == {"text": "with room again"}
 
 
-@pytest.mark.parametrize("line", [
-    b'{"op_code":6,"trial_id":1,"wor', b"", b"[]", b'{"op_code":6,"worker_id":"x"}', b"\xff\xfe", b"[" * 100_000,
-    b'{"op_code":4,"worker_id":"x","study_id":0,"datetime_start":"yesterday"}', b'{"op_code":77,"worker_id":"x"}',
-    b'{"op_code":4,"worker_id":"x","study_id":' + b"1" * 5000 + b"}",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"op_code":6,"trial_id":1,"wor',
+        b"",
+        b"[]",
+        b'{"op_code":6,"worker_id":"x"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"op_code":4,"worker_id":"x","study_id":0,"datetime_start":"yesterday"}',
+        b'{"op_code":77,"worker_id":"x"}',
+        b'{"op_code":4,"worker_id":"x","study_id":' + b"1" * 5000 + b"}",
+    ],
+)
 def test_damage_before_the_end_is_named_by_its_line_and_nothing_is_changed(journal, line, tmp_path):
     file, url = journal
     lines = file.read_bytes().splitlines(keepends=True)

@@ -15,8 +15,13 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = Space.of("resnet18")
 CANDIDATES = draw_candidates(SPACE, Limits(min_macs=1_200_000_000, max_macs=1_800_000_000), 120, 0)
 TRIALS = 9
-WRITES = ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr",
-          "set_trial_system_attr")
+WRITES = (
+    "create_new_trial",
+    "set_trial_param",
+    "set_trial_state_values",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+)
 
 
 class _KilledError(BaseException):
@@ -35,8 +40,9 @@ def _plan(seen, trials=TRIALS):
 
 def _study(storage, mode="default"):
     sampler = AutoBSSSampler(CANDIDATES, batch_size=4, seed=1, clusters=16, mode=mode)
-    return optuna.create_study(storage=storage, study_name="s", sampler=sampler, direction="maximize",
-                               load_if_exists=True)
+    return optuna.create_study(
+        storage=storage, study_name="s", sampler=sampler, direction="maximize", load_if_exists=True
+    )
 
 
 def _ends(study, plan):

@@ -30,8 +30,9 @@ def _plan(function=_params, trials=20, batch=8):
 
 def _study(storage=None):
     sampler = AutoBSSSampler(CANDIDATES, batch_size=8, seed=1, clusters=64)
-    return optuna.create_study(storage=storage, study_name="s", sampler=sampler, direction="maximize",
-                               load_if_exists=True)
+    return optuna.create_study(
+        storage=storage, study_name="s", sampler=sampler, direction="maximize", load_if_exists=True
+    )
 
 
 class _KilledError(BaseException):

@@ -27,9 +27,13 @@ def _free_port():
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("nowhere://x", "no database 'nowhere'"), ("just a name", "is no URL"), ("", "is no URL"),
-        ("journal://relative/file.log", "three slashes"), ("journal:///no/such/folder/file.log", "there is no folder"),
-        ("grpc://", "names no server"), ("grpc://host:port", "names no server"),
+        ("nowhere://x", "no database 'nowhere'"),
+        ("just a name", "is no URL"),
+        ("", "is no URL"),
+        ("journal://relative/file.log", "three slashes"),
+        ("journal:///no/such/folder/file.log", "there is no folder"),
+        ("grpc://", "names no server"),
+        ("grpc://host:port", "names no server"),
         ("sqlite:////no/such/folder/study.db", "unable to open database file"),
     ],
 )
@@ -93,8 +97,12 @@ def test_a_search_through_a_real_grpc_proxy(tmp_path):
         study.tell(trial, 2.5)
         with pytest.raises(UpdateFinishedTrialError):
             storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [3.5])
-        assert optuna.load_study(storage=open_storage(f"sqlite:///{tmp_path / 'study.db'}"),
-                                 study_name="s").trials[0].value == 2.5
+        assert (
+            optuna.load_study(storage=open_storage(f"sqlite:///{tmp_path / 'study.db'}"), study_name="s")
+            .trials[0]
+            .value
+            == 2.5
+        )
     finally:
         server.stop(None)
 
@@ -118,8 +126,9 @@ class _Flaky:
 
         method.__name__ = name
         wrapped = patience._patient(method)
-        monkeypatch.setattr(PatientDatabase, name, wrapped) if name != "set_trial_state_values" else \
-            monkeypatch.setattr(optuna.storages.RDBStorage, name, method)
+        monkeypatch.setattr(
+            PatientDatabase, name, wrapped
+        ) if name != "set_trial_state_values" else monkeypatch.setattr(optuna.storages.RDBStorage, name, method)
 
 
 def _connection_lost():
@@ -177,13 +186,16 @@ def test_a_full_disk_or_a_wrong_call_is_not_waited_for(database, monkeypatch):
         database.get_study_id_from_name("no such study")
 
 
-@pytest.mark.parametrize("url", [
-    "postgresql://me:hunter2@host/db",
-    "postgresql://host/db?user=me&password=hunter2",
-    "mysql://host/db?passwd=hunter2&charset=utf8",
-    "postgresql://me:p@hunter2/x?y@host/db",
-    "grpc://me:hunter2@host:13000",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@host/db",
+        "postgresql://host/db?user=me&password=hunter2",
+        "mysql://host/db?passwd=hunter2&charset=utf8",
+        "postgresql://me:p@hunter2/x?y@host/db",
+        "grpc://me:hunter2@host:13000",
+    ],
+)
 def test_no_part_of_a_password_is_shown(url):
     assert "hunter2" not in shown(url)
     assert "host" in shown(url)

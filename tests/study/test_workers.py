@@ -26,9 +26,21 @@ class Search:
         self.seen_file = folder / "seen.txt"
         environment = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
         self.process = subprocess.Popen(
-            [sys.executable, SCRIPT, url, str(workers), str(trials), str(grace), self.seen_file, str(seconds),
-             "alone" if alone else "shared"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            [
+                sys.executable,
+                SCRIPT,
+                url,
+                str(workers),
+                str(trials),
+                str(grace),
+                self.seen_file,
+                str(seconds),
+                "alone" if alone else "shared",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
             # A shell starts background jobs with SIGINT ignored, which would be inherited.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
@@ -221,8 +233,14 @@ def test_workers_killed_while_they_start_are_replaced(tmp_path, workers, kills):
 
 def test_the_temporary_folder_of_the_workers_is_taken_away(tmp_path):
     (tmp_path / "temporary").mkdir()
-    search = Search(tmp_path, f"sqlite:///{tmp_path / 'study.db'}", workers=2, trials=6, TMPDIR=str(
-        tmp_path / "temporary"), HOLD=f"2:{tmp_path / 'go'}")
+    search = Search(
+        tmp_path,
+        f"sqlite:///{tmp_path / 'study.db'}",
+        workers=2,
+        trials=6,
+        TMPDIR=str(tmp_path / "temporary"),
+        HOLD=f"2:{tmp_path / 'go'}",
+    )
     search.wait_for(2)
     [folder] = (tmp_path / "temporary").glob("bsszoo-workers-*")
     assert folder.stat().st_mode & 0o077 == 0
@@ -251,8 +269,14 @@ run_workers(StudyAddress(sys.argv[1], "s", 0), SearchPlan(Space.of("resnet18"), 
 
 def test_a_script_without_a_guard_ends_and_says_why(tmp_path):
     (tmp_path / "script.py").write_text(_NO_GUARD)
-    done = subprocess.run([sys.executable, "script.py", f"sqlite:///{tmp_path / 'study.db'}"], cwd=tmp_path,
-                          capture_output=True, text=True, check=False, timeout=LONG)
+    done = subprocess.run(
+        [sys.executable, "script.py", f"sqlite:///{tmp_path / 'study.db'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONG,
+    )
     assert done.returncode == 1
     assert done.stderr.rstrip().splitlines()[-1].startswith("bsszoo.errors.RunError: A worker process ended before it")
     assert "if __name__ == '__main__':" in done.stderr
@@ -260,13 +284,21 @@ def test_a_script_without_a_guard_ends_and_says_why(tmp_path):
 
 def test_more_workers_than_the_system_has_room_for_are_an_error_in_words(tmp_path):
     script = tmp_path / "few.py"
-    script.write_text(f"import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\n"
-                      f"sys.argv = {[str(SCRIPT), f'sqlite:///{tmp_path}/study.db', '1000', '1200', '60']!r} + "
-                      f"{[str(tmp_path / 'seen.txt'), '0', 'alone']!r}\nif __name__ == '__main__':\n"
-                      f"    sys.path.insert(0, {str(SCRIPT.parent)!r})\n    import worker_script\n"
-                      f"    worker_script.main()\n")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=LONG,
-                          env={**os.environ, "HOLD": f"1:{tmp_path / 'never'}", "PYTHONPATH": str(SCRIPT.parent)})
+    script.write_text(
+        f"import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\n"
+        f"sys.argv = {[str(SCRIPT), f'sqlite:///{tmp_path}/study.db', '1000', '1200', '60']!r} + "
+        f"{[str(tmp_path / 'seen.txt'), '0', 'alone']!r}\nif __name__ == '__main__':\n"
+        f"    sys.path.insert(0, {str(SCRIPT.parent)!r})\n    import worker_script\n"
+        f"    worker_script.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONG,
+        env={**os.environ, "HOLD": f"1:{tmp_path / 'never'}", "PYTHONPATH": str(SCRIPT.parent)},
+    )
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()[-1]
     assert "of 1000 cannot be started: Too many open files" in last, done.stderr[-2000:]
@@ -343,9 +375,9 @@ def _campaign(tmp_path, kind, url, seed, *, workers, rounds):
             whole = file.read_bytes()
             last = len(whole) - (whole[:-1].rfind(b"\n") + 1)
             if whole.endswith(b"\n") and b'"op_code":4,' in whole[-last:]:
-                file.write_bytes(whole[:len(whole) - rng.randint(1, last - 1)])
+                file.write_bytes(whole[: len(whole) - rng.randint(1, last - 1)])
             else:
-                file.write_bytes(whole + b'{"op_code":5,"worker_id":"'[:rng.randint(1, 26)])
+                file.write_bytes(whole + b'{"op_code":5,"worker_id":"'[: rng.randint(1, 26)])
     search = Search(tmp_path, url, workers=workers, trials=trials)
     complete, failed = search.codes(), [code for code in search.errors if "Two processes died" in search.errors[code]]
     assert len(complete) + len(failed) == len(search.errors) == trials

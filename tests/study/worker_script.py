@@ -48,20 +48,17 @@ def main() -> None:
 
     from bsszoo.codes import Space
     from bsszoo.search import CandidateSet
-    from bsszoo.study import (
-        Lease,
-        SearchPlan,
-        StudyAddress,
-        open_storage,
-        run_search,
-        run_workers,
-        trial_rows,
-    )
+    from bsszoo.study import Lease, SearchPlan, StudyAddress, open_storage, run_search, run_workers, trial_rows
 
     url, workers, trials, grace = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     space = Space.of("resnet18")
-    codes = [(64, 128, 256, w, 2 + w // 64 % 2, d, e, f) for w in range(384, 641, 64) for d in (1, 2, 3, 4)
-             for e in range(1, 9) for f in (1, 2, 3, 4)]
+    codes = [
+        (64, 128, 256, w, 2 + w // 64 % 2, d, e, f)
+        for w in range(384, 641, 64)
+        for d in (1, 2, 3, 4)
+        for e in range(1, 9)
+        for f in (1, 2, 3, 4)
+    ]
     candidates = CandidateSet(np.array(codes), names=("C1", "C2", "C3", "C4", "L1", "L2", "L3", "L4"))
     # As many dispersed first codes as trials: what is tested is who takes which code, not the Gaussian process.
     plan = SearchPlan(space, candidates, Padded(judge), trials, trials)

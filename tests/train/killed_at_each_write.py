@@ -77,8 +77,11 @@ def _files(out: Path) -> dict[str, object]:
     summary = json.loads((out / "summary.json").read_text())
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     kept = {k: hashlib.sha256((out / k).read_bytes()).hexdigest() for k in ("model.safetensors", "best.safetensors")}
-    return {**kept, "summary": {k: summary[k] for k in ("best_epoch", "best_top1", "top1", "sha256", "best_sha256")},
-            "rows": [[r[k] for k in ("epoch", "update", "train_loss", "val_loss", "top1")] for r in rows]}
+    return {
+        **kept,
+        "summary": {k: summary[k] for k in ("best_epoch", "best_top1", "top1", "sha256", "best_sha256")},
+        "rows": [[r[k] for k in ("epoch", "update", "train_loss", "val_loss", "top1")] for r in rows],
+    }
 
 
 if __name__ == "__main__":

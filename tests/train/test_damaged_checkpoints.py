@@ -102,8 +102,9 @@ def gone_on(recipe: Recipe, out: Path) -> tuple[dict[str, Any], list[str]]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="trains in forked processes")
 def test_killed_before_any_write_it_ends_with_the_files_of_the_training_that_nothing_stopped(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_at_each_write.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment(), capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     whole = found.pop("whole")
@@ -223,9 +224,7 @@ def test_a_checkpoint_with_other_contents_is_refused_with_its_name(
     assert str(out / "last.pt") in str(caught.value)
 
 
-def test_settings_of_the_optimiser_are_the_recipes(
-    recipe: Recipe, begun: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_settings_of_the_optimiser_are_the_recipes(recipe: Recipe, begun: Path, trained: Path, tmp_path: Path) -> None:
     out = copied(begun, tmp_path)
     state = torch.load(out / "last.pt", weights_only=True)
     for group in state["optimizer"]["param_groups"]:
@@ -272,8 +271,20 @@ def test_checkpoints_changed_at_random_are_refused_in_words_or_go_on_to_the_same
 
 def mutated(state: dict[str, Any], rng: random.Random) -> str | None:
     """Change something in a checkpoint; what, or None for a number that nobody could know to be another one."""
-    values: list[Any] = [None, True, -1, 10**30, float("nan"), "text", [], {}, torch.zeros(0), torch.zeros(3, 3),
-                         torch.zeros(2, dtype=torch.complex64), b"bytes"]
+    values: list[Any] = [
+        None,
+        True,
+        -1,
+        10**30,
+        float("nan"),
+        "text",
+        [],
+        {},
+        torch.zeros(0),
+        torch.zeros(3, 3),
+        torch.zeros(2, dtype=torch.complex64),
+        b"bytes",
+    ]
     node: Any = state
     path = []
     while isinstance(node, (dict, list)) and node:
@@ -294,8 +305,10 @@ def mutated(state: dict[str, Any], rng: random.Random) -> str | None:
     return None if known and (number or old is None or new is None) else f"{'.'.join(path)} is {new!r}"
 
 
-@pytest.mark.parametrize("name", ["last.pt", "recipe.yaml", "metrics.csv", "best.safetensors", "model.safetensors",
-                                  "config.json", "summary.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["last.pt", "recipe.yaml", "metrics.csv", "best.safetensors", "model.safetensors", "config.json", "summary.json"],
+)
 def test_damaged_files_of_a_folder_are_refused_in_words_or_made_again(
     recipe: Recipe, begun: Path, trained: Path, tmp_path: Path, name: str
 ) -> None:
@@ -333,7 +346,7 @@ def damage(file: Path, rng: random.Random) -> None:
         file.unlink()
         file.mkdir()
     elif kind == 2:
-        file.write_bytes(data[:rng.randrange(len(data))])
+        file.write_bytes(data[: rng.randrange(len(data))])
     elif kind == 3:
         file.write_bytes(rng.choice([b"", b"{}", b"[1]", b"\xff\xfe\x00", b"[" * 100_000, b"a: &a [*a, *a]"]))
     else:
@@ -381,8 +394,11 @@ def test_best_weights_that_are_lost_are_said_to_be_and_no_wrong_file_stays(
 def test_a_finished_training_whose_weights_are_gone_writes_them_again(
     recipe: Recipe, trained: Path, tmp_path: Path
 ) -> None:
-    for change in (lambda f: f.unlink(), lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\1"),
-                   lambda f: save_file({"fc.bias": torch.zeros(4)}, f)):
+    for change in (
+        lambda f: f.unlink(),
+        lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\1"),
+        lambda f: save_file({"fc.bias": torch.zeros(4)}, f),
+    ):
         out = copied(trained, tmp_path)
         change(out / "model.safetensors")
         _, notes = gone_on(recipe, out)
@@ -443,8 +459,10 @@ def test_a_full_disk_is_said_in_words_and_the_same_command_goes_on(
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, preexec_fn=limited)
     said = " ".join(done.stderr.split())
     assert done.returncode not in (0, -25)
-    assert "last.pt cannot be written: File too large. The last checkpoint, last.pt, is whole: once there is room, " \
+    assert (
+        "last.pt cannot be written: File too large. The last checkpoint, last.pt, is whole: once there is room, "
         "the same command goes on from there" in said
+    )
     assert "Traceback" not in said
     assert "inline_container" not in said
     assert digest(out / "last.pt") == before

@@ -20,12 +20,68 @@ from bsszoo.train.strict import load_mapping, read_tree
 ROOT = Path(__file__).parents[2]
 # Values that stand where another one should: of every kind, out of every range, and as no YAML that people write.
 WRONG: tuple[Any, ...] = (
-    None, True, False, "", " ", "x", "x" * 5000, "1e400", "nan", "inf", "-1", "\x1b[2J", "a: b", "!!python/none",
-    0, 1, -1, 2, 3, 7, 10**6, 10**18, 10**30, 0.0, 0.5, -0.5, 1.5, 1e-300, 1e300, float("inf"), float("-inf"),
-    float("nan"), [], [0], [1, 2, 3], [[1]], ["a", None], [0.5] * 300, {}, {"a": 1}, {1: 2}, {"name": "resnet18"},
-    "resnet18", "resnet18_c8-8-8-8_l1-1-1-1", "local-dir:nowhere", "hf-hub:a/../b", "synthetic/0", "synthetic/x",
-    "wds/x", "torch/x", "hfds/", "tfds/x", "folder", "sgd", "adamw", "poly", "rand-m9", "original", "augmix-m3",
-    "bicubic", "float16", "{split}",
+    None,
+    True,
+    False,
+    "",
+    " ",
+    "x",
+    "x" * 5000,
+    "1e400",
+    "nan",
+    "inf",
+    "-1",
+    "\x1b[2J",
+    "a: b",
+    "!!python/none",
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    10**6,
+    10**18,
+    10**30,
+    0.0,
+    0.5,
+    -0.5,
+    1.5,
+    1e-300,
+    1e300,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    [],
+    [0],
+    [1, 2, 3],
+    [[1]],
+    ["a", None],
+    [0.5] * 300,
+    {},
+    {"a": 1},
+    {1: 2},
+    {"name": "resnet18"},
+    "resnet18",
+    "resnet18_c8-8-8-8_l1-1-1-1",
+    "local-dir:nowhere",
+    "hf-hub:a/../b",
+    "synthetic/0",
+    "synthetic/x",
+    "wds/x",
+    "torch/x",
+    "hfds/",
+    "tfds/x",
+    "folder",
+    "sgd",
+    "adamw",
+    "poly",
+    "rand-m9",
+    "original",
+    "augmix-m3",
+    "bicubic",
+    "float16",
+    "{split}",
 )
 
 
@@ -67,8 +123,12 @@ def whole_tree() -> dict[str, Any]:
 
 
 def small() -> Recipe:
-    text = TEXT.replace("synthetic/256", "synthetic/16").replace("batch_size: 32", "batch_size: 8").replace(
-        "epochs: 2, warmup_epochs: 0.5", "epochs: 1").replace("device_batch: 16", "device_batch: 8")
+    text = (
+        TEXT.replace("synthetic/256", "synthetic/16")
+        .replace("batch_size: 32", "batch_size: 8")
+        .replace("epochs: 2, warmup_epochs: 0.5", "epochs: 1")
+        .replace("device_batch: 16", "device_batch: 8")
+    )
     return read_tree(Recipe, load_mapping(text, "it"))
 
 
@@ -92,8 +152,9 @@ def test_the_text_of_a_recipe_may_be_damaged_anywhere(tmp_path: Path, seed: int)
     data = bytearray(source.read_bytes())
     for _ in range(rng.choice((1, 2, 8))):
         place = rng.randrange(len(data))
-        data[place:place + rng.choice((0, 1, 1, 40))] = rng.choice(
-            (b"", b"\0", b"\xff", b"*a", b"&a ", b"[", b"{", b"- ", b"\t", b": ", b"!!int ", b"<<: *x", b"9" * 5000))
+        data[place : place + rng.choice((0, 1, 1, 40))] = rng.choice(
+            (b"", b"\0", b"\xff", b"*a", b"&a ", b"[", b"{", b"- ", b"\t", b": ", b"!!int ", b"<<: *x", b"9" * 5000)
+        )
     file = tmp_path / "r.yaml"
     file.write_bytes(bytes(data))
     try:
@@ -109,9 +170,17 @@ def test_a_recipe_that_is_taken_trains_or_says_why_not(tmp_path: Path, seed: int
     file = tmp_path / "r.yaml"
     file.write_text(yaml.safe_dump(tree), encoding="utf-8")
     # What would only take long is no matter of this test.
-    bounds = [f"{key}={value}" for key, value, most in (
-        ("schedule.epochs", 1, 2), ("data.image_size", 32, 64), ("model.num_classes", 4, 1000), ("run.workers", 0, 0),
-        ("optim.batch_size", 8, 16)) if large(tree, key, most)]
+    bounds = [
+        f"{key}={value}"
+        for key, value, most in (
+            ("schedule.epochs", 1, 2),
+            ("data.image_size", 32, 64),
+            ("model.num_classes", 4, 1000),
+            ("run.workers", 0, 0),
+            ("optim.batch_size", 8, 16),
+        )
+        if large(tree, key, most)
+    ]
     try:
         recipe = read_recipe(file, bounds)
     except BssZooError:
@@ -133,11 +202,16 @@ def large(tree: Any, key: str, most: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > most
 
 
-@pytest.mark.parametrize("text", [
-    "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"b{i}: &b{i} [{','.join(['*a' if i == 0 else f'*b{i - 1}'] * 9)}]\n" for i in range(9)),
-    "model: " + "[" * 100_000, "model: &m {name: *m}", "model: {name: " + "9" * 6000 + "}",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"b{i}: &b{i} [{','.join(['*a' if i == 0 else f'*b{i - 1}'] * 9)}]\n" for i in range(9)),
+        "model: " + "[" * 100_000,
+        "model: &m {name: *m}",
+        "model: {name: " + "9" * 6000 + "}",
+    ],
+)
 def test_a_bomb_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(text)

@@ -68,13 +68,22 @@ def test_a_folder_is_read_as_timm_reads_it(tmp_path: Path) -> None:
 def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
     make_folder(tmp_path, val=9)
     recipe = small_recipe(tmp_path)
-    recipe = replace(recipe, data=replace(FOLDER, crop_pct=0.9, interpolation="bicubic"),
-                     model=replace(recipe.model, num_classes=3))
+    recipe = replace(
+        recipe, data=replace(FOLDER, crop_pct=0.9, interpolation="bicubic"), model=replace(recipe.model, num_classes=3)
+    )
     model = bsszoo.create(CODE, num_classes=3).eval()
     _, val = open_splits(recipe.data, tmp_path, num_classes=3)
     place = Place(torch.device("cpu"))
-    theirs = create_loader(create_dataset("", str(tmp_path), split="validation"), (3, 32, 32), 16, crop_pct=0.9,
-                           interpolation="bicubic", num_workers=0, device=torch.device("cpu"), persistent_workers=False)
+    theirs = create_loader(
+        create_dataset("", str(tmp_path), split="validation"),
+        (3, 32, 32),
+        16,
+        crop_pct=0.9,
+        interpolation="bicubic",
+        num_workers=0,
+        device=torch.device("cpu"),
+        persistent_workers=False,
+    )
     hits = 0.0
     with torch.inference_mode():
         for (ours, labels), (images, targets) in zip(evaluation_batches(val, recipe, place), theirs, strict=True):
@@ -90,18 +99,28 @@ def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
     assert shares[0].pictures == 27
 
 
-@pytest.mark.parametrize(("break_it", "message"), [
-    (lambda root: [p.unlink() for p in (root / "train" / "class1").iterdir()], "train/class1 holds no image"),
-    (lambda root: ([p.unlink() for p in (root / "validation" / "class1").iterdir()],
-                   (root / "validation" / "class1").rmdir()), "no folder of the class 'class1'"),
-    (lambda root: (root / "validation" / "other").mkdir(), "The class folder .*other holds no image"),
-    (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b"no image"), "class2/3.png cannot be read"),
-    (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b""), "class2/3.png cannot be read"),
-    (lambda root: (root / "validation").rename(root / "held"), "has no folder 'validation'; it has held, train"),
-    (lambda root: (root / "validation").rename(root / "test"), "named test are not taken for validation.*holdout"),
-    (lambda root: (root / "validation" / "class1").rename(root / "validation" / "fox"),
-     "has the class 'fox', which training does not have. Known are: class0, class1, class2"),
-])
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda root: [p.unlink() for p in (root / "train" / "class1").iterdir()], "train/class1 holds no image"),
+        (
+            lambda root: (
+                [p.unlink() for p in (root / "validation" / "class1").iterdir()],
+                (root / "validation" / "class1").rmdir(),
+            ),
+            "no folder of the class 'class1'",
+        ),
+        (lambda root: (root / "validation" / "other").mkdir(), "The class folder .*other holds no image"),
+        (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b"no image"), "class2/3.png cannot be read"),
+        (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b""), "class2/3.png cannot be read"),
+        (lambda root: (root / "validation").rename(root / "held"), "has no folder 'validation'; it has held, train"),
+        (lambda root: (root / "validation").rename(root / "test"), "named test are not taken for validation.*holdout"),
+        (
+            lambda root: (root / "validation" / "class1").rename(root / "validation" / "fox"),
+            "has the class 'fox', which training does not have. Known are: class0, class1, class2",
+        ),
+    ],
+)
 def test_a_broken_folder_is_named_before_training(tmp_path: Path, break_it: object, message: str) -> None:
     make_folder(tmp_path)
     break_it(tmp_path)  # type: ignore[operator]
@@ -119,8 +138,15 @@ def test_a_file_that_is_cut_off_is_named_when_it_is_reached(tmp_path: Path) -> N
     make_folder(tmp_path / "data")
     file = tmp_path / "data" / "train" / "class0" / "2.png"
     file.write_bytes(file.read_bytes()[:600])
-    recipe = small_recipe(tmp_path, "data.dataset=folder", "model.num_classes=3", "optim.batch_size=24",
-                          "schedule.epochs=1", "schedule.warmup_epochs=0", "run.device_batch=24")
+    recipe = small_recipe(
+        tmp_path,
+        "data.dataset=folder",
+        "model.num_classes=3",
+        "optim.batch_size=24",
+        "schedule.epochs=1",
+        "schedule.warmup_epochs=0",
+        "run.device_batch=24",
+    )
     with pytest.raises(DataError, match=r"class0/2\.png cannot be read"):
         train(recipe, tmp_path / "data", tmp_path / "out", device="cpu")
 
@@ -128,8 +154,21 @@ def test_a_file_that_is_cut_off_is_named_when_it_is_reached(tmp_path: Path) -> N
 def test_every_file_is_decoded_before_training_where_that_is_asked_for(tmp_path: Path) -> None:
     make_folder(tmp_path / "data")
     small_recipe(tmp_path)  # writes small.yaml
-    words = ["train", str(tmp_path / "small.yaml"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
-             "--device", "cpu", "--check-files", "--set", "data.dataset=folder", "--set", "optim.batch_size=24"]
+    words = [
+        "train",
+        str(tmp_path / "small.yaml"),
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+        "--check-files",
+        "--set",
+        "data.dataset=folder",
+        "--set",
+        "optim.batch_size=24",
+    ]
     assert CliRunner().invoke(app, [*words, "--set", "schedule.epochs=1"]).exit_code == 0
     file = tmp_path / "data" / "validation" / "class0" / "2.png"
     file.write_bytes(file.read_bytes()[:600])
@@ -145,8 +184,12 @@ def test_a_split_is_the_one_that_is_named(dataset: str, tmp_path: Path) -> None:
         pytest.skip("needs Debian's package dataset-fashion-mnist")
     path = None if dataset == "synthetic/64" else Path("/usr/share/datasets/fashion-mnist")
     numbers = (64, 16) if dataset == "synthetic/64" else (60_000, 10_000)
-    for split, number in (("train", numbers[0]), ("training", numbers[0]), ("validation", numbers[1]),
-                          ("test", numbers[1])):
+    for split, number in (
+        ("train", numbers[0]),
+        ("training", numbers[0]),
+        ("validation", numbers[1]),
+        ("test", numbers[1]),
+    ):
         part = DataPart(dataset=dataset, val_split=split, image_size=32)
         assert len(open_split(part, path, training=False, num_classes=10)) == number
     with pytest.raises(DataError, match="has no split 'foo': it has train"):
@@ -208,8 +251,12 @@ def make_shards(root: Path, number: int = 24, *, broken: bool = False) -> Path:
                         entry = tarfile.TarInfo(f"{shard}{i:04d}.{suffix}")
                         entry.size = len(content)
                         tar.addfile(entry, io.BytesIO(content))
-        info["splits"][split] = {"name": split, "num_samples": number, "filenames": files,  # type: ignore[index]
-                                 "shard_lengths": [number // 2] * 2}
+        info["splits"][split] = {
+            "name": split,
+            "num_samples": number,
+            "filenames": files,  # type: ignore[index]
+            "shard_lengths": [number // 2] * 2,
+        }
     (root / "_info.json").write_text(json.dumps(info))
     return root
 
@@ -217,8 +264,13 @@ def make_shards(root: Path, number: int = 24, *, broken: bool = False) -> Path:
 def test_a_webdataset_trains_and_a_broken_sample_in_it_stops(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     root = make_shards(tmp_path / "shards")
-    sets = ("data.dataset=wds/small", "optim.batch_size=8", "run.device_batch=8", "schedule.epochs=1",
-            "schedule.warmup_epochs=0")
+    sets = (
+        "data.dataset=wds/small",
+        "optim.batch_size=8",
+        "run.device_batch=8",
+        "schedule.epochs=1",
+        "schedule.warmup_epochs=0",
+    )
     recipe = small_recipe(tmp_path, *sets)
     splits = open_splits(recipe.data, root, num_classes=4)
     assert all(isinstance(s, Stream) and len(s) == 24 for s in splits)
@@ -277,9 +329,11 @@ def test_a_test_is_on_pictures_that_nothing_was_chosen_by(tmp_path: Path) -> Non
 
 def test_synthetic_splits_are_three() -> None:
     part = DataPart(dataset="synthetic/64", image_size=16)
-    seen = [np.asarray(split.picture(0, "RGB")) for name in ("train", "validation", "test")
-            if isinstance(split := open_split(replace(part, val_split=name), None, training=False, num_classes=2),
-                          Pictures)]
+    seen = [
+        np.asarray(split.picture(0, "RGB"))
+        for name in ("train", "validation", "test")
+        if isinstance(split := open_split(replace(part, val_split=name), None, training=False, num_classes=2), Pictures)
+    ]
     assert not any(np.array_equal(a, b) for a, b in ((seen[0], seen[1]), (seen[1], seen[2]), (seen[0], seen[2])))
 
 
@@ -328,8 +382,10 @@ def shards_of(root: Path, content: bytes) -> Path:
                     entry = tarfile.TarInfo(f"{i:04d}.{suffix}")
                     entry.size = len(data)
                     tar.addfile(entry, io.BytesIO(data))
-    splits = {s: {"name": s, "num_samples": 4, "filenames": [f"{s}-0.tar"], "shard_lengths": [4]}
-              for s in ("train", "validation")}
+    splits = {
+        s: {"name": s, "num_samples": 4, "filenames": [f"{s}-0.tar"], "shard_lengths": [4]}
+        for s in ("train", "validation")
+    }
     (root / "_info.json").write_text(json.dumps({"splits": splits}))
     return root
 
@@ -338,8 +394,9 @@ def parquet_of(root: Path, content: bytes) -> DataPart:
     datasets = pytest.importorskip("datasets")
     (root / "data").mkdir(parents=True)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    table = datasets.Dataset.from_dict({"image": [{"bytes": content, "path": None}] * 4, "label": [0, 1] * 2},
-                                       features=features)
+    table = datasets.Dataset.from_dict(
+        {"image": [{"bytes": content, "path": None}] * 4, "label": [0, 1] * 2}, features=features
+    )
     for split in ("train", "validation"):
         table.to_parquet(str(root / "data" / f"{split}-00000-of-00001.parquet"))
     return replace(FOLDER, dataset=f"hfds/{root}")
@@ -347,22 +404,32 @@ def parquet_of(root: Path, content: bytes) -> DataPart:
 
 def test_other_kinds_of_data_sets_refuse_deep_pictures_and_turn_photographs(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
-    recipe = small_recipe(tmp_path, "data.dataset=wds/small", "data.image_size=16", "data.crop_pct=1.0",
-                          "model.num_classes=2", "run.device_batch=4", "optim.batch_size=4", "schedule.epochs=1",
-                          "schedule.warmup_epochs=0")
+    recipe = small_recipe(
+        tmp_path,
+        "data.dataset=wds/small",
+        "data.image_size=16",
+        "data.crop_pct=1.0",
+        "model.num_classes=2",
+        "run.device_batch=4",
+        "optim.batch_size=4",
+        "schedule.epochs=1",
+        "schedule.warmup_epochs=0",
+    )
     with pytest.raises(DataError, match=r"Sample 0 of wds/small, split 'train' has more than 8 bits a channel"):
         train(recipe, shards_of(tmp_path / "deep", deep_picture()), tmp_path / "out", device="cpu")
     val = open_split(recipe.data, shards_of(tmp_path / "turned", turned_picture()), training=False, num_classes=2)
     [(images, _)] = evaluation_batches(val, recipe, Place(torch.device("cpu")))
     assert bool((images[:, :, :, :8] > images[:, :, :, 8:].flip(3)).all())
 
-    deep = open_split(parquet_of(tmp_path / "deep_table", deep_picture()), tmp_path / "cache1", training=True,
-                      num_classes=2)
+    deep = open_split(
+        parquet_of(tmp_path / "deep_table", deep_picture()), tmp_path / "cache1", training=True, num_classes=2
+    )
     assert isinstance(deep, Pictures)
     with pytest.raises(DataError, match=r"picture 0 of hfds/.*has more than 8 bits a channel"):
         deep.picture(0, "RGB")
-    turned = open_split(parquet_of(tmp_path / "turned_table", turned_picture()), tmp_path / "cache2", training=True,
-                        num_classes=2)
+    turned = open_split(
+        parquet_of(tmp_path / "turned_table", turned_picture()), tmp_path / "cache2", training=True, num_classes=2
+    )
     assert isinstance(turned, Pictures)
     assert np.asarray(turned.picture(0, "L"))[:, :8].min() == 255
 
@@ -402,10 +469,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
                 pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
                 pixels[..., label] += 190
                 Image.fromarray(pixels).save(root / "data" / split / name / f"{i}.png")
-    recipe = small_recipe(root, f"model.name={COLOURS}", "data.dataset=folder", "model.num_classes=3",
-                          "optim.batch_size=8", "run.device_batch=8", "schedule.epochs=6", "schedule.warmup_epochs=0",
-                          "augment.auto_augment=null", "augment.color_jitter=0.0", "model.drop_rate=0.0",
-                          "model.drop_path_rate=0.0")
+    recipe = small_recipe(
+        root,
+        f"model.name={COLOURS}",
+        "data.dataset=folder",
+        "model.num_classes=3",
+        "optim.batch_size=8",
+        "run.device_batch=8",
+        "schedule.epochs=6",
+        "schedule.warmup_epochs=0",
+        "augment.auto_augment=null",
+        "augment.color_jitter=0.0",
+        "model.drop_rate=0.0",
+        "model.drop_path_rate=0.0",
+    )
     summary = train(recipe, root / "data", root / "run", device="cpu")
     assert summary["top1"] == 100
     return root / "run", root / "data"
@@ -446,8 +523,9 @@ def test_weights_without_names_say_what_is_assumed_or_are_refused(trained: tuple
     part = {"image_size": 32}
     found = validate(COLOURS, data, weights=file, device="cpu", settings=part, on_note=notes.append)
     assert found.top1 == 100
-    assert any("do not name their classes; assumed is the order of the folders' names: ant, bee, cat" in n
-               for n in notes)
+    assert any(
+        "do not name their classes; assumed is the order of the folders' names: ant, bee, cat" in n for n in notes
+    )
     some = subset(data, tmp_path, {"bee": "bee", "cat": "cat"})
     with pytest.raises(DataError, match=r"which class is which output cannot be known\. Say it with --labels FILE"):
         validate(COLOURS, some, weights=file, device="cpu", settings=part)
@@ -494,16 +572,29 @@ def test_folders_of_imagenets_classes_get_imagenets_labels(tmp_path: Path) -> No
         network.get_classifier().bias.copy_(torch.arange(1000) == info.label_names().index("n02123045"))
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     notes: list[str] = []
-    found = validate(code, tmp_path, weights=str(tmp_path / "mine.pth"), device="cpu", settings={"image_size": 32},
-                     on_note=notes.append)
+    found = validate(
+        code,
+        tmp_path,
+        weights=str(tmp_path / "mine.pth"),
+        device="cpu",
+        settings={"image_size": 32},
+        on_note=notes.append,
+    )
     assert (found.top1, found.pictures) == (50, 2)
     assert "assumed is the order of ImageNet's ids" in notes[-1]
 
 
 def test_more_outputs_than_classes_are_said_and_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
     _, data = trained
-    recipe = small_recipe(tmp_path, "data.dataset=folder", "model.num_classes=5", "optim.batch_size=8",
-                          "run.device_batch=8", "schedule.epochs=1", "schedule.warmup_epochs=0")
+    recipe = small_recipe(
+        tmp_path,
+        "data.dataset=folder",
+        "model.num_classes=5",
+        "optim.batch_size=8",
+        "run.device_batch=8",
+        "schedule.epochs=1",
+        "schedule.warmup_epochs=0",
+    )
     watcher = Notes()
     train(recipe, data, tmp_path / "run", device="cpu", watcher=watcher)
     assert watcher.notes == ["the network has 5 outputs and the data 3 classes: the others are never trained"]
@@ -518,8 +609,15 @@ def test_a_teacher_of_other_classes_is_refused(trained: tuple[Path, Path], tmp_p
     for split in ("train", "validation"):
         for old, new in (("ant", "ant"), ("bee", "dog"), ("cat", "eel")):
             shutil.copytree(data / split / old, other / split / new)
-    recipe = small_recipe(tmp_path, "data.dataset=folder", "model.num_classes=3", "optim.batch_size=8",
-                          "run.device_batch=8", f"loss.teacher={COLOURS}", f"loss.teacher_weights=local-dir:{run}")
+    recipe = small_recipe(
+        tmp_path,
+        "data.dataset=folder",
+        "model.num_classes=3",
+        "optim.batch_size=8",
+        "run.device_batch=8",
+        f"loss.teacher={COLOURS}",
+        f"loss.teacher_weights=local-dir:{run}",
+    )
     with pytest.raises(RecipeError, match="stand for other classes: for 'bee' where the data have 'dog'"):
         train(recipe, other, tmp_path / "out", device="cpu")
 

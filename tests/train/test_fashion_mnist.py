@@ -18,13 +18,26 @@ DATA = Path("/usr/share/datasets/fashion-mnist")
 RECIPE = Path(__file__).parents[2] / "recipes" / "fashion_mnist" / "resnet18_130m.yaml"
 
 pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"no pictures in {DATA}: install Debian's package dataset-fashion-mnist")
+    not DATA.is_dir(), reason=f"no pictures in {DATA}: install Debian's package dataset-fashion-mnist"
+)
 
 
 def killed_and_resumed(out: Path, *assignments: str, after: str) -> dict[str, float]:
     """The summary of a training that is killed (SIGKILL) once a file is there, and then run again."""
-    words = [sys.executable, "-m", "bsszoo", "train", str(RECIPE), "--data", str(DATA), "--out", str(out), "--device",
-             "cpu", *(part for a in assignments for part in ("--set", a))]
+    words = [
+        sys.executable,
+        "-m",
+        "bsszoo",
+        "train",
+        str(RECIPE),
+        "--data",
+        str(DATA),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        *(part for a in assignments for part in ("--set", a)),
+    ]
     process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
     while process.poll() is None and not (out / after).exists():
         time.sleep(0.05)
@@ -41,8 +54,14 @@ def killed_and_resumed(out: Path, *assignments: str, after: str) -> dict[str, fl
 
 @pytest.mark.slow
 def test_a_tenth_of_the_pictures_teaches_it_most_classes_in_seconds(tmp_path: Path) -> None:
-    summary = killed_and_resumed(tmp_path, "data.subset=0.1", "schedule.epochs=3", "schedule.warmup_epochs=0.3",
-                                 "run.checkpoint_minutes=0.01", after="metrics.csv")
+    summary = killed_and_resumed(
+        tmp_path,
+        "data.subset=0.1",
+        "schedule.epochs=3",
+        "schedule.warmup_epochs=0.3",
+        "run.checkpoint_minutes=0.01",
+        after="metrics.csv",
+    )
     assert (summary["train_pictures"], summary["val_pictures"]) == (6000, 10000)
     assert summary["top1"] > 70
     assert validate(tmp_path, DATA, device="cpu").top1 == summary["top1"]

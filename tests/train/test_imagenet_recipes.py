@@ -30,12 +30,30 @@ NAMES = {f"{n}{kind}" for n in TABLE_1 for kind in ("", "_rand", "_autobss")}
 NAMES |= {"mobilenetv2_130m_uniform", "mobilenetv2_130m_autobss"}
 
 CHOICES = {
-    "data.crop_pct", "data.interpolation", "data.mean", "data.std", "augment.crop_mode", "augment.scale",
-    "augment.ratio", "augment.hflip", "augment.color_jitter", "optim.momentum", "optim.nesterov",
-    "optim.decay_norm_and_bias", "schedule.warmup_epochs", "schedule.warmup_from", "schedule.min_lr", "run.seed",
+    "data.crop_pct",
+    "data.interpolation",
+    "data.mean",
+    "data.std",
+    "augment.crop_mode",
+    "augment.scale",
+    "augment.ratio",
+    "augment.hflip",
+    "augment.color_jitter",
+    "optim.momentum",
+    "optim.nesterov",
+    "optim.decay_norm_and_bias",
+    "schedule.warmup_epochs",
+    "schedule.warmup_from",
+    "schedule.min_lr",
+    "run.seed",
 }
 PAPER = {
-    "optim.name", "optim.batch_size", "optim.lr", "optim.weight_decay", "schedule.name", "schedule.epochs",
+    "optim.name",
+    "optim.batch_size",
+    "optim.lr",
+    "optim.weight_decay",
+    "schedule.name",
+    "schedule.epochs",
     "loss.label_smoothing",
 }
 DEVICES = {"run.device_batch", "run.precision", "run.channels_last", "run.workers"}
@@ -96,7 +114,12 @@ def test_our_choices(file: Path) -> None:
     assert data.interpolation == ("bicubic" if efficient else "bilinear")
     assert (model.drop_rate, model.drop_path_rate) == ((0.2, 0.2) if efficient else (0, 0))
     assert (model.pretrained, recipe.loss.teacher, data.holdout, data.subset, data.test_split) == (
-        None, None, 0, 1, None)
+        None,
+        None,
+        0,
+        1,
+        None,
+    )
     run = recipe.run
     assert (run.precision, run.channels_last, run.device_batch, run.workers) == ("bfloat16", True, 128, 8)
     training_transform(recipe)

@@ -63,8 +63,11 @@ def test_every_ending_is_read_and_counts(tmp_path: Path) -> None:
     kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".pgm": "PPM"}
     for ending in ENDINGS:
         for name in (f"a{ending}", f"b{ending.upper()}"):
-            save(tmp_path / "cat" / name, PIXELS[..., 0] if ending == ".pgm" else PIXELS,
-                 kinds.get(ending, ending[1:].upper()))
+            save(
+                tmp_path / "cat" / name,
+                PIXELS[..., 0] if ending == ".pgm" else PIXELS,
+                kinds.get(ending, ending[1:].upper()),
+            )
     found = scan_class_folders(tmp_path)
     assert len(found.files) == 2 * len(ENDINGS)
     assert all(read_image(f).size == (16, 24) for f in found.files)
@@ -89,8 +92,15 @@ def test_other_files_are_counted_by_their_endings(tmp_path: Path) -> None:
 
 def test_hidden_names_are_neither_classes_nor_images(tmp_path: Path) -> None:
     save(tmp_path / "cat" / "a.jpg")
-    for hidden in (".ipynb_checkpoints/a-checkpoint.jpg", "__MACOSX/._a.jpg", "cat/.ipynb_checkpoints/a.jpg",
-                   "cat/._a.jpg", "cat/@eaDir/a.jpg", "cat/.DS_Store", ".git/x.jpg"):
+    for hidden in (
+        ".ipynb_checkpoints/a-checkpoint.jpg",
+        "__MACOSX/._a.jpg",
+        "cat/.ipynb_checkpoints/a.jpg",
+        "cat/._a.jpg",
+        "cat/@eaDir/a.jpg",
+        "cat/.DS_Store",
+        ".git/x.jpg",
+    ):
         save(tmp_path / hidden, kind="JPEG")
     (tmp_path / ".empty").mkdir()
     found = scan_class_folders(tmp_path)
@@ -107,7 +117,11 @@ def test_the_class_is_the_first_folder(tmp_path: Path) -> None:
     found = scan_class_folders(tmp_path)
     assert found.names == ("cat", "dog")
     assert dict(zip(relative(tmp_path, found.files), found.labels, strict=True)) == {
-        "cat/day1/a.jpg": 0, "cat/day2/x/a.jpg": 0, "dog/day1/a.jpg": 1, "dog/b.jpg": 1}
+        "cat/day1/a.jpg": 0,
+        "cat/day2/x/a.jpg": 0,
+        "dog/day1/a.jpg": 1,
+        "dog/b.jpg": 1,
+    }
     [note] = found.notes
     assert "3 images lie in folders below their class folders; the class is the first folder" in note
 
@@ -169,8 +183,13 @@ def test_no_class_is_said(tmp_path: Path) -> None:
 # -- what is in a file --------------------------------------------------------------------------------------------
 
 TURNED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
     8: lambda a: np.rot90(a),
 }
 
@@ -195,11 +214,16 @@ def test_damaged_exif_data_say_nothing(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(read_image(file)), PIXELS)
 
 
-@pytest.mark.parametrize(("pixels", "kind"), [
-    (np.full((8, 8), 3800, dtype=np.uint16), "PNG"), (np.full((8, 8), 3800, dtype=np.uint16), "TIFF"),
-    (np.full((8, 8), 0.5, dtype=np.float32), "TIFF"), (np.full((8, 8), 70_000, dtype=np.int32), "TIFF"),
-    (np.full((8, 8), 3800, dtype=np.uint16), "PPM"),
-])
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [
+        (np.full((8, 8), 3800, dtype=np.uint16), "PNG"),
+        (np.full((8, 8), 3800, dtype=np.uint16), "TIFF"),
+        (np.full((8, 8), 0.5, dtype=np.float32), "TIFF"),
+        (np.full((8, 8), 70_000, dtype=np.int32), "TIFF"),
+        (np.full((8, 8), 3800, dtype=np.uint16), "PPM"),
+    ],
+)
 def test_deep_images_are_refused_by_name(tmp_path: Path, pixels: NDArray[np.generic], kind: str) -> None:
     file = save(tmp_path / "deep.jpg", pixels, kind)
     for read in (read_image, check_image):
@@ -220,6 +244,7 @@ def test_images_of_8_bits_are_read_in_their_mode(tmp_path: Path, mode: str) -> N
 
 def png(width: int, height: int) -> bytes:
     """A PNG that says a size and holds nearly nothing."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -236,8 +261,12 @@ def test_a_huge_image_is_named_before_it_fills_the_memory(tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0",
-                                                 b"RIFF\0\0\0\0WEBPVP8 ", b"P6\n"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(
+        [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBPVP8 ", b"P6\n"]
+    ),
+)
 def test_bytes_that_are_no_image_are_an_error_that_names_them(data: bytes, begin: bytes) -> None:
     for read in (read_image, check_image):
         assert read_or_named(read, io.BytesIO(begin + data), "the file")

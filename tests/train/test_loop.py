@@ -107,8 +107,10 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     assert not list(out.glob(".*.part"))
 
     def figures(folder: Path) -> list[list[str]]:
-        return [[r[k] for k in ("epoch", "update", "train_loss", "val_loss", "top1")]
-                for r in csv.DictReader((folder / "metrics.csv").open())]
+        return [
+            [r[k] for k in ("epoch", "update", "train_loss", "val_loss", "top1")]
+            for r in csv.DictReader((folder / "metrics.csv").open())
+        ]
 
     assert figures(out) == figures(unbroken)
 
@@ -118,8 +120,13 @@ def test_a_signal_to_all_its_processes_keeps_everything_and_says_how_to_go_on(
     unbroken: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(command(tmp_path, out, "run.workers=1"), env=environment(), stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command(tmp_path, out, "run.workers=1"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     while process.poll() is None and not (out / "last.pt").exists():
         time.sleep(0.01)
     os.killpg(process.pid, number)
@@ -274,8 +281,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_rate_warms_up_and_follows_half_a_cosine_to_the_end(tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path, "schedule.epochs=10", "schedule.warmup_epochs=2", "schedule.warmup_from=0.25",
-                          "optim.lr=0.4")
+    recipe = small_recipe(
+        tmp_path, "schedule.epochs=10", "schedule.warmup_epochs=2", "schedule.warmup_from=0.25", "optim.lr=0.4"
+    )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
     schedule = make_schedule(recipe, optimizer, 8)
 

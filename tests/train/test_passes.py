@@ -25,20 +25,24 @@ def refused(folder: Path, *assignments: str, world: int = 1) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("batch", "most", "size", "near"), [
-    (131, 128, 1, "128 or 132"),
-    (262, 128, 2, "258 or 264"),
-    (7, 4, 1, "4 or 8"),
-    (1, 128, 1, "2"),
-    (1009, 128, 1, "1008 or 1012"),
-])
+@pytest.mark.parametrize(
+    ("batch", "most", "size", "near"),
+    [
+        (131, 128, 1, "128 or 132"),
+        (262, 128, 2, "258 or 264"),
+        (7, 4, 1, "4 or 8"),
+        (1, 128, 1, "2"),
+        (1009, 128, 1, "1008 or 1012"),
+    ],
+)
 def test_a_batch_without_a_divisor_is_refused_and_near_ones_are_proposed(
     tmp_path: Path, batch: int, most: int, size: int, near: str
 ) -> None:
     words = refused(tmp_path, f"optim.batch_size={batch}", f"run.device_batch={most}")
     assert f"optim.batch_size is {batch}, which is divided into passes of {size} picture" in words
     assert f"Set optim.batch_size to {near}, or run.device_batch to " in words or words.endswith(
-        f"Set optim.batch_size to {near}.")
+        f"Set optim.batch_size to {near}."
+    )
     for number in re.findall(r"\d+", near):
         division = divide(small_recipe(tmp_path, f"optim.batch_size={number}", f"run.device_batch={most}"), 5000, 1)
         assert division.size > 1

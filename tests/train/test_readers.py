@@ -69,7 +69,9 @@ def test_a_reader_goes_on_as_long_as_its_training_however_slow_an_update_is(numb
 
 
 def test_an_error_of_a_reader_is_told_without_its_traceback() -> None:
-    told = DataError("Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-                     '  File "x.py", line 3\nbsszoo.errors.DataError: a/b.png cannot be read: cut off. Mend it.\n')
+    told = DataError(
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "x.py", line 3\nbsszoo.errors.DataError: a/b.png cannot be read: cut off. Mend it.\n'
+    )
     assert str(plain(told)) == "a/b.png cannot be read: cut off. Mend it."
     assert str(plain(DataError("There is no DataError: here"))) == "There is no DataError: here"

@@ -30,37 +30,43 @@ def test_a_recipe_written_and_read_is_the_same(tmp_path: Path) -> None:
     assert {f"{section}.{key}" for section, keys in written.items() for key in keys} == set(paths(Recipe))
 
 
-@pytest.mark.parametrize(("assignment", "message"), [
-    ("optim.learning_rate=1", "no key 'optim.learning_rate' to set"),
-    ("optim.lr", "takes KEY=VALUE"),
-    ("optim.lr=fast", "optim.lr is the text 'fast'; it takes a number"),
-    ("optim.lr=0", "optim.lr is 0.0; allowed is more than 0"),
-    ("optim.batch_size=1.5", "optim.batch_size is 1.5; it takes a whole number"),
-    ("optim.nesterov=1", "optim.nesterov is 1; it takes true or false"),
-    ("optim.lr=true", "it takes a number"),
-    ("schedule.name=cosin", "schedule.name is 'cosin'; allowed are 'cosine'"),
-    ("schedule.epochs=null", "schedule.epochs is nothing"),
-    ("schedule.warmup_epochs=2", "allowed is less than"),
-    ("loss.label_smoothing=1", "allowed is at least 0 and less than 1"),
-    ("augment.scale=[1.0, 0.5]", "the least comes first"),
-    ("augment.scale=[1.0]", "it takes a list of 2 numbers"),
-    ("loss.teacher=resnet50", "go together"),
-    ("data.std=[0, 1, 1]", "above zero"),
-    ("optim.lr=[", "is no YAML value"),
-])
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.learning_rate=1", "no key 'optim.learning_rate' to set"),
+        ("optim.lr", "takes KEY=VALUE"),
+        ("optim.lr=fast", "optim.lr is the text 'fast'; it takes a number"),
+        ("optim.lr=0", "optim.lr is 0.0; allowed is more than 0"),
+        ("optim.batch_size=1.5", "optim.batch_size is 1.5; it takes a whole number"),
+        ("optim.nesterov=1", "optim.nesterov is 1; it takes true or false"),
+        ("optim.lr=true", "it takes a number"),
+        ("schedule.name=cosin", "schedule.name is 'cosin'; allowed are 'cosine'"),
+        ("schedule.epochs=null", "schedule.epochs is nothing"),
+        ("schedule.warmup_epochs=2", "allowed is less than"),
+        ("loss.label_smoothing=1", "allowed is at least 0 and less than 1"),
+        ("augment.scale=[1.0, 0.5]", "the least comes first"),
+        ("augment.scale=[1.0]", "it takes a list of 2 numbers"),
+        ("loss.teacher=resnet50", "go together"),
+        ("data.std=[0, 1, 1]", "above zero"),
+        ("optim.lr=[", "is no YAML value"),
+    ],
+)
 def test_a_wrong_value_is_named(tmp_path: Path, assignment: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
         small_recipe(tmp_path, assignment)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (TEXT.replace("weight_decay", "wieght_decay"), "no key 'optim.wieght_decay'. Did you mean 'weight_decay'"),
-    (TEXT.replace("lr: 0.05, ", ""), "the key 'optim.lr' is missing"),
-    (TEXT.replace("lr: 0.05", "lr: 0.05, lr: 0.1"), "the key 'lr' stands twice"),
-    (TEXT + "\noptimizer: {}\n", "no key 'optimizer'"),
-    ("- 1\n", "a recipe holds sections of keys"),
-    ("model: [", "is no YAML file"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT.replace("weight_decay", "wieght_decay"), "no key 'optim.wieght_decay'. Did you mean 'weight_decay'"),
+        (TEXT.replace("lr: 0.05, ", ""), "the key 'optim.lr' is missing"),
+        (TEXT.replace("lr: 0.05", "lr: 0.05, lr: 0.1"), "the key 'lr' stands twice"),
+        (TEXT + "\noptimizer: {}\n", "no key 'optimizer'"),
+        ("- 1\n", "a recipe holds sections of keys"),
+        ("model: [", "is no YAML file"),
+    ],
+)
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "wrong.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match=message) as error:

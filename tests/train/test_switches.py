@@ -18,12 +18,24 @@ from bsszoo.train import loop
 from bsszoo.train.loop import train
 from bsszoo.train.watching import Now, Unwatched
 
-ALL = ("run.precision=bfloat16", "run.channels_last=true", "optim.clip_grad=1.0", "ema.decay=0.9", "augment.cutmix=1.0",
-       "augment.mixup=0.2", "data.dataset=synthetic/128")
+ALL = (
+    "run.precision=bfloat16",
+    "run.channels_last=true",
+    "optim.clip_grad=1.0",
+    "ema.decay=0.9",
+    "augment.cutmix=1.0",
+    "augment.mixup=0.2",
+    "data.dataset=synthetic/128",
+)
 
 # Small outputs and steps, nothing dropped: rounding then stays small, and a compiled network draws other numbers.
-CALM = ("data.dataset=synthetic/128", "model.head_init_scale=0.06", "optim.lr=0.01", "model.drop_rate=0",
-        "model.drop_path_rate=0")
+CALM = (
+    "data.dataset=synthetic/128",
+    "model.head_init_scale=0.06",
+    "optim.lr=0.01",
+    "model.drop_rate=0",
+    "model.drop_path_rate=0",
+)
 
 
 class StopsAt(Unwatched):
@@ -75,8 +87,12 @@ def test_gradients_are_clipped_to_the_norm_before_each_update(tmp_path: Path, mo
         return norm
 
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
-    train(small_recipe(tmp_path, "optim.clip_grad=0.1", "schedule.epochs=1", "schedule.warmup_epochs=0"), None,
-          tmp_path / "out", device="cpu")
+    train(
+        small_recipe(tmp_path, "optim.clip_grad=0.1", "schedule.epochs=1", "schedule.warmup_epochs=0"),
+        None,
+        tmp_path / "out",
+        device="cpu",
+    )
     assert len(seen) == 8
     assert all(after <= 0.1001 for _, after in seen)
     assert any(before > 0.1 for before, _ in seen)
@@ -89,5 +105,7 @@ def test_a_compiled_network_trains_as_it_does_otherwise(tmp_path: Path) -> None:
     train(small_recipe(tmp_path, *small, "run.compile=true"), None, tmp_path / "compiled", device="cpu")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
     # The weights are those of the plain network, under its own names.
-    assert load_file(tmp_path / "compiled" / "model.safetensors").keys() == load_file(
-        tmp_path / "plain" / "model.safetensors").keys()
+    assert (
+        load_file(tmp_path / "compiled" / "model.safetensors").keys()
+        == load_file(tmp_path / "plain" / "model.safetensors").keys()
+    )

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 #: The field of a ``Code`` that holds the entries of each letter.
 FIELDS: Final = {"C": "widths", "L": "depths", "B": "bottlenecks", "T": "expansions", "G": "group_widths"}
 #: What the entries of each letter are, in words: of one stage, and of several.
-TITLES: Final = {"C": ("width", "widths"), "L": ("depth", "depths"), "B": ("bottleneck width", "bottleneck widths"),
-                 "T": ("expansion", "expansions"), "G": ("group width", "group widths")}
+TITLES: Final = {
+    "C": ("width", "widths"),
+    "L": ("depth", "depths"),
+    "B": ("bottleneck width", "bottleneck widths"),
+    "T": ("expansion", "expansions"),
+    "G": ("group width", "group widths"),
+}
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -189,8 +194,15 @@ class Family(ABC):
         """The fixed stages between the searched ones, the last of some width, and the classifier."""
         return []
 
-    def layout(self, widths: Sequence[N], depths: Sequence[N], thirds: Sequence[N], fixed: Fixed, num_classes: int,
-               in_chans: int) -> tuple[Stage[N], ...]:
+    def layout(
+        self,
+        widths: Sequence[N],
+        depths: Sequence[N],
+        thirds: Sequence[N],
+        fixed: Fixed,
+        num_classes: int,
+        in_chans: int,
+    ) -> tuple[Stage[N], ...]:
         """The stages in the order of the forward, of one code or of n codes whose entries are columns [n]."""
         zero = 0 * fixed.stem_width
         out = [self.stem(zero + in_chans, fixed.stem_width)]
@@ -230,8 +242,10 @@ class Family(ABC):
         for stage in stages:
             if stage.first.kind == kind:
                 return type(stage.first)(*parts)
-        raise CodeError(f"A {self.title} has no block of kind {kind!r}; it has "
-                        f"{', '.join(dict.fromkeys(stage.first.kind for stage in stages))}.")
+        raise CodeError(
+            f"A {self.title} has no block of kind {kind!r}; it has "
+            f"{', '.join(dict.fromkeys(stage.first.kind for stage in stages))}."
+        )
 
     # -- spaces ----------------------------------------------------------------------------------------------
 

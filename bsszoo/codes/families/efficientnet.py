@@ -11,13 +11,23 @@ from bsszoo.codes.families.mobilenetv2 import MBConvNet
 from bsszoo.codes.layers import N
 
 _INSIDE: Final = {
-    "block.0.0": "conv_pw", "block.0.1": "bn1", "block.1.0": "conv_dw", "block.1.1": "bn2", "block.3.0": "conv_pwl",
-    "block.3.1": "bn3", "block.2.fc1": "se.conv_reduce", "block.2.fc2": "se.conv_expand",
+    "block.0.0": "conv_pw",
+    "block.0.1": "bn1",
+    "block.1.0": "conv_dw",
+    "block.1.1": "bn2",
+    "block.3.0": "conv_pwl",
+    "block.3.1": "bn3",
+    "block.2.fc1": "se.conv_reduce",
+    "block.2.fc2": "se.conv_expand",
 }
 # Of a block without expansion.
 _ALONE: Final = {
-    "block.0.0": "conv_dw", "block.0.1": "bn1", "block.2.0": "conv_pw", "block.2.1": "bn2",
-    "block.1.fc1": "se.conv_reduce", "block.1.fc2": "se.conv_expand",
+    "block.0.0": "conv_dw",
+    "block.0.1": "bn1",
+    "block.2.0": "conv_pw",
+    "block.2.1": "bn2",
+    "block.1.fc1": "se.conv_reduce",
+    "block.1.fc2": "se.conv_expand",
 }
 
 
@@ -29,8 +39,13 @@ class EfficientNet(MBConvNet):
         if "features.1.0.block.0.0.weight" not in shapes:
             return None
         stages = counted(shapes, lambda i: f"features.{i + 1}.0.block.0.0")
-        names = {"features.0.0": "conv_stem", "features.0.1": "bn1", "classifier.1": "classifier",
-                 f"features.{stages + 1}.0": "conv_head", f"features.{stages + 1}.1": "bn2"}
+        names = {
+            "features.0.0": "conv_stem",
+            "features.0.1": "bn1",
+            "classifier.1": "classifier",
+            f"features.{stages + 1}.0": "conv_head",
+            f"features.{stages + 1}.1": "bn2",
+        }
         for stage in range(stages):
             for block in range(counted(shapes, lambda i, s=stage: f"features.{s + 1}.{i}.block.0.0")):
                 at = f"features.{stage + 1}.{block}"
@@ -67,8 +82,16 @@ def _efficientnet(name: str, title: str, size: int, depths: tuple[int, ...], sta
         interpolation="bicubic",
         first_conv="conv_stem",
         classifier="classifier",
-        training=Training(2e-5, 0.7, 350, autoaugment=True, drop_rate=0.2, drop_path_rate=0.2,
-                          crop_pct=0.882 if size == 240 else 0.875, interpolation="bicubic"),
+        training=Training(
+            2e-5,
+            0.7,
+            350,
+            autoaugment=True,
+            drop_rate=0.2,
+            drop_path_rate=0.2,
+            crop_pct=0.882 if size == 240 else 0.875,
+            interpolation="bicubic",
+        ),
     )
 
 

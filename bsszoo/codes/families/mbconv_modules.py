@@ -41,8 +41,9 @@ class CodeInvertedResidual(InvertedResidual):
         self.bn_s2d = None
         self.conv_pw = _conv(block.in_width, mid, 1, padding="", **dd)
         self.bn1 = norm_act(mid, inplace=True, **dd)
-        self.conv_dw = _conv(mid, mid, block.kernel, stride=place.stride, dilation=place.first_dilation,
-                                     groups=mid, padding="", **dd)
+        self.conv_dw = _conv(
+            mid, mid, block.kernel, stride=place.stride, dilation=place.first_dilation, groups=mid, padding="", **dd
+        )
         self.bn2 = norm_act(mid, inplace=True, **dd)
         self.aa = nn.Identity()
         self.se = _squeeze_excite(block, mid, act, dd)
@@ -88,8 +89,9 @@ class CodeEfficientNet(EfficientNet):
         self.conv_head = _conv(head.in_width, head.out_width, head.kernel, padding="", **dd)
         self.bn2 = get_norm_act_layer(nn.BatchNorm2d, _activation(code))(head.out_width, inplace=True, **dd)
         self.num_features = head.out_width
-        self.global_pool, self.classifier = create_classifier(self.num_features, num_classes, pool_type=global_pool,
-                                                              **dd)
+        self.global_pool, self.classifier = create_classifier(
+            self.num_features, num_classes, pool_type=global_pool, **dd
+        )
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         efficientnet_init_weights(self)
 
@@ -122,8 +124,7 @@ class CodeEfficientNetFeatures(EfficientNetFeatures):
 
 
 def _add_trunk(
-    net: Any, code: Code, in_chans: int, output_stride: int, drop_rate: float, drop_path_rate: float,
-    dd: dict[str, Any],
+    net: Any, code: Code, in_chans: int, output_stride: int, drop_rate: float, drop_path_rate: float, dd: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The features of the trunk (stem and blocks) that this adds to ``net``, as timm's builder lists them."""
     net.in_chans = in_chans
@@ -151,8 +152,9 @@ def _add_trunk(
             index += 1
         made.append(nn.Sequential(*blocks))
         if _ends_level(body, i):
-            features.append({"stage": i + 1, "reduction": reduction, "module": stage.name,
-                             "num_chs": stage.first.out_width})
+            features.append(
+                {"stage": i + 1, "reduction": reduction, "module": stage.name, "num_chs": stage.first.out_width}
+            )
     net.blocks = nn.Sequential(*made)
     return features
 
@@ -171,8 +173,16 @@ def build_mbconv(block: Block[int], place: Placement, act: type[nn.Module], dd: 
     if block.squeeze_width is not None:
         squeeze = partial(SqueezeExcite, rd_channels=block.squeeze_width)
     made = DepthwiseSeparableConv(
-        block.in_width, block.out_width, block.kernel, place.stride, place.first_dilation, noskip=not _has_skip(block),
-        act_layer=act, se_layer=squeeze, drop_path_rate=place.drop_path, **dd,
+        block.in_width,
+        block.out_width,
+        block.kernel,
+        place.stride,
+        place.first_dilation,
+        noskip=not _has_skip(block),
+        act_layer=act,
+        se_layer=squeeze,
+        drop_path_rate=place.drop_path,
+        **dd,
     )
     return made
 

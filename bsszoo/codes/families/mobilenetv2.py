@@ -37,8 +37,10 @@ class MBConv(Block[N]):
             self._conv("conv_dw", m, m, "bn1" if alone else "bn2", self.kernel, self.stride, group_width=1),
         ]
         if (s := self.squeeze_width) is not None:
-            out += [self._conv("se.conv_reduce", m, s, "", role="gate"),
-                    self._conv("se.conv_expand", s, m, "", role="gate")]
+            out += [
+                self._conv("se.conv_reduce", m, s, "", role="gate"),
+                self._conv("se.conv_expand", s, m, "", role="gate"),
+            ]
         return [*out, self._conv("conv_pw" if alone else "conv_pwl", m, self.out_width, "bn2" if alone else "bn3")]
 
     def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
@@ -72,14 +74,14 @@ class MBConvNet(Family):
 
     def stem(self, in_chans: N, width: N) -> Stage[N]:
         """A 3x3 convolution with stride 2."""
-        block: Block[N] = Stem("stem", in_chans, width, width, self.stem_kernel, 2, layer="conv_stem",
-                               norm_layer="bn1")
+        block: Block[N] = Stem("stem", in_chans, width, width, self.stem_kernel, 2, layer="conv_stem", norm_layer="bn1")
         return self.single(block, 1, "conv_stem")
 
     def before(self, width: N, fixed: Fixed) -> list[Stage[N]]:
         """Stage 2: kernel 3, stride 1, no expansion (T = 1)."""
-        first, rest = (self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, fixed)
-                       for a in (width, fixed.stage2_width))
+        first, rest = (
+            self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, fixed) for a in (width, fixed.stage2_width)
+        )
         return [Stage(2, "blocks.0", first, rest, fixed.stage2_depth)]
 
     def behind(self, width: N) -> list[Stage[N]]:
@@ -123,17 +125,28 @@ class MBConvNet(Family):
             depths.append(depth)
             expansions.append(inner // width)
             width = out
-        return Code(self.name, tuple(widths), tuple(depths), expansions=tuple(expansions),
-                    stem_width=widths_in(shapes, "conv_stem"), stage2_width=widths_in(shapes, "blocks.0.0.conv_pw"),
-                    stage2_depth=counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"))
+        return Code(
+            self.name,
+            tuple(widths),
+            tuple(depths),
+            expansions=tuple(expansions),
+            stem_width=widths_in(shapes, "conv_stem"),
+            stage2_width=widths_in(shapes, "blocks.0.0.conv_pw"),
+            stage2_depth=counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"),
+        )
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """torchvision's MobileNetV2 numbers its blocks through: a stage begins where the width changes."""
         if "features.1.conv.0.0.weight" not in shapes:
             return None
         blocks = counted(shapes, lambda i: f"features.{i + 1}.conv.0.0")
-        names = {"features.0.0": "conv_stem", "features.0.1": "bn1", "classifier.1": "classifier",
-                 f"features.{blocks + 1}.0": "conv_head", f"features.{blocks + 1}.1": "bn2"}
+        names = {
+            "features.0.0": "conv_stem",
+            "features.0.1": "bn1",
+            "classifier.1": "classifier",
+            f"features.{blocks + 1}.0": "conv_head",
+            f"features.{blocks + 1}.1": "bn2",
+        }
         stage, index, width = -1, 0, 0
         for i in range(1, blocks + 1):
             at = f"features.{i}.conv"
@@ -141,8 +154,11 @@ class MBConvNet(Family):
             out = widths_in(shapes, f"{at}.1" if alone else f"{at}.2")
             stage, index = (stage, index + 1) if out == width else (stage + 1, 0)
             width = out
-            inside = ({"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"} if alone else
-                      {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"})
+            inside = (
+                {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+                if alone
+                else {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+            )
             names |= {f"{at}.{theirs}": f"blocks.{stage}.{index}.{ours}" for theirs, ours in inside.items()}
         return names
 

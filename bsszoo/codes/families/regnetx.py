@@ -32,12 +32,16 @@ class GroupedBottleneck(Block[N]):
         a, b, s = self.in_width, self.out_width, self.squeeze_width
         out: list[Layer[N]] = [
             self._conv("conv1.conv", a, b, "conv1.bn"),
-               self._conv("conv2.conv", b, b, "conv2.bn", self.kernel, self.stride, group_width=self.group_width)]
+            self._conv("conv2.conv", b, b, "conv2.bn", self.kernel, self.stride, group_width=self.group_width),
+        ]
         if s is not None:
             out += [self._conv("se.fc1", b, s, "", role="gate"), self._conv("se.fc2", s, b, "", role="gate")]
         present = 1 if self.stride != 1 else 1 * (a != b)
-        return [*out, self._conv("conv3.conv", b, b, "conv3.bn"),
-                self._conv("downsample.conv", a, b, "downsample.bn", 1, self.stride, role="shortcut", present=present)]
+        return [
+            *out,
+            self._conv("conv3.conv", b, b, "conv3.bn"),
+            self._conv("downsample.conv", a, b, "downsample.bn", 1, self.stride, role="shortcut", present=present),
+        ]
 
     def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block."""
@@ -46,9 +50,16 @@ class GroupedBottleneck(Block[N]):
 
         act: Any = get_act_layer(activation)
         made: nn.Module = Bottleneck(
-            self.in_width, self.out_width, place.stride, (place.first_dilation, place.dilation),
-            group_size=self.group_width or 1, se_ratio=(self.squeeze_width or 0) / self.in_width,
-            act_layer=act, drop_path_rate=place.drop_path, **dd)
+            self.in_width,
+            self.out_width,
+            place.stride,
+            (place.first_dilation, place.dilation),
+            group_size=self.group_width or 1,
+            se_ratio=(self.squeeze_width or 0) / self.in_width,
+            act_layer=act,
+            drop_path_rate=place.drop_path,
+            **dd,
+        )
         return made
 
     def title(self: Block[int]) -> str:
@@ -80,13 +91,15 @@ class RegNet(Family):
 
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """A bottleneck with groups of ``third`` channels."""
-        return GroupedBottleneck(name, width_in, width, width, kernel, stride, self.squeeze(width_in),
-                                 group_width=third)
+        return GroupedBottleneck(
+            name, width_in, width, width, kernel, stride, self.squeeze(width_in), group_width=third
+        )
 
     def stem(self, in_chans: N, width: N) -> Stage[N]:
         """A 3x3 convolution with stride 2."""
-        block: Block[N] = Stem("stem", in_chans, width, width, self.stem_kernel, 2, layer="stem.conv",
-                               norm_layer="stem.bn")
+        block: Block[N] = Stem(
+            "stem", in_chans, width, width, self.stem_kernel, 2, layer="stem.conv", norm_layer="stem.bn"
+        )
         return self.single(block, 1, "stem")
 
     def stage_name(self, index: int) -> str:
@@ -127,14 +140,20 @@ class RegNet(Family):
         if "s1.b1.conv2.conv.weight" not in shapes or gated != (self.squeeze(8) is not None):
             return None
         paths = [GroupedBottleneck.numbered(self.stage_name(s), 0) for s in range(self.stages)]
-        depths = [counted(shapes, lambda i, s=s: (
-            f"{GroupedBottleneck.numbered(self.stage_name(s), i)}.conv2.conv")) for s in range(self.stages)]
+        depths = [
+            counted(shapes, lambda i, s=s: f"{GroupedBottleneck.numbered(self.stage_name(s), i)}.conv2.conv")
+            for s in range(self.stages)
+        ]
         if not all(depths):
             return None
         groups = tuple(int(shapes[f"{path}.conv2.conv.weight"][1]) for path in paths)
-        return Code(self.name, tuple(widths_in(shapes, f"{path}.conv2.conv") for path in paths), tuple(depths),
-                    group_widths=groups, stem_width=widths_in(shapes, "stem.conv"))
-
+        return Code(
+            self.name,
+            tuple(widths_in(shapes, f"{path}.conv2.conv") for path in paths),
+            tuple(depths),
+            group_widths=groups,
+            stem_width=widths_in(shapes, "stem.conv"),
+        )
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """``trunk_output.block1.block1-0.f.b.0`` is ``s1.b1.conv2.conv``, and so on."""
@@ -150,15 +169,30 @@ class RegNet(Family):
 
 
 _TORCHVISION: Final = {
-    "f.a.0": "conv1.conv", "f.a.1": "conv1.bn", "f.b.0": "conv2.conv", "f.b.1": "conv2.bn", "f.c.0": "conv3.conv",
-    "f.c.1": "conv3.bn", "f.se.fc1": "se.fc1", "f.se.fc2": "se.fc2", "proj.0": "downsample.conv",
+    "f.a.0": "conv1.conv",
+    "f.a.1": "conv1.bn",
+    "f.b.0": "conv2.conv",
+    "f.b.1": "conv2.bn",
+    "f.c.0": "conv3.conv",
+    "f.c.1": "conv3.bn",
+    "f.se.fc1": "se.fc1",
+    "f.se.fc2": "se.fc2",
+    "proj.0": "downsample.conv",
     "proj.1": "downsample.bn",
 }
 
 
 def build_regnet(
-    code: Code, num_classes: int = 1000, in_chans: int = 3, output_stride: int = 32, global_pool: str = "avg",
-    drop_rate: float = 0.0, drop_path_rate: float = 0.0, *, device: Any = None, dtype: Any = None,
+    code: Code,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    output_stride: int = 32,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    *,
+    device: Any = None,
+    dtype: Any = None,
 ) -> nn.Module:
     """A timm ``RegNet`` of a code: what timm's constructor makes of a configuration, made of the code's stages.
 
@@ -183,8 +217,15 @@ def build_regnet(
     net.num_classes, net.in_chans, net.drop_rate = num_classes, in_chans, drop_rate
     stem, *body, _ = stages_of(code, in_chans=in_chans)
     conv: Any = ConvNormAct
-    net.stem = conv(in_chans, stem.first.out_width, stem.first.kernel, stride=stem.first.stride, act_layer="relu",
-                    norm_layer="batchnorm", **dd)
+    net.stem = conv(
+        in_chans,
+        stem.first.out_width,
+        stem.first.kernel,
+        stride=stem.first.stride,
+        act_layer="relu",
+        norm_layer="batchnorm",
+        **dd,
+    )
     net.feature_info = [{"num_chs": stem.first.out_width, "reduction": 2, "module": "stem"}]
     reduction, dilation, index = 2, 1, 0
     drop_paths = torch.linspace(0, drop_path_rate, sum(stage.depth for stage in body), device="cpu").tolist()
@@ -215,9 +256,7 @@ def build_regnet(
     return built
 
 
-def published(
-    title: str, widths: tuple[int, ...], depths: tuple[int, ...], group_width: int, *tags: str
-) -> Published:
+def published(title: str, widths: tuple[int, ...], depths: tuple[int, ...], group_width: int, *tags: str) -> Published:
     """A published RegNet, with its one group width."""
     return Published((*widths, *depths, *(group_width,) * len(widths)), title, (*tags, "pycls_in1k"))
 

@@ -32,8 +32,16 @@ class Residual(Block[N]):
     def shortcut(self) -> Layer[N]:
         """The projection."""
         present = 1 if self.stride != 1 else 1 * (self.in_width != self.out_width)
-        return self._conv("downsample.0", self.in_width, self.out_width, "downsample.1", 1, self.stride,
-                          role="shortcut", present=present)
+        return self._conv(
+            "downsample.0",
+            self.in_width,
+            self.out_width,
+            "downsample.1",
+            1,
+            self.stride,
+            role="shortcut",
+            present=present,
+        )
 
     def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block."""
@@ -51,8 +59,7 @@ class BasicBlock(Residual[N]):
     def layers(self) -> list[Layer[N]]:
         """Both, and the projection."""
         a, b = self.in_width, self.out_width
-        return [self._conv("conv1", a, b, "bn1", 3, self.stride), self._conv("conv2", b, b, "bn2", 3),
-                self.shortcut()]
+        return [self._conv("conv1", a, b, "bn1", 3, self.stride), self._conv("conv2", b, b, "bn2", 3), self.shortcut()]
 
     def title(self: Block[int]) -> str:
         """``BasicBlock 3x3``."""
@@ -64,8 +71,9 @@ class ResNet(Family):
 
     def stem(self, in_chans: N, width: N) -> Stage[N]:
         """A 7x7 convolution and a max pooling."""
-        block: Block[N] = PooledStem("stem", in_chans, width, width, self.stem_kernel, 2, layer="conv1",
-                                     norm_layer="bn1")
+        block: Block[N] = PooledStem(
+            "stem", in_chans, width, width, self.stem_kernel, 2, layer="conv1", norm_layer="bn1"
+        )
         return self.single(block, 1, "conv1", pool=2)
 
     def stage_name(self, index: int) -> str:
@@ -92,8 +100,9 @@ class ResNet(Family):
 
     def _stages_in(self, shapes: Shapes, last: str) -> tuple[list[int], list[int]] | None:
         """Widths and depths of the four stages, by the last convolution of their blocks."""
-        depths = [counted(shapes, lambda i, s=stage: f"{self.stage_name(s)}.{i}.{last}")
-                  for stage in range(self.stages)]
+        depths = [
+            counted(shapes, lambda i, s=stage: f"{self.stage_name(s)}.{i}.{last}") for stage in range(self.stages)
+        ]
         if not all(depths):
             return None
         return [widths_in(shapes, f"{self.stage_name(s)}.0.{last}") for s in range(self.stages)], depths
@@ -131,8 +140,7 @@ RESNET18 = ResNet18(
     original=(64, 128, 256, 512, 2, 2, 2, 2),
     original_stage2_depth=0,
     width_ranges=tuple(
-        WidthRange(low, low, high, doubling=True)
-        for low, high in ((32, 256), (32, 1024), (64, 2048), (128, 2048))
+        WidthRange(low, low, high, doubling=True) for low, high in ((32, 256), (32, 1024), (64, 2048), (128, 2048))
     ),
     max_depths=(16, 16, 16, 16),
     third_values=(),
@@ -144,8 +152,10 @@ RESNET18 = ResNet18(
     classifier="fc",
     training=Training(4e-5, 0.4, 120, head_scaled=False),
     published={
-        "resnet34": Published((64, 128, 256, 512, 3, 4, 6, 3), "ResNet-34",
-                              ("a1_in1k", "a2_in1k", "a3_in1k", "bt_in1k", "ra4_e3600_r224_in1k", "tv_in1k",
-                               "gluon_in1k")),
+        "resnet34": Published(
+            (64, 128, 256, 512, 3, 4, 6, 3),
+            "ResNet-34",
+            ("a1_in1k", "a2_in1k", "a3_in1k", "bt_in1k", "ra4_e3600_r224_in1k", "tv_in1k", "gluon_in1k"),
+        )
     },
 )

@@ -26,8 +26,12 @@ class Bottleneck(Residual[N]):
         """The three, and the projection."""
         m = self.mid_width
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-        return [self._conv("conv1", self.in_width, m, "bn1", 1, first), self._conv("conv2", m, m, "bn2", 3, second),
-                self._conv("conv3", m, self.out_width, "bn3"), self.shortcut()]
+        return [
+            self._conv("conv1", self.in_width, m, "bn1", 1, first),
+            self._conv("conv2", m, m, "bn2", 3, second),
+            self._conv("conv3", m, self.out_width, "bn3"),
+            self.shortcut(),
+        ]
 
     def title(self: Block[int]) -> str:
         """``Bottleneck 3x3``."""

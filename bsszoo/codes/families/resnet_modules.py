@@ -81,8 +81,9 @@ class CodeResNet(ResNet):
         stem, *body, _ = stages_of(code, in_chans=in_chans)
 
         first = stem.first
-        self.conv1: Any = nn.Conv2d(in_chans, first.out_width, first.kernel, stride=first.stride,
-                               padding=first.kernel // 2, bias=False, **dd)
+        self.conv1: Any = nn.Conv2d(
+            in_chans, first.out_width, first.kernel, stride=first.stride, padding=first.kernel // 2, bias=False, **dd
+        )
         self.bn1 = nn.BatchNorm2d(first.out_width, **dd)
         self.act1 = nn.ReLU(inplace=True)
         self.maxpool: Any = nn.MaxPool2d(kernel_size=3, stride=stem.pool, padding=1)
@@ -115,13 +116,20 @@ def build_residual(block: Block[int], place: Placement, dd: dict[str, Any]) -> n
     downsample = None
     # The code's stride decides, not the placed one: weights must fit at every output stride.
     if block.stride != 1 or block.in_width != block.out_width:
-        downsample = downsample_conv(block.in_width, block.out_width, kernel_size=1, stride=place.stride,
-                                     norm_layer=nn.BatchNorm2d, **dd)
+        downsample = downsample_conv(
+            block.in_width, block.out_width, kernel_size=1, stride=place.stride, norm_layer=nn.BatchNorm2d, **dd
+        )
     if block.waisted:
         return CodeBottleneck(block, place, downsample, dd)
     made: nn.Module = BasicBlock(
-        block.in_width, block.out_width, place.stride, downsample, dilation=place.dilation,
-        first_dilation=place.first_dilation, drop_path=_drop_path(place), **dd,
+        block.in_width,
+        block.out_width,
+        place.stride,
+        downsample,
+        dilation=place.dilation,
+        first_dilation=place.first_dilation,
+        drop_path=_drop_path(place),
+        **dd,
     )
     return made
 
