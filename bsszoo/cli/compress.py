@@ -17,7 +17,7 @@ def compress_command(
     network: Annotated[
         str,
         typer.Argument(
-            metavar="FAMILY_OR_NAME",
+            metavar="NETWORK",
             show_default=False,
             help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1, "
             "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, a weights file or a "
