@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bsszoo.version import __version__
+
 if TYPE_CHECKING:
     from bsszoo.codes.code import Code as Code
     from bsszoo.codes.cost import Cost as Cost
@@ -15,10 +17,9 @@ if TYPE_CHECKING:
     from bsszoo.compression.run import compress as compress
     from bsszoo.errors import BssZooError as BssZooError
     from bsszoo.models.create import create as create
-    from bsszoo.models.names import cost as cost
     from bsszoo.models.names import list_models as list_models
+    from bsszoo.models.resolve import cost as cost
 
-__version__ = "0.1.0"
 
 _HOME = {
     "BssZooError": "bsszoo.errors",
@@ -26,7 +27,7 @@ _HOME = {
     "Cost": "bsszoo.codes.cost",
     "Space": "bsszoo.codes.space",
     "compress": "bsszoo.compression.run",
-    "cost": "bsszoo.models.names",
+    "cost": "bsszoo.models.resolve",
     "create": "bsszoo.models.create",
     "list_models": "bsszoo.models.names",
 }

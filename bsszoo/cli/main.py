@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from bsszoo import __version__
 from bsszoo.cli import compress, export, hub, measure, models, predict, report, train
 from bsszoo.cli.console import message
 from bsszoo.errors import BssZooError, RunError, StoppedError, WeightsError
+from bsszoo.version import __version__
 
 app = typer.Typer(
     name="bsszoo",

@@ -170,8 +170,7 @@ def cost_command(
 
     Detectors are counted at 800 px, as the paper counts them: bsszoo cost maskrcnn_resnet50_autobss
     """
-    from bsszoo.models.names import cost
-    from bsszoo.models.resolve import resolve
+    from bsszoo.models.resolve import cost, resolve
     from bsszoo.report.figures import sizes_differ
 
     rows: list[dict[str, Any]] = []

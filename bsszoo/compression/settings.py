@@ -70,7 +70,7 @@ def versions_of() -> dict[str, str]:
     """Versions of what a result depends on, read without importing any of it."""
     from importlib.metadata import version
 
-    from bsszoo import __version__
+    from bsszoo.version import __version__
 
     names = ("optuna", "numpy", "scipy", "torch", "timm")
     return {"bsszoo": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}

@@ -13,8 +13,7 @@ from bsszoo.detection.recipe import DetectionRecipe
 from bsszoo.errors import SettingsError, UnknownNameError, WeightsError
 from bsszoo.models.detector_weights import CONFIG, SavedDetector, create_detector, saved_detector
 from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
-from bsszoo.models.names import is_detector
-from bsszoo.models.resolve import LOCAL
+from bsszoo.models.names import LOCAL, is_detector
 from bsszoo.models.weights import check_recorded
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.recipe import read_tree_of

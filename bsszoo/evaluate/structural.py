@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import depth, depth_array
+from bsszoo.codes.cost import depth
+from bsszoo.codes.cost_array import depth_array
 from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError

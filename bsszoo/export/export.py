@@ -15,11 +15,11 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from bsszoo import __version__
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.export.inputs import Check, check_inputs
 from bsszoo.files import plain_name, whole_file
 from bsszoo.models.pictures import input_config
+from bsszoo.version import __version__
 
 Format = Literal["onnx", "torch"]
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from bsszoo import __version__
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import Cost, code_cost, stage_costs
 from bsszoo.codes.families import family_of
@@ -25,6 +24,7 @@ from bsszoo.report.figures import ABSENT, human, percent, score
 from bsszoo.report.tables import inner, operator
 from bsszoo.texts import one_line, parse_yaml
 from bsszoo.train.checkpoint import RECIPE, SUMMARY
+from bsszoo.version import __version__
 
 _CITATION: Final = """```bibtex
 @inproceedings{zhang2020autobss,

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from bsszoo import __version__
 from bsszoo.errors import SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.hub.card import model_card
@@ -26,6 +25,7 @@ from bsszoo.models.saved_config import OWN
 from bsszoo.models.timm_arguments import TimmArguments, timm_arguments
 from bsszoo.models.weights import sha256_of
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
+from bsszoo.version import __version__
 
 CARD, SEARCH_PICTURE = "README.md", "search.png"
 TRAINING, SEARCH, SEARCH_TRIALS = (PUBLISHED[name] for name in (SUMMARY, RESULT, TRIALS))

@@ -15,10 +15,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bsszoo import __version__
 from bsszoo.errors import BssZooError, RunError, SettingsError
 from bsszoo.models.hub_files import HubRepository, disk_error, first_line
 from bsszoo.texts import one_line
+from bsszoo.version import __version__
 
 _LOG_IN: Final = (
     "Log in with `hf auth login`, or set HF_TOKEN to a token that may write. Tokens are made on the "

@@ -3,6 +3,7 @@
 This package loads neither torch nor timm; ``bsszoo.models.create`` and ``bsszoo.models.build`` do.
 """
 
-from bsszoo.models.names import ModelEntry, cost, entries, find, list_models, resolve_code
+from bsszoo.models.names import ModelEntry, entries, find, list_models, resolve_code
+from bsszoo.models.resolve import Network, cost, resolve
 
-__all__ = ["ModelEntry", "cost", "entries", "find", "list_models", "resolve_code"]
+__all__ = ["ModelEntry", "Network", "cost", "entries", "find", "list_models", "resolve", "resolve_code"]

@@ -16,7 +16,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cf
 from timm.models._builder import pretrained_cfg_for_features
 from torch import nn
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import check_arguments
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import ModelEntry, entry_of, named_entries
@@ -100,13 +100,20 @@ def build(
 def build_as_timm(code: Code, variant: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The model of a code through timm's own builder; keywords are those that ``timm.create_model`` passes on."""
     family = family_of(code.family)
+    stages = stages_of(code, in_chans=kwargs.get("in_chans", 3))
     own_features = family.features() if kwargs.get("features_only") else None
     if own_features is None:
-        model: nn.Module = build_model_with_cfg(family.network(), variant, pretrained, code=code, **kwargs)
+        model: nn.Module = build_model_with_cfg(family.network(), variant, pretrained, stages=stages, **kwargs)
         return model
     kwargs.pop("features_only")
     features: Any = build_model_with_cfg(
-        own_features, variant, pretrained, code=code, kwargs_filter=_HEAD, pretrained_filter_fn=_trunk_only, **kwargs
+        own_features,
+        variant,
+        pretrained,
+        stages=stages,
+        kwargs_filter=_HEAD,
+        pretrained_filter_fn=_trunk_only,
+        **kwargs,
     )
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(features.pretrained_cfg)
     made: nn.Module = features

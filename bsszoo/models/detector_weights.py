@@ -17,7 +17,7 @@ from bsszoo.models.detector import Norm, build_detector
 from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
 from bsszoo.models.hub_files import WEIGHTS_FILE
 from bsszoo.models.loading import check_same, check_values, read_state
-from bsszoo.models.resolve import LOCAL
+from bsszoo.models.names import LOCAL
 from bsszoo.models.saved_config import OWN
 from bsszoo.models.weights import Weights, check_recorded, check_size
 from bsszoo.texts import one_line, parse_json

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import Cost, ImageSize, code_cost
-from bsszoo.codes.detector import SIZE, Detector, detector_cost
 from bsszoo.codes.families import FAMILIES, family_of
 from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
 from bsszoo.errors import CodeError, UnknownNameError, close_matches, shown
@@ -21,7 +18,6 @@ __all__ = [
     "ModelEntry",
     "Printed",
     "WeightTag",
-    "cost",
     "entries",
     "entry_of",
     "find",
@@ -31,6 +27,12 @@ __all__ = [
     "split_tag",
 ]
 
+#: What the folder of a training is named by.
+LOCAL: Final = "local-dir:"
+#: What a network's name begins with when it is named by where it is kept.
+SOURCES: Final = ("hf-hub:", LOCAL)
+#: Endings of weights files.
+SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
 # What in a name of timm's says which family is nearest to it, the first that fits.
 _NEAREST: Final = (
@@ -167,48 +169,6 @@ def _module_advice(given: object) -> str:
     code = getattr(given, "code", None)
     own = f" This one is {code}." if isinstance(code, Code) else ""
     return f" A built network is not read: name the one that it was built as, for example 'resnet18'.{own}"
-
-
-def cost(
-    network: str | Path | Code | Detector | Any,
-    image_size: ImageSize | None = None,
-    *,
-    num_classes: int | None = None,
-    in_chans: int | None = None,
-) -> Cost:
-    """The exact MACs, parameters and activations of a network, from its code alone.
-
-    A detector (``maskrcnn_resnet50``, ..) is counted as the paper counts it: ``codes.detector``.
-
-    Args:
-        network: Whatever ``bsszoo.models.resolve`` takes.
-        image_size: Side of the square input, or (height, width) [px]; by default the network's own.
-        num_classes: Outputs of the classifier; 0 counts the network without one. By default the network's own: 1000 of
-            a name or a code; a detector's are 91 (Mask R-CNN) or 80 (RetinaNet).
-        in_chans: Channels of the input; by default the network's own, 3 of a name or a code.
-
-    Raises:
-        UnknownNameError, CodeError, WeightsError, SettingsError: As ``resolve``; ``CodeError`` also for impossible
-            sizes.
-
-    Example:
-        >>> cost("resnet18").macs
-        1814073344
-    """
-    from bsszoo.models.resolve import resolve
-
-    found = resolve(network)
-    if found.detector is not None:
-        if in_chans not in (None, 3):
-            raise CodeError("Detectors take pictures of 3 channels.")
-        detector = found.detector if num_classes is None else replace(found.detector, num_classes=num_classes or -1)
-        return detector_cost(detector, SIZE if image_size is None else image_size)
-    return code_cost(
-        found.code,
-        image_size,
-        num_classes=found.num_classes if num_classes is None else num_classes,
-        in_chans=found.in_chans if in_chans is None else in_chans,
-    )
 
 
 def list_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:

@@ -72,9 +72,10 @@ def recognise(shapes: Shapes, label: str) -> Recognised:
     found = []
     for family in FAMILIES.values():
         try:
-            code = family.code_of(shapes)
-            if code is None or sum(code.depths) > len(shapes):
+            fields = family.code_of(shapes)
+            if fields is None or sum(fields["depths"]) > len(shapes):
                 continue
+            code = Code(family.name, **fields)
             one = Recognised(code, *sizes_in(shapes, code))
             wrong = list(_misfits(shapes, one))
         except (BssZooError, ValueError, IndexError, TypeError):

@@ -11,19 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.detector import SIZE, Detector
+from bsszoo.codes.cost import Cost, ImageSize, code_cost
+from bsszoo.codes.detector import SIZE, Detector, detector_cost
 from bsszoo.errors import CodeError, SettingsError, UnknownNameError, WeightsError, shown
-from bsszoo.models.names import ModelEntry, entries, entry_of, is_detector, resolve_code, split_tag
+from bsszoo.models.names import (
+    LOCAL,
+    SOURCES,
+    SUFFIXES,
+    ModelEntry,
+    entries,
+    entry_of,
+    is_detector,
+    resolve_code,
+    split_tag,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-#: What the folder of a training is named by.
-LOCAL: Final = "local-dir:"
-#: What a network's name begins with when it is named by where it is kept.
-SOURCES: Final = ("hf-hub:", LOCAL)
-#: Endings of weights files.
-SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 _RESULT, _RECIPE, _CONFIG, _WEIGHTS = "result.json", "recipe.yaml", "config.json", "model.safetensors"
 _FORMS: Final = (
     "Give a name of `bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or "
@@ -328,4 +333,44 @@ def _of_module(module: Any) -> Network:
         in_chans=found.in_chans or 3,
         config=config,
         module=module,
+    )
+
+
+def cost(
+    network: str | Path | Code | Detector | Any,
+    image_size: ImageSize | None = None,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+) -> Cost:
+    """The exact MACs, parameters and activations of a network, from its code alone.
+
+    A detector (``maskrcnn_resnet50``, ..) is counted as the paper counts it: ``codes.detector``.
+
+    Args:
+        network: Whatever ``bsszoo.models.resolve`` takes.
+        image_size: Side of the square input, or (height, width) [px]; by default the network's own.
+        num_classes: Outputs of the classifier; 0 counts the network without one. By default the network's own: 1000 of
+            a name or a code; a detector's are 91 (Mask R-CNN) or 80 (RetinaNet).
+        in_chans: Channels of the input; by default the network's own, 3 of a name or a code.
+
+    Raises:
+        UnknownNameError, CodeError, WeightsError, SettingsError: As ``resolve``; ``CodeError`` also for impossible
+            sizes.
+
+    Example:
+        >>> cost("resnet18").macs
+        1814073344
+    """
+    found = resolve(network)
+    if found.detector is not None:
+        if in_chans not in (None, 3):
+            raise CodeError("Detectors take pictures of 3 channels.")
+        detector = found.detector if num_classes is None else replace(found.detector, num_classes=num_classes or -1)
+        return detector_cost(detector, SIZE if image_size is None else image_size)
+    return code_cost(
+        found.code,
+        image_size,
+        num_classes=found.num_classes if num_classes is None else num_classes,
+        in_chans=found.in_chans if in_chans is None else in_chans,
     )

@@ -18,7 +18,7 @@ from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.codes.named import ModelEntry, WeightTag, named_entries
 from bsszoo.errors import UnknownNameError, WeightsError, close_matches
 from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget, hub_file
-from bsszoo.models.resolve import SUFFIXES
+from bsszoo.models.names import SUFFIXES
 from bsszoo.models.saved_config import checksum_in, config_from, same_network
 
 #: The environment variable that names the organisation in which names are looked up.

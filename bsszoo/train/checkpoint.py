@@ -26,7 +26,7 @@ from bsszoo.train.recipe import read_tree_of, recipe_text
 from bsszoo.train.strict import as_mapping, paths
 
 if TYPE_CHECKING:
-    from bsszoo.train.task import TrainingRecipe
+    from bsszoo.train.recipe import TrainingRecipe
 
 LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST, CONFIG = (
     "last.pt",

@@ -30,10 +30,10 @@ from bsszoo.train.classification import Classification
 from bsszoo.train.devices import Place, joined
 from bsszoo.train.events import Events
 from bsszoo.train.optim import make_optimizer
-from bsszoo.train.recipe import Recipe
+from bsszoo.train.recipe import Recipe, TrainingRecipe
 from bsszoo.train.seeds import seed_pass
 from bsszoo.train.signals import StopSignals
-from bsszoo.train.task import Opener, Round, Task, TrainingRecipe
+from bsszoo.train.task import Opener, Round, Task
 from bsszoo.train.watching import Now, Start, Unwatched, Watcher
 
 # Seconds between two reports of the loss: reading it waits for the device.

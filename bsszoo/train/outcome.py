@@ -15,7 +15,6 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from bsszoo import __version__
 from bsszoo.codes.cost import code_cost
 from bsszoo.errors import RecipeError
 from bsszoo.models.create import create
@@ -27,6 +26,7 @@ from bsszoo.train.data import Pictures, Split, class_names
 from bsszoo.train.devices import Place
 from bsszoo.train.evaluation import Accuracy
 from bsszoo.train.recipe import EmaPart, Recipe, RunPart
+from bsszoo.version import __version__
 
 
 def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:

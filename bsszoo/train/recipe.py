@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import yaml
 
@@ -159,6 +159,24 @@ class RunPart:
     workers: int = bounded(4, low=0, high=256)
     checkpoint_minutes: float = bounded(10.0, low=0, open_low=True)
     tensorboard: bool = False
+
+
+class TrainingRecipe(Protocol):
+    """What the loop reads of a recipe, whichever task it is of; a frozen dataclass of frozen dataclasses."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def optim(self) -> OptimPart:
+        """The optimiser and the batch."""
+
+    @property
+    def ema(self) -> EmaPart:
+        """The moving average."""
+
+    @property
+    def run(self) -> RunPart:
+        """The seed and the devices."""
 
 
 @dataclass(frozen=True)

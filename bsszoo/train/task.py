@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,25 +17,6 @@ from torch import nn
 from bsszoo.train.batches import Division
 from bsszoo.train.checkpoint import Folder, Row
 from bsszoo.train.devices import Place
-from bsszoo.train.recipe import EmaPart, OptimPart, RunPart
-
-
-class TrainingRecipe(Protocol):
-    """What the loop reads of a recipe, whichever task it is of; a frozen dataclass of frozen dataclasses."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def optim(self) -> OptimPart:
-        """The optimiser and the batch."""
-
-    @property
-    def ema(self) -> EmaPart:
-        """The moving average."""
-
-    @property
-    def run(self) -> RunPart:
-        """The seed and the devices."""
 
 
 @dataclass(frozen=True, slots=True)

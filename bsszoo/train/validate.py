@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.models.create import create
-from bsszoo.models.resolve import LOCAL, SOURCES
+from bsszoo.models.names import LOCAL, SOURCES
 from bsszoo.texts import one_line
 from bsszoo.train.batches import evaluation_batches, plain
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS

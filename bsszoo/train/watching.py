@@ -9,7 +9,7 @@ from typing import Protocol
 from bsszoo.train.batches import Division
 from bsszoo.train.checkpoint import Row
 from bsszoo.train.devices import Place
-from bsszoo.train.task import TrainingRecipe
+from bsszoo.train.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 import bsszoo
 from bsszoo.codes import Code, code_cost
 from bsszoo.errors import CodeError, UnknownNameError
-from bsszoo.models.names import cost, entries, entry_of, find, list_models, resolve_code, split_tag
+from bsszoo.models.names import entries, entry_of, find, list_models, resolve_code, split_tag
+from bsszoo.models.resolve import cost
 
 ENTRIES = list(entries().values())
 AUTOBSS = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"

@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from bsszoo.codes.layers import Block, Classifier, N, Stage
 from bsszoo.errors import CodeError
-
-if TYPE_CHECKING:
-    from bsszoo.codes.code import Code
 
 #: The field of a ``Code`` that holds the entries of each letter.
 FIELDS: Final = {"C": "widths", "L": "depths", "B": "bottlenecks", "T": "expansions", "G": "group_widths"}
@@ -28,6 +25,26 @@ TITLES: Final = {
 }
 
 Shapes = Mapping[str, Sequence[int]]
+
+
+class CodeFields(Protocol):
+    """What a family reads of a code."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Output channels of each stage."""
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+
+    @property
+    def thirds(self) -> tuple[int, ...]:
+        """The third entries of each stage."""
+
+    @property
+    def stride_in(self) -> str:
+        """Which convolution of a bottleneck takes the stride."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +292,7 @@ class Family(ABC):
 
     @abstractmethod
     def network(self) -> Any:
-        """What makes a timm model of ``code`` and of the arguments of ``models.build``."""
+        """What makes a timm model of ``stages`` and of the arguments of ``models.build``."""
 
     def features(self) -> Any:
         """What makes its features-only model; None where timm wraps the whole network."""
@@ -286,15 +303,15 @@ class Family(ABC):
         """Whether a detector's backbone has torchvision's names, and the whole network's modules."""
         return False
 
-    def timm_arguments(self, code: Code) -> tuple[str, dict[str, Any]] | None:
+    def timm_arguments(self, code: CodeFields) -> tuple[str, dict[str, Any]] | None:
         """A name of timm's and arguments that may build a code's network; None where no arguments do."""
         return None
 
     # -- weights ---------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def code_of(self, shapes: Shapes) -> Code | None:
-        """The code of a trained network from the shapes of its tensors under timm's keys; None where it has no such.
+    def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
+        """The fields of the code of a trained network, from the shapes of its tensors under timm's keys; else None.
 
         The image size and where a stride is are not in them: they are the family's own.
         """

@@ -17,8 +17,6 @@ from timm.models._efficientnet_builder import efficientnet_init_weights
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import nn
 
-from bsszoo.codes.code import Code, stages_of
-from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block, Placement, Stage
 
 # timm's function has no types.
@@ -56,7 +54,8 @@ class CodeEfficientNet(EfficientNet):
     """A timm ``EfficientNet`` built from a code; everything but the constructor is timm's.
 
     Args:
-        code: A ``mobilenetv2``, ``efficientnet_b0`` or ``efficientnet_b1`` code.
+        stages: Of a MobileNetV2 or EfficientNet code with ``in_chans`` input channels.
+        activation: timm's name of it.
         num_classes: Outputs of the classifier; 0 for none.
         in_chans: Channels of the input.
         output_stride: 32, 16 or 8 [px of input per px of the last features]; smaller ones turn strides into dilation.
@@ -68,7 +67,7 @@ class CodeEfficientNet(EfficientNet):
 
     def __init__(
         self,
-        code: Code,
+        stages: tuple[Stage[int], ...],
         num_classes: int = 1000,
         in_chans: int = 3,
         output_stride: int = 32,
@@ -76,18 +75,20 @@ class CodeEfficientNet(EfficientNet):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         *,
+        activation: str,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         nn.Module.__init__(self)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
-        self.feature_info = _add_trunk(self, code, in_chans, output_stride, drop_rate, drop_path_rate, dd)
+        act = _layer(activation)
+        self.feature_info = _add_trunk(self, stages, act, in_chans, output_stride, drop_rate, drop_path_rate, dd)
         self.stage_ends = [info["stage"] for info in self.feature_info]
 
-        head = stages_of(code)[-2].first
+        head = stages[-2].first
         self.conv_head = _conv(head.in_width, head.out_width, head.kernel, padding="", **dd)
-        self.bn2 = get_norm_act_layer(nn.BatchNorm2d, _activation(code))(head.out_width, inplace=True, **dd)
+        self.bn2 = get_norm_act_layer(nn.BatchNorm2d, act)(head.out_width, inplace=True, **dd)
         self.num_features = head.out_width
         self.global_pool, self.classifier = create_classifier(
             self.num_features, num_classes, pool_type=global_pool, **dd
@@ -104,19 +105,20 @@ class CodeEfficientNetFeatures(EfficientNetFeatures):
 
     def __init__(
         self,
-        code: Code,
+        stages: tuple[Stage[int], ...],
         in_chans: int = 3,
         output_stride: int = 32,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         out_indices: tuple[int, ...] = (0, 1, 2, 3, 4),
         *,
+        activation: str,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         nn.Module.__init__(self)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        features = _add_trunk(self, code, in_chans, output_stride, drop_rate, drop_path_rate, dd)
+        features = _add_trunk(self, stages, _layer(activation), in_chans, output_stride, drop_rate, drop_path_rate, dd)
         self.feature_info = FeatureInfo(features, out_indices)
         self._stage_out_idx = {info["stage"]: info["index"] for info in self.feature_info.get_dicts()}
         self.feature_hooks = None
@@ -124,14 +126,20 @@ class CodeEfficientNetFeatures(EfficientNetFeatures):
 
 
 def _add_trunk(
-    net: Any, code: Code, in_chans: int, output_stride: int, drop_rate: float, drop_path_rate: float, dd: dict[str, Any]
+    net: Any,
+    stages: tuple[Stage[int], ...],
+    act: type[nn.Module],
+    in_chans: int,
+    output_stride: int,
+    drop_rate: float,
+    drop_path_rate: float,
+    dd: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """The features of the trunk (stem and blocks) that this adds to ``net``, as timm's builder lists them."""
     net.in_chans = in_chans
     net.drop_rate = drop_rate
     net.grad_checkpointing = False
-    act = _activation(code)
-    stem, *body, _, _ = stages_of(code, in_chans=in_chans)
+    stem, *body, _, _ = stages
     first = stem.first
     net.conv_stem = _conv(in_chans, first.out_width, first.kernel, stride=first.stride, padding="", **dd)
     net.bn1 = get_norm_act_layer(nn.BatchNorm2d, act)(first.out_width, inplace=True, **dd)
@@ -199,6 +207,6 @@ def _squeeze_excite(block: Block[int], width: int, act: type[nn.Module], dd: dic
     return made
 
 
-def _activation(code: Code) -> type[nn.Module]:
-    layer: type[nn.Module] = get_act_layer(family_of(code.family).activation)
+def _layer(activation: str) -> type[nn.Module]:
+    layer: type[nn.Module] = get_act_layer(activation)
     return layer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bsszoo.codes.families.base import Family, Fixed, Shapes, Training, counted, multiples, widths_in
@@ -13,7 +14,6 @@ from bsszoo.codes.layers import Block, HeadConv, Layer, N, Placement, Stage, Ste
 if TYPE_CHECKING:
     from torch import nn
 
-    from bsszoo.codes.code import Code
 
 #: Channels of the last 1x1 convolution.
 HEAD_WIDTH: Final = 1280
@@ -98,18 +98,16 @@ class MBConvNet(Family):
         """timm's ``EfficientNet``, module by module."""
         from bsszoo.codes.families.mbconv_modules import CodeEfficientNet
 
-        return CodeEfficientNet
+        return partial(CodeEfficientNet, activation=self.activation)
 
     def features(self) -> Any:
         """A class of its own, as timm's EfficientNets have, whose keys stay those of the whole network."""
         from bsszoo.codes.families.mbconv_modules import CodeEfficientNetFeatures
 
-        return CodeEfficientNetFeatures
+        return partial(CodeEfficientNetFeatures, activation=self.activation)
 
-    def code_of(self, shapes: Shapes) -> Code | None:
+    def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``blocks.1.0.conv_pwl`` and the like, of this family's squeeze-and-excitation only."""
-        from bsszoo.codes.code import Code
-
         if "conv_stem.weight" not in shapes or self._squeezes != any(".se." in name for name in shapes):
             return None
         widths, depths, expansions = [], [], []
@@ -125,15 +123,14 @@ class MBConvNet(Family):
             depths.append(depth)
             expansions.append(inner // width)
             width = out
-        return Code(
-            self.name,
-            tuple(widths),
-            tuple(depths),
-            expansions=tuple(expansions),
-            stem_width=widths_in(shapes, "conv_stem"),
-            stage2_width=widths_in(shapes, "blocks.0.0.conv_pw"),
-            stage2_depth=counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"),
-        )
+        return {
+            "widths": tuple(widths),
+            "depths": tuple(depths),
+            "expansions": tuple(expansions),
+            "stem_width": widths_in(shapes, "conv_stem"),
+            "stage2_width": widths_in(shapes, "blocks.0.0.conv_pw"),
+            "stage2_depth": counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"),
+        }
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """torchvision's MobileNetV2 numbers its blocks through: a stage begins where the width changes."""

@@ -11,13 +11,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from bsszoo.codes.families.base import Family, Fixed, Published, Shapes, Training, counted, multiples, scaled, widths_in
+from bsszoo.codes.families.base import (
+    CodeFields,
+    Family,
+    Fixed,
+    Published,
+    Shapes,
+    Training,
+    counted,
+    multiples,
+    scaled,
+    widths_in,
+)
 from bsszoo.codes.layers import Block, Layer, N, Placement, Stage, Stem
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from bsszoo.codes.code import Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +137,12 @@ class RegNet(Family):
         """timm's ``RegNet``, module by module."""
         return build_regnet
 
-    def timm_arguments(self, code: Code) -> tuple[str, dict[str, Any]] | None:
+    def timm_arguments(self, code: CodeFields) -> tuple[str, dict[str, Any]] | None:
         """None: timm's RegNets follow from four numbers, which no other code has."""
         return None
 
-    def code_of(self, shapes: Shapes) -> Code | None:
+    def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``s1.b1.conv2.conv`` and the like, of this family's squeeze-and-excitation only."""
-        from bsszoo.codes.code import Code
-
         gated = any(".se." in name for name in shapes)
         if "s1.b1.conv2.conv.weight" not in shapes or gated != (self.squeeze(8) is not None):
             return None
@@ -147,13 +154,12 @@ class RegNet(Family):
         if not all(depths):
             return None
         groups = tuple(int(shapes[f"{path}.conv2.conv.weight"][1]) for path in paths)
-        return Code(
-            self.name,
-            tuple(widths_in(shapes, f"{path}.conv2.conv") for path in paths),
-            tuple(depths),
-            group_widths=groups,
-            stem_width=widths_in(shapes, "stem.conv"),
-        )
+        return {
+            "widths": tuple(widths_in(shapes, f"{path}.conv2.conv") for path in paths),
+            "depths": tuple(depths),
+            "group_widths": groups,
+            "stem_width": widths_in(shapes, "stem.conv"),
+        }
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """``trunk_output.block1.block1-0.f.b.0`` is ``s1.b1.conv2.conv``, and so on."""
@@ -183,7 +189,7 @@ _TORCHVISION: Final = {
 
 
 def build_regnet(
-    code: Code,
+    stages: tuple[Stage[int], ...],
     num_classes: int = 1000,
     in_chans: int = 3,
     output_stride: int = 32,
@@ -209,13 +215,11 @@ def build_regnet(
     from timm.models.regnet import RegStage, _init_weights
     from torch import nn
 
-    from bsszoo.codes.code import stages_of
-
     dd: dict[str, Any] = {"device": device, "dtype": dtype}
     net: Any = TimmRegNet.__new__(TimmRegNet)
     nn.Module.__init__(net)
     net.num_classes, net.in_chans, net.drop_rate = num_classes, in_chans, drop_rate
-    stem, *body, _ = stages_of(code, in_chans=in_chans)
+    stem, *body, _ = stages
     conv: Any = ConvNormAct
     net.stem = conv(
         in_chans,

@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bsszoo.codes.families.base import Family, Fixed, Published, Shapes, Training, WidthRange, counted, widths_in
+from bsszoo.codes.families.base import (
+    CodeFields,
+    Family,
+    Fixed,
+    Published,
+    Shapes,
+    Training,
+    WidthRange,
+    counted,
+    widths_in,
+)
 from bsszoo.codes.layers import Block, Layer, N, Placement, Stage, Stem
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from bsszoo.codes.code import Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +99,12 @@ class ResNet(Family):
         """torchvision's detectors are on ResNets."""
         return True
 
-    def timm_arguments(self, code: Code) -> tuple[str, dict[str, Any]] | None:
+    def timm_arguments(self, code: CodeFields) -> tuple[str, dict[str, Any]] | None:
         """timm's own network of the family with other layers and channels."""
         # With the stride on the first 1x1 convolution the tensors are the same, and the network is another one.
         if code.stride_in != "3x3":
             return None
-        return self.name, {"layers": list(code.depths), "channels": list(code.bottlenecks or code.widths)}
+        return self.name, {"layers": list(code.depths), "channels": list(code.thirds or code.widths)}
 
     def _stages_in(self, shapes: Shapes, last: str) -> tuple[list[int], list[int]] | None:
         """Widths and depths of the four stages, by the last convolution of their blocks."""
@@ -115,14 +123,12 @@ class ResNet18(ResNet):
         """A basic block."""
         return BasicBlock(name, width_in, width, width, kernel, stride)
 
-    def code_of(self, shapes: Shapes) -> Code | None:
+    def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``layer1.0.conv2`` and the like."""
-        from bsszoo.codes.code import Code
-
         if "layer1.0.conv3.weight" in shapes or (found := self._stages_in(shapes, "conv2")) is None:
             return None
         widths, depths = found
-        return Code(self.name, tuple(widths), tuple(depths), stem_width=widths_in(shapes, "conv1"))
+        return {"widths": tuple(widths), "depths": tuple(depths), "stem_width": widths_in(shapes, "conv1")}
 
 
 RESNET18 = ResNet18(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from bsszoo.codes.families.base import Fixed, Published, Shapes, Training, multiples, scaled, widths_in
 from bsszoo.codes.families.resnet18 import Residual, ResNet
 from bsszoo.codes.layers import Block, Layer, N
-
-if TYPE_CHECKING:
-    from bsszoo.codes.code import Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +60,18 @@ class ResNet50(ResNet):
         """Both rescaled."""
         return scaled(scale * width, self.uniform_divisor), scaled(scale * third, self.uniform_divisor)
 
-    def code_of(self, shapes: Shapes) -> Code | None:
+    def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``layer1.0.conv3`` and the like."""
-        from bsszoo.codes.code import Code
-
         if (found := self._stages_in(shapes, "conv3")) is None:
             return None
         widths, depths = found
         inner = tuple(widths_in(shapes, f"{self.stage_name(s)}.0.conv1") for s in range(self.stages))
-        return Code(self.name, tuple(widths), tuple(depths), bottlenecks=inner, stem_width=widths_in(shapes, "conv1"))
+        return {
+            "widths": tuple(widths),
+            "depths": tuple(depths),
+            "bottlenecks": inner,
+            "stem_width": widths_in(shapes, "conv1"),
+        }
 
 
 _TAGS: Final = ("a1h_in1k", "a1_in1k", "a2_in1k", "a3_in1k", "tv_in1k", "tv2_in1k", "gluon_in1k")

@@ -10,8 +10,7 @@ from timm.layers.drop import DropPath
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet, downsample_conv
 from torch import nn
 
-from bsszoo.codes.code import Code, stages_of
-from bsszoo.codes.layers import Block, Placement
+from bsszoo.codes.layers import Block, Placement, Stage
 
 
 class CodeBottleneck(Bottleneck):
@@ -47,7 +46,7 @@ class CodeResNet(ResNet):
     """A timm ``ResNet`` built from a code; everything but the constructor is timm's.
 
     Args:
-        code: A ``resnet18`` or ``resnet50`` code.
+        stages: Of a ``resnet18`` or ``resnet50`` code with ``in_chans`` input channels.
         num_classes: Outputs of the classifier; 0 for none.
         in_chans: Channels of the input.
         output_stride: 32, 16 or 8 [px of input per px of the last features]; smaller ones turn strides into dilation.
@@ -60,7 +59,7 @@ class CodeResNet(ResNet):
 
     def __init__(
         self,
-        code: Code,
+        stages: tuple[Stage[int], ...],
         num_classes: int = 1000,
         in_chans: int = 3,
         output_stride: int = 32,
@@ -78,7 +77,7 @@ class CodeResNet(ResNet):
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        stem, *body, _ = stages_of(code, in_chans=in_chans)
+        stem, *body, _ = stages
 
         first = stem.first
         self.conv1: Any = nn.Conv2d(
