@@ -104,8 +104,9 @@ def check_depth(image: Image.Image, name: str) -> None:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise DataError(
             f"{name} has more than 8 bits a channel (PIL's mode {image.mode}), and networks here take 8. "
-            "Which values are black and white only you know: convert all images of the set alike, for "
-            "16 bits with Image.fromarray((numpy.asarray(image) // 256).astype('uint8'))."
+            "Which values are black and white only you know: convert all images of the set alike, by "
+            "Image.fromarray((numpy.asarray(image) * (255 / WHITE)).clip(0, 255).astype('uint8')), with WHITE 65535 "
+            "for the whole range of 16 bits, 4095 for 12."
         )
 
 

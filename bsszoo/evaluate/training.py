@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.families import family_of
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluate.trainings import HOLDOUT, Trainings
 from bsszoo.study.result import EvaluatorInfo
@@ -47,7 +48,7 @@ def training_recipe(
     else:
         if assignments:
             raise SettingsError("--set changes a recipe file: give it with --recipe.")
-        part = imagenet_recipe(family).data  # the family's own input size and crop
+        part = imagenet_recipe(family_of(family).original_name).data  # the family's own input size and crop
         part = part if dataset is None else replace(part, dataset=dataset)
         split = open_split(part, data, training=True, num_classes=sys.maxsize)
         if isinstance(split, Stream):

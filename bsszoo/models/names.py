@@ -99,17 +99,17 @@ def _what_timm_calls_it(name: str) -> str:
             f"{wanted!r} is timm's name of a network that bsszoo calls {same!r}: the same layers and weights' "
             "names. Give that name."
         )
-    if not _is_timms(wanted):
+    if not is_timms(wanted):
         return ""
     near = next((family for part, family in _NEAREST if part in wanted), "resnet50")
     return (
-        f"timm has {wanted!r}, and bsszoo has not: it is of none of the families whose stacking bsszoo counts, "
+        f"timm has {wanted!r}, and bsszoo has not: it is no name of the families whose stacking bsszoo counts, "
         f"builds and compresses ({', '.join(FAMILIES)}). The nearest of them is {near!r}. The network itself is "
         f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family."
     )
 
 
-def _is_timms(name: str) -> bool:
+def is_timms(name: str) -> bool:
     """Whether timm's sources register a network of this name.
 
     They are read, not imported: a typo is answered at once, where importing timm and torch takes seconds.

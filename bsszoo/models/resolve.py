@@ -22,6 +22,7 @@ from bsszoo.models.names import (
     entries,
     entry_of,
     is_detector,
+    is_timms,
     resolve_code,
     split_tag,
 )
@@ -164,6 +165,8 @@ def _named(text: str, path: Path, given: str | Code | None, org: str | None, cac
         # An organisation may have tags of its own.
         code = resolve_code(head if known and org is not None else text)
     except UnknownNameError as error:
+        if is_timms(text):
+            return _of_timm(text, error)
         if org is not None:
             try:
                 return _kept(f"hf-hub:{org}/{text}", cache_dir)
@@ -179,6 +182,18 @@ def _named(text: str, path: Path, given: str | Code | None, org: str | None, cac
     entry = entry_of(code)
     words = f"{entry.name} of the zoo, {code}" if known and entry is not None else f"the code {code}"
     return Network(code, words, entry=entry, tag=tag if known else None)
+
+
+def _of_timm(name: str, unknown: UnknownNameError) -> Network:
+    """A network that timm names and the zoo does not, where it is of one of the families; else the error."""
+    import timm
+    import torch
+
+    try:
+        found = _of_module(timm.create_model(name, device=torch.device("meta")))
+    except (WeightsError, TypeError):  # of no family, or timm's constructor knows no such device
+        raise unknown from None
+    return replace(found, module=None, recognised=f"timm's {name}, {found.code}")
 
 
 def _kept(source: str, cache_dir: str | Path | None = None) -> Network:

@@ -57,6 +57,7 @@ def _tag(
     pen: ImageDraw.ImageDraw, found: Found, scale: int, font: ImageFont.FreeTypeFont, size: tuple[int, int]
 ) -> None:
     text = f"{found.label} {100 * found.score:.0f}%"
+    text = " ".join(text.split())  # on one line
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left + 8, bottom - top + 6
     # Above the box, or in it where there is no room; always inside the picture.
@@ -88,6 +89,7 @@ def _with_labels(image: Image.Image, labels: tuple[tuple[str, float], ...]) -> I
 
 
 def _shortened(text: str, room: float, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    text = " ".join(text.split())  # on one line
     while len(text) > 1 and pen.textlength(text, font=font) > room:
         text = text.rstrip("…")[:-1] + "…"
     return text

@@ -29,11 +29,15 @@ class Command:
 
 _TRAIN_NOTE: Final = (
     "Trains it on ImageNet by the settings of {source}: learning rate, schedule, epochs, "
-    "weight decay, label smoothing, a batch of 1024, augmentation. The paper does not state the rest, such as "
-    "momentum, warm-up and crops; recipes/README.md has our choices. On several GPUs: torchrun --nproc-per-node 8 "
+    "weight decay, label smoothing, a batch of 1024, augmentation. {rest} On several GPUs: torchrun --nproc-per-node 8 "
     "-m bsszoo train ... Other data takes --set model.num_classes=N; --set changes any value, and the folder "
     "keeps the whole recipe. Nobody has run this on ImageNet yet."
 )
+
+_PAPER_IS_SILENT: Final = (
+    "The paper does not state the rest, such as momentum, warm-up and crops; recipes/README.md has our choices."
+)
+_REST: Final = "The rest is as for the paper's ResNets."
 
 _COCO_NOTE: Final = (
     "Trains it on COCO from scratch by the settings of the AutoBSS paper's section B.3.3: 270,000 iterations of 16 "
@@ -65,7 +69,8 @@ def commands(
             Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{network}"{given})\n', "python"),
             Command("Train it", train, "shell", _COCO_NOTE if training is None else _OWN_NOTE),
         )
-    note = _TRAIN_NOTE.format(source=family_of(code.family).training.source)
+    source = family_of(code.family).training.source
+    note = _TRAIN_NOTE.format(source=source, rest=_PAPER_IS_SILENT if "AutoBSS" in source else _REST)
     return (
         Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}"{given})\n', "python"),
         Command(

@@ -253,8 +253,8 @@ def _command(command: Command) -> str:
 def _side_by_side(result: CompressResult) -> str:
     return (
         cards(result) + '<p class="soft">Every network by stage; bars of one kind share their scale, and the thin '
-        "mark is the uniformly rescaled network. The figures are the code's entries: they do not show the stem, "
-        "the fixed stage 2 or the head.</p>"
+        "mark is the uniformly rescaled network. The figures are the code's entries: they do not show the parts "
+        "that it leaves fixed, such as the stem.</p>"
     )
 
 

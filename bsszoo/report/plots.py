@@ -34,7 +34,15 @@ WIDTH: Final = 5.4
 #: Label, colour, hatch and stages of one network in the stage profile.
 _Bars: TypeAlias = "tuple[str, str, str, tuple[StageCost, ...]]"
 
-_TICKS: Final = {"conv1": "stem", "conv_stem": "stem", "conv_head": "head", "fc": "fc", "classifier": "fc"}
+_TICKS: Final = {
+    "conv1": "stem",
+    "conv_stem": "stem",
+    "stem": "stem",
+    "conv_head": "head",
+    "fc": "fc",
+    "classifier": "fc",
+    "head.fc": "fc",
+}
 
 
 def cost_against_score(result: CompressResult) -> str:

@@ -372,7 +372,7 @@ def _no_split(root: Path, split: str, *, training: bool) -> DataError:
         )
     return DataError(
         text + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
-        "other names are set by data.train_split and data.val_split."
+        "other names are set by data.train_split, data.val_split and data.test_split (--split of `bsszoo validate`)."
     )
 
 

@@ -49,7 +49,7 @@ def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
         schedule=SchedulePart(epochs=row.epochs, warmup_epochs=5.0, warmup_from=0.25),
         data=data,
         augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
-        loss=LossPart(label_smoothing=0.1),
+        loss=LossPart(label_smoothing=row.label_smoothing),
     )
 
 

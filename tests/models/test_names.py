@@ -17,12 +17,13 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.named import named_entries
 from bsszoo.errors import BssZooError, CodeError, UnknownNameError, WeightsError, shown
 from bsszoo.models.create import create
+from bsszoo.models.names import resolve_code
 
 
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("regnety_160", "regnety_008"),
+        ("nf_regnet_b0", "regnety_008"),
         ("convnext_tiny", "resnet50"),
         ("tf_efficientnet_b3", "efficientnet_b0"),
         ("mobilenetv3_large_100", "mobilenetv2"),
@@ -41,19 +42,14 @@ def test_a_network_of_timms_alone_is_said_to_be_one(name: str, near: str) -> Non
         assert f"timm.create_model({name!r})" in said
 
 
-@pytest.mark.parametrize(("name", "ours"), [("mobilenetv2_100", "mobilenetv2")])
-def test_a_network_that_timm_names_otherwise_is_named(name: str, ours: str) -> None:
-    with pytest.raises(UnknownNameError, match=f"timm's name of a network that bsszoo calls {ours!r}"):
-        bsszoo.cost(name)
-    theirs = timm.create_model(name, device=torch.device("meta"))
-    assert sum(p.numel() for p in theirs.parameters()) == bsszoo.cost(ours).params
-
-
-def test_every_name_of_timms_that_the_zoo_knows_otherwise_is_answered() -> None:
+def test_a_network_that_timm_names_otherwise_is_the_same_one() -> None:
     for entry in named_entries().values():
         if entry.timm is not None and entry.timm not in named_entries():
             with pytest.raises(UnknownNameError, match=f"bsszoo calls {entry.name!r}"):
-                bsszoo.cost(entry.timm)
+                resolve_code(entry.timm)
+            assert bsszoo.cost(entry.timm) == entry.cost
+    theirs = timm.create_model("mobilenetv2_100", device=torch.device("meta"))
+    assert sum(p.numel() for p in theirs.parameters()) == bsszoo.cost("mobilenetv2_100").params
 
 
 def test_a_typo_is_answered_as_one() -> None:

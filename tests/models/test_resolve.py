@@ -196,6 +196,16 @@ def test_damaged_shapes_are_refused_in_words(seed: int) -> None:
             recognise(broken, "it")
 
 
+def test_a_network_that_only_timm_names_is_read_off_its_tensors() -> None:
+    found = resolve("regnety_040")
+    assert str(found.code) == "regnety_c128-192-512-1088_l2-6-12-2_g64-64-64-64"
+    assert found.recognised == f"timm's regnety_040, {found.code}"
+    theirs = timm.create_model("mobilenetv2_050", device=torch.device("meta"))
+    assert bsszoo.cost("mobilenetv2_050").params == sum(p.numel() for p in theirs.parameters())
+    with pytest.raises(UnknownNameError, match="timm has 'convnext_tiny', and bsszoo has not"):
+        resolve("convnext_tiny")
+
+
 def test_what_is_nothing_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="There is no file or folder 'runs/mine', and no network of that name"):
         resolve("runs/mine")

@@ -185,3 +185,12 @@ def test_wrong_arguments_are_said(
     given = {"what": str(trained), "pictures": [picture], **arguments}
     with pytest.raises(error, match=words):
         list(predict(**given))  # type: ignore[arg-type]
+
+
+def test_labels_of_several_lines_are_drawn_on_one(picture: Path) -> None:
+    from bsszoo.predict.drawing import drawn
+    from bsszoo.predict.predict import Prediction
+
+    with Image.open(picture) as image:
+        found = Prediction(picture, image.convert("RGB"), labels=(("a\nb\r\nc", 0.7), ("d", 0.3)))
+    assert drawn(found).size[0] % found.image.size[0] == 0  # small pictures are drawn larger

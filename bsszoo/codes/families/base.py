@@ -75,7 +75,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a family is trained on ImageNet: SGD, batch 1024, cosine schedule, label smoothing 0.1.
+    """How a family is trained on ImageNet: SGD, batch 1024, cosine schedule.
 
     Of the paper's families a row of its Table 1. ``head_scaled`` says that a classifier of fewer classes begins with
     weights as large as with ImageNet's 1000, where timm would begin with larger ones.
@@ -90,6 +90,7 @@ class Training:
     head_scaled: bool = True
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    label_smoothing: float = 0.1
     source: str = "the AutoBSS paper's Table 1"
 
 
