@@ -20,7 +20,7 @@ from bsszoo.codes.families import family_of
 from bsszoo.errors import WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.hub_files import first_line, forget
-from bsszoo.models.recognise import Recognised, bare_names, recognise, sizes_in, timm_names
+from bsszoo.models.recognise import Recognised, known_names, recognise, renamed, sizes_in
 from bsszoo.models.weights import Weights
 from bsszoo.texts import one_line
 
@@ -72,10 +72,8 @@ def _tensors(path: Path) -> Any:
 
 
 def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    bare = bare_names([name for name in state if isinstance(name, str)])
-    shapes = {bare[name]: tuple(tensor.shape) for name, tensor in state.items() if name in bare}
-    timms = timm_names(shapes)
-    return {timms[bare[name]]: tensor for name, tensor in state.items() if name in bare}
+    known = known_names({name: tensor.shape for name, tensor in state.items() if isinstance(name, str)})
+    return {known[name]: tensor for name, tensor in state.items() if name in known}
 
 
 def recognise_file(path: Path) -> Recognised:
@@ -86,11 +84,7 @@ def recognise_file(path: Path) -> Recognised:
     """
     label = str(path)
     if path.suffix == ".safetensors":
-        shapes = _header(path, label)
-        bare = bare_names(list(shapes))
-        shapes = {bare[name]: shape for name, shape in shapes.items()}
-        timms = timm_names(shapes)
-        return recognise({timms[name]: shape for name, shape in shapes.items()}, label)
+        return recognise(renamed(_header(path, label)), label)
     state = read_state(Weights(path, label))
     return recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, label)
 
@@ -108,11 +102,7 @@ def _header(path: Path, label: str) -> dict[str, tuple[int, ...]]:
 
 def check_file(path: Path, code: Code, label: str) -> None:
     """A ``WeightsError`` unless a safetensors file holds the tensors of a code's network, by its header alone."""
-    shapes = _header(path, label)
-    bare = bare_names(list(shapes))
-    shapes = {bare[name]: shape for name, shape in shapes.items()}
-    timms = timm_names(shapes)
-    shapes = {timms[name]: shape for name, shape in shapes.items()}
+    shapes = renamed(_header(path, label))
     check_count(shapes, code, label)
     state: State = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     classes, channels = sizes_of(state, code)

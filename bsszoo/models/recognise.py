@@ -56,8 +56,21 @@ def timm_names(shapes: Shapes) -> dict[str, str]:
     return {name: name for name in shapes}
 
 
+def known_names(shapes: Shapes) -> dict[str, str]:
+    """timm's names of tensors by those that they have, whichever prefixes and library they are from."""
+    bare = bare_names(list(shapes))
+    timms = timm_names({bare[name]: shape for name, shape in shapes.items()})
+    return {name: timms[bare[name]] for name in shapes}
+
+
+def renamed(shapes: Shapes) -> dict[str, Sequence[int]]:
+    """The shapes by timm's names."""
+    known = known_names(shapes)
+    return {known[name]: shape for name, shape in shapes.items()}
+
+
 def recognise(shapes: Shapes, label: str) -> Recognised:
-    """The network whose tensors these are, under timm's names (``bare_names``, ``timm_names``).
+    """The network whose tensors these are, under timm's names (``renamed``).
 
     Args:
         shapes: The shape of each tensor by its name.

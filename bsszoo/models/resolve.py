@@ -285,7 +285,6 @@ def _best_of(run: Path) -> Network:
 def _file(path: Path, given: str | Code | None) -> Network:
     """The network of a weights file: as the ``config.json`` beside it says, else read off its shapes."""
     from bsszoo.models.loading import recognise_file
-    from bsszoo.models.saved_config import config_from, same_network
 
     if not path.is_file():
         raise UnknownNameError(f"There is no file {str(path)!r}.")
@@ -293,13 +292,14 @@ def _file(path: Path, given: str | Code | None) -> Network:
         code = resolve_code(given)
         return Network(code, f"the code {code}, as was said", source=str(path), entry=entry_of(code))
     found = recognise_file(path)
-    code, config = found.code, {}
+    code = found.code
+    config: Mapping[str, Any] = {}
     beside = path.parent / _CONFIG
     if beside.is_file():
         kept = _kept(f"{LOCAL}{path.parent}")
-        if kept.detector is None and (same_network(kept.code, code) or _alike(kept.code, code)):
+        if kept.detector is None and _alike(kept.code, code):
             # It knows what no tensor has: the size of the input, and where a stride is.
-            code, config = kept.code, config_from(beside, kept.code, str(path))
+            code, config = kept.code, kept.config
     entry = entry_of(code)
     words = f"{entry.name}, {code}" if entry is not None else str(code)
     return Network(
@@ -324,13 +324,10 @@ def _alike(one: Code, other: Code) -> bool:
 
 def _of_module(module: Any) -> Network:
     """The network that a built module is, by its tensors and by the ``default_cfg`` that timm keeps with it."""
-    from bsszoo.models.recognise import bare_names, recognise, timm_names
+    from bsszoo.models.recognise import recognise, renamed
 
-    state = module.state_dict()
-    names = bare_names(list(state))
-    shapes = {names[name]: tuple(tensor.shape) for name, tensor in state.items()}
-    known = timm_names(shapes)
-    found = recognise({known[name]: shape for name, shape in shapes.items()}, f"this {type(module).__name__}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = recognise(renamed(shapes), f"this {type(module).__name__}")
     config = getattr(module, "default_cfg", None)
     config = {k: v for k, v in config.items() if v is not None} if isinstance(config, Mapping) else {}
     size = config.get("input_size")
