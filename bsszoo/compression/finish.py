@@ -58,7 +58,8 @@ class Finish:
         """
         from bsszoo.codes.named import entry_of
         from bsszoo.evaluate.training import updates_of
-        from bsszoo.models.weights import fetch, hub_org
+        from bsszoo.models.names import hub_org
+        from bsszoo.models.weights import fetch
         from bsszoo.train.data import open_splits
 
         train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
@@ -192,7 +193,8 @@ def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Pa
     from bsszoo.models.create import create
     from bsszoo.models.inherit import inherit_weights
     from bsszoo.models.loading import classes_of
-    from bsszoo.models.weights import fetch, hub_org
+    from bsszoo.models.names import hub_org
+    from bsszoo.models.weights import fetch
     from bsszoo.train.outcome import start_network
 
     part = recipe.model

@@ -14,9 +14,9 @@ from bsszoo.errors import CodeError, WeightsError, shown
 from bsszoo.models.build import build
 from bsszoo.models.detector_weights import create_detector
 from bsszoo.models.loading import check_count, load, read_state, sizes_of
-from bsszoo.models.names import ModelEntry
+from bsszoo.models.names import ModelEntry, hub_org
 from bsszoo.models.resolve import resolve
-from bsszoo.models.weights import fetch, hub_org
+from bsszoo.models.weights import fetch
 
 
 def create(

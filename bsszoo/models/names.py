@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -12,7 +14,7 @@ from typing import Final
 from bsszoo.codes.code import Code
 from bsszoo.codes.families import FAMILIES, family_of
 from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
-from bsszoo.errors import CodeError, UnknownNameError, close_matches, shown
+from bsszoo.errors import CodeError, UnknownNameError, WeightsError, close_matches, shown
 
 __all__ = [
     "ModelEntry",
@@ -33,6 +35,8 @@ LOCAL: Final = "local-dir:"
 SOURCES: Final = ("hf-hub:", LOCAL)
 #: Endings of weights files.
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
+#: The environment variable that names the organisation in which names are looked up.
+ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
 _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
 # What in a name of timm's says which family is nearest to it, the first that fits.
 _NEAREST: Final = (
@@ -109,6 +113,7 @@ def _what_timm_calls_it(name: str) -> str:
     )
 
 
+@cache
 def is_timms(name: str) -> bool:
     """Whether timm's sources register a network of this name.
 
@@ -126,9 +131,30 @@ def is_timms(name: str) -> bool:
     )
 
 
+def hub_org(org: str | None) -> str | None:
+    """The organisation in which names are looked up: the one given, else that of ``BSSZOO_HUB_ORG``, else None.
+
+    Raises:
+        WeightsError: It is no name of an organisation or user.
+    """
+    found = org if org is not None else os.environ.get(ORG_VARIABLE) or None
+    if found is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,94}[A-Za-z0-9])?", found):
+        where = "org" if org is not None else ORG_VARIABLE
+        raise WeightsError(f"{where} is {found!r}, which is no name of an organisation or user of the Hub.")
+    return found
+
+
 def is_detector(name: str) -> bool:
     """Whether a name is a detector's, known or not: it begins with a kind of detector."""
     return name.strip().lower().startswith(_DETECTOR_PREFIXES)
+
+
+def no_classifier(detector: str) -> UnknownNameError:
+    """The error that a classifier was wanted and a detector given."""
+    return UnknownNameError(
+        f"{detector} is a detector, and this takes classifiers. Detectors are taken by bsszoo.create and bsszoo.cost, "
+        "and by bsszoo show, cost, compress, train, validate and predict."
+    )
 
 
 def resolve_code(name_or_code: str | Code) -> Code:
@@ -149,26 +175,13 @@ def resolve_code(name_or_code: str | Code) -> Code:
     if not isinstance(name_or_code, str):
         raise CodeError(
             f"A network is named by a zoo name, a code's text or a bsszoo.Code; given was "
-            f"{shown(name_or_code)} of type {type(name_or_code).__name__}." + _module_advice(name_or_code)
+            f"{shown(name_or_code)} of type {type(name_or_code).__name__}."
         )
     if is_detector(name_or_code):
-        raise UnknownNameError(
-            f"{name_or_code!r} is a detector, and this takes classifiers. Detectors are taken by "
-            "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate and "
-            "predict."
-        )
+        raise no_classifier(repr(name_or_code))
     if _CODE_TEXT.search(name_or_code):
         return Code.parse(name_or_code)
     return find(name_or_code).code
-
-
-def _module_advice(given: object) -> str:
-    """What to do with a built network, which says nothing of its code unless it was built by ``bsszoo.create``."""
-    if not any(base.__module__.startswith("torch.nn") for base in type(given).__mro__):
-        return ""
-    code = getattr(given, "code", None)
-    own = f" This one is {code}." if isinstance(code, Code) else ""
-    return f" A built network is not read: name the one that it was built as, for example 'resnet18'.{own}"
 
 
 def list_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:

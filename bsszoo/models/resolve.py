@@ -21,8 +21,10 @@ from bsszoo.models.names import (
     ModelEntry,
     entries,
     entry_of,
+    hub_org,
     is_detector,
     is_timms,
+    no_classifier,
     resolve_code,
     split_tag,
 )
@@ -73,11 +75,7 @@ class Network:
     def classifier(self) -> Code:
         """The code of a classifier; an ``UnknownNameError`` of a detector."""
         if self.detector is not None:
-            raise UnknownNameError(
-                f"{self.detector} is a detector, and this takes classifiers. Detectors are taken by "
-                "bsszoo.create and bsszoo.cost, and by bsszoo show, cost, compress, train, validate "
-                "and predict."
-            )
+            raise no_classifier(str(self.detector))
         return self.code
 
     def check_size(self) -> None:
@@ -153,25 +151,20 @@ def _named(text: str, path: Path, given: str | Code | None, org: str | None, cac
             return _detector(detector, text)
     head, tag = split_tag(text)
     known = head.lower() in entries()
-    if org is None:
-        from os import environ
-
-        org = environ.get("BSSZOO_HUB_ORG") or None
-    if org is not None:
-        from bsszoo.models.weights import hub_org
-
-        org = hub_org(org)
+    org = hub_org(org)
     try:
         # An organisation may have tags of its own.
         code = resolve_code(head if known and org is not None else text)
     except UnknownNameError as error:
-        if is_timms(text):
-            return _of_timm(text, error)
+        timms = is_timms(text)
         if org is not None:
             try:
                 return _kept(f"hf-hub:{org}/{text}", cache_dir)
             except WeightsError as other:
-                raise WeightsError(f"{error} And {org} has no such network: {other}") from other
+                if not timms:
+                    raise WeightsError(f"{error} And {org} has no such network: {other}") from other
+        if timms:
+            return _of_timm(text, error)
         if len(path.parts) > 1:
             raise UnknownNameError(
                 f"There is no file or folder {text!r}, and no network of that name. {_FORMS}"

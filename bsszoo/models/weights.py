@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,8 +20,6 @@ from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget
 from bsszoo.models.names import SUFFIXES
 from bsszoo.models.saved_config import checksum_in, config_from, same_network
 
-#: The environment variable that names the organisation in which names are looked up.
-ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
 #: The tag that a name without one has in an organisation, where the zoo knows none.
 DEFAULT_TAG: Final = "in1k"
 # Ten times the zoo's largest, 2 GB in float32.
@@ -128,19 +125,6 @@ def saved_config(source: str, cache_dir: str | Path | None) -> tuple[Path, str]:
             "train`, of `bsszoo pull` or of timm.models.save_for_hf has one."
         )
     return folder / "config.json", f"local-dir:{folder}"
-
-
-def hub_org(org: str | None) -> str | None:
-    """The organisation in which names are looked up: the one given, else that of ``BSSZOO_HUB_ORG``, else None.
-
-    Raises:
-        WeightsError: It is no name of an organisation or user.
-    """
-    found = org if org is not None else os.environ.get(ORG_VARIABLE) or None
-    if found is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,94}[A-Za-z0-9])?", found):
-        where = "org" if org is not None else ORG_VARIABLE
-        raise WeightsError(f"{where} is {found!r}, which is no name of an organisation or user of the Hub.")
-    return found
 
 
 def _tagged(

@@ -169,6 +169,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     own = build(Code.parse(TINY), num_classes=7, in_chans=1)
     save_for_hf(own, str(folder), safe_serialization=True)
     hub.add("acme/shoes", {file.name: file.read_bytes() for file in folder.iterdir()})
+    # A name that timm has and the zoo has not is the organisation's first.
+    hub.add("acme/regnety_040", {file.name: file.read_bytes() for file in folder.iterdir()})
     ten = build(named_entries()[NAME].code, num_classes=10)
     save_for_hf(ten, str(folder), safe_serialization=True)
     hub.add(f"acme/{NAME}.in1k", {file.name: file.read_bytes() for file in folder.iterdir()})
@@ -206,6 +208,7 @@ ONLINE = {
     "organisation's tag": own_organisation(f"{NAME}.shoes10"),
     "organisation's tag by argument": create(NAME, pretrained="shoes10", org="acme"),
     "organisation's own name": own_organisation("shoes"),
+    "organisation's own by a name of timm's": own_organisation("regnety_040"),
     "organisation, an original": own_organisation("resnet18"),
     "organisation without it": own_organisation("boots"),
     "organisation that is none": create(NAME, pretrained=True, org="../acme"),
@@ -390,6 +393,7 @@ def test_a_network_that_bsszoo_does_not_know_is_rebuilt_from_its_code(runs: Any,
     for found in (
         runs["online"]["unknown to bsszoo"],
         runs["online"]["organisation's own name"],
+        runs["online"]["organisation's own by a name of timm's"],
         runs["organisation by environment"]["name"],
     ):
         assert "error" not in found, found.get("text")
