@@ -46,7 +46,8 @@ class WeightTag:
 class ModelEntry:
     """One network of the zoo.
 
-    ``cost`` is exact, at the code's own image size, with 1000 classes and 3 input channels. ``timm`` is timm's name
+    ``cost`` is exact, at the code's own image size, with 1000 classes and 3 input channels; ``stored`` is that of the
+    paper's networks, others are counted when they are asked for. ``timm`` is timm's name
     of the same architecture, None for the searched codes. ``paper`` is None for a network that is in none of its
     tables. The first of ``tags`` is the default.
     """
@@ -54,11 +55,16 @@ class ModelEntry:
     name: str
     title: str
     code: Code
-    cost: Cost
+    stored: Cost | None
     paper: Printed | None
     notes: tuple[str, ...]
     timm: str | None
     tags: tuple[WeightTag, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """What the network costs."""
+        return self.stored or code_cost(self.code)
 
     @property
     def architecture(self) -> str:
@@ -95,7 +101,7 @@ def _entry(data: Mapping[str, Any]) -> ModelEntry:
         name=data["name"],
         title=data["title"],
         code=Code.parse(data["code"]),
-        cost=Cost(**data["cost"]),
+        stored=Cost(**data["cost"]),
         paper=Printed(**data["paper"]),
         notes=tuple(data["notes"]),
         timm=data["timm"],
@@ -106,4 +112,4 @@ def _entry(data: Mapping[str, Any]) -> ModelEntry:
 def _published(family: str, name: str, network: Published) -> ModelEntry:
     code = Code.from_entries(family, network.entries)
     tags = tuple(WeightTag(tag, f"timm/{name}.{tag}", published=True) for tag in network.tags)
-    return ModelEntry(name, network.title, code, code_cost(code), None, (), name, tags)
+    return ModelEntry(name, network.title, code, None, None, (), name, tags)
