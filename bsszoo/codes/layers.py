@@ -65,7 +65,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Block(Generic[N]):
-    """One block; a subclass says which layers it has and builds its module.
+    """One block; a subclass says which layers it has and builds its module, and needs no decorator without new fields.
 
     ``mid_width`` is the inner width: of a bottleneck B, of an inverted residual the input x T, else the output width.
     ``squeeze_width`` is the hidden width of squeeze-and-excitation, None without; ``group_width`` that of the groups of
@@ -183,17 +183,19 @@ class Stem(Block[N]):
         return f"Conv {self.kernel}x{self.kernel}"
 
 
-@dataclass(frozen=True, slots=True)
 class HeadConv(Stem[N]):
     """The last 1x1 convolution of an MBConv network, behind the features."""
+
+    __slots__ = ()
 
     kind: ClassVar[str] = "head_conv"
     in_features: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
 class Classifier(Block[N]):
     """The linear layer on the pooled features; ``name`` is its module path."""
+
+    __slots__ = ()
 
     kind: ClassVar[str] = "classifier"
     stacked: ClassVar[bool] = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -19,9 +18,10 @@ if TYPE_CHECKING:
 HEAD_WIDTH: Final = 1280
 
 
-@dataclass(frozen=True, slots=True)
 class MBConv(Block[N]):
     """1x1 to ``mid_width``, depthwise, squeeze-and-excitation if any, 1x1 to the output width."""
+
+    __slots__ = ()
 
     kind: ClassVar[str] = "mbconv"
     waisted: ClassVar[bool] = True

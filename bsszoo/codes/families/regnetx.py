@@ -7,7 +7,6 @@ width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -29,9 +28,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True)
 class GroupedBottleneck(Block[N]):
     """1x1, grouped 3x3 and 1x1, all of the output width, beside a shortcut that is a projection where shapes differ."""
+
+    __slots__ = ()
 
     kind: ClassVar[str] = "regnet"
     letter: ClassVar[str] = "G"

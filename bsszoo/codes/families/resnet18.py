@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bsszoo.codes.families.base import (
@@ -22,9 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True)
 class PooledStem(Stem[N]):
     """The first convolution, with the max pooling that follows it in its module."""
+
+    __slots__ = ()
 
     def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """The convolution, its normalisation, its activation and the pooling."""
@@ -33,9 +33,10 @@ class PooledStem(Stem[N]):
         return nn.Sequential(Stem.build(self, place, activation, dd), nn.MaxPool2d(3, 2, 1))
 
 
-@dataclass(frozen=True, slots=True)
 class Residual(Block[N]):
     """A block beside a shortcut, which is a projection where the shapes differ."""
+
+    __slots__ = ()
 
     def shortcut(self) -> Layer[N]:
         """The projection."""
@@ -58,9 +59,10 @@ class Residual(Block[N]):
         return build_residual(self, place, dd)
 
 
-@dataclass(frozen=True, slots=True)
 class BasicBlock(Residual[N]):
     """Two 3x3 convolutions; ``mid_width`` is the output width."""
+
+    __slots__ = ()
 
     kind: ClassVar[str] = "basic"
 

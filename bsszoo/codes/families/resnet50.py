@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Final
 
@@ -11,9 +10,10 @@ from bsszoo.codes.families.resnet18 import Residual, ResNet
 from bsszoo.codes.layers import Block, Layer, N
 
 
-@dataclass(frozen=True, slots=True)
 class Bottleneck(Residual[N]):
     """1x1 to ``mid_width``, 3x3, 1x1 to the output width."""
+
+    __slots__ = ()
 
     kind: ClassVar[str] = "bottleneck"
     waisted: ClassVar[bool] = True
