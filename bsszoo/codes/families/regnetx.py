@@ -270,29 +270,40 @@ TRAINING: Final = Training(
     5e-5, 0.8, 100, head_scaled=False, label_smoothing=0.0, source="pycls, the code of RegNet's authors"
 )
 
-REGNETX = RegNet(
-    name="regnetx",
-    title="RegNetX",
-    letter="G",
-    first_stage=2,
-    strides=(2, 2, 2, 2),
-    kernels=(3, 3, 3, 3),
-    stem_kernel=3,
-    stem_width=32,
-    stage2=None,
-    activation="relu",
-    image_size=224,
+
+def regnet(make: type[RegNet], name: str, title: str, **own: Any) -> RegNet:
+    """A family of RegNets: what all share, and its ``own`` original, ranges, depths and published networks."""
+    return make(
+        name=name,
+        title=title,
+        letter="G",
+        first_stage=2,
+        strides=(2, 2, 2, 2),
+        kernels=(3, 3, 3, 3),
+        stem_kernel=3,
+        stem_width=32,
+        stage2=None,
+        activation="relu",
+        image_size=224,
+        original_stage2_depth=0,
+        third_values=(),
+        grid_divisor=8,
+        uniform_divisor=8,
+        interpolation="bicubic",
+        first_conv="stem.conv",
+        classifier="head.fc",
+        training=TRAINING,
+        **own,
+    )
+
+
+REGNETX = regnet(
+    RegNet,
+    "regnetx",
+    "RegNetX",
     original=(96, 192, 432, 1008, 2, 6, 15, 2, 48, 48, 48, 48),
-    original_stage2_depth=0,
     width_ranges=multiples((48, 48, 48, 48), (48, 48, 144, 384), (240, 480, 1056, 2304)),
     max_depths=(5, 9, 20, 12),
-    third_values=(),
-    grid_divisor=8,
-    uniform_divisor=8,
-    interpolation="bicubic",
-    first_conv="stem.conv",
-    classifier="head.fc",
-    training=TRAINING,
     published={
         "regnetx_002": published("RegNetX-200MF", (24, 56, 152, 368), (1, 1, 4, 7), 8),
         "regnetx_004": published("RegNetX-400MF", (32, 64, 160, 384), (1, 2, 7, 12), 16),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bsszoo.codes.families.base import multiples
-from bsszoo.codes.families.regnetx import TRAINING, RegNet, published
+from bsszoo.codes.families.regnetx import RegNet, published, regnet
 from bsszoo.codes.layers import N
 
 
@@ -17,29 +17,13 @@ class RegNetY(RegNet):
         return nearest + (nearest == 0)
 
 
-REGNETY = RegNetY(
-    name="regnety",
-    title="RegNetY",
-    letter="G",
-    first_stage=2,
-    strides=(2, 2, 2, 2),
-    kernels=(3, 3, 3, 3),
-    stem_kernel=3,
-    stem_width=32,
-    stage2=None,
-    activation="relu",
-    image_size=224,
+REGNETY = regnet(
+    RegNetY,
+    "regnety",
+    "RegNetY",
     original=(72, 216, 576, 1512, 2, 5, 13, 1, 24, 24, 24, 24),
-    original_stage2_depth=0,
     width_ranges=multiples((24, 24, 48, 72), (24, 48, 144, 360), (168, 504, 1296, 3024)),
     max_depths=(5, 9, 18, 8),
-    third_values=(),
-    grid_divisor=8,
-    uniform_divisor=8,
-    interpolation="bicubic",
-    first_conv="stem.conv",
-    classifier="head.fc",
-    training=TRAINING,
     published={
         "regnety_002": published("RegNetY-200MF", (24, 56, 152, 368), (1, 1, 4, 7), 8),
         "regnety_004": published("RegNetY-400MF", (48, 104, 208, 440), (1, 3, 6, 6), 8, "tv2_in1k"),
