@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import yaml
@@ -127,3 +128,11 @@ def _refuse_long_numbers(value: Any) -> None:
         value if isinstance(value, (list, tuple, set)) else (*value, *value.values()) if isinstance(value, dict) else ()
     ):
         _refuse_long_numbers(inner)
+
+
+def inner_path(text: object, what: str) -> PurePosixPath:
+    """A relative path that does not leave its folder; a ``ValueError`` that names ``what`` for anything else."""
+    path = PurePosixPath(text) if isinstance(text, str) else None
+    if path is None or path.is_absolute() or ".." in path.parts or "\\" in str(path):
+        raise ValueError(f"{what} is {one_line(str(text), 80)!r}, which is outside the run")
+    return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from bsszoo.codes.code import Code
@@ -15,7 +15,7 @@ from bsszoo.models.names import resolve_code
 from bsszoo.models.resolve import resolve
 from bsszoo.models.saved_config import code_in, same_network
 from bsszoo.models.weights import check_recorded
-from bsszoo.texts import one_line, parse_json
+from bsszoo.texts import inner_path, one_line, parse_json
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 
 CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
@@ -108,9 +108,7 @@ def _finished(run: Path, result: Mapping[str, Any]) -> Path:
     """The folder of the best code's training in full."""
     with reading(str(run / RESULT)):
         finished, code = result.get("finished"), Code.parse(result["best"]["code"])
-        folder = PurePosixPath(text_in(finished, "folder")) if finished else PurePosixPath()
-        if folder.is_absolute() or ".." in folder.parts or "\\" in str(folder):
-            raise ValueError(f"finished.folder is {one_line(str(folder))!r}, which is outside the run")
+        folder = inner_path(text_in(finished, "folder"), "finished.folder") if finished else Path()
     if not finished:
         raise SettingsError(
             f"{run} holds a search and no weights to publish: its candidates were judged, not trained in full. Run the "

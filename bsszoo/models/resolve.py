@@ -251,7 +251,7 @@ def _folder(folder: Path) -> Network:
 
 def _best_of(run: Path) -> Network:
     """The best code of a search, with its weights where it was trained in full."""
-    from bsszoo.texts import one_line, parse_json
+    from bsszoo.texts import inner_path, one_line, parse_json
 
     file = run / _RESULT
     try:
@@ -260,10 +260,7 @@ def _best_of(run: Path) -> Network:
         finished = data.get("finished") or {}
         code = resolve(str(best))
         inside = finished.get("folder")
-        if inside is not None and (
-            not isinstance(inside, str) or Path(inside).is_absolute() or ".." in Path(inside).parts
-        ):
-            raise ValueError(f"finished.folder is {one_line(str(inside), 80)!r}, which is outside the run")
+        inside = None if inside is None else inner_path(inside, "finished.folder")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise WeightsError(
             f"{file} cannot be read as a search's result ({one_line(error)}). The same `bsszoo "
