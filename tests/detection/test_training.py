@@ -82,6 +82,7 @@ def test_validate_gives_the_figures_that_ended_the_training(unbroken: Path, shap
         validate_detector("maskrcnn_resnet50", shapes)
 
 
+@pytest.mark.slow  # the loop is the classifiers', whose own test runs by default
 def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     unbroken: Path, shapes: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_signal_keeps_everything_and_says_how_to_go_on(shapes: Path, tmp_path:
     assert torch.load(out / "last.pt", weights_only=True)["update"] > 0
 
 
+@pytest.mark.slow  # likewise
 def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shapes: Path, tmp_path: Path) -> None:
     done = run(tmp_path, shapes, tmp_path / "out", processes=2)
     assert done.returncode == 0, done.stderr
