@@ -18,8 +18,7 @@ import time
 
 import numpy as np
 
-from bsszoo.candidates import Limits, draw_candidates
-from bsszoo.codes import Space, cost_array
+from bsszoo.spaces import Limits, Space, cost_array, draw_candidates
 
 FAMILIES = ("mobilenetv2", "resnet50", "efficientnet_b0")
 SHARES = (1e-6, 1e-5, 1e-4, 1e-2)

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from bsszoo.codes import FAMILIES, Space, code_cost, cost_array
+from bsszoo.codes import FAMILIES, code_cost
+from bsszoo.spaces import Space, cost_array
 
 Columns = Any  # int64 of shape [d, n]
 

@@ -5,10 +5,10 @@
     python benchmarks/detection.py --data /data/coco --train-split train2017 --val-split val2017 --device cuda \\
         --models maskrcnn_resnet50,maskrcnn_resnet50_autobss --image-size 800 --batch 2 --updates 300 --workers 4
 
-Each run is a process of its own; the second half of its updates is timed. Ours is `bsszoo.detection.task`'s training;
-the peer is the loop below, which does what torchvision's references/detection does: COCO's polygons to masks by
-pycocotools, a random flip, pictures grouped by aspect ratio, SGD, one update a batch. Both train the same module and
-take turns.
+Each run is a process of its own; the second half of its updates is timed. Ours is `bsszoo.train.detection.task`'s
+training; the peer is the loop below, which does what torchvision's references/detection does: COCO's polygons to masks
+by pycocotools, a random flip, pictures grouped by aspect ratio, SGD, one update a batch. Both train the same module
+and take turns.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _process(given: argparse.Namespace, model: str, who: str) -> dict[str, float
 
 
 def _recipe(given: argparse.Namespace) -> Any:
-    from bsszoo.detection.recipe import (
+    from bsszoo.train.detection.recipe import (
         CocoPart,
         DetectionOptim,
         DetectionRecipe,
@@ -122,8 +122,8 @@ class _Enough(BaseException):
 
 
 def _ours(given: argparse.Namespace) -> list[float]:
-    from bsszoo.detection.task import train_detector
     from bsszoo.train import loop
+    from bsszoo.train.detection.task import train_detector
     from bsszoo.train.watching import Now, Unwatched
 
     class Times(Unwatched):

@@ -18,7 +18,7 @@ from bsszoo.codes.code import Code
 from bsszoo.compression.finish import Finish, finish
 from bsszoo.compression.verdict import difference, mean_interval, shown
 from bsszoo.models.names import resolve_code
-from bsszoo.train.recipe import read_recipe, with_values
+from bsszoo.train.classification.recipe import read_recipe, with_values
 
 WAYS = ("fresh", "inherit", "teacher", "both")
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from in_turns import cells, peak_mb, result_of, take_turns
 
 if TYPE_CHECKING:
-    from bsszoo.train.recipe import Recipe
+    from bsszoo.train.classification.recipe import Recipe
 
 CLASSES = 10
 EPOCHS = 2
@@ -97,7 +97,15 @@ def _write_jpegs(folder: Path, pictures: int, side: int) -> None:
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:
-    from bsszoo.train.recipe import DataPart, LossPart, ModelPart, OptimPart, Recipe, RunPart, SchedulePart
+    from bsszoo.train.classification.recipe import (
+        DataPart,
+        LossPart,
+        ModelPart,
+        OptimPart,
+        Recipe,
+        RunPart,
+        SchedulePart,
+    )
 
     jpeg = given.inputs == "jpeg"
     return Recipe(
@@ -150,7 +158,7 @@ class _InMemory:
     """The pictures of our own synthetic data set, as timm's loader takes a data set."""
 
     def __init__(self, recipe: Recipe) -> None:
-        from bsszoo.train.data import open_splits
+        from bsszoo.train.classification.data import open_splits
 
         self.split: Any = open_splits(recipe.data, None, num_classes=CLASSES)[0]
         self.transform: Any = None

@@ -13,19 +13,19 @@ from bsszoo.version import __version__
 if TYPE_CHECKING:
     from bsszoo.codes.code import Code as Code
     from bsszoo.codes.cost import Cost as Cost
-    from bsszoo.codes.space import Space as Space
     from bsszoo.compression.run import compress as compress
     from bsszoo.errors import BssZooError as BssZooError
     from bsszoo.models.create import create as create
     from bsszoo.models.names import list_models as list_models
     from bsszoo.models.resolve import cost as cost
+    from bsszoo.spaces.space import Space as Space
 
 
 _HOME = {
     "BssZooError": "bsszoo.errors",
     "Code": "bsszoo.codes.code",
     "Cost": "bsszoo.codes.cost",
-    "Space": "bsszoo.codes.space",
+    "Space": "bsszoo.spaces.space",
     "compress": "bsszoo.compression.run",
     "cost": "bsszoo.models.resolve",
     "create": "bsszoo.models.create",

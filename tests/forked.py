@@ -31,7 +31,7 @@ def _context() -> Any:
                 "torchvision.models.detection",
                 "bsszoo.cli.main",
                 "bsszoo.train.loop",
-                "bsszoo.detection.task",
+                "bsszoo.train.detection.task",
                 "bsszoo.compression.run",
                 "bsszoo.report.page",
             ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import forked
 
-from bsszoo.detection.recipe import DetectionRecipe, read_any_recipe
+from bsszoo.train.detection.recipe import DetectionRecipe, read_any_recipe
 
 MASKS = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
 BOXES = "retinanet_fpn8_mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from bsszoo.codes.code import Code
     from bsszoo.compression.plan import Plan
-    from bsszoo.study.evaluator import Evaluator
+    from bsszoo.evaluators.base import Evaluator
     from bsszoo.study.result import Budget, TrialRow
     from bsszoo.train.watching import Watcher as TrainingWatcher
 

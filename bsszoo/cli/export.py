@@ -103,7 +103,7 @@ def export_command(
             )
         show(form.script(network.num_classes if num_classes is None else num_classes, network.in_chans).rstrip())
         return
-    from bsszoo.export.export import export, file_name
+    from bsszoo.export import export, file_name
     from bsszoo.models.create import create
     from bsszoo.report.figures import human
 

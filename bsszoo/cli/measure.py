@@ -11,7 +11,7 @@ import typer
 from bsszoo.cli.models import JsonOption
 
 if TYPE_CHECKING:
-    from bsszoo.evaluate.measure import Speed
+    from bsszoo.latency.measure import Speed
 
 
 def measure_command(
@@ -49,7 +49,7 @@ def measure_command(
     Example:  bsszoo measure resnet50 resnet50_autobss --engines eager,onnx --threads 1
     """
     from bsszoo.cli.console import progress_console, say, show
-    from bsszoo.evaluate.measure import measure
+    from bsszoo.latency.measure import measure
     from bsszoo.models.resolve import resolve
     from bsszoo.report.figures import sizes_differ
     from bsszoo.report.tables import speed_table
@@ -99,7 +99,7 @@ def measure_command(
 
 def _spread(rows: Sequence[Speed]) -> str:
     """What the column beside the median holds."""
-    from bsszoo.evaluate.measure import LEAST_PROCESSES
+    from bsszoo.latency.measure import LEAST_PROCESSES
 
     if any(row.low is not None for row in rows):
         return "95%: where one more process's median is expected."

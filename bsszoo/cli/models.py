@@ -93,9 +93,9 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     """Show a network stage by stage: operators, sizes, widths, depths, MACs and parameters."""
     from bsszoo.cli.console import say, show
     from bsszoo.codes.cost import code_cost
-    from bsszoo.codes.space import Space
     from bsszoo.models.resolve import resolve
     from bsszoo.report.tables import code_summary, stage_table
+    from bsszoo.spaces.space import Space
 
     found = resolve(network)
     if found.detector is not None:
@@ -211,7 +211,7 @@ def cost_command(
 
             raise SettingsError("--check counts classifiers again with thop; it does not know detectors.")
         if check:
-            from bsszoo.evaluate.recount import recount
+            from bsszoo.models.recount import recount
 
             macs, params = recount(found.code, image_size, num_classes=classes, in_chans=found.in_chans)
             rows[-1]["thop_macs"], rows[-1]["built_params"] = macs, params

@@ -55,8 +55,7 @@ def predict_command(
       bsszoo predict maskrcnn_resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800 --weights torchvision a.jpg
     """
     from bsszoo.cli.console import show
-    from bsszoo.predict.predict import predict
-    from bsszoo.predict.write import write_predictions
+    from bsszoo.predict import predict, write_predictions
 
     number = 0
     found = predict(what, pictures, weights=weights, top=top, least_score=least_score, device=device)

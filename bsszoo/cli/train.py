@@ -13,8 +13,8 @@ from bsszoo.cli.training_options import refuse_dataset
 from bsszoo.errors import SettingsError
 
 if TYPE_CHECKING:
-    from bsszoo.detection.recipe import DetectionRecipe
-    from bsszoo.train.recipe import Recipe
+    from bsszoo.train.classification.recipe import Recipe
+    from bsszoo.train.detection.recipe import DetectionRecipe
 
 _SPLITS = ("training", "validation")
 
@@ -89,10 +89,10 @@ def train_command(
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.cli.training_progress import TrainingProgress
-    from bsszoo.detection.paper import any_recipe_of
-    from bsszoo.detection.recipe import DetectionRecipe
+    from bsszoo.train.classification.recipe import assigned
+    from bsszoo.train.detection.paper import any_recipe_of
+    from bsszoo.train.detection.recipe import DetectionRecipe
     from bsszoo.train.parent import end_with_parent
-    from bsszoo.train.recipe import assigned
 
     end_with_parent()
     read = any_recipe_of(recipe, assignments or [])
@@ -100,7 +100,7 @@ def train_command(
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
         refuse_dataset(dataset)
-        from bsszoo.detection.task import train_detector
+        from bsszoo.train.detection.task import train_detector
 
         if check_files and first:
             _check_pictures(read, data)
@@ -161,8 +161,8 @@ def _say_detector(summary: dict[str, Any], out: Path) -> None:
 
 def _check_pictures(recipe: DetectionRecipe, data: str | None) -> None:
     """Decode every picture of a detector's splits; ``DataError`` names the first that is broken."""
-    from bsszoo.detection.coco import open_coco
-    from bsszoo.detection.samples import read_picture
+    from bsszoo.train.detection.data import open_coco
+    from bsszoo.train.detection.samples import read_picture
 
     splits = open_coco(recipe.data, data, masks=recipe.detector.kind == "maskrcnn")
     for split, name in zip(splits, _SPLITS, strict=True):
@@ -171,7 +171,7 @@ def _check_pictures(recipe: DetectionRecipe, data: str | None) -> None:
 
 def _check_all(recipe: Recipe, data: str | None) -> None:
     """Decode every picture of a classifier's splits; ``DataError`` names the first that is broken."""
-    from bsszoo.train.data import Pictures, open_splits, open_test
+    from bsszoo.train.classification.data import Pictures, open_splits, open_test
 
     classes = recipe.model.num_classes
     splits = open_splits(recipe.data, data, num_classes=classes)
@@ -253,9 +253,9 @@ def validate_command(
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.cli.training_progress import Line
-    from bsszoo.detection.opening import is_detection
-    from bsszoo.detection.validate import validate_detector
-    from bsszoo.train.validate import validate
+    from bsszoo.train.classification.validate import validate
+    from bsszoo.train.detection.opening import is_detection
+    from bsszoo.train.detection.validate import validate_detector
 
     line = Line(progress_console())
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bsszoo.codes.detector import Detector, DetectorHead
     from bsszoo.compression.finish import Finish
-    from bsszoo.evaluate.detection import DetectionEvaluator
-    from bsszoo.evaluate.training import TrainingEvaluator
-    from bsszoo.train.recipe import Recipe
+    from bsszoo.evaluators.detection import DetectionEvaluator
+    from bsszoo.evaluators.training import TrainingEvaluator
+    from bsszoo.train.classification.recipe import Recipe
 
 
 def refuse_dataset(dataset: str | None) -> None:
@@ -79,7 +79,7 @@ class Training:
             raise SettingsError(
                 "--ap says what a detector's search is judged by; give a detector, such as maskrcnn_resnet50."
             )
-        from bsszoo.evaluate.training import TrainingEvaluator
+        from bsszoo.evaluators.training import TrainingEvaluator
 
         judge = TrainingEvaluator(self._candidates(network), self.data, (folder / "trainings").absolute(), self.repeats)
         if self.confirm > 0:
@@ -95,7 +95,7 @@ class Training:
         detector = find_detector(network)
         if detector is None or not self.given or isinstance(judge, str):
             return network
-        from bsszoo.evaluate.detection import DetectionEvaluator
+        from bsszoo.evaluators.detection import DetectionEvaluator
 
         return replace(detector, num_classes=judge.classes) if isinstance(judge, DetectionEvaluator) else network
 
@@ -122,7 +122,7 @@ class Training:
         if not self.given:
             raise SettingsError("--finish trains the best code: give the pictures with --data.")
         from bsszoo.compression.finish import Finish, read_finish
-        from bsszoo.train.recipe import with_values
+        from bsszoo.train.classification.recipe import with_values
 
         made = read_finish(what, self._family(network), lambda: self._candidates(network), self.data)
         if self.dataset is not None:
@@ -130,7 +130,7 @@ class Training:
         return Finish(made, self.data, teacher, inherit)
 
     def _judge_detectors(self, network: str, head: DetectorHead, folder: Path) -> DetectionEvaluator:
-        from bsszoo.evaluate.detection import DetectionEvaluator, detection_recipe
+        from bsszoo.evaluators.detection import DetectionEvaluator, detection_recipe
 
         refuse_dataset(self.dataset)
         recipe = detection_recipe(
@@ -157,7 +157,7 @@ class Training:
         return None if found is None else DetectorHead.of(found)
 
     def _candidates(self, network: str) -> Recipe:
-        from bsszoo.evaluate.training import training_recipe
+        from bsszoo.evaluators.training import training_recipe
 
         if self._read is None:
             self._read = training_recipe(

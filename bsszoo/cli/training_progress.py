@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bsszoo.detection.recipe import DetectionRecipe
     from bsszoo.train.checkpoint import Row
-    from bsszoo.train.recipe import Recipe
+    from bsszoo.train.classification.recipe import Recipe
+    from bsszoo.train.detection.recipe import DetectionRecipe
     from bsszoo.train.watching import Now, Start
 
 # On a terminal one line is rewritten; into a file a line is written after this many seconds at the earliest.
@@ -53,8 +53,8 @@ class TrainingProgress:
 
     def started(self, start: Start) -> None:
         """Say what was understood."""
-        from bsszoo.detection.recipe import DetectionRecipe
-        from bsszoo.train.recipe import Recipe
+        from bsszoo.train.classification.recipe import Recipe
+        from bsszoo.train.detection.recipe import DetectionRecipe
 
         self._start = start
         recipe, division, place = start.recipe, start.division, start.place

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.errors import SettingsError
 from bsszoo.report.study_page import StudyTrial, StudyView, counted
-from bsszoo.study.insight import Insight, study_insight
+from bsszoo.search.insight import Insight, study_insight
+from bsszoo.spaces.candidate_set import CandidateSet
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

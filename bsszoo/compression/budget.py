@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bsszoo.candidates.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 from bsszoo.codes.code import Code
 from bsszoo.errors import BudgetError, shown
+from bsszoo.evaluators.base import FunctionEvaluator, digest, load_function
 from bsszoo.report.figures import human
-from bsszoo.study.evaluator import FunctionEvaluator, digest, load_function
+from bsszoo.spaces.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 
 # A budget may exceed the network's own by one in so many.
 _ROUNDING: Final = 100

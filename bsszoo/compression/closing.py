@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bsszoo.candidates.latency import LatencyModel, predicted
 from bsszoo.codes.code import Code
 from bsszoo.compression.folder import CONTROLS, TRAINING_RECIPE, read_json, scores_in, write_json
 from bsszoo.compression.plan import Plan
-from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.evaluators.base import Evaluator
+from bsszoo.evaluators.structural import StructuralEvaluator
 from bsszoo.files import write_whole
 from bsszoo.search.history import is_number
-from bsszoo.study.evaluator import Evaluator
+from bsszoo.spaces.latency import LatencyModel, predicted
 from bsszoo.study.loop import reason
 from bsszoo.study.result import CompressResult, Confirmation, Finished, NetworkRow, TrainingFacts, TrialRow
 
@@ -95,8 +95,8 @@ def doubts(judge: Evaluator, best: float | None) -> list[str]:
 
 def training_facts(judge: Evaluator, finish: Finish | None, folder: Path) -> TrainingFacts | None:
     """How the code found is trained on the user's pictures, and its recipe in the folder; None without pictures."""
-    from bsszoo.detection.recipe import DetectionRecipe
-    from bsszoo.train.recipe import Recipe, recipe_text, with_values
+    from bsszoo.train.classification.recipe import Recipe, recipe_text, with_values
+    from bsszoo.train.detection.recipe import DetectionRecipe
 
     recipe = getattr(judge, "recipe", None) if finish is None else finish.recipe
     if not isinstance(recipe, (Recipe, DetectionRecipe)):
@@ -133,7 +133,7 @@ def found_rows(found: Sequence[TrialRow]) -> list[NetworkRow]:
 
 def with_latencies(rows: Sequence[NetworkRow]) -> tuple[list[NetworkRow], str]:
     """The same rows with the forward time of each network on this machine, and a note on how it was measured."""
-    from bsszoo.evaluate.latency import measure_latencies
+    from bsszoo.latency.timer import measure_latencies
 
     if sum(row.cost.params for row in rows) > _MOST_PARAMS:
         return list(rows), "Latencies were not measured: the networks are too large to be in memory together."

@@ -20,8 +20,8 @@ from bsszoo.compression.folder import read_json
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.study.result import Finished
-from bsszoo.train.paper import paper_recipe
-from bsszoo.train.recipe import Recipe, read_recipe, recipe_text, with_values
+from bsszoo.train.classification.paper import paper_recipe
+from bsszoo.train.classification.recipe import Recipe, read_recipe, recipe_text, with_values
 
 if TYPE_CHECKING:
     from bsszoo.models.inherit import Inheritance
@@ -57,10 +57,10 @@ class Finish:
             DataError, WeightsError, RecipeError: They cannot be used.
         """
         from bsszoo.codes.named import entry_of
-        from bsszoo.evaluate.training import updates_of
+        from bsszoo.evaluators.training import updates_of
         from bsszoo.models.names import hub_org
         from bsszoo.models.weights import fetch
-        from bsszoo.train.data import open_splits
+        from bsszoo.train.classification.data import open_splits
 
         train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         try:
@@ -93,7 +93,7 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
                 f"--finish is {what!r}; it takes a recipe's YAML file, or {PAPER} for the one of the paper."
             )
         return read_recipe(what)
-    from bsszoo.train.data import has_split
+    from bsszoo.train.classification.data import has_split
 
     judged = candidates()
     holdout = 0.0 if has_split(judged.data, data, judged.data.val_split) else judged.data.holdout
@@ -195,7 +195,7 @@ def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Pa
     from bsszoo.models.loading import classes_of
     from bsszoo.models.names import hub_org
     from bsszoo.models.weights import fetch
-    from bsszoo.train.outcome import start_network
+    from bsszoo.train.classification.outcome import start_network
 
     part = recipe.model
     # With its own number of classes: a classifier that is not the trained one is not inherited.

@@ -7,19 +7,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bsszoo.candidates.candidate_set import CandidateSet
-from bsszoo.candidates.feasible import draw_candidates
-from bsszoo.candidates.latency import LatencyModel, LatencyTable, predicted
-from bsszoo.candidates.limits import Limits
-from bsszoo.candidates.reachable import Nearest, contradiction, least_latency
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import depth
 from bsszoo.codes.detector import DetectorHead, head_cost
 from bsszoo.codes.families import family_of
-from bsszoo.codes.scaling import MIN_SCALE, fit_scale, uniform_code
-from bsszoo.codes.space import Space
 from bsszoo.errors import BudgetError
 from bsszoo.report.figures import human
+from bsszoo.spaces.candidate_set import CandidateSet
+from bsszoo.spaces.feasible import draw_candidates
+from bsszoo.spaces.latency import LatencyModel, LatencyTable, predicted
+from bsszoo.spaces.limits import Limits
+from bsszoo.spaces.reachable import Nearest, contradiction, least_latency
+from bsszoo.spaces.space import MIN_SCALE, Space, fit_scale, uniform_code
 from bsszoo.study.result import Budget
 
 #: Candidates drawn for a search, unless fewer codes are feasible.
@@ -262,7 +261,7 @@ def _check_table(space: Space, latency: LatencyModel | None) -> None:
         raise BudgetError(
             f"The latency table {latency.name} lacks {len(missing)} of the blocks of {family_of(space.family).title} "
             f"codes on the grid at scale {space.scale:g}, the first one {missing[0]}. Measure one for this grid: "
-            "bsszoo.evaluate.latency_table.measure_latency_table(budget_space(reference, macs))."
+            "bsszoo.latency.table.measure_latency_table(budget_space(reference, macs))."
         )
 
 

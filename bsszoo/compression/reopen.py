@@ -33,15 +33,15 @@ from bsszoo.compression.folder import (
 )
 from bsszoo.compression.plan import Caps, Plan, make_plan
 from bsszoo.errors import SettingsError, close_matches
-from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.evaluators.base import Evaluator, EvaluatorInfo
+from bsszoo.evaluators.structural import StructuralEvaluator
 from bsszoo.files import plain_name
 from bsszoo.report.markup import write_page
 from bsszoo.report.page import render_page
 from bsszoo.report.study_page import StudyTrial, counted, render_study
-from bsszoo.study.evaluator import Evaluator
-from bsszoo.study.insight import insight_of_rows
+from bsszoo.search.insight import insight_of_rows
 from bsszoo.study.loop import SearchPlan, trial_rows
-from bsszoo.study.result import Budget, CompressResult, EvaluatorInfo, NetworkRow
+from bsszoo.study.result import Budget, CompressResult, NetworkRow
 from bsszoo.study.storages import check_readable, open_storage, shown
 from bsszoo.texts import one_line
 

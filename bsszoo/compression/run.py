@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from bsszoo.candidates.latency import LatencyModel, LatencyTable
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
 from bsszoo.compression.budget import check_not_larger, latency_limit, parse_amount, plausible
@@ -49,12 +48,13 @@ from bsszoo.compression.settings import folder_name, settings_of, versions_of
 from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.errors import BudgetError, RunError, SettingsError
-from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.evaluators.base import Evaluator, as_evaluator, load_evaluator
+from bsszoo.evaluators.structural import StructuralEvaluator
 from bsszoo.files import plain_name
 from bsszoo.models.resolve import resolve
+from bsszoo.search.insight import insight_of_rows
 from bsszoo.search.sampler import Mode
-from bsszoo.study.evaluator import Evaluator, as_evaluator, load_evaluator
-from bsszoo.study.insight import insight_of_rows
+from bsszoo.spaces.latency import LatencyModel, LatencyTable
 from bsszoo.study.loop import SearchPlan, held_trials, retry_failed, run_search, trial_rows
 from bsszoo.study.result import Budget, CompressResult, TrialRow
 from bsszoo.study.storages import first_line

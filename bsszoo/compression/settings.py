@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Caps, Plan
 from bsszoo.compression.storage import Sharing, shown
+from bsszoo.evaluators.base import Evaluator, digest
 from bsszoo.files import plain_name
 from bsszoo.report.figures import human
-from bsszoo.study.evaluator import Evaluator, digest
 from bsszoo.study.result import Budget
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from bsszoo.report.model_plots import effect_curves, importance_bars, posterior_
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
-    from bsszoo.study.insight import Check, Insight
+    from bsszoo.search.insight import Check, Insight
 
 #: Fewer results than this say little; the page says so.
 FEW: Final = 8

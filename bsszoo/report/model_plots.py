@@ -11,7 +11,7 @@ from bsszoo.report.svg import INK, style, svg_text
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no plot needs.
-    from bsszoo.study.insight import Effect, Insight, Share
+    from bsszoo.search.insight import Effect, Insight, Share
 
 # Candidates of the posterior that are drawn: more run into one band and make the page heavy.
 _DRAWN: Final = 300

@@ -30,7 +30,7 @@ from bsszoo.report.side_by_side import cards
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
-    from bsszoo.study.insight import Insight
+    from bsszoo.search.insight import Insight
     from bsszoo.study.result import CompressResult, ConfirmedRow, NetworkRow, TrialRow
 
 

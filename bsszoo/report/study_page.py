@@ -15,7 +15,7 @@ from bsszoo.report.svg import style, svg_text
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
-    from bsszoo.study.insight import Insight
+    from bsszoo.search.insight import Insight
 
 #: Most trials that the table holds; of more, the best ones.
 MOST_ROWS: Final = 1000

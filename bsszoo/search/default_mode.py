@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.search.acquisition import expected_improvement
 from bsszoo.search.clustering import farthest, representatives
 from bsszoo.search.features import Features
 from bsszoo.search.history import History
 from bsszoo.search.shortlist import shortlist
 from bsszoo.search.surrogate import JITTER, Given, Kernel, condition, fit_kernel
+from bsszoo.spaces.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.candidates.candidate_set import CandidateSet
+from bsszoo.spaces.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

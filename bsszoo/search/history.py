@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from bsszoo.candidates.candidate_set import CandidateSet, is_whole
+from bsszoo.spaces.candidate_set import CandidateSet, is_whole
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

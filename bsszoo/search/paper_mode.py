@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.search.acquisition import expected_expected_improvement
 from bsszoo.search.clustering import farthest, representatives
 from bsszoo.search.gp import Posterior, posterior, sigma_rule, standardise
 from bsszoo.search.history import History
 from bsszoo.search.refining import refine, standardise_codes
+from bsszoo.spaces.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
 

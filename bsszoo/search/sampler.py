@@ -13,13 +13,13 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.errors import RunError
 from bsszoo.search.blas import one_thread
 from bsszoo.search.default_mode import DefaultMode
 from bsszoo.search.history import CodeTuple, History, code_of, read_history
 from bsszoo.search.paper_mode import CLUSTERS, PaperMode
 from bsszoo.search.turns import Turns
+from bsszoo.spaces.candidate_set import CandidateSet
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

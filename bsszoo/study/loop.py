@@ -14,6 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import RunError
+from bsszoo.evaluators.base import Evaluator
 from bsszoo.search.history import (
     ENDED,
     MOST_DEATHS,
@@ -29,7 +30,6 @@ from bsszoo.search.history import (
     is_number,
     result_of,
 )
-from bsszoo.study.evaluator import Evaluator
 from bsszoo.study.leases import Keeper, Lease, give_up, settle
 from bsszoo.study.patience import PatientDatabase
 from bsszoo.study.result import TrialRow
@@ -38,8 +38,8 @@ from bsszoo.texts import one_line
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from bsszoo.candidates.candidate_set import CandidateSet
-    from bsszoo.codes.space import Space
+    from bsszoo.spaces.candidate_set import CandidateSet
+    from bsszoo.spaces.space import Space
 
 #: Seconds between two looks at a study in which others still evaluate.
 POLL: Final = 0.2

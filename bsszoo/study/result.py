@@ -10,6 +10,7 @@ from typing import Any, Literal
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.codes.detector import DetectorHead
+from bsszoo.evaluators.base import EvaluatorInfo
 
 
 def _is(kind: type, value: Any, *, none: bool = False) -> Any:
@@ -86,15 +87,6 @@ class NetworkRow:
     score: float | None
     latency_ms: float | None
     predicted_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluatorInfo:
-    """What judged the codes: its name as given on the command line, what the score is, and what it is not."""
-
-    name: str
-    measures: str
-    caution: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

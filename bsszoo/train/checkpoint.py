@@ -22,11 +22,11 @@ from bsszoo.models.saved_config import OWN
 from bsszoo.models.weights import sha256_of
 from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint_contents import read_checkpoint
-from bsszoo.train.recipe import read_tree_of, recipe_text
+from bsszoo.train.classification.recipe import read_tree_of, recipe_text
 from bsszoo.train.strict import as_mapping, paths
 
 if TYPE_CHECKING:
-    from bsszoo.train.recipe import TrainingRecipe
+    from bsszoo.train.classification.recipe import TrainingRecipe
 
 LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST, CONFIG = (
     "last.pt",

@@ -23,14 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from bsszoo.errors import DataError, RecipeError, RunError, StoppedError
 from bsszoo.models.synchronised import synchronised
 from bsszoo.texts import one_line
-from bsszoo.train.batches import plain
 from bsszoo.train.checkpoint import BEST, LAST, Folder, Progress, Row, best_of, pack, unpack_progress, weights_sha256
 from bsszoo.train.checkpoint_contents import contents_fault, optimizer_form, own_groups, refusal
-from bsszoo.train.classification import Classification
+from bsszoo.train.classification.recipe import Recipe, TrainingRecipe
+from bsszoo.train.classification.samples import plain
+from bsszoo.train.classification.task import Classification
 from bsszoo.train.devices import Place, joined
 from bsszoo.train.events import Events
 from bsszoo.train.optim import make_optimizer
-from bsszoo.train.recipe import Recipe, TrainingRecipe
 from bsszoo.train.seeds import seed_pass
 from bsszoo.train.signals import StopSignals
 from bsszoo.train.task import Opener, Round, Task

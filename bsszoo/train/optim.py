@@ -12,7 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from bsszoo.errors import RecipeError
-from bsszoo.train.recipe import OptimPart, Recipe
+from bsszoo.train.classification.recipe import OptimPart, Recipe
 
 
 def make_optimizer(optim: OptimPart, model: nn.Module) -> torch.optim.Optimizer:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from bsszoo.train.batches import Division
 from bsszoo.train.checkpoint import Folder, Row
+from bsszoo.train.classification.samples import Division
 from bsszoo.train.devices import Place
 
 

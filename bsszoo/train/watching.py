@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bsszoo.train.batches import Division
 from bsszoo.train.checkpoint import Row
+from bsszoo.train.classification.recipe import TrainingRecipe
+from bsszoo.train.classification.samples import Division
 from bsszoo.train.devices import Place
-from bsszoo.train.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)

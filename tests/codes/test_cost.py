@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import FAMILY_NAMES, REGNETS, RESNETS, codes
 
-from bsszoo.codes import FAMILIES, Code, Cost, Space, code_cost, cost_array, depth, depth_array, layers_of, stage_costs
+from bsszoo.codes import FAMILIES, Code, Cost, code_cost, depth, layers_of, stage_costs
 from bsszoo.errors import CodeError, UnknownNameError
+from bsszoo.spaces import Space, cost_array, depth_array
 
 SIZES = st.one_of(st.none(), st.integers(1, 600), st.tuples(st.integers(1, 600), st.integers(1, 600)))
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsszoo.codes import Space, cost_array, depth
-from bsszoo.codes.chain import Chain
+from bsszoo.codes import depth
 from bsszoo.codes.detector import (
     Detector,
     DetectorHead,
@@ -21,9 +20,11 @@ from bsszoo.codes.detector import (
     network_cost,
 )
 from bsszoo.codes.families import FAMILIES
-from bsszoo.codes.scaling import fit_scale, uniform_code
 from bsszoo.errors import CodeError
 from bsszoo.models.detectors import find_detector
+from bsszoo.spaces import Space, cost_array
+from bsszoo.spaces.chain import Chain
+from bsszoo.spaces.space import fit_scale, uniform_code
 
 HEADS = (
     DetectorHead("maskrcnn"),

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bsszoo
-from bsszoo.codes import Space
-from bsszoo.codes.chain import space_shapes
 from bsszoo.compression.budget import latency_limit, parse_amount
 from bsszoo.errors import BudgetError, UnknownNameError
 from bsszoo.search import LatencyFunction, LatencyTable
+from bsszoo.spaces import Space
+from bsszoo.spaces.chain import space_shapes
 
 
 @pytest.mark.parametrize(

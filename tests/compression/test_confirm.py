@@ -10,8 +10,8 @@ import pytest
 import bsszoo
 from bsszoo.codes.code import Code
 from bsszoo.compression.reopen import report_study
-from bsszoo.study.evaluator import Score
-from bsszoo.study.result import Confirmation, EvaluatorInfo
+from bsszoo.evaluators.base import EvaluatorInfo, Score
+from bsszoo.study.result import Confirmation
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 4, "latency": False}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from bsszoo.codes import Space, code_cost
+from bsszoo.codes import code_cost
 from bsszoo.compression.diverse import diverse
+from bsszoo.spaces import Space
 from bsszoo.study.result import TrialRow
 
 SPACE = Space.of("mobilenetv2")

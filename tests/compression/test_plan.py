@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from bsszoo.codes import FAMILIES, Code, code_cost, depth
-from bsszoo.codes.chain import space_shapes
-from bsszoo.codes.scaling import uniform_code
 from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, budget_space, make_plan
 from bsszoo.errors import BudgetError
-from bsszoo.evaluate.structural import StructuralEvaluator
+from bsszoo.evaluators.structural import StructuralEvaluator
 from bsszoo.search import LatencyFunction, LatencyTable
+from bsszoo.spaces.chain import space_shapes
+from bsszoo.spaces.space import uniform_code
 from bsszoo.study.result import Budget
 
 

@@ -49,10 +49,10 @@ def test_it_finds_diverse_codes_under_the_budget(tmp_path):
 
 
 def test_several_limits_hold_for_every_code_and_stand_in_the_files(tmp_path):
-    from bsszoo.codes.chain import space_shapes
     from bsszoo.compression.plan import budget_space
     from bsszoo.compression.reopen import report_study
     from bsszoo.search import LatencyTable
+    from bsszoo.spaces.chain import space_shapes
 
     space = budget_space(resolve_code("mobilenetv2"), 130_000_000)
     table = LatencyTable({shape: shape.out_width / 1000 for shape in space_shapes(space)})

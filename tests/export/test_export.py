@@ -14,7 +14,7 @@ from PIL import Image
 
 import bsszoo
 from bsszoo.errors import DataError, RunError, SettingsError
-from bsszoo.export.export import export
+from bsszoo.export import export
 
 CODE = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_px64"
 RESNET = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24_px64"

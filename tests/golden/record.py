@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 import bsszoo
-from bsszoo.codes import Code, Space, code_cost, cost_array, depth, stage_costs
+from bsszoo.codes import Code, code_cost, depth, stage_costs
 from bsszoo.codes.detector import DetectorHead
 from bsszoo.models.build import build
 from bsszoo.models.names import resolve_code
 from bsszoo.report.commands import commands
+from bsszoo.spaces import Space, cost_array
 
 FILE = Path(__file__).with_name("unchanged.json")
 FAMILIES = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1")

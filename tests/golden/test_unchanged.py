@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import bsszoo
 from bsszoo.train import loop
-from bsszoo.train.recipe import read_recipe
+from bsszoo.train.classification.recipe import read_recipe
 
 RECORDED: dict[str, Any] = json.loads(record.FILE.read_text(encoding="utf-8"))
 OLD = Path(__file__).with_name("training_of_0.1.0")

@@ -9,8 +9,9 @@ from models.counting import count_by_hooks, count_by_thop, on_meta
 from strategies import codes
 from torch import nn
 
-from bsszoo.codes import FAMILIES, Code, Space, code_cost, layers_of
+from bsszoo.codes import FAMILIES, Code, code_cost, layers_of
 from bsszoo.codes.named import named_entries
+from bsszoo.spaces import Space
 
 NAMED = list(named_entries().values())
 

@@ -14,9 +14,10 @@ from models.counting import SMALL, small
 from timm.data import resolve_data_config
 from torch import nn
 
-from bsszoo.codes import FAMILIES, Code, Space, stages_of
+from bsszoo.codes import FAMILIES, Code, stages_of
 from bsszoo.errors import CodeError
 from bsszoo.models.build import build
+from bsszoo.spaces import Space
 
 KINDS = list(SMALL)
 

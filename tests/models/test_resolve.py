@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 import bsszoo
-from bsszoo.codes import FAMILIES, Code, Space
+from bsszoo.codes import FAMILIES, Code
 from bsszoo.codes.detector import Detector
 from bsszoo.errors import BssZooError, CodeError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.create import create
 from bsszoo.models.recognise import recognise
 from bsszoo.models.resolve import resolve
+from bsszoo.spaces import Space
 
 SMALL = Code.parse("mobilenetv2_c8-8-16-16-24-24_l1-2-1-1-1-1_t3-6-3-3-3-3_stem8_stage2-8x1")
 #: A network of each family in torchvision, and ours.

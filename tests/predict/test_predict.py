@@ -14,14 +14,12 @@ from typer.testing import CliRunner
 
 import bsszoo
 from bsszoo.cli.main import app
-from bsszoo.detection.labels import labels_of
 from bsszoo.errors import DataError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.images import image_files
 from bsszoo.models.detector_weights import saved_text
 from bsszoo.models.detectors import find_detector
-from bsszoo.predict.drawing import LEAST_SIDE, colour_of, drawn
-from bsszoo.predict.predict import Found, Prediction, predict
-from bsszoo.predict.write import write_predictions
+from bsszoo.predict import LEAST_SIDE, Found, Prediction, colour_of, drawn, predict, write_predictions
+from bsszoo.train.detection.labels import labels_of
 
 NARROW = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
 
@@ -188,8 +186,7 @@ def test_wrong_arguments_are_said(
 
 
 def test_labels_of_several_lines_are_drawn_on_one(picture: Path) -> None:
-    from bsszoo.predict.drawing import drawn
-    from bsszoo.predict.predict import Prediction
+    from bsszoo.predict import Prediction, drawn
 
     with Image.open(picture) as image:
         found = Prediction(picture, image.convert("RGB"), labels=(("a\nb\r\nc", 0.7), ("d", 0.3)))

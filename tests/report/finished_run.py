@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from bsszoo.codes import Code, Space, code_cost, family_of
-from bsszoo.study.result import Budget, CompressResult, EvaluatorInfo, NetworkRow, TrialRow
+from bsszoo.codes import Code, code_cost, family_of
+from bsszoo.evaluators.base import EvaluatorInfo
+from bsszoo.spaces import Space
+from bsszoo.study.result import Budget, CompressResult, NetworkRow, TrialRow
 
 CAUTION = "This score is a heuristic, not an accuracy: nothing was trained."
 

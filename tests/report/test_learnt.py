@@ -12,13 +12,13 @@ from report.finished_run import example_run
 from report.test_page import Page
 from report.test_plots import texts
 
-from bsszoo.candidates.candidate_set import CandidateSet
 from bsszoo.report.learnt import learnt
 from bsszoo.report.model_plots import effect_curves, importance_bars, plain, posterior_over_cost
 from bsszoo.report.page import render_page
 from bsszoo.report.plots import pareto_front
 from bsszoo.report.side_by_side import cards
-from bsszoo.study.insight import insight_of_rows, study_insight
+from bsszoo.search.insight import insight_of_rows, study_insight
+from bsszoo.spaces.candidate_set import CandidateSet
 
 GRID = np.array(list(itertools.product(range(1, 6), repeat=4)))
 

@@ -14,10 +14,10 @@ from strategies import FAMILY_NAMES
 
 from bsszoo.codes import Code
 from bsszoo.errors import RunError
+from bsszoo.evaluators.base import EvaluatorInfo
 from bsszoo.report.commands import commands
 from bsszoo.report.figures import human, score
 from bsszoo.report.page import render_page, write_report
-from bsszoo.study.result import EvaluatorInfo
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

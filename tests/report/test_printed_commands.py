@@ -13,7 +13,7 @@ from strategies import codes
 
 from bsszoo.codes import FAMILIES, Code
 from bsszoo.report.commands import Command, commands
-from bsszoo.train.paper import recipe_of
+from bsszoo.train.classification.paper import recipe_of
 
 
 def arguments(command: Command) -> list[str]:

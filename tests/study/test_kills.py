@@ -6,9 +6,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from bsszoo.codes import Space, code_cost
+from bsszoo.codes import code_cost
 from bsszoo.search import AutoBSSSampler, Limits, draw_candidates
 from bsszoo.search.history import STARTED
+from bsszoo.spaces import Space
 from bsszoo.study import FunctionEvaluator, SearchPlan, run_search, trial_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

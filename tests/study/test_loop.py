@@ -9,9 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from bsszoo.codes import Space, code_cost
+from bsszoo.codes import code_cost
 from bsszoo.errors import EvaluationError, UnknownNameError
 from bsszoo.search import AutoBSSSampler, Limits, draw_candidates
+from bsszoo.spaces import Space
 from bsszoo.study import FunctionEvaluator, Score, SearchPlan, load_evaluator, open_storage, run_search, trial_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -252,7 +252,7 @@ def test_the_temporary_folder_of_the_workers_is_taken_away(tmp_path):
 
 _NO_GUARD = """
 import sys, numpy as np, optuna
-from bsszoo.codes import Space
+from bsszoo.spaces import Space
 from bsszoo.search import CandidateSet
 from bsszoo.study import FunctionEvaluator, SearchPlan, StudyAddress, open_storage, run_workers
 

@@ -46,8 +46,8 @@ def main() -> None:
     import numpy as np
     import optuna
 
-    from bsszoo.codes import Space
     from bsszoo.search import CandidateSet
+    from bsszoo.spaces import Space
     from bsszoo.study import Lease, SearchPlan, StudyAddress, open_storage, run_search, run_workers, trial_rows
 
     url, workers, trials, grace = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])

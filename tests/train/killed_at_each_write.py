@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from bsszoo.train.classification.recipe import read_recipe
 from bsszoo.train.loop import train
-from bsszoo.train.recipe import read_recipe
 
 # The second epoch is the better one, so that the best weights are written twice.
 TEXT = """

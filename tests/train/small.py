@@ -9,7 +9,7 @@ from pathlib import Path
 
 import forked
 
-from bsszoo.train.recipe import Recipe, read_recipe
+from bsszoo.train.classification.recipe import Recipe, read_recipe
 
 CODE = "mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1"
 

@@ -27,7 +27,7 @@ from bsszoo.hub.push import push
 from bsszoo.train import loop
 from bsszoo.train.checkpoint import EpochRow, Folder, best_of
 from bsszoo.train.checkpoint_contents import read_checkpoint
-from bsszoo.train.recipe import Recipe, read_recipe
+from bsszoo.train.classification.recipe import Recipe, read_recipe
 from bsszoo.train.watching import Unwatched
 
 TEXT = """
@@ -236,7 +236,7 @@ def test_settings_of_the_optimiser_are_the_recipes(recipe: Recipe, begun: Path, 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "rmsproptf", "adafactor", "lion", "adan"])
 def test_other_optimisers_go_on_too(recipe: Recipe, tmp_path: Path, name: str) -> None:
-    from bsszoo.train.recipe import with_values
+    from bsszoo.train.classification.recipe import with_values
 
     other = with_values(recipe, optim={"name": name, "lr": 0.001}, schedule={"epochs": 2})
     loop.train(other, None, tmp_path / "whole", device="cpu")
@@ -481,7 +481,7 @@ def test_tensorboard_has_each_epoch_once_after_a_kill(recipe: Recipe, tmp_path: 
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from bsszoo.train.recipe import with_values
+    from bsszoo.train.classification.recipe import with_values
 
     wanted = with_values(recipe, run={"tensorboard": True})
     for rounds in (1, 2):  # each is ended after its checkpoint, before its line is written for TensorBoard

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from train.small import TEXT
 
-from bsszoo.detection.paper import any_recipe_of
 from bsszoo.errors import BssZooError, RecipeError
+from bsszoo.train.classification.recipe import Recipe, read_recipe, recipe_text
+from bsszoo.train.detection.paper import any_recipe_of
 from bsszoo.train.loop import train
-from bsszoo.train.recipe import Recipe, read_recipe, recipe_text
 from bsszoo.train.strict import load_mapping, read_tree
 
 ROOT = Path(__file__).parents[2]

@@ -24,17 +24,17 @@ import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.compression.finish import read_finish
 from bsszoo.errors import DataError, RecipeError, SettingsError
-from bsszoo.evaluate.training import training_recipe
-from bsszoo.export.inputs import check_inputs
+from bsszoo.evaluators.training import training_recipe
+from bsszoo.export import check_inputs
 from bsszoo.models.pictures import input_config
-from bsszoo.predict.predict import predict
-from bsszoo.train.batches import evaluation_batches
-from bsszoo.train.data import Pictures, Stream, open_split, open_splits, open_test, unseen_split
+from bsszoo.predict import predict
+from bsszoo.train.classification.data import Pictures, Stream, open_split, open_splits, open_test, unseen_split
+from bsszoo.train.classification.evaluation import evaluate
+from bsszoo.train.classification.recipe import DataPart
+from bsszoo.train.classification.samples import evaluation_batches
+from bsszoo.train.classification.validate import validate
 from bsszoo.train.devices import Place
-from bsszoo.train.evaluation import evaluate
 from bsszoo.train.loop import train
-from bsszoo.train.recipe import DataPart
-from bsszoo.train.validate import validate
 from bsszoo.train.watching import Unwatched
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from train.small import environment
 
-from bsszoo.train.validate import validate
+from bsszoo.train.classification.validate import validate
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 RECIPE = Path(__file__).parents[2] / "recipes" / "fashion_mnist" / "resnet18_130m.yaml"

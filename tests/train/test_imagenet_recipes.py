@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import bsszoo
-from bsszoo.train.batches import training_transform
-from bsszoo.train.paper import recipe_of
-from bsszoo.train.recipe import Recipe, read_recipe
+from bsszoo.train.classification.paper import recipe_of
+from bsszoo.train.classification.recipe import Recipe, read_recipe
+from bsszoo.train.classification.samples import training_transform
 from bsszoo.train.strict import paths
 
 RECIPES = Path(__file__).parents[2] / "recipes"

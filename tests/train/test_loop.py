@@ -24,12 +24,12 @@ from train.small import CODE, command, environment, run, small_recipe
 import bsszoo
 from bsszoo.errors import RecipeError, RunError, SettingsError
 from bsszoo.train import loop
-from bsszoo.train.batches import TrainingBatches, divide
-from bsszoo.train.data import open_splits
+from bsszoo.train.classification.data import open_splits
+from bsszoo.train.classification.outcome import teacher_network
+from bsszoo.train.classification.samples import TrainingBatches, divide
+from bsszoo.train.classification.validate import validate
 from bsszoo.train.devices import Place
 from bsszoo.train.optim import Objective, make_optimizer, make_schedule
-from bsszoo.train.outcome import teacher_network
-from bsszoo.train.validate import validate
 from bsszoo.train.watching import Now, Unwatched
 
 

@@ -10,10 +10,10 @@ import small_detectors
 import torch
 from train.small import small_recipe
 
-from bsszoo.detection.samples import divide_detection
 from bsszoo.errors import RecipeError
 from bsszoo.train import loop
-from bsszoo.train.batches import divide
+from bsszoo.train.classification.samples import divide
+from bsszoo.train.detection.samples import divide_detection
 from bsszoo.train.optim import Objective
 
 MIXED = "augment.mixup=0.2"

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from bsszoo.errors import DataError
-from bsszoo.train.batches import plain
+from bsszoo.train.classification.samples import plain
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 
 TRAINING = """
 import os, signal, sys, time
-from bsszoo.train import batches
+from bsszoo.train.classification.task import samples as batches
 
 batches._LOOK = 1
 reader = os.fork()

@@ -15,9 +15,9 @@ from train.small import TEXT, small_recipe
 
 from bsszoo.errors import RecipeError
 from bsszoo.train.checkpoint import differences
-from bsszoo.train.outcome import start_network
-from bsszoo.train.paper import paper_recipe
-from bsszoo.train.recipe import DataPart, OptimPart, Recipe, read_recipe, recipe_text, with_values
+from bsszoo.train.classification.outcome import start_network
+from bsszoo.train.classification.paper import paper_recipe
+from bsszoo.train.classification.recipe import DataPart, OptimPart, Recipe, read_recipe, recipe_text, with_values
 from bsszoo.train.strict import paths
 
 

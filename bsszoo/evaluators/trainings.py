@@ -1,0 +1,202 @@
+"""``Trainings``: trainings of codes by one recipe, each a process of its own in its own folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, Final
+
+from bsszoo.codes.code import Code
+from bsszoo.errors import DataError, EvaluationError, SettingsError
+from bsszoo.evaluators.base import Score
+from bsszoo.files import write_whole
+from bsszoo.texts import one_line, parse_json
+from bsszoo.train.checkpoint import SUMMARY
+from bsszoo.train.classification.recipe import recipe_text, with_values
+from bsszoo.train.parent import PARENT
+
+#: Share of the training pictures that candidates are validated on: the test split stays unseen by the search.
+HOLDOUT: Final = 0.1
+#: Seeds of trainings that are measured on the test split begin so far above the search's.
+FRESH: Final = 1000
+# Lines of a failed training's log that its error repeats; the file holds all.
+_LOG_LINES: Final = 6
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings of codes by one recipe.
+
+    Each training is a process of its own with its own folder and log, so that one that crashes or runs out of memory
+    is one failed trial. A folder is found again by its code and seed: a training that was cut off is taken up at its
+    checkpoint, by whichever worker gets its code, and a finished one is not repeated. With several GPUs each process
+    of this machine takes a free one.
+
+    Args:
+        recipe: How candidates are trained; its network's name does not matter.
+        data: The folder of the pictures, as ``bsszoo train --data``; None for synthetic ones.
+        folder: Where the trainings go.
+        repeats: Trainings of each code, with the seeds ``run.seed``, ``run.seed + 1``, ..; the score is their mean.
+        device: As ``bsszoo train --device``; a free GPU where there is one by default.
+
+    Raises:
+        SettingsError: ``repeats`` is out of range.
+    """
+
+    recipe: Any
+    data: str | None
+    folder: Path
+    repeats: int = 1
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.repeats <= FRESH:
+            raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1 to {FRESH}.")
+
+    @property
+    def mark(self) -> str:
+        """What tells one way of judging from another: the recipe's values but the network, and the repeats."""
+        neutral = self._neutral(with_values(self.recipe, run={"workers": 0}))
+        return hashlib.sha256(f"{neutral} {self.repeats}".encode()).hexdigest()[:8]
+
+    def _neutral(self, recipe: Any) -> str:
+        return recipe_text(with_values(recipe, model={"name": "code"}))
+
+    def name_of(self, code: Code) -> str:
+        """The network that is trained for a code."""
+        return str(code)
+
+    def recipe_for(self, *, test: bool) -> Any:
+        """The recipe; with ``test`` the validation split is measured once, after the last update."""
+        part = self.recipe.data
+        return with_values(self.recipe, data={"test_split": part.val_split if test else part.test_split})
+
+    @property
+    def thinned(self) -> str:
+        """How many of the pictures are trained on, as the end of a phrase; empty for all."""
+        subset = self.recipe.data.subset
+        return f", {100 * subset:g}% of the pictures" if subset < 1 else ""
+
+    @property
+    def measured(self) -> str:
+        """What a result of a training is, with its unit."""
+        raise NotImplementedError
+
+    def result_of(self, summary: Mapping[str, Any], *, test: bool) -> float:
+        """What a training's summary says, on the pictures held out or on the ``test`` split."""
+        raise NotImplementedError
+
+    def __call__(self, code: Code) -> Score:
+        """The mean result of a code's trainings; trainings that are finished are only read.
+
+        Raises:
+            EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
+        """
+        seed = self.recipe.run.seed
+        found = tuple(self.result_of(self.trained(code, seed + i), test=False) for i in range(self.repeats))
+        return Score(sum(found) / len(found), self.measured, found)
+
+    def tested(self, code: Code, number: int) -> float:
+        """The result, on the recipe's validation split, of a training that no choice was made by.
+
+        Its seed is none of the search's; the split is measured once, after the last update.
+
+        Args:
+            code: The code.
+            number: Which of its fresh trainings, from 0.
+
+        Raises:
+            EvaluationError: As a call.
+        """
+        return self.result_of(self.trained(code, self.recipe.run.seed + FRESH + number, test=True), test=True)
+
+    def check_test(self) -> None:
+        """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
+        raise NotImplementedError
+
+    def has_test(self) -> bool:
+        """Whether there is a split that ``tested`` can measure on."""
+        try:
+            self.check_test()
+        except DataError:
+            return False
+        return True
+
+    def training_folder(self, code: Code, seed: int) -> Path:
+        """The folder of one training of a code."""
+        return self.folder / f"{hashlib.sha256(f'{code} {self.mark}'.encode()).hexdigest()[:16]}_seed{seed}"
+
+    def trained(self, code: Code, seed: int, *, test: bool = False) -> dict[str, Any]:
+        """The summary of one training of a code, which is trained where that has not been done.
+
+        Raises:
+            EvaluationError: The training failed; the text has the end of its log and where the whole of it is.
+        """
+        out = self.training_folder(code, seed)
+        if not (out / SUMMARY).is_file():
+            out.mkdir(parents=True, exist_ok=True)
+            recipe = with_values(self.recipe_for(test=test), model={"name": self.name_of(code)}, run={"seed": seed})
+            wanted = out.with_suffix(".yaml")
+            write_whole(wanted, recipe_text(recipe))
+            with self._free_device() as device:
+                self._run(wanted, out, device)
+        try:
+            found = parse_json((out / SUMMARY).read_bytes())
+        except ValueError as error:
+            found = one_line(error)
+        if not isinstance(found, dict):
+            raise EvaluationError(
+                f"{out / SUMMARY} cannot be read as the summary of a training ({found}). Move the "
+                "folder away: the same command trains that code again."
+            )
+        return found
+
+    def _run(self, recipe: Path, out: Path, device: str | None) -> None:
+        command = [sys.executable, "-m", "bsszoo", "train", str(recipe), "--out", str(out)]
+        command += ["--data", self.data] if self.data is not None else []
+        command += ["--device", device] if device is not None else []
+        log = out / "log.txt"
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        # A search keeps its own linear algebra to one thread; a training may use what the machine has.
+        with log.open("ab") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=environment)
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()  # it writes a checkpoint first
+                process.wait()
+                raise
+        if status:
+            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            how = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
+            raise EvaluationError(f"The training in {out} {how}: {' | '.join(lines[-_LOG_LINES:])}. Its log is {log}.")
+
+    @contextmanager
+    def _free_device(self) -> Iterator[str | None]:
+        """A device that no other training of this machine's searches uses; None leaves the choice to the training."""
+        import torch
+        from filelock import FileLock, Timeout
+
+        if self.device is not None or not torch.cuda.is_available():
+            yield self.device
+            return
+        for number in range(torch.cuda.device_count()):
+            lock = FileLock(Path(gettempdir()) / f"bsszoo-gpu{number}-{Path.home().name}.lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            try:
+                yield f"cuda:{number}"
+            finally:
+                lock.release()
+            return
+        # More workers than GPUs: the first one is shared.
+        yield "cuda:0"

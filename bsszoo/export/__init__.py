@@ -1,1 +1,0 @@
-"""Networks as files for other runtimes, each checked against PyTorch before it is left."""

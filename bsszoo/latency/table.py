@@ -1,0 +1,132 @@
+"""A latency table measured on this machine: each distinct block of a space timed once, on its own."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from bsszoo.codes.code import Code
+from bsszoo.errors import BudgetError
+from bsszoo.spaces.chain import BlockShape, space_shapes
+from bsszoo.spaces.latency import NS_PER_MS, LatencyTable
+from bsszoo.spaces.space import Space
+
+#: Most blocks that are measured; a space of section B.2.2 has 120 to 662.
+MOST_BLOCKS = 5_000
+# All blocks are timed in so many turns: a slow spell of the machine then makes none slow for good.
+_TURNS = 4
+
+
+def measure_latency_table(
+    space: Space,
+    *,
+    device: str = "cpu",
+    batch: int = 1,
+    seconds_each: float = 0.05,
+    networks: int = 8,
+    on_block: Callable[[int, int], None] | None = None,
+) -> LatencyTable:
+    """Time every distinct block of a space: eager float32 forwards of one batch, random weights, the least of several.
+
+    Each block is built from the same description as the networks. A block that is run alone finds its weights in the
+    cache, so the sum is too small: some whole networks are timed as well, and all times multiplied by one factor that
+    makes their sums right at the median. Use the table on the machine it was measured on, for that device and batch.
+
+    Args:
+        space: Whose codes' blocks to time. What ``bsszoo compress`` searches under a budget is
+            ``bsszoo.compression.plan.budget_space(reference, macs)``.
+        device: A torch device.
+        batch: Images at a time.
+        seconds_each: How long to repeat each block, at least three times; 600 blocks take half a minute and more.
+        networks: Random networks of the space to fit that factor to; 0 leaves the blocks' own times.
+        on_block: Called with the timings done and all timings, after each; every block is timed in four turns.
+
+    Raises:
+        BudgetError: The space has more than 5,000 distinct blocks: give it coarser widths.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> space = replace(Space.of("resnet18"), image_size=32).replace(
+        ...     C2=[32], C3=[32, 64], C4=[64], C5=[128], L2=[1], L3=[1], L4=[1], L5=[1])
+        >>> table = measure_latency_table(space, seconds_each=0.0, networks=1)
+        >>> len(table), table.of(space.smallest) > 0
+        (8, True)
+    """
+    shapes = space_shapes(space)
+    if len(shapes) > MOST_BLOCKS:
+        raise BudgetError(
+            f"The space has {len(shapes):,} distinct blocks; at most {MOST_BLOCKS:,} are measured. Give "
+            "it fewer widths, for example every other one."
+        )
+    table = _measured(shapes, space.family, device, batch, seconds_each, on_block)
+    if not networks:
+        return table
+    factor = _factor(table, [space.code(row) for row in space.sample(networks, 0)], device, batch)
+    return LatencyTable({shape: factor * table.nanoseconds(shape) / NS_PER_MS for shape in shapes}, name=table.name)
+
+
+def _measured(
+    shapes: Sequence[BlockShape],
+    family: str,
+    device: str,
+    batch: int,
+    seconds_each: float,
+    on_block: Callable[[int, int], None] | None,
+) -> LatencyTable:
+    import torch
+
+    from bsszoo.latency.single_block import block_input, build_block
+
+    times: dict[BlockShape | str, float] = {}
+    with torch.inference_mode():
+        for turn in range(_TURNS):
+            for done, shape in enumerate(shapes):
+                module = build_block(shape, family).eval().to(device)
+                image = torch.randn(batch, *block_input(shape), device=device)
+                ms = _least_ms(partial(module, image), device, seconds_each / _TURNS)
+                times[shape] = min(ms, times.get(shape, ms))
+                if on_block is not None:
+                    on_block(turn * len(shapes) + done + 1, _TURNS * len(shapes))
+    return LatencyTable(times, name=f"table measured on {device}")
+
+
+def _factor(table: LatencyTable, codes: Sequence[Code], device: str, batch: int) -> float:
+    """What the sums of a table have to be multiplied by to be the networks' times, at the median of some networks."""
+    import torch
+
+    from bsszoo.models.build import build
+
+    times = [float("inf")] * len(codes)
+    models = [build(code).eval().to(device) for code in codes]
+    image = torch.randn(batch, 3, codes[0].image_size, codes[0].image_size, device=device)
+    with torch.inference_mode():
+        for _ in range(_TURNS):
+            times = [
+                min(own, _least_ms(partial(model, image), device, 0.0))
+                for own, model in zip(times, models, strict=True)
+            ]
+    return statistics.median(own / table.of(code) for own, code in zip(times, codes, strict=True))
+
+
+def _least_ms(forward: Callable[[], object], device: str, seconds: float) -> float:
+    import torch
+
+    def once() -> float:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        forward()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        return 1e3 * (time.perf_counter() - start)
+
+    once()
+    once()
+    own: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(own) < 3 or (time.perf_counter() < end and len(own) < 200):
+        own.append(once())
+    # Not the median: other work on the machine only ever lengthens a time, and 600 blocks are not timed side by side.
+    return max(min(own), 1e-6)

@@ -1,1 +1,0 @@
-"""Pictures of what a network says: boxes and masks of a detector, the first labels of a classifier."""

@@ -1,0 +1,393 @@
+"""What finished results teach about the codes: which entries matter, what a score costs, whether to believe either.
+
+    results -> default_mode's process f -> draws of f at a sample of the candidates -> shares, curves, envelope
+
+The process is always the default search's, whatever searched: the question is what the results say, not what the
+search thought. Everything is about f, the score without its noise, *as a function of the code over the candidates*:
+a cost that the process sees as a feature of its own is a function of the code too, so its part is counted with the
+entries that make it up, and the costs stand beside them as what they explain when nothing but the cost is known.
+
+Notation:
+    n  results   m  candidates sampled   d  entries   s  draws   v  groups of one entry's values   F  draws of f [s, m]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve
+
+from bsszoo.codes.code import Code
+from bsszoo.search.blas import one_thread
+from bsszoo.search.default_mode import DefaultMode, Model
+from bsszoo.search.history import History
+from bsszoo.search.surrogate import Given, condition, fit_kernel
+from bsszoo.spaces.candidate_set import CandidateSet
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+#: Candidates at which f is drawn jointly, and the number of draws.
+SAMPLE: Final = 1000
+DRAWS: Final = 200
+#: Candidates among which the best expected score for a cost is looked for.
+ENVELOPE: Final = 5000
+#: Most groups that the values of an entry or of a cost are put into.
+GROUPS: Final = 12
+#: Results that the process is conditioned on at most; of more, so many spread evenly over their order.
+RESULTS: Final = 2000
+#: Every band and interval holds this share, from LOW to HIGH; Z is the normal quantile of the latter.
+LEVEL: Final = 0.9
+LOW, HIGH, Z = 0.05, 0.95, 1.6448536269514722
+# Folds of the check that fits anew, and most results that each of its kernels is fitted to.
+_FOLDS: Final = 5
+_FOLD_FIT: Final = 128
+# A correlation over fewer results says nothing.
+_LEAST_CORRELATED: Final = 5
+
+
+class Evaluated(Protocol):
+    """A code and its score, None where the evaluation failed."""
+
+    @property
+    def code(self) -> Code:
+        """The code."""
+        ...
+
+    @property
+    def score(self) -> float | None:
+        """Its score."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Part of the variance of f that something explains, 0 to 1: the median of the draws and their 90% interval."""
+
+    name: str
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """Average f of the candidates that share a value (or a group of values) of one entry, in the score's unit."""
+
+    name: str
+    values: FloatArray  # mean value of each group, rising [v]
+    mean: FloatArray  # [v]
+    low: FloatArray  # [v]
+    high: FloatArray  # [v]
+
+
+@dataclass(frozen=True, eq=False)
+class CostView:
+    """f against MACs: a sample of candidates, and the best expected score at most at a cost.
+
+    The best is looked for among up to ``ENVELOPE`` candidates drawn and those that were evaluated.
+    """
+
+    macs: IntArray  # of the sample [m]
+    mean: FloatArray  # [m]
+    deviation: FloatArray  # [m]
+    best_macs: IntArray  # where the best expected score rises, dearer each time [k]
+    best: FloatArray  # [k]
+    best_low: FloatArray  # 90% interval of f at that very code [k]
+    best_high: FloatArray  # [k]
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Results predicted from others, in two ways.
+
+    ``predicted``, ``deviation``, ``correlation`` and ``coverage`` leave out one result at a time at the kernel that was
+    fitted to all. That flatters: on results of pure noise the correlation comes out around 0.4. The ``refitted``
+    figures leave out a fifth at a time (one at a time below ten results) and fit the kernel anew; these are what to
+    judge the model by. Correlations are None for fewer than five results or equal predictions. A coverage is the share
+    of results inside their 90% intervals, noise included: far below 0.9 such intervals are too narrow.
+    """
+
+    observed: FloatArray  # [n]
+    predicted: FloatArray  # [n]
+    deviation: FloatArray  # [n]
+    correlation: float | None
+    coverage: float
+    refitted_correlation: float | None
+    refitted_coverage: float
+
+
+@dataclass(frozen=True, eq=False)
+class Insight:
+    """What the results of a study teach; scores keep their own sign and unit.
+
+    ``importance`` has one share for each entry on its own: the variance, over the candidates, of the average f given
+    the entry's value. Under a budget entries are not independent (a wide stage leaves less for the others), so the
+    shares overlap and may add up to more than 1. ``additive`` is what the best sum of one curve for each entry
+    explains; ``together`` is the rest, which entries explain only in combination; both are None where candidates are
+    too few to tell. ``costs`` is what MACs, or parameters, explain on their own. Where ``flat``, all results are equal
+    and there is nothing to tell: no shares, no curves, no check.
+    """
+
+    results: int
+    maximise: bool
+    flat: bool
+    noise: float  # standard deviation of a result around f, in the score's unit
+    importance: tuple[Share, ...] = ()
+    costs: tuple[Share, ...] = ()
+    additive: Share | None = None
+    together: Share | None = None
+    effects: tuple[Effect, ...] = ()
+    cost: CostView | None = None
+    check: Check | None = None
+
+
+def study_insight(
+    candidates: CandidateSet, codes: IntArray, values: FloatArray, *, maximise: bool = True, seed: int = 0
+) -> Insight:
+    """What finished results teach.
+
+    Args:
+        candidates: The codes that shares and curves average over; the evaluated codes need not be among them.
+        codes: Evaluated codes, shape [n, d].
+        values: Their results, shape [n], all finite.
+        maximise: Whether larger results are better; it matters for the best expected score at a cost only.
+        seed: Seed of the sample and of the draws; equal arguments give equal insights.
+
+    Raises:
+        ValueError: There are fewer than two results, one is not finite, or the shapes disagree.
+
+    Example:
+        >>> import numpy as np
+        >>> codes = np.array([[w, d] for w in range(8) for d in range(8)])
+        >>> seen = codes[::3]
+        >>> found = study_insight(CandidateSet(codes, names=("width", "depth")), seen, seen[:, 0] * 1.0)
+        >>> [share.name for share in found.importance if share.median > 0.9]
+        ['width']
+    """
+    codes, values = np.asarray(codes, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    if len(values) < 2 or codes.shape != (len(values), len(candidates.names)) or not np.isfinite(values).all():
+        raise ValueError(
+            f"An insight takes two finite results or more, of codes [n, {len(candidates.names)}]; given "
+            f"were codes {list(codes.shape)} and values {list(values.shape)}."
+        )
+    with one_thread():
+        return _insight(candidates, codes, values, maximise=maximise, seed=seed)
+
+
+def _insight(candidates: CandidateSet, codes: IntArray, values: FloatArray, *, maximise: bool, seed: int) -> Insight:
+    n = len(values)
+    if float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max()):
+        return Insight(results=n, maximise=maximise, flat=True, noise=0.0)
+    if n > RESULTS:
+        some = np.linspace(0, n - 1, RESULTS).astype(np.int64)
+        codes, values = codes[some], values[some]
+    sign = 1.0 if maximise else -1.0
+    mode = DefaultMode(candidates, batch_size=1, seed=seed)
+    history = _history(candidates, codes, sign * values)
+    model = mode.model(history)
+    rng = np.random.default_rng([seed, *b"insight"])
+    rows = np.sort(rng.choice(len(candidates), min(SAMPLE, len(candidates)), replace=False))
+    mean, cov = model.given.mean_cov(mode.features.of_rows(rows))
+    F = _drawn(mean, cov, rng)  # standardised, larger is better
+    sampled = candidates.codes[rows]
+
+    groups = [_grouped(sampled[:, j].astype(np.float64), least=1) for j in range(len(candidates.names))]
+    named = list(zip(candidates.names, groups, strict=True))
+    known = [(c, v[rows].astype(np.float64)) for c in ("macs", "params") if (v := getattr(candidates, c)) is not None]
+    sample = len(rows) < len(candidates)
+    additive = _additive(F, [places for places, _ in groups], sample=sample)
+    scale = sign * model.spread
+    return Insight(
+        results=n,
+        maximise=maximise,
+        flat=False,
+        noise=float(np.sqrt(model.given.kernel.noise)) * model.spread,
+        importance=tuple(_share(name, _explained(F, places, sample=sample)) for name, (places, _) in named),
+        costs=tuple(_share(name, _explained(F, _grouped(v)[0], sample=sample)) for name, v in known),
+        additive=None if additive is None else _share("additive", additive),
+        together=None if additive is None else _share("together", 1 - additive),
+        effects=tuple(
+            _effect(name, F, places, centres, sign * model.centre, scale) for name, (places, centres) in named
+        ),
+        cost=_cost_view(mode, model, rows, mean, cov, history.rows, sign, rng),
+        check=_check(model, sign, rng),
+    )
+
+
+def insight_of_rows(candidates: CandidateSet, rows: Sequence[Evaluated], *, seed: int = 0) -> Insight | None:
+    """What the finished trials of a search teach (larger scores are better); None for fewer than two results."""
+    done = [t for t in rows if t.score is not None]
+    if len(done) < 2:
+        return None
+    codes = np.array([t.code.entries for t in done], dtype=np.int64)
+    return study_insight(candidates, codes, np.array([t.score for t in done], dtype=np.float64), seed=seed)
+
+
+def _history(candidates: CandidateSet, codes: IntArray, values: FloatArray) -> History:
+    n = len(values)
+    rows = np.asarray(candidates.rows(codes), dtype=np.int64)
+    return History(
+        codes=codes,
+        numbers=np.arange(n),
+        values=values,
+        running=np.zeros(n, dtype=np.bool_),
+        rows=rows,
+        due=np.zeros(0, dtype=np.int64),
+    )
+
+
+def _drawn(mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Joint draws of f [s, m]; directions in which f is known exactly have variances around zero, of either sign."""
+    variances, directions = np.linalg.eigh((cov + cov.T) / 2)
+    root = directions * np.sqrt(np.maximum(variances, 0.0))
+    return np.asarray(mean + rng.standard_normal((DRAWS, len(mean))) @ root.T)
+
+
+def _grouped(column: FloatArray, *, least: int = 5) -> tuple[IntArray, FloatArray]:
+    """The group of each value [m] and the groups' mean values, rising [v].
+
+    Every value is a group of its own where they are few; else groups hold about equally many, on average at least
+    ``least``. An entry's values are never put together for being rare: a reader takes a group for one value.
+    """
+    values, places = np.unique(column, return_inverse=True)
+    most = min(GROUPS, max(2, len(column) // least))
+    if len(values) > most:
+        edges = np.unique(np.quantile(column, np.linspace(0, 1, most + 1)[1:-1]))
+        _, places = np.unique(np.searchsorted(edges, column, side="right"), return_inverse=True)
+    places = places.reshape(-1).astype(np.int64)
+    return places, np.bincount(places, weights=column) / np.bincount(places)
+
+
+def _means(F: FloatArray, places: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Mean of each draw in each group [s, v], and the groups' sizes [v]."""
+    sizes = np.bincount(places).astype(np.float64)
+    member = np.zeros((len(places), len(sizes)))
+    member[np.arange(len(places)), places] = 1.0
+    return np.asarray(F @ member / sizes), sizes
+
+
+def _explained(F: FloatArray, places: IntArray, *, sample: bool) -> FloatArray:
+    """Share of each draw's variance that the group explains [s].
+
+    In a sample the groups' means differ by chance too; what v groups explain by chance is taken off (epsilon squared).
+    """
+    means, sizes = _means(F, places)
+    m, v = len(places), len(sizes)
+    centred = means - F.mean(axis=1, keepdims=True)
+    between = (centred * centred) @ sizes
+    total = F.var(axis=1) * m
+    return _adjusted(between, total, v - 1 if sample else 0, m)
+
+
+def _additive(F: FloatArray, columns: list[IntArray], *, sample: bool) -> FloatArray | None:
+    """Share of each draw's variance that the best sum of one curve for each entry explains [s]."""
+    m = F.shape[1]
+    blocks = []
+    for places in columns:
+        block = np.zeros((m, int(places.max()) + 1))
+        block[np.arange(m), places] = 1.0
+        blocks.append(block - block.mean(axis=0))
+    U, sizes, _ = np.linalg.svd(np.concatenate(blocks, axis=1), full_matrices=False)
+    basis = U[:, sizes > 1e-8 * max(float(sizes[0]), 1e-300)]
+    # A sum with about as many free values as there are candidates fits anything.
+    if 2 * basis.shape[1] > m:
+        return None
+    projected = (F - F.mean(axis=1, keepdims=True)) @ basis
+    freedom = basis.shape[1] if sample else 0
+    return _adjusted((projected * projected).sum(axis=1), F.var(axis=1) * m, freedom, m)
+
+
+def _adjusted(explained: FloatArray, total: FloatArray, freedom: int, m: int) -> FloatArray:
+    """Explained over total variance without what ``freedom`` free values explain by chance, inside [0, 1]."""
+    left = (total - explained) / max(m - 1 - freedom, 1)
+    safe = np.where(total > 0, total, 1.0)
+    return np.asarray(np.clip(np.where(total > 0, (explained - freedom * left) / safe, 0.0), 0.0, 1.0))
+
+
+def _share(name: str, drawn: FloatArray) -> Share:
+    low, median, high = np.quantile(drawn, (LOW, 0.5, HIGH))
+    return Share(name, float(median), float(low), float(high))
+
+
+def _effect(name: str, F: FloatArray, places: IntArray, centres: FloatArray, centre: float, scale: float) -> Effect:
+    means = centre + scale * _means(F, places)[0]
+    low, high = np.quantile(means, (LOW, HIGH), axis=0)
+    return Effect(name, centres, means.mean(axis=0), low, high)
+
+
+def _cost_view(
+    mode: DefaultMode,
+    model: Model,
+    rows: IntArray,
+    mean: FloatArray,
+    cov: FloatArray,
+    evaluated: IntArray,
+    sign: float,
+    rng: np.random.Generator,
+) -> CostView | None:
+    macs = mode.candidates.macs
+    if macs is None:
+        return None
+    # The search looked for good codes: leaving out those it evaluated would leave out most of the best ones.
+    more = np.union1d(rng.choice(len(macs), min(ENVELOPE, len(macs)), replace=False), evaluated[evaluated >= 0])
+    expected = model.given.mean(mode.features.of_rows(more))
+    order = np.lexsort((-expected, macs[more]))
+    best = np.maximum.accumulate(expected[order])
+    rises = order[np.concatenate([[True], best[1:] > best[:-1]])]
+    middle, var = model.given.mean_var(mode.features.of_rows(more[rises]))
+    half = Z * np.sqrt(var) * model.spread
+    unit = sign * (model.centre + model.spread * middle)
+    return CostView(
+        macs=macs[rows],
+        mean=sign * (model.centre + model.spread * mean),
+        deviation=model.spread * np.sqrt(np.maximum(np.diag(cov), 0.0)),
+        best_macs=macs[more[rises]],
+        best=unit,
+        best_low=unit - half,
+        best_high=unit + half,
+    )
+
+
+def _check(model: Model, sign: float, rng: np.random.Generator) -> Check:
+    """Leave-one-out in closed form: with K^-1 alone, the prediction of y_i is y_i - (K^-1 y)_i / (K^-1)_ii."""
+    given = model.given
+    inverse = np.diag(cho_solve((given.chol, True), np.eye(len(given.Y))))
+    predicted, deviation = given.Y - given.weights / inverse, 1 / np.sqrt(inverse)
+    anew, anew_deviation = _refitted(given, rng)
+    return Check(
+        observed=sign * (model.centre + model.spread * given.Y),
+        predicted=sign * (model.centre + model.spread * predicted),
+        deviation=model.spread * deviation,
+        correlation=_correlation(given.Y, predicted),
+        coverage=float((np.abs(given.Y - predicted) <= Z * deviation).mean()),
+        refitted_correlation=_correlation(given.Y, anew),
+        refitted_coverage=float((np.abs(given.Y - anew) <= Z * anew_deviation).mean()),
+    )
+
+
+def _refitted(given: Given, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Prediction and deviation of each result [n] by kernels fitted without it and the others of its fold."""
+    n = len(given.Y)
+    folds = rng.permutation(n) % (_FOLDS if n >= 2 * _FOLDS else n)
+    predicted, deviation = np.empty(n), np.empty(n)
+    for fold in range(int(folds.max()) + 1):
+        out = folds == fold
+        rest, y = given.Z[~out], given.Y[~out]
+        centre, spread = float(y.mean()), float(y.std()) or 1.0
+        some = np.linspace(0, len(y) - 1, min(len(y), _FOLD_FIT)).astype(np.int64)
+        kernel = fit_kernel(rest[some], (y[some] - centre) / spread)
+        mean, var = condition(kernel, rest, (y - centre) / spread).mean_var(given.Z[out])
+        predicted[out] = centre + spread * mean
+        deviation[out] = spread * np.sqrt(var + kernel.noise)
+    return predicted, deviation
+
+
+def _correlation(observed: FloatArray, predicted: FloatArray) -> float | None:
+    if len(observed) < _LEAST_CORRELATED or float(predicted.std()) <= 1e-9:
+        return None
+    return float(np.corrcoef(observed, predicted)[0, 1])

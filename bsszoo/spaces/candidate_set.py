@@ -1,0 +1,237 @@
+"""``CandidateSet``: the codes a search chooses from (the paper's Omega).
+
+Knowing the feasible codes exactly, before any network is built, is what lets the sampler never suggest one that
+breaks the budget. ``feasible.py`` draws a set from a space under limits; a user makes one from any integer array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsszoo.errors import SpaceError
+from bsszoo.spaces.maximal import Growth, GrowthInSet
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_COLUMNS: Final = {"macs": np.int64, "params": np.int64, "activations": np.int64, "latency": np.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateSet:
+    """Distinct codes with their costs, row by row.
+
+    Args:
+        codes: Integers of shape [n, d]; repeated rows are dropped, the first one stays. A read-only int64 array is
+            taken as it is, any other one is copied.
+        names: The d entry names, which become the Optuna parameters' names; ``x0, x1, ..`` by default.
+        macs: Multiply-adds of each code, shape [n], or None when the set knows no costs.
+        params: Parameters of each code, shape [n], or None.
+        activations: Activations of each code, shape [n], or None.
+        latency: Milliseconds of each code, shape [n], or None.
+        bounds: The box of each entry, by default the codes' own least and largest. Machines that share a study need
+            the same box, so a set drawn from a space takes the space's.
+        growth: What tells which codes are ``maximal``; by default the set itself. A set drawn from a space is a sample,
+            so ``draw_candidates`` gives it the space.
+
+    Raises:
+        SpaceError: The arrays disagree in shape, hold no code or no integers.
+
+    Example:
+        >>> import numpy as np
+        >>> tiny = CandidateSet(np.array([[16, 1], [16, 2], [32, 1], [16, 2]]), names=("width", "depth"))
+        >>> len(tiny), tiny.index({"width": 32, "depth": 1}), tiny.index({"width": 32, "depth": 2})
+        (3, 2, None)
+        >>> tiny.maximal
+        array([False,  True,  True])
+    """
+
+    codes: IntArray
+    names: tuple[str, ...] = ()
+    macs: IntArray | None = None
+    params: IntArray | None = None
+    activations: IntArray | None = None
+    bounds: tuple[tuple[int, int], ...] = ()
+    latency: FloatArray | None = None
+    growth: Growth | None = None
+    _order: IntArray = field(init=False, repr=False)
+    _keys: NDArray[np.uint64] = field(init=False, repr=False)
+    _maximal: BoolArray | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        codes = np.asarray(self.codes)
+        if codes.ndim != 2 or not len(codes) or not codes.shape[1] or not np.issubdtype(codes.dtype, np.integer):
+            raise SpaceError(
+                f"A candidate set takes integers of shape [n, d] with n and d at least 1; given was "
+                f"{codes.dtype} of shape {list(codes.shape)}."
+            )
+        d = codes.shape[1]
+        names = tuple(self.names) or tuple(f"x{j}" for j in range(d))
+        if len(names) != d or len(set(names)) != d:
+            raise SpaceError(f"A candidate set with {d} entries takes {d} distinct names; given were {names}.")
+        columns = {c: getattr(self, c) for c in _COLUMNS}
+        for column, values in columns.items():
+            if values is not None and np.shape(values) != (len(codes),):
+                raise SpaceError(
+                    f"{column} has the shape {list(np.shape(values))}; it takes one figure for each of "
+                    f"the {len(codes)} codes."
+                )
+        keys = row_keys(codes)
+        order = np.argsort(keys, kind="stable")
+        keep = _first_rows(codes, keys, order)
+        if len(keep) < len(codes):
+            codes = codes[keep]
+            keys = keys[keep]
+            order = np.argsort(keys, kind="stable")
+        # A copy, since nobody else may change the set, unless nobody can.
+        own = codes.dtype == np.int64 and codes.flags.c_contiguous and not codes.flags.writeable
+        codes = codes if own else np.array(codes, dtype=np.int64, order="C")
+        codes.flags.writeable = False
+        lows, highs = codes.min(axis=0), codes.max(axis=0)
+        bounds = tuple(self.bounds) or tuple((int(a), int(b)) for a, b in zip(lows, highs, strict=True))
+        if len(bounds) != d or any(low > lows[j] or high < highs[j] for j, (low, high) in enumerate(bounds)):
+            raise SpaceError(f"The bounds {bounds} do not hold all codes of the set.")
+        for name, value in {
+            "codes": codes,
+            "names": names,
+            "bounds": bounds,
+            "_order": order,
+            "_keys": keys[order],
+        }.items():
+            object.__setattr__(self, name, value)
+        for column, values in columns.items():
+            if values is not None:
+                object.__setattr__(self, column, _figures(column, values)[keep])
+
+    def __repr__(self) -> str:
+        known = [c for c in _COLUMNS if getattr(self, c) is not None]
+        return f"CandidateSet({len(self)} codes of {', '.join(self.names)}; known: {', '.join(known) or 'no costs'})"
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def maximal(self) -> BoolArray:
+        """Which codes cannot grow in any one entry, bool [n]; counted when first asked for.
+
+        In a set drawn from a space: no entry can grow to a larger value of the space within the upper limits, whether
+        or not the grown code was drawn (``GrowthInSpace``). In any other: no code of the set has the same entries but
+        one that is larger (``GrowthInSet``), since a list is taken as all that the budget allows.
+        """
+        if self._maximal is None:
+            growth: Growth = GrowthInSet(self.codes) if self.growth is None else self.growth
+            found = np.asarray(growth.maximal(self.codes), dtype=bool)
+            found.flags.writeable = False
+            object.__setattr__(self, "_maximal", found)
+        assert self._maximal is not None
+        return self._maximal
+
+    def without_twins(self, key: Sequence[Any] | NDArray[Any]) -> CandidateSet:
+        """The set with the first code of each network only, where codes with equal keys [n] build the same network.
+
+        Its ``maximal`` still counts what was left out: a network is maximal when none of its codes can grow to a code
+        of another network.
+
+        Raises:
+            SpaceError: There is not one key for each code.
+
+        Example:
+            >>> three = CandidateSet(np.array([[1, 3], [2, 1], [2, 2]]), macs=np.array([5, 7, 7]))
+            >>> three.without_twins(["a", "b", "b"]).codes.tolist()
+            [[1, 3], [2, 1]]
+        """
+        labels = np.asarray(key)
+        if labels.shape != (len(self),):
+            raise SpaceError(
+                f"key has the shape {list(labels.shape)}; it takes one label for each of the {len(self)} codes."
+            )
+        _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+        rows = np.sort(first)
+        growth = self.growth
+        if growth is None:
+            growth = GrowthInSet(self.codes, inverse.reshape(-1))
+        columns = {c: values[rows] for c in _COLUMNS if (values := getattr(self, c)) is not None}
+        return CandidateSet(self.codes[rows], names=self.names, bounds=self.bounds, growth=growth, **columns)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """One Optuna integer distribution for each entry, for ``study.ask(fixed_distributions=...)``."""
+        from optuna.distributions import IntDistribution
+
+        return {n: IntDistribution(low, high) for n, (low, high) in zip(self.names, self.bounds, strict=True)}
+
+    def index(self, params: Mapping[str, Any]) -> int | None:
+        """The row of the code with these entries (``trial.params``), or None when the set does not hold it."""
+        if not is_whole(params, self.names):
+            return None
+        return self.row([int(params[n]) for n in self.names])
+
+    def row(self, code: Sequence[int] | IntArray) -> int | None:
+        """The row that holds this code [d], or None."""
+        wanted = np.asarray(code, dtype=np.int64)
+        key = row_keys(wanted[None, :])[0]
+        low, high = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
+        for i in self._order[low:high]:
+            if np.array_equal(self.codes[i], wanted):
+                return int(i)
+        return None
+
+    def rows(self, codes: IntArray) -> IntArray:
+        """The row that holds each of the codes [q, d], -1 where the set does not hold it; shape [q]."""
+        wanted = np.asarray(codes, dtype=np.int64).reshape(-1, self.codes.shape[1])
+        keys = row_keys(wanted)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
+        rows = self._order[places]
+        rows = np.where((self.codes[rows] == wanted).all(axis=1), rows, -1)
+        for i in np.flatnonzero((rows < 0) & (self._keys[places] == keys)):
+            found = self.row(wanted[i])  # another code with the same key stands first
+            rows[i] = -1 if found is None else found
+        return np.asarray(rows, dtype=np.int64)
+
+
+def is_whole(params: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether these parameters of a trial hold every entry: a process killed in an ask leaves some out."""
+    return all(name in params for name in names)
+
+
+def _figures(column: str, values: Any) -> NDArray[Any]:
+    """A column as given: whole numbers where they are, figures in another unit (millions, say) as they are."""
+    figures = np.asarray(values)
+    if not np.issubdtype(figures.dtype, np.number) or not np.isfinite(figures).all():
+        raise SpaceError(f"{column} holds what is no finite number; a cost that is not known is left out (None).")
+    if _COLUMNS[column] is np.int64 and (figures == np.rint(figures)).all():
+        return figures.astype(np.int64)
+    return figures.astype(np.float64)
+
+
+@lru_cache
+def _multipliers(d: int) -> NDArray[np.uint64]:
+    return np.asarray(np.random.default_rng(2010).integers(1, 2**63, size=d, dtype=np.uint64) | np.uint64(1))
+
+
+def row_keys(codes: NDArray[Any]) -> NDArray[np.uint64]:
+    """A 64-bit key for each row: equal rows have equal keys, different ones almost never do (and are compared)."""
+    mixed = np.zeros(len(codes), dtype=np.uint64)
+    # Column by column: the products of all at once take twice the set's memory.
+    for j, multiplier in enumerate(_multipliers(codes.shape[1])):
+        mixed += codes[:, j].astype(np.uint64) * multiplier
+    return np.asarray((mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
+
+
+def _first_rows(codes: NDArray[Any], keys: NDArray[np.uint64], order: IntArray) -> IntArray:
+    """The rows, in their order, that no earlier row repeats; ``order`` sorts their keys stably."""
+    equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    same = (codes[order[equal + 1]] == codes[order[equal]]).all(axis=1)
+    repeated = np.zeros(len(codes), dtype=bool)
+    repeated[order[equal[same] + 1]] = True
+    return np.flatnonzero(~repeated)

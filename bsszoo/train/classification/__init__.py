@@ -1,0 +1,1 @@
+"""Classifiers trained and measured: recipe, images, samples, task, accuracy, what a training leaves."""

@@ -1,0 +1,518 @@
+"""The pictures of a recipe: timm's and torchvision's data sets, opened and checked before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bsszoo.errors import DataError
+from bsszoo.images import check_image, converted, is_hidden, prepared, read_image, scan_class_folders
+from bsszoo.texts import one_line
+from bsszoo.train.idx_files import FASHION_MNIST, unpacked
+from bsszoo.train.seeds import mixed
+
+if TYPE_CHECKING:
+    from torch.utils.data import IterableDataset
+
+    from bsszoo.train.classification.recipe import DataPart
+
+#: Pictures of ``synthetic``, for training and for validation, where the name gives no number.
+SYNTHETIC: Final = (1024, 256)
+#: Up to so many files are opened before training starts; of more only the folders are read.
+CHECKED_FILES: Final = 20_000
+
+_TORCH: Final = ("torch/fashion_mnist", "torch/cifar10", "torch/cifar100", "torch/mnist", "torch/kmnist")
+# Names that mean the same split; ``test`` is a split of its own, also where it is the only other one.
+_TRAIN: Final = ("train", "training")
+_VALIDATION: Final = ("validation", "val", "valid", "eval")
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A split whose pictures can be taken in any order.
+
+    ``source`` is one of the classes below, which read a picture and say its name; ``rows`` are the pictures of it that
+    belong to the split. ``split`` says what was read: the name that the folder or the data set has for it.
+    """
+
+    source: _Source
+    rows: NDArray[np.int64]
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each picture [n]."""
+        return self.source.labels[self.rows]
+
+    def picture(self, place: int, mode: str) -> Image.Image:
+        """The picture at a place, in PIL's ``mode``; ``DataError`` names the file when it cannot be read."""
+        row = int(self.rows[place])
+        return converted(self.source.picture(row), mode, self.source.name(row))
+
+    def name(self, place: int) -> str:
+        """The file of a picture, or its number where it has none."""
+        return self.source.name(int(self.rows[place]))
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A split that is read in its own order (WebDataset): ``open`` gives timm's data set for training or not."""
+
+    open: Callable[[int], IterableDataset[Any]]
+    length: int
+    name: str
+    split: str
+
+    def __len__(self) -> int:
+        return self.length
+
+
+Split = Pictures | Stream
+
+
+class _Source:
+    """Where the pictures of a split are read from.
+
+    ``labels`` [n]; ``classes`` are names where there are any; ``notes`` say what a person should know of them.
+    """
+
+    labels: NDArray[np.int64]
+    classes: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
+
+    def picture(self, row: int) -> Image.Image:
+        """A picture, oriented; ``DataError`` names it where it cannot be read."""
+        raise NotImplementedError
+
+    def check(self, row: int) -> None:
+        """A ``DataError`` where a picture cannot be opened; its pixels are not decoded."""
+
+    def name(self, row: int) -> str:
+        raise NotImplementedError
+
+
+class _FolderSource(_Source):
+    """Image files in one folder a class."""
+
+    def __init__(self, folder: Path) -> None:
+        found = scan_class_folders(folder)
+        self._files, self.classes, self.notes = found.files, found.names, found.notes
+        self.labels = np.array(found.labels, dtype=np.int64)
+
+    def picture(self, row: int) -> Image.Image:
+        return read_image(self._files[row])
+
+    def check(self, row: int) -> None:
+        check_image(self._files[row])
+
+    def name(self, row: int) -> str:
+        return self._files[row]
+
+
+class _TimmSource(_Source):
+    """A Hugging Face data set through timm's reader."""
+
+    def __init__(self, dataset: Any, label: str) -> None:
+        self._reader, self._label = dataset.reader, label
+        self.labels = np.fromiter(self._reader.iter_targets(), dtype=np.int64)
+        names = getattr(self._reader, "class_to_idx", None)
+        self.classes = sorted(names, key=names.__getitem__) if names else None
+
+    def picture(self, row: int) -> Image.Image:
+        with self._reader[row][0] as file:
+            return read_image(file, self.name(row))
+
+    def check(self, row: int) -> None:
+        with self._reader[row][0] as file:
+            check_image(file, self.name(row))
+
+    def name(self, row: int) -> str:
+        file = self._reader.filename(row, absolute=True)
+        return str(file) if file else f"picture {row} of {self._label}"
+
+
+class _TorchSource(_Source):
+    """A data set of torchvision whose pictures are arrays in memory."""
+
+    def __init__(self, dataset: Any, label: str) -> None:
+        self._dataset, self._label = dataset, label
+        self.labels = np.asarray(dataset.targets, dtype=np.int64)
+        self.classes = getattr(dataset, "classes", None)
+
+    def picture(self, row: int) -> Image.Image:
+        return prepared(self._dataset[row][0], self.name(row))
+
+    def name(self, row: int) -> str:
+        return f"picture {row} of {self._label}"
+
+
+class _SyntheticSource(_Source):
+    """Noise with a patch whose place and colour tell the class, so that smoke tests can learn something."""
+
+    def __init__(self, length: int, num_classes: int, size: int, stream: int) -> None:
+        self.labels = np.arange(length, dtype=np.int64) % num_classes
+        self._size, self._stream, self._num_classes = size, stream, num_classes
+
+    def picture(self, row: int) -> Image.Image:
+        # The noise costs more than the rest of a small network's step: only a few different ones are made.
+        rng = np.random.default_rng(mixed(self._stream, row % 64))
+        pixels = rng.integers(0, 96, (self._size, self._size, 3), dtype=np.uint8)
+        place = np.random.default_rng(int(self.labels[row]))
+        top, left = (int(v) for v in place.integers(0, max(1, self._size // 2), 2))
+        side = self._size // 2
+        pixels[top : top + side, left : left + side] += place.integers(32, 160, 3).astype(np.uint8)
+        return Image.fromarray(pixels)
+
+    def name(self, row: int) -> str:
+        return f"synthetic picture {row}"
+
+
+def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, seed: int = 0) -> tuple[Split, Split]:
+    """The training and the validation pictures of a recipe.
+
+    Args:
+        part: The recipe's data section. With ``holdout`` the validation pictures are taken, class by class, out of the
+            training ones; with ``subset`` the rest is thinned out in the same way, the held-out ones are not.
+        path: The folder of the data; None for ``synthetic``.
+        num_classes: Outputs of the network, which every label has to be below.
+        seed: Decides which pictures are held out, and which are kept.
+
+    Raises:
+        DataError: No such folder, an empty split, classes that differ between the splits, a label outside
+            ``num_classes``, a broken file: the text names it.
+    """
+    train = open_split(part, path, training=True, num_classes=num_classes)
+    if isinstance(train, Stream):
+        if part.holdout or part.subset < 1:
+            raise DataError(
+                f"data.holdout and data.subset need pictures in any order; {part.dataset} is read in its "
+                "own. Write the part wanted as a split of its own."
+            )
+        return train, open_split(part, path, training=False, num_classes=num_classes)
+    if part.holdout:
+        held = _stratified(train.labels, part.holdout, mixed(seed, 1), leave=1)
+        val: Split = Pictures(train.source, train.rows[held], f"{part.holdout:g} of {train.split}, held out")
+        train = replace(train, rows=train.rows[~held])
+    else:
+        val = open_split(part, path, training=False, num_classes=num_classes, classes=train.source.classes)
+    if part.subset < 1:
+        train = replace(train, rows=train.rows[_stratified(train.labels, part.subset, mixed(seed, 2))])
+    for split, name in ((train, "training"), (val, "validation")):
+        if not len(split):
+            raise DataError(
+                f"No {name} picture is left with data.holdout {part.holdout:g} and data.subset "
+                f"{part.subset:g} of the {len(train.source.labels)} in {path}."
+            )
+    return train, val
+
+
+def open_test(
+    part: DataPart,
+    path: str | Path | None,
+    *,
+    num_classes: int,
+    splits: tuple[Split, Split] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Split | None:
+    """The pictures of ``test_split``, or None where the recipe names none.
+
+    Args:
+        part, path, num_classes: As ``open_splits``.
+        splits: What ``open_splits`` gave: the training split gives the classes, and the validation split is another.
+        classes: The names of the training split's classes, where ``splits`` are not at hand.
+
+    Raises:
+        DataError: As ``open_splits``; or it is the split that the recipe validates on, by which the best epoch is
+            chosen.
+    """
+    if part.test_split is None:
+        return None
+    train, val = splits or (None, None)
+    classes = train.source.classes if isinstance(train, Pictures) else classes
+    test = open_split(
+        replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes, classes=classes
+    )
+    if val is not None and not part.holdout and test.split == val.split:
+        raise DataError(
+            f"data.test_split is {part.test_split!r}, and the recipe validates on the same pictures "
+            f"({val.split}): a test is on pictures that nothing was chosen by. Set data.holdout=0.1, to "
+            "validate on a tenth of the training pictures, or name another split; both make another "
+            "training, with an --out of its own."
+        )
+    return test
+
+
+def unseen_split(part: DataPart, path: str | Path | None) -> str:
+    """The split that a search which validates on held-out training pictures never sees.
+
+    The recipe's ``test_split``; else its ``val_split``; else ``test`` where a folder has that one only.
+    """
+    if part.test_split is not None:
+        return part.test_split
+    only_test = not has_split(part, path, part.val_split) and has_split(part, path, "test")
+    return "test" if only_test else part.val_split
+
+
+def has_split(part: DataPart, path: str | Path | None, split: str) -> bool:
+    """Whether there is a folder of a split; of other data sets than folders the reader says so when it opens one."""
+    if not is_folder(part.dataset) or path is None:
+        return True
+    return _split_folder(Path(path).expanduser(), split) is not None
+
+
+def class_names(split: Split) -> tuple[str, ...] | None:
+    """The names of a split's classes in the order of their labels; None where the data have no names."""
+    names = split.source.classes if isinstance(split, Pictures) else None
+    return tuple(map(str, names)) if names else None
+
+
+def split_notes(*splits: Split | None) -> tuple[str, ...]:
+    """What a person should know of the splits, each sentence once."""
+    return tuple(dict.fromkeys(n for s in splits if isinstance(s, Pictures) for n in s.source.notes))
+
+
+def open_split(
+    part: DataPart,
+    path: str | Path | None,
+    *,
+    training: bool,
+    num_classes: int,
+    classes: Sequence[str] | None = None,
+    whole: bool = True,
+) -> Split:
+    """One split as it lies on disk, without ``holdout`` and ``subset``.
+
+    Args:
+        part, path, num_classes: As ``open_splits``.
+        training: Whether ``train_split`` or ``val_split`` is opened.
+        classes: The names that the labels stand for, in order: the training split's, or those that a network was
+            trained with. The split's classes get the labels of their names.
+        whole: Whether the split has to have all of these classes.
+
+    Raises:
+        DataError: As ``open_splits``.
+    """
+    name = part.dataset
+    split = part.train_split if training else part.val_split
+    if is_synthetic(name):
+        return _open_synthetic(part, split, num_classes)
+    if path is None:
+        raise DataError(f"The data set {name!r} is read from a folder: give it with --data.")
+    root = Path(path).expanduser()
+    if not name.lower().startswith(("hfds/", "hfids/")) and not root.exists():
+        raise DataError(f"There is no {root}.")
+    if name.lower().startswith(("wds/", "tfds/", "hfids/")):
+        return _open_stream(name, root, split, training=training)
+    source: _Source
+    if is_folder(name):
+        folder = _split_folder(root, split)
+        if folder is None:
+            raise _no_split(root, split, training=training)
+        source, split, what = _FolderSource(folder), folder.name, str(folder)
+    elif name.lower().startswith("torch/"):
+        split = _torch_split(name.lower(), split)
+        source, what = _open_torch(name.lower(), root, split), f"the split {split!r} of {root}"
+    else:
+        source, what = _open_timm(name, root, split), f"the split {split!r} of {name}"
+    if classes is not None and source.classes is not None:
+        _relabel(source, classes, what, whole=whole)
+    _check_labels(source, num_classes, what)
+    pictures = Pictures(source, np.arange(len(source.labels), dtype=np.int64), split)
+    if is_folder(name) and len(pictures) <= CHECKED_FILES:
+        check_files(pictures)
+    return pictures
+
+
+def check_files(pictures: Pictures, progress: Callable[[int, int], None] | None = None) -> None:
+    """Open every picture, without decoding its pixels; ``DataError`` names the first that cannot be opened.
+
+    A file cut off in the middle shows only when it is decoded: that error comes when training reaches the file.
+    """
+    for place, row in enumerate(pictures.rows):
+        pictures.source.check(int(row))
+        if progress is not None:
+            progress(place + 1, len(pictures))
+
+
+def is_synthetic(name: str) -> bool:
+    """Whether a data set's name is that of made-up pictures."""
+    return name.partition("/")[0] == "synthetic"
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set's name is that of image folders."""
+    return name.lower() in ("", "folder", "imagefolder")
+
+
+def _split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split; where it has none by its own name, one whose name means the same."""
+    names = next((names for names in (_TRAIN, _VALIDATION) if split in names), ())
+    return next((root / n for n in (split, *names) if n and (root / n).is_dir()), None)
+
+
+def _no_split(root: Path, split: str, *, training: bool) -> DataError:
+    inside = sorted(p.name for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)) if root.is_dir() else []
+    idx = root.is_dir() and any(root.glob("*-idx3-ubyte*"))
+    text = f"{root} has no folder {split!r}"
+    text += f"; it has {', '.join(one_line(n, 40) for n in inside[:8])}" if inside else ""
+    text += ". Files of MNIST's kind are read with --dataset torch/fashion_mnist" if idx else ""
+    if not training and "test" in inside and split in _VALIDATION:
+        text += (
+            ". Pictures named test are not taken for validation, which chooses among epochs and networks: hold "
+            "some of the training ones out with data.holdout=0.1, or say that you mean them, data.val_split=test"
+        )
+    return DataError(
+        text + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
+        "other names are set by data.train_split, data.val_split and data.test_split (--split of `bsszoo validate`)."
+    )
+
+
+def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool) -> None:
+    """Give the pictures of a source the labels that its classes' names have among ``classes``.
+
+    By the place of a class among its folders, one that is missing or has another name would turn all later labels.
+    """
+    own = list(source.classes or ())
+    new = [name for name in own if name not in set(classes)]
+    lost = [name for name in classes if name not in set(own)]
+    if new:
+        known = ", ".join(one_line(c, 40) for c in classes[:12]) + (", .." if len(classes) > 12 else "")
+        raise DataError(
+            f"{what} has the class {new[0]!r}"
+            + (f" (and {len(new) - 1} others)" if len(new) > 1 else "")
+            + f", which training does not have. Known are: {known}. Rename its folder to the class that "
+            "it is, or take it out."
+        )
+    if lost and whole:
+        raise DataError(
+            f"{what} has no folder of the class {lost[0]!r}, which training has"
+            + (f" (nor of {len(lost) - 1} others)" if len(lost) > 1 else "")
+            + "."
+        )
+    if lost:
+        named = ", ".join(one_line(c, 40) for c in lost[:4]) + (", .." if len(lost) > 4 else "")
+        source.notes += (f"{what} has pictures of {len(own)} of the {len(classes)} classes; there are none of {named}",)
+    places = {name: label for label, name in enumerate(classes)}
+    source.labels = np.array([places[name] for name in own], dtype=np.int64)[source.labels]
+    source.classes = list(classes)
+
+
+def _open_synthetic(part: DataPart, split: str, num_classes: int) -> Pictures:
+    number = part.dataset.partition("/")[2]
+    if number and not (number.isdecimal() and len(number) <= 9 and int(number)):
+        raise DataError(
+            f"data.dataset is {one_line(part.dataset)!r}; synthetic takes a number of pictures of at most "
+            "nine digits, as in synthetic/5000."
+        )
+    train = int(number) if number else SYNTHETIC[0]
+    kinds = {"train": _TRAIN, "validation": _VALIDATION, "test": ("test",)}
+    kind = next((kind for kind, names in kinds.items() if split in names), None)
+    if kind is None:
+        raise DataError(f"{part.dataset} has no split {split!r}: it has {', '.join(kinds)}.")
+    length = train if kind == "train" else max(1, train * SYNTHETIC[1] // SYNTHETIC[0])
+    source = _SyntheticSource(length, num_classes, part.image_size, {"train": 1, "validation": 0, "test": 2}[kind])
+    return Pictures(source, np.arange(length, dtype=np.int64), kind)
+
+
+def _torch_split(name: str, split: str) -> str:
+    """Which of the two splits of a torchvision data set a name means: there is ``train``, and ``test``."""
+    if split in _TRAIN:
+        return "train"
+    if split in (*_VALIDATION, "test"):
+        return "test"
+    raise DataError(
+        f"{name} has no split {split!r}: it has train and test; a name of validation means the latter, as "
+        "there is no other."
+    )
+
+
+def _open_torch(name: str, root: Path, split: str) -> _Source:
+    from timm.data import create_dataset
+
+    if name not in _TORCH:
+        raise DataError(f"data.dataset is {name!r}; of torchvision's data sets bsszoo reads {', '.join(_TORCH)}.")
+    if name == "torch/fashion_mnist":
+        root = unpacked(root, FASHION_MNIST)
+    try:
+        dataset = create_dataset(name, str(root), split=split, download=False)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise DataError(
+            f"{root} holds no whole {name}: {error} Nothing is downloaded here; fetch it once with "
+            f"torchvision.datasets."
+        ) from None
+    return _TorchSource(dataset, f"{name}'s {split} split in {root}")
+
+
+def _open_timm(name: str, root: Path, split: str) -> _Source:
+    from timm.data import create_dataset
+
+    # timm takes any other prefix for a folder, in which it reads whatever it finds where the split is missing.
+    if not name.lower().startswith("hfds/"):
+        raise DataError(
+            f"data.dataset is {name!r}, which is no known kind of data set. Known are folder, "
+            f"{', '.join(_TORCH)}, wds/NAME, hfds/NAME, hfids/NAME, tfds/NAME and synthetic."
+        )
+    try:
+        return _TimmSource(create_dataset(name, str(root), split=split), f"{name}'s split {split!r}")
+    except ImportError as error:
+        raise DataError(
+            f"The data set {name!r} needs a package that is not installed: {error}. "
+            'Install it with: pip install "bsszoo[data]"'
+        ) from None
+    except (OSError, ValueError, RuntimeError, AssertionError, KeyError, TypeError) as error:
+        raise DataError(f"The split {split!r} of {name!r} in {root} cannot be opened: {one_line(error)}") from None
+
+
+def _open_stream(name: str, root: Path, split: str, *, training: bool) -> Stream:
+    from timm.data import create_dataset
+
+    # Pictures as they were decoded: timm's conversion would make white of 16 bits. TensorFlow decodes to 8 by itself.
+    mode: dict[str, Any] = {} if name.lower().startswith("tfds/") else {"input_img_mode": ""}
+
+    def opened(batch_size: int) -> Any:
+        return create_dataset(name, str(root), split=split, is_training=training, batch_size=batch_size, **mode)
+
+    try:
+        length = len(opened(1))
+    except (OSError, ValueError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"The split {split!r} of {name!r} in {root} cannot be opened: {one_line(error)}. A WebDataset "
+            "has an _info.json with its splits, or data.train_split says its files and their number: "
+            "'train-{0000..0009}.tar|10000'."
+        ) from None
+    if not length:
+        raise DataError(f"The split {split!r} of {name!r} in {root} is empty.")
+    return Stream(opened, length, f"{name}, split {split!r}", split)
+
+
+def _check_labels(source: _Source, num_classes: int, what: str) -> None:
+    if not len(source.labels):
+        raise DataError(f"There is no picture in {what}.")
+    wrong = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"{source.name(row)} has the label {source.labels[row]}, and the network {num_classes} "
+            f"outputs; {len(wrong)} pictures of {what} are outside. Set model.num_classes to "
+            f"{int(source.labels.max()) + 1}, or take the classes out."
+        )
+
+
+def _stratified(labels: NDArray[np.int64], share: float, seed: int, *, leave: int = 0) -> NDArray[np.bool_]:
+    """Which pictures are chosen [n]: of each class the share, at random; at least one, and at least ``leave`` not."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        number = min(max(1, round(share * len(rows))), len(rows) - leave)
+        chosen[rng.permutation(rows)[:number]] = True
+    return chosen

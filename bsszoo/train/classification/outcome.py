@@ -1,0 +1,223 @@
+"""The network of a recipe before its training, and what is kept of it afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from bsszoo.codes.cost import code_cost
+from bsszoo.errors import RecipeError
+from bsszoo.models.create import create
+from bsszoo.models.names import resolve_code
+from bsszoo.models.saved_config import OWN
+from bsszoo.texts import one_line
+from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder, best_of
+from bsszoo.train.classification.data import Pictures, Split, class_names
+from bsszoo.train.classification.evaluation import Accuracy
+from bsszoo.train.classification.recipe import EmaPart, Recipe, RunPart
+from bsszoo.train.devices import Place
+from bsszoo.version import __version__
+
+
+def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
+    """The recipe's network on the CPU; with the weights that training starts from where it is ``fresh``."""
+    part = recipe.model
+    network: Any = create(
+        part.name,
+        num_classes=part.num_classes,
+        in_chans=part.in_chans,
+        drop_rate=part.drop_rate,
+        drop_path_rate=part.drop_path_rate,
+        pretrained=(part.pretrained or False) if fresh else False,
+    )
+    if fresh and part.pretrained is None:
+        with torch.no_grad():
+            network.get_classifier().weight.mul_(part.head_init_scale)
+    made: nn.Module = network
+    return made
+
+
+def teacher_network(recipe: Recipe, classes: Sequence[str] | None = None) -> nn.Module | None:
+    """The network that the recipe's learns from, or None; it sees the same normalised images.
+
+    Raises:
+        RecipeError: Its outputs stand for other classes, or for the same ones in another order.
+    """
+    loss, part = recipe.loss, recipe.model
+    if loss.teacher is None or loss.teacher_weights is None:
+        return None
+    made: Any = create(
+        loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=loss.teacher_weights
+    )
+    own = (made.pretrained_cfg or {}).get("label_names")
+    if classes and own and list(own)[: len(classes)] != list(classes):
+        theirs, ours = next((a, b) for a, b in zip_longest(own, classes, fillvalue="nothing") if a != b)
+        raise RecipeError(
+            f"loss.teacher_weights are of a network whose outputs stand for other classes: for "
+            f"{one_line(theirs)!r} where the data have {one_line(ours)!r}. A teacher is a network of the "
+            "same classes."
+        )
+    network: nn.Module = made
+    return network
+
+
+def data_mark(recipe: Recipe, splits: tuple[Split, Split]) -> str:
+    """What tells one set of splits from another, whichever folder it lies in."""
+    parts = [f"{len(splits[0])} + {len(splits[1])} pictures"]
+    for split in splits:
+        if isinstance(split, Pictures):
+            classes = list(split.source.classes or [])
+            mark = hashlib.sha256(split.labels.tobytes() + split.rows.tobytes() + repr(classes).encode()).hexdigest()
+            parts.append(mark[:12])
+    return " ".join([recipe.data.dataset, *parts])
+
+
+def conclude(
+    recipe: Recipe,
+    network: nn.Module,
+    folder: Folder,
+    rows: Sequence[EpochRow],
+    splits: tuple[Split, Split],
+    place: Place,
+    tested: Accuracy | None = None,
+    *,
+    test: Split | None = None,
+) -> dict[str, Any]:
+    """Write the trained network as timm's folder and ``summary.json``, which is returned.
+
+    Args:
+        recipe: The recipe.
+        network: The network that was validated last.
+        folder: The training's folder.
+        rows: The epochs.
+        splits: The training and the validation pictures.
+        place: Where it was trained.
+        tested: The accuracy on the recipe's test split, where it has one.
+        test: That split.
+    """
+    checksum = folder.save_weights(WEIGHTS, network.state_dict())
+    write_config(recipe, network, folder, splits[0], checksum)
+    code = resolve_code(recipe.model.name)
+    cost = code_cost(code, recipe.data.image_size, num_classes=recipe.model.num_classes, in_chans=recipe.model.in_chans)
+    last, best = rows[-1], best_of(rows)
+    data = recipe.data
+    summary = {
+        "model": recipe.model.name,
+        "code": str(code),
+        "image_size": data.image_size,
+        "num_classes": recipe.model.num_classes,
+        "macs": cost.macs,
+        "params": cost.params,
+        "top1": last.top1,
+        "top5": last.top5,
+        "val_loss": last.val_loss,
+        "train_loss": last.train_loss,
+        "best_top1": best.top1,
+        "best_epoch": best.epoch,
+        "epochs": len(rows),
+        "weights": weights_words(recipe.ema),
+        "dataset": data.dataset,
+        "train_pictures": len(splits[0]),
+        "val_pictures": len(splits[1]),
+        "validated_on": splits[1].split,
+        **(
+            {}
+            if tested is None or test is None
+            else {
+                "test_top1": tested.top1,
+                "test_top5": tested.top5,
+                "test_loss": tested.loss,
+                "test_pictures": tested.pictures,
+                "tested_on": test.split,
+            }
+        ),
+        **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("timm",)),
+        "images_per_s": round(last.images_per_s, 1),
+        "last_epoch": asdict(last),
+        **of_files(folder, checksum),
+    }
+    folder.write_summary(summary)
+    return summary
+
+
+def of_files(folder: Folder, checksum: str) -> dict[str, Any]:
+    """What a summary says of the weights' files: their SHA-256, and what happened to them."""
+    return {"sha256": checksum, "best_sha256": folder.best, **({"files": folder.notes} if folder.notes else {})}
+
+
+def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split, checksum: str) -> None:
+    """Write ``config.json``: how timm and bsszoo rebuild the network, its input, and its weights' SHA-256."""
+    data = recipe.data
+    interpolation = "bilinear" if data.interpolation == "random" else data.interpolation
+    config: dict[str, Any] = {}
+    classes = class_names(train)
+    if classes is not None:
+        # timm reads as many names as there are outputs.
+        spare = range(len(classes), recipe.model.num_classes)
+        config["label_names"] = [*classes, *(f"class {i}, not trained" for i in spare)]
+    # The names of what the weights were trained on before say nothing of these classes.
+    begun = {k: v for k, v in network.pretrained_cfg.items() if not k.startswith("label_")}
+    network.pretrained_cfg = {**begun, "tag": "", "license": None}
+    with folder.writing("config.json") as scratch:
+        save_config_for_hf(
+            network,
+            str(scratch),
+            model_config=config,
+            data_config={
+                "input_size": (recipe.model.in_chans, data.image_size, data.image_size),
+                "mean": data.mean,
+                "std": data.std,
+                "interpolation": interpolation,
+                "crop_pct": data.crop_pct,
+            },
+        )
+        made = json.loads(scratch.read_text(encoding="utf-8"))
+        made[OWN] = {**made.get(OWN, {}), "version": __version__, "sha256": checksum}
+        scratch.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+def weights_words(ema: EmaPart) -> str:
+    """Which weights are kept at the end."""
+    return "moving average" if ema.decay is not None else "last update"
+
+
+def how_trained(run: RunPart, place: Place, *, seconds: float, packages: Sequence[str]) -> dict[str, Any]:
+    """What the summary of every training says: seed, seconds, device, precision, versions.
+
+    Args:
+        run: The recipe's section.
+        place: Where it was trained.
+        seconds: Of training and validating.
+        packages: What the result depends on beside torch, torchvision and numpy.
+    """
+    return {
+        "seed": run.seed,
+        "seconds": round(seconds, 3),
+        "device": device_words(place),
+        "processes": place.world,
+        "precision": run.precision,
+        "versions": {
+            "bsszoo": __version__,
+            "python": platform.python_version(),
+            **{n: version(n) for n in ("torch", "torchvision", *packages, "numpy")},
+        },
+    }
+
+
+def device_words(place: Place) -> str:
+    """The device's name as a person knows it."""
+    if place.device.type == "cuda":
+        return torch.cuda.get_device_name(place.device)
+    return (
+        f"{place.device.type}, {torch.get_num_threads()} threads" if place.device.type == "cpu" else (place.device.type)
+    )

@@ -1,0 +1,265 @@
+"""Training as the judge of a search: real trainings of small networks on synthetic pictures, in real processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from train.small import CODE, small_recipe
+from typer.testing import CliRunner
+
+import bsszoo
+from bsszoo.cli.main import app
+from bsszoo.codes import FAMILIES
+from bsszoo.compression.finish import Finish
+from bsszoo.errors import BssZooError, EvaluationError, RecipeError, SettingsError
+from bsszoo.evaluators.training import TrainingEvaluator, training_recipe
+from bsszoo.report.commands import after_training, commands
+from bsszoo.study import Score
+from bsszoo.train.classification.paper import paper_recipe
+from bsszoo.train.classification.recipe import DataPart, Recipe, read_recipe
+from bsszoo.train.strict import as_mapping
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "imagenet"
+QUICK = ("data.dataset=synthetic/128", "data.holdout=0.25", "schedule.epochs=1", "schedule.warmup_epochs=0")
+
+
+def quick(folder: Path, *assignments: str) -> Recipe:
+    return small_recipe(folder, *QUICK, *assignments)
+
+
+def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeated(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", repeats=2, device="cpu")
+    code = bsszoo.Code.parse(CODE)
+    found = judge.accuracies(code)
+    summaries = [json.loads((judge.training_folder(code, s) / "summary.json").read_text()) for s in (0, 1)]
+    assert found == [s["top1"] for s in summaries]
+    assert [s["val_pictures"] for s in summaries] == [32, 32]
+    assert summaries[0]["train_loss"] != summaries[1]["train_loss"]
+    before = (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns
+    assert judge(code).value == pytest.approx(sum(found) / 2)
+    assert (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns == before
+
+
+def test_pictures_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024, and the training split has 96 pictures"):
+        TrainingEvaluator(quick(tmp_path, "optim.batch_size=1024"), None, tmp_path / "trainings")
+    finish = Finish(quick(tmp_path, "optim.batch_size=1024"), None)
+    with pytest.raises(RecipeError, match=r"--finish: optim\.batch_size is 1024"):
+        finish.check(bsszoo.Code.parse(CODE))
+
+
+def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings")
+    # Four classes, 32 pictures held out: chance is 25%, with a standard deviation of 7.7 points.
+    assert "25.00%, is what guessing among 4 classes gives" in (judge.doubt(25.0) or "")
+    assert judge.doubt(55.0) is not None
+    assert judge.doubt(57.0) is None
+
+    class Trained:
+        """Its trainings, which would take most of a minute, have been done."""
+
+        info, doubt = judge.info, judge.doubt
+
+        def __init__(self, top1: float) -> None:
+            self.top1 = top1
+
+        def __call__(self, code: bsszoo.Code) -> Score:
+            return Score(self.top1)
+
+    for top1, doubted in ((25.0, True), (57.0, False)):
+        run = bsszoo.compress(
+            "mobilenetv2",
+            flops="20M",
+            evaluator=Trained(top1),
+            trials=1,
+            batch=1,
+            latency=False,
+            confirm=0,
+            out=tmp_path / f"run{top1}",
+        )
+        assert any("what guessing among 4 classes gives" in n for n in run.notes) == doubted
+
+
+@pytest.mark.slow
+def test_the_closing_commands_train_the_code_found_on_the_same_pictures(tmp_path: Path) -> None:
+    recipe = quick(tmp_path, "model.in_chans=1", "data.mean=[0.5]", "data.std=[0.2]")
+    judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
+    run = bsszoo.compress(
+        "mobilenetv2",
+        flops="20M",
+        evaluator=judge,
+        trials=1,
+        batch=1,
+        latency=False,
+        confirm=0,
+        out=tmp_path / "run",
+        finish=Finish(recipe, None, device="cpu"),
+    )
+    build, _, train = commands(run.best.code, run.training)
+    assert "num_classes=4, in_chans=1" in build.text
+    words = train.text.replace("\\\n", " ").split()
+    written = read_recipe(Path(words[2]))
+    assert words[3:5] == ["--set", f"model.name={run.best.code}"]
+    assert (written.model.num_classes, written.data.dataset) == (4, "synthetic/128")
+    load, publish = after_training(run.training, run.finished)
+    names: dict[str, object] = {}
+    exec(load.text, names)
+    assert names["model"].num_classes == 4
+    assert publish.text.split()[:3] == ["bsszoo", "push", str(tmp_path / "run")]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Load the trained network" in page
+    assert "bsszoo train paper:" not in page
+
+
+def test_a_training_that_fails_keeps_its_log_and_says_where(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path, "optim.lr=1e30"), None, tmp_path / "trainings", device="cpu")
+    with pytest.raises(EvaluationError, match=r"ended with 1: .*The loss of update .*Its log is .*log\.txt"):
+        judge(bsszoo.Code.parse(CODE))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_takes_its_training_along_and_another_goes_on_with_it(tmp_path: Path) -> None:
+    recipe = quick(tmp_path, "schedule.epochs=40")
+    judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import pickle, sys, bsszoo\n"
+        "judge = pickle.loads(open(sys.argv[1], 'rb').read())\n"
+        f"judge(bsszoo.Code.parse({CODE!r}))\n"
+    )
+    import pickle
+
+    (tmp_path / "judge.pkl").write_bytes(pickle.dumps(judge))
+    worker = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "judge.pkl")], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    out = judge.training_folder(bsszoo.Code.parse(CODE), 0)
+    while not (out / "metrics.csv").exists() or len((out / "metrics.csv").read_text().splitlines()) < 3:
+        assert worker.poll() is None
+        time.sleep(0.02)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    for _ in range(600):  # the training notices, writes its checkpoint and ends
+        if "Stopped after" in (out / "log.txt").read_text():
+            break
+        time.sleep(0.05)
+    assert "Stopped after" in (out / "log.txt").read_text()
+    assert not (out / "summary.json").exists()
+    judge(bsszoo.Code.parse(CODE))
+    assert "going on after" in (out / "log.txt").read_text()
+    assert len(list(csv.DictReader((out / "metrics.csv").open()))) == 40
+
+
+PAPER = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1")
+
+
+@pytest.mark.parametrize("family", PAPER)
+def test_without_a_recipe_codes_are_trained_as_the_paper_trains_the_family(family: str) -> None:
+    made = as_mapping(paper_recipe(family, num_classes=1000, data=DataPart()))
+    written = yaml.safe_load((RECIPES / f"{family}.yaml").read_text(encoding="utf-8"))
+    for section in ("model", "optim", "schedule", "augment", "loss"):
+        assert made[section] == as_mapping(read_recipe(RECIPES / f"{family}.yaml"))[section], section
+    assert written["model"]["name"] == family
+
+
+def test_without_a_recipe_codes_are_trained_at_the_family_s_own_size() -> None:
+    sizes = {f: training_recipe(f, None, dataset="synthetic/64").data.image_size for f in FAMILIES}
+    assert sizes == {f: 240 if f == "efficientnet_b1" else 224 for f in FAMILIES}
+
+
+def test_fewer_epochs_keep_the_share_of_the_warm_up(tmp_path: Path) -> None:
+    made = training_recipe("mobilenetv2", None, dataset="synthetic/64", epochs=12, image_size=32, subset=0.5)
+    assert (made.schedule.epochs, made.schedule.warmup_epochs) == (12, 0.5)
+    assert (made.data.holdout, made.data.subset, made.data.image_size) == (0.1, 0.5, 32)
+    with pytest.raises(SettingsError, match="--repeats is 0"):
+        TrainingEvaluator(quick(tmp_path), None, tmp_path, repeats=0)
+
+
+@pytest.mark.slow
+def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
+    quick(tmp_path)  # writes small.yaml
+    text = (tmp_path / "small.yaml").read_text().replace("synthetic/256", "synthetic/128")
+    (tmp_path / "small.yaml").write_text(text)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "bsszoo",
+            "compress",
+            "mobilenetv2",
+            "--flops",
+            "20M",
+            "--dataset",
+            "synthetic/128",
+            "--recipe",
+            str(tmp_path / "small.yaml"),
+            "--epochs",
+            "1",
+            "--trials",
+            "2",
+            "--batch",
+            "2",
+            "--no-latency",
+            "--confirm",
+            "0",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epoch (3 updates of 32 pictures) at "
+        "32 px"
+    ) in done.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
+    assert len(rows) == 2
+    assert all(0 <= float(r["score"]) <= 100 for r in rows)
+    # The trainings are those of the two codes and of the uniform control.
+    assert len(list((tmp_path / "out" / "trainings").glob("*/summary.json"))) >= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--epochs", "3"), "give the pictures with --data"),
+        (("--finish", "paper"), "--finish trains the best code: give the pictures with --data"),
+        (("--teacher", "a1_in1k"), "give a recipe with --finish"),
+        (("--dataset", "synthetic/128", "--evaluator", "mine:judge"), "give one of the two"),
+        (("--dataset", "synthetic/128", "--repeats", "0"), "--repeats is 0"),
+        (("--confirm", "-1"), "--confirm is -1"),
+        (("--data", "nowhere"), "There is no nowhere"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: tuple[str, ...], words: str) -> None:
+    done = CliRunner().invoke(app, ["compress", "mobilenetv2", "--flops", "130M", *options])
+    assert isinstance(done.exception, BssZooError)
+    assert words in str(done.exception)
+
+
+def test_what_a_confirmation_measures_has_other_seeds_and_the_unseen_split(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", device="cpu")
+    code = bsszoo.Code.parse(CODE)
+    judge(code)
+    found = judge.tested(code, 1)
+    [fresh] = [f for f in (tmp_path / "trainings").glob("*/summary.json") if "_seed1001" in str(f)]
+    summary = json.loads(fresh.read_text())
+    assert (summary["test_top1"], summary["seed"], summary["tested_on"]) == (found, 1001, "validation")
+    assert (summary["val_pictures"], summary["test_pictures"]) == (32, 32)
+    searched = json.loads((judge.training_folder(code, 0) / "summary.json").read_text())
+    assert "test_top1" not in searched
