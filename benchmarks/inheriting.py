@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from bsszoo.codes.code import Code
+from bsszoo.compression.confirm import difference, mean_interval, shown
 from bsszoo.compression.finish import Finish, finish
-from bsszoo.compression.verdict import difference, mean_interval, shown
 from bsszoo.models.names import resolve_code
 from bsszoo.train.classification.recipe import read_recipe, with_values
 

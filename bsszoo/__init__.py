@@ -13,7 +13,7 @@ from bsszoo.version import __version__
 if TYPE_CHECKING:
     from bsszoo.codes.code import Code as Code
     from bsszoo.codes.cost import Cost as Cost
-    from bsszoo.compression.run import compress as compress
+    from bsszoo.compression.session import compress as compress
     from bsszoo.errors import BssZooError as BssZooError
     from bsszoo.models.create import create as create
     from bsszoo.models.names import list_models as list_models
@@ -26,7 +26,7 @@ _HOME = {
     "Code": "bsszoo.codes.code",
     "Cost": "bsszoo.codes.cost",
     "Space": "bsszoo.spaces.space",
-    "compress": "bsszoo.compression.run",
+    "compress": "bsszoo.compression.session",
     "cost": "bsszoo.models.resolve",
     "create": "bsszoo.models.create",
     "list_models": "bsszoo.models.names",

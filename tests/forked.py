@@ -32,7 +32,7 @@ def _context() -> Any:
                 "bsszoo.cli.main",
                 "bsszoo.train.loop",
                 "bsszoo.train.detection.task",
-                "bsszoo.compression.run",
+                "bsszoo.compression.session",
                 "bsszoo.report.page",
             ]
         )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bsszoo.cli.training_options import refuse_dataset
 from bsszoo.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def train_command(
     watcher = TrainingProgress(progress_console())
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
-        refuse_dataset(dataset)
+        _refuse_dataset(dataset)
         from bsszoo.train.detection.task import train_detector
 
         if check_files and first:
@@ -264,7 +263,7 @@ def validate_command(
 
     settings: dict[str, Any] = {} if split is None else {"val_split": split}
     if is_detection(what):
-        refuse_dataset(dataset)
+        _refuse_dataset(dataset)
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
         found = validate_detector(
@@ -313,3 +312,11 @@ def _lines_of(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise SettingsError(f"--labels {file} cannot be read: {why}.") from None
+
+
+def _refuse_dataset(dataset: str | None) -> None:
+    """A ``SettingsError`` where --dataset was given for a detector."""
+    from bsszoo.errors import SettingsError
+
+    if dataset is not None:
+        raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")

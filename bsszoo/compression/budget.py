@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost
 from bsszoo.errors import BudgetError, shown
 from bsszoo.evaluators.base import FunctionEvaluator, digest, load_function
+from bsszoo.options import Budget
 from bsszoo.report.figures import human
 from bsszoo.spaces.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
+from bsszoo.study.result import ResolvedBudget
 
 # A budget may exceed the network's own by one in so many.
 _ROUNDING: Final = 100
@@ -59,6 +62,29 @@ def check_not_larger(network: str, own: int, macs: int) -> None:
             "smaller one (60% is a share of its own), or --grow (grow=True in Python) if larger networks "
             "are what you look for."
         )
+
+
+def resolved_budget(budget: Budget, cost: Cost, latency: LatencyLimit | None) -> ResolvedBudget:
+    """A budget in numbers, of a network of a cost.
+
+    Raises:
+        BudgetError: An amount is none.
+    """
+
+    def amount(name: str) -> int | None:
+        given = getattr(budget, name)
+        return None if given is None else parse_amount(given, of=getattr(cost, name), what=f"--{name}")
+
+    macs = parse_amount(budget.flops, of=cost.macs, what="--flops")
+    if hint := plausible(macs, budget.flops):
+        raise BudgetError(f"--flops is {budget.flops!r}, {macs} multiply-adds.{hint}")
+    return ResolvedBudget(
+        macs=macs,
+        min_macs=int(macs * (1 - budget.slack)),
+        params=amount("params"),
+        activations=amount("activations"),
+        latency_ms=None if latency is None else latency.most,
+    )
 
 
 @dataclass(frozen=True, slots=True)

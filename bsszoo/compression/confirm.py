@@ -8,6 +8,7 @@ machines that share a study share these trainings too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import numpy as np
 
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Plan
-from bsszoo.compression.verdict import Interval, mean_interval, verdict
 from bsszoo.search.history import is_number
 from bsszoo.study.crew import share_of_threads
 from bsszoo.study.loop import reason
@@ -26,8 +26,7 @@ from bsszoo.study.result import Confirmation, ConfirmedRow
 if TYPE_CHECKING:
     from optuna.study import Study
 
-#: Fresh trainings of the code found and of the uniformly rescaled network, and the number of random codes.
-TRAININGS: Final = 3
+
 _KEPT: Final = "bsszoo:test"
 
 
@@ -68,7 +67,7 @@ def confirm(
     best: Code,
     study: Study,
     *,
-    trainings: int = TRAININGS,
+    trainings: int,
     workers: int = 1,
     seed: int = 0,
     on_result: Callable[[str, int, int], None] = lambda *_: None,
@@ -138,3 +137,95 @@ def _verdicts(rows: Sequence[ConfirmedRow], unit: str) -> Iterator[str]:
         control = [v for r in rows if r.role == role for v in r.tests]
         if found and control:
             yield verdict(found, control, name, unit)
+
+
+# Whether a found code is better than the controls: intervals over fresh trainings, and words that obey them
+
+
+#: Every interval holds the true value with this probability, if trainings vary normally.
+LEVEL: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and its interval; ``low`` and ``high`` are None where there is only one value, or no spread at all."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the whole interval is above zero; never without one."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether the whole interval is below zero; never without one."""
+        return self.high is not None and self.high < 0
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of values and Student's interval of it.
+
+    Raises:
+        ValueError: There is no value.
+    """
+    from scipy import stats
+
+    if not values:
+        raise ValueError("An interval needs at least one value.")
+    mean, n = float(np.mean(values)), len(values)
+    spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
+    if not spread:
+        return Interval(mean)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
+
+
+def difference(of: Sequence[float], against: Sequence[float]) -> Interval:
+    """The difference of the means of two groups, and Welch's interval of it (their variances may differ).
+
+    Raises:
+        ValueError: A group has no value.
+    """
+    from scipy import stats
+
+    if not of or not against:
+        raise ValueError("A difference needs at least one value on each side.")
+    mean = float(np.mean(of) - np.mean(against))
+    if min(len(of), len(against)) < 2 or not np.ptp(of) or not np.ptp(against):
+        return Interval(mean)
+    bounds = stats.ttest_ind(of, against, equal_var=False).confidence_interval(LEVEL)
+    return Interval(mean, float(bounds.low), float(bounds.high))
+
+
+def shown(interval: Interval, *, sign: bool = False, digits: int = 2) -> str:
+    """``91.20 (90.80 to 91.60)``, or the mean alone."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    # Rounded first, and minus nought made nought.
+    mean, low, high = (
+        None if v is None else round(v, digits) + 0.0 for v in (interval.mean, interval.low, interval.high)
+    )
+    text = format(mean, form)
+    return text if low is None or high is None else f"{text} ({format(low, form)} to {format(high, form)})"
+
+
+def verdict(found: Sequence[float], control: Sequence[float], name: str, unit: str = "points of test accuracy") -> str:
+    """One sentence that says "better" or "worse" only when the whole interval does.
+
+    Args:
+        found: Results of the code found [n].
+        control: Results of the control [m].
+        name: The control in words.
+        unit: What the results are counted in.
+    """
+    gap = difference(found, control)
+    counts = f"{len(found)} against {len(control)} trainings"
+    if gap.low is None:
+        return (
+            f"Against {name}: {shown(gap, sign=True)} {unit}, {counts}. No interval can be given, so nothing is "
+            "claimed: --confirm 3 or more trainings give one."
+        )
+    word = "better than" if gap.above_zero else "worse than" if gap.below_zero else "not distinguishable from"
+    return f"The code found is {word} {name}: {shown(gap, sign=True)} {unit}, {100 * LEVEL:.0f}% interval, {counts}."

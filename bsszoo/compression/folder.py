@@ -14,16 +14,17 @@ from typing import Any
 from bsszoo.errors import BssZooError, SettingsError
 from bsszoo.files import write_whole
 from bsszoo.search.history import is_number
-from bsszoo.study.result import CompressResult, TrialRow
+from bsszoo.study.result import Result, TrialRow
 from bsszoo.texts import one_line, parse_json
 
-SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES = (
+SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES, NOTES = (
     "settings.json",
     "controls.json",
     "result.json",
     "trials.csv",
     "report.html",
     "latency_table.json",
+    "notes.json",
 )
 #: How the code found is trained on the user's pictures.
 TRAINING_RECIPE = "training_recipe.yaml"
@@ -230,6 +231,16 @@ def scores_in(data: object) -> dict[str, float]:
     return {str(code): float(value) for code, value in found if is_number(value)}
 
 
+def notes_in(path: Path) -> dict[str, list[str]]:
+    """What the phases of a folder's run had to say, by phase; what is no text is left out."""
+    found = read_json(path / NOTES) or {}
+    return {
+        phase: [note for note in notes if isinstance(note, str)]
+        for phase, notes in found.items()
+        if isinstance(notes, list)
+    }
+
+
 def write_json(file: Path, data: Mapping[str, Any]) -> None:
     """Write an object as JSON, whole or not at all."""
     write_whole(file, json.dumps(dict(data), indent=2) + "\n")
@@ -242,7 +253,7 @@ def default_storage(path: Path) -> str:
     return URL.create("sqlite", database=str((path / _STUDY).resolve())).render_as_string()
 
 
-def write_result(path: Path, result: CompressResult) -> None:
+def write_result(path: Path, result: Result) -> None:
     """Write ``result.json`` and ``trials.csv``."""
     write_trials(path, result.trials)
     write_json(path / RESULT, result.to_dict())
@@ -269,6 +280,7 @@ def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
             "error",
             "trace",
             "repeats",
+            "reports",
         ]
     )
     for t in trials:
@@ -288,6 +300,7 @@ def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
                 t.error or "",
                 t.trace or "",
                 " ".join(map(repr, t.repeats)),
+                " ".join(f"{rung}:{value!r}" for rung, value in t.reports),
             ]
         )
     write_whole(path / TRIALS, out.getvalue())

@@ -11,15 +11,16 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import depth
 from bsszoo.codes.detector import DetectorHead, head_cost
 from bsszoo.codes.families import family_of
-from bsszoo.errors import BudgetError
+from bsszoo.errors import BudgetError, SettingsError
+from bsszoo.options import GridOptions
 from bsszoo.report.figures import human
 from bsszoo.spaces.candidate_set import CandidateSet
 from bsszoo.spaces.feasible import draw_candidates
 from bsszoo.spaces.latency import LatencyModel, LatencyTable, predicted
-from bsszoo.spaces.limits import Limits
+from bsszoo.spaces.limits import Caps, Limits
 from bsszoo.spaces.reachable import Nearest, contradiction, least_latency
 from bsszoo.spaces.space import MIN_SCALE, Space, fit_scale, uniform_code
-from bsszoo.study.result import Budget
+from bsszoo.study.result import ResolvedBudget
 
 #: Candidates drawn for a search, unless fewer codes are feasible.
 CANDIDATES = 20_000
@@ -28,21 +29,41 @@ CANDIDATES = 20_000
 _MOST_DRAWS = 8_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """How far a candidate may go from the uniformly rescaled network; None leaves a direction open.
+def caps_of(grid: GridOptions, own: Caps) -> Caps:
+    """The caps that were asked for, and the evaluator's own where nothing was.
 
-    ``depth`` and ``stage_depth`` are multiples of its depth (convolutions on the main path) and of each stage's number
-    of blocks; ``params`` the least and largest multiple of its parameters.
+    Raises:
+        SettingsError: One is no multiple.
     """
+    return Caps(
+        depth=own.depth if grid.depth_cap is None else _multiple("--depth-cap", grid.depth_cap),
+        stage_depth=own.stage_depth
+        if grid.stage_depth_cap is None
+        else _multiple("--stage-depth-cap", grid.stage_depth_cap),
+        params=own.params if grid.params_cap is None else _range("--params-cap", grid.params_cap),
+    )
 
-    depth: float | None = None
-    stage_depth: float | None = None
-    params: tuple[float, float] | None = None
+
+def _multiple(option: str, given: str | float) -> float | None:
+    if str(given).lower() == "none":
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1000:
+        raise SettingsError(f"{option} is {given!r}; it takes a multiple such as 1.5, or none.")
+    return value
 
 
-#: For the structural score, whose maximum runs to extremes.
-STRUCTURAL_CAPS = Caps(depth=1.5, stage_depth=2.0, params=(0.85, 1.25))
+def _range(option: str, given: str | tuple[float, float]) -> tuple[float, float] | None:
+    if str(given).lower() == "none":
+        return None
+    ends = given.split(":") if isinstance(given, str) else tuple(given)
+    a, b = (_multiple(option, end) for end in ends) if len(ends) == 2 else (None, None)
+    if a is None or b is None or a > b:
+        raise SettingsError(f"{option} is {given!r}; it takes the least and the most, such as 0.85:1.25, or none.")
+    return a, b
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +73,7 @@ class Plan:
     reference: Code
     uniform: Code
     scale: float
-    budget: Budget
+    budget: ResolvedBudget
     space: Space
     limits: Limits
     candidates: CandidateSet
@@ -90,7 +111,7 @@ def budget_space(reference: Code, macs: int, scale: float | None = None, head: D
 
 def make_plan(
     reference: Code,
-    budget: Budget,
+    budget: ResolvedBudget,
     *,
     caps: Caps,
     seed: int,
@@ -162,7 +183,7 @@ def make_plan(
     )
 
 
-def _attempts(caps: Caps, budget: Budget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
+def _attempts(caps: Caps, budget: ResolvedBudget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
     """The caps, then fewer and fewer of them unless ``strict``: (caps, least MACs, what was dropped).
 
     The budget itself never is dropped.
@@ -184,7 +205,7 @@ def _attempts(caps: Caps, budget: Budget, *, strict: bool) -> Iterator[tuple[Cap
 
 
 def _capped(
-    space: Space, uniform: Code, caps: Caps, budget: Budget, latency: LatencyModel | None
+    space: Space, uniform: Code, caps: Caps, budget: ResolvedBudget, latency: LatencyModel | None
 ) -> tuple[Space | None, Limits]:
     """The space whose stages keep their depth cap, and the limits that codes have to be checked against."""
     cost = space.cost(uniform)
@@ -265,7 +286,7 @@ def _check_table(space: Space, latency: LatencyModel | None) -> None:
         )
 
 
-def _check_head(space: Space, budget: Budget) -> None:
+def _check_head(space: Space, budget: ResolvedBudget) -> None:
     """A ``BudgetError`` where what stands beside a detector's backbone costs more than the budget by itself."""
     if space.head is None:
         return
@@ -279,7 +300,7 @@ def _check_head(space: Space, budget: Budget) -> None:
         )
 
 
-def _check_reachable(space: Space, budget: Budget) -> None:
+def _check_reachable(space: Space, budget: ResolvedBudget) -> None:
     """A ``BudgetError`` for a budget above all codes, where the lower limit would be given up in vain."""
     most = Limits().chain(space).extremes()[1][0]
     if budget.min_macs > most:
@@ -290,7 +311,7 @@ def _check_reachable(space: Space, budget: Budget) -> None:
         )
 
 
-def _check_together(space: Space | None, limits: Limits, budget: Budget, *, asked: bool) -> None:
+def _check_together(space: Space | None, limits: Limits, budget: ResolvedBudget, *, asked: bool) -> None:
     """A ``BudgetError`` that says which limit binds and what is the nearest, where no code can keep all of them."""
     ways = () if space is None else contradiction(space, limits)
     if space is None or not ways:
@@ -324,7 +345,7 @@ def _check_together(space: Space | None, limits: Limits, budget: Budget, *, aske
     raise BudgetError(text)
 
 
-def _change(way: Nearest, budget: Budget) -> str:
+def _change(way: Nearest, budget: ResolvedBudget) -> str:
     """What to do about a limit."""
     option = _WORDS[way.figure][1]
     if not way.upper:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import DetectorHead
 from bsszoo.compression.any_study import no_result, state_of, study_view
 from bsszoo.compression.budget import latency_limit
-from bsszoo.compression.closing import comparable, found_rows, with_earlier, with_predictions
-from bsszoo.compression.diverse import diverse
 from bsszoo.compression.folder import (
     CONTROLS,
     LATENCIES,
@@ -25,23 +22,27 @@ from bsszoo.compression.folder import (
     SETTINGS,
     default_storage,
     in_use,
+    notes_in,
     read_json,
     read_result,
     result_aside,
     scores_in,
     understood,
 )
-from bsszoo.compression.plan import Caps, Plan, make_plan
+from bsszoo.compression.plan import Plan, make_plan
+from bsszoo.compression.result import assemble, candidates_mark, controls_of, with_earlier
 from bsszoo.errors import SettingsError, close_matches
-from bsszoo.evaluators.base import Evaluator, EvaluatorInfo
-from bsszoo.evaluators.structural import StructuralEvaluator
+from bsszoo.evaluators.base import Evaluator, EvaluatorInfo, Score, Trial
+from bsszoo.evaluators.registry import BUILT_IN, built_in
 from bsszoo.files import plain_name
 from bsszoo.report.markup import write_page
 from bsszoo.report.page import render_page
 from bsszoo.report.study_page import StudyTrial, counted, render_study
+from bsszoo.search.history import is_number
 from bsszoo.search.insight import insight_of_rows
+from bsszoo.spaces.limits import Caps
 from bsszoo.study.loop import SearchPlan, trial_rows
-from bsszoo.study.result import Budget, CompressResult, NetworkRow
+from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import check_readable, open_storage, shown
 from bsszoo.texts import one_line
 
@@ -208,13 +209,19 @@ def _default_out(folder: Path | None, name: str) -> Path:
 # -- a study of ours ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Unloaded:
+class _Recorded(Evaluator):
     """An evaluator that is not loaded again, since only what it gave is shown."""
 
-    info: EvaluatorInfo
+    def __init__(self, info: EvaluatorInfo) -> None:
+        self._info = info
 
-    def __call__(self, code: Code) -> Any:
+    @property
+    def info(self) -> EvaluatorInfo:
+        """What the run says of it."""
+        return self._info
+
+    def evaluate(self, code: Code, trial: Trial) -> Score:
+        """Never called: it costs more than nothing."""
         raise AssertionError
 
 
@@ -222,38 +229,36 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
     earlier = read_result(folder) if folder is not None else None
     with understood(f"What the study {study.study_name!r} says of its candidates", "Nothing was changed."):
         plan, untold = _plan(settings, folder)
-    judge = _judge(plan, settings, earlier)
-    search = SearchPlan(plan.space, plan.candidates, judge, trials=1, batch_size=settings["batch"])
-    rows = trial_rows(study, search)
-    found = diverse(rows, 8)
-    if not found:
+    evaluator = _evaluator(plan, settings, earlier)
+    rows = trial_rows(study, SearchPlan(plan.space, plan.candidates, evaluator, 1, settings["batch"]))
+    if all(row.score is None for row in rows):
         raise no_result(study.study_name, [StudyTrial(i, s, None, {}) for i, s in enumerate(states)])
-    notes = [*plan.notes, *untold, *_asides(plan, settings)]
     kept = scores_in(read_json(folder / CONTROLS) if folder is not None else None) or scores_in(
         study.user_attrs.get("controls")
     )
-    controls = _controls(plan, judge, kept)
-    # The structural score does not apply to a network outside the budget; any other one was not kept.
-    missing = [c.role for c in controls if c.score is None and not isinstance(judge, StructuralEvaluator)]
+    notes = [*untold, *_asides(plan, settings)]
+    missing = [
+        role
+        for role, code in controls_of(plan).items()
+        if str(code) not in kept
+        and not evaluator.free
+        and evaluator.compares(plan.space.cost(code), plan.candidates, plan.budget.macs)
+    ]
     if missing:
         notes.append(f"Not judged for this page, as no score of it was kept: {', '.join(missing)}.")
-    result = CompressResult(
-        family=plan.reference.family,
-        reference=str(settings["network"]),
-        budget=plan.budget,
-        evaluator=judge.info,
+    result = assemble(
+        replace(plan, notes=(*plan.notes, *notes)),
+        evaluator,
+        rows,
+        title=str(settings["network"]),
         seed=settings["seed"],
-        scale=plan.scale,
-        candidates=len(plan.candidates),
-        caps=plan.caps,
-        notes=tuple(notes),
-        networks=with_predictions([*controls, *found_rows(found)], plan.limits.latency),
-        trials=tuple(rows),
-        seconds=0.0 if earlier else _span(study),
-        versions=_versions(earlier),
-        head=plan.space.head,
+        wanted=1,
+        scores=kept,
+        notes={} if folder is None else notes_in(folder),
+        seconds=_span(study) if earlier is None else _seconds(earlier),
+        folder=folder,
     )
-    if earlier is not None and folder is not None:
+    if folder is not None:
         with understood(folder / RESULT, result_aside(folder)):
             result = with_earlier(result, earlier, plan)
     open_ones = [s for s in states if s in ("running", "waiting", "cut off")]
@@ -272,9 +277,9 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
     return render_page(result, insight_of_rows(plan.candidates, rows), note=note)
 
 
-def _versions(earlier: Mapping[str, Any] | None) -> dict[str, str]:
-    found = (earlier or {}).get("versions")
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+def _seconds(earlier: Mapping[str, Any]) -> float:
+    found = earlier.get("seconds")
+    return float(found) if is_number(found) else 0.0
 
 
 def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[str]]:
@@ -308,7 +313,7 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
                 f"The latencies that limited the run were told by {told}, which a report does not load, and "
                 "there is no table of them in the run's folder. The page leaves them out."
             )
-    budget = Budget(
+    budget = ResolvedBudget(
         macs=settings["macs"],
         min_macs=settings["min_macs"],
         params=settings["params"],
@@ -336,8 +341,7 @@ def _count(name: str, value: object, kind: type = int) -> None:
 
 
 def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
-    drawn = hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
-    if drawn == settings["candidates"]:
+    if candidates_mark(plan) == settings["candidates"]:
         return []
     return [
         "The candidates drawn again for this page are not those of the run: it had a limit on latency, or another "
@@ -345,34 +349,20 @@ def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _judge(plan: Plan, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> Evaluator:
+def _evaluator(plan: Plan, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> Evaluator:
+    """One that costs nothing is made again; of any other one only what was kept is shown."""
     name = str(settings["evaluator"])
-    if name == "structural":
-        return StructuralEvaluator.over(plan.space, plan.candidates)
+    if name in BUILT_IN and built_in(name).free:
+        made: Evaluator = built_in(name)().over(plan.space, plan.candidates)
+        return made
     found = (earlier or {}).get("evaluator")
     told = found if isinstance(found, dict) else {}
     caution = told.get("caution")
-    return _Unloaded(
+    return _Recorded(
         EvaluatorInfo(
             name, str(told.get("measures") or f"what {name} returned"), caution if isinstance(caution, str) else None
         )
     )
-
-
-def _controls(plan: Plan, judge: Evaluator, kept: Mapping[str, float]) -> list[NetworkRow]:
-    """The controls with the scores that the run kept; the structural score, which costs nothing, is counted again."""
-    both: tuple[tuple[Literal["original", "uniform"], Code], ...] = (
-        ("original", plan.reference),
-        ("uniform", plan.uniform),
-    )
-    rows = []
-    for role, code in both:
-        cost = plan.space.cost(code)
-        value = kept.get(str(code))
-        if value is None and isinstance(judge, StructuralEvaluator) and comparable(plan, judge, code):
-            value = judge(code).value
-        rows.append(NetworkRow(role, role, code, cost, value, None))
-    return rows
 
 
 def _span(study: Study) -> float:

@@ -1,4 +1,4 @@
-"""What judges a code: the ``Evaluator`` protocol, its ``Score``, and a user's own function wrapped as one."""
+"""What judges a code: ``Evaluator``, its ``Score``, the ``Trial`` it reports to, and a user's function as one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ import math
 import os
 import sys
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost
 from bsszoo.errors import EvaluationError, UnknownNameError, close_matches
+from bsszoo.models.resolve import Network
+from bsszoo.spaces.candidate_set import CandidateSet
+from bsszoo.spaces.limits import Caps
+from bsszoo.spaces.space import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +57,138 @@ class Score:
         object.__setattr__(self, "value", float(value))
 
 
-@runtime_checkable
-class Evaluator(Protocol):
-    """Anything that judges a code. A plain function ``(Code) -> float`` becomes one by ``FunctionEvaluator``."""
+class Trial(Protocol):
+    """One evaluation of a code, as its evaluator sees it.
+
+    An evaluator of several rungs reports a value at the end of each and asks whether to go on. A trial ends complete
+    (``evaluate`` returned a score), failed (it raised) or pruned (it returned after ``should_stop()`` said True, or
+    raised ``optuna.TrialPruned``): of a pruned trial only the reports are kept, never a final score.
+    """
+
+    def report(self, value: float, rung: int) -> None:
+        """Record the value, higher is better, at the end of a rung (0, 1, ..).
+
+        Raises:
+            EvaluationError: The value is no finite number, or the rung no whole number from 0.
+        """
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether the last report is too low for the code to be worth its next rung."""
+        ...
+
+
+@dataclass
+class Untracked:
+    """A trial outside a study, such as a control's: nothing stops it, and its ``reports`` are kept by rung."""
+
+    reports: dict[int, float] = field(default_factory=dict)
+
+    def report(self, value: float, rung: int) -> None:
+        """Record the value at a rung."""
+        value, rung = checked_report(value, rung)
+        self.reports[rung] = value
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+
+def checked_report(value: float, rung: int) -> tuple[float, int]:
+    """A report as plain numbers; ``EvaluationError`` where it is none."""
+    if isinstance(rung, bool) or not isinstance(rung, int) or rung < 0:
+        raise EvaluationError(f"A rung is a whole number from 0; the evaluator gave {rung!r}.")
+    return Score(value).value, rung
+
+
+class Evaluator(ABC):
+    """What judges codes. A subclass has ``info`` and ``evaluate``; the rest is what searches ask it.
+
+    A plain function of a code does as well (``FunctionEvaluator``).
+    """
+
+    #: How far candidates may go from the uniformly rescaled network, where nothing else was asked for.
+    caps: ClassVar[Caps] = Caps()
+    #: Whether a score costs next to nothing and needs nothing of the user's: a report then computes those it lacks.
+    free: ClassVar[bool] = False
 
     @property
+    @abstractmethod
     def info(self) -> EvaluatorInfo:
         """What the scores are, for the screen and the report."""
-        ...
+
+    @abstractmethod
+    def evaluate(self, code: Code, trial: Trial) -> Score:
+        """The score of a code, higher is better; any exception is a failed trial."""
 
     def __call__(self, code: Code) -> Score:
-        """The score of a code; any exception is a failed trial."""
-        ...
+        """The score of a code outside a study: all rungs, whatever they give."""
+        return self.evaluate(code, Untracked())
+
+    def over(self, space: Space, candidates: CandidateSet) -> Evaluator:
+        """The evaluator of a search among candidates, such as one whose scores are relative to them."""
+        return self
+
+    def searched(self, network: Network) -> Network:
+        """The network as its costs are counted, such as a detector with the classes of the pictures."""
+        return network
+
+    def compares(self, cost: Cost, candidates: CandidateSet, most_macs: int) -> bool:
+        """Whether the score of a control of that cost says anything beside the candidates'."""
+        return True
+
+    def doubt(self, best: float) -> str | None:
+        """A sentence where the best score of a search is one that luck alone gives; else None."""
+        return None
+
+    def full_training(self) -> FullTraining | None:
+        """How a code found is trained in full, where the evaluator trains codes."""
+        return None
 
 
-class FunctionEvaluator:
-    """A user's function ``(Code) -> float`` (or ``-> Score``) as an ``Evaluator``.
+@dataclass(frozen=True, slots=True)
+class FullTraining:
+    """A recipe and the pictures it is for, with what a network for them is built with."""
+
+    recipe: Any
+    data: str | None
+    num_classes: int
+    in_chans: int
+
+
+class FunctionEvaluator(Evaluator):
+    """A user's function ``(code) -> float`` (or ``-> Score``) as an ``Evaluator``.
+
+    A function with a parameter ``trial``, ``(code, trial) -> float``, reports its rungs to it: see ``Trial``.
 
     Args:
         function: Called with each code; higher is better.
-        name: Shown on screen; by default the function's own ``module:name``.
+        name: Shown on screen; by default the function's own ``module:name``, or what an object's ``info`` says.
     """
 
-    def __init__(self, function: Callable[[Code], Any], *, name: str | None = None) -> None:
+    def __init__(self, function: Callable[..., Any], *, name: str | None = None) -> None:
         self.function = function
         own = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
         summary = (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
-        self._info = EvaluatorInfo(name or own, summary or f"value of {name or own}")
+        about = getattr(function, "info", None)
+        self._info = (
+            about
+            if isinstance(about, EvaluatorInfo)
+            else EvaluatorInfo(name or own, summary or f"value of {name or own}")
+        )
+        try:
+            self._takes_trial = "trial" in inspect.signature(function).parameters
+        except (TypeError, ValueError):  # one that is built in
+            self._takes_trial = False
 
     @property
     def info(self) -> EvaluatorInfo:
         """The function's name and the first line of its docstring."""
         return self._info
 
-    def __call__(self, code: Code) -> Score:
+    def evaluate(self, code: Code, trial: Trial) -> Score:
         """The function's value at a code."""
-        value = self.function(code)
+        value = self.function(code, trial=trial) if self._takes_trial else self.function(code)
         return value if isinstance(value, Score) else Score(value, self._info.measures)
 
 
@@ -123,16 +225,6 @@ def digest(evaluator: Evaluator) -> str:
     if not text:
         return ""
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def load_evaluator(spec: str) -> Evaluator:
-    """The evaluator that ``module:function`` names; the working directory is searched first, as ``python -m`` does.
-
-    Raises:
-        UnknownNameError: There is no such module or function; the text says which, with close matches.
-        EvaluationError: The module raised or exited while it was imported, or the name is no function.
-    """
-    return as_evaluator(load_function(spec, "evaluator", "'structural' or MODULE:FUNCTION"), name=spec)
 
 
 def load_function(spec: str, what: str, form: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -11,8 +11,10 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.detector import DetectorHead
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluators.base import EvaluatorInfo
+from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.trainings import HOLDOUT, Trainings
 from bsszoo.models.detectors import find_detector
+from bsszoo.models.resolve import Network
 from bsszoo.train.classification.recipe import recipe_text, with_values
 from bsszoo.train.detection.data import check_objects, open_coco, open_coco_split
 from bsszoo.train.detection.labels import labels_of
@@ -118,6 +120,43 @@ class DetectionEvaluator(Trainings):
     #: Outputs of the detectors' classifiers.
     classes: int = field(default=0, init=False, repr=False, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
+
+    @classmethod
+    def requested(cls, request: Request) -> DetectionEvaluator:
+        """Trainings by the recipe that was asked for, or the paper's.
+
+        Raises:
+            SettingsError, RecipeError, DataError: The recipe or the pictures cannot be used.
+        """
+        how, detector = request.training, request.network.detector
+        if detector is None:
+            raise SettingsError(f"--evaluator detection judges detectors, and {request.network.code} is none.")
+        how.refuse_for_detector()
+        recipe = detection_recipe(
+            str(detector), how.data, recipe=how.recipe, epochs=how.epochs, image_size=how.image_size, subset=how.subset
+        )
+        made = cls(
+            recipe,
+            how.folder,
+            (request.folder / "trainings").absolute(),
+            how.repeats,
+            head=DetectorHead.of(detector),
+            measure=how.ap,  # type: ignore[arg-type]  # checked there
+        )
+        if request.tested:
+            made.check_test()
+        return made
+
+    def searched(self, network: Network) -> Network:
+        """The detector with as many outputs as the pictures have categories."""
+        assert network.detector is not None
+        detector = replace(network.detector, num_classes=self.classes)
+        return network if detector == network.detector else replace(network, detector=detector)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs of the networks, and channels of their input."""
+        return self.classes, 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.families import family_of
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluators.base import EvaluatorInfo
+from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.trainings import HOLDOUT, Trainings
 from bsszoo.train.classification.data import (
     Split,
@@ -75,6 +76,20 @@ def training_recipe(
     return made
 
 
+def candidates_recipe(request: Request) -> Recipe:
+    """The recipe by which the candidates of a search are trained, or would be."""
+    how = request.training
+    return training_recipe(
+        request.network.code.family,
+        how.data,
+        recipe=how.recipe,
+        dataset=how.dataset,
+        epochs=how.epochs,
+        image_size=how.image_size,
+        subset=how.subset,
+    )
+
+
 @dataclass(frozen=True)
 class TrainingEvaluator(Trainings):
     """Judges a code by its top-1 accuracy [%] on held-out training pictures after a training by ``recipe``.
@@ -91,6 +106,23 @@ class TrainingEvaluator(Trainings):
     _held: int = field(default=0, init=False, repr=False, compare=False)
     _notes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
     _classes: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def requested(cls, request: Request) -> TrainingEvaluator:
+        """Trainings by the recipe that was asked for, or the paper's.
+
+        Raises:
+            SettingsError, RecipeError, DataError: The recipe or the pictures cannot be used.
+        """
+        how = request.training
+        if how.ap is not None:
+            raise SettingsError(
+                "--ap says what a detector's search is judged by; give a detector, such as maskrcnn_resnet50."
+            )
+        made = cls(candidates_recipe(request), how.folder, (request.folder / "trainings").absolute(), how.repeats)
+        if request.tested:
+            made.check_test()
+        return made
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,6 +159,11 @@ class TrainingEvaluator(Trainings):
     def test_unit(self) -> str:
         """What a difference of two results of ``tested`` is counted in."""
         return "points of test accuracy"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs of the networks, and channels of their input."""
+        return self.recipe.model.num_classes, self.recipe.model.in_chans
 
     def doubt(self, best: float) -> str | None:
         """A sentence where the best score of a search is one that untrained networks get too; else None.

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, EvaluationError, SettingsError
-from bsszoo.evaluators.base import Score
+from bsszoo.evaluators.base import Evaluator, FullTraining, Score, Trial
 from bsszoo.files import write_whole
 from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint import SUMMARY
@@ -31,7 +31,7 @@ _LOG_LINES: Final = 6
 
 
 @dataclass(frozen=True)
-class Trainings:
+class Trainings(Evaluator):
     """Trainings of codes by one recipe.
 
     Each training is a process of its own with its own folder and log, so that one that crashes or runs out of memory
@@ -93,7 +93,7 @@ class Trainings:
         """What a training's summary says, on the pictures held out or on the ``test`` split."""
         raise NotImplementedError
 
-    def __call__(self, code: Code) -> Score:
+    def evaluate(self, code: Code, trial: Trial) -> Score:
         """The mean result of a code's trainings; trainings that are finished are only read.
 
         Raises:
@@ -113,9 +113,19 @@ class Trainings:
             number: Which of its fresh trainings, from 0.
 
         Raises:
-            EvaluationError: As a call.
+            EvaluationError: As ``evaluate``.
         """
         return self.result_of(self.trained(code, self.recipe.run.seed + FRESH + number, test=True), test=True)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs of the networks, and channels of their input."""
+        raise NotImplementedError
+
+    def full_training(self) -> FullTraining:
+        """All pictures; without a split to validate on some are still held out."""
+        holdout = 0.0 if self.has_test() else self.recipe.data.holdout
+        return FullTraining(with_values(self.recipe, data={"holdout": holdout, "subset": 1.0}), self.data, *self.shape)
 
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import DetectorHead
 from bsszoo.codes.families import family_of
-from bsszoo.study.result import CompressResult, Finished, TrainingFacts
+from bsszoo.study.result import Finished, Result, TrainingFacts
 
 _OWN_NOTE: Final = (
     "By the recipe of this run, on all training pictures; --set changes any value, such as optim.lr. On several "
@@ -83,7 +83,7 @@ def commands(
     )
 
 
-def commands_of(result: CompressResult, code: Code) -> tuple[Command, ...]:
+def commands_of(result: Result, code: Code) -> tuple[Command, ...]:
     """The commands of a code that a run found; of the one that was trained in full, first what uses that network."""
     found = commands(code, result.training, result.head)
     if result.finished and result.training and result.finished.code == str(code):

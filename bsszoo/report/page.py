@@ -31,11 +31,11 @@ from bsszoo.report.side_by_side import cards
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
     from bsszoo.search.insight import Insight
-    from bsszoo.study.result import CompressResult, ConfirmedRow, NetworkRow, TrialRow
+    from bsszoo.study.result import ConfirmedRow, NetworkRow, Result, TrialRow
 
 
 def write_report(
-    result: CompressResult, path: str | os.PathLike[str], insight: Insight | None = None, *, note: str = ""
+    result: Result, path: str | os.PathLike[str], insight: Insight | None = None, *, note: str = ""
 ) -> Path:
     """The path of the report, written whole or not at all: a reader never sees half a page.
 
@@ -51,7 +51,7 @@ def write_report(
     return write_page(render_page(result, insight, note=note), path)
 
 
-def render_page(result: CompressResult, insight: Insight | None = None, *, note: str = "") -> str:
+def render_page(result: Result, insight: Insight | None = None, *, note: str = "") -> str:
     """The report of a run as the text of an HTML file; equal results give equal text.
 
     The result needs at least one found network. Text that a user gave stands in the page as text, never as markup.
@@ -88,7 +88,7 @@ def render_page(result: CompressResult, insight: Insight | None = None, *, note:
 # -- sections -------------------------------------------------------------------------------------------------
 
 
-def _headline(result: CompressResult, title: str) -> str:
+def _headline(result: Result, title: str) -> str:
     best, limit = result.best.cost, result.budget
     params = "" if limit.params is None else f" and {human(limit.params)} params"
     against = [
@@ -106,14 +106,14 @@ def _headline(result: CompressResult, title: str) -> str:
     )
 
 
-def _caution(result: CompressResult) -> str:
+def _caution(result: Result) -> str:
     measures = f"<p><b>Score ({text(result.evaluator.name)}):</b> {text(result.evaluator.measures)}</p>"
     if not result.evaluator.caution:
         return measures
     return f'<div class="caution" role="note">{measures}<p><b>Caution:</b> {text(result.evaluator.caution)}</p></div>'
 
 
-def _tiles(result: CompressResult) -> str:
+def _tiles(result: Result) -> str:
     best = result.best
     controls = _controls(result)
 
@@ -152,7 +152,7 @@ def _tiles(result: CompressResult) -> str:
     return f'<div class="tiles" aria-label="The best code found">{"".join(out)}</div>'
 
 
-def _networks(result: CompressResult) -> str:
+def _networks(result: Result) -> str:
     rows = []
     told = any(row.predicted_ms is not None for row in result.networks)
     for row in result.networks:
@@ -194,7 +194,7 @@ def _networks(result: CompressResult) -> str:
     )
 
 
-def _trained(result: CompressResult) -> list[str]:
+def _trained(result: Result) -> list[str]:
     """What was trained after the search, and the noise that trainings showed in it."""
     parts = []
     found = result.confirmation
@@ -227,12 +227,12 @@ def _trained(result: CompressResult) -> list[str]:
     return parts
 
 
-def _codes(result: CompressResult, rows: Sequence[NetworkRow | ConfirmedRow]) -> str:
+def _codes(result: Result, rows: Sequence[NetworkRow | ConfirmedRow]) -> str:
     items = "".join(f"<dt>{text(row.label)}</dt><dd><code>{text(result.name_of(row.code))}</code></dd>" for row in rows)
     return f'<p class="soft">A click selects a whole code.</p><dl class="codes">{items}</dl>'
 
 
-def _commands(result: CompressResult) -> str:
+def _commands(result: Result) -> str:
     out = []
     for row in result.networks:
         if row.role == "found":
@@ -250,7 +250,7 @@ def _command(command: Command) -> str:
     return f"<h3>{text(command.title)}</h3>{note}<pre><code>{text(command.text.rstrip())}</code></pre>"
 
 
-def _side_by_side(result: CompressResult) -> str:
+def _side_by_side(result: Result) -> str:
     return (
         cards(result) + '<p class="soft">Every network by stage; bars of one kind share their scale, and the thin '
         "mark is the uniformly rescaled network. The figures are the code's entries: they do not show the parts "
@@ -258,7 +258,7 @@ def _side_by_side(result: CompressResult) -> str:
     )
 
 
-def _plots(result: CompressResult) -> str:
+def _plots(result: Result) -> str:
     return figures(
         (
             "Best so far",
@@ -295,14 +295,14 @@ def _plots(result: CompressResult) -> str:
     )
 
 
-def _learnt(result: CompressResult, insight: Insight | None) -> tuple[str, ...]:
+def _learnt(result: Result, insight: Insight | None) -> tuple[str, ...]:
     evaluated = [(t.cost.macs, t.score) for t in result.trials if t.score is not None]
     if insight is None and len(evaluated) >= 2:
         return ()
     return "<h2>What the results teach</h2>", learnt(insight, evaluated, over="the candidates")
 
 
-def _facts(result: CompressResult) -> str:
+def _facts(result: Result) -> str:
     budget = result.budget
     limits = f"at most {budget.macs:,} {MACS_NAME} ({TWO_MACS_NAME}: {2 * budget.macs:,})"
     if budget.min_macs:
@@ -359,6 +359,6 @@ def _trials(trials: Sequence[TrialRow]) -> str:
 # -- parts ----------------------------------------------------------------------------------------------------
 
 
-def _controls(result: CompressResult) -> list[tuple[str, NetworkRow]]:
+def _controls(result: Result) -> list[tuple[str, NetworkRow]]:
     names = {"original": "original", "uniform": "uniformly rescaled"}
     return [(names[row.role], row) for row in result.networks if row.role in names]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
-    from bsszoo.study.result import CompressResult, NetworkRow, TrialRow
+    from bsszoo.study.result import NetworkRow, Result, TrialRow
 
 FOUND: Final = "#D55E00"
 UNIFORM: Final = "#009E73"
@@ -45,7 +45,7 @@ _TICKS: Final = {
 }
 
 
-def cost_against_score(result: CompressResult) -> str:
+def cost_against_score(result: Result) -> str:
     """Every trial's score over its MACs, with the codes found, the controls and the limits of the budget.
 
     Trials without a score stand as crosses at the foot; a control beyond the trials' range is named at the edge.
@@ -106,7 +106,7 @@ def cost_against_score(result: CompressResult) -> str:
         return svg_text(figure, prefix="cost-score", title=title)
 
 
-def params_against_score(result: CompressResult) -> str:
+def params_against_score(result: Result) -> str:
     """Every trial's score over its parameters, with the Pareto front, the best code and the limit when there is one."""
     with style():
         figure, axes = _figure(3.4)
@@ -158,7 +158,7 @@ def pareto_front(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, 
     return front
 
 
-def progress_by_trial(result: CompressResult) -> str:
+def progress_by_trial(result: Result) -> str:
     """Every trial's score in the order of the trials, the best so far as a line, batches as bands.
 
     Trials without a score stand as crosses at the foot.
@@ -212,7 +212,7 @@ def progress_by_trial(result: CompressResult) -> str:
         return svg_text(figure, prefix="progress", title=title)
 
 
-def stage_profile(result: CompressResult) -> str:
+def stage_profile(result: Result) -> str:
     """The best code beside the original and the uniformly rescaled network: width, depth, MACs of each stage.
 
     Bars of one stage stand side by side. The MACs of a stage are a share of its own network's.
@@ -259,15 +259,15 @@ def _scored(trials: Sequence[TrialRow]) -> list[TrialRow]:
     return [t for t in trials if t.score is not None]
 
 
-def _stages(result: CompressResult, code: Code) -> tuple[StageCost, ...]:
+def _stages(result: Result, code: Code) -> tuple[StageCost, ...]:
     return stage_costs(code) if result.head is None else backbone_stages(code)
 
 
-def _first(result: CompressResult, role: str) -> NetworkRow | None:
+def _first(result: Result, role: str) -> NetworkRow | None:
     return next((row for row in result.networks if row.role == role), None)
 
 
-def _macs_range(result: CompressResult) -> tuple[float, float]:
+def _macs_range(result: Result) -> tuple[float, float]:
     """The MACs [million] that the plot spans: trials, codes found, budget; the uniform network when it is near."""
     inside = [t.cost.macs for t in result.trials] + [result.budget.macs]
     inside += [row.cost.macs for row in result.networks if row.role == "found"]

@@ -11,13 +11,13 @@ from bsszoo.report.markup import text
 
 if TYPE_CHECKING:
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
-    from bsszoo.study.result import CompressResult, NetworkRow
+    from bsszoo.study.result import NetworkRow, Result
 
 # A card's drawing, in units that a phone shows at about a pixel each.
 _LEFT, _ROW, _HEAD, _GAP, _TOTAL, _NUMBER = 22, 17, 18, 10, 300, 30
 
 
-def cards(result: CompressResult) -> str:
+def cards(result: Result) -> str:
     """The networks of the closing table side by side, stage by stage.
 
     Bars of one column share their scale over all cards; the thin mark on a bar is the uniformly rescaled network's.

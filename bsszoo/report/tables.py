@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
     from bsszoo.codes.detector import Convolution
-    from bsszoo.study.result import CompressResult
+    from bsszoo.study.result import Result
 
 _TWO_MACS_COLUMN = "2xMACs"
 
@@ -147,7 +147,7 @@ def paper_form(code: Code) -> str:
     return "{" + ",".join(map(str, code.entries)) + "}"
 
 
-def result_table(result: CompressResult) -> Group:
+def result_table(result: Result) -> Group:
     """The end of a search: the controls and the codes found, each code whole beneath, and what the score is.
 
     Codes stand beneath the table, one to a line, because a code can be wider than a terminal.
@@ -201,7 +201,7 @@ def result_table(result: CompressResult) -> Group:
     return Group(*parts)
 
 
-def trained_tables(result: CompressResult) -> list[RenderableType]:
+def trained_tables(result: Result) -> list[RenderableType]:
     """What was trained after the search: the noise, the best code beside the controls, and its training in full."""
     parts: list[RenderableType] = []
     if result.noise is not None:

@@ -1,6 +1,15 @@
 """How the next code is chosen: the paper's sampler and ours for Optuna, and what they choose from. No torch."""
 
+from bsszoo.search.pruning import HalvingPruner
 from bsszoo.search.sampler import AutoBSSSampler
 from bsszoo.spaces import CandidateSet, LatencyFunction, LatencyTable, Limits, draw_candidates
 
-__all__ = ["AutoBSSSampler", "CandidateSet", "LatencyFunction", "LatencyTable", "Limits", "draw_candidates"]
+__all__ = [
+    "AutoBSSSampler",
+    "CandidateSet",
+    "HalvingPruner",
+    "LatencyFunction",
+    "LatencyTable",
+    "Limits",
+    "draw_candidates",
+]

@@ -65,8 +65,8 @@ def _whole_numbers(values: Sequence[object]) -> CodeTuple | None:
 def result_of(trial: FrozenTrial) -> dict[str, Any] | None:
     """What the evaluation of a trial gave; None before that, and where something else stands in its place.
 
-    ``value`` is a finite number or None, ``seconds`` a number, ``error`` and ``trace`` texts or None, ``repeats``
-    numbers.
+    ``value`` is a finite number or None, ``pruned`` whether it stopped after a rung, ``seconds`` a number, ``error``
+    and ``trace`` texts or None, ``repeats`` numbers.
     """
     found = trial.user_attrs.get(RESULT)
     if not isinstance(found, Mapping) or not (found.get("value") is None or is_number(found["value"])):
@@ -75,6 +75,7 @@ def result_of(trial: FrozenTrial) -> dict[str, Any] | None:
     repeats = found.get("repeats", ())
     return {
         "value": found.get("value"),
+        "pruned": found.get("pruned") is True and found.get("value") is None,
         "seconds": found["seconds"] if is_number(found.get("seconds")) else 0.0,
         **texts,
         "repeats": tuple(repeats) if isinstance(repeats, list) and all(map(is_number, repeats)) else (),
@@ -98,7 +99,7 @@ def dropped(trial: FrozenTrial) -> str | None:
     why = trial.user_attrs.get(DROPPED)
     result = result_of(trial)
     late = trial.state == TrialState.FAIL and result is not None and result["value"] is not None
-    if why is None or trial.state == TrialState.COMPLETE or (result is not None and not late):
+    if why is None or trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or (result is not None and not late):
         return None
     return str(why)
 
@@ -148,7 +149,7 @@ class History:
 
     codes: IntArray  # held [h, d]
     numbers: IntArray  # their trials' numbers [h], rising
-    values: FloatArray  # their results, larger is better; nan where there is none [h]
+    values: FloatArray  # their results, larger is better; nan where there is none, of pruned trials too [h]
     running: NDArray[np.bool_]  # [h]
     rows: IntArray  # their rows among the candidates, -1 for codes outside [h]
     due: IntArray  # rows of codes to be evaluated again, the first lost one first

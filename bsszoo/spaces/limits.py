@@ -44,6 +44,19 @@ class Bounds(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Caps:
+    """How far a candidate may go from the uniformly rescaled network; None leaves a direction open.
+
+    ``depth`` and ``stage_depth`` are multiples of its depth (convolutions on the main path) and of each stage's number
+    of blocks; ``params`` the least and largest multiple of its parameters.
+    """
+
+    depth: float | None = None
+    stage_depth: float | None = None
+    params: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Inclusive limits on a code; None where there is none.
 

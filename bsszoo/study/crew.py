@@ -67,12 +67,14 @@ class StudyAddress:
         """
         import optuna
 
+        from bsszoo.search.pruning import HalvingPruner
         from bsszoo.search.sampler import AutoBSSSampler
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = AutoBSSSampler(plan.candidates, mode=self.mode, batch_size=plan.batch_size, seed=self.seed)
+        pruner = HalvingPruner(plan.reduction)
         opened = open_storage(self.storage, opened_before=True) if storage is None else storage
-        return optuna.load_study(study_name=self.name, storage=opened, sampler=sampler)
+        return optuna.load_study(study_name=self.name, storage=opened, sampler=sampler, pruner=pruner)
 
 
 @dataclass(slots=True)

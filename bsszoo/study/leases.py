@@ -71,8 +71,14 @@ def settle(study: Study, trial: FrozenTrial) -> bool:
     result = result_of(trial)
     if result is None:
         return False
-    state, values = (TrialState.FAIL, None) if result["value"] is None else (TrialState.COMPLETE, [result["value"]])
-    _finish(study, trial, state, values)
+    if result["pruned"]:
+        # As Optuna's own tell: its value is the last report, which is no result.
+        last = trial.last_step
+        _finish(study, trial, TrialState.PRUNED, None if last is None else [trial.intermediate_values[last]])
+    elif result["value"] is None:
+        _finish(study, trial, TrialState.FAIL, None)
+    else:
+        _finish(study, trial, TrialState.COMPLETE, [result["value"]])
     return True
 
 

@@ -10,11 +10,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import RunError
-from bsszoo.evaluators.base import Evaluator
+from bsszoo.evaluators.base import Evaluator, checked_report
+from bsszoo.options import REDUCTION
 from bsszoo.search.history import (
     ENDED,
     MOST_DEATHS,
@@ -53,7 +54,8 @@ _log = logging.getLogger(__name__)
 class SearchPlan:
     """What a search needs beside its study: where codes come from, who judges them, and how many.
 
-    ``batch_size`` is that of the dispersed first codes; later it only groups the rows of the result.
+    ``batch_size`` is that of the dispersed first codes; later it only groups the rows of the result. Of the codes that
+    report at a rung one in ``reduction`` goes on to the next.
     """
 
     space: Space
@@ -61,6 +63,7 @@ class SearchPlan:
     evaluator: Evaluator
     trials: int
     batch_size: int
+    reduction: int = REDUCTION
 
     @property
     def wanted(self) -> int:
@@ -78,7 +81,8 @@ def run_search(
 ) -> None:
     """Evaluate codes one after the other until the study holds ``plan.trials`` of them, or every candidate.
 
-    An evaluator that raises, or gives no finite number, makes a failed trial whose reason is kept; the search goes on.
+    An evaluator that raises, or gives no finite number, makes a failed trial whose reason is kept; one that stops after
+    a rung makes a pruned trial, whose reports are kept and no score. The search goes on after either.
     So does a code whose evaluation ends the process (out of memory, a crash) twice: the next process fails its trial.
 
     Args:
@@ -246,7 +250,7 @@ def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, keeper: Keeper
         _describe(study, plan, frozen, code)
         # What is still there when the process is gone says that the evaluation took it along.
         study._storage.set_trial_user_attr(trial_id, STARTED, begun + 1)
-        result = _judged(plan, code)
+        result = _judged(plan, code, StudyTrial(study, frozen))
         study._storage.set_trial_user_attr(trial_id, RESULT, result)
         settle(study, study._storage.get_trial(trial_id))
     except UpdateFinishedTrialError:
@@ -309,13 +313,39 @@ def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: Code
             study._storage.set_trial_user_attr(frozen._trial_id, name, value)
 
 
-def _judged(plan: SearchPlan, code: CodeTuple) -> dict[str, object]:
+class StudyTrial:
+    """A running trial of a study, as an evaluator sees it (``bsszoo.evaluators.Trial``).
+
+    Its reports are the intermediate values of the Optuna trial, and the study's pruner says whether it should stop.
+    """
+
+    def __init__(self, study: Study, frozen: FrozenTrial) -> None:
+        self._study, self._trial_id = study, frozen._trial_id
+        self.number, self.stopped = frozen.number, False
+
+    def report(self, value: float, rung: int) -> None:
+        """Record the value at the end of a rung; one that an earlier process recorded is replaced."""
+        value, rung = checked_report(value, rung)
+        self._study._storage.set_trial_intermediate_value(self._trial_id, rung, value)
+
+    def should_stop(self) -> bool:
+        """Whether the study's pruner stops it after its last report."""
+        self.stopped = self._study.pruner.prune(self._study, self._study._storage.get_trial(self._trial_id))
+        return self.stopped
+
+
+def _judged(plan: SearchPlan, code: CodeTuple, trial: StudyTrial) -> dict[str, object]:
     start = time.perf_counter()
     value, error, trace = None, None, None
     repeats: tuple[float, ...] = ()
+    pruned = False
     try:
-        score = plan.evaluator(plan.space.code(list(code)))
-        value, repeats = score.value, score.repeats
+        score = plan.evaluator.evaluate(plan.space.code(list(code)), trial)
+        pruned = trial.stopped
+        if not pruned:
+            value, repeats = score.value, score.repeats
+    except TrialPruned:
+        pruned = True
     except (Exception, SystemExit) as fault:
         # Any fault of a user's function ends its trial only, sys.exit() in it too; Ctrl-C ends the run.
         error = reason(fault)
@@ -327,7 +357,7 @@ def _judged(plan: SearchPlan, code: CodeTuple) -> dict[str, object]:
         "error": error,
         "trace": trace,
     }
-    return result | ({"repeats": list(repeats)} if repeats else {})
+    return result | ({"pruned": True} if pruned else {}) | ({"repeats": list(repeats)} if repeats else {})
 
 
 def reason(error: BaseException) -> str:
@@ -388,7 +418,7 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
     found = code_of(trial, plan.candidates.names)
     assert found is not None
     code = plan.space.code(list(found))
-    complete = trial.state == TrialState.COMPLETE and is_number(trial.value)
+    complete, pruned = trial.state == TrialState.COMPLETE and is_number(trial.value), trial.state == TrialState.PRUNED
     result = result_of(trial) or {}
     lost = died(trial, plan) if dropped(trial) else "no reason was recorded"
     return TrialRow(
@@ -396,10 +426,11 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
         code=code,
         cost=plan.space.cost(code),
         score=trial.value if complete else None,
-        state="complete" if complete else "failed",
+        state="complete" if complete else "pruned" if pruned else "failed",
         seconds=float(result.get("seconds", 0.0)),
         batch=place // plan.batch_size,
-        error=None if complete else result.get("error") or lost,
+        error=None if complete or pruned else result.get("error") or lost,
         trace=result.get("trace"),
         repeats=result.get("repeats", ()),
+        reports=tuple(sorted(trial.intermediate_values.items())),
     )

@@ -28,7 +28,7 @@ def _is(kind: type, value: Any, *, none: bool = False) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class ResolvedBudget:
     """Hard limits on a code: ``min_macs <= MACs <= macs`` [multiply-adds], and the others where given.
 
     ``params`` and ``activations`` [elements] are counts; ``latency_ms`` is in ms, as the run's latency model tells it.
@@ -53,22 +53,23 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One evaluated code. ``score`` is None and ``error`` says why when the evaluation failed.
+    """One evaluated code. ``score`` is None where the evaluation failed, which ``error`` says why, or was pruned.
 
-    ``trace`` holds the last lines of a failed evaluation's traceback; ``repeats`` the results that the score is the
-    mean of, where the evaluator gave several.
+    ``reports`` are the values at the ends of its rungs, as (rung, value); ``trace`` holds the last lines of a failed
+    evaluation's traceback; ``repeats`` the results that the score is the mean of, where the evaluator gave several.
     """
 
     number: int
     code: Code
     cost: Cost
     score: float | None
-    state: Literal["complete", "failed"]
+    state: Literal["complete", "pruned", "failed"]
     seconds: float
     batch: int
     error: str | None = None
     trace: str | None = None
     repeats: tuple[float, ...] = ()
+    reports: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,7 @@ class TrainingFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class CompressResult:
+class Result:
     """A finished search. ``networks`` starts with the controls; the found codes follow, best first.
 
     ``caps`` are the limits beside the budget in words, ``notes`` what the run had to say (a cap dropped, a trial
@@ -247,7 +248,7 @@ class CompressResult:
 
     family: str
     reference: str
-    budget: Budget
+    budget: ResolvedBudget
     evaluator: EvaluatorInfo
     seed: int
     scale: float
@@ -301,6 +302,7 @@ class CompressResult:
             "notes": list(self.notes),
             "trials": {
                 "complete": sum(t.state == "complete" for t in self.trials),
+                "pruned": sum(t.state == "pruned" for t in self.trials),
                 "failed": sum(t.state == "failed" for t in self.trials),
             },
             "noise": self.noise,

@@ -10,13 +10,13 @@ import pytest
 import bsszoo
 from bsszoo.codes.code import Code
 from bsszoo.compression.reopen import report_study
-from bsszoo.evaluators.base import EvaluatorInfo, Score
+from bsszoo.evaluators import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.study.result import Confirmation
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 4, "latency": False}
 
 
-class Judge:
+class Judge(Evaluator):
     """Scores by the number of blocks; a fresh training gives nearly the same."""
 
     info = EvaluatorInfo("blocks", "blocks of the network")
@@ -29,7 +29,7 @@ class Judge:
         self.failing: Code | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, code: Code) -> Score:
+    def evaluate(self, code: Code, trial: Trial) -> Score:
         value = float(sum(code.depths))
         return Score(value, "blocks", (value - 0.5, value + 0.5))
 

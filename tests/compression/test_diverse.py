@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from bsszoo.codes import code_cost
-from bsszoo.compression.diverse import diverse
+from bsszoo.compression.result import diverse
 from bsszoo.spaces import Space
 from bsszoo.study.result import TrialRow
 

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from bsszoo.codes import FAMILIES, Code, code_cost, depth
-from bsszoo.compression.plan import STRUCTURAL_CAPS, Caps, budget_space, make_plan
+from bsszoo.compression.plan import budget_space, make_plan
 from bsszoo.errors import BudgetError
 from bsszoo.evaluators.structural import StructuralEvaluator
 from bsszoo.search import LatencyFunction, LatencyTable
 from bsszoo.spaces.chain import space_shapes
+from bsszoo.spaces.limits import Caps
 from bsszoo.spaces.space import uniform_code
-from bsszoo.study.result import Budget
+from bsszoo.study.result import ResolvedBudget
+
+STRUCTURAL_CAPS = StructuralEvaluator.caps
 
 
 def _original(family):
@@ -21,7 +24,12 @@ def _original(family):
 
 def _plan(family="mobilenetv2", macs=130_000_000, *, caps=STRUCTURAL_CAPS, params=None, candidates=2000, **more):
     return make_plan(
-        _original(family), Budget(macs, int(0.9 * macs), params), caps=caps, seed=0, candidates=candidates, **more
+        _original(family),
+        ResolvedBudget(macs, int(0.9 * macs), params),
+        caps=caps,
+        seed=0,
+        candidates=candidates,
+        **more,
     )
 
 
@@ -115,7 +123,7 @@ def test_a_scale_of_ones_own_is_kept():
 
 def test_structural_scores_are_standardised_and_equal_one_by_one():
     plan = _plan()
-    judge = StructuralEvaluator.over(plan.space, plan.candidates)
+    judge = StructuralEvaluator().over(plan.space, plan.candidates)
     scores = judge.scores(plan.space, plan.candidates)
     assert scores.mean() == pytest.approx(0, abs=1e-9)
     for i in range(0, 2000, 97):
@@ -134,7 +142,7 @@ def _timed(**more):
     space = budget_space(_original("mobilenetv2"), 130_000_000)
     rng = np.random.default_rng(0)
     table = LatencyTable({shape: 0.1 + rng.random() for shape in space_shapes(space)})
-    budget = Budget(130_000_000, 117_000_000, 2_500_000, 4_000_000, **more)
+    budget = ResolvedBudget(130_000_000, 117_000_000, 2_500_000, 4_000_000, **more)
     return table, make_plan(_original("mobilenetv2"), budget, caps=Caps(), seed=0, candidates=300, latency=table)
 
 
@@ -172,7 +180,7 @@ def test_limits_on_activations_and_latency_that_nothing_keeps_are_named(budget, 
     with pytest.raises(BudgetError) as error:
         make_plan(
             _original("mobilenetv2"),
-            Budget(130_000_000, 117_000_000, **budget),
+            ResolvedBudget(130_000_000, 117_000_000, **budget),
             caps=Caps(),
             seed=0,
             candidates=50,
@@ -185,7 +193,7 @@ def test_limits_that_contradict_each_other_name_the_nearest_code_for_each():
     with pytest.raises(BudgetError) as error:
         make_plan(
             _original("mobilenetv2"),
-            Budget(130_000_000, 117_000_000, None, 2_500_000),
+            ResolvedBudget(130_000_000, 117_000_000, None, 2_500_000),
             caps=Caps(params=(2.0, 3.0)),
             seed=0,
             strict=True,

@@ -15,7 +15,6 @@ import pytest
 import bsszoo
 from bsszoo.codes import Code, code_cost
 from bsszoo.compression.folder import run_folder
-from bsszoo.compression.plan import Caps
 from bsszoo.errors import BudgetError, RunError, SettingsError, UnknownNameError
 from bsszoo.models.names import resolve_code
 
@@ -117,7 +116,7 @@ def test_fewer_codes_than_trials_are_said_and_a_control_beyond_the_limit_too(tmp
         out=tmp_path,
         max_latency=2.1,
         latency=False,
-        caps=Caps(),
+        depth_cap="none",
         latency_model=lambda code: sum(code.depths) / 2,
         trials=400,
         batch=4,

@@ -13,7 +13,7 @@ import bsszoo
 from bsszoo.codes import code_cost
 from bsszoo.compression.storage import shown
 from bsszoo.errors import BudgetError, EvaluationError, SettingsError
-from bsszoo.study import EvaluatorInfo, Score
+from bsszoo.evaluators import EvaluatorInfo, Score
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 2, "latency": False}
 
@@ -72,7 +72,7 @@ def test_a_wrong_storage_is_said_before_candidates_are_drawn_and_a_failed_run_ma
     def drawn(*_args, **_settings):
         raise BudgetError("drawn")
 
-    monkeypatch.setattr("bsszoo.compression.run.make_plan", drawn)
+    monkeypatch.setattr("bsszoo.compression.session.make_plan", drawn)
     monkeypatch.chdir(tmp_path)
     for url in (
         "sqlite:///nowhere/search.db",

@@ -70,7 +70,7 @@ def test_the_command_with_workers_ends_as_one_worker_does_with_distinct_codes(tm
     seen = (tmp_path / "seen.txt").read_text().split()
     assert len(rows) == len({r["code"] for r in rows}) == 10
     assert len(seen) == len(set(seen)) == 10 + 2  # and the two controls
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["trials"] == {"complete": 10, "failed": 0}
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["trials"] == {"complete": 10, "pruned": 0, "failed": 0}
 
 
 def test_two_commands_share_one_search_through_a_grpc_proxy(tmp_path):
@@ -196,7 +196,7 @@ def test_failed_trials_are_evaluated_again_when_asked_for(tmp_path):
     with pytest.raises(RunError, match="--retry-failed"):
         bsszoo.compress("mobilenetv2", evaluator=judge, out=tmp_path, **SMALL)
     fails = False
-    result = bsszoo.compress("mobilenetv2", evaluator=judge, out=tmp_path, retry=True, **SMALL)
+    result = bsszoo.compress("mobilenetv2", evaluator=judge, out=tmp_path, retry_failed=True, **SMALL)
     assert [t.state for t in result.trials] == ["complete"] * 4
 
 

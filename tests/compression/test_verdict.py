@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bsszoo.compression.verdict import Interval, difference, mean_interval, shown, verdict
+from bsszoo.compression.confirm import Interval, difference, mean_interval, shown, verdict
 
 FIGURES = st.lists(st.floats(0, 100, width=32), min_size=2, max_size=8).filter(lambda v: np.std(v) > 1e-3)
 

@@ -21,9 +21,9 @@ from bsszoo.cli.main import app
 from bsszoo.codes import FAMILIES
 from bsszoo.compression.finish import Finish
 from bsszoo.errors import BssZooError, EvaluationError, RecipeError, SettingsError
+from bsszoo.evaluators import Evaluator, Score, Trial
 from bsszoo.evaluators.training import TrainingEvaluator, training_recipe
 from bsszoo.report.commands import after_training, commands
-from bsszoo.study import Score
 from bsszoo.train.classification.paper import paper_recipe
 from bsszoo.train.classification.recipe import DataPart, Recipe, read_recipe
 from bsszoo.train.strict import as_mapping
@@ -66,7 +66,7 @@ def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None
     assert judge.doubt(55.0) is not None
     assert judge.doubt(57.0) is None
 
-    class Trained:
+    class Trained(Evaluator):
         """Its trainings, which would take most of a minute, have been done."""
 
         info, doubt = judge.info, judge.doubt
@@ -74,7 +74,7 @@ def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None
         def __init__(self, top1: float) -> None:
             self.top1 = top1
 
-        def __call__(self, code: bsszoo.Code) -> Score:
+        def evaluate(self, code: bsszoo.Code, trial: Trial) -> Score:
             return Score(self.top1)
 
     for top1, doubted in ((25.0, True), (57.0, False)):

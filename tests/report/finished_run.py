@@ -9,7 +9,7 @@ import numpy as np
 from bsszoo.codes import Code, code_cost, family_of
 from bsszoo.evaluators.base import EvaluatorInfo
 from bsszoo.spaces import Space
-from bsszoo.study.result import Budget, CompressResult, NetworkRow, TrialRow
+from bsszoo.study.result import NetworkRow, ResolvedBudget, Result, TrialRow
 
 CAUTION = "This score is a heuristic, not an accuracy: nothing was trained."
 
@@ -23,7 +23,7 @@ def example_run(
     found: int = 3,
     latency: bool = True,
     controls_scored: bool = True,
-) -> CompressResult:
+) -> Result:
     """A run over random codes of a family's grid at 0.6, with made-up scores."""
     rng = np.random.default_rng(7)
     space = Space.of(family).scaled(0.6)
@@ -46,10 +46,10 @@ def example_run(
         NetworkRow(f"found {i}", "found", t.code, t.cost, t.score, 10.25 if latency else None)
         for i, t in enumerate(best, 1)
     ]
-    return CompressResult(
+    return Result(
         family=family,
         reference=family,
-        budget=Budget(max(t.cost.macs for t in rows) + 1_000_000),
+        budget=ResolvedBudget(max(t.cost.macs for t in rows) + 1_000_000),
         evaluator=EvaluatorInfo("structural", "z(log depth) + z(log params) + z(log activations)", CAUTION),
         seed=3,
         scale=0.6,
@@ -70,7 +70,7 @@ def original(family: str) -> Code:
     return Code.from_entries(family, data.original, **depth)
 
 
-def with_text(run: CompressResult, text: str) -> CompressResult:
+def with_text(run: Result, text: str) -> Result:
     """A run that carries a text everywhere a user or an evaluator can put one."""
     return replace(
         run,

@@ -13,10 +13,10 @@ from strategies import FAMILY_NAMES
 
 from bsszoo.report.figures import human
 from bsszoo.report.plots import cost_against_score, params_against_score, progress_by_trial, stage_profile
-from bsszoo.study.result import CompressResult
+from bsszoo.study.result import Result
 
 PLOTS = (cost_against_score, params_against_score, progress_by_trial, stage_profile)
-Plot = Callable[[CompressResult], str]
+Plot = Callable[[Result], str]
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -7,10 +7,11 @@ import pytest
 from optuna.trial import TrialState
 
 from bsszoo.codes import code_cost
+from bsszoo.evaluators import FunctionEvaluator
 from bsszoo.search import AutoBSSSampler, Limits, draw_candidates
 from bsszoo.search.history import STARTED
 from bsszoo.spaces import Space
-from bsszoo.study import FunctionEvaluator, SearchPlan, run_search, trial_rows
+from bsszoo.study import SearchPlan, run_search, trial_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = Space.of("resnet18")

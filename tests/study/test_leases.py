@@ -11,10 +11,11 @@ import pytest
 from optuna.trial import TrialState
 
 from bsszoo.errors import SettingsError
+from bsszoo.evaluators import FunctionEvaluator
 from bsszoo.search import AutoBSSSampler, CandidateSet
 from bsszoo.search.history import DROPPED, LOST, RESULT, RETURNED, SURPLUS, codes_due, holders, read_history
 from bsszoo.spaces import Space
-from bsszoo.study import FunctionEvaluator, Lease, SearchPlan, leases, run_search, trial_rows
+from bsszoo.study import Lease, SearchPlan, leases, run_search, trial_rows
 from bsszoo.study.leases import BEAT, Keeper, Observer, give_up, owner
 from bsszoo.study.loop import retry_failed, work_once
 

@@ -11,9 +11,13 @@ from optuna.trial import TrialState
 
 from bsszoo.codes import code_cost
 from bsszoo.errors import EvaluationError, UnknownNameError
+from bsszoo.evaluators import FunctionEvaluator, Score
+from bsszoo.evaluators.registry import Request, make_evaluator
+from bsszoo.models.resolve import resolve
+from bsszoo.options import TrainingOptions
 from bsszoo.search import AutoBSSSampler, Limits, draw_candidates
 from bsszoo.spaces import Space
-from bsszoo.study import FunctionEvaluator, Score, SearchPlan, load_evaluator, open_storage, run_search, trial_rows
+from bsszoo.study import SearchPlan, open_storage, run_search, trial_rows
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = Space.of("mobilenetv2")
@@ -135,7 +139,8 @@ def test_functions_are_found_by_name(tmp_path, monkeypatch):
     (tmp_path / "needs_for_a_test.py").write_text("import not_installed_anywhere\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = load_evaluator("mine_for_a_test:widest")
+    request = Request(resolve("resnet18"), TrainingOptions(), tmp_path)
+    found = make_evaluator("mine_for_a_test:widest", request)
     assert found(SPACE.largest).value == 640
     assert found.info.measures == "Widest stage."
     for spec, error, text in (
@@ -151,7 +156,7 @@ def test_functions_are_found_by_name(tmp_path, monkeypatch):
         ("needs_for_a_test:f", EvaluationError, "not_installed_anywhere"),
     ):
         with pytest.raises(error, match=text):
-            load_evaluator(spec)
+            make_evaluator(spec, request)
 
 
 def test_a_failed_code_that_two_processes_had_tried_again_is_evaluated_once_more_only():

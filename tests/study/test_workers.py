@@ -254,7 +254,8 @@ _NO_GUARD = """
 import sys, numpy as np, optuna
 from bsszoo.spaces import Space
 from bsszoo.search import CandidateSet
-from bsszoo.study import FunctionEvaluator, SearchPlan, StudyAddress, open_storage, run_workers
+from bsszoo.evaluators import FunctionEvaluator
+from bsszoo.study import SearchPlan, StudyAddress, open_storage, run_workers
 
 def judge(code):
     return 1.0

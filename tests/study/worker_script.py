@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bsszoo.study import FunctionEvaluator
+from bsszoo.evaluators import FunctionEvaluator
 
 SEEN, SECONDS = (sys.argv[5], float(sys.argv[6])) if len(sys.argv) > 6 else ("", 0.0)
 

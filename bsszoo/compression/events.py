@@ -1,0 +1,212 @@
+"""``Event``: what a compression has just done, for progress bars, notebooks and logs alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bsszoo.codes.code import Code
+from bsszoo.compression.plan import Plan
+from bsszoo.evaluators.base import EvaluatorInfo
+from bsszoo.report.figures import both_macs, human
+from bsszoo.study.result import ResolvedBudget, TrialRow
+from bsszoo.train.checkpoint import Row
+from bsszoo.train.watching import Now, Start
+
+Phase = Literal["plan", "controls", "search", "measure", "confirm", "finish"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A step of a compression.
+
+    ``text`` is a line or more for a log. ``done`` of ``total`` steps of the phase are over (trials of ``search``,
+    trainings of ``confirm``, updates of ``finish``); 0 of 0 where that is not counted. ``trial`` has just finished,
+    ``best`` is the best one so far. ``folder`` is the run's, once it has one. ``minor`` events come so often that a log
+    takes one now and then.
+    """
+
+    phase: Phase
+    text: str
+    done: int = 0
+    total: int = 0
+    trial: TrialRow | None = None
+    best: TrialRow | None = None
+    folder: Path | None = None
+    minor: bool = False
+
+
+Callback = Callable[[Event], None]
+
+
+def begun(network: str, budget: ResolvedBudget) -> Event:
+    """The request was understood; candidates are drawn next, which takes long when few codes are feasible."""
+    limit = f", params at most {human(budget.params)}" if budget.params else ""
+    limit += f", activations at most {human(budget.activations)}" if budget.activations else ""
+    limit += f", latency at most {budget.latency_ms:g} ms" if budget.latency_ms else ""
+    return Event("plan", f"Compressing {network}\nBudget: {both_macs(budget.macs)}{limit}\nDrawing candidates ...")
+
+
+def planned(plan: Plan, info: EvaluatorInfo, folder: Path, done: int, trials: int) -> Event:
+    """The candidates are drawn; ``done`` of the ``trials`` asked for were finished by an earlier run."""
+    macs = plan.candidates.macs
+    assert macs is not None  # drawn from a space, whose costs are known
+    earlier = (
+        ""
+        if not done
+        else f" ({done} trials are finished already; {trials} were asked for, so none is left to do)"
+        if done >= trials
+        else f" (going on after {done} finished trials)"
+    )
+    lines = [
+        f"Candidates: {len(plan.candidates):,} codes within the limits, {human(int(macs.min()))} to "
+        f"{human(int(macs.max()))} MACs, on the grid at scale {plan.scale:g}",
+        *(
+            [f"Fewer than the {trials} trials asked for: all of them will be evaluated"]
+            if len(plan.candidates) < trials
+            else []
+        ),
+        *(f"Cap: {cap}" for cap in plan.caps),
+        *(f"Note: {note}" for note in plan.notes),
+        f"Evaluator: {info.name}, {info.measures}",
+        *([f"  {info.caution}"] if info.caution else []),
+        f"Folder: {folder}{earlier}",
+    ]
+    return Event("plan", "\n".join(lines), folder=folder)
+
+
+class SearchEvents:
+    """The events of a search, which count its trials and know the best."""
+
+    def __init__(self, emit: Callback, done: Sequence[TrialRow], total: int) -> None:
+        self._emit, self.done, self.total = emit, len(done), total
+        self.best = max((t for t in done if t.score is not None), key=lambda t: t.score or 0.0, default=None)
+
+    def started(self) -> None:
+        """The first code is asked for next."""
+        self._emit(Event("search", "", self.done, self.total, best=self.best, minor=True))
+
+    def finished(self, trial: TrialRow) -> None:
+        """One more trial is finished."""
+        self.done += 1
+        text, minor = self._best_so_far(), True
+        if trial.state == "failed":
+            text, minor = f"trial {trial.number} failed: {(trial.error or '').partition(chr(10))[0]}", False
+        elif trial.score is not None and (self.best is None or trial.score > (self.best.score or 0.0)):
+            self.best = trial
+            text = self._best_so_far()
+        self._emit(Event("search", text, self.done, self.total, trial, self.best, minor=minor))
+
+    def waiting(self, trials: int) -> None:
+        """Nothing is left to ask for; so many trials are still evaluated by other machines."""
+        word = "trial" if trials == 1 else "trials"
+        self._emit(
+            Event(
+                "search",
+                f"Waiting for {trials} {word} of other workers; their codes are evaluated here if they die ...",
+                self.done,
+                self.total,
+                best=self.best,
+            )
+        )
+
+    def _best_so_far(self) -> str:
+        if self.best is None:
+            return "best so far: none"
+        return f"best so far: score {self.best.score:.3f} at {human(self.best.cost.macs)} MACs"
+
+
+def confirming(result: str, done: int, trainings: int) -> Event:
+    """So many of so many fresh trainings are done; ``result`` is the last one's, empty at the start."""
+    already = f", {done} of them done already" if done else ""
+    text = (
+        f"  {done}/{trainings} {result}"
+        if result
+        else f"Confirming: {trainings} fresh trainings of the best code and of controls, measured on unseen "
+        f"pictures{already} ..."
+    )
+    return Event("confirm", text, done, trainings)
+
+
+class TrainingEvents:
+    """The events of the training in full of the best code (a ``train.watching.Watcher``)."""
+
+    def __init__(self, emit: Callback, code: Code) -> None:
+        self._emit, self._done, self._total, self._ends, self._val = emit, 0, 0, 0, 0
+        emit(Event("finish", f"Training the best code in full: {code}"))
+
+    def started(self, start: Start) -> None:
+        """Everything is checked and opened."""
+        self._done, self._total, self._ends, self._val = start.resumed, start.total, len(start.ends), start.val
+        resumed = f", going on after {start.resumed:,} of them" if start.resumed else ""
+        self._emit(
+            Event(
+                "finish",
+                f"{start.total:,} updates on {start.train:,} pictures, {start.val:,} to validate on{resumed}; "
+                f"folder {start.folder}",
+                start.resumed,
+                start.total,
+            )
+        )
+
+    def updated(self, now: Now) -> None:
+        """About once a second."""
+        self._done = now.update
+        text = f"update {now.update}/{self._total}: loss {now.loss:.4f}, {now.images_per_s:,.0f} images/s"
+        self._emit(Event("finish", text, now.update, self._total, minor=True))
+
+    def validating(self, pictures: int) -> None:
+        """So many pictures of the validation split are done."""
+        text = f"validating: {pictures:,} of {self._val:,} pictures"
+        self._emit(Event("finish", text, self._done, self._total, minor=True))
+
+    def validated(self, row: Row) -> None:
+        """A round is over."""
+        self._emit(Event("finish", row.text(self._ends), self._done, self._total))
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        self._emit(Event("finish", f"Note: {text}"))
+
+
+class LogLines:
+    """A callback that writes lines to a log: each event's text, of the frequent ones one in ``seconds``.
+
+    Args:
+        write: Takes a line, such as ``logging.getLogger("search").info`` or ``print``.
+        seconds: Least time between two lines of frequent events [s].
+    """
+
+    def __init__(self, write: Callable[[str], object], seconds: float = 10.0) -> None:
+        self._write, self._seconds = write, seconds
+        self._last = self._begun = time.monotonic()
+        self._from = 0
+        self._phase: Phase | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Write the event, or leave it out."""
+        now = time.monotonic()
+        if event.phase != self._phase:
+            # The time left is that of this phase's steps in this process.
+            self._phase, self._begun, self._from = event.phase, now, event.done
+            self._last = now
+        if event.minor:
+            over = event.total and event.done >= event.total
+            if not event.text or (now - self._last < self._seconds and not over):
+                return
+            self._last = now
+        if event.minor and event.phase == "search":
+            code = "" if event.best is None else f"  {event.best.code}"
+            self._write(f"{event.done}/{event.total} trials, {event.text}{code}{self._left(event, now)}")
+            return
+        for line in event.text.splitlines():
+            self._write(line)
+
+    def _left(self, event: Event, now: float) -> str:
+        fresh = event.done - self._from
+        if event.done >= event.total or not fresh:
+            return ""
+        return f", about {(now - self._begun) / fresh * (event.total - event.done):.0f} s left"

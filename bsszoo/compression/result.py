@@ -1,0 +1,274 @@
+"""What a compression found: its result, made of the study and of what the run's folder keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from bsszoo.codes.code import Code
+from bsszoo.compression.folder import TRAINING_RECIPE
+from bsszoo.compression.plan import Plan
+from bsszoo.errors import RunError
+from bsszoo.evaluators.base import Evaluator, FullTraining
+from bsszoo.files import write_whole
+from bsszoo.search.history import is_number
+from bsszoo.spaces.latency import predicted
+from bsszoo.study.result import Confirmation, Finished, NetworkRow, Result, TrainingFacts, TrialRow
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Most codes the closing table holds; at least five when as many were evaluated.
+FOUND: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CompressResult(Result):
+    """A finished search as a person uses it: printed, it is its table; a notebook shows that as HTML.
+
+    ``folder`` is the run's, where everything of it is kept.
+    """
+
+    folder: Path | None = None
+
+    @property
+    def recommended(self) -> NetworkRow:
+        """The network to take: the best code found, or the uniformly rescaled one where fresh trainings favour that.
+
+        Without fresh trainings (``confirmation`` is None) it is the best score, which a heuristic evaluator's caution
+        applies to.
+        """
+        best = self.best
+        if self.confirmation is not None:
+            means = {r.role: sum(r.tests) / len(r.tests) for r in self.confirmation.rows if r.tests}
+            if means.get("uniform", float("-inf")) > means.get("found", float("-inf")):
+                return next(row for row in self.networks if row.role == "uniform")
+        return best
+
+    def build(self, row: NetworkRow | None = None, *, weights: bool = True, **arguments: Any) -> nn.Module:
+        """The network of a row, the recommended one by default.
+
+        Args:
+            row: One of ``networks``.
+            weights: Load the weights of the best code's training in full, where that is the network and was trained.
+            arguments: For ``bsszoo.create``, such as ``num_classes``; by default those of the pictures, where codes
+                were trained on some.
+        """
+        from bsszoo.models.create import create
+
+        row = self.recommended if row is None else row
+        if self.training is not None:
+            arguments = {"num_classes": self.training.num_classes, "in_chans": self.training.in_chans, **arguments}
+        done = self.finished
+        if weights and done is not None and done.code == str(row.code) and self.folder is not None:
+            return create(f"local-dir:{self.folder / done.folder}", pretrained=True)
+        return create(self.name_of(row.code), **arguments)
+
+    def __str__(self) -> str:
+        return self._rendered(html=False)
+
+    def _repr_html_(self) -> str:
+        return self._rendered(html=True)
+
+    def _rendered(self, *, html: bool) -> str:
+        import io
+
+        from rich.console import Console
+
+        from bsszoo.report.tables import result_table, trained_tables
+
+        console = Console(file=io.StringIO(), width=160, record=True)
+        for table in (result_table(self), *trained_tables(self)):
+            console.print(table)
+        if html:
+            return console.export_html(inline_styles=True, code_format='<pre style="white-space:pre">{code}</pre>')
+        return console.export_text()
+
+
+def assemble(
+    plan: Plan,
+    evaluator: Evaluator,
+    trials: Sequence[TrialRow],
+    *,
+    title: str,
+    seed: int,
+    wanted: int,
+    scores: Mapping[str, float],
+    notes: Mapping[str, Sequence[str]],
+    training: TrainingFacts | None = None,
+    seconds: float = 0.0,
+    versions: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> CompressResult:
+    """The result of a run's search, by the run itself and by ``bsszoo report`` alike.
+
+    ``with_earlier`` adds what was measured and trained after it.
+
+    Args:
+        plan: What was searched.
+        evaluator: What judged, or stands for it.
+        trials: The finished trials.
+        title: What was compressed, as it was named.
+        seed: The run's.
+        wanted: Trials that were asked for.
+        scores: Those of the controls by code, as far as they were judged.
+        notes: What phases had to say, by phase.
+        training: How a code found is trained on the user's pictures.
+        seconds: What the run has taken.
+        versions: Of what it depends on.
+        folder: The run's.
+
+    Raises:
+        RunError: No trial has a score.
+    """
+    found = diverse(trials, FOUND)
+    if not found:
+        cause = next((t.error for t in trials if t.error), "no reason was recorded").rstrip(".")
+        raise RunError(
+            f"All {len(trials)} trials failed; the first reason: {cause}. Mend the evaluator "
+            f"{evaluator.info.name} and run the same command with --retry-failed, or with another --out "
+            "if its file changed."
+        )
+    rows = [
+        *control_rows(plan, evaluator, scores),
+        *(NetworkRow(f"found {i}", "found", t.code, t.cost, t.score, None) for i, t in enumerate(found, start=1)),
+    ]
+    return CompressResult(
+        family=plan.reference.family,
+        reference=title,
+        budget=plan.budget,
+        evaluator=evaluator.info,
+        seed=seed,
+        scale=plan.scale,
+        candidates=len(plan.candidates),
+        caps=plan.caps,
+        notes=(*plan.notes, *_notes(plan, evaluator, trials, found[0].score, wanted, notes)),
+        networks=tuple(replace(row, predicted_ms=predicted(plan.limits.latency, row.code)) for row in rows),
+        trials=tuple(trials),
+        seconds=round(seconds, 3),
+        versions=versions or {},
+        training=training,
+        head=plan.space.head,
+        folder=folder,
+    )
+
+
+def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan: Plan) -> CompressResult:
+    """The result with what ``result.json`` held: latencies of the same codes, and what was trained after the search.
+
+    Raises:
+        ValueError, KeyError: ``earlier`` is no result.
+    """
+    if earlier is None:
+        return result
+    latencies = {n["code"]: n["latency_ms"] for n in earlier.get("networks", []) if is_number(n.get("latency_ms"))}
+    best, versions = result.best.code, earlier.get("versions")
+    finished = Finished.from_dict(earlier["finished"]) if earlier.get("finished") else None
+    facts = TrainingFacts.from_dict(earlier["training"]) if earlier.get("training") else None
+    return replace(
+        result,
+        networks=tuple(replace(row, latency_ms=latencies.get(str(row.code))) for row in result.networks),
+        confirmation=_confirmation(earlier.get("confirmation"), best, plan),
+        finished=finished if finished is not None and finished.code == str(best) else None,
+        training=result.training or facts,
+        versions=result.versions
+        or ({str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}),
+    )
+
+
+def _notes(
+    plan: Plan,
+    evaluator: Evaluator,
+    trials: Sequence[TrialRow],
+    best: float | None,
+    wanted: int,
+    phases: Mapping[str, Sequence[str]],
+) -> list[str]:
+    notes = list(phases.get("controls", ()))
+    if len(plan.candidates) < wanted:
+        notes.append(
+            f"Only {len(plan.candidates)} codes keep the limits: all were evaluated, where {wanted} "
+            "trials were asked for."
+        )
+    doubt = None if best is None else evaluator.doubt(best)
+    notes += [] if doubt is None else [doubt]
+    failed = sum(t.state == "failed" for t in trials)
+    if failed:
+        notes.append(f"{failed} of {len(trials)} trials failed; trials.csv holds their reasons.")
+    return [*notes, *phases.get("measure", ()), *phases.get("confirm", ())]
+
+
+def _confirmation(earlier: Mapping[str, Any] | None, best: Code, plan: Plan) -> Confirmation | None:
+    """What was confirmed, where that is still the best code."""
+    found = None if earlier is None else Confirmation.from_dict(earlier, plan.space.cost)
+    if found is None or any(r.role == "found" and r.code != best for r in found.rows):
+        return None
+    return found
+
+
+def controls_of(plan: Plan) -> dict[Literal["original", "uniform"], Code]:
+    """The networks that the codes found are compared with."""
+    return {"original": plan.reference, "uniform": plan.uniform}
+
+
+def control_rows(plan: Plan, evaluator: Evaluator, scores: Mapping[str, float]) -> list[NetworkRow]:
+    """The controls with their scores; one that costs nothing is computed where it was not kept."""
+    rows = []
+    for role, code in controls_of(plan).items():
+        cost, value = plan.space.cost(code), scores.get(str(code))
+        if value is None and evaluator.free and evaluator.compares(cost, plan.candidates, plan.budget.macs):
+            value = evaluator(code).value
+        rows.append(NetworkRow(role, role, code, cost, value, None))
+    return rows
+
+
+def training_facts(how: FullTraining | None, folder: Path) -> TrainingFacts | None:
+    """How a code found is trained on the user's pictures, and its recipe in the folder; None without pictures."""
+    from bsszoo.train.classification.recipe import recipe_text
+
+    if how is None:
+        return None
+    write_whole(folder / TRAINING_RECIPE, recipe_text(how.recipe))
+    return TrainingFacts(str(folder), TRAINING_RECIPE, how.data, how.num_classes, how.in_chans)
+
+
+def candidates_mark(plan: Plan) -> str:
+    """A mark of the candidates that were drawn."""
+    return hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
+
+
+def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
+    """Up to ``most`` finished trials of different codes, best first: a handful to train, where one score is no answer.
+
+    Taken from the better half by score: the best one, then always the best that lies at least a gap from all taken.
+    The gap is the largest (shrinking from the median distance of the evaluated codes, each entry divided by its spread)
+    at which enough codes are found, so they are as different as their number allows.
+    """
+    done = sorted((t for t in trials if t.score is not None), key=lambda t: (-float(t.score or 0), t.number))
+    first: dict[Code, TrialRow] = {}
+    for trial in done:
+        first.setdefault(trial.code, trial)
+    done = list(first.values())
+    if len(done) <= 1:
+        return done[:most]
+    entries = np.array([t.code.entries for t in done], dtype=np.float64)
+    spread = entries.std(axis=0)
+    points = entries / np.where(spread > 0, spread, 1.0)
+    distance = cdist(points, points)
+    pool = range(-(-len(done) // 2))
+    gap = float(np.median(distance[np.triu_indices(len(done), k=1)]))
+    for _ in range(60):
+        taken: list[int] = []
+        for i in pool:
+            if len(taken) < most and all(distance[i, j] >= gap for j in taken):
+                taken.append(i)
+        if len(taken) == min(most, len(pool)):
+            break
+        gap *= 0.9
+    return [done[i] for i in taken]

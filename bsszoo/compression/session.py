@@ -1,0 +1,602 @@
+"""``Compression``: from a network and a budget to several good codes and their training, phase by phase."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from bsszoo.codes.code import Code
+from bsszoo.codes.detector import Detector, DetectorHead, network_cost
+from bsszoo.compression.budget import check_not_larger, latency_limit, resolved_budget
+from bsszoo.compression.confirm import Tester
+from bsszoo.compression.confirm import confirm as confirm_best
+from bsszoo.compression.events import Callback, Event, SearchEvents, TrainingEvents, begun, confirming, planned
+from bsszoo.compression.finish import Finish, read_finish
+from bsszoo.compression.finish import finish as finish_best
+from bsszoo.compression.folder import (
+    CONTROLS,
+    LATENCIES,
+    NOTES,
+    REPORT,
+    RESULT,
+    SETTINGS,
+    check_settings,
+    check_trials,
+    first_free_folder,
+    notes_in,
+    read_json,
+    read_result,
+    result_aside,
+    run_folder,
+    scores_in,
+    understood,
+    write_json,
+    write_result,
+)
+from bsszoo.compression.plan import Plan, caps_of, make_plan
+from bsszoo.compression.result import (
+    CompressResult,
+    assemble,
+    candidates_mark,
+    controls_of,
+    training_facts,
+    with_earlier,
+)
+from bsszoo.compression.stopping import ends_in_order
+from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls, shown
+from bsszoo.errors import RunError, SettingsError
+from bsszoo.evaluators.base import Evaluator, FullTraining, digest
+from bsszoo.evaluators.registry import Request, make_evaluator
+from bsszoo.files import plain_name
+from bsszoo.models.resolve import Network, resolve
+from bsszoo.options import REDUCTION, Budget, Options
+from bsszoo.report.figures import human
+from bsszoo.search.insight import Insight, insight_of_rows
+from bsszoo.search.sampler import Mode
+from bsszoo.spaces.latency import LatencyTable
+from bsszoo.study.crew import StudyAddress
+from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
+from bsszoo.study.result import ResolvedBudget
+from bsszoo.study.storages import first_line
+from bsszoo.study.workers import run_workers
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from torch import nn
+
+# All networks of the table are in memory together while they take turns: 4 bytes a parameter.
+_MOST_PARAMS: Final = 1_500_000_000
+_NO_LATENCY: Final = (
+    "Latencies of detectors are not measured: the time depends on how many objects they find, and "
+    "untrained ones find anything."
+)
+_CONTROLS: Final = {"original": "the original network", "uniform": "the uniformly rescaled network"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What the options come to before anything is written: what is searched, and what makes the run the same run."""
+
+    network: Network
+    title: str
+    plan: Plan
+    search: SearchPlan
+    sharing: Sharing
+    mode: Mode
+    finish: Finish | None
+    settings: Mapping[str, Any]
+    folder_name: str
+
+    @property
+    def evaluator(self) -> Evaluator:
+        return self.search.evaluator
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A run's folder and study, held by this process; ``earlier`` is what ``result.json`` held before."""
+
+    folder: Path
+    address: StudyAddress
+    study: Study
+    earlier: Mapping[str, Any] | None
+    since: float
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken, in this process and in earlier ones."""
+        before = (self.earlier or {}).get("seconds", 0.0)
+        return time.perf_counter() - self.since + (before if isinstance(before, (int, float)) else 0.0)
+
+
+class Compression:
+    """The compression of a network under a budget, phase by phase.
+
+    Each phase is a method that goes on where an earlier process stopped and returns the result as it then is:
+    ``search``, ``measure`` (latencies), ``confirm`` (fresh trainings beside the controls), ``finish`` (the best code in
+    full). Everything is in the run's folder, and in the study where that is elsewhere. Within ``with`` the folder is
+    held for as long; else each method holds it.
+
+    Args:
+        network: What is compressed, and the first control: whatever ``bsszoo.models.resolve`` takes, such as a name
+            of the zoo, a code, a weights file or a training's folder, whose code is searched from. Of a detector
+            (``maskrcnn_resnet50``) the backbone's code is searched, and every limit is on the detector.
+        budget: What a code may cost at most; None where its options are given by name.
+        callbacks: Called with each ``Event``.
+        options: Options by their names, such as ``data="pictures"``, ``evaluator=..``, ``trials=32``, ``out=..``; they
+            are described in ``bsszoo.options`` and by ``bsszoo compress --help``.
+
+    Raises:
+        SettingsError, BudgetError: There is no such option, or a value makes no sense.
+
+    Example:
+        >>> job = Compression("resnet18", Budget(flops="60%"), trials=4, batch=2, latency=False, out="run")
+        >>> job.search().best.role
+        'found'
+    """
+
+    def __init__(
+        self,
+        network: str | Path | Code | Detector | nn.Module,
+        budget: Budget | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        **options: Any,
+    ) -> None:
+        self.network, self.options = network, Options.of(budget, **options)
+        self.callbacks = list(callbacks)
+        #: The run's folder, once it is known.
+        self.folder: Path | None = None
+        self._opened_now: _Opened | None = None
+        self._held: ExitStack | None = None
+        self._insight: tuple[int, Insight | None] = (-1, None)
+
+    def __enter__(self) -> Compression:
+        with ExitStack() as stack:
+            stack.enter_context(self._open())
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        assert self._held is not None
+        return self._held.__exit__(*exception)
+
+    # -- phases -----------------------------------------------------------------------------------------------
+
+    def search(self) -> CompressResult:
+        """Judge the controls, and codes until the study holds as many as were asked for.
+
+        Raises:
+            BudgetError: No code meets the budget, or it would make the network larger and ``grow`` is not given.
+            UnknownNameError, CodeError: There is no such network or evaluator.
+            SettingsError: The folder or the storage cannot be used.
+            RunError: Every trial failed.
+            StoppedError: SIGTERM came.
+        """
+        with self._open() as run:
+            made, options = self._prepared, self.options.search
+            earlier = trial_rows(run.study, made.search)
+            if options.retry_failed and retry_failed(run.study, made.search):
+                earlier = [row for row in earlier if row.state != "failed"]
+            self._emit(planned(made.plan, made.evaluator.info, run.folder, len(earlier), options.trials))
+            self._judge_controls(run)
+            events = SearchEvents(self._emit, earlier, made.search.wanted)
+            events.started()
+            if options.workers > 1:
+                run_workers(
+                    run.address,
+                    made.search,
+                    events.finished,
+                    workers=options.workers,
+                    lease=made.sharing.lease,
+                    alone=options.study is None,
+                    waiting=events.waiting,
+                )
+            else:
+                run_search(run.study, made.search, events.finished, lease=made.sharing.lease, waiting=events.waiting)
+            return self._write(run, self._assembled(run))
+
+    def measure(self) -> CompressResult:
+        """Measure the forward time of the result's networks on this machine, which take turns."""
+        with self._open() as run:
+            result = self._assembled(run)
+            if result.head is not None:
+                # How long the second stage of an untrained detector takes says nothing of a trained one.
+                return self._noted(run, result, "measure", [_NO_LATENCY])
+            if sum(row.cost.params for row in result.networks) > _MOST_PARAMS:
+                note = "Latencies were not measured: the networks are too large to be in memory together."
+                return self._noted(run, result, "measure", [note])
+            from bsszoo.latency.timer import measure_latencies
+
+            number = len(result.networks)
+            self._emit(Event("measure", f"Measuring the latency of {number} networks on this machine ..."))
+            taken = measure_latencies([row.code for row in result.networks])
+            networks = [
+                replace(row, latency_ms=latency.median_ms) for row, latency in zip(result.networks, taken, strict=True)
+            ]
+            how = f"median of {taken[0].runs} forwards of one image, {taken[0].where}, the networks taking turns."
+            return self._noted(run, replace(result, networks=tuple(networks)), "measure", [f"Latency: {how}"])
+
+    def confirm(self, trainings: int | None = None) -> CompressResult:
+        """Train the best code and controls afresh, and measure them on pictures that the search never saw.
+
+        Args:
+            trainings: Fresh trainings each, in place of the option ``confirm``; 0, or an evaluator that trains
+                nothing, leaves the result as it is.
+        """
+        with self._open() as run:
+            result, judge = self._assembled(run), self._prepared.evaluator
+            trainings = self.options.end.confirm if trainings is None else trainings
+            if not trainings or not isinstance(judge, Tester):
+                return result
+            found = confirm_best(
+                judge,
+                self._prepared.plan,
+                result.best.code,
+                run.study,
+                trainings=trainings,
+                workers=self.options.search.workers,
+                seed=result.seed,
+                on_result=lambda *step: self._emit(confirming(*step)),
+            )
+            return self._noted(run, replace(result, confirmation=found), "confirm", found.notes)
+
+    def finish(self, how: Finish | None = None) -> CompressResult:
+        """Train the best code in full, in the run's folder.
+
+        Args:
+            how: How, in place of the option ``finish``; without either the result stays as it is.
+        """
+        with self._open() as run:
+            result = self._assembled(run)
+            how = self._prepared.finish if how is None else how
+            if how is None:
+                return result
+            code = result.best.code
+            watcher = TrainingEvents(self._emit, code)
+            done = finish_best(how, code, self._prepared.plan.reference, run.folder, watcher)
+            return self._write(run, replace(result, finished=done))
+
+    def result(self) -> CompressResult:
+        """The result as the study and the folder hold it now."""
+        with self._open() as run:
+            return self._assembled(run)
+
+    def run(self) -> CompressResult:
+        """All phases that were asked for, one after the other; what each gave is written before the next begins."""
+        with self._open():
+            result = self.search()
+            if self.options.end.latency:
+                result = self.measure()
+            if self.options.end.confirm:
+                result = self.confirm()
+            return result if self._prepared.finish is None else self.finish()
+
+    # -- before anything is written ---------------------------------------------------------------------------
+
+    @cached_property
+    def _prepared(self) -> _Prepared:
+        options = self.options
+        sharing = Sharing(options.search.storage, options.search.study, options.search.workers, options.search.grace)
+        network = resolve(self.network)
+        asked = options.budget
+        limit = latency_limit(asked.max_latency, asked.latency_table, asked.latency_model)
+        where = Path("bsszoo-runs" if options.search.out is None else options.search.out)
+        request = Request(network, options.training, where, tested=options.end.confirm > 0)
+        # The budget is read twice: first so that a wrong one is said before pictures are opened.
+        resolved_budget(asked, _cost(network), limit)
+        evaluator = make_evaluator(options.search.evaluator, request)
+        counted = evaluator.searched(network)
+        head = None if counted.detector is None else DetectorHead.of(counted.detector)
+        reference = network.code
+        whole = str(reference if head is None else head.on(reference))
+        cost = _cost(counted)
+        budget = resolved_budget(asked, cost, limit)
+        # What is named by a place on this machine is recorded by its code, and so is what is counted otherwise.
+        named = isinstance(self.network, str) and self.network[:1] != "{" and network.source is None
+        title = str(self.network) if named and counted is network else whole
+        if not asked.grow:
+            check_not_larger(title, cost.macs, budget.macs)
+        finish = self._finish(request, evaluator)
+        if finish is not None:
+            finish.check(reference)
+        caps = caps_of(options.grid, evaluator.caps)
+        sharing.reach()
+        self._emit(begun(whole, budget))
+        plan = make_plan(
+            reference,
+            budget,
+            caps=caps,
+            seed=options.search.seed,
+            scale=options.grid.scale,
+            strict=options.grid.capped,
+            latency=None if limit is None else limit.model,
+            head=head,
+        )
+        evaluator = evaluator.over(plan.space, plan.candidates)
+        search = SearchPlan(
+            plan.space,
+            plan.candidates,
+            evaluator,
+            options.search.trials,
+            options.search.batch,
+            options.search.reduction,
+        )
+        settings = {
+            "network": title,
+            "code": str(reference),
+            "macs": budget.macs,
+            "min_macs": budget.min_macs,
+            "params": budget.params,
+            "activations": budget.activations,
+            "evaluator": evaluator.info.name,
+            "evaluator_source": digest(evaluator),
+            "batch": options.search.batch,
+            "seed": options.search.seed,
+            "scale": plan.scale,
+            "caps": {
+                "depth": caps.depth,
+                "stage_depth": caps.stage_depth,
+                "params": None if caps.params is None else list(caps.params),
+            },
+            "candidates": candidates_mark(plan),
+            "search": options.search.search,
+            "storage": None if sharing.storage is None else shown(sharing.storage),
+            "study": sharing.study,
+            **({} if head is None else {"head": asdict(head)}),
+            **({} if options.search.reduction == REDUCTION else {"reduction": options.search.reduction}),
+            **({} if limit is None else limit.settings),
+        }
+        return _Prepared(
+            network,
+            title,
+            plan,
+            search,
+            sharing,
+            cast(Mode, options.search.search),
+            finish,
+            settings,
+            _folder_name(title, budget, evaluator, settings),
+        )
+
+    def _finish(self, request: Request, evaluator: Evaluator) -> Finish | None:
+        """How the best code is trained in full, or None."""
+        end, training = self.options.end, request.training
+        if end.finish is None or isinstance(end.finish, Finish):
+            return end.finish
+        if request.network.detector is not None:
+            raise SettingsError(
+                "--finish is for classifiers. The search of a detector ends with the command that "
+                "trains the best one in full."
+            )
+        if not training.given:
+            raise SettingsError("--finish trains the best code: give the pictures with --data.")
+        from bsszoo.evaluators.training import TrainingEvaluator, candidates_recipe
+        from bsszoo.train.classification.recipe import with_values
+
+        def judged() -> Any:
+            return evaluator.recipe if isinstance(evaluator, TrainingEvaluator) else candidates_recipe(request)
+
+        recipe = read_finish(end.finish, request.network.code.family, judged, training.folder)
+        if training.dataset is not None:
+            recipe = with_values(recipe, data={"dataset": training.dataset})
+        return Finish(recipe, training.folder, end.teacher, end.inherit)
+
+    # -- the folder and the study -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _open(self) -> Iterator[_Opened]:
+        """The run's folder and study, which no other process holds for as long."""
+        if self._opened_now is not None:
+            yield self._opened_now
+            return
+        since = time.perf_counter()
+        made = self._prepared
+        with self._place() as folder, ends_in_order(folder), _storage_faults(folder, made.sharing.storage):
+            self.folder = folder
+            check_settings(folder, made.settings)
+            address, study = open_study(made.sharing, made.mode, made.search, made.settings, folder)
+            write_json(folder / SETTINGS, made.settings)
+            if isinstance(made.plan.limits.latency, LatencyTable):
+                made.plan.limits.latency.save(folder / LATENCIES)  # `bsszoo report` draws the candidates again
+            check_trials(folder, held_trials(study, made.search))
+            self._opened_now = _Opened(folder, address, study, read_result(folder), since)
+            try:
+                yield self._opened_now
+            finally:
+                self._opened_now = None
+
+    @contextmanager
+    def _place(self) -> Iterator[Path]:
+        """The folder. Machines that share a study may share a disk too: each has its own."""
+        out, made = self.folder or self.options.search.out, self._prepared
+        if out is not None or made.sharing.study is None:
+            folder = Path("bsszoo-runs") / made.folder_name if out is None else Path(out)
+            with run_folder(folder):
+                yield folder
+        else:
+            name = f"{made.folder_name}_{plain_name(platform.node())}"
+            with first_free_folder(Path("bsszoo-runs") / name) as folder:
+                yield folder
+
+    def _judge_controls(self, run: _Opened) -> None:
+        """Judge the controls as the candidates are, those whose scores are not kept yet.
+
+        A control that cannot be judged leaves its figure out, with a note, and is tried again by the next process.
+        """
+        made, notes = self._prepared, []
+        shared_controls(run.study, run.folder)
+        scores = scores_in(read_json(run.folder / CONTROLS))
+        for role, code in controls_of(made.plan).items():
+            cost = made.plan.space.cost(code)
+            if str(code) in scores or not made.evaluator.compares(cost, made.plan.candidates, made.plan.budget.macs):
+                continue
+            self._emit(Event("controls", f"Judging {_CONTROLS[role]}, a control ..."))
+            try:
+                scores[str(code)] = made.evaluator(code).value
+                write_json(run.folder / CONTROLS, scores)
+            except (Exception, SystemExit) as error:
+                notes.append(f"The {role} network has no score: {reason(error)}")
+        self._keep_notes(run, "controls", notes)
+        if made.sharing.study is not None:
+            share_controls(run.study, run.folder)
+
+    # -- the result -------------------------------------------------------------------------------------------
+
+    def _assembled(self, run: _Opened) -> CompressResult:
+        made = self._prepared
+        result = assemble(
+            made.plan,
+            made.evaluator,
+            trial_rows(run.study, made.search),
+            title=made.title,
+            seed=self.options.search.seed,
+            wanted=made.search.trials,
+            scores=scores_in(read_json(run.folder / CONTROLS)),
+            notes=notes_in(run.folder),
+            training=training_facts(self._full_training(), run.folder),
+            seconds=run.seconds,
+            versions=_versions(),
+            folder=run.folder,
+        )
+        with understood(run.folder / RESULT, result_aside(run.folder)):
+            return with_earlier(result, read_result(run.folder), made.plan)
+
+    def _full_training(self) -> FullTraining | None:
+        finish = self._prepared.finish
+        if finish is None:
+            return self._prepared.evaluator.full_training()
+        part = finish.recipe.model
+        return FullTraining(finish.recipe, finish.data, part.num_classes, part.in_chans)
+
+    def _noted(self, run: _Opened, result: CompressResult, phase: str, notes: Sequence[str]) -> CompressResult:
+        """The result, written, with what a phase had to say in place of what it said before."""
+        before = notes_in(run.folder).get(phase, [])
+        self._keep_notes(run, phase, notes)
+        others = tuple(note for note in result.notes if note not in before)
+        return self._write(run, replace(result, notes=(*others, *notes)))
+
+    def _keep_notes(self, run: _Opened, phase: str, notes: Sequence[str]) -> None:
+        kept = notes_in(run.folder)
+        if kept.get(phase, []) != list(notes):
+            write_json(run.folder / NOTES, {**kept, phase: list(notes)})
+
+    def _write(self, run: _Opened, result: CompressResult) -> CompressResult:
+        from bsszoo.report.page import write_report
+
+        result = replace(result, seconds=round(run.seconds, 3))
+        write_result(run.folder, result)
+        if self._insight[0] != len(result.trials):
+            self._insight = len(result.trials), insight_of_rows(self._prepared.plan.candidates, result.trials)
+        write_report(result, run.folder / REPORT, self._insight[1])
+        return result
+
+    def _emit(self, event: Event) -> None:
+        for callback in self.callbacks:
+            callback(event if event.folder is not None else replace(event, folder=self.folder))
+
+
+def compress(
+    network: str | Path | Code | Detector | nn.Module,
+    *,
+    flops: str | float,
+    params: str | float | None = None,
+    data: str | Path | None = None,
+    evaluator: str | Callable[..., Any] | Evaluator | None = None,
+    trials: int = 64,
+    workers: int = 1,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> CompressResult:
+    """Search codes of a network's family under a budget: all phases of ``Compression``.
+
+    Every candidate keeps the budget before anything is built. A run that was stopped, by Ctrl-C or by a kill, goes on
+    when it is called again with the same options; ``trials`` may grow.
+
+    Args:
+        network: What is compressed, as for ``Compression``.
+        flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs show): ``"130M"``,
+            ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's own.
+        params: Most parameters, likewise.
+        data: Pictures; each code is then trained on them.
+        evaluator: ``"structural"``, ``"module:function"``, a function ``(code) -> float`` or ``(code, trial) -> float``
+            (higher is better), or an ``Evaluator``; by default a training where there are pictures.
+        trials: Codes to evaluate.
+        workers: Processes on this machine, each of which evaluates one code at a time.
+        out: Folder of the run, by default ``bsszoo-runs/`` and the settings' name.
+        callbacks: Called with each ``Event``, such as ``LogLines(print)``.
+        options: All others, described in ``bsszoo.options``.
+
+    Raises:
+        BudgetError, UnknownNameError, CodeError, SettingsError, RunError, StoppedError: As ``Compression.search``.
+
+    Example:
+        >>> result = compress("mobilenetv2", flops="130M", trials=4, batch=2, latency=False, out="small")
+        >>> result.best.cost.macs <= 130_000_000
+        True
+    """
+    job = Compression(
+        network,
+        flops=flops,
+        params=params,
+        data=data,
+        evaluator=evaluator,
+        trials=trials,
+        workers=workers,
+        out=out,
+        callbacks=callbacks,
+        **options,
+    )
+    return job.run()
+
+
+def _cost(network: Network) -> Any:
+    head = None if network.detector is None else DetectorHead.of(network.detector)
+    return network_cost(network.code, head)
+
+
+def _folder_name(title: str, budget: ResolvedBudget, evaluator: Evaluator, settings: Mapping[str, Any]) -> str:
+    """A readable name, different for settings that differ, so that trying another budget starts another run."""
+    words = [title[:40], human(budget.macs), evaluator.info.name.replace(":", "."), f"seed{settings['seed']}"]
+    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    return "_".join(plain_name(w) for w in (*words, mark))
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what a result depends on, read without importing any of it."""
+    from importlib.metadata import version
+
+    from bsszoo.version import __version__
+
+    names = ("optuna", "numpy", "scipy", "torch", "timm")
+    return {"bsszoo": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}
+
+
+@contextmanager
+def _storage_faults(folder: Path, storage: str | None) -> Iterator[None]:
+    """A full disk or a lost database as an error in words; what the study holds stays."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except Exception as error:
+        faults: tuple[type[Exception], ...] = (OSError, StorageInternalError, SQLAlchemyError)
+        if "grpc" in sys.modules:  # loaded with the first call of a proxy, if at all
+            faults += (sys.modules["grpc"].RpcError,)
+        if not isinstance(error, faults):
+            raise
+        raise RunError(
+            f"The run in {folder} cannot be written: {first_line(error, storage or '')}. Finished trials "
+            "are kept; the same command goes on when there is room and the storage answers."
+        ) from error

@@ -1,0 +1,73 @@
+"""The built-in evaluators by name, and what is known when one is made: one file and one line here each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from bsszoo.errors import SettingsError
+from bsszoo.evaluators.base import Evaluator, as_evaluator, load_function
+from bsszoo.models.resolve import Network
+from bsszoo.options import TrainingOptions
+
+#: Module and class of each; the class has ``requested(Request) -> Evaluator``.
+BUILT_IN: Final = {
+    "structural": ("bsszoo.evaluators.structural", "StructuralEvaluator"),
+    "training": ("bsszoo.evaluators.training", "TrainingEvaluator"),
+    "detection": ("bsszoo.evaluators.detection", "DetectionEvaluator"),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a built-in evaluator is made of.
+
+    Args:
+        network: What is compressed.
+        training: The pictures, and how codes are trained on them.
+        folder: Where trainings go.
+        tested: Whether codes will be measured on a split that the search never sees, which then has to be there.
+    """
+
+    network: Network
+    training: TrainingOptions
+    folder: Path
+    tested: bool = True
+
+
+def make_evaluator(what: object, request: Request) -> Evaluator:
+    """The evaluator that somebody means.
+
+    Args:
+        what: A name of a built-in one, ``"module:function"``, a function of a code, or an ``Evaluator``; None for a
+            training where there are pictures, else ``structural``.
+        request: What a built-in one is made of.
+
+    Raises:
+        UnknownNameError: There is no such module or function.
+        EvaluationError: It is no evaluator.
+        SettingsError: Both a function and a training would judge.
+    """
+    given = request.training.given
+    if what is None:
+        what = "structural" if not given else "training" if request.network.detector is None else "detection"
+    if isinstance(what, str) and what in BUILT_IN:
+        made: Evaluator = built_in(what).requested(request)
+        return made
+    if given:
+        raise SettingsError(
+            "--data trains the codes and --evaluator judges them otherwise: give one of the two, "
+            "or --evaluator structural to train only the best code, with --finish."
+        )
+    if isinstance(what, str):
+        names = ", ".join(map(repr, BUILT_IN))
+        return as_evaluator(load_function(what, "evaluator", f"one of {names} or MODULE:FUNCTION"), name=what)
+    return as_evaluator(what)
+
+
+def built_in(name: str) -> Any:
+    """The class of a built-in evaluator."""
+    module, kind = BUILT_IN[name]
+    return getattr(import_module(module), kind)
