@@ -43,11 +43,6 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of runs and studies without their plots."""
-    for name, empty in (
-        ("page._side_by_side", ""),
-        ("page._plots", ""),
-        ("page._learnt", ()),
-        ("study_page.best_so_far", ""),
-    ):
+    """Pages of runs without their plots."""
+    for name, empty in (("page._side_by_side", ""), ("page._plots", ""), ("page._learnt", ())):
         monkeypatch.setattr(f"bsszoo.report.{name}", lambda *_, empty=empty: empty)

@@ -1,4 +1,4 @@
-"""``bsszoo report``: the page of any study, finished or still running."""
+"""``bsszoo report``: the page of a search, finished or still running."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ def report_command(
         ),
     ] = None,
 ) -> None:
-    """Open a study again and write its report page.
+    """Open the study of a search by `bsszoo compress` again and write its report page.
 
-    The page is one HTML file that needs no network. Of a search by `bsszoo compress` it is the page that the search
-    writes at its end, so it can be had while the search runs, or after it was stopped. Of any other Optuna study with
-    one objective it has the best so far, which parameters matter, and all trials. The study is only read.
+    It is the page that the search writes at its end, one HTML file that needs no network; it can be had while the
+    search runs, or after it was stopped. The study is only read. Other Optuna studies: optuna-dashboard URL.
 
     Examples:
 
       bsszoo report bsszoo-runs/mobilenetv2_130.0M_structural_seed0_9738d0
 
-      bsszoo report sqlite:///search.db --study lr --out lr.html
+      bsszoo report postgresql://me@host/db --study mobilenet --out mobilenet.html
 
     To watch a search as it goes: optuna-dashboard sqlite:///DIR/study.db
     """

@@ -1,18 +1,18 @@
-"""A study opened again for its report: one that ``compress`` made, finished or not, or any other Optuna study."""
+"""A study that ``compress`` made, finished or not, opened again for its report."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import DetectorHead
-from bsszoo.compression.any_study import no_result, state_of, study_view
 from bsszoo.compression.budget import latency_limit
 from bsszoo.compression.folder import (
     CONTROLS,
@@ -37,7 +37,6 @@ from bsszoo.evaluators.registry import BUILT_IN, built_in
 from bsszoo.files import plain_name
 from bsszoo.report.markup import write_page
 from bsszoo.report.page import render_page
-from bsszoo.report.study_page import StudyTrial, counted, render_study
 from bsszoo.search.history import is_number
 from bsszoo.search.insight import insight_of_rows
 from bsszoo.spaces.limits import Caps
@@ -52,6 +51,13 @@ if TYPE_CHECKING:
 #: What a run's settings need to hold for its plan to be made again.
 _NEEDED = ("network", "code", "macs", "min_macs", "params", "evaluator", "batch", "seed", "scale", "caps", "candidates")
 _FORMS = "a run's folder, a file (search.db, search.log) or an Optuna URL (sqlite:///search.db, postgresql://..)"
+_STATES: Final = {
+    "COMPLETE": "complete",
+    "FAIL": "failed",
+    "PRUNED": "pruned",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,7 @@ class Reported:
 def report_study(storage: str, *, study: str | None = None, out: str | Path | None = None) -> Reported:
     """Write the page of a study, whole, and leave the study as it is.
 
-    A study that ``compress`` made gives the page that ``compress`` writes, while its search runs too; any other one
-    the best so far, the importance of its parameters, and its trials.
+    It is the page that ``compress`` writes, while the search runs too.
 
     Args:
         storage: A run's folder, the file of an SQLite or journal storage, or an Optuna storage URL.
@@ -77,30 +82,43 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
     Nothing that the folder or the study names is imported or called: they may be somebody else's.
 
     Raises:
-        SettingsError: There is no such storage or study, nothing to report, or damage; the text names what.
+        SettingsError: There is no such storage or study, it is not one of ``compress``, there is nothing to report,
+            or damage; the text names what.
         RunError: The page cannot be written.
     """
     url, folder = locate(storage)
     opened = _open(url, study)
     target = Path(out) if out is not None else _default_out(folder, opened.study_name)
     settings, states = opened.user_attrs.get("settings"), _states(opened, folder)
-    with understood(f"The study {opened.study_name!r} in {shown(url)}", "Nothing was changed."):
-        ours = isinstance(settings, dict) and all(key in settings for key in _NEEDED) and len(opened.directions) == 1
-        page = (
-            _compressed(opened, dict(settings or {}), folder, states)
-            if ours
-            else render_study(study_view(opened, shown(url)))
+    if not isinstance(settings, dict) or any(key not in settings for key in _NEEDED) or len(opened.directions) > 1:
+        raise SettingsError(
+            f"The study {opened.study_name!r} in {shown(url)} is not one of `bsszoo compress`, and this report shows "
+            f"no other. Look at it with `optuna-dashboard {shown(url)}` (pip install optuna-dashboard), or with "
+            "optuna.visualization."
         )
+    with understood(f"The study {opened.study_name!r} in {shown(url)}", "Nothing was changed."):
+        page = _compressed(opened, settings, folder, states)
     write_page(page, target)
     return Reported(target, opened.study_name, counted(states))
 
 
 def _states(study: Study, folder: Path | None) -> list[str]:
     """Each trial's state in a word; what runs in the study of a folder in which no process searches was cut off."""
-    states = [state_of(t) for t in study.get_trials(deepcopy=False)]
+    states = [_STATES[t.state.name] for t in study.get_trials(deepcopy=False)]
     if folder is None or "running" not in states or in_use(folder):
         return states
     return ["cut off" if state == "running" else state for state in states]
+
+
+def counted(states: Iterable[str]) -> str:
+    """How many there are of each word, most first: ``12 complete, 2 failed``.
+
+    Example:
+        >>> counted(["failed", "complete", "complete"])
+        '2 complete, 1 failed'
+    """
+    ranked = sorted(Counter(states).items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{n:,} {state}" for state, n in ranked) or "no trials"
 
 
 def locate(storage: str) -> tuple[str, Path | None]:
@@ -206,7 +224,7 @@ def _default_out(folder: Path | None, name: str) -> Path:
     return Path(f"report_{plain_name(name[:80])}.html")
 
 
-# -- a study of ours ------------------------------------------------------------------------------------------
+# -- its result and page --------------------------------------------------------------------------------------
 
 
 class _Recorded(Evaluator):
@@ -232,7 +250,10 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
     evaluator = _evaluator(plan, settings, earlier)
     rows = trial_rows(study, SearchPlan(plan.space, plan.candidates, evaluator, 1, settings["batch"]))
     if all(row.score is None for row in rows):
-        raise no_result(study.study_name, [StudyTrial(i, s, None, {}) for i, s in enumerate(states)])
+        raise SettingsError(
+            f"The study {study.study_name!r} has no complete trial ({counted(states)}): there is nothing to report "
+            "yet. Run its search, or wait for its first result, and ask again."
+        )
     kept = scores_in(read_json(folder / CONTROLS) if folder is not None else None) or scores_in(
         study.user_attrs.get("controls")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bsszoo.report.figures import score
@@ -21,44 +21,31 @@ _GOOD, _ROUGH = 0.7, 0.4
 _NARROW: Final = 0.75
 
 
-def learnt(
-    insight: Insight | None,
-    evaluated: Sequence[tuple[int, float]],
-    *,
-    over: str,
-    entry: str = "entry",
-    value: str = "score",
-    ends: Mapping[str, tuple[str, str]] | None = None,
-    why: str = "Fewer than two results: nothing to learn from yet.",
-) -> str:
+def learnt(insight: Insight | None, evaluated: Sequence[tuple[int, float]], *, over: str) -> str:
     """The section, whatever there is to say; plots only where there is something to plot.
 
     Args:
         insight: What the results teach; None when there is nothing to learn.
         evaluated: MACs and score of each evaluated code, for the plot over the cost.
         over: What shares and curves average over, as the end of a sentence.
-        entry: What an entry of a code is called.
-        value: What a result is called, as HTML.
-        ends: Texts of the first and last value of entries that are no plain numbers.
-        why: What is said where there is no insight.
     """
     if insight is None:
-        return f"<p>{why}</p>"
+        return "<p>Fewer than two results: nothing to learn from yet.</p>"
     if insight.flat:
-        return f"<p>All {insight.results} results are equal: nothing tells one {entry} from another.</p>"
+        return f"<p>All {insight.results} results are equal: nothing tells one entry from another.</p>"
     plots = [
         (
-            f"Which {_plural(entry)} matter",
+            "Which entries matter",
             importance_bars(insight),
-            f"Share of the variance of the {value} over {over} that each {entry} explains when nothing else is known, "
-            f"with 90% intervals; where {_plural(entry)} depend on each other, as under a budget, shares overlap and "
-            f"do not say what a change with all else kept would do.{_sums(insight, entry)}",
+            f"Share of the variance of the score over {over} that each entry explains when nothing else is known, "
+            "with 90% intervals; where entries depend on each other, as under a budget, shares overlap and "
+            f"do not say what a change with all else kept would do.{_sums(insight)}",
             True,
         ),
         (
-            f"How each {entry} matters",
-            effect_curves(insight, ends),
-            f"Average {value} that the model expects of {over} that share one {entry}'s value, with 90% bands, all on "
+            "How each entry matters",
+            effect_curves(insight),
+            f"Average score that the model expects of {over} that share one entry's value, with 90% bands, all on "
             "one scale; it is an average over everything else, not what the best ones have.",
             False,
         ),
@@ -67,29 +54,25 @@ def learnt(
         plots.insert(
             1,
             (
-                f"Expected {value} over cost",
+                "Expected score over cost",
                 posterior_over_cost(insight, evaluated),
                 "Blue: what the model expects of a sample of the candidates, with one standard deviation; green: the "
-                f"best expected {value} at most at a cost, with that code's own 90% interval; orange: what was "
+                "best expected score at most at a cost, with that code's own 90% interval; orange: what was "
                 "evaluated; it says nothing about costs outside the candidates.",
                 False,
             ),
         )
-    return _trust(insight, value) + figures(*plots)
+    return _trust(insight) + figures(*plots)
 
 
-def _plural(entry: str) -> str:
-    return entry[:-1] + "ies" if entry.endswith("y") else entry + "s"
-
-
-def _sums(insight: Insight, entry: str) -> str:
+def _sums(insight: Insight) -> str:
     if insight.additive is None or insight.together is None:
         return ""
     costs = " Blue: the same of the costs, which are made up of them." if insight.costs else ""
-    return f"{costs} Grey: what a sum of one curve for each {entry} explains, and what only combinations do."
+    return f"{costs} Grey: what a sum of one curve for each entry explains, and what only combinations do."
 
 
-def _trust(insight: Insight, value: str) -> str:
+def _trust(insight: Insight) -> str:
     few = (
         f"<p><b>Only {insight.results} results:</b> what follows is mostly what the model assumed beforehand, and "
         "the intervals are wide for that reason.</p>"
@@ -102,7 +85,7 @@ def _trust(insight: Insight, value: str) -> str:
         f"{few}<p>What follows comes from a Gaussian process fitted to the {insight.results} results: the default "
         "search's model, whatever chose the codes. "
         f"{text(_verdict(check))} The results scatter around it with a standard deviation of {score(insight.noise)} "
-        f"(noise, and what the model cannot follow), in the unit of the {value}. Intervals hold at the fitted length "
+        "(noise, and what the model cannot follow), in the unit of the score. Intervals hold at the fitted length "
         "scales.</p>"
     )
 

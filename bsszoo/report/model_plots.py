@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.report.figures import MACS_NAME, score
@@ -131,13 +131,8 @@ def importance_bars(insight: Insight) -> str:
         return svg_text(figure, prefix="importance", title=title)
 
 
-def effect_curves(insight: Insight, ends: Mapping[str, tuple[str, str]] | None = None) -> str:
-    """A small curve for each entry: the model's average score given its value, with a 90% band.
-
-    Args:
-        insight: What the results teach.
-        ends: Text of the first and the last value of an entry, where they are not numbers to be shown as they are.
-    """
+def effect_curves(insight: Insight) -> str:
+    """A small curve for each entry: the model's average score given its value, with a 90% band."""
     from matplotlib.figure import Figure
 
     effects = insight.effects
@@ -146,7 +141,7 @@ def effect_curves(insight: Insight, ends: Mapping[str, tuple[str, str]] | None =
         figure = Figure(figsize=(WIDTH, 0.5 + 1.15 * lines), layout="constrained")
         panels: Any = figure.subplots(lines, _COLUMNS, sharey=True, squeeze=False)
         for axes, effect in zip(panels.flat, effects, strict=False):
-            _curve(axes, effect, (ends or {}).get(effect.name))
+            _curve(axes, effect)
         for axes in panels.flat[len(effects) :]:
             axes.set_visible(False)
         title = (
@@ -156,18 +151,17 @@ def effect_curves(insight: Insight, ends: Mapping[str, tuple[str, str]] | None =
         return svg_text(figure, prefix="effects", title=title)
 
 
-def _curve(axes: Any, effect: Effect, ends: tuple[str, str] | None) -> None:
+def _curve(axes: Any, effect: Effect) -> None:
     values = [float(v) for v in effect.values]
     axes.fill_between(values, effect.low, effect.high, color=FOUND, alpha=0.25, linewidth=0)
     axes.plot(values, effect.mean, color=FOUND, linewidth=1.6, marker="o", markersize=2.6)
     axes.set_title(plain(effect.name), fontsize=11, fontweight="bold", loc="left", pad=2)
-    first, last = ends or (f"{values[0]:.4g}", f"{values[-1]:.4g}")
     if len(values) > 1:
-        axes.set_xticks([values[0], values[-1]], [plain(first), plain(last)])
+        axes.set_xticks([values[0], values[-1]], [f"{values[0]:.4g}", f"{values[-1]:.4g}"])
         for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
             label.set_horizontalalignment(side)
     else:
-        axes.set_xticks(values, [plain(first)])
+        axes.set_xticks(values, [f"{values[0]:.4g}"])
     axes.locator_params(axis="y", nbins=3)
     axes.tick_params(labelsize=9.5, length=2, pad=2)
 

@@ -87,7 +87,7 @@ def cost_against_score(result: Result) -> str:
             row = found[place - 1]
             if row.score is not None:
                 _badge(axes, row.cost.macs / 1e6, row.score, str(place), label="code found" if place == 1 else None)
-        crosses(axes, [t.cost.macs / 1e6 for t in result.trials if t.score is None])
+        _crosses(axes, [t.cost.macs / 1e6 for t in result.trials if t.score is None])
         axes.set_xlabel("MACs [million]")
         axes.set_ylabel("score")
         axes.margins(y=0.12)
@@ -197,7 +197,7 @@ def progress_by_trial(result: Result) -> str:
             control = _first(result, role)
             if control is not None and control.score is not None:
                 axes.axhline(control.score, color=color, linestyle=dashes, linewidth=1.5, label=name)
-        crosses(axes, [t.number for t in result.trials if t.score is None])
+        _crosses(axes, [t.number for t in result.trials if t.score is None])
         numbers = [t.number for t in result.trials] or [0]
         axes.set_xlim(min(numbers) - 0.8, max(numbers) + 0.8)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -336,7 +336,7 @@ def _badge(axes: Axes, x: float, y: float, text: str, *, label: str | None) -> N
     axes.annotate(text, (x, y), ha="center", va="center_baseline", color="white", fontsize=9, fontweight="bold")
 
 
-def crosses(axes: Axes, xs: Sequence[float], name: str = "failed") -> None:
+def _crosses(axes: Axes, xs: Sequence[float]) -> None:
     """Trials without a score, at the foot of the axes."""
     if xs:
         axes.plot(
@@ -348,7 +348,7 @@ def crosses(axes: Axes, xs: Sequence[float], name: str = "failed") -> None:
             markeredgewidth=1.5,
             clip_on=False,
             transform=axes.get_xaxis_transform(),
-            label=name,
+            label="failed",
         )
 
 
