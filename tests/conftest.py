@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -44,5 +45,5 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of runs without their plots."""
-    for name, empty in (("page._side_by_side", ""), ("page._plots", ""), ("page._learnt", ())):
-        monkeypatch.setattr(f"bsszoo.report.{name}", lambda *_, empty=empty: empty)
+    for name, empty in (("cards", ""), ("plots", defaultdict(str)), ("learnt", "")):
+        monkeypatch.setattr(f"bsszoo.report.page.{name}", lambda *_, empty=empty: empty)

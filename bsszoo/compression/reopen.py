@@ -35,8 +35,7 @@ from bsszoo.errors import SettingsError, close_matches
 from bsszoo.evaluators.base import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.registry import BUILT_IN, built_in
 from bsszoo.files import plain_name
-from bsszoo.report.markup import write_page
-from bsszoo.report.page import render_page
+from bsszoo.report.page import render_page, write_page
 from bsszoo.search.history import is_number
 from bsszoo.search.insight import insight_of_rows
 from bsszoo.spaces.limits import Caps

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from bsszoo.codes.families import family_of
-from bsszoo.report.commands import Command, commands_of
-from bsszoo.report.figures import (
-    ABSENT,
-    MACS_NAME,
-    MACS_NOTE,
-    TWO_MACS_NAME,
-    TWO_MACS_NOTE,
-    duration,
-    human,
-    latency,
-    noise_words,
-    percent,
-    score,
-    test_cells,
-)
-from bsszoo.report.learnt import learnt
-from bsszoo.report.markup import bullets, document, facts, figures, numbers, table, text, write_page
+from bsszoo.codes.families import TITLES, family_of
+from bsszoo.errors import RunError
+from bsszoo.files import write_whole
+from bsszoo.report import figures
+from bsszoo.report.commands import commands_of
+from bsszoo.report.model_plots import effect_curves, importance_bars, posterior_over_cost
 from bsszoo.report.plots import cost_against_score, params_against_score, progress_by_trial, stage_profile
-from bsszoo.report.side_by_side import cards
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     # Only for its types: the package of the search loads scipy and Optuna, which no page needs.
     from bsszoo.search.insight import Insight
-    from bsszoo.study.result import ConfirmedRow, NetworkRow, Result, TrialRow
+    from bsszoo.study.result import Result
+
+# A card's drawing, in units that a phone shows at about a pixel each.
+_LEFT, _ROW, _HEAD, _GAP, _WIDTH, _NUMBER = 22, 17, 18, 10, 300, 30
+_CONTROLS: Final = {"original": "original", "uniform": "uniformly rescaled"}
 
 
 def write_report(
@@ -51,314 +45,129 @@ def write_report(
     return write_page(render_page(result, insight, note=note), path)
 
 
+def write_page(page: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page whole or not at all; its path.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    target = Path(path)
+    try:
+        write_whole(target, page)
+    except OSError as error:
+        raise RunError(
+            f"Cannot write the report to {str(target)!r}: {error.strerror or error}. "
+            "Give a folder that exists and can be written."
+        ) from error
+    return target
+
+
 def render_page(result: Result, insight: Insight | None = None, *, note: str = "") -> str:
     """The report of a run as the text of an HTML file; equal results give equal text.
 
     The result needs at least one found network. Text that a user gave stands in the page as text, never as markup.
     """
     name = family_of(result.family).title if result.head is None else result.head.on(result.best.code).title
-    title = f"{name} at {human(result.budget.macs)} MACs"
-    return document(
-        title,
-        [
-            _headline(result, title),
-            f'<p class="note">{text(note)}</p>' if note else "",
-            _caution(result),
-            _tiles(result),
-            *_trained(result),
-            "<h2>Networks</h2>",
-            _networks(result),
-            "<h2>Side by side</h2>",
-            _side_by_side(result),
-            "<h2>Codes</h2>",
-            _codes(result, result.networks),
-            "<h2>Build and train them</h2>",
-            _commands(result),
-            "<h2>The trials</h2>",
-            _plots(result),
-            *_learnt(result, insight),
-            "<h2>The run</h2>",
-            _facts(result),
-            "<h2>All trials</h2>",
-            _trials(result.trials),
-        ],
-    )
-
-
-# -- sections -------------------------------------------------------------------------------------------------
-
-
-def _headline(result: Result, title: str) -> str:
-    best, limit = result.best.cost, result.budget
-    params = "" if limit.params is None else f" and {human(limit.params)} params"
-    against = [
-        f"{percent(best.macs, row.cost.macs)} of the MACs and {percent(best.params, row.cost.params)} of the "
-        f"params of the {name} network"
-        for name, row in _controls(result)
-    ]
-    compared = f": {', and '.join(against)}" if against else ""
-    return (
-        f"<h1>{text(title)}</h1>\n"
-        f'<p class="soft">Block stacking style search from {text(result.reference)}, under a budget of '
-        f"{human(limit.macs)} {MACS_NAME} ({TWO_MACS_NAME}: {human(2 * limit.macs)}){params}</p>\n"
-        f"<p>The best code found has <b>{human(best.macs)} {MACS_NAME}</b> ({TWO_MACS_NAME}: {human(best.macs2)}) and "
-        f"<b>{human(best.params)} params</b>{text(compared)}.</p>"
-    )
-
-
-def _caution(result: Result) -> str:
-    measures = f"<p><b>Score ({text(result.evaluator.name)}):</b> {text(result.evaluator.measures)}</p>"
-    if not result.evaluator.caution:
-        return measures
-    return f'<div class="caution" role="note">{measures}<p><b>Caution:</b> {text(result.evaluator.caution)}</p></div>'
-
-
-def _tiles(result: Result) -> str:
-    best = result.best
-    controls = _controls(result)
-
-    def tile(name: str, figure: str, value: float, others: Sequence[tuple[float | None, str]]) -> str:
-        lines = "".join(
-            f"<span>{percent(value, other)} of {text(label)} {shown}</span>"
-            for (label, _), (other, shown) in zip(controls, others, strict=True)
-            if other
-        )
-        return f'<div class="tile"><span>{name}</span><b>{figure}</b>{lines}</div>'
-
-    counted: tuple[tuple[str, Callable[[NetworkRow], int]], ...] = (
-        (f"{MACS_NAME} ({MACS_NOTE})", lambda row: row.cost.macs),
-        (f"{TWO_MACS_NAME} (two for a multiply-add)", lambda row: row.cost.macs2),
-        ("params", lambda row: row.cost.params),
-        ("activations", lambda row: row.cost.activations),
-    )
-    out = [
-        tile(name, human(pick(best)), pick(best), [(pick(row), human(pick(row))) for _, row in controls])
-        for name, pick in counted
-    ]
-    if best.latency_ms is not None:
-        out.append(
-            tile(
-                "latency [ms]",
-                latency(best.latency_ms),
-                best.latency_ms,
-                [(row.latency_ms, latency(row.latency_ms)) for _, row in controls],
-            )
-        )
-    out.append(
-        f'<div class="tile"><span>score</span><b>{score(best.score)}</b>'
-        + "".join(f"<span>{text(label)}: {score(row.score)}</span>" for label, row in controls)
-        + "</div>"
-    )
-    return f'<div class="tiles" aria-label="The best code found">{"".join(out)}</div>'
-
-
-def _networks(result: Result) -> str:
-    rows = []
-    told = any(row.predicted_ms is not None for row in result.networks)
-    for row in result.networks:
-        cost = row.cost
-        mark = ' class="found-first"' if row is result.best else ""
-        rows.append(
-            f'<tr{mark}><td class="name">{text(row.label)}</td>'
-            + numbers(
-                human(cost.macs),
-                human(cost.macs2),
-                human(cost.params),
-                human(cost.activations),
-                score(row.score),
-                *([latency(row.predicted_ms)] if told else []),
-                latency(row.latency_ms),
-            )
-            + "</tr>"
-        )
-    head = [
-        "Network",
-        f"{MACS_NAME}",
-        f"{TWO_MACS_NAME}",
-        "Params",
-        "Activations",
-        "Score",
-        *(["Limited [ms]"] if told else []),
-        "Latency [ms]",
-    ]
-    measured = any(row.latency_ms is not None for row in result.networks)
-    note = (
-        "Latency: median time of one forward of one image on the machine of the run."
-        if measured
-        else "Latency was not measured."
-    )
-    note += " Limited: what the run's model of latency says, which the limit holds for." if told else ""
-    return (
-        table(head, rows, left=1) + f'<p class="soft">{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}. '
-        f"Activations: elements of the outputs of all convolutions. {note}</p>"
-    )
-
-
-def _trained(result: Result) -> list[str]:
-    """What was trained after the search, and the noise that trainings showed in it."""
-    parts = []
-    found = result.confirmation
-    if found is not None:
-        rows = []
-        for row in found.rows:
-            mark = ' class="found-first"' if row.role == "found" else ""
-            mean, interval, each = test_cells(row)
-            rows.append(
-                f'<tr{mark}><td class="name">{text(row.label)}</td>'
-                f"{numbers(human(row.cost.macs), mean, interval)}<td>{text(each)}</td></tr>"
-            )
-        parts += [
-            "<h2>Confirmed on unseen pictures</h2>",
-            "".join(f"<p><b>{text(sentence)}</b></p>" for sentence in found.verdicts),
-            table(["Network", MACS_NAME, "Mean", "95% interval", "Each training"], rows, left=1, right=4),
-            f'<p class="soft">{text(found.measures)}. The score of the search itself flatters the code that it '
-            "found: it is the best of many, partly by luck. Random codes are drawn from the candidates; "
-            "intervals are over trainings, the pictures are the same for all.</p>",
-            _codes(result, [row for row in found.rows if row.role == "random"]),
-        ]
-    if result.finished is not None:
-        parts += [
-            "<h2>Trained in full</h2>",
-            f"<p>{text(str(result.finished))}. Weights: "
-            f"<code>{text(result.finished.folder)}/model.safetensors</code></p>",
-        ]
-    if result.noise is not None:
-        parts.append(f'<p class="soft">{text(noise_words(result.noise))}</p>')
-    return parts
-
-
-def _codes(result: Result, rows: Sequence[NetworkRow | ConfirmedRow]) -> str:
-    items = "".join(f"<dt>{text(row.label)}</dt><dd><code>{text(result.name_of(row.code))}</code></dd>" for row in rows)
-    return f'<p class="soft">A click selects a whole code.</p><dl class="codes">{items}</dl>'
-
-
-def _commands(result: Result) -> str:
-    out = []
-    for row in result.networks:
-        if row.role == "found":
-            first = " open" if row is result.best else ""
-            blocks = "".join(_command(command) for command in commands_of(result, row.code))
-            out.append(
-                f"<details{first}><summary>{text(row.label)}: {human(row.cost.macs)} {MACS_NAME}, "
-                f"{human(row.cost.params)} params</summary>{blocks}</details>"
-            )
-    return "\n".join(out)
-
-
-def _command(command: Command) -> str:
-    note = f'<p class="soft">{text(command.note)}</p>' if command.note else ""
-    return f"<h3>{text(command.title)}</h3>{note}<pre><code>{text(command.text.rstrip())}</code></pre>"
-
-
-def _side_by_side(result: Result) -> str:
-    return (
-        cards(result) + '<p class="soft">Every network by stage; bars of one kind share their scale, and the thin '
-        "mark is the uniformly rescaled network. The figures are the code's entries: they do not show the parts "
-        "that it leaves fixed, such as the stem.</p>"
-    )
-
-
-def _plots(result: Result) -> str:
-    return figures(
-        (
-            "Best so far",
-            progress_by_trial(result),
-            "Trials in the order in which they were chosen, the best so far as a line, the controls as level lines, "
-            "bands of as many trials as the first batch; a flat line does not say that nothing better exists.",
-            False,
-        ),
-        (
-            "Stage profile",
-            stage_profile(result),
-            "Where each network puts its channels, blocks and MACs. Three bars stand at each stage; where the third "
-            "differs from the second, the search moved cost between stages instead of scaling all of them alike. "
-            "Shares of MACs add up to 100% for each network, of a detector for its backbone. The code chooses the "
-            "numbered stages, except stage 2 of MobileNetV2 "
-            "and EfficientNet, which is fixed; widths of head and classifier (fc) are fixed too and not drawn.",
-            True,
-        ),
-        (
-            "Score over MACs",
-            cost_against_score(result),
-            "Trials (grey), the codes found (numbered, 1 the best), the Pareto front (no trial is both cheaper and "
-            "better) and the budget, which no code may cross; it does not show what other codes would score. A control "
-            "outside the range stands at the edge, with its figures in the legend.",
-            False,
-        ),
-        (
-            "Score over params",
-            params_against_score(result),
-            "The same trials over their parameters, with their own Pareto front; parameters do not say how fast a "
-            "network is.",
-            False,
-        ),
-    )
-
-
-def _learnt(result: Result, insight: Insight | None) -> tuple[str, ...]:
     evaluated = [(t.cost.macs, t.score) for t in result.trials if t.score is not None]
-    if insight is None and len(evaluated) >= 2:
-        return ()
-    return "<h2>What the results teach</h2>", learnt(insight, evaluated, over="the candidates")
-
-
-def _facts(result: Result) -> str:
-    budget = result.budget
-    limits = f"at most {budget.macs:,} {MACS_NAME} ({TWO_MACS_NAME}: {2 * budget.macs:,})"
-    if budget.min_macs:
-        limits += f"; at least {budget.min_macs:,} {MACS_NAME}"
-    if budget.params is not None:
-        limits += f"; at most {budget.params:,} params"
-    if budget.activations is not None:
-        limits += f"; at most {budget.activations:,} activations"
-    if budget.latency_ms is not None:
-        limits += f"; at most {latency(budget.latency_ms)} ms by the run's latency model"
-    failed = sum(t.score is None for t in result.trials)
-    return facts(
-        [
-            ("Budget", text(limits)),
-            ("Caps", bullets(result.caps)),
-            ("Notes", bullets(result.notes)),
-            ("Evaluator", text(result.evaluator.name)),
-            ("Trials", f"{len(result.trials)}, of which {failed} failed"),
-            ("Candidates", f"{result.candidates:,} codes that meet the budget and the caps"),
-            ("Scale of the grid", f"{result.scale:g}"),
-            ("Seed", text(str(result.seed))),
-            ("Duration", duration(result.seconds)),
-            ("Versions", text(", ".join(f"{name} {version}" for name, version in result.versions.items())) or ABSENT),
-        ]
+    return _render(
+        "report.html",
+        title=f"{name} at {figures.human(result.budget.macs)} MACs",
+        result=result,
+        note=note,
+        controls=[(_CONTROLS[row.role], row) for row in result.networks if row.role in _CONTROLS],
+        cards=cards(result),
+        commands=[(row, commands_of(result, row.code)) for row in result.networks if row.role == "found"],
+        plots=plots(result),
+        learnt="" if insight is None and len(evaluated) >= 2 else learnt(insight, evaluated),
     )
 
 
-def _trials(trials: Sequence[TrialRow]) -> str:
-    failed = [t for t in trials if t.score is None]
-    head = ["Trial", "Batch", MACS_NAME, TWO_MACS_NAME, "Params", "Activations", "Score", "Seconds", "Code"]
-    rows = []
-    for t in trials:
-        cells = numbers(
-            str(t.number),
-            str(t.batch),
-            human(t.cost.macs),
-            human(t.cost.macs2),
-            human(t.cost.params),
-            human(t.cost.activations),
-            score(t.score),
-            f"{t.seconds:.2f}",
-        )
-        # Under the code and not in a last column, which would start beyond the edge of the screen.
-        error = "" if t.score is not None else f'<div class="error">{text(t.error or "no score")}</div>'
-        mark = ' class="failed"' if t.score is None else ""
-        rows.append(f"<tr{mark}>{cells}<td><code>{text(str(t.code))}</code>{error}</td></tr>")
-    said = f", {len(failed)} of them failed" if failed else ""
-    return (
-        f"<details><summary>All {len(trials)} trials{said}</summary>"
-        f"{table(head, rows, left=0, right=8, tall=True)}</details>"
+def plots(result: Result) -> dict[str, str]:
+    """The plots of the trials, each an ``<svg>`` element."""
+    return {
+        "progress": progress_by_trial(result),
+        "profile": stage_profile(result),
+        "macs": cost_against_score(result),
+        "params": params_against_score(result),
+    }
+
+
+def learnt(insight: Insight | None, evaluated: Sequence[tuple[int, float]]) -> str:
+    """The part of the page that says what the results teach, and how far that can be believed.
+
+    Args:
+        insight: What the results teach; None when there is nothing to learn.
+        evaluated: MACs and score of each evaluated code, for the plot over the cost.
+    """
+    if insight is None or insight.flat:
+        return _render("learnt.html", insight=insight)
+    return _render(
+        "learnt.html",
+        insight=insight,
+        importance=importance_bars(insight),
+        posterior="" if insight.cost is None else posterior_over_cost(insight, evaluated),
+        effects=effect_curves(insight),
     )
 
 
-# -- parts ----------------------------------------------------------------------------------------------------
+def cards(result: Result) -> str:
+    """The networks of the closing table side by side, each a card with a bar for each entry of its code.
+
+    Bars of one column share their scale over all cards; the thin mark on a bar is the uniformly rescaled network's.
+    """
+    family = family_of(result.family)
+    titles = [TITLES[c][0].removesuffix(" width") for c in "CL" + family.letter]  # a column is narrow
+    column = (_WIDTH - _LEFT - _GAP * (len(titles) - 1)) / len(titles)
+
+    def entries(row: Any, k: int) -> tuple[int, ...]:
+        return tuple(row.code.entries[k * family.stages : (k + 1) * family.stages])
+
+    uniform = next((row for row in result.networks if row.role == "uniform"), None)
+    drawn = []
+    for row in result.networks:
+        bars = []
+        for k, title in enumerate(titles):
+            unit = (column - _NUMBER) / max(max(entries(one, k)) for one in result.networks)
+            marks = [None] * family.stages if uniform is None else [unit * value for value in entries(uniform, k)]
+            values = [
+                {"value": value, "y": _HEAD + _ROW * i, "length": unit * value, "mark": mark}
+                for i, (value, mark) in enumerate(zip(entries(row, k), marks, strict=True))
+            ]
+            bars.append((title, _LEFT + k * (column + _GAP), values))
+        drawn.append((row, bars))
+    return _render(
+        "cards.html",
+        rows=drawn,
+        best=result.best,
+        stages=[(stage, _HEAD + _ROW * i) for i, stage in enumerate(family.numbers)],
+        width=_WIDTH,
+        height=_HEAD + _ROW * family.stages,
+        counted_at=figures.counted_at(row.code.image_size for row in result.networks),
+    )
 
 
-def _controls(result: Result) -> list[tuple[str, NetworkRow]]:
-    names = {"original": "original", "uniform": "uniformly rescaled"}
-    return [(names[row.role], row) for row in result.networks if row.role in names]
+def _render(template: str, **values: Any) -> str:
+    """A template with these values. What no file can hold (half a surrogate pair) becomes a question mark."""
+    return _environment().get_template(template).render(values).encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("bsszoo.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("human", "score", "latency", "percent", "duration", "test_cells", "noise_words")
+    made.filters |= {name: getattr(figures, name) for name in names} | {"exact": "{:,}".format}
+    made.globals |= {
+        "MACS": figures.MACS_NAME,
+        "MACS_NOTE": figures.MACS_NOTE,
+        "TWO_MACS": figures.TWO_MACS_NAME,
+        "TWO_MACS_NOTE": figures.TWO_MACS_NOTE,
+    }
+    return made

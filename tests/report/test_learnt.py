@@ -12,11 +12,9 @@ from report.finished_run import example_run
 from report.test_page import Page
 from report.test_plots import texts
 
-from bsszoo.report.learnt import learnt
 from bsszoo.report.model_plots import effect_curves, importance_bars, plain, posterior_over_cost
-from bsszoo.report.page import render_page
+from bsszoo.report.page import cards, learnt, render_page
 from bsszoo.report.plots import pareto_front
-from bsszoo.report.side_by_side import cards
 from bsszoo.search.insight import insight_of_rows, study_insight
 from bsszoo.spaces.candidate_set import CandidateSet
 
@@ -77,30 +75,30 @@ def test_many_entries_and_candidates_stay_small():
     rng = np.random.default_rng(1)
     codes = rng.integers(1, 9, size=(2000, 30))
     found = study_insight(CandidateSet(codes, macs=codes.sum(axis=1)), codes[:80], rng.normal(size=80))
-    page = learnt(found, [(int(c.sum()), 0.5) for c in codes[:80]], over="the candidates")
+    page = learnt(found, [(int(c.sum()), 0.5) for c in codes[:80]])
     assert len(page) < 700_000
     assert len(Page(page).text) > 100
 
 
 def test_a_good_model_is_called_good_and_a_bad_one_not():
-    good = learnt(insight(), [], over="x")
+    good = learnt(insight(), [])
     assert "The model follows them well." in good
     assert "above 0.99" in good
-    bad = learnt(insight(values=np.random.default_rng(5).normal(size=40)), [], over="x")
+    bad = learnt(insight(values=np.random.default_rng(5).normal(size=40)), [])
     assert "do not rely on what follows" in bad
 
 
 def test_few_results_are_named_as_such():
-    assert "Only 5 results:" in learnt(insight(5), [], over="x")
-    assert "too few, or too alike, for a correlation" in learnt(insight(3), [], over="x")
-    assert "Only" not in learnt(insight(8), [], over="x")
+    assert "Only 5 results:" in learnt(insight(5), [])
+    assert "too few, or too alike, for a correlation" in learnt(insight(3), [])
+    assert "Only" not in learnt(insight(8), [])
 
 
 def test_equal_results_have_a_sentence_and_no_plot():
-    said = learnt(insight(values=np.ones(40)), [], over="x")
+    said = learnt(insight(values=np.ones(40)), [])
     assert "All 40 results are equal" in said
     assert "<svg" not in said
-    assert "Fewer than two results" in learnt(None, [], over="x")
+    assert "Fewer than two results" in learnt(None, [])
 
 
 def test_no_name_of_a_user_becomes_a_formula_or_markup():
