@@ -14,11 +14,20 @@ from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import Cost, code_cost, stage_costs
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import entry_of
-from bsszoo.hub.figures import Measured, count_in, measured_of, number_in, reading
 from bsszoo.hub.markdown import code as code_text
 from bsszoo.hub.markdown import plain
-from bsszoo.hub.portable import without_paths
-from bsszoo.hub.source import PUBLISHED, RESULT, Search, Trained
+from bsszoo.hub.source import (
+    PUBLISHED,
+    RESULT,
+    Measured,
+    Search,
+    Trained,
+    count_in,
+    measured_of,
+    number_in,
+    reading,
+    without_paths,
+)
 from bsszoo.models.timm_arguments import TimmArguments
 from bsszoo.report.figures import ABSENT, human, percent, score
 from bsszoo.report.tables import inner, operator

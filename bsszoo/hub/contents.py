@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -14,10 +16,18 @@ from torch import nn
 from bsszoo.errors import SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.hub.card import model_card
-from bsszoo.hub.figures import reading
-from bsszoo.hub.portable import portable_recipe, portable_trials, without_paths
-from bsszoo.hub.source import CONFIG, PUBLISHED, RESULT, TRIALS, Trained
-from bsszoo.hub.trace_plot import draw_trace
+from bsszoo.hub.source import (
+    CONFIG,
+    PUBLISHED,
+    RESULT,
+    TRIALS,
+    Search,
+    Trained,
+    portable_recipe,
+    portable_trials,
+    reading,
+    without_paths,
+)
 from bsszoo.models.build import GENERIC
 from bsszoo.models.create import create
 from bsszoo.models.hub_files import WEIGHTS_FILE
@@ -73,7 +83,7 @@ def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | 
         texts[SEARCH] = _json(without_paths(shown))
         with reading(f"{TRIALS} ({SEARCH_TRIALS}) or {RESULT} ({SEARCH})"):
             texts[SEARCH_TRIALS] = portable_trials(trained.search.trials)
-            picture = SEARCH_PICTURE if draw_trace(trained.search, folder / SEARCH_PICTURE) else None
+            picture = SEARCH_PICTURE if _draw_trace(trained.search, folder / SEARCH_PICTURE) else None
     texts[CARD] = model_card(
         trained,
         name,
@@ -130,6 +140,48 @@ def _timm_config(network: nn.Module) -> dict[str, Any]:
         save_config_for_hf(network, str(path))
         made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return made
+
+
+def _scores_of(search: Search) -> list[tuple[int, float]]:
+    """Number and score of every trial that gave a finite one."""
+    rows = csv.DictReader(io.StringIO(search.trials))
+    found = [(int(row["number"]), float(row["score"])) for row in rows if row.get("score")]
+    return [(number, score) for number, score in found if abs(number) < 1e9 and abs(score) < 1e30]
+
+
+def _draw_trace(search: Search, path: Path) -> bool:
+    """Write the picture (PNG); False where there is nothing to draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = _scores_of(search)
+    if not points:
+        return False
+    numbers, scores = [n for n, _ in points], [s for _, s in points]
+    best = [max(scores[: i + 1]) for i in range(len(scores))]
+    figure = Figure(figsize=(7, 3.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.scatter(numbers, scores, s=14, color="#5b7fa6", label="an evaluated code")
+    axes.step(numbers, best, where="post", color="#b4552d", label="best so far")
+    for network in search.result["networks"]:
+        if network["role"] != "found" and network["score"] is not None and abs(network["score"]) < 1e30:
+            style = "--" if network["role"] == "uniform" else ":"
+            axes.axhline(
+                network["score"],
+                color="#666666",
+                linewidth=0.9,
+                linestyle=style,
+                label={"uniform": "uniformly rescaled original"}.get(network["role"], "original"),
+            )
+    axes.set_xlabel("evaluation")
+    axes.set_ylabel("score")
+    axes.grid(visible=True, linewidth=0.3)
+    # Below the picture: no place inside is free in every search.
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    # Without the time and the library's version in it, the same search gives the same bytes.
+    figure.savefig(path, metadata={"Software": None})
+    return True
 
 
 def _json(value: Any) -> str:

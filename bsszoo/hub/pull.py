@@ -17,10 +17,9 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.errors import BssZooError, RunError, SettingsError, WeightsError
 from bsszoo.hub.contents import CARD, SEARCH, TRAINING
-from bsszoo.hub.figures import Measured, count_in, measured_of, number_in, text_in
 from bsszoo.hub.pulled_folder import check_room, earlier_files, is_taken, place, refuse_names, scratch_beside
 from bsszoo.hub.remote import check_reachable, hub_api, in_words
-from bsszoo.hub.source import CONFIG
+from bsszoo.hub.source import CONFIG, Measured, count_in, measured_of, number_in, text_in
 from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository
 from bsszoo.models.loading import check_file
 from bsszoo.models.saved_config import checksum_in, code_in, sizes_in

@@ -1,21 +1,30 @@
-"""What is to be published: a finished training, the best code's training of a search, or a weights file."""
+"""What is to be published: a finished training, the best code's training of a search, or a weights file.
+
+Its records are read value by value, by their kinds, and shown without the paths of this machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+from yaml import YAMLError
+
 from bsszoo.codes.code import Code
-from bsszoo.errors import SettingsError, WeightsError
-from bsszoo.hub.figures import reading, text_in
+from bsszoo.errors import BssZooError, SettingsError, WeightsError
 from bsszoo.models.hub_files import WEIGHTS_FILE
 from bsszoo.models.names import resolve_code
 from bsszoo.models.resolve import resolve
 from bsszoo.models.saved_config import code_in, same_network
 from bsszoo.models.weights import check_recorded
-from bsszoo.texts import inner_path, one_line, parse_json
+from bsszoo.texts import inner_path, one_line, parse_json, parse_yaml
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 
 CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
@@ -27,6 +36,17 @@ _FORMS: Final = (
     "a folder of `bsszoo train`, a folder of `bsszoo compress --finish`, or a weights file (with --code "
     "unless a config.json lies beside it)"
 )
+
+# A path from the root of a disk with a folder in it; not a part of an address (https://..) or of a longer word.
+_PATH: Final = re.compile(
+    r"(?<![\w/.\\])(?!//)(?:~|[A-Za-z]:)?[/\\]{1,2}(?:[^\s/\\:'\"]+[/\\])+(?P<last>[^\s/\\:'\",;)]*)"
+)
+# A text that is a path as a whole, which may have blanks in it.
+_WHOLE: Final = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\].*|\.\.?", re.DOTALL)
+# Values that are paths wherever they begin, unless they name a place on the Hub or a tag.
+_PATHS: Final = ("pretrained", "teacher_weights", "folder")
+# Columns that hold what a failed evaluation said.
+_PRIVATE: Final = ("error", "trace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +196,156 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not isinstance(data, dict):
         raise WeightsError(f"{path} is broken: it holds no object.")
     return data
+
+
+# -- its records, value by value ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One measurement: top-1 and top-5 accuracy [%] on a split of a data set."""
+
+    dataset: str
+    split: str
+    top1: float
+    top5: float
+    pictures: int
+
+    @property
+    def dataset_id(self) -> str:
+        """The data set as the Hub's cards name it."""
+        kind, slash, name = self.dataset.partition("/")
+        return name if slash and kind in ("torch", "hfds", "hfids", "tfds", "wds") else self.dataset
+
+
+def measured_of(summary: Mapping[str, Any] | None) -> tuple[Measured, ...]:
+    """What the summary of a training says was measured: on its validation pictures, and on its test split if any.
+
+    Raises:
+        ValueError: It lacks an entry, or has one that no training writes; the text names it.
+    """
+    if summary is None:
+        return ()
+    found = [
+        Measured(
+            text_in(summary, "dataset"),
+            text_in(summary, "validated_on"),
+            number_in(summary, "top1", most=100),
+            number_in(summary, "top5", most=100),
+            count_in(summary, "val_pictures"),
+        )
+    ]
+    if summary.get("test_top1") is not None:
+        found.append(
+            Measured(
+                text_in(summary, "dataset"),
+                text_in(summary, "tested_on"),
+                number_in(summary, "test_top1", most=100),
+                number_in(summary, "test_top5", most=100),
+                count_in(summary, "test_pictures"),
+            )
+        )
+    return tuple(found)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """A ``WeightsError`` that names the file, where a record of a run is not what a run writes."""
+    try:
+        yield
+    except BssZooError as error:
+        if isinstance(error, (WeightsError, SettingsError)):
+            raise
+        raise WeightsError(_broken(name, error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, YAMLError, csv.Error) as error:
+        raise WeightsError(_broken(name, error)) from error
+
+
+def _broken(name: str, error: Exception) -> str:
+    said = f"there is no {error}" if type(error) is KeyError else str(error) or type(error).__name__
+    return (
+        f"{name} is broken, or of another version of bsszoo ({one_line(said)}). Take it away to do without it, or "
+        "let the command that wrote it write it again."
+    )
+
+
+def text_in(data: Any, *keys: str) -> str:
+    """The text at the end of these keys; a ``ValueError`` for anything else."""
+    return str(_value(data, keys, str, "a text"))
+
+
+def number_in(data: Any, *keys: str, most: float = 1e30) -> float:
+    """The finite number, from 0, at the end of these keys; a ``ValueError`` for anything else."""
+    value = _value(data, keys, (int, float), "a number")
+    if not 0 <= value <= most:  # NaN is in no range
+        raise ValueError(f"{'.'.join(keys)} is {value!r}, and a number from 0 to {most:g} is needed")
+    return float(value)
+
+
+def count_in(data: Any, *keys: str) -> int:
+    """The whole number, from 0, at the end of these keys; a ``ValueError`` for anything else."""
+    value = _value(data, keys, int, "a whole number")
+    if value < 0:
+        raise ValueError(f"{'.'.join(keys)} is {value!r}, and a whole number from 0 is needed")
+    return int(value)
+
+
+def _value(data: Any, keys: Sequence[str], kind: type | tuple[type, ...], wanted: str) -> Any:
+    for depth, key in enumerate(keys):
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{'.'.join(keys[:depth]) or 'it'} is no object")
+        if key not in data:
+            raise ValueError(f"it has no {'.'.join(keys[: depth + 1])}")
+        data = data[key]
+    if not isinstance(data, kind) or isinstance(data, bool):
+        raise ValueError(f"{'.'.join(keys)} is {one_line(repr(data), 60)}, and {wanted} is needed")
+    return data
+
+
+# -- what of them may be shown to everybody -------------------------------------------------------------------
+
+
+def without_paths(value: Any) -> Any:
+    """The same value with each absolute path in its texts shortened to the last part.
+
+    Example:
+        >>> without_paths({"from": "local-dir:/home/me/runs/first", "see": "https://a.org/b/c"})
+        {'from': 'local-dir:first', 'see': 'https://a.org/b/c'}
+    """
+    if isinstance(value, str):
+        head, colon, rest = value.partition(":")
+        if head in ("local-dir", "file") and colon:
+            return f"{head}:{_last(rest)}"
+        if _WHOLE.fullmatch(value):
+            return _last(value)
+        return _PATH.sub(lambda found: found["last"] or "(a folder)", value)
+    if isinstance(value, dict):
+        named = {key for key, one in value.items() if key in _PATHS and isinstance(one, str) and ":" not in one[2:]}
+        return {key: _last(one) if key in named else without_paths(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(one) for one in value]
+    return value
+
+
+def _last(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "(a folder)"
+
+
+def portable_recipe(text: str) -> str:
+    """A recipe's YAML without paths of this machine; as it is where it has none."""
+    data = parse_yaml(text)
+    shown = without_paths(data)
+    return text if shown == data else yaml.safe_dump(shown, sort_keys=False, width=110)
+
+
+def portable_trials(text: str) -> str:
+    """``trials.csv`` without the texts of failed evaluations, which hold paths and source lines."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows:
+        return ""
+    out = io.StringIO()
+    names = [name for name in rows[0] if name not in _PRIVATE]
+    table = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return out.getvalue()

@@ -17,8 +17,7 @@ from train.small import small_recipe
 import bsszoo
 from bsszoo.compression.finish import Finish
 from bsszoo.hub.contents import write_contents
-from bsszoo.hub.portable import portable_recipe, portable_trials, without_paths
-from bsszoo.hub.source import find_trained
+from bsszoo.hub.source import find_trained, portable_recipe, portable_trials, without_paths
 from bsszoo.models.build import build
 
 ORIGINAL = "mobilenetv2_c16-16-24-24-32-32_l2-1-1-1-1-1_t6-6-6-6-6-6_stem16_stage2-8x1"
