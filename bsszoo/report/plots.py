@@ -87,7 +87,7 @@ def cost_against_score(result: Result) -> str:
             row = found[place - 1]
             if row.score is not None:
                 _badge(axes, row.cost.macs / 1e6, row.score, str(place), label="code found" if place == 1 else None)
-        _crosses(axes, [t.cost.macs / 1e6 for t in result.trials if t.score is None])
+        _without_score(axes, result.trials, lambda t: t.cost.macs / 1e6)
         axes.set_xlabel("MACs [million]")
         axes.set_ylabel("score")
         axes.margins(y=0.12)
@@ -197,7 +197,7 @@ def progress_by_trial(result: Result) -> str:
             control = _first(result, role)
             if control is not None and control.score is not None:
                 axes.axhline(control.score, color=color, linestyle=dashes, linewidth=1.5, label=name)
-        _crosses(axes, [t.number for t in result.trials if t.score is None])
+        _without_score(axes, result.trials, lambda t: t.number)
         numbers = [t.number for t in result.trials] or [0]
         axes.set_xlim(min(numbers) - 0.8, max(numbers) + 0.8)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -207,8 +207,9 @@ def progress_by_trial(result: Result) -> str:
         axes.margins(y=0.12)
         legend(figure, axes)
         top = score(max(best)) if best else "none"
-        failed = len(result.trials) - len(done)
-        title = f"Score of each of {len(result.trials)} trials in order; the best score is {top}, {failed} failed."
+        failed, pruned = (sum(t.state == state for t in result.trials) for state in ("failed", "pruned"))
+        title = f"Score of each of {len(result.trials)} trials in order; the best score is {top}, {failed} failed"
+        title += f" and {pruned} were pruned." if pruned else "."
         return svg_text(figure, prefix="progress", title=title)
 
 
@@ -336,20 +337,23 @@ def _badge(axes: Axes, x: float, y: float, text: str, *, label: str | None) -> N
     axes.annotate(text, (x, y), ha="center", va="center_baseline", color="white", fontsize=9, fontweight="bold")
 
 
-def _crosses(axes: Axes, xs: Sequence[float]) -> None:
-    """Trials without a score, at the foot of the axes."""
-    if xs:
-        axes.plot(
-            xs,
-            [0.025] * len(xs),
-            "x",
-            color=INK,
-            markersize=6,
-            markeredgewidth=1.5,
-            clip_on=False,
-            transform=axes.get_xaxis_transform(),
-            label="failed",
-        )
+def _without_score(axes: Axes, trials: Sequence[TrialRow], x: Callable[[TrialRow], float]) -> None:
+    """Failed and pruned trials at the foot of the axes: what a pruned one reported is no score."""
+    for state, marker in (("failed", "x"), ("pruned", "v")):
+        xs = [x(t) for t in trials if t.state == state]
+        if xs:
+            axes.plot(
+                xs,
+                [0.025] * len(xs),
+                marker,
+                color=INK,
+                markersize=6,
+                markeredgewidth=1.5,
+                fillstyle="none",
+                clip_on=False,
+                transform=axes.get_xaxis_transform(),
+                label=state,
+            )
 
 
 def _bands(axes: Axes, trials: Sequence[TrialRow]) -> None:

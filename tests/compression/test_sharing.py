@@ -70,7 +70,11 @@ def test_the_command_with_workers_ends_as_one_worker_does_with_distinct_codes(tm
     seen = (tmp_path / "seen.txt").read_text().split()
     assert len(rows) == len({r["code"] for r in rows}) == 10
     assert len(seen) == len(set(seen)) == 10 + 2  # and the two controls
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["trials"] == {"complete": 10, "pruned": 0, "failed": 0}
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["trials"] == {
+        "complete": 10,
+        "pruned": 0,
+        "failed": 0,
+    }
 
 
 def test_two_commands_share_one_search_through_a_grpc_proxy(tmp_path):
