@@ -8,6 +8,7 @@ import sys
 from importlib import resources
 
 import pytest
+import yaml
 from package_tree import ROOT
 
 import bsszoo
@@ -18,6 +19,7 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAIN_JOB = "pip install . && bsszoo compress mobilenetv2 --flops 130M"
 TESTS = 'pip install ".[test]" && python -m pytest -n 2'
@@ -26,6 +28,14 @@ TESTS = 'pip install ".[test]" && python -m pytest -n 2'
 def test_version_is_said_once() -> None:
     assert PROJECT["project"]["version"] == bsszoo.__version__
     assert bsszoo.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert CITATION["version"] == bsszoo.__version__
+
+
+def test_the_citation_names_what_the_readme_asks_to_cite() -> None:
+    [paper] = CITATION["references"]
+    assert f"*{paper['title']}.*" in README
+    assert paper["url"] in README
+    assert str(paper["year"]) in README
 
 
 def test_data_files_are_in_the_package_and_declared() -> None:
