@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import yaml
@@ -70,10 +71,11 @@ def test_the_readme_s_commands_stand_alone_and_are_what_ci_runs(command: str) ->
     assert f"readme_line '{command}'" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_ci_is_a_program() -> None:
-    script = ROOT / ".ci" / "run"
-    assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
+@pytest.mark.parametrize("script", sorted((ROOT / ".ci").iterdir()), ids=lambda p: p.name)
+def test_ci_is_made_of_programs_that_contributing_names(script: Path) -> None:
+    assert script.read_text(encoding="utf-8").startswith(("#!/usr/bin/env bash\n", "#!/usr/bin/env python3\n"))
     assert script.stat().st_mode & 0o111
+    assert f"`.ci/{script.name}`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_the_command_is_declared() -> None:
