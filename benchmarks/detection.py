@@ -94,7 +94,7 @@ def _recipe(given: argparse.Namespace) -> Any:
     )
 
     return DetectionRecipe(
-        model=DetectorPart(given.models, anchor_size=given.anchor_size, proposals=given.proposals),
+        model=DetectorPart(name=given.models, anchor_size=given.anchor_size, proposals=given.proposals),
         optim=DetectionOptim(lr=0.005, batch_size=given.batch, weight_decay=1e-4, decay_norm_and_bias=True),
         schedule=DetectionSchedule(updates=given.updates, validate_every=given.updates),
         data=CocoPart(

@@ -109,7 +109,7 @@ def _recipe(given: argparse.Namespace) -> Recipe:
 
     jpeg = given.inputs == "jpeg"
     return Recipe(
-        model=ModelPart(given.networks, num_classes=CLASSES),
+        model=ModelPart(name=given.networks, num_classes=CLASSES),
         optim=OptimPart(lr=0.01, batch_size=given.batch, weight_decay=1e-4),
         schedule=SchedulePart(epochs=EPOCHS),
         loss=LossPart(label_smoothing=0.1),

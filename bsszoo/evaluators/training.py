@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def training_recipe(
         if assignments:
             raise SettingsError("--set changes a recipe file: give it with --recipe.")
         part = imagenet_recipe(family_of(family).original_name).data  # the family's own input size and crop
-        part = part if dataset is None else replace(part, dataset=dataset)
+        part = part if dataset is None else part.replaced(dataset=dataset)
         split = open_split(part, data, training=True, num_classes=sys.maxsize)
         if isinstance(split, Stream):
             raise DataError(

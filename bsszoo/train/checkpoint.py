@@ -26,7 +26,7 @@ from bsszoo.train.classification.recipe import read_tree_of, recipe_text
 from bsszoo.train.strict import as_mapping, paths
 
 if TYPE_CHECKING:
-    from bsszoo.train.classification.recipe import TrainingRecipe
+    from bsszoo.train.detection.recipe import AnyRecipe
 
 LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST, CONFIG = (
     "last.pt",
@@ -185,7 +185,7 @@ class Folder:
         self.notes: list[str] = []
 
     @contextmanager
-    def held(self, recipe: TrainingRecipe) -> Iterator[None]:
+    def held(self, recipe: AnyRecipe) -> Iterator[None]:
         """Hold the folder for a training with this recipe; it is written there when it is new.
 
         Raises:
@@ -213,7 +213,7 @@ class Folder:
         finally:
             lock.release()
 
-    def _check(self, recipe: TrainingRecipe) -> None:
+    def _check(self, recipe: AnyRecipe) -> None:
         file = self.path / RECIPE
         if not file.exists():
             if (self.path / LAST).exists():
@@ -434,12 +434,12 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
     return hashlib.sha256(_safetensors(state)).hexdigest()
 
 
-def differences(one: TrainingRecipe, other: TrainingRecipe) -> list[str]:
+def differences(one: AnyRecipe, other: AnyRecipe) -> list[str]:
     """The dotted paths of the values in which two recipes of one task differ."""
     return [p for p in paths(type(one)) if value_at(one, p) != value_at(other, p)]
 
 
-def value_at(recipe: TrainingRecipe, path: str) -> Any:
+def value_at(recipe: AnyRecipe, path: str) -> Any:
     """The value at a dotted path, as YAML has it."""
     value: Any = as_mapping(recipe)
     for part in path.split("."):

@@ -25,9 +25,10 @@ from bsszoo.models.synchronised import synchronised
 from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import BEST, LAST, Folder, Progress, Row, best_of, pack, unpack_progress, weights_sha256
 from bsszoo.train.checkpoint_contents import contents_fault, optimizer_form, own_groups, refusal
-from bsszoo.train.classification.recipe import Recipe, TrainingRecipe
+from bsszoo.train.classification.recipe import Recipe
 from bsszoo.train.classification.samples import plain
 from bsszoo.train.classification.task import Classification
+from bsszoo.train.detection.recipe import AnyRecipe
 from bsszoo.train.devices import Place, joined
 from bsszoo.train.events import Events
 from bsszoo.train.optim import make_optimizer
@@ -73,12 +74,7 @@ def train(
 
 
 def run(
-    recipe: TrainingRecipe,
-    open_task: Opener,
-    out: str | Path,
-    *,
-    device: str | None = None,
-    watcher: Watcher | None = None,
+    recipe: AnyRecipe, open_task: Opener, out: str | Path, *, device: str | None = None, watcher: Watcher | None = None
 ) -> dict[str, Any]:
     """Train the network of any task; arguments, folder, summary and errors as ``train``.
 
@@ -123,7 +119,7 @@ class _Run:
     """A training in this process: what it has, and its progress."""
 
     def __init__(
-        self, recipe: TrainingRecipe, task: Task, folder: Folder, place: Place, watcher: Watcher, stopping: StopSignals
+        self, recipe: AnyRecipe, task: Task, folder: Folder, place: Place, watcher: Watcher, stopping: StopSignals
     ) -> None:
         self.recipe, self.task, self.folder, self.place = recipe, task, folder, place
         self.watcher, self.stopping = watcher, stopping

@@ -1,98 +1,86 @@
-"""Strict reading of nested mappings as frozen dataclasses: every key, type and range is checked, and named if wrong.
+"""Recipes are read strictly: pydantic checks every key, type and range, and what is wrong is named in one line.
 
-A dataclass says what a key takes: its type hint, and by ``bounded`` or ``choice`` its range. The same description
-checks a YAML file, an override on the command line (``optim.lr=0.35``) and a value given in Python.
+The same checks hold for a YAML file, an override on the command line (``optim.lr=0.35``) and a value given in Python.
 """
 
 from __future__ import annotations
 
-import math
-import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, field, fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 
-from bsszoo.errors import RecipeError, close_matches
+from bsszoo.errors import BssZooError, RecipeError, close_matches
 from bsszoo.texts import one_line, parse_yaml
 
-Tree = TypeVar("Tree")
+_TEXT = (str, str | None)
 
 
-def bounded(
-    default: Any = MISSING,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> Any:
-    """A dataclass field that holds numbers from ``low`` to ``high`` (or, when open, strictly between)."""
-    bounds = (low, high, open_low, open_high)
-    return (
-        field(metadata={"bounds": bounds})
-        if default is MISSING
-        else field(default=default, metadata={"bounds": bounds})
-    )
-
-
-def choice(default: Any, *allowed: str) -> Any:
-    """A dataclass field that holds one of some words."""
-    return field(default=default, metadata={"choices": allowed})
-
-
-def read_tree(kind: type[Tree], data: object, *, where: str = "", source: str = "") -> Tree:
-    """The dataclass tree that nested mappings describe.
-
-    Args:
-        kind: The dataclass of the root.
-        data: Mappings of mappings, as YAML gives them.
-        where: The path of ``data`` in the whole, for messages.
-        source: The name of the file, for messages.
+class Section(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
+    """A recipe, or a part of it: frozen, and checked however it is made.
 
     Raises:
         RecipeError: An unknown or missing key, a wrong type or a value out of range; the text names the key, what was
             given and what is allowed.
     """
-    prefix = f"{source}: " if source else ""
-    if not isinstance(data, Mapping):
-        raise RecipeError(
-            f"{prefix}{where or 'The file'} holds {_shown(data)}; it takes the keys "
-            f"{', '.join(f.name for f in fields(kind))}."  # type: ignore[arg-type]
-        )
-    hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    for key in data:
-        if key not in known:
-            raise RecipeError(f"{prefix}there is no key {_joined(where, str(key))!r}.{close_matches(str(key), known)}")
-    values: dict[str, Any] = {}
-    for name, entry in known.items():
-        path = _joined(where, name)
-        if name in data:
-            values[name] = _value(hints[name], data[name], path, entry.metadata, prefix, source)
-        elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise RecipeError(f"{prefix}the key {path!r} is missing.")
-    return kind(**values)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _named(type(self), values, error, "") from None
+
+    # Sections inside a recipe are read with it, so that an error names the whole path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _meant(cls, value: object, info: ValidationInfo) -> object:
+        """The value that YAML's text means: it has no tuples, and YAML 1.1 reads 4e-5 (no dot) as a text."""
+        if isinstance(value, list):
+            return tuple(cls._meant(v, info) for v in value)
+        if (
+            isinstance(value, str)
+            and "e" in value.lower()
+            and cls.model_fields[str(info.field_name)].annotation not in _TEXT
+        ):
+            with suppress(ValueError):
+                return float(value)
+        return value
+
+    def replaced(self: Tree, **values: Any) -> Tree:
+        """A copy with other values, checked; ``RecipeError`` as the class."""
+        return type(self)(**{**dict(self), **values})
 
 
-def check_tree(tree: object) -> None:
-    """Check a tree that was built in Python as one that was read; ``RecipeError`` as ``read_tree``."""
-    read_tree(type(tree), as_mapping(tree))
+Tree = TypeVar("Tree", bound=Section)
 
 
-def as_mapping(tree: Any) -> dict[str, Any]:
+def read_tree(kind: type[Tree], data: object, *, source: str = "") -> Tree:
+    """The tree of sections that nested mappings describe.
+
+    Args:
+        kind: The class of the root.
+        data: Mappings of mappings, as YAML gives them.
+        source: The name of the file, for messages.
+
+    Raises:
+        RecipeError: As ``Section``.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _named(kind, data, error, f"{source}: " if source else "") from None
+
+
+def as_mapping(tree: Section) -> dict[str, Any]:
     """The nested mapping of a tree, plain enough for YAML and JSON: tuples become lists."""
-    out: dict[str, Any] = {}
-    for entry in fields(tree):
-        value = getattr(tree, entry.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            value = as_mapping(value)
-        out[entry.name] = list(value) if isinstance(value, tuple) else value
-    return out
+    return tree.model_dump(mode="json")
 
 
-def override(data: Mapping[str, Any], kind: type, assignments: Sequence[str]) -> dict[str, Any]:
+def override(data: Mapping[str, Any], kind: type[Section], assignments: Sequence[str]) -> dict[str, Any]:
     """Nested mappings with ``key.key=value`` assignments applied; the values are read as YAML.
 
     Raises:
@@ -104,14 +92,14 @@ def override(data: Mapping[str, Any], kind: type, assignments: Sequence[str]) ->
         if not equals:
             raise RecipeError(f"--set takes KEY=VALUE, such as optim.lr=0.35; given was {text!r}.")
         path = path.strip()
-        if path not in (known := list(paths(kind))):
+        if path not in (known := dict(_values(kind))):
             raise RecipeError(f"There is no key {path!r} to set.{close_matches(path, known)}")
-        text_key = _hint_at(kind, path) in (str, str | None)
+        text_key = known[path] in _TEXT
         try:
             value = parse_yaml(written)
         except yaml.YAMLError as error:
             if not text_key:
-                raise RecipeError(f"--set {path}: {written!r} is no YAML value: {_one_line(error)}") from None
+                raise RecipeError(f"--set {path}: {written!r} is no YAML value: {one_line(error, 400)}") from None
             value = written
         # A text that YAML takes for something else, such as {split}/file.json, is meant as it stands.
         value = written if text_key and value is not None and not isinstance(value, str) else value
@@ -125,21 +113,24 @@ def override(data: Mapping[str, Any], kind: type, assignments: Sequence[str]) ->
     return result
 
 
-def _hint_at(kind: Any, path: str) -> Any:
-    for part in path.split("."):
-        kind = get_type_hints(kind)[part]
-    return kind
+def paths(kind: type[Section]) -> list[str]:
+    """The dotted paths of all values of a tree."""
+    return [path for path, _ in _values(kind)]
 
 
-def paths(kind: type, where: str = "") -> Iterator[str]:
-    """The dotted paths of all values of a dataclass tree."""
-    hints = get_type_hints(kind)
-    for entry in fields(kind):
-        hint = hints[entry.name]
-        if is_dataclass(hint):
-            yield from paths(hint, _joined(where, entry.name))  # type: ignore[arg-type]
+def _values(kind: type[Section], where: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted path and the type of each value."""
+    for name, field in kind.model_fields.items():
+        if (inner := _section(kind, name)) is not None:
+            yield from _values(inner, f"{where}{name}.")
         else:
-            yield _joined(where, entry.name)
+            yield f"{where}{name}", field.annotation
+
+
+def _section(kind: type[Section], name: str) -> type[Section] | None:
+    """The class of a key that holds a section."""
+    hint = kind.model_fields[name].annotation
+    return hint if isinstance(hint, type) and issubclass(hint, Section) else None
 
 
 def load_mapping(text: str, source: str) -> dict[str, Any]:
@@ -151,7 +142,7 @@ def load_mapping(text: str, source: str) -> dict[str, Any]:
     try:
         data = parse_yaml(text, _NoDuplicates)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{source} is no YAML file: {_one_line(error)}") from None
+        raise RecipeError(f"{source} is no YAML file: {one_line(error, 400)}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{source} holds {_shown(data)}; a recipe holds sections of keys.")
     return data
@@ -172,79 +163,56 @@ class _NoDuplicates(yaml.SafeLoader):
         return result
 
 
-def _value(hint: Any, given: Any, path: str, metadata: Mapping[str, Any], prefix: str, source: str) -> Any:
-    if is_dataclass(hint) and isinstance(hint, type):
-        return read_tree(hint, given, where=path, source=source)
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if given is None and type(None) in kinds:
-        return None
-    kind = next(k for k in kinds if k is not type(None))
-    value = _typed(kind, given)
-    if value is None:
-        none = " or null" if type(None) in kinds else ""
-        raise RecipeError(f"{prefix}{path} is {_shown(given)}; it takes {_name(kind)}{none}.")
-    for number in value if isinstance(value, tuple) else (value,):
-        _check_range(number, path, metadata, prefix)
-    return value
+def _named(kind: type[Section], given: Any, error: ValidationError, prefix: str) -> BssZooError:
+    """The first fault that pydantic found, in one line; a misspelt key comes before the one that it is missing as."""
+    unknown = ("extra_forbidden", "invalid_key")
+    fault = min(error.errors(include_url=False), key=lambda e: e["type"] not in unknown)
+    own = fault.get("ctx", {}).get("error")
+    if isinstance(own, BssZooError):  # of values that contradict each other
+        return own
+    path = ""
+    for name in map(str, fault["loc"]):
+        path += f".{name}" if path else name
+        if fault["type"] in unknown and name not in kind.model_fields:
+            return RecipeError(f"{prefix}there is no key {path!r}.{close_matches(name, kind.model_fields)}")
+        if isinstance(given, Mapping) and name not in given:
+            return RecipeError(f"{prefix}the key {path!r} is missing.")
+        given = given[name] if isinstance(given, Mapping) else getattr(given, name)
+        inner = _section(kind, name)
+        if inner is None:  # inside a value it has no key
+            return RecipeError(f"{prefix}{path} is {_shown(given)}; {_allowed(kind, name, fault['type'])}.")
+        kind = inner
+    return RecipeError(
+        f"{prefix}{path or 'The file'} holds {_shown(given)}; it takes the keys {', '.join(kind.model_fields)}."
+    )
 
 
-def _typed(kind: Any, given: Any) -> Any:
-    """The value as the kind, or None where it is none of that kind."""
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)
-        if not isinstance(given, (list, tuple)) or (inner[-1] is not Ellipsis and len(given) != len(inner)):
-            return None
-        parts = [_typed(inner[0], v) for v in given]
-        return None if any(p is None for p in parts) else tuple(parts)
-    if kind is float:
-        # YAML 1.1 reads 4e-5 (no dot) as text; nobody who writes it means a text.
-        if isinstance(given, str) and "e" in given.lower():
-            try:
-                given = float(given)
-            except ValueError:
-                return None
-        if isinstance(given, bool) or not isinstance(given, (int, float)):
-            return None
-        try:
-            number = float(given)
-        except OverflowError:
-            return None
-        return number if math.isfinite(number) else None
-    if kind is int:
-        return given if isinstance(given, int) and not isinstance(given, bool) else None
-    return given if isinstance(given, kind) else None
-
-
-def _check_range(value: Any, path: str, metadata: Mapping[str, Any], prefix: str) -> None:
-    allowed = metadata.get("choices")
-    if allowed and value not in allowed:
-        raise RecipeError(f"{prefix}{path} is {value!r}; allowed are {', '.join(map(repr, allowed))}.")
-    low, high, open_low, open_high = metadata.get("bounds", (-math.inf, math.inf, False, False))
-    if value in (None, "") or isinstance(value, (str, bool)):
-        return
-    if not (low < value if open_low else low <= value) or not (value < high if open_high else value <= high):
-        least = "" if low == -math.inf else f"{'more than' if open_low else 'at least'} {low:g}"
-        most = "" if high == math.inf else f"{'less than' if open_high else 'at most'} {high:g}"
-        raise RecipeError(f"{prefix}{path} is {value}; allowed is {' and '.join(p for p in (least, most) if p)}.")
-
-
-def _name(kind: Any) -> str:
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)
-        count = "a list of" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
-        return f"{count} {_name(inner[0]).split(' ', 1)[-1]}s"
-    return {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(kind, str(kind))
+def _allowed(kind: type[Section], name: str, fault: str) -> str:
+    """What a value may be, from the JSON schema of its section."""
+    schema = kind.model_json_schema()["properties"][name]
+    null = " or null" if "anyOf" in schema else ""
+    schema = schema["anyOf"][0] if null else schema
+    if fault == "literal_error":
+        return f"allowed are {', '.join(map(repr, schema['enum']))}"
+    part = schema.get("items") or schema.get("prefixItems", [schema])[0]
+    if fault.startswith(("greater", "less")):
+        limits = {
+            "exclusiveMinimum": "more than",
+            "minimum": "at least",
+            "exclusiveMaximum": "less than",
+            "maximum": "at most",
+        }
+        return f"allowed is {' and '.join(f'{word} {part[key]:,}' for key, word in limits.items() if key in part)}"
+    kinds = {"number": "a number", "integer": "a whole number", "string": "a text", "boolean": "true or false"}
+    if schema["type"] == "array":
+        count = f" {schema['maxItems']}" if "maxItems" in schema else ""
+        return f"it takes a list of{count} {kinds[part['type']].removeprefix('a ')}s{null}"
+    return f"it takes {kinds[schema['type']]}{null}"
 
 
 def _shown(value: object) -> str:
-    kinds = {str: "the text ", bool: "", Mapping: "", list: "the list "}
+    if value is None:
+        return "nothing (null)"
     text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return "nothing (null)" if value is None else kinds.get(type(value), "") + one_line(text, 100)
-
-
-def _joined(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    return one_line(error, 400)
+    kinds: dict[type, str] = {str: "the text ", list: "the list "}
+    return kinds.get(type(value), "") + one_line(text, 100)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from bsszoo.train.checkpoint import Row
-from bsszoo.train.classification.recipe import TrainingRecipe
 from bsszoo.train.classification.samples import Division
+from bsszoo.train.detection.recipe import AnyRecipe
 from bsszoo.train.devices import Place
 
 
@@ -16,7 +16,7 @@ from bsszoo.train.devices import Place
 class Start:
     """What a training begins with, for those who watch it."""
 
-    recipe: TrainingRecipe
+    recipe: AnyRecipe
     train: int  # pictures
     val: int
     division: Division

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from bsszoo.models.pictures import input_config
 from bsszoo.predict import predict
 from bsszoo.train.classification.data import Pictures, Stream, open_split, open_splits, open_test, unseen_split
 from bsszoo.train.classification.evaluation import evaluate
-from bsszoo.train.classification.recipe import DataPart
+from bsszoo.train.classification.recipe import DataPart, with_values
 from bsszoo.train.classification.samples import evaluation_batches
 from bsszoo.train.classification.validate import validate
 from bsszoo.train.devices import Place
@@ -68,9 +67,7 @@ def test_a_folder_is_read_as_timm_reads_it(tmp_path: Path) -> None:
 def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
     make_folder(tmp_path, val=9)
     recipe = small_recipe(tmp_path)
-    recipe = replace(
-        recipe, data=replace(FOLDER, crop_pct=0.9, interpolation="bicubic"), model=replace(recipe.model, num_classes=3)
-    )
+    recipe = with_values(recipe, data=dict(FOLDER, crop_pct=0.9, interpolation="bicubic"), model={"num_classes": 3})
     model = bsszoo.create(CODE, num_classes=3).eval()
     _, val = open_splits(recipe.data, tmp_path, num_classes=3)
     place = Place(torch.device("cpu"))
@@ -206,7 +203,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 
 def test_held_out_pictures_are_not_trained_on_and_come_from_every_class() -> None:
-    part = replace(FOLDER, dataset="synthetic/500", holdout=0.2, subset=0.5)
+    part = FOLDER.replaced(dataset="synthetic/500", holdout=0.2, subset=0.5)
     train_split, val = open_splits(part, None, num_classes=5)
     assert isinstance(train_split, Pictures)
     assert isinstance(val, Pictures)
@@ -222,7 +219,7 @@ def test_held_out_pictures_are_not_trained_on_and_come_from_every_class() -> Non
 @pytest.mark.skipif(not DEBIAN.exists(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    part = replace(FOLDER, dataset="torch/fashion_mnist")
+    part = FOLDER.replaced(dataset="torch/fashion_mnist")
     train_split, val = open_splits(part, DEBIAN, num_classes=10)
     assert (len(train_split), len(val)) == (60_000, 10_000)
     [root] = (tmp_path / "bsszoo").iterdir()
@@ -292,7 +289,7 @@ def test_a_hugging_face_data_set_is_read(tmp_path: Path) -> None:
         made = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 3}, features=features)
         (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
         made.to_parquet(str(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet"))
-    part = replace(FOLDER, dataset=f"hfds/{tmp_path / 'set'}")
+    part = FOLDER.replaced(dataset=f"hfds/{tmp_path / 'set'}")
     train_split, val = open_splits(part, tmp_path / "cache", num_classes=2)
     assert isinstance(train_split, Pictures)
     assert isinstance(val, Pictures)
@@ -308,19 +305,19 @@ def test_names_of_validation_are_one_and_the_folder_that_was_read_is_named(tmp_p
     make_folder(tmp_path)
     (tmp_path / "validation").rename(tmp_path / name)
     for wanted in ("val", "valid", "validation", "eval"):
-        val = open_split(replace(FOLDER, val_split=wanted), tmp_path, training=False, num_classes=3)
+        val = open_split(FOLDER.replaced(val_split=wanted), tmp_path, training=False, num_classes=3)
         assert (val.split, len(val)) == (name, 15)
     with pytest.raises(DataError, match=f"has no folder 'test'; it has .*{name}"):
-        open_split(replace(FOLDER, val_split="test"), tmp_path, training=False, num_classes=3)
+        open_split(FOLDER.replaced(val_split="test"), tmp_path, training=False, num_classes=3)
 
 
 def test_a_test_is_on_pictures_that_nothing_was_chosen_by(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    part = replace(FOLDER, test_split="val")
+    part = FOLDER.replaced(test_split="val")
     splits = open_splits(part, tmp_path, num_classes=3)
     with pytest.raises(DataError, match=r"the recipe validates on the same pictures \(validation\)"):
         open_test(part, tmp_path, num_classes=3, splits=splits)
-    held = replace(part, holdout=0.2)
+    held = part.replaced(holdout=0.2)
     splits = open_splits(held, tmp_path, num_classes=3)
     test = open_test(held, tmp_path, num_classes=3, splits=splits)
     assert test is not None
@@ -332,7 +329,7 @@ def test_synthetic_splits_are_three() -> None:
     seen = [
         np.asarray(split.picture(0, "RGB"))
         for name in ("train", "validation", "test")
-        if isinstance(split := open_split(replace(part, val_split=name), None, training=False, num_classes=2), Pictures)
+        if isinstance(split := open_split(part.replaced(val_split=name), None, training=False, num_classes=2), Pictures)
     ]
     assert not any(np.array_equal(a, b) for a, b in ((seen[0], seen[1]), (seen[1], seen[2]), (seen[0], seen[2])))
 
@@ -340,21 +337,21 @@ def test_synthetic_splits_are_three() -> None:
 def test_a_search_is_confirmed_on_the_split_that_there_is(tmp_path: Path) -> None:
     make_folder(tmp_path)
     assert unseen_split(FOLDER, tmp_path) == "validation"
-    assert unseen_split(replace(FOLDER, test_split="mine"), tmp_path) == "mine"
+    assert unseen_split(FOLDER.replaced(test_split="mine"), tmp_path) == "mine"
     recipe = small_recipe(tmp_path, "data.dataset=folder", "data.holdout=0.2", "data.image_size=32")
     assert read_finish("paper", "resnet18", lambda: recipe, str(tmp_path)).data.holdout == 0
     (tmp_path / "validation").rename(tmp_path / "test")
     assert unseen_split(FOLDER, tmp_path) == "test"
     # The final training validates on held-out pictures, too, where there is no split for it.
     assert read_finish("paper", "resnet18", lambda: recipe, str(tmp_path)).data.holdout == 0.2
-    assert unseen_split(replace(FOLDER, dataset="synthetic"), None) == "validation"
+    assert unseen_split(FOLDER.replaced(dataset="synthetic"), None) == "validation"
 
 
 def test_a_data_set_of_an_unknown_kind_is_no_folder(tmp_path: Path) -> None:
     make_folder(tmp_path)
     # timm takes it for a folder, and its classes would be train and validation.
     with pytest.raises(DataError, match="'tar/mine', which is no known kind of data set"):
-        open_split(replace(FOLDER, dataset="tar/mine", train_split="other"), tmp_path, training=True, num_classes=3)
+        open_split(FOLDER.replaced(dataset="tar/mine", train_split="other"), tmp_path, training=True, num_classes=3)
 
 
 def deep_picture(kind: str = "PNG") -> bytes:
@@ -399,7 +396,7 @@ def parquet_of(root: Path, content: bytes) -> DataPart:
     )
     for split in ("train", "validation"):
         table.to_parquet(str(root / "data" / f"{split}-00000-of-00001.parquet"))
-    return replace(FOLDER, dataset=f"hfds/{root}")
+    return FOLDER.replaced(dataset=f"hfds/{root}")
 
 
 def test_other_kinds_of_data_sets_refuse_deep_pictures_and_turn_photographs(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,11 +35,11 @@ def test_a_recipe_written_and_read_is_the_same(tmp_path: Path) -> None:
         ("optim.learning_rate=1", "no key 'optim.learning_rate' to set"),
         ("optim.lr", "takes KEY=VALUE"),
         ("optim.lr=fast", "optim.lr is the text 'fast'; it takes a number"),
-        ("optim.lr=0", "optim.lr is 0.0; allowed is more than 0"),
+        ("optim.lr=0", "optim.lr is 0; allowed is more than 0"),
         ("optim.batch_size=1.5", "optim.batch_size is 1.5; it takes a whole number"),
         ("optim.nesterov=1", "optim.nesterov is 1; it takes true or false"),
         ("optim.lr=true", "it takes a number"),
-        ("schedule.name=cosin", "schedule.name is 'cosin'; allowed are 'cosine'"),
+        ("schedule.name=cosin", "schedule.name is the text 'cosin'; allowed are 'cosine'"),
         ("schedule.epochs=null", "schedule.epochs is nothing"),
         ("schedule.warmup_epochs=2", "allowed is less than"),
         ("loss.label_smoothing=1", "allowed is at least 0 and less than 1"),
@@ -88,15 +87,23 @@ def test_a_power_of_ten_without_a_dot_is_a_number(tmp_path: Path) -> None:
 def test_another_batch_changes_the_rate_only_when_asked(batch: int, lr: float) -> None:
     plain = OptimPart(lr=lr, batch_size=batch)
     assert plain.peak_lr == lr
-    assert replace(plain, scale_lr=True).peak_lr == pytest.approx(lr * batch / 1024)
+    assert plain.replaced(scale_lr=True).peak_lr == pytest.approx(lr * batch / 1024)
 
 
 def test_values_set_in_python_are_checked_too(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     longer = with_values(recipe, schedule={"epochs": 3})
     assert differences(recipe, longer) == ["schedule.epochs"]
-    with pytest.raises(RecipeError, match=r"schedule\.epochs is 0"):
+    with pytest.raises(RecipeError, match=r"schedule\.epochs is 0; allowed is at least 1"):
         with_values(recipe, schedule={"epochs": 0, "warmup_epochs": 0.0})
+    with pytest.raises(RecipeError, match=r"^epochs is 0; allowed is at least 1 and at most 1,000,000\.$"):
+        recipe.schedule.replaced(epochs=0)
+    with pytest.raises(RecipeError, match="the key 'lr' is missing"):
+        OptimPart()  # type: ignore[call-arg]
+    with pytest.raises(RecipeError, match=r"model\.in_chans is 5; allowed"):
+        Recipe(model={"name": "resnet18", "in_chans": 5}, optim=recipe.optim, schedule=recipe.schedule)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"there is no key 'optimizer'\. Did you mean 'optim'"):
+        with_values(recipe, optimizer={"lr": 1.0})
 
 
 def test_the_paper_s_recipe_begins_with_classifiers_as_large_as_imagenet_s_for_few_classes_too() -> None:

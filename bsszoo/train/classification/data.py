@@ -239,7 +239,7 @@ def open_test(
     train, val = splits or (None, None)
     classes = train.source.classes if isinstance(train, Pictures) else classes
     test = open_split(
-        replace(part, val_split=part.test_split), path, training=False, num_classes=num_classes, classes=classes
+        part.replaced(val_split=part.test_split), path, training=False, num_classes=num_classes, classes=classes
     )
     if val is not None and not part.holdout and test.split == val.split:
         raise DataError(

@@ -39,7 +39,7 @@ def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
     row = family_of(family).training
     return Recipe(
         model=ModelPart(
-            family_of(family).original_name,
+            name=family_of(family).original_name,
             num_classes=num_classes,
             drop_rate=row.drop_rate,
             drop_path_rate=row.drop_path_rate,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol
+from typing import Annotated, Any, Final, Literal
 
 import yaml
+from pydantic import Field, model_validator
 
 from bsszoo.errors import RecipeError
-from bsszoo.train.strict import Tree, as_mapping, bounded, check_tree, choice, load_mapping, override, read_tree
+from bsszoo.train.strict import Section, Tree, as_mapping, load_mapping, override, read_tree
 
 #: Batch for which the paper states its learning rates (appendix B.1, Table 1).
 PAPER_BATCH: Final = 1024
@@ -19,26 +19,24 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class ModelPart:
+class ModelPart(Section):
     """The network: a name of the zoo or a code's text, and what its training adds to it."""
 
     name: str
-    num_classes: int = bounded(1000, low=1, high=10_000_000)
-    in_chans: int = bounded(3, low=1, high=4)
+    num_classes: int = Field(1000, ge=1, le=10_000_000)
+    in_chans: int = Field(3, ge=1, le=4)
     #: Dropout before the classifier.
-    drop_rate: float = bounded(0.0, low=0, high=1, open_high=True)
+    drop_rate: float = Field(0.0, ge=0, lt=1)
     #: Stochastic depth at the end of the network, rising linearly with depth (Huang et al. 2016).
-    drop_path_rate: float = bounded(0.0, low=0, high=1, open_high=True)
+    drop_path_rate: float = Field(0.0, ge=0, lt=1)
     #: What the fresh classifier's weights are multiplied by. timm draws those of MobileNetV2 and EfficientNet from
     #: +-1 / sqrt(num_classes), which for few classes begins with outputs so large that training takes long to start.
-    head_init_scale: float = bounded(1.0, low=0, open_low=True)
+    head_init_scale: float = Field(1.0, gt=0)
     #: Weights to start from: a tag, hf-hub:org/name, local-dir:PATH or a file; null for fresh ones.
     pretrained: str | None = None
 
 
-@dataclass(frozen=True)
-class DataPart:
+class DataPart(Section):
     """Where images come from and how they are shown in evaluation."""
 
     #: folder | torch/fashion_mnist | torch/cifar10 | any other of timm's ``create_dataset`` | synthetic.
@@ -46,60 +44,58 @@ class DataPart:
     train_split: str = "train"
     val_split: str = "validation"
     #: Side of the input [px].
-    image_size: int = bounded(224, low=8, high=4096)
+    image_size: int = Field(224, ge=8, le=4096)
     #: Side of the centre crop over the side of the resized image, in evaluation.
-    crop_pct: float = bounded(0.875, low=0.1, high=1)
-    interpolation: str = choice("bilinear", "bilinear", "bicubic", "nearest", "lanczos", "random")
+    crop_pct: float = Field(0.875, ge=0.1, le=1)
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos", "random"] = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     #: Share of the training images held out, class by class, and validated on instead of ``val_split``.
-    holdout: float = bounded(0.0, low=0, high=1, open_high=True)
+    holdout: float = Field(0.0, ge=0, lt=1)
     #: A split that is measured once, after the last epoch; null for none.
     test_split: str | None = None
     #: Share of the (rest of the) training images that is used, class by class.
-    subset: float = bounded(1.0, low=0, high=1, open_low=True)
+    subset: float = Field(1.0, gt=0, le=1)
 
 
-@dataclass(frozen=True)
-class AugmentPart:
+class AugmentPart(Section):
     """What is done at random to training images (timm's ``create_transform`` and ``Mixup``)."""
 
     #: rrc: random resized crop (Szegedy et al. 2015) | rkrc: resized, then a random crop | rkrr: the two mixed.
-    crop_mode: str = choice("rrc", "rrc", "rkrc", "rkrr")
+    crop_mode: Literal["rrc", "rkrc", "rkrr"] = "rrc"
     #: Least and most share of the image's area in a random resized crop.
-    scale: tuple[float, float] = bounded((0.08, 1.0), low=0, high=4, open_low=True)
+    scale: tuple[Annotated[float, Field(gt=0, le=4)], Annotated[float, Field(gt=0, le=4)]] = (0.08, 1.0)
     #: Least and most aspect ratio of it.
-    ratio: tuple[float, float] = bounded((3 / 4, 4 / 3), low=0, high=100, open_low=True)
-    hflip: float = bounded(0.5, low=0, high=1)
-    vflip: float = bounded(0.0, low=0, high=1)
-    color_jitter: float = bounded(0.0, low=0)
+    ratio: tuple[Annotated[float, Field(gt=0, le=100)], Annotated[float, Field(gt=0, le=100)]] = (3 / 4, 4 / 3)
+    hflip: float = Field(0.5, ge=0, le=1)
+    vflip: float = Field(0.0, ge=0, le=1)
+    color_jitter: float = Field(0.0, ge=0)
     #: A policy in timm's words: original, v0, rand-m9-mstd0.5, augmix-m3, ..; null for none.
     auto_augment: str | None = None
     #: Probability of random erasing.
-    erase: float = bounded(0.0, low=0, high=1)
-    mixup: float = bounded(0.0, low=0)
-    cutmix: float = bounded(0.0, low=0)
+    erase: float = Field(0.0, ge=0, le=1)
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
 
 
-@dataclass(frozen=True)
-class OptimPart:
+class OptimPart(Section):
     """The optimiser (timm's ``create_optimizer_v2``) and its batch."""
 
     #: The learning rate at ``lr_batch_size``.
-    lr: float = bounded(low=0, open_low=True)
+    lr: float = Field(gt=0)
     name: str = "sgd"
     #: Images of one update, over all devices and accumulated passes.
-    batch_size: int = bounded(PAPER_BATCH, low=1, high=1_000_000)
+    batch_size: int = Field(PAPER_BATCH, ge=1, le=1_000_000)
     #: Whether a ``batch_size`` other than ``lr_batch_size`` changes the rate in proportion.
     scale_lr: bool = False
-    lr_batch_size: int = bounded(PAPER_BATCH, low=1)
-    momentum: float = bounded(0.9, low=0, high=1, open_high=True)
+    lr_batch_size: int = Field(PAPER_BATCH, ge=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
-    weight_decay: float = bounded(0.0, low=0)
+    weight_decay: float = Field(0.0, ge=0)
     #: Whether the decay also takes the scales and shifts of normalisation layers and the biases.
     decay_norm_and_bias: bool = False
     #: Most norm of the gradient; null for no clipping.
-    clip_grad: float | None = bounded(None, low=0, open_low=True)
+    clip_grad: float | None = Field(None, gt=0)
 
     @property
     def peak_lr(self) -> float:
@@ -107,87 +103,66 @@ class OptimPart:
         return self.lr * (self.batch_size / self.lr_batch_size if self.scale_lr else 1.0)
 
 
-@dataclass(frozen=True)
-class SchedulePart:
+class SchedulePart(Section):
     """The learning rate over the updates (timm's ``create_scheduler_v2``), and how long it goes."""
 
-    epochs: int = bounded(low=1, high=1_000_000)
-    name: str = choice("cosine", "cosine", "constant", "poly", "tanh")
+    epochs: int = Field(ge=1, le=1_000_000)
+    name: Literal["cosine", "constant", "poly", "tanh"] = "cosine"
     #: Epochs, of ``epochs``, over which the rate rises linearly.
-    warmup_epochs: float = bounded(0.0, low=0)
+    warmup_epochs: float = Field(0.0, ge=0)
     #: The rate at the first update, as a share of the peak.
-    warmup_from: float = bounded(0.0, low=0, high=1)
-    min_lr: float = bounded(0.0, low=0)
+    warmup_from: float = Field(0.0, ge=0, le=1)
+    min_lr: float = Field(0.0, ge=0)
 
 
-@dataclass(frozen=True)
-class LossPart:
+class LossPart(Section):
     """Cross-entropy, what softens it, and a trained network to learn from."""
 
-    label_smoothing: float = bounded(0.0, low=0, high=1, open_high=True)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     #: A network whose outputs are learnt as well (Hinton et al. 2015): a name or a code's text; null for none.
     teacher: str | None = None
     #: The teacher's weights, as ``model.pretrained``.
     teacher_weights: str | None = None
     #: The share of the teacher's part in the loss.
-    teacher_share: float = bounded(0.5, low=0, high=1)
+    teacher_share: float = Field(0.5, ge=0, le=1)
     #: What both networks' outputs are divided by in it.
-    temperature: float = bounded(1.0, low=0, open_low=True)
+    temperature: float = Field(1.0, gt=0)
 
 
-@dataclass(frozen=True)
-class EmaPart:
+class EmaPart(Section):
     """The moving average of the weights (timm's ``ModelEmaV3``), validated and kept instead when there is one."""
 
-    decay: float | None = bounded(None, low=0, high=1, open_low=True, open_high=True)
+    decay: float | None = Field(None, gt=0, lt=1)
     #: Whether the decay rises from zero over the first updates.
     warmup: bool = True
 
 
-@dataclass(frozen=True)
-class RunPart:
+class RunPart(Section):
     """The seed, and how the devices are used: no part of the method, though rounding depends on it."""
 
-    seed: int = bounded(0, low=0, high=2**62)
+    seed: int = Field(0, ge=0, le=2**62)
     #: Most images that a device passes through the network at once; the batch is accumulated from such passes.
-    device_batch: int = bounded(128, low=1, high=1_000_000)
-    precision: str = choice("float32", "float32", "bfloat16", "float16")
+    device_batch: int = Field(128, ge=1, le=1_000_000)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     compile: bool = False
     sync_bn: bool = False
     #: Processes that read images, for each device.
-    workers: int = bounded(4, low=0, high=256)
-    checkpoint_minutes: float = bounded(10.0, low=0, open_low=True)
+    workers: int = Field(4, ge=0, le=256)
+    checkpoint_minutes: float = Field(10.0, gt=0)
     tensorboard: bool = False
 
 
-class TrainingRecipe(Protocol):
-    """What the loop reads of a recipe, whichever task it is of; a frozen dataclass of frozen dataclasses."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def optim(self) -> OptimPart:
-        """The optimiser and the batch."""
-
-    @property
-    def ema(self) -> EmaPart:
-        """The moving average."""
-
-    @property
-    def run(self) -> RunPart:
-        """The seed and the devices."""
-
-
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Section):
     """A whole training.
 
     Raises:
         RecipeError: Parts that contradict each other.
 
     Example:
-        >>> recipe = Recipe(ModelPart("mobilenetv2"), OptimPart(lr=0.7), SchedulePart(epochs=120))
+        >>> recipe = Recipe(
+        ...     model=ModelPart(name="mobilenetv2"), optim=OptimPart(lr=0.7), schedule=SchedulePart(epochs=120)
+        ... )
         >>> recipe.optim.batch_size, recipe.loss.label_smoothing
         (1024, 0.0)
     """
@@ -195,13 +170,14 @@ class Recipe:
     model: ModelPart
     optim: OptimPart
     schedule: SchedulePart
-    data: DataPart = field(default_factory=DataPart)
-    augment: AugmentPart = field(default_factory=AugmentPart)
-    loss: LossPart = field(default_factory=LossPart)
-    ema: EmaPart = field(default_factory=EmaPart)
-    run: RunPart = field(default_factory=RunPart)
+    data: DataPart = DataPart()
+    augment: AugmentPart = AugmentPart()
+    loss: LossPart = LossPart()
+    ema: EmaPart = EmaPart()
+    run: RunPart = RunPart()
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
         for low_high, path in ((self.augment.scale, "augment.scale"), (self.augment.ratio, "augment.ratio")):
             if low_high[0] > low_high[1]:
                 raise RecipeError(f"{path} is {list(low_high)}; the least comes first.")
@@ -217,6 +193,7 @@ class Recipe:
                 f"data.mean is {list(self.data.mean)} and data.std {list(self.data.std)}; allowed are "
                 "as many numbers as each other, the latter above zero."
             )
+        return self
 
 
 def read_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
@@ -251,7 +228,7 @@ def assigned(recipe: Tree, assignments: Sequence[str]) -> Tree:
     return read_tree(type(recipe), override(as_mapping(recipe), type(recipe), assignments))
 
 
-def recipe_text(recipe: object) -> str:
+def recipe_text(recipe: Section) -> str:
     """The recipe as YAML that reads as the same; every key stands in it."""
     text: str = yaml.safe_dump(as_mapping(recipe), sort_keys=False, default_flow_style=None, width=110)
     return text
@@ -263,12 +240,7 @@ def with_values(recipe: Tree, **sections: Any) -> Tree:
     Raises:
         RecipeError: As ``read_recipe``.
     """
-    changed: Any = replace(
-        recipe,
-        **{  # type: ignore[type-var]
-            name: replace(getattr(recipe, name), **values) for name, values in sections.items()
-        },
+    mapping = as_mapping(recipe)
+    return read_tree(
+        type(recipe), mapping | {name: mapping.get(name, {}) | values for name, values in sections.items()}
     )
-    check_tree(changed)
-    made: Tree = changed
-    return made

@@ -230,7 +230,9 @@ def _recipe_of(network: Any, name: str) -> Recipe:
     config = resolve_data_config(model=network, use_test_size=True)
     channels, side, _ = config["input_size"]
     base = Recipe(
-        ModelPart(name, num_classes=network.num_classes, in_chans=channels), OptimPart(lr=1.0), SchedulePart(epochs=1)
+        model=ModelPart(name=name, num_classes=network.num_classes, in_chans=channels),
+        optim=OptimPart(lr=1.0),
+        schedule=SchedulePart(epochs=1),
     )
     return with_values(
         base,

@@ -143,7 +143,7 @@ def start_detector(recipe: DetectionRecipe, labels: Labels, *, fresh: bool) -> n
     model = create_detector(
         detector_of(recipe, labels),
         pretrained=(part.pretrained or False) if fresh else False,
-        norm=part.norm,  # type: ignore[arg-type]
+        norm=part.norm,
         **settings_of(recipe),
     )
     if fresh and part.backbone_weights is not None:

@@ -47,7 +47,7 @@ def coco_recipe(detector: str) -> DetectionRecipe:
         raise UnknownNameError(f"{detector!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
     masks = found.kind == "maskrcnn"
     return DetectionRecipe(
-        model=DetectorPart(detector, num_classes=CLASSES[found.kind]),
+        model=DetectorPart(name=detector, num_classes=CLASSES[found.kind]),
         optim=DetectionOptim(lr=0.02, weight_decay=0.0001),
         schedule=DetectionSchedule(
             updates=UPDATES, milestones=MILESTONES, warmup_updates=WARMUP, warmup_from=0.001, validate_every=30_000

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, model_validator
 
 from bsszoo.codes.detector import SIZE, Detector
 from bsszoo.errors import RecipeError
@@ -21,37 +22,35 @@ from bsszoo.train.classification.recipe import (
     read_tree_of,
     recipe_file,
 )
-from bsszoo.train.strict import bounded, choice, load_mapping
+from bsszoo.train.strict import Section, load_mapping
 
 #: Pictures of an update as the paper trains detectors: 8 GPUs with 2 each.
 PAPER_BATCH: Final = 16
 
 
-@dataclass(frozen=True)
-class DetectorPart:
+class DetectorPart(Section):
     """The detector: a name of the zoo, or ``maskrcnn_`` or ``retinanet_`` and a code's text."""
 
     name: str
     #: Outputs of the classifiers, of Mask R-CNN with the background; null for as many as the data has.
-    num_classes: int | None = bounded(None, low=1)
+    num_classes: int | None = Field(None, ge=1)
     #: The backbone's normalisation: batch, or frozen at the statistics that its weights came with (ResNets).
-    norm: str = choice("batch", "batch", "frozen")
+    norm: Literal["batch", "frozen"] = "batch"
     #: Side of the anchors on the finest level [px of the resized picture]; they double from level to level.
-    anchor_size: int = bounded(32, low=1)
+    anchor_size: int = Field(32, ge=1)
     #: Proposals of a picture that Mask R-CNN's heads learn from; a quarter of them may hold an object.
-    proposals: int = bounded(512, low=4)
+    proposals: int = Field(512, ge=4)
     #: Most detections of a picture.
-    detections: int = bounded(100, low=1)
+    detections: int = Field(100, ge=1)
     #: Least score of a detection.
-    least_score: float = bounded(0.05, low=0, high=1, open_high=True)
+    least_score: float = Field(0.05, ge=0, lt=1)
     #: A file of the whole detector's weights to start from, or torchvision; null for fresh ones.
     pretrained: str | None = None
     #: Weights of the backbone as a classifier: a tag, hf-hub:org/name, local-dir:PATH or a file; null for fresh ones.
     backbone_weights: str | None = None
 
 
-@dataclass(frozen=True)
-class CocoPart:
+class CocoPart(Section):
     """Where pictures and objects come from: COCO's format, one JSON file and one folder of pictures for each split."""
 
     train_split: str = "train2017"
@@ -61,58 +60,55 @@ class CocoPart:
     #: The folder that a split's file names are in.
     images: str = "{split}"
     #: Shorter side of a picture at the network's input [px]; the longer one is at most ``max_size``.
-    image_size: int = bounded(SIZE, low=16)
-    max_size: int = bounded(1333, low=16)
+    image_size: int = Field(SIZE, ge=16)
+    max_size: int = Field(1333, ge=16)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     #: order: the classes are the categories in the order of their ids. id: the ids themselves, as torchvision's
     #: published weights have them.
-    label_by: str = choice("order", "order", "id")
+    label_by: Literal["order", "id"] = "order"
     #: What is done with annotations that cannot be right: refuse names them and stops, skip leaves them out.
-    broken: str = choice("refuse", "refuse", "skip")
+    broken: Literal["refuse", "skip"] = "refuse"
     #: Whether training pictures without an object are used.
     keep_empty: bool = False
     #: Whether wide and tall pictures go through the network apart, which saves padding.
     group_by_aspect: bool = True
     #: Share of the training pictures held out, and validated on instead of ``val_split``.
-    holdout: float = bounded(0.0, low=0, high=1, open_high=True)
+    holdout: float = Field(0.0, ge=0, lt=1)
     #: A split that is measured once, after the last update; null for none.
     test_split: str | None = None
     #: Share of the (rest of the) training pictures that is used.
-    subset: float = bounded(1.0, low=0, high=1, open_low=True)
+    subset: float = Field(1.0, gt=0, le=1)
 
 
-@dataclass(frozen=True)
-class DetectionAugment:
+class DetectionAugment(Section):
     """What is done at random to training pictures."""
 
-    hflip: float = bounded(0.5, low=0, high=1)
+    hflip: float = Field(0.5, ge=0, le=1)
 
 
-@dataclass(frozen=True)
 class DetectionOptim(OptimPart):
     """The optimiser and its batch; the paper's batch is 16 and its momentum the plain one."""
 
-    batch_size: int = bounded(PAPER_BATCH, low=1)
-    lr_batch_size: int = bounded(PAPER_BATCH, low=1)
+    batch_size: int = Field(PAPER_BATCH, ge=1)
+    lr_batch_size: int = Field(PAPER_BATCH, ge=1)
     nesterov: bool = False
 
 
-@dataclass(frozen=True)
-class DetectionSchedule:
+class DetectionSchedule(Section):
     """The learning rate over the updates, and how long it goes."""
 
-    updates: int = bounded(low=1)
-    name: str = choice("steps", "steps", "cosine")
+    updates: int = Field(ge=1)
+    name: Literal["steps", "cosine"] = "steps"
     #: Updates after which the rate is multiplied by ``decay``.
-    milestones: tuple[int, ...] = bounded((), low=1)
-    decay: float = bounded(0.1, low=0, high=1, open_low=True)
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    decay: float = Field(0.1, gt=0, le=1)
     #: Updates over which the rate rises linearly, from ``warmup_from`` times its peak; part of ``updates``.
-    warmup_updates: int = bounded(0, low=0)
-    warmup_from: float = bounded(0.0, low=0, high=1)
-    min_lr: float = bounded(0.0, low=0)
+    warmup_updates: int = Field(0, ge=0)
+    warmup_from: float = Field(0.0, ge=0, le=1)
+    min_lr: float = Field(0.0, ge=0)
     #: Updates between two validations; there is one at the end.
-    validate_every: int = bounded(5000, low=1)
+    validate_every: int = Field(5000, ge=1)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -120,16 +116,14 @@ class DetectionSchedule:
         return (*range(self.validate_every, self.updates, self.validate_every), self.updates)
 
 
-@dataclass(frozen=True)
 class DetectionRun(RunPart):
     """The seed, and how the devices are used."""
 
     #: Most pictures that a device passes through the network at once; batch normalisation sees so many.
-    device_batch: int = bounded(2, low=1)
+    device_batch: int = Field(2, ge=1)
 
 
-@dataclass(frozen=True)
-class DetectionRecipe:
+class DetectionRecipe(Section):
     """A detector's whole training.
 
     Raises:
@@ -137,8 +131,11 @@ class DetectionRecipe:
         UnknownNameError, CodeError: There is no such detector.
 
     Example:
-        >>> recipe = DetectionRecipe(DetectorPart("maskrcnn_resnet50"), DetectionOptim(lr=0.02),
-        ...                          DetectionSchedule(updates=12000))
+        >>> recipe = DetectionRecipe(
+        ...     model=DetectorPart(name="maskrcnn_resnet50"),
+        ...     optim=DetectionOptim(lr=0.02),
+        ...     schedule=DetectionSchedule(updates=12000),
+        ... )
         >>> recipe.optim.batch_size, recipe.schedule.ends
         (16, (5000, 10000, 12000))
     """
@@ -146,12 +143,13 @@ class DetectionRecipe:
     model: DetectorPart
     optim: DetectionOptim
     schedule: DetectionSchedule
-    data: CocoPart = field(default_factory=CocoPart)
-    augment: DetectionAugment = field(default_factory=DetectionAugment)
-    ema: EmaPart = field(default_factory=EmaPart)
-    run: DetectionRun = field(default_factory=DetectionRun)
+    data: CocoPart = CocoPart()
+    augment: DetectionAugment = DetectionAugment()
+    ema: EmaPart = EmaPart()
+    run: DetectionRun = DetectionRun()
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _agree(self) -> DetectionRecipe:
         plan, data = self.schedule, self.data
         if plan.warmup_updates >= plan.updates and plan.warmup_updates:
             raise RecipeError(
@@ -200,6 +198,7 @@ class DetectionRecipe:
                 f"schedule.min_lr is {plan.min_lr:g}, which schedule.name cosine ends at; steps fall by schedule.decay."
             )
         self.detector  # noqa: B018 - raises for a name that is none
+        return self
 
     @property
     def detector(self) -> Detector:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from bsszoo.train.detection.opening import open_detector
 from bsszoo.train.detection.recipe import CocoPart, DetectionRun
 from bsszoo.train.detection.samples import evaluation_loader
 from bsszoo.train.devices import joined
-from bsszoo.train.strict import check_tree
 
 
 def validate_detector(
@@ -55,13 +53,11 @@ def validate_detector(
     opened = open_detector(what, weights)
     part, run = (CocoPart(), DetectionRun()) if opened.recipe is None else (opened.recipe.data, opened.recipe.run)
     if opened.recipe is None and opened.detector.num_classes == TORCHVISION_CLASSES:
-        part = replace(part, label_by="id")
+        part = part.replaced(label_by="id")
     given = settings or {}
-    part = replace(part, **given)
+    part = part.replaced(**given)
     how: dict[str, Any] = {"device_batch": batch, "workers": workers, "precision": precision}
-    run = replace(run, **{k: v for k, v in how.items() if v is not None})
-    for section in (part, run):
-        check_tree(section)
+    run = run.replaced(**{k: v for k, v in how.items() if v is not None})
     masks = opened.detector.kind == "maskrcnn"
     with ExitStack() as stack:
         place = stack.enter_context(joined(device))
