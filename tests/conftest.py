@@ -42,6 +42,16 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fashion-MNIST as torchvision reads it; skipped where Debian's package is not installed."""
+    import fashion_mnist
+
+    if not fashion_mnist.DEBIAN.is_dir():
+        pytest.skip("needs real pictures: apt-get install dataset-fashion-mnist")
+    return fashion_mnist.unpack(tmp_path_factory.mktemp("clothes"))
+
+
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of runs without their plots."""

@@ -3,8 +3,8 @@
     python examples/hub/walk.py                     a Hub of its own on this machine, in about two minutes on two cores
     python examples/hub/walk.py --endpoint https://huggingface.co --org ORG     the real one, as the user of HF_TOKEN
 
-Every step is a command that a person types, in a process of its own. The pictures are Fashion-MNIST (--data DIR with
-its files), or noise with a pattern in it where there are none.
+Every step is a command that a person types, in a process of its own. The pictures are Fashion-MNIST (--data DIR as
+examples/training/fashion_mnist.py makes it), or noise with a pattern in it where there are none.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def walk(
         endpoint: The Hub's address.
         orgs: Two organisations that the same network is published in.
         users: Who may write to each; None for whom HF_TOKEN names.
-        data: The folder of Fashion-MNIST's files; None for synthetic pictures.
+        data: The folder of Fashion-MNIST as torchvision has it; None for synthetic pictures.
         flops: The budget.
     """
     steps = Walk(folder, endpoint)
@@ -206,7 +206,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--endpoint", help="a Hub's address; by default one is started here")
     parser.add_argument("--org", action="append", default=[], help="with --endpoint: where to push; twice for two")
-    parser.add_argument("--data", help="the folder of Fashion-MNIST's files; synthetic pictures without it")
+    parser.add_argument(
+        "--data", help="the folder of Fashion-MNIST as torchvision has it; synthetic pictures without it"
+    )
     parser.add_argument("--flops", default="20M", help="the budget (default 20M)")
     parser.add_argument("--keep", help="a new folder for all that is made; by default it is removed")
     given = parser.parse_args()

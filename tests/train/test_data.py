@@ -36,7 +36,6 @@ from bsszoo.train.devices import Place
 from bsszoo.train.loop import train
 from bsszoo.train.watching import Unwatched
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FOLDER = DataPart(image_size=32)
 
 
@@ -176,10 +175,8 @@ def test_every_file_is_decoded_before_training_where_that_is_asked_for(tmp_path:
 
 
 @pytest.mark.parametrize("dataset", ["synthetic/64", "torch/fashion_mnist"])
-def test_a_split_is_the_one_that_is_named(dataset: str, tmp_path: Path) -> None:
-    if dataset != "synthetic/64" and not Path("/usr/share/datasets/fashion-mnist").is_dir():
-        pytest.skip("needs Debian's package dataset-fashion-mnist")
-    path = None if dataset == "synthetic/64" else Path("/usr/share/datasets/fashion-mnist")
+def test_a_split_is_the_one_that_is_named(dataset: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = None if dataset == "synthetic/64" else request.getfixturevalue("clothes")
     numbers = (64, 16) if dataset == "synthetic/64" else (60_000, 10_000)
     for split, number in (
         ("train", numbers[0]),
@@ -216,18 +213,15 @@ def test_held_out_pictures_are_not_trained_on_and_come_from_every_class() -> Non
     assert np.array_equal(again.rows, val.rows)
 
 
-@pytest.mark.skipif(not DEBIAN.exists(), reason="Debian's package dataset-fashion-mnist is not installed")
-def test_debians_fashion_mnist_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_fashion_mnist_is_torchvisions(clothes: Path, tmp_path: Path) -> None:
     part = FOLDER.replaced(dataset="torch/fashion_mnist")
-    train_split, val = open_splits(part, DEBIAN, num_classes=10)
+    train_split, val = open_splits(part, clothes, num_classes=10)
     assert (len(train_split), len(val)) == (60_000, 10_000)
-    [root] = (tmp_path / "bsszoo").iterdir()
-    theirs = FashionMNIST(str(root), train=False)
+    theirs = FashionMNIST(str(clothes), train=False)
     assert isinstance(val, Pictures)
     assert np.array_equal(np.asarray(val.picture(17, "L")), np.asarray(theirs[17][0]))
     assert np.array_equal(val.labels, theirs.targets.numpy())
-    with pytest.raises(DataError, match="is four files"):
+    with pytest.raises(DataError, match="the one that holds FashionMNIST/raw"):
         open_splits(part, tmp_path, num_classes=10)
 
 

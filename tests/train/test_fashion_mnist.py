@@ -14,15 +14,10 @@ from train.small import environment
 
 from bsszoo.train.classification.validate import validate
 
-DATA = Path("/usr/share/datasets/fashion-mnist")
 RECIPE = Path(__file__).parents[2] / "recipes" / "fashion_mnist" / "resnet18_130m.yaml"
 
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"no pictures in {DATA}: install Debian's package dataset-fashion-mnist"
-)
 
-
-def killed_and_resumed(out: Path, *assignments: str, after: str) -> dict[str, float]:
+def killed_and_resumed(data: Path, out: Path, *assignments: str, after: str) -> dict[str, float]:
     """The summary of a training that is killed (SIGKILL) once a file is there, and then run again."""
     words = [
         sys.executable,
@@ -31,7 +26,7 @@ def killed_and_resumed(out: Path, *assignments: str, after: str) -> dict[str, fl
         "train",
         str(RECIPE),
         "--data",
-        str(DATA),
+        str(data),
         "--out",
         str(out),
         "--device",
@@ -53,8 +48,9 @@ def killed_and_resumed(out: Path, *assignments: str, after: str) -> dict[str, fl
 
 
 @pytest.mark.slow
-def test_a_tenth_of_the_pictures_teaches_it_most_classes_in_seconds(tmp_path: Path) -> None:
+def test_a_tenth_of_the_pictures_teaches_it_most_classes_in_seconds(clothes: Path, tmp_path: Path) -> None:
     summary = killed_and_resumed(
+        clothes,
         tmp_path,
         "data.subset=0.1",
         "schedule.epochs=3",
@@ -64,9 +60,11 @@ def test_a_tenth_of_the_pictures_teaches_it_most_classes_in_seconds(tmp_path: Pa
     )
     assert (summary["train_pictures"], summary["val_pictures"]) == (6000, 10000)
     assert summary["top1"] > 70
-    assert validate(tmp_path, DATA, device="cpu").top1 == summary["top1"]
+    assert validate(tmp_path, clothes, device="cpu").top1 == summary["top1"]
 
 
 @pytest.mark.slow
-def test_a_130m_network_learns_it_to_ninety_per_cent_killed_and_resumed_on_the_way(tmp_path: Path) -> None:
-    assert killed_and_resumed(tmp_path, after="metrics.csv")["top1"] >= 90
+def test_a_130m_network_learns_it_to_ninety_per_cent_killed_and_resumed_on_the_way(
+    clothes: Path, tmp_path: Path
+) -> None:
+    assert killed_and_resumed(clothes, tmp_path, after="metrics.csv")["top1"] >= 90

@@ -14,7 +14,6 @@ from PIL import Image
 from bsszoo.errors import DataError
 from bsszoo.images import check_image, converted, is_hidden, prepared, read_image, scan_class_folders
 from bsszoo.texts import one_line
-from bsszoo.train.idx_files import FASHION_MNIST, unpacked
 from bsszoo.train.seeds import mixed
 
 if TYPE_CHECKING:
@@ -364,7 +363,11 @@ def _no_split(root: Path, split: str, *, training: bool) -> DataError:
     idx = root.is_dir() and any(root.glob("*-idx3-ubyte*"))
     text = f"{root} has no folder {split!r}"
     text += f"; it has {', '.join(one_line(n, 40) for n in inside[:8])}" if inside else ""
-    text += ". Files of MNIST's kind are read with --dataset torch/fashion_mnist" if idx else ""
+    text += (
+        ". Files of MNIST's kind are read with --dataset torch/fashion_mnist, unpacked in PATH/FashionMNIST/raw"
+        if idx
+        else ""
+    )
     if not training and "test" in inside and split in _VALIDATION:
         text += (
             ". Pictures named test are not taken for validation, which chooses among epochs and networks: hold "
@@ -440,14 +443,13 @@ def _open_torch(name: str, root: Path, split: str) -> _Source:
 
     if name not in _TORCH:
         raise DataError(f"data.dataset is {name!r}; of torchvision's data sets bsszoo reads {', '.join(_TORCH)}.")
-    if name == "torch/fashion_mnist":
-        root = unpacked(root, FASHION_MNIST)
     try:
         dataset = create_dataset(name, str(root), split=split, download=False)
     except (RuntimeError, OSError, ValueError) as error:
         raise DataError(
-            f"{root} holds no whole {name}: {error} Nothing is downloaded here; fetch it once with "
-            f"torchvision.datasets."
+            f"{root} holds no whole {name}: {one_line(error)}. Nothing is downloaded here; fetch it once with "
+            "torchvision.datasets, and give the folder that it was told. Fashion-MNIST's is the one that holds "
+            "FashionMNIST/raw/*-ubyte, unpacked."
         ) from None
     return _TorchSource(dataset, f"{name}'s {split} split in {root}")
 
