@@ -95,7 +95,6 @@ def train_command(
 
     end_with_parent()
     read = any_recipe_of(recipe, assignments or [])
-    watcher = TrainingProgress(progress_console())
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
         _refuse_dataset(dataset)
@@ -103,7 +102,8 @@ def train_command(
 
         if check_files and first:
             _check_pictures(read, data)
-        summary = train_detector(read, data, out, device=device, watcher=watcher)
+        with TrainingProgress(progress_console()) as watcher:
+            summary = train_detector(read, data, out, device=device, watcher=watcher)
         if summary:
             _say_detector(summary, out)
         return
@@ -112,7 +112,8 @@ def train_command(
 
     if check_files and first:
         _check_all(read, data)
-    summary = train(read, data, out, device=device, watcher=watcher)
+    with TrainingProgress(progress_console()) as watcher:
+        summary = train(read, data, out, device=device, watcher=watcher)
     if not summary:
         return  # one of several processes; the first one reports
     show(
@@ -183,13 +184,12 @@ def _check_all(recipe: Recipe, data: str | None) -> None:
 def _check_each(name: str, pictures: Iterable[object], number: int) -> None:
     """Take each of a split's pictures, which decodes it, and say how far that is."""
     from bsszoo.cli.console import progress_console
-    from bsszoo.cli.training_progress import Line
+    from bsszoo.cli.training_progress import Bars
 
-    line = Line(progress_console())
-    for place, _ in enumerate(pictures):
-        if not place % 100:
-            line.write(f"checking: {place:,} of {number:,} {name} pictures")
-    line.end()
+    with Bars(progress_console()) as bars:
+        for place, _ in enumerate(pictures):
+            if not place % 100:
+                bars.show(f"checking {name}", place, number)
 
 
 def _tested(summary: dict[str, Any]) -> list[str]:
@@ -251,34 +251,29 @@ def validate_command(
       bsszoo validate runs/maskrcnn --data /data/coco
     """
     from bsszoo.cli.console import progress_console, show
-    from bsszoo.cli.training_progress import Line
+    from bsszoo.cli.training_progress import Bars
     from bsszoo.train.classification.validate import validate
     from bsszoo.train.detection.opening import is_detection
     from bsszoo.train.detection.validate import validate_detector
-
-    line = Line(progress_console())
-
-    def progress(pictures: int) -> None:
-        line.write(f"{pictures:,} pictures done")
 
     settings: dict[str, Any] = {} if split is None else {"val_split": split}
     if is_detection(what):
         _refuse_dataset(dataset)
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
-        found = validate_detector(
-            what,
-            data,
-            weights=weights,
-            settings=settings,
-            batch=batch,
-            workers=workers,
-            precision=precision,
-            device=device,
-            on_batch=progress,
-            on_note=lambda note: line.say(f"Note: {note}"),
-        )
-        line.end()
+        with Bars(progress_console()) as bars:
+            found = validate_detector(
+                what,
+                data,
+                weights=weights,
+                settings=settings,
+                batch=batch,
+                workers=workers,
+                precision=precision,
+                device=device,
+                on_batch=lambda pictures: bars.show("validating", pictures, None),
+                on_note=lambda note: bars.say(f"Note: {note}"),
+            )
         show(
             f"boxes: {found.box}",
             *([] if found.mask is None else [f"masks: {found.mask}"]),
@@ -286,20 +281,20 @@ def validate_command(
         )
         return
     settings |= {} if dataset is None else {"dataset": dataset}
-    accuracy = validate(
-        what,
-        data,
-        weights=weights or True,
-        settings=settings,
-        batch=batch,
-        workers=workers,
-        precision=precision,
-        device=device,
-        labels=None if labels is None else _lines_of(labels),
-        on_batch=progress,
-        on_note=lambda note: line.say(f"Note: {note}"),
-    )
-    line.end()
+    with Bars(progress_console()) as bars:
+        accuracy = validate(
+            what,
+            data,
+            weights=weights or True,
+            settings=settings,
+            batch=batch,
+            workers=workers,
+            precision=precision,
+            device=device,
+            labels=None if labels is None else _lines_of(labels),
+            on_batch=lambda pictures: bars.show("validating", pictures, None),
+            on_note=lambda note: bars.say(f"Note: {note}"),
+        )
     show(
         f"top-1 {accuracy.top1:.3f}%, top-5 {accuracy.top5:.3f}%, loss {accuracy.loss:.4f}, of "
         f"{accuracy.pictures:,} pictures ({accuracy.split})"

@@ -7,100 +7,150 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, TaskID
 
     from bsszoo.train.checkpoint import Row
     from bsszoo.train.classification.recipe import Recipe
     from bsszoo.train.detection.recipe import DetectionRecipe
     from bsszoo.train.watching import Now, Start
 
-# On a terminal one line is rewritten; into a file a line is written after this many seconds at the earliest.
+# On a terminal bars move; into a file a line is written after this many seconds at the earliest.
 _LINE_SECONDS = 10.0
 
 
-class Line:
-    """A line that is rewritten on a terminal; elsewhere lines, not too many of them."""
+class Bars:
+    """rich's bars on a terminal, a row for each unit that is counted; elsewhere lines of text, not too many of them."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._last = console, time.monotonic()
+        self._progress: Progress | None = None
+        self._rows: dict[str, TaskID] = {}
 
-    def write(self, text: str) -> None:
-        """Show a text in place of the one before."""
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def show(
+        self, title: str, done: int, total: int | None, *, unit: str = "pictures", words: str = "", left: float = 0
+    ) -> None:
+        """Say how far it is: ``done`` of ``total`` units, anything in words, and the seconds that are left."""
         if self._console.is_terminal:
-            self._console.file.write(f"\r\x1b[2K{text[: self._console.width - 1]}")
-            self._console.file.flush()
+            progress = self._opened()
+            if unit not in self._rows:
+                self._rows[unit] = progress.add_task(title, total=total, completed=done, words=words)
+            progress.update(self._rows[unit], description=title, completed=done, total=total, words=words, refresh=True)
         elif time.monotonic() - self._last > _LINE_SECONDS:
             self._last = time.monotonic()
-            self.say(text)
+            of = "" if total is None else f" of {total:,}"
+            parts = [f"{title}: {done:,}{of} {unit}", words, f"about {_span(left)} left" if left else ""]
+            self.say(", ".join(part for part in parts if part))
+
+    def _opened(self) -> Progress:
+        if self._progress is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.table import Column
+
+            # No thread redraws them: processes that read pictures are forked meanwhile and would inherit its lock.
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[words]}", markup=False),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                console=self._console,
+                auto_refresh=False,
+                expand=True,
+                transient=True,
+            )
+            self._progress.start()
+        return self._progress
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.end()
         self._console.print(text, markup=False, soft_wrap=not self._console.is_terminal)
 
-    def end(self) -> None:
-        """Take the rewritten line away."""
-        if self._console.is_terminal:
-            self._console.file.write("\r\x1b[2K")
+    def remove(self, unit: str) -> None:
+        """Take a row away."""
+        if self._progress is not None and unit in self._rows:
+            self._progress.remove_task(self._rows.pop(unit))
+
+    def close(self) -> None:
+        """Take all rows away."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress, self._rows = None, {}
 
 
 class TrainingProgress:
     """Says how a training goes on: pictures a second, loss, time left; a line for each validation."""
 
     def __init__(self, console: Console) -> None:
-        self._line = Line(console)
+        self._bars = Bars(console)
         self._start: Start | None = None
-        self._unit = ""
+        self._round = ""
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bars away."""
+        self._bars.close()
 
     def started(self, start: Start) -> None:
         """Say what was understood."""
         from bsszoo.train.classification.recipe import Recipe
-        from bsszoo.train.detection.recipe import DetectionRecipe
 
         self._start = start
         recipe, division, place = start.recipe, start.division, start.place
-        if isinstance(recipe, DetectionRecipe):
-            words, data, self._unit = _detector_words(recipe), "COCO format", "to validation"
-            length = f"{start.total:,} updates, {len(start.ends)} validations"
-        else:
-            assert isinstance(recipe, Recipe)
-            words, data, self._unit = _classifier_words(recipe), recipe.data.dataset, "epoch"
+        if isinstance(recipe, Recipe):
+            words, data, self._round = _classifier_words(recipe), recipe.data.dataset, "epoch"
             length = f"{division.updates} updates an epoch, {len(start.ends)} epochs"
-        self._line.say(words)
-        self._line.say(f"Data: {data}, {start.train:,} pictures to train on, {start.val:,} to validate on")
-        self._line.say(
+        else:
+            words, data, self._round = _detector_words(recipe), "COCO format", "round"
+            length = f"{start.total:,} updates, {len(start.ends)} validations"
+        self._bars.say(words)
+        self._bars.say(f"Data: {data}, {start.train:,} pictures to train on, {start.val:,} to validate on")
+        self._bars.say(
             f"Batch {recipe.optim.batch_size} = {place.world} processes x {division.passes} passes x "
             f"{division.size} pictures; {length}; learning rate up to {recipe.optim.peak_lr:g}; "
             f"{place.device}"
         )
         going_on = f" (going on after {start.resumed} of {start.total} updates)" if start.resumed else ""
-        self._line.say(f"Folder: {start.folder}{going_on}")
+        self._bars.say(f"Folder: {start.folder}{going_on}")
 
     def updated(self, now: Now) -> None:
         """The loss so far, and the time left."""
         assert self._start is not None
         ends = self._start.ends
-        left = (self._start.total - now.update) * self._start.recipe.optim.batch_size / max(now.images_per_s, 1e-9)
-        number = sum(end < now.update for end in ends) + 1
         digits = 0 if now.images_per_s >= 100 else 1 if now.images_per_s >= 1 else 3
-        self._line.write(
-            f"{self._unit} {number}/{len(ends)}, update {now.update}/{self._start.total}: loss "
-            f"{now.loss:.4f}, lr {now.lr:.4g}, {now.images_per_s:,.{digits}f} images/s, about "
-            f"{_span(left)} left"
+        self._bars.show(
+            f"{self._round} {sum(end < now.update for end in ends) + 1}/{len(ends)}",
+            now.update,
+            self._start.total,
+            unit="updates",
+            words=f"loss {now.loss:.4f}, lr {now.lr:.4g}, {now.images_per_s:,.{digits}f} images/s",
+            left=(self._start.total - now.update) * self._start.recipe.optim.batch_size / max(now.images_per_s, 1e-9),
         )
 
     def validating(self, pictures: int) -> None:
         """How far validation is."""
         assert self._start is not None
-        self._line.write(f"validating: {pictures:,} of {self._start.val:,} pictures")
+        self._bars.show("validating", pictures, self._start.val)
 
     def validated(self, row: Row) -> None:
         """The line of a validation."""
         assert self._start is not None
-        self._line.say(row.text(len(self._start.ends)))
+        self._bars.remove("pictures")
+        self._bars.say(row.text(len(self._start.ends)))
 
     def note(self, text: str) -> None:
         """A note."""
-        self._line.say(f"Note: {text}")
+        self._bars.say(f"Note: {text}")
 
 
 def _classifier_words(recipe: Recipe) -> str:
