@@ -175,15 +175,15 @@ class _SyntheticSource(_Source):
         return f"synthetic picture {row}"
 
 
-def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, seed: int = 0) -> tuple[Split, Split]:
+def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int) -> tuple[Split, Split]:
     """The training and the validation pictures of a recipe.
 
     Args:
         part: The recipe's data section. With ``holdout`` the validation pictures are taken, class by class, out of the
-            training ones; with ``subset`` the rest is thinned out in the same way, the held-out ones are not.
+            training ones; with ``subset`` the rest is thinned out in the same way, the held-out ones are not. Which
+            ones they are is the same for every training.
         path: The folder of the data; None for ``synthetic``.
         num_classes: Outputs of the network, which every label has to be below.
-        seed: Decides which pictures are held out, and which are kept.
 
     Raises:
         DataError: No such folder, an empty split, classes that differ between the splits, a label outside
@@ -198,13 +198,13 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int, se
             )
         return train, open_split(part, path, training=False, num_classes=num_classes)
     if part.holdout:
-        held = _stratified(train.labels, part.holdout, mixed(seed, 1), leave=1)
+        held = _stratified(train.labels, part.holdout, mixed(0, 1), leave=1)
         val: Split = Pictures(train.source, train.rows[held], f"{part.holdout:g} of {train.split}, held out")
         train = replace(train, rows=train.rows[~held])
     else:
         val = open_split(part, path, training=False, num_classes=num_classes, classes=train.source.classes)
     if part.subset < 1:
-        train = replace(train, rows=train.rows[_stratified(train.labels, part.subset, mixed(seed, 2))])
+        train = replace(train, rows=train.rows[_stratified(train.labels, part.subset, mixed(0, 2))])
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
             raise DataError(
@@ -331,15 +331,13 @@ def open_split(
     return pictures
 
 
-def check_files(pictures: Pictures, progress: Callable[[int, int], None] | None = None) -> None:
+def check_files(pictures: Pictures) -> None:
     """Open every picture, without decoding its pixels; ``DataError`` names the first that cannot be opened.
 
     A file cut off in the middle shows only when it is decoded: that error comes when training reaches the file.
     """
-    for place, row in enumerate(pictures.rows):
+    for row in pictures.rows:
         pictures.source.check(int(row))
-        if progress is not None:
-            progress(place + 1, len(pictures))
 
 
 def is_synthetic(name: str) -> bool:

@@ -248,16 +248,15 @@ def evaluation_transform(recipe: Recipe) -> Callable[[Any], Any]:
     return transform
 
 
-def evaluation_batches(split: Split, recipe: Recipe, place: Place, *, batch: int | None = None) -> Any:
+def evaluation_batches(split: Split, recipe: Recipe, place: Place) -> Any:
     """Batches of the pictures that this process evaluates, each picture in one process and once.
 
     Args:
         split: The pictures.
-        recipe: Gives the input's size, the normalisation and the number of reading processes.
+        recipe: Gives the input's size, the normalisation, the batch and the number of reading processes.
         place: This process among all.
-        batch: Pictures of a batch; ``run.device_batch`` by default.
     """
-    size = batch or recipe.run.device_batch
+    size = recipe.run.device_batch
     transform = evaluation_transform(recipe)
     if isinstance(split, Pictures):
         dataset: Any = _Plain(split, transform, _mode(recipe.model.in_chans))

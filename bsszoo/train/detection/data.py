@@ -99,15 +99,14 @@ class CocoSplit:
         }
 
 
-def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int = 0) -> tuple[CocoSplit, CocoSplit]:
+def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool) -> tuple[CocoSplit, CocoSplit]:
     """The training and the validation pictures of a recipe.
 
     Args:
         part: The recipe's data section. With ``holdout`` the validation pictures are taken out of the training ones;
-            with ``subset`` the rest is thinned out.
+            with ``subset`` the rest is thinned out. Which ones they are is the same for every training.
         path: The folder of the data.
         masks: Whether outlines are needed, and checked.
-        seed: Decides which pictures are held out, and which are kept.
 
     Raises:
         DataError: A missing or broken file, an annotation that cannot be right, an empty split: the text names it.
@@ -115,7 +114,7 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int
     train = open_coco_split(part, path, part.train_split, masks=masks)
     rows = train.rows
     if part.holdout:
-        order = np.random.default_rng(mixed(seed, 1)).permutation(rows)
+        order = np.random.default_rng(mixed(0, 1)).permutation(rows)
         held = min(max(1, round(part.holdout * len(order))), len(order) - 1)
         val = replace(train.of(np.sort(order[:held])), name=f"{part.holdout:g} of {part.train_split}, held out")
         rows = np.sort(order[held:])
@@ -127,7 +126,7 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool, seed: int
                 f"{_differing(train.categories, val.categories)}."
             )
     if part.subset < 1:
-        order = np.random.default_rng(mixed(seed, 2)).permutation(rows)
+        order = np.random.default_rng(mixed(0, 2)).permutation(rows)
         rows = np.sort(order[: max(1, round(part.subset * len(order)))])
     notes = train.notes
     if not part.keep_empty:
