@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -78,7 +79,7 @@ class Objective:
         loss, augment = recipe.loss, recipe.augment
         self._share, self._temperature = loss.teacher_share, loss.temperature
         self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
-        self._mix = None
+        self._erase, self._mix = augment.erase, None
         self._against: nn.Module
         if augment.mixup or augment.cutmix:
             self._mix = Mixup(
@@ -96,7 +97,13 @@ class Objective:
             self._against = nn.CrossEntropyLoss()
 
     def mixed(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and targets as the loss takes them; mixed by timm's ``Mixup`` where the recipe asks for it."""
+        """Images and targets as the loss takes them, where the recipe asks for it erased and mixed.
+
+        timm's ``RandomErasing`` (noise in a rectangle of an image) comes before its ``Mixup``, as in its own training.
+        The images are changed in place.
+        """
+        if self._erase:
+            images = RandomErasing(self._erase, mode="pixel", device=images.device)(images)
         if self._mix is None:
             return images, labels
         images, targets = self._mix(images, labels)

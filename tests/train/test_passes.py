@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -108,3 +109,17 @@ def test_reading_processes_have_an_upper_bound(tmp_path: Path) -> None:
         small_recipe(tmp_path, "run.workers=1000000")
     with pytest.raises(RecipeError, match=r"run\.workers is 257"):
         small_detectors.small_recipe(tmp_path, "run.workers=257")
+
+
+def test_the_share_of_the_images_that_is_asked_for_is_erased(tmp_path: Path) -> None:
+    labels = torch.arange(400) % 4
+    for share in (0.0, 0.25, 1.0):
+        torch.manual_seed(0)
+        random.seed(0)
+        objective = Objective(small_recipe(tmp_path, f"augment.erase={share}"))
+        images, targets = objective.mixed(torch.zeros(400, 3, 32, 32), labels)
+        noise = images.ne(0).any(dim=1).flatten(1).sum(dim=1)  # pixels of each image
+        assert noise.gt(0).sum().item() / 400 == pytest.approx(share, abs=0.06)
+        # timm's rectangles: 2% to a third of the image, up to the rounding of their sides.
+        assert all(0.01 < n / 1024 < 0.36 for n in noise[noise > 0].tolist())
+        assert torch.equal(targets, labels)

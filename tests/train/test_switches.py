@@ -25,6 +25,7 @@ ALL = (
     "ema.decay=0.9",
     "augment.cutmix=1.0",
     "augment.mixup=0.2",
+    "augment.erase=0.5",
     "data.dataset=synthetic/128",
 )
 

@@ -72,7 +72,7 @@ class AugmentPart(Section):
     color_jitter: float = Field(0.0, ge=0)
     #: A policy in timm's words: original, v0, rand-m9-mstd0.5, augmix-m3, ..; null for none.
     auto_augment: str | None = None
-    #: Probability of random erasing.
+    #: Probability that a rectangle of an image is replaced by noise (Zhong et al. 2017).
     erase: float = Field(0.0, ge=0, le=1)
     mixup: float = Field(0.0, ge=0)
     cutmix: float = Field(0.0, ge=0)
