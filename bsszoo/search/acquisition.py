@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve
 from scipy.special import ndtr
 
-from bsszoo.search.gp import Posterior, kernel, posterior
+from bsszoo.search.gp import KernelT, Posterior, condition
 
 FloatArray = NDArray[np.float64]
 
@@ -34,20 +33,25 @@ def expected_improvement(mean: FloatArray, var: FloatArray, tau: float | FloatAr
 
 
 def draw_pending(
-    given: Posterior, X_pending: FloatArray, rng: np.random.Generator, *, draws: int = DRAWS
+    posterior: Posterior[KernelT], X_pending: FloatArray, rng: np.random.Generator, *, draws: int = DRAWS
 ) -> FloatArray:
     """Draws [s, u] of the pending results: each Gaussian, given the observations and the results drawn before it.
 
-    Drawing one after the other is drawing from their joint distribution, N(mu, kappa_n + eta^2 I): the factor of
+    Drawing one after the other is drawing from their joint distribution, N(mu, kappa_n + noise I): the factor of
     its covariance does both at once.
     """
-    mean, cov = given.mean_cov(X_pending)
-    factor = np.linalg.cholesky(cov + given.eta**2 * np.eye(len(mean)))
+    mean, cov = posterior.mean_cov(X_pending)
+    factor = np.linalg.cholesky(cov + posterior.kernel.noise * np.eye(len(mean)))
     return np.asarray(mean + rng.standard_normal((draws, len(mean))) @ factor.T)
 
 
 def expected_expected_improvement(
-    given: Posterior, X_pending: FloatArray, Xq: FloatArray, rng: np.random.Generator, *, draws: int = DRAWS
+    posterior: Posterior[KernelT],
+    X_pending: FloatArray,
+    Xq: FloatArray,
+    rng: np.random.Generator,
+    *,
+    draws: int = DRAWS,
 ) -> FloatArray:
     """The expected value of EI over the unknown results of pending codes, equation (3), by Monte Carlo.
 
@@ -55,7 +59,7 @@ def expected_expected_improvement(
     The variance does not depend on the results drawn, so one factorisation serves all draws.
 
     Args:
-        given: The process given the finished results.
+        posterior: The process given the finished results.
         X_pending: Refined codes whose results are unknown [u, m]; with u = 0 this is equation (2).
         Xq: Refined codes to judge [q, m].
         rng: Source of the draws.
@@ -63,20 +67,14 @@ def expected_expected_improvement(
 
     Returns an array [q].
     """
-    tau = float(given.Y.max(initial=-np.inf)) if len(given.Y) else 0.0
+    tau = float(posterior.Y.max())
     if not len(X_pending):
-        return expected_improvement(*given.mean_var(Xq), tau)
-    drawn = draw_pending(given, X_pending, rng, draws=draws)  # [s, u]
-    X_all = np.concatenate([given.X, X_pending])
-    best = np.maximum(drawn.max(axis=1), tau if len(given.Y) else -np.inf)  # [s]
-    # The mean is linear in Y: with Y_s the observations of draw s, mu_s(x) = W^T Y_s, W = (K + eta^2 I)^-1 k.
-    base = posterior(X_all, np.concatenate([given.Y, np.zeros(len(X_pending))]), given.sigma, eta=given.eta)
+        return expected_improvement(*posterior.mean_var(Xq), tau)
+    drawn = draw_pending(posterior, X_pending, rng, draws=draws)  # [s, u]
+    X, Y = np.concatenate([posterior.X, X_pending]), np.concatenate([posterior.Y, np.zeros(len(X_pending))])
+    # The mean is linear in Y: with Y_s the observations of draw s, mu_s(x) = W^T Y_s, W = (K + noise I)^-1 k.
+    base = condition(posterior.kernel, X, Y)
     mean0, var = base.mean_var(Xq)
-    unit = _pending_weights(base, len(X_pending), Xq)  # [u, q]
-    mean = mean0 + drawn @ unit  # [s, q]
+    mean = mean0 + drawn @ base.solve(base.kernel(X, Xq))[-len(X_pending) :]  # [s, q]
+    best = np.maximum(drawn.max(axis=1), tau)  # [s]
     return np.asarray(expected_improvement(mean, var, best[:, None]).mean(axis=0))
-
-
-def _pending_weights(base: Posterior, u: int, Xq: FloatArray) -> FloatArray:
-    """How much each of the last u observations moves the mean at each judged code [u, q]."""
-    return np.asarray(cho_solve((base.chol, True), kernel(base.X, Xq, base.sigma)))[-u:]

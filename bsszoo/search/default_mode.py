@@ -1,6 +1,6 @@
 """The default search: a Gaussian process with fitted length scales, and expected improvement over all feasible codes.
 
-    first codes: dispersed -> surrogate.fit_kernel -> shortlist.shortlist -> EI, pending results expected -> code
+    first codes: dispersed -> kernels.fit_kernel -> shortlist.shortlist -> EI, pending results expected -> code
 
 It differs from the paper's search (``paper_mode``) in what docs/comparison.md shows to pay: the model sees costs beside
 entries and learns its length scales, and every candidate is judged instead of 256 centres.
@@ -18,9 +18,10 @@ from scipy.linalg import solve_triangular
 from bsszoo.search.acquisition import expected_improvement
 from bsszoo.search.clustering import farthest, representatives
 from bsszoo.search.features import Features
+from bsszoo.search.gp import Posterior, condition
 from bsszoo.search.history import History
+from bsszoo.search.kernels import AdditiveMatern, fit_kernel
 from bsszoo.search.shortlist import shortlist
-from bsszoo.search.surrogate import JITTER, Given, Kernel, condition, fit_kernel
 from bsszoo.spaces.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
@@ -38,7 +39,7 @@ _FIT_MOST: Final = 256
 class Model:
     """What the finished results teach: the process of standardised results, (y - centre) / spread."""
 
-    given: Given
+    posterior: Posterior[AdditiveMatern]
     centre: float
     spread: float
 
@@ -56,7 +57,7 @@ class DefaultMode:
         self.candidates, self.batch_size, self.seed = candidates, batch_size, seed
         self.features = Features(candidates)
         self._first: IntArray | None = None
-        self._fitted: tuple[object, Kernel] | None = None
+        self._fitted: tuple[object, AdditiveMatern] | None = None
         self._memo: tuple[object, Model] | None = None
 
     def suggest(self, history: History, free: NDArray[np.bool_]) -> int:
@@ -73,10 +74,10 @@ class DefaultMode:
             rows = rows if len(rows) <= _FIRST_FROM else np.sort(rng.choice(rows, _FIRST_FROM, replace=False))
             used = self.features.of_codes(history.codes, history.rows)
             return int(rows[farthest(self.features.of_rows(rows), used)])
-        given = self.model(history).given
+        posterior = self.model(history).posterior
         pending = self.features.of_codes(history.codes[history.running], history.rows[history.running])
-        rows = shortlist(given, self.features, free, rng)
-        gain = pending_improvement(given, pending, self.features.of_rows(rows), rng)
+        rows = shortlist(posterior, self.features, free, rng)
+        gain = pending_improvement(posterior, pending, self.features.of_rows(rows), rng)
         return int(rows[np.argmax(gain)])
 
     def model(self, history: History) -> Model:
@@ -93,7 +94,7 @@ class DefaultMode:
             self._memo = kept
         return kept[1]
 
-    def _kernel(self, Z: FloatArray, y: FloatArray) -> Kernel:
+    def _kernel(self, Z: FloatArray, y: FloatArray) -> AdditiveMatern:
         """The kernel fitted to the first m results, where m follows n in steps that grow with n."""
         n = len(y)
         m = n - n % max(1, 2 ** (n.bit_length() - 6))
@@ -135,7 +136,12 @@ def standardise_results(y: FloatArray) -> tuple[FloatArray, float, float]:
 
 
 def pending_improvement(
-    given: Given, pending: FloatArray, Zq: FloatArray, rng: np.random.Generator, *, draws: int = 0
+    posterior: Posterior[AdditiveMatern],
+    pending: FloatArray,
+    Zq: FloatArray,
+    rng: np.random.Generator,
+    *,
+    draws: int = 0,
 ) -> FloatArray:
     """Expected improvement at rows of Zq, in expectation over the results of pending codes: equation (3).
 
@@ -148,7 +154,7 @@ def pending_improvement(
     result changes, falls by V^2: one factorisation serves all draws.
 
     Args:
-        given: The process given the finished results.
+        posterior: The process given the finished results.
         pending: Features of codes whose results are unknown [u, d]; with u = 0 this is equation (2).
         Zq: Features of codes to judge [q, d].
         rng: Source of the draws.
@@ -156,19 +162,21 @@ def pending_improvement(
 
     Returns an array [q].
     """
-    V = solve_triangular(given.chol, given.kernel(given.Z, Zq), lower=True, check_finite=False)  # [n, q]
-    half = solve_triangular(given.chol, given.Y, lower=True, check_finite=False)  # [n]
-    mean, bar = half @ V, given.at_evaluated
-    var = given.kernel.diagonal(Zq) - (V * V).sum(axis=0)
+    V = solve_triangular(posterior.chol, posterior.kernel(posterior.X, Zq), lower=True, check_finite=False)  # [n, q]
+    half = solve_triangular(posterior.chol, posterior.Y, lower=True, check_finite=False)  # [n]
+    mean, bar = half @ V, posterior.fitted
+    var = posterior.kernel.diagonal(Zq) - (V * V).sum(axis=0)
     if not len(pending):
         return expected_improvement(mean, np.maximum(var, 1e-12), float(bar.max()))
-    B = solve_triangular(given.chol, given.kernel(given.Z, pending), lower=True, check_finite=False)  # [n, u]
-    cov = given.kernel(pending, pending) - B.T @ B
-    noisy = cov + (given.kernel.noise + JITTER) * np.eye(len(pending))
+    B = solve_triangular(
+        posterior.chol, posterior.kernel(posterior.X, pending), lower=True, check_finite=False
+    )  # [n, u]
+    cov = posterior.kernel(pending, pending) - B.T @ B
+    noisy = cov + posterior.kernel.noise * np.eye(len(pending))
     chol = np.linalg.cholesky(noisy)
     # Posterior covariance of the evaluated and the pending codes: k (K + noise)^-1 noise.
-    evaluated = given.kernel.noise * solve_triangular(given.chol, B, lower=True, trans="T", check_finite=False)
-    U = solve_triangular(chol, given.kernel(pending, Zq) - B.T @ V, lower=True, check_finite=False)  # [u, q]
+    evaluated = posterior.kernel.noise * solve_triangular(posterior.chol, B, lower=True, trans="T", check_finite=False)
+    U = solve_triangular(chol, posterior.kernel(pending, Zq) - B.T @ V, lower=True, check_finite=False)  # [u, q]
     U_seen = solve_triangular(chol, np.concatenate([evaluated.T, cov], axis=1), lower=True)  # [u, n + u]
     var = np.maximum(var - (U * U).sum(axis=0), 1e-12)
     innovations = rng.standard_normal((draws, len(pending))) if draws else np.zeros((1, len(pending)))  # [s, u]

@@ -19,13 +19,13 @@ from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve
 
 from bsszoo.codes.code import Code
 from bsszoo.search.blas import one_thread
 from bsszoo.search.default_mode import DefaultMode, Model
+from bsszoo.search.gp import Posterior, condition
 from bsszoo.search.history import History
-from bsszoo.search.surrogate import Given, condition, fit_kernel
+from bsszoo.search.kernels import AdditiveMatern, fit_kernel
 from bsszoo.spaces.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
@@ -192,7 +192,7 @@ def _insight(candidates: CandidateSet, codes: IntArray, values: FloatArray, *, m
     model = mode.model(history)
     rng = np.random.default_rng([seed, *b"insight"])
     rows = np.sort(rng.choice(len(candidates), min(SAMPLE, len(candidates)), replace=False))
-    mean, cov = model.given.mean_cov(mode.features.of_rows(rows))
+    mean, cov = model.posterior.mean_cov(mode.features.of_rows(rows))
     F = _drawn(mean, cov, rng)  # standardised, larger is better
     sampled = candidates.codes[rows]
 
@@ -206,7 +206,7 @@ def _insight(candidates: CandidateSet, codes: IntArray, values: FloatArray, *, m
         results=n,
         maximise=maximise,
         flat=False,
-        noise=float(np.sqrt(model.given.kernel.noise)) * model.spread,
+        noise=float(np.sqrt(model.posterior.kernel.noise)) * model.spread,
         importance=tuple(_share(name, _explained(F, places, sample=sample)) for name, (places, _) in named),
         costs=tuple(_share(name, _explained(F, _grouped(v)[0], sample=sample)) for name, v in known),
         additive=None if additive is None else _share("additive", additive),
@@ -335,11 +335,11 @@ def _cost_view(
         return None
     # The search looked for good codes: leaving out those it evaluated would leave out most of the best ones.
     more = np.union1d(rng.choice(len(macs), min(ENVELOPE, len(macs)), replace=False), evaluated[evaluated >= 0])
-    expected = model.given.mean(mode.features.of_rows(more))
+    expected = model.posterior.mean(mode.features.of_rows(more))
     order = np.lexsort((-expected, macs[more]))
     best = np.maximum.accumulate(expected[order])
     rises = order[np.concatenate([[True], best[1:] > best[:-1]])]
-    middle, var = model.given.mean_var(mode.features.of_rows(more[rises]))
+    middle, var = model.posterior.mean_var(mode.features.of_rows(more[rises]))
     half = Z * np.sqrt(var) * model.spread
     unit = sign * (model.centre + model.spread * middle)
     return CostView(
@@ -355,33 +355,33 @@ def _cost_view(
 
 def _check(model: Model, sign: float, rng: np.random.Generator) -> Check:
     """Leave-one-out in closed form: with K^-1 alone, the prediction of y_i is y_i - (K^-1 y)_i / (K^-1)_ii."""
-    given = model.given
-    inverse = np.diag(cho_solve((given.chol, True), np.eye(len(given.Y))))
-    predicted, deviation = given.Y - given.weights / inverse, 1 / np.sqrt(inverse)
-    anew, anew_deviation = _refitted(given, rng)
+    posterior = model.posterior
+    inverse = np.diag(posterior.solve(np.eye(len(posterior.Y))))
+    predicted, deviation = posterior.Y - posterior.weights / inverse, 1 / np.sqrt(inverse)
+    anew, anew_deviation = _refitted(posterior, rng)
     return Check(
-        observed=sign * (model.centre + model.spread * given.Y),
+        observed=sign * (model.centre + model.spread * posterior.Y),
         predicted=sign * (model.centre + model.spread * predicted),
         deviation=model.spread * deviation,
-        correlation=_correlation(given.Y, predicted),
-        coverage=float((np.abs(given.Y - predicted) <= Z * deviation).mean()),
-        refitted_correlation=_correlation(given.Y, anew),
-        refitted_coverage=float((np.abs(given.Y - anew) <= Z * anew_deviation).mean()),
+        correlation=_correlation(posterior.Y, predicted),
+        coverage=float((np.abs(posterior.Y - predicted) <= Z * deviation).mean()),
+        refitted_correlation=_correlation(posterior.Y, anew),
+        refitted_coverage=float((np.abs(posterior.Y - anew) <= Z * anew_deviation).mean()),
     )
 
 
-def _refitted(given: Given, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+def _refitted(posterior: Posterior[AdditiveMatern], rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Prediction and deviation of each result [n] by kernels fitted without it and the others of its fold."""
-    n = len(given.Y)
+    n = len(posterior.Y)
     folds = rng.permutation(n) % (_FOLDS if n >= 2 * _FOLDS else n)
     predicted, deviation = np.empty(n), np.empty(n)
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
-        rest, y = given.Z[~out], given.Y[~out]
+        rest, y = posterior.X[~out], posterior.Y[~out]
         centre, spread = float(y.mean()), float(y.std()) or 1.0
         some = np.linspace(0, len(y) - 1, min(len(y), _FOLD_FIT)).astype(np.int64)
         kernel = fit_kernel(rest[some], (y[some] - centre) / spread)
-        mean, var = condition(kernel, rest, (y - centre) / spread).mean_var(given.Z[out])
+        mean, var = condition(kernel, rest, (y - centre) / spread).mean_var(posterior.X[out])
         predicted[out] = centre + spread * mean
         deviation[out] = spread * np.sqrt(var + kernel.noise)
     return predicted, deviation

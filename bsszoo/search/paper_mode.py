@@ -1,6 +1,6 @@
 """The paper's search (appendix A.1), step by step; the mathematics stands beside it.
 
-codes -> refining.refine -> clustering.representatives -> gp.posterior (1) -> acquisition: EI (2), EEI (3) -> code
+codes -> refining.refine -> clustering.representatives -> gp.condition (1) -> acquisition: EI (2), EEI (3) -> code
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from bsszoo.search.acquisition import expected_expected_improvement
 from bsszoo.search.clustering import farthest, representatives
-from bsszoo.search.gp import Posterior, posterior, sigma_rule, standardise
+from bsszoo.search.gp import Posterior, condition
 from bsszoo.search.history import History
+from bsszoo.search.kernels import ETA, SquaredExponential, sigma_rule
 from bsszoo.search.refining import refine, standardise_codes
 from bsszoo.spaces.candidate_set import CandidateSet
 
@@ -29,7 +30,7 @@ class _Model:
 
     map: FloatArray  # [m, m]
     rows: NDArray[np.int64]  # candidates that stand for the clusters [q]
-    given: Posterior
+    posterior: Posterior[SquaredExponential]
 
 
 class PaperMode:
@@ -67,7 +68,7 @@ class PaperMode:
             rows = np.flatnonzero(free)
         rng = self._rng("eei", int(history.done.sum()), held)
         pending = self._points(history.codes[history.running])
-        gain = expected_expected_improvement(model.given, pending @ model.map.T, self._Z[rows] @ model.map.T, rng)
+        gain = expected_expected_improvement(model.posterior, pending @ model.map.T, self._Z[rows] @ model.map.T, rng)
         return int(rows[np.argsort(-gain, kind="stable")[0]])
 
     def _first_rows(self) -> NDArray[np.int64]:
@@ -88,7 +89,7 @@ class PaperMode:
             X = Z @ refining.T
             last = history.numbers[: self.batch_size][-1]
             head = int((numbers <= last).sum())
-            self._memo = key, _Model(refining, rows, posterior(X, Y, sigma_rule(X, Y, head)))
+            self._memo = key, _Model(refining, rows, condition(SquaredExponential(sigma_rule(X, Y, head)), X, Y))
         return self._memo[1]
 
     def _points(self, codes: NDArray[np.int64]) -> FloatArray:
@@ -98,3 +99,11 @@ class PaperMode:
     def _rng(self, purpose: str, *counts: int) -> np.random.Generator:
         """A generator that depends on the seed, the purpose and the state of the study, never on who asks."""
         return np.random.default_rng([self.seed, *purpose.encode(), *counts])
+
+
+def standardise(y: FloatArray, *, eta: float = ETA) -> FloatArray:
+    """y [n] shifted and scaled to mean 0 and variance 1 + eta^2; zeros when all are equal."""
+    spread = y.std()
+    if not spread > 1e-12 * max(1.0, float(np.abs(y).max(initial=0.0))):
+        return np.zeros_like(y)
+    return np.asarray((y - y.mean()) / spread * np.sqrt(1 + eta**2))

@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
 from bsszoo.search.features import Features
-from bsszoo.search.surrogate import Given
+from bsszoo.search.gp import Posterior
+from bsszoo.search.kernels import AdditiveMatern
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -28,24 +28,26 @@ EACH: Final = 384
 _CHUNK: Final = 32_768
 
 
-def shortlist(given: Given, features: Features, free: NDArray[np.bool_], rng: np.random.Generator) -> IntArray:
+def shortlist(
+    posterior: Posterior[AdditiveMatern], features: Features, free: NDArray[np.bool_], rng: np.random.Generator
+) -> IntArray:
     """Rows of free candidates to judge exactly, rising [q]; all of them where they are few."""
     rows = np.flatnonzero(free)
     if len(rows) <= ALL:
         return rows
-    mean, bound = cheap_scores(given, features)
+    mean, bound = cheap_scores(posterior, features)
     mean[~free], bound[~free] = -np.inf, -np.inf
     top = [np.argpartition(-scores, EACH)[:EACH] for scores in (mean, bound)]
     return np.unique(np.concatenate([*top, rng.choice(rows, EACH, replace=False)]))
 
 
-def cheap_scores(given: Given, features: Features) -> tuple[FloatArray, FloatArray]:
+def cheap_scores(posterior: Posterior[AdditiveMatern], features: Features) -> tuple[FloatArray, FloatArray]:
     """Posterior mean of the linear and additive parts at all candidates [n], and mean plus a standard deviation.
 
     The deviation takes the entries' contributions for independent. Single precision: it only ranks.
     """
     n = features.places.shape[1]
-    tables = [_table(given, features, j) for j in range(features.size)]
+    tables = [_table(posterior, features, j) for j in range(features.size)]
     mean, bound = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
     for start in range(0, n, _CHUNK):
         part = slice(start, min(start + _CHUNK, n))
@@ -57,11 +59,11 @@ def cheap_scores(given: Given, features: Features) -> tuple[FloatArray, FloatArr
     return mean, bound
 
 
-def _table(given: Given, features: Features, j: int) -> NDArray[np.complex64]:
+def _table(posterior: Posterior[AdditiveMatern], features: Features, j: int) -> NDArray[np.complex64]:
     """Posterior mean and variance of entry j's own contribution at each of its values."""
-    kernel, values, column = given.kernel, features.values[j], given.Z[:, j]
+    kernel, values, column = posterior.kernel, features.values[j], posterior.X[:, j]
     slope = kernel.v_lin / features.size
     cross = kernel.curve(j, values, column) + slope * np.outer(values, column)  # [v, n]
-    half = solve_triangular(given.chol, cross.T, lower=True, check_finite=False)
+    half = posterior.half_solve(cross.T)
     prior = kernel.v_add / features.size + slope * values * values
-    return np.asarray(cross @ given.weights + 1j * (prior - (half * half).sum(axis=0)), dtype=np.complex64)
+    return np.asarray(cross @ posterior.weights + 1j * (prior - (half * half).sum(axis=0)), dtype=np.complex64)

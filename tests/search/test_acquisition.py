@@ -10,7 +10,8 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from bsszoo.search.acquisition import draw_pending, expected_expected_improvement, expected_improvement
-from bsszoo.search.gp import ETA, posterior
+from bsszoo.search.gp import condition
+from bsszoo.search.kernels import ETA, SquaredExponential
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,7 +32,7 @@ def test_ei_of_a_known_value_is_its_gain():
 def _problem(seed, n=7, u=3, q=6, m=3):
     rng = np.random.default_rng(seed)
     X, pending, Xq = rng.normal(size=(n, m)), rng.normal(size=(u, m)), rng.normal(size=(q, m))
-    return posterior(X, rng.normal(size=n), 1.2), pending, Xq
+    return condition(SquaredExponential(1.2), X, rng.normal(size=n)), pending, Xq
 
 
 def _eei_one_after_the_other(given, pending, Xq, rng, draws):
@@ -42,7 +43,7 @@ def _eei_one_after_the_other(given, pending, Xq, rng, draws):
         for x in pending:
             mean, var = now.mean_var(x[None])
             y = rng.normal(mean[0], np.sqrt(var[0] + ETA**2))
-            now = posterior(np.concatenate([now.X, x[None]]), np.append(now.Y, y), now.sigma)
+            now = condition(now.kernel, np.concatenate([now.X, x[None]]), np.append(now.Y, y))
         total += expected_improvement(*now.mean_var(Xq), now.Y.max())
     return total / draws
 

@@ -139,7 +139,7 @@ def test_codes_in_training_are_accounted_for():
     mode = DefaultMode(candidates, batch_size=8, seed=0)
     free = np.ones(len(candidates), dtype=bool)
     free[first] = False
-    model = mode.model(_history(candidates, first, truth[first])).given
+    model = mode.model(_history(candidates, first, truth[first])).posterior
     every = np.flatnonzero(free)
     nobody = np.zeros((0, mode.features.size))
     gain = pending_improvement(model, nobody, mode.features.of_rows(every), np.random.default_rng(0))

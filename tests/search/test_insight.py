@@ -9,8 +9,8 @@ import pytest
 
 from bsszoo.search import CandidateSet
 from bsszoo.search.default_mode import DefaultMode
+from bsszoo.search.gp import condition
 from bsszoo.search.insight import insight_of_rows, study_insight
-from bsszoo.search.surrogate import condition
 
 GRID = np.array(list(itertools.product(range(8), repeat=3)))
 
@@ -125,13 +125,13 @@ def test_leave_one_out_is_a_refit_without_the_point():
     from bsszoo.search.insight import _history
 
     model = mode.model(_history(candidates, codes, values))
-    given = model.given
+    posterior = model.posterior
     for i in range(12):
         left = np.arange(12) != i
-        without = condition(given.kernel, given.Z[left], given.Y[left])
-        mean, var = without.mean_var(given.Z[i : i + 1])
+        without = condition(posterior.kernel, posterior.X[left], posterior.Y[left])
+        mean, var = without.mean_var(posterior.X[i : i + 1])
         assert found.check.predicted[i] == pytest.approx(model.centre + model.spread * mean[0], rel=1e-6)
-        noisy = np.sqrt(var[0] + given.kernel.noise)
+        noisy = np.sqrt(var[0] + posterior.kernel.noise)
         assert found.check.deviation[i] == pytest.approx(model.spread * noisy, rel=1e-4)
     inside = np.abs(found.check.predicted - values) <= 1.6449 * found.check.deviation
     assert found.check.coverage == pytest.approx(inside.mean())

@@ -10,7 +10,9 @@ from optuna.trial import TrialState
 from bsszoo.errors import RunError
 from bsszoo.search import AutoBSSSampler, CandidateSet
 from bsszoo.search.acquisition import expected_improvement
-from bsszoo.search.gp import posterior, sigma_rule, standardise
+from bsszoo.search.gp import condition
+from bsszoo.search.kernels import SquaredExponential, sigma_rule
+from bsszoo.search.paper_mode import standardise
 from bsszoo.search.refining import refine, standardise_codes
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -102,9 +104,8 @@ def test_the_first_code_after_the_first_batch_maximises_ei(candidates):
     Z, Y = standardise_codes(done, mean, std), standardise(y)
     A = refine(Z, Y)
     X = Z @ A.T
-    ei = expected_improvement(
-        *posterior(X, Y, sigma_rule(X, Y, 8)).mean_var(standardise_codes(codes, mean, std) @ A.T), Y.max()
-    )
+    posterior = condition(SquaredExponential(sigma_rule(X, Y, 8)), X, Y)
+    ei = expected_improvement(*posterior.mean_var(standardise_codes(codes, mean, std) @ A.T), Y.max())
     # Only cluster centres are judged, so the code is among the best of all candidates, not the very best.
     assert ei[candidates.index(params)] >= np.quantile(ei, 0.97)
 

@@ -12,7 +12,9 @@ from bsszoo.search import AutoBSSSampler, CandidateSet
 from bsszoo.search import paper_mode as steps
 from bsszoo.search.acquisition import expected_improvement
 from bsszoo.search.clustering import representatives
-from bsszoo.search.gp import posterior, sigma_rule, standardise
+from bsszoo.search.gp import condition
+from bsszoo.search.kernels import SquaredExponential, sigma_rule
+from bsszoo.search.paper_mode import standardise
 from bsszoo.search.refining import refine
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -185,10 +187,17 @@ def test_asks_without_results_between_them_keep_apart_where_ei_would_take_neighb
     study = _study(GRID, seed=seed, clusters=len(GRID))  # every code is judged
     _run(study, GRID, BATCH, _hill)
     A, X, Y = _map_and_results(study, GRID)
-    given = posterior(X, Y, sigma_rule(X, Y, BATCH))
-    gain = expected_improvement(*given.mean_var(_standardised(GRID, GRID.codes) @ A.T), Y.max())
+    posterior = condition(SquaredExponential(sigma_rule(X, Y, BATCH)), X, Y)
+    gain = expected_improvement(*posterior.mean_var(_standardised(GRID, GRID.codes) @ A.T), Y.max())
     best, second = GRID.codes[np.argsort(-gain)[:2]]
     assert np.abs(best - second).max() == 1
     picks = _codes(_ask(study, GRID, 4))
     assert picks[0].tolist() == best.tolist()
     assert pdist(picks).min() >= 4
+
+
+def test_standardised_accuracies_have_the_papers_moments():
+    y = standardise(np.array([70.1, 71.3, 69.2, 74.4, 72.0]))
+    assert y.mean() == pytest.approx(0, abs=1e-12)
+    assert y.var() == pytest.approx(1 + 0.1**2)
+    assert (standardise(np.full(5, 3.3)) == 0).all()

@@ -9,8 +9,9 @@ from bsszoo.search import CandidateSet
 from bsszoo.search import shortlist as steps
 from bsszoo.search.default_mode import pending_improvement
 from bsszoo.search.features import COST_WEIGHT, Features
+from bsszoo.search.gp import condition
+from bsszoo.search.kernels import fit_kernel
 from bsszoo.search.shortlist import cheap_scores, shortlist
-from bsszoo.search.surrogate import condition, fit_kernel
 
 
 def _set(n=12_000, d=8, seed=0):
@@ -20,7 +21,7 @@ def _set(n=12_000, d=8, seed=0):
     return CandidateSet(codes, macs=macs, params=macs + rng.integers(0, 30, size=len(macs)))
 
 
-def _given(candidates, features, n=60, seed=0):
+def _posterior(candidates, features, n=60, seed=0):
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(candidates), n, replace=False)
     gains = rng.gamma(1.0, 1.0, size=candidates.codes.shape[1])
@@ -65,11 +66,11 @@ def test_costs_of_codes_outside_the_set_are_estimated_near_the_truth():
 def test_the_cheap_mean_is_the_posterior_mean_of_the_linear_and_additive_parts():
     candidates = _set(3000)
     features = Features(candidates)
-    given, _ = _given(candidates, features)
+    posterior, _ = _posterior(candidates, features)
     Zq = features.of_rows(np.arange(len(candidates)))
-    kernel = given.kernel
-    exact = given.weights @ (kernel.additive(given.Z, Zq) + kernel.v_lin / features.size * (given.Z @ Zq.T))
-    mean, bound = cheap_scores(given, features)
+    kernel = posterior.kernel
+    exact = posterior.weights @ (kernel.additive(posterior.X, Zq) + kernel.v_lin / features.size * (posterior.X @ Zq.T))
+    mean, bound = cheap_scores(posterior, features)
     assert np.abs(mean - exact).max() < 0.02 * exact.std()  # costs are looked up in steps
     assert (bound >= mean).all()
 
@@ -78,23 +79,23 @@ def test_the_cheap_mean_is_the_posterior_mean_of_the_linear_and_additive_parts()
 def test_the_best_of_the_shortlist_is_nearly_the_best_of_all(seed):
     candidates = _set(seed=seed)
     features = Features(candidates)
-    given, rows = _given(candidates, features, seed=seed)
+    posterior, rows = _posterior(candidates, features, seed=seed)
     free = np.ones(len(candidates), dtype=bool)
     free[rows] = False
-    chosen = shortlist(given, features, free, np.random.default_rng(0))
+    chosen = shortlist(posterior, features, free, np.random.default_rng(0))
     assert len(chosen) <= 3 * steps.EACH < free.sum()
     assert free[chosen].all()
     nobody = np.zeros((0, features.size))
     everything = np.flatnonzero(free)
-    gain = pending_improvement(given, nobody, features.of_rows(everything), np.random.default_rng(0))
-    short = pending_improvement(given, nobody, features.of_rows(chosen), np.random.default_rng(0))
+    gain = pending_improvement(posterior, nobody, features.of_rows(everything), np.random.default_rng(0))
+    short = pending_improvement(posterior, nobody, features.of_rows(chosen), np.random.default_rng(0))
     assert short.max() >= 0.9 * gain.max()
 
 
 def test_few_candidates_are_all_judged():
     candidates = _set(600)
     features = Features(candidates)
-    given, rows = _given(candidates, features)
+    posterior, rows = _posterior(candidates, features)
     free = np.ones(len(candidates), dtype=bool)
     free[rows] = False
-    np.testing.assert_array_equal(shortlist(given, features, free, np.random.default_rng(0)), np.flatnonzero(free))
+    np.testing.assert_array_equal(shortlist(posterior, features, free, np.random.default_rng(0)), np.flatnonzero(free))

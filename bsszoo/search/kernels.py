@@ -1,6 +1,10 @@
-"""The default mode's model of a code's result: a linear, an additive and a joint part, with fitted length scales.
+"""The kernels of both searches, and how their parameters follow from the results.
 
-    f = f_lin + f_add + f_ard,   y = f + noise, all on standardised results
+The paper's (appendix A.1), on refined codes, its width by a rule and its noise fixed:
+
+    kappa(x, x') = exp(-|x - x'|^2 / (2 sigma^2))
+
+The default search's: a linear, an additive and a joint part, with fitted length scales.
 
     k_lin(z, z') = v_lin / d  sum_j z_j z'_j                      every entry pays at its own constant rate
     k_add(z, z') = v_add / d  sum_j m(|z_j - z'_j| / s_j)         every entry pays by its own curve
@@ -24,14 +28,16 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
+from scipy.spatial.distance import cdist, pdist
 
 FloatArray = NDArray[np.float64]
 
+#: Standard deviation of the paper's noise: "we simply set eta = 0.1".
+ETA: Final = 0.1
+
 _SQRT5: Final = np.sqrt(5.0)
-#: Added to the diagonal so that repeated codes factorise.
-JITTER: Final = 1e-8
 _STEPS: Final = 60
 #: Prior medians of the variances v_ard, v_add, v_lin and of the noise, and the widths of their logarithms.
 _VARIANCES: Final = (0.1, 0.5, 0.5, 0.05)
@@ -42,14 +48,56 @@ _ADDITIVE_SCALE, _SCALE_WIDTH = 1.5, 0.9
 _BOUNDS: Final = ((-2.5, 4.0), (-7.0, 3.0), (float(np.log(1e-3)), float(np.log(0.7))))
 
 
+@dataclass(frozen=True)
+class SquaredExponential:
+    """The paper's kernel kappa of width sigma."""
+
+    sigma: float
+    noise: float = ETA**2  # variance of the noise
+
+    def __call__(self, X: FloatArray, Xq: FloatArray) -> FloatArray:
+        """The kernel between rows of X [n, m] and of Xq [q, m], shape [n, q]."""
+        return np.exp(-cdist(X, Xq, "sqeuclidean") / (2 * self.sigma**2))
+
+    def diagonal(self, X: FloatArray) -> FloatArray:
+        """The prior variance of f at rows of X [n, m], shape [n]: 1 everywhere."""
+        return np.ones(len(X))
+
+
+def sigma_rule(X: FloatArray, y: FloatArray, first: int) -> float:
+    """The kernel's width by the paper's rule.
+
+    The mean accuracy difference over the pairs of the first iteration is a threshold. All evaluated pairs with a
+    larger difference are kept and their code distances sorted, Dis_0 < .. < Dis_{l-1}; sigma = Dis_{l/20} / 2.
+
+    Args:
+        X: Refined codes [n, m], in the order they were suggested.
+        y: Their accuracies [n] in any unit.
+        first: How many of them, from the front, make up the first iteration.
+
+    Where no pair is kept (all accuracies equal, or fewer than two codes) the median distance stands in for Dis_{l/20};
+    1 where all codes are the same.
+    """
+    if len(y) < 2:
+        return 1.0
+    gaps = pdist(y[:, None])
+    distances = pdist(X)
+    head = pdist(y[: max(first, 2), None])
+    kept = np.sort(distances[(gaps > head.mean()) & (distances > 0)])
+    if len(kept):
+        return float(kept[len(kept) // 20] / 2)
+    positive = distances[distances > 0]
+    return float(np.median(positive) / 2) if len(positive) else 1.0
+
+
 def matern(r: FloatArray) -> FloatArray:
     """m(r), the Matern kernel of nu = 5/2 with unit scale; any shape."""
     return np.asarray((1 + _SQRT5 * r + 5 / 3 * r * r) * np.exp(-_SQRT5 * r))
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel:
-    """The sum of the three parts at given parameters."""
+class AdditiveMatern:
+    """The default search's kernel: the sum of the linear, the additive and the joint part."""
 
     joint_scale: FloatArray  # l [d]
     additive_scale: FloatArray  # s [d]
@@ -90,7 +138,7 @@ class Kernel:
         return np.asarray(self.v_ard + self.v_add + self.v_lin / A.shape[1] * (A * A).sum(axis=1))
 
 
-def fit_kernel(Z: FloatArray, Y: FloatArray) -> Kernel:
+def fit_kernel(Z: FloatArray, Y: FloatArray) -> AdditiveMatern:
     """The kernel of largest posterior density given standardised codes [n, d] and results [n]; the prior's for n = 0.
 
     L-BFGS with the analytic gradient from the prior's medians, so the result depends on the arguments alone.
@@ -111,9 +159,9 @@ def _prior(d: int) -> tuple[FloatArray, FloatArray]:
     return median, np.concatenate([np.full(2 * d, _SCALE_WIDTH), _WIDTHS])
 
 
-def _kernel(theta: FloatArray, d: int) -> Kernel:
+def _kernel(theta: FloatArray, d: int) -> AdditiveMatern:
     v_ard, v_add, v_lin, noise = (float(v) for v in np.exp(theta[2 * d :]))
-    return Kernel(np.exp(theta[:d]), np.exp(theta[d : 2 * d]), v_ard, v_add, v_lin, noise)
+    return AdditiveMatern(np.exp(theta[:d]), np.exp(theta[d : 2 * d]), v_ard, v_add, v_lin, noise)
 
 
 class _Density:
@@ -158,7 +206,7 @@ class _Density:
         linear = kernel.v_lin * self.linear
 
         K = joint + additive + linear
-        K[np.diag_indices(n)] += kernel.noise + JITTER
+        K[np.diag_indices(n)] += kernel.noise
         try:
             factor = cho_factor(K, lower=True)
         except LinAlgError:
@@ -179,43 +227,3 @@ class _Density:
         z = (theta - self.median) / self.width
         value = 0.5 * float(self.Y @ a) + float(np.log(np.diag(factor[0])).sum()) + 0.5 * float(z @ z)
         return value, gradient + z / self.width
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """The process given n results. Build it with ``condition``."""
-
-    kernel: Kernel
-    Z: FloatArray  # [n, d]
-    Y: FloatArray  # [n]
-    chol: FloatArray  # lower triangle [n, n]
-    weights: FloatArray  # (K + noise I)^-1 Y  [n]
-
-    @property
-    def at_evaluated(self) -> FloatArray:
-        """The posterior mean of f at the evaluated codes [n]: k^T (K + noise I)^-1 Y = Y - noise (K + noise I)^-1 Y."""
-        return np.asarray(self.Y - (self.kernel.noise + JITTER) * self.weights)
-
-    def mean(self, Zq: FloatArray) -> FloatArray:
-        """The posterior mean of f at rows of Zq [q, d], shape [q]."""
-        return np.asarray(self.weights @ self.kernel(self.Z, Zq))
-
-    def mean_var(self, Zq: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Posterior mean and variance of f at rows of Zq [q, d], two arrays [q]."""
-        k = self.kernel(self.Z, Zq)  # [n, q]
-        half = solve_triangular(self.chol, k, lower=True, check_finite=False)
-        return self.weights @ k, np.maximum(self.kernel.diagonal(Zq) - (half * half).sum(axis=0), 1e-12)
-
-    def mean_cov(self, Zq: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Posterior mean [q] of f at rows of Zq, and its covariance [q, q]."""
-        k = self.kernel(self.Z, Zq)
-        half = solve_triangular(self.chol, k, lower=True, check_finite=False)
-        return self.weights @ k, self.kernel(Zq, Zq) - half.T @ half
-
-
-def condition(kernel: Kernel, Z: FloatArray, Y: FloatArray) -> Given:
-    """The process given results Y [n] at codes Z [n, d], each with the kernel's noise."""
-    K = kernel(Z, Z)
-    K[np.diag_indices(len(Y))] += kernel.noise + JITTER
-    chol = np.asarray(np.linalg.cholesky(K), dtype=np.float64)
-    return Given(kernel, Z, Y, chol, np.asarray(cho_solve((chol, True), Y)))

@@ -1,15 +1,18 @@
-"""The default mode's model against explicit formulas, finite differences and conditioning afresh."""
+"""Both kernels against explicit formulas; the sigma rule against loops, the fit against finite differences."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from bsszoo.search import surrogate
+from bsszoo.search import kernels
 from bsszoo.search.acquisition import expected_improvement
 from bsszoo.search.default_mode import pending_improvement
-from bsszoo.search.surrogate import Kernel, condition, fit_kernel
+from bsszoo.search.gp import condition
+from bsszoo.search.kernels import AdditiveMatern, SquaredExponential, fit_kernel, sigma_rule
 
 
 def _codes(n, d, seed=0):
@@ -20,7 +23,7 @@ def _codes(n, d, seed=0):
 
 def _some_kernel(d, seed=0):
     rng = np.random.default_rng(seed)
-    return Kernel(rng.uniform(0.5, 3, d), rng.uniform(0.5, 3, d), v_ard=0.4, v_add=0.7, v_lin=0.3, noise=0.1)
+    return AdditiveMatern(rng.uniform(0.5, 3, d), rng.uniform(0.5, 3, d), v_ard=0.4, v_add=0.7, v_lin=0.3, noise=0.1)
 
 
 def _by_hand(kernel, x, z):
@@ -44,8 +47,8 @@ def test_the_kernel_is_the_sum_of_its_three_parts():
 def test_the_gradient_of_the_density_is_its_slope(n, d):
     Z = _codes(n, d)
     Y = np.random.default_rng(1).normal(size=n)
-    median, width = surrogate._prior(d)
-    density = surrogate._Density(Z, Y, median, width)
+    median, width = kernels._prior(d)
+    density = kernels._Density(Z, Y, median, width)
     theta = median + 0.4 * np.random.default_rng(2).normal(size=len(median))
     error = check_grad(lambda t: density(t)[0], lambda t: density(t)[1], theta)
     assert error < 1e-4 * np.abs(density(theta)[1]).max()
@@ -54,10 +57,10 @@ def test_the_gradient_of_the_density_is_its_slope(n, d):
 def test_the_density_is_that_of_the_results_and_the_prior():
     Z, d = _codes(15, 3), 3
     Y = np.random.default_rng(1).normal(size=15)
-    median, width = surrogate._prior(d)
-    density = surrogate._Density(Z, Y, median, width)
+    median, width = kernels._prior(d)
+    density = kernels._Density(Z, Y, median, width)
     theta = median + 0.3
-    K = surrogate._kernel(theta, d)(Z, Z) + (np.exp(theta[-1]) + surrogate.JITTER) * np.eye(15)
+    K = kernels._kernel(theta, d)(Z, Z) + (np.exp(theta[-1])) * np.eye(15)
     results = 0.5 * Y @ np.linalg.solve(K, Y) + 0.5 * np.linalg.slogdet(K)[1]
     by_hand = results + 0.5 * (((theta - median) / width) ** 2).sum()
     assert density(theta)[0] == pytest.approx(by_hand, rel=1e-9)
@@ -78,20 +81,7 @@ def test_fitting_finds_which_entries_matter_and_the_noise():
 
 def test_no_results_give_the_prior():
     kernel = fit_kernel(np.zeros((0, 3)), np.zeros(0))
-    assert kernel.v_add == pytest.approx(surrogate._VARIANCES[1])
-
-
-def test_the_posterior_is_the_conditional_of_the_joint_gaussian():
-    Z, Zq, kernel = _codes(20, 4), _codes(6, 4, seed=5), _some_kernel(4)
-    Y = np.random.default_rng(3).normal(size=20)
-    K = kernel(Z, Z) + (kernel.noise + surrogate.JITTER) * np.eye(20)
-    k = kernel(Z, Zq)
-    mean, cov = k.T @ np.linalg.solve(K, Y), kernel(Zq, Zq) - k.T @ np.linalg.solve(K, k)
-    given = condition(kernel, Z, Y)
-    np.testing.assert_allclose(given.mean(Zq), mean, atol=1e-9)
-    np.testing.assert_allclose(given.mean_var(Zq)[1], np.diag(cov), atol=1e-9)
-    np.testing.assert_allclose(given.mean_cov(Zq)[1], cov, atol=1e-9)
-    np.testing.assert_allclose(given.at_evaluated, given.mean(Z), atol=1e-9)
+    assert kernel.v_add == pytest.approx(kernels._VARIANCES[1])
 
 
 @pytest.mark.parametrize("u", [1, 5])
@@ -117,3 +107,38 @@ def test_without_pending_codes_it_is_expected_improvement():
     given = condition(kernel, Z, np.random.default_rng(3).normal(size=18))
     found = pending_improvement(given, np.zeros((0, 4)), Zq, np.random.default_rng(0))
     np.testing.assert_allclose(found, expected_improvement(*given.mean_var(Zq), given.mean(Z).max()), atol=1e-12)
+
+
+def test_the_papers_kernel_is_squared_exponential():
+    def kappa(a, b):
+        return np.exp(-sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) / (2 * 1.7**2))
+
+    rng = np.random.default_rng(0)
+    X, Z = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
+    np.testing.assert_allclose(SquaredExponential(1.7)(X, Z), [[kappa(a, b) for b in Z] for a in X])
+
+
+def _sigma_by_loops(X, y, first):
+    """The rule as the appendix tells it, pair by pair."""
+    head = [abs(y[i] - y[j]) for i, j in itertools.combinations(range(first), 2)]
+    threshold = sum(head) / len(head)
+    distances = sorted(
+        float(np.linalg.norm(X[i] - X[j]))
+        for i, j in itertools.combinations(range(len(y)), 2)
+        if abs(y[i] - y[j]) > threshold
+    )
+    return distances[len(distances) // 20] / 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sigma_follows_the_rule(seed):
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(40, 6)), rng.normal(size=40)
+    assert sigma_rule(X, y, 16) == pytest.approx(_sigma_by_loops(X, y, 16))
+
+
+def test_sigma_has_a_value_where_the_rule_has_none():
+    X = np.random.default_rng(0).normal(size=(6, 2))
+    assert sigma_rule(X, np.full(6, 1.0), 6) > 0
+    assert sigma_rule(X[:1], np.array([1.0]), 1) == 1.0
+    assert sigma_rule(np.zeros((5, 2)), np.arange(5.0), 5) == 1.0
