@@ -1,6 +1,6 @@
 """The default search: a Gaussian process with fitted length scales, and expected improvement over all feasible codes.
 
-    first codes: dispersed -> kernels.fit_kernel -> shortlist.shortlist -> EI, pending results expected -> code
+    first codes: dispersed -> kernels.fit_kernel -> shortlist.shortlist -> LogEI, pending results expected -> code
 
 It differs from the paper's search (``paper_mode``) in what docs/comparison.md shows to pay: the model sees costs beside
 entries and learns its length scales, and every candidate is judged instead of 256 centres.
@@ -13,9 +13,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
-from bsszoo.search.acquisition import expected_improvement
+from bsszoo.search.acquisition import expected_expected_improvement
 from bsszoo.search.clustering import farthest, representatives
 from bsszoo.search.features import Features
 from bsszoo.search.gp import Posterior, condition
@@ -77,7 +76,10 @@ class DefaultMode:
         posterior = self.model(history).posterior
         pending = self.features.of_codes(history.codes[history.running], history.rows[history.running])
         rows = shortlist(posterior, self.features, free, rng)
-        gain = pending_improvement(posterior, pending, self.features.of_rows(rows), rng)
+        # Pending results at their expectation, since averaging over draws of them was a little worse; tau by the mean,
+        # since the largest of noisy results is too high a bar; logarithms, since gains of 0 would leave the first row.
+        Xq = self.features.of_rows(rows)
+        gain = expected_expected_improvement(posterior, pending, Xq, rng, draws=0, tau="mean", log=True)
         return int(rows[np.argmax(gain)])
 
     def model(self, history: History) -> Model:
@@ -133,52 +135,3 @@ def standardise_results(y: FloatArray) -> tuple[FloatArray, float, float]:
     if not spread > 1e-12:
         return np.zeros_like(y), centre * unit, 1.0
     return (y - centre) / spread, centre * unit, spread * unit
-
-
-def pending_improvement(
-    posterior: Posterior[AdditiveMatern],
-    pending: FloatArray,
-    Zq: FloatArray,
-    rng: np.random.Generator,
-    *,
-    draws: int = 0,
-) -> FloatArray:
-    """Expected improvement at rows of Zq, in expectation over the results of pending codes: equation (3).
-
-    With ``draws = 0`` every pending result is taken for its own expectation, the believer of kriging; averaging over
-    draws of it was a little worse on the whole (docs/comparison), so that is what the default search does.
-
-    Noise makes the best observed result too high a bar, so tau is the largest posterior mean among the evaluated and
-    pending codes. With the factor L of the kernel matrix of evaluated and pending codes and V = L^-1 k, a draw of the
-    pending results with standard normal innovations e moves every mean by V_pending^T e, and the variance, which no
-    result changes, falls by V^2: one factorisation serves all draws.
-
-    Args:
-        posterior: The process given the finished results.
-        pending: Features of codes whose results are unknown [u, d]; with u = 0 this is equation (2).
-        Zq: Features of codes to judge [q, d].
-        rng: Source of the draws.
-        draws: Number of draws s; 0 for the expectation alone.
-
-    Returns an array [q].
-    """
-    V = solve_triangular(posterior.chol, posterior.kernel(posterior.X, Zq), lower=True, check_finite=False)  # [n, q]
-    half = solve_triangular(posterior.chol, posterior.Y, lower=True, check_finite=False)  # [n]
-    mean, bar = half @ V, posterior.fitted
-    var = posterior.kernel.diagonal(Zq) - (V * V).sum(axis=0)
-    if not len(pending):
-        return expected_improvement(mean, np.maximum(var, 1e-12), float(bar.max()))
-    B = solve_triangular(
-        posterior.chol, posterior.kernel(posterior.X, pending), lower=True, check_finite=False
-    )  # [n, u]
-    cov = posterior.kernel(pending, pending) - B.T @ B
-    noisy = cov + posterior.kernel.noise * np.eye(len(pending))
-    chol = np.linalg.cholesky(noisy)
-    # Posterior covariance of the evaluated and the pending codes: k (K + noise)^-1 noise.
-    evaluated = posterior.kernel.noise * solve_triangular(posterior.chol, B, lower=True, trans="T", check_finite=False)
-    U = solve_triangular(chol, posterior.kernel(pending, Zq) - B.T @ V, lower=True, check_finite=False)  # [u, q]
-    U_seen = solve_triangular(chol, np.concatenate([evaluated.T, cov], axis=1), lower=True)  # [u, n + u]
-    var = np.maximum(var - (U * U).sum(axis=0), 1e-12)
-    innovations = rng.standard_normal((draws, len(pending))) if draws else np.zeros((1, len(pending)))  # [s, u]
-    tau = (np.concatenate([bar, half @ B]) + innovations @ U_seen).max(axis=1)  # [s]
-    return np.asarray(expected_improvement(mean + innovations @ U, var, tau[:, None]).mean(axis=0))

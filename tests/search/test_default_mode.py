@@ -8,7 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from bsszoo.search import AutoBSSSampler, CandidateSet
-from bsszoo.search.default_mode import DefaultMode, pending_improvement
+from bsszoo.search.acquisition import expected_improvement, log_expected_improvement
+from bsszoo.search.default_mode import DefaultMode
 from bsszoo.search.history import History
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -139,10 +140,9 @@ def test_codes_in_training_are_accounted_for():
     mode = DefaultMode(candidates, batch_size=8, seed=0)
     free = np.ones(len(candidates), dtype=bool)
     free[first] = False
-    model = mode.model(_history(candidates, first, truth[first])).posterior
+    posterior = mode.model(_history(candidates, first, truth[first])).posterior
     every = np.flatnonzero(free)
-    nobody = np.zeros((0, mode.features.size))
-    gain = pending_improvement(model, nobody, mode.features.of_rows(every), np.random.default_rng(0))
+    gain = log_expected_improvement(*posterior.mean_var(mode.features.of_rows(every)), posterior.fitted.max())
     best = every[np.argsort(-gain)[:8]].tolist()
     rows = []
     for _ in range(8):  # suggestions whose results are all unknown
@@ -152,6 +152,19 @@ def test_codes_in_training_are_accounted_for():
     assert len(set(rows)) == 8
     # What a pending code will tell is not looked for again: they are not simply the first, second .. best.
     assert set(rows) != set(best)
+
+
+def test_where_no_gain_is_a_number_above_zero_the_most_promising_code_is_still_suggested():
+    line = np.arange(120)[:, None]
+    candidates = CandidateSet(line)
+    free = np.isin(candidates.codes[:, 0], [3, 100])
+    done = np.flatnonzero(~free)
+    history = _history(candidates, done, candidates.codes[done, 0])
+    mode = DefaultMode(candidates, batch_size=8, seed=0)
+    posterior = mode.model(history).posterior
+    moments = posterior.mean_var(mode.features.of_rows(np.flatnonzero(free)))
+    assert (expected_improvement(*moments, posterior.fitted.max()) == 0).all()
+    assert candidates.codes[mode.suggest(history, free)].tolist() == [100]
 
 
 def test_the_suggestion_is_a_function_of_seed_and_history_alone():

@@ -9,8 +9,6 @@ import pytest
 from scipy.optimize import check_grad
 
 from bsszoo.search import kernels
-from bsszoo.search.acquisition import expected_improvement
-from bsszoo.search.default_mode import pending_improvement
 from bsszoo.search.gp import condition
 from bsszoo.search.kernels import AdditiveMatern, SquaredExponential, fit_kernel, sigma_rule
 
@@ -82,31 +80,6 @@ def test_fitting_finds_which_entries_matter_and_the_noise():
 def test_no_results_give_the_prior():
     kernel = fit_kernel(np.zeros((0, 3)), np.zeros(0))
     assert kernel.v_add == pytest.approx(kernels._VARIANCES[1])
-
-
-@pytest.mark.parametrize("u", [1, 5])
-def test_improvement_over_pending_results_is_its_expectation_when_each_result_is_drawn_and_learned(u):
-    Z, Zq, pending, kernel = _codes(18, 4), _codes(5, 4, seed=5), _codes(u, 4, seed=9), _some_kernel(4)
-    Y = np.random.default_rng(3).normal(size=18)
-    given = condition(kernel, Z, Y)
-    rng = np.random.default_rng(7)
-    mean, cov = given.mean_cov(pending)
-    seen = np.concatenate([Z, pending])
-    draws = []
-    for _ in range(3000):
-        y = rng.multivariate_normal(mean, cov + kernel.noise * np.eye(u))
-        learned = condition(kernel, seen, np.concatenate([Y, y]))
-        draws.append(expected_improvement(*learned.mean_var(Zq), learned.mean(seen).max()))
-    expected, error = np.mean(draws, axis=0), np.std(draws, axis=0) / np.sqrt(len(draws))
-    found = pending_improvement(given, pending, Zq, np.random.default_rng(0), draws=20_000)
-    assert (np.abs(found - expected) < 5 * error + 1e-4).all()
-
-
-def test_without_pending_codes_it_is_expected_improvement():
-    Z, Zq, kernel = _codes(18, 4), _codes(5, 4, seed=5), _some_kernel(4)
-    given = condition(kernel, Z, np.random.default_rng(3).normal(size=18))
-    found = pending_improvement(given, np.zeros((0, 4)), Zq, np.random.default_rng(0))
-    np.testing.assert_allclose(found, expected_improvement(*given.mean_var(Zq), given.mean(Z).max()), atol=1e-12)
 
 
 def test_the_papers_kernel_is_squared_exponential():
