@@ -1,6 +1,6 @@
 """The default search: a Gaussian process with fitted length scales, and expected improvement over all feasible codes.
 
-    first codes: dispersed -> kernels.fit_kernel -> shortlist.shortlist -> LogEI, pending results expected -> code
+    first codes: dispersed -> kernels.fit_kernel -> shortlist -> LogEI, pending results expected -> code
 
 It differs from the paper's search (``paper_mode``) in what docs/comparison.md shows to pay: the model sees costs beside
 entries and learns its length scales, and every candidate is judged instead of 256 centres.
@@ -20,7 +20,6 @@ from bsszoo.search.features import Features
 from bsszoo.search.gp import Posterior, condition
 from bsszoo.search.history import History
 from bsszoo.search.kernels import AdditiveMatern, fit_kernel
-from bsszoo.search.shortlist import shortlist
 from bsszoo.spaces.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
@@ -32,6 +31,12 @@ _REACH: Final = 3.0
 _FIRST_FROM: Final = 20_000
 # Most results that the kernel's parameters are fitted to; the process itself is conditioned on all.
 _FIT_MOST: Final = 256
+#: Up to so many free candidates all are judged.
+ALL: Final = 4096
+#: Otherwise so many with the largest cheap mean, as many with the largest upper bound, and as many drawn.
+EACH: Final = 384
+# Candidates looked up at once: what fits the cache.
+_CHUNK: Final = 32_768
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,3 +140,49 @@ def standardise_results(y: FloatArray) -> tuple[FloatArray, float, float]:
     if not spread > 1e-12:
         return np.zeros_like(y), centre * unit, 1.0
     return (y - centre) / spread, centre * unit, spread * unit
+
+
+def shortlist(
+    posterior: Posterior[AdditiveMatern], features: Features, free: NDArray[np.bool_], rng: np.random.Generator
+) -> IntArray:
+    """Rows of free candidates to judge exactly, rising [q]; all of them where they are few.
+
+    The linear and the additive part of the process are sums over entries, so their posterior mean and a bound of their
+    deviation are tables, one value for each value of an entry; a million codes cost a look-up each. The joint part
+    matters near evaluated codes, which is where the neighbours of the best ones are.
+    """
+    rows = np.flatnonzero(free)
+    if len(rows) <= ALL:
+        return rows
+    mean, bound = cheap_scores(posterior, features)
+    mean[~free], bound[~free] = -np.inf, -np.inf
+    top = [np.argpartition(-scores, EACH)[:EACH] for scores in (mean, bound)]
+    return np.unique(np.concatenate([*top, rng.choice(rows, EACH, replace=False)]))
+
+
+def cheap_scores(posterior: Posterior[AdditiveMatern], features: Features) -> tuple[FloatArray, FloatArray]:
+    """Posterior mean of the linear and additive parts at all candidates [n], and mean plus a standard deviation.
+
+    The deviation takes the entries' contributions for independent. Single precision: it only ranks.
+    """
+    n = features.places.shape[1]
+    tables = [_table(posterior, features, j) for j in range(features.size)]
+    mean, bound = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
+    for start in range(0, n, _CHUNK):
+        part = slice(start, min(start + _CHUNK, n))
+        total = np.zeros(part.stop - start, dtype=np.complex64)  # mean + i variance: one look-up serves both
+        for table, places in zip(tables, features.places[:, part], strict=True):
+            total += table[places]
+        mean[part] = total.real
+        bound[part] = total.real + np.sqrt(np.maximum(total.imag, 0.0))
+    return mean, bound
+
+
+def _table(posterior: Posterior[AdditiveMatern], features: Features, j: int) -> NDArray[np.complex64]:
+    """Posterior mean and variance of entry j's own contribution at each of its values."""
+    kernel, values, column = posterior.kernel, features.values[j], posterior.X[:, j]
+    slope = kernel.v_lin / features.size
+    cross = kernel.curve(j, values, column) + slope * np.outer(values, column)  # [v, n]
+    half = posterior.half_solve(cross.T)
+    prior = kernel.v_add / features.size + slope * values * values
+    return np.asarray(cross @ posterior.weights + 1j * (prior - (half * half).sum(axis=0)), dtype=np.complex64)

@@ -10,12 +10,15 @@ Notation:
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from functools import lru_cache
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from threadpoolctl import ThreadpoolController
 
 FloatArray = NDArray[np.float64]
 
@@ -85,3 +88,19 @@ def condition(kernel: KernelT, X: FloatArray, Y: FloatArray) -> Posterior[Kernel
     gram = kernel(X, X) + kernel.noise * np.eye(len(Y))
     chol = np.tril(cho_factor(gram, lower=True)[0])
     return Posterior(kernel, X, Y, chol, np.asarray(cho_solve((chol, True), Y)))
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """A context in which numpy and scipy multiply and factorise on one thread; torch keeps its own.
+
+    The search's matrices have some hundred rows: the threads of a BLAS cost more than they save there, many times more
+    where workers or an evaluation share the cores.
+    """
+    limit: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
+    return limit
+
+
+@lru_cache
+def _controller() -> ThreadpoolController:
+    """The BLAS libraries that are loaded; finding them takes longer than an ask may."""
+    return ThreadpoolController()

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsszoo.codes.code import Code
-from bsszoo.search.blas import one_thread
 from bsszoo.search.default_mode import DefaultMode, Model
-from bsszoo.search.gp import Posterior, condition
+from bsszoo.search.gp import Posterior, condition, one_thread
 from bsszoo.search.history import History
 from bsszoo.search.kernels import AdditiveMatern, fit_kernel
 from bsszoo.spaces.candidate_set import CandidateSet

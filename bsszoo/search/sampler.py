@@ -14,8 +14,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import RunError
-from bsszoo.search.blas import one_thread
 from bsszoo.search.default_mode import DefaultMode
+from bsszoo.search.gp import one_thread
 from bsszoo.search.history import CodeTuple, History, code_of, read_history
 from bsszoo.search.paper_mode import CLUSTERS, PaperMode
 from bsszoo.search.turns import Turns

@@ -8,8 +8,8 @@ from scipy.optimize import approx_fprime
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from bsszoo.search import refining
-from bsszoo.search.refining import refine, standardise_codes
+from bsszoo.search import paper_mode
+from bsszoo.search.paper_mode import refine, standardise_codes
 
 
 def _one_entry_matters(seed, n=48, m=6):
@@ -30,13 +30,13 @@ def test_distance_tells_difference_better_after_refining(seed):
 
 def test_the_loss_falls_to_a_point_where_its_numeric_gradient_vanishes(monkeypatch):
     losses = {}
-    original = refining.minimize
+    original = paper_mode.minimize
 
     def spy(fun, start, **options):
         losses["fun"], losses["start"] = fun, start
         return original(fun, start, **options)
 
-    monkeypatch.setattr(refining, "minimize", spy)
+    monkeypatch.setattr(paper_mode, "minimize", spy)
     Z, y = _one_entry_matters(1, n=20, m=4)
     A = refine(Z, y)
     numeric = approx_fprime(losses["start"], lambda f: losses["fun"](f)[0], 1e-7)

@@ -12,8 +12,7 @@ from bsszoo.search import AutoBSSSampler, CandidateSet
 from bsszoo.search.acquisition import expected_improvement
 from bsszoo.search.gp import condition
 from bsszoo.search.kernels import SquaredExponential, sigma_rule
-from bsszoo.search.paper_mode import standardise
-from bsszoo.search.refining import refine, standardise_codes
+from bsszoo.search.paper_mode import refine, standardise, standardise_codes
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -14,8 +14,7 @@ from bsszoo.search.acquisition import expected_improvement
 from bsszoo.search.clustering import representatives
 from bsszoo.search.gp import condition
 from bsszoo.search.kernels import SquaredExponential, sigma_rule
-from bsszoo.search.paper_mode import standardise
-from bsszoo.search.refining import refine
+from bsszoo.search.paper_mode import refine, standardise
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

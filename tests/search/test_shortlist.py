@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from bsszoo.search import CandidateSet
-from bsszoo.search import shortlist as steps
 from bsszoo.search.acquisition import expected_improvement
+from bsszoo.search.default_mode import EACH, cheap_scores, shortlist
 from bsszoo.search.features import COST_WEIGHT, Features
 from bsszoo.search.gp import condition
 from bsszoo.search.kernels import fit_kernel
-from bsszoo.search.shortlist import cheap_scores, shortlist
 
 
 def _set(n=12_000, d=8, seed=0):
@@ -83,7 +82,7 @@ def test_the_best_of_the_shortlist_is_nearly_the_best_of_all(seed):
     free = np.ones(len(candidates), dtype=bool)
     free[rows] = False
     chosen = shortlist(posterior, features, free, np.random.default_rng(0))
-    assert len(chosen) <= 3 * steps.EACH < free.sum()
+    assert len(chosen) <= 3 * EACH < free.sum()
     assert free[chosen].all()
     gain, short = (
         expected_improvement(*posterior.mean_var(features.of_rows(rows)), posterior.fitted.max())
