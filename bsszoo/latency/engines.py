@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import platform
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+
+from bsszoo.latency.timer import time_forwards
 
 #: In the order of the table.
 ENGINES: Final = ("eager", "compile", "onnx")
@@ -50,26 +51,13 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
     else:
         network: Any = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
         forward = _ENGINES[task["engine"]](network.eval().to(device, dtype), images)
-    with torch.inference_mode():
-
-        def once() -> float:
-            start = time.perf_counter()
-            forward()
-            if gpu:
-                torch.cuda.synchronize(device)
-            return 1e3 * (time.perf_counter() - start)
-
-        warm = once()
-        for _ in range(2 if not gpu else 10):
-            once()
-        times: list[float] = []
-        end = time.perf_counter() + task["seconds"]
-        while len(times) < 5 or (time.perf_counter() < end and len(times) < 20_000):
-            times.append(once())
+    (latency,) = time_forwards(
+        [forward], device=device, seconds=task["seconds"], least=5, most=20_000, warm_up=11 if gpu else 3
+    )
     where = torch.cuda.get_device_name(device) if gpu else f"CPU {_processor()}"
     return {
-        "times": times,
-        "warm_ms": warm,
+        "times": latency.times,
+        "warm_ms": latency.warm_ms,
         "memory": max(0, _peak(torch, device) - before),
         "threads": 0 if gpu else torch.get_num_threads(),
         "where": where,

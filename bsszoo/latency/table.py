@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
+from torch import nn
+
 from bsszoo.codes.code import Code
+from bsszoo.codes.families import family_of
+from bsszoo.codes.layers import Placement
 from bsszoo.errors import BudgetError
+from bsszoo.latency.timer import time_forwards
+from bsszoo.models.build import build
 from bsszoo.spaces.chain import BlockShape, space_shapes
 from bsszoo.spaces.latency import NS_PER_MS, LatencyTable
 from bsszoo.spaces.space import Space
@@ -75,58 +81,63 @@ def _measured(
     seconds_each: float,
     on_block: Callable[[int, int], None] | None,
 ) -> LatencyTable:
-    import torch
-
-    from bsszoo.latency.single_block import block_input, build_block
-
     times: dict[BlockShape | str, float] = {}
-    with torch.inference_mode():
-        for turn in range(_TURNS):
-            for done, shape in enumerate(shapes):
-                module = build_block(shape, family).eval().to(device)
-                image = torch.randn(batch, *block_input(shape), device=device)
-                ms = _least_ms(partial(module, image), device, seconds_each / _TURNS)
-                times[shape] = min(ms, times.get(shape, ms))
-                if on_block is not None:
-                    on_block(turn * len(shapes) + done + 1, _TURNS * len(shapes))
+    for turn in range(_TURNS):
+        for done, shape in enumerate(shapes):
+            module = build_block(shape, family).eval().to(device)
+            image = torch.randn(batch, *block_input(shape), device=device)
+            ms = _least_ms(partial(module, image), device, seconds_each / _TURNS)
+            times[shape] = min(ms, times.get(shape, ms))
+            if on_block is not None:
+                on_block(turn * len(shapes) + done + 1, _TURNS * len(shapes))
     return LatencyTable(times, name=f"table measured on {device}")
 
 
 def _factor(table: LatencyTable, codes: Sequence[Code], device: str, batch: int) -> float:
     """What the sums of a table have to be multiplied by to be the networks' times, at the median of some networks."""
-    import torch
-
-    from bsszoo.models.build import build
-
     times = [float("inf")] * len(codes)
     models = [build(code).eval().to(device) for code in codes]
     image = torch.randn(batch, 3, codes[0].image_size, codes[0].image_size, device=device)
-    with torch.inference_mode():
-        for _ in range(_TURNS):
-            times = [
-                min(own, _least_ms(partial(model, image), device, 0.0))
-                for own, model in zip(times, models, strict=True)
-            ]
+    for _ in range(_TURNS):
+        times = [
+            min(own, _least_ms(partial(model, image), device, 0.0)) for own, model in zip(times, models, strict=True)
+        ]
     return statistics.median(own / table.of(code) for own, code in zip(times, codes, strict=True))
 
 
 def _least_ms(forward: Callable[[], object], device: str, seconds: float) -> float:
-    import torch
+    """The least, not the median: other work on the machine only ever lengthens a time, and 600 blocks take no turns."""
+    (latency,) = time_forwards([forward], device=device, seconds=seconds)
+    return max(min(latency.times), 1e-6)
 
-    def once() -> float:
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        forward()
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        return 1e3 * (time.perf_counter() - start)
 
-    once()
-    once()
-    own: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(own) < 3 or (time.perf_counter() < end and len(own) < 200):
-        own.append(once())
-    # Not the median: other work on the machine only ever lengthens a time, and 600 blocks are not timed side by side.
-    return max(min(own), 1e-6)
+def build_block(shape: BlockShape, family: str) -> nn.Module:
+    """The module of one block of a family's networks, freshly initialised; its input is ``block_input(shape)``.
+
+    A ResNet's stem has its max pooling behind it.
+
+    Example:
+        >>> import torch
+        >>> shape = BlockShape("mbconv", 16, 24, 96, 3, 2, 0, 32)
+        >>> build_block(shape, "mobilenetv2").eval()(torch.zeros(1, *block_input(shape))).shape
+        torch.Size([1, 24, 16, 16])
+    """
+    data = family_of(family)
+    block = data.block_of_kind(
+        shape.kind,
+        shape.kind,
+        shape.in_width,
+        shape.out_width,
+        shape.mid_width,
+        shape.kernel,
+        shape.stride,
+        shape.squeeze_width or None,
+        "1x1" if shape.stride1x1 else "3x3",
+        shape.group_width or None,
+    )
+    return block.build(Placement(block.stride), data.activation, {})
+
+
+def block_input(shape: BlockShape) -> tuple[int, int, int]:
+    """Channels, height and width [px] of the block's input."""
+    return shape.in_width, shape.size, shape.size

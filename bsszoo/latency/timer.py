@@ -1,24 +1,90 @@
-"""Measured latency: the median time of one forward on this machine."""
+"""The timer of everything that is measured here, and with it the latency of whole networks on this machine."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bsszoo.codes.code import Code
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median and quartiles of one forward of one image [ms], and where it was measured."""
+    """Times of one forward [ms] in order, of the first one, and where it was measured."""
 
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    runs: int
+    times: tuple[float, ...]
+    warm_ms: float
     where: str
+
+    @property
+    def median_ms(self) -> float:
+        """The median time."""
+        return statistics.median(self.times)
+
+    @property
+    def low_ms(self) -> float:
+        """The lower quartile."""
+        return statistics.quantiles(self.times, n=4)[0]
+
+    @property
+    def high_ms(self) -> float:
+        """The upper quartile."""
+        return statistics.quantiles(self.times, n=4)[2]
+
+    @property
+    def runs(self) -> int:
+        """The number of timed forwards."""
+        return len(self.times)
+
+
+def time_forwards(
+    forwards: Sequence[Callable[[], object]],
+    *,
+    device: str | torch.device = "cpu",
+    seconds: float = 0.0,
+    least: int = 3,
+    most: int = 200,
+    warm_up: int = 2,
+) -> tuple[Latency, ...]:
+    """Time callables that take turns, without gradients; what a GPU works on is waited for after each.
+
+    Args:
+        forwards: What to time; at least one.
+        device: The torch device that they run on. On the CPU, PyTorch's number of threads is left as it is.
+        seconds: How long to go on with turns, the timed forwards of all together.
+        least: Timed forwards of each however long they take.
+        most: Timed forwards of each at most.
+        warm_up: Forwards of each before any is timed, at least one; ``warm_ms`` is the first, compilation included.
+    """
+    import torch
+
+    device = torch.device(device)
+    gpu = device.type != "cpu"
+
+    def once(forward: Callable[[], object]) -> float:
+        if gpu:
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        forward()
+        if gpu:
+            torch.cuda.synchronize(device)
+        return 1e3 * (time.perf_counter() - start)
+
+    with torch.inference_mode():
+        warm = [[once(forward) for _ in range(warm_up)] for forward in forwards]
+        turns: list[list[float]] = []
+        end = time.perf_counter() + seconds
+        while len(turns) < least or (len(turns) < most and time.perf_counter() < end):
+            turns.append([once(forward) for forward in forwards])
+    where = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
+    return tuple(Latency(times, first[0], where) for times, first in zip(zip(*turns, strict=True), warm, strict=True))
 
 
 def measure_latencies(codes: Sequence[Code], *, rounds: int = 15, budget_s: float = 20.0) -> tuple[Latency, ...]:
@@ -36,21 +102,5 @@ def measure_latencies(codes: Sequence[Code], *, rounds: int = 15, budget_s: floa
 
     from bsszoo.models.build import build
 
-    models = [build(code).eval() for code in codes]
-    images = [torch.randn(1, 3, code.image_size, code.image_size) for code in codes]
-    times: list[list[float]] = [[] for _ in codes]
-    end = time.perf_counter() + budget_s
-    with torch.inference_mode():
-        for model, image in zip(models, images, strict=True):
-            for _ in range(2):
-                model(image)
-        for done in range(rounds):
-            if done >= 3 and time.perf_counter() > end:
-                break
-            for model, image, own in zip(models, images, times, strict=True):
-                start = time.perf_counter()
-                model(image)
-                own.append(1e3 * (time.perf_counter() - start))
-    where = f"CPU, {torch.get_num_threads()} threads"
-    quartiles = [statistics.quantiles(own, n=4) for own in times]
-    return tuple(Latency(q[1], q[0], q[2], len(own), where) for q, own in zip(quartiles, times, strict=True))
+    forwards = [partial(build(code).eval(), torch.randn(1, 3, code.image_size, code.image_size)) for code in codes]
+    return time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds)

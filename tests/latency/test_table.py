@@ -12,8 +12,7 @@ from torch import nn
 
 from bsszoo.codes import FAMILIES, Code, code_cost
 from bsszoo.errors import BudgetError
-from bsszoo.latency.single_block import block_input, build_block
-from bsszoo.latency.table import measure_latency_table
+from bsszoo.latency.table import block_input, build_block, measure_latency_table
 from bsszoo.latency.timer import measure_latencies
 from bsszoo.spaces import Space
 from bsszoo.spaces.chain import block_shapes, space_shapes
