@@ -6,66 +6,47 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
     from bsszoo.compression.events import Event
+
+# What the steps of a phase are.
+_UNITS = {"search": "trials", "confirm": "trainings", "finish": "updates"}
 
 
 class CompressProgress:
     """A callback that shows events (``bsszoo.compression.events``), and counts the finished trials."""
 
     def __init__(self, console: Console) -> None:
+        from bsszoo.cli.training_progress import Bars
         from bsszoo.compression.events import LogLines
 
-        self.console, self.trials = console, 0
-        self._lines = LogLines(self._line)
-        self._phase = ""
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self.trials = 0
+        self._terminal, self._phase, self._bars = console.is_terminal, "", Bars(console)
+        self._lines = LogLines(self._bars.say)
 
     def __enter__(self) -> CompressProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self._bars.close()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if event.phase == "search":
             self.trials = event.done
-        if not self.console.is_terminal:
+        if not self._terminal:
             self._lines(event)
             return
         if event.phase != self._phase:
-            self._stop()
+            self._bars.close()
             self._phase = event.phase
-        if event.text and (not event.minor or (event.trial is not None and event.trial is event.best)):
-            for line in event.text.splitlines():
-                self._line(line)
-        if event.total and event.done < event.total:
-            self._move(event)
-
-    def _line(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
-
-    def _move(self, event: Event) -> None:
-        if self._bar is None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(event.phase, total=event.total, completed=event.done)
-        assert self._task is not None
-        text = event.text.partition("\n")[0] if event.minor and event.text else event.phase
-        self._bar.update(self._task, completed=event.done, total=event.total, description=text)
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = self._task = None
+        improved = event.trial is not None and event.trial is event.best
+        if event.text and (improved or not event.minor):
+            code = f"  {event.trial.code}" if improved and event.trial is not None else ""
+            for line in f"{event.text}{code}".splitlines():
+                self._bars.say(line)
+        if event.done < event.total:
+            words = event.text if event.minor else ""
+            self._bars.show(event.phase, event.done, event.total, unit=_UNITS.get(event.phase, "steps"), words=words)
+        else:
+            self._bars.close()
