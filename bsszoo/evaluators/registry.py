@@ -11,6 +11,7 @@ from bsszoo.errors import SettingsError
 from bsszoo.evaluators.base import Evaluator, as_evaluator, load_function
 from bsszoo.models.resolve import Network
 from bsszoo.options import TrainingOptions
+from bsszoo.train.detection.recipe import read_any_recipe
 
 #: Module and class of each; the class has ``requested(Request) -> Evaluator``.
 BUILT_IN: Final = {
@@ -49,10 +50,14 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
         UnknownNameError: There is no such module or function.
         EvaluationError: It is no evaluator.
         SettingsError: Both a function and a training would judge.
+        RecipeError: The recipe cannot be used.
     """
     given = request.training.given
     if what is None:
         what = "structural" if not given else "training" if request.network.detector is None else "detection"
+    if request.training.recipe is not None:
+        # A wrong recipe is said before torch is loaded to train by it.
+        read_any_recipe(request.training.recipe)
     if isinstance(what, str) and what in BUILT_IN:
         made: Evaluator = built_in(what).requested(request)
         return made

@@ -1,0 +1,159 @@
+"""A compression phase by phase: each goes on where the last one stopped, in whichever process; events and result."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+import bsszoo
+from bsszoo.codes import Code, code_cost
+from bsszoo.compression import Budget, Compression, CompressResult, Event, LogLines
+from bsszoo.errors import BssZooError, BudgetError, SettingsError
+from bsszoo.evaluators import Evaluator, EvaluatorInfo, Score, Trial
+from bsszoo.models import resolve_code
+from bsszoo.options import GROUPS, Options, options_of
+from bsszoo.study.result import Confirmation, ConfirmedRow
+
+SMALL = {"trials": 6, "batch": 3, "evaluator": None}
+
+
+class Judge(Evaluator):
+    """Parameters as a score; a fresh training of the uniform network is the best."""
+
+    @property
+    def info(self) -> EvaluatorInfo:
+        return EvaluatorInfo("params", "millions of parameters")
+
+    def evaluate(self, code: Code, trial: Trial) -> Score:
+        return Score(code_cost(code).params / 1e6)
+
+    test_measures = "what a test gives"
+    test_unit = "points"
+
+    def __init__(self, favourite: str = "") -> None:
+        self.favourite = favourite
+
+    def tested(self, code: Code, number: int) -> float:
+        return 50.0 + number + 10 * (str(code) == self.favourite)
+
+
+def job(folder, judge=None, **options):
+    settings = {**SMALL, "evaluator": judge or Judge(), "out": folder, "confirm": 2, **options}
+    return Compression("resnet18", Budget(flops="60%"), **settings)
+
+
+def figures(result: CompressResult) -> dict[str, object]:
+    return {
+        name: value for name, value in result.to_dict().items() if name not in ("seconds", "networks", "best", "notes")
+    }
+
+
+def test_phases_by_several_processes_give_what_one_call_gives(tmp_path):
+    whole = bsszoo.compress(
+        "resnet18", flops="60%", out=tmp_path / "whole", **{**SMALL, "evaluator": Judge()}, confirm=2
+    )
+    folder = tmp_path / "parts"
+    searched = job(folder, trials=3).search()
+    assert len(searched.trials) == 3
+    assert searched.confirmation is None
+    assert len(job(folder).search().trials) == 6
+    measured = job(folder).measure()
+    assert all(row.latency_ms is not None for row in measured.networks)
+    confirmed = job(folder).confirm()
+    # A phase keeps what the others gave.
+    assert [r.latency_ms for r in confirmed.networks] == [r.latency_ms for r in measured.networks]
+    assert figures(confirmed) == figures(whole)
+    assert figures(job(folder).result()) == figures(whole)
+    assert figures(whole) == {
+        k: v for k, v in json.loads((folder / "result.json").read_text()).items() if k in figures(whole)
+    }
+
+
+def test_the_folder_is_held_for_as_long_as_the_context(tmp_path):
+    with job(tmp_path / "run") as held:
+        held.search()
+        with pytest.raises(SettingsError, match="Another process is running a search"):
+            job(tmp_path / "run").search()
+        held.confirm()
+    job(tmp_path / "run").search()
+
+
+def test_the_recommended_network_is_what_fresh_trainings_favour(tmp_path):
+    first = job(tmp_path / "a").search()
+    assert first.recommended is first.best
+    uniform = next(row for row in first.networks if row.role == "uniform")
+    for favourite, role in ((str(uniform.code), "uniform"), (str(first.best.code), "found")):
+        run = job(tmp_path / role, Judge(favourite))
+        run.search()
+        assert run.confirm().recommended.role == role
+    # A network whose trainings all failed is no winner.
+    none = Confirmation("", (ConfirmedRow("uniform", "uniform", uniform.code, uniform.cost, ()),), ())
+    assert replace(first, confirmation=none).recommended is first.best
+
+
+def test_a_result_prints_as_its_table_and_builds_its_network(tmp_path):
+    result = job(tmp_path / "run").search()
+    text, page = str(result), result._repr_html_()
+    for row in result.networks:
+        assert row.label in text
+        assert row.label in page
+        assert str(row.code) in text.replace("\n", "")
+    assert page.startswith("<pre")
+    assert result.folder == tmp_path / "run"
+    model = result.build(num_classes=7)
+    assert sum(p.numel() for p in model.parameters()) == code_cost(result.best.code, num_classes=7).params
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    original = result.build(result.networks[0], num_classes=7)
+    assert sum(p.numel() for p in original.parameters()) == code_cost(resolve_code("resnet18"), num_classes=7).params
+
+
+def test_one_kind_of_event_tells_of_every_phase(tmp_path):
+    events: list[Event] = []
+    job(tmp_path / "run", callbacks=[events.append]).run()
+    phases = list(dict.fromkeys(e.phase for e in events))
+    assert phases == ["plan", "controls", "search", "measure", "confirm"]
+    trials = [e for e in events if e.trial is not None]
+    assert [e.done for e in trials] == [1, 2, 3, 4, 5, 6]
+    assert {e.total for e in trials} == {6}
+    assert [e.trial.number for e in trials] == list(range(6))
+    best = max(t.trial.score for t in trials)
+    assert trials[-1].best.score == best
+    assert all(e.folder == tmp_path / "run" for e in events[1:])
+    done = [(e.done, e.total) for e in events if e.phase == "confirm"]
+    assert done == [(n, done[0][1]) for n in range(len(done))]
+    assert done[-1][0] == done[-1][1]
+
+
+def test_log_lines_hold_each_step_once_and_of_many_trials_the_last(tmp_path):
+    lines: list[str] = []
+    job(tmp_path / "run", callbacks=[LogLines(lines.append, seconds=1e9)]).search()
+    assert any(line.startswith("Compressing resnet18_") for line in lines)
+    assert sum("trials, best so far" in line for line in lines) == 1
+    assert lines[-1].startswith("6/6 trials, best so far: score ")
+    assert "resnet18_c" in lines[-1]
+
+
+def test_options_are_described_once(tmp_path):
+    """Of the function few are named, all others are those of the command line."""
+    named = inspect.signature(bsszoo.compress).parameters
+    assert len(named) <= 10
+    known = options_of(*GROUPS.values())
+    assert {n for n in named if n not in ("network", "callbacks", "options")} <= known.keys()
+    assert all(field.metadata["help"] for field in known.values())
+    with pytest.raises(SettingsError, match=r"no option 'trails'\. Did you mean 'trials'"):
+        bsszoo.compress("resnet18", flops="60%", trails=3, out=tmp_path)
+    with pytest.raises(SettingsError, match="give flops"):
+        Compression("resnet18", trials=3)
+    with pytest.raises(SettingsError, match="--reduction is 0"):
+        Options.of(flops="60%", reduction=0)
+    with pytest.raises(BudgetError, match="--slack is 2"):
+        Budget(flops="60%", slack=2)
+    with pytest.raises(BssZooError, match="give the pictures with --data"):
+        Options.of(flops="60%", epochs=3)
+    assert not any(tmp_path.iterdir())
+    for group in GROUPS.values():
+        assert {f.name for f in fields(group)} == options_of(group).keys()
