@@ -212,6 +212,11 @@ class Measured:
     pictures: int
 
     @property
+    def held_out(self) -> bool:
+        """Whether the pictures were held out of the training pictures."""
+        return "held out" in self.split
+
+    @property
     def dataset_id(self) -> str:
         """The data set as the Hub's cards name it."""
         kind, slash, name = self.dataset.partition("/")

@@ -110,14 +110,14 @@ LIGHT = [m for m in MODULES if room_of(m) in LIGHT_ROOMS or m.removeprefix("bssz
 
 @pytest.mark.parametrize("group", [*LIGHT_ROOMS, "models", "evaluators"])
 def test_light_modules_load_neither_torch_nor_timm(group: str) -> None:
-    # What a family builds its networks of is loaded when one is built.
+    # What a family builds its networks of is loaded when one is built, templates when a page is written.
     modules = [m for m in LIGHT if room_of(m) == group and not m.endswith("_modules")]
     assert modules
-    assert not {"torch", "timm", "torchvision"} & loaded_after("\n".join(f"import {m}" for m in modules))
+    assert not {"torch", "timm", "torchvision", "jinja2"} & loaded_after("\n".join(f"import {m}" for m in modules))
 
 
 def test_import_bsszoo_and_its_codes_do_not_even_load_numpy() -> None:
-    heavy = {"numpy", "scipy", "optuna", "rich", "typer", "matplotlib", "torch", "timm", "huggingface_hub"}
+    heavy = {"numpy", "scipy", "optuna", "rich", "typer", "matplotlib", "torch", "timm", "huggingface_hub", "jinja2"}
     assert not heavy & loaded_after("import bsszoo")
     # One code's text and cost are plain integers.
     assert not heavy & loaded_after("import bsszoo; bsszoo.Code; bsszoo.cost('resnet50_autobss')")

@@ -12,12 +12,15 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import save_file
+from strategies import FAMILY_NAMES
 from train.small import small_recipe
 
 import bsszoo
+from bsszoo.codes import family_of
 from bsszoo.compression.finish import Finish
+from bsszoo.hub.card import model_card
 from bsszoo.hub.contents import write_contents
-from bsszoo.hub.source import find_trained, portable_recipe, portable_trials, without_paths
+from bsszoo.hub.source import Trained, find_trained, portable_recipe, portable_trials, without_paths
 from bsszoo.models.build import build
 
 ORIGINAL = "mobilenetv2_c16-16-24-24-32-32_l2-1-1-1-1-1_t6-6-6-6-6-6_stem16_stage2-8x1"
@@ -134,6 +137,18 @@ def test_what_nobody_measured_says_so(tmp_path: Path) -> None:
     assert re.findall(r"[\d.]+%", text) == re.findall(
         r"[\d.]+%", "\n".join(line for line in text.splitlines() if line.startswith("|"))
     )
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_family_has_a_card(family: str) -> None:
+    code = bsszoo.Space.of(family).template
+    text = model_card(Trained(code, Path("net.safetensors")), "acme/net", timm=None, num_classes=10, in_chans=3)
+    assert f"| code | `{code}` |" in text
+    stages = rows(text, "module")
+    depths = [int(row[4]) for row in stages]
+    assert [depth for depth in depths if depth > 1] == [depth for depth in code.depths if depth > 1]
+    letter = family_of(family).letter
+    assert (f", {letter} " in text) == bool(letter)
 
 
 def test_paths_of_this_machine_are_shortened() -> None:

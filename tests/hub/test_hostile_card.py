@@ -21,9 +21,8 @@ from safetensors.torch import save_file
 
 import bsszoo
 from bsszoo.errors import BssZooError, WeightsError
-from bsszoo.hub.card import model_card
+from bsszoo.hub.card import code_text, model_card, plain
 from bsszoo.hub.contents import FILES, write_contents
-from bsszoo.hub.markdown import code, plain
 from bsszoo.hub.push import push
 from bsszoo.hub.source import find_trained
 
@@ -211,7 +210,7 @@ def test_the_metadata_hold_the_texts_as_data(text: str, tmp_path: Path) -> None:
 def test_plain_text_stays_readable() -> None:
     for text in ("torch/fashion_mnist", "val (synthetic/64)", "at 32 px, 95.5% of 10,000", "__init", "resnet18_c8-8"):
         assert ("&#" in plain(text)) == (text == "__init")
-    assert (code(""), code("a`b|c")) == ("-", "`a'b/c`")
+    assert (code_text(""), code_text("a`b|c")) == ("-", "`a'b/c`")
 
 
 DAMAGED: list[Any] = [None, True, -1, 1.5, float("nan"), float("inf"), 10**18, "", "text", [], {}, [[]], {"a": {}}]
