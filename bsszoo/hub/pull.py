@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 from yaml import YAMLError
 
@@ -20,7 +21,7 @@ from bsszoo.hub.contents import CARD, SEARCH, TRAINING
 from bsszoo.hub.pulled_folder import check_room, earlier_files, is_taken, place, refuse_names, scratch_beside
 from bsszoo.hub.remote import check_reachable, hub_api, in_words
 from bsszoo.hub.source import CONFIG, Measured, count_in, measured_of, number_in, text_in
-from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository
+from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget
 from bsszoo.models.loading import check_file
 from bsszoo.models.saved_config import checksum_in, code_in, sizes_in
 from bsszoo.models.weights import sha256_of
@@ -104,20 +105,14 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
             )
         check_room(folder, names, earlier)
         # Before the large file: what it is.
-        for name in sorted(names, key=lambda one: one != CONFIG):
-            path = Path(hf_hub_download(target.name, name, revision=commit, local_dir=beside, token=api.token))
-            if not _same(path, held[name]):
-                raise RunError(
-                    f"{name} of {target.label} does not have the checksum that the Hub says. Nothing was "
-                    "changed; run the same command again."
-                )
-            if name == CONFIG:
-                code, own = code_in(path, target.label), checksum_in(path, target.label)
-        if own is not None and sha256_of(Path(beside, WEIGHTS_FILE)) != own.lower():
+        _fetch(api, target, commit, [CONFIG], held, beside)
+        code, own = code_in(beside / CONFIG, target.label), checksum_in(beside / CONFIG, target.label)
+        _fetch(api, target, commit, names, held, beside)
+        if own is not None and sha256_of(beside / WEIGHTS_FILE) != own.lower():
             raise WeightsError(
                 f"The weights of {target.label} are not those that its config.json recorded. Nothing was taken from it."
             )
-        check_file(Path(beside, WEIGHTS_FILE), code, target.label)
+        check_file(beside / WEIGHTS_FILE, code, target.label)
         place(beside, folder, names, earlier, {"repository": target.text, "commit": commit})
     left = tuple(name for name in held if name not in names and name != ".gitattributes")
     return Pulled(target.text, code, given, tuple(names), left, commit)
@@ -138,16 +133,13 @@ def look(repository: str, *, token: str | None = None) -> Facts:
         held = _tree(api, target, commit)
         if CONFIG not in held:
             raise WeightsError(f"{target.label} holds no network of bsszoo's or timm's: it has no {CONFIG}.")
-        path = Path(_one(api, target, CONFIG, commit))
+        small = [name for name in (CONFIG, TRAINING, SEARCH, CARD) if name in held]
+        folder = _fetch(api, target, commit, small, held)
+        path = folder / CONFIG
         code = code_in(path, target.label)
 
         def text_of(name: str) -> str | None:
-            if name not in held:
-                return None
-            file = Path(_one(api, target, name, commit))
-            if file.stat().st_size > _TEXT_BYTES:
-                raise ValueError(f"it has more than {_TEXT_BYTES:,} bytes")
-            return file.read_text(encoding="utf-8")
+            return (folder / name).read_text(encoding="utf-8") if name in held else None
 
         classes, channels = sizes_in(path, target.label)
         name = TRAINING
@@ -180,8 +172,39 @@ def _parse(repository: str) -> HubRepository:
     return target
 
 
+def _fetch(
+    api: HfApi,
+    target: HubRepository,
+    commit: str,
+    names: Collection[str],
+    held: Mapping[str, RepoFile],
+    folder: Path | None = None,
+) -> Path:
+    """The folder, by default one in the Hub's cache, with these files of a commit, as the Hub lists them."""
+    at = Path(
+        snapshot_download(
+            target.name,
+            revision=commit,
+            # Names and not patterns: a bracket in one stands for itself.
+            allow_patterns=[escape(name) for name in names],
+            local_dir=folder,
+            token=api.token,
+        )
+    )
+    for name in names:
+        if not _same(at / name, held[name]):
+            forget(at / name)
+            raise RunError(
+                f"{name} of {target.label} does not have the checksum that the Hub says. Nothing was changed; run the "
+                "same command again."
+            )
+    return at
+
+
 def _same(path: Path, file: RepoFile) -> bool:
-    """Whether a file has the content that the Hub lists: by SHA-256 for large files, by git's name for others."""
+    """Whether a file is what the Hub lists: its size, and its SHA-256 (large files) or git's name (others)."""
+    if path.stat().st_size != file.size:
+        return False
     if file.lfs is not None:
         return sha256_of(path) == file.lfs.sha256
     data = path.read_bytes()
@@ -203,13 +226,6 @@ def _tree(api: HfApi, target: HubRepository, commit: str) -> dict[str, RepoFile]
                 f"{name} of {target.label} has {found[name].size:,} bytes; at most {_TEXT_BYTES:,} are read."
             )
     return found
-
-
-def _one(api: HfApi, target: HubRepository, name: str, commit: str) -> str:
-    try:
-        return str(hf_hub_download(target.name, name, revision=commit, token=api.token))
-    except EntryNotFoundError as error:
-        raise RunError(f"{target.label} lists {name} and does not give it. Run the same command again.") from error
 
 
 def _training_in(text: str | None) -> dict[str, Any] | None:

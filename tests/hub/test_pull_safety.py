@@ -325,6 +325,7 @@ TRAINING = {
     "seed": 1,
     "versions": {"bsszoo": ESC, "torch": ESC},
 }
+VERSIONS = {"bsszoo": "1", "torch": "2"}
 SEARCH = {
     "trials": {"complete": 4},
     "budget": {"macs": 5},
@@ -470,3 +471,13 @@ def test_a_full_disk_is_no_lost_connection(hub: LocalHub, tmp_path: Path) -> Non
     )  # type: ignore[attr-defined]
     assert done.stdout.startswith("WeightsError hf-hub:evil/plain cannot be stored: the Hub's cache,"), done
     assert "File too large" in done.stdout
+
+
+def test_a_file_of_the_cache_that_is_not_the_hubs_is_fetched_anew(hub: LocalHub, tmp_path: Path) -> None:
+    put(hub, "evil/cached", {**BASE, "training.json": json.dumps({**TRAINING, "versions": VERSIONS}).encode()})
+    with child(hub.address, tmp_path / "home") as alone:  # type: ignore[attr-defined]
+        top1 = alone.value(LOOK, "evil/cached")["measured"][0]["top1"]
+        (cached,) = (tmp_path / "home" / "hub").rglob("snapshots/*/training.json")
+        cached.write_bytes(cached.read_bytes().replace(b"1.0", b"9.0"))
+        assert "does not have the checksum" in alone.refused(LOOK, "evil/cached")
+        assert alone.value(LOOK, "evil/cached")["measured"][0]["top1"] == top1
