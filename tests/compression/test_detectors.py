@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_every_code_keeps_the_detectors_budget(tmp_path: Path) -> None:
     assert "Mask R-CNN on ResNet-50 at 90.00B MACs" in page
     name = run.name_of(run.best.code)
     assert f"bsszoo train paper:{name}" in page
-    assert f"bsszoo.create(&quot;{name}&quot;)" in page
+    assert f'bsszoo.create("{name}")' in html.unescape(page)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["best"]["network"] == name
     # The page can be written anew from the folder alone.
     report_study(str(tmp_path / "run"))
