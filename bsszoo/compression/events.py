@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluators.base import EvaluatorInfo
 from bsszoo.report.figures import both_macs, human
 from bsszoo.study.result import ResolvedBudget, TrialRow
-from bsszoo.train.checkpoint import Row
-from bsszoo.train.watching import Now, Start
+
+if TYPE_CHECKING:
+    from bsszoo.train.checkpoint import Row
+    from bsszoo.train.watching import Now, Start
 
 Phase = Literal["plan", "controls", "search", "measure", "confirm", "finish"]
 
