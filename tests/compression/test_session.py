@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
 from dataclasses import fields, replace
@@ -12,6 +13,7 @@ import torch
 import bsszoo
 from bsszoo.codes import Code, code_cost
 from bsszoo.compression import Budget, Compression, CompressResult, Event, LogLines
+from bsszoo.compression.reopen import report_study
 from bsszoo.errors import BssZooError, BudgetError, SettingsError
 from bsszoo.evaluators import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.models import resolve_code
@@ -68,9 +70,12 @@ def test_phases_by_several_processes_give_what_one_call_gives(tmp_path):
     assert [r.latency_ms for r in confirmed.networks] == [r.latency_ms for r in measured.networks]
     assert figures(confirmed) == figures(whole)
     assert figures(job(folder).result()) == figures(whole)
-    assert figures(whole) == {
-        k: v for k, v in json.loads((folder / "result.json").read_text()).items() if k in figures(whole)
-    }
+    written = json.loads((folder / "result.json").read_text())
+    assert {name: written[name] for name in figures(whole)} == figures(whole)
+    # The page that is written again from the folder holds what the phases noted and gave.
+    page = report_study(str(folder), out=tmp_path / "again.html").path.read_text()
+    assert "Latency: median of 15 forwards of one image" in page
+    assert confirmed.confirmation.verdicts[0] in html.unescape(page)
 
 
 def test_the_folder_is_held_for_as_long_as_the_context(tmp_path):
