@@ -68,8 +68,8 @@ class Watch:
 
 
 def engine_of(storage: BaseStorage) -> Any:
-    """SQLAlchemy's engine of a relational storage, with or without Optuna's cache before it; None for others."""
-    return getattr(getattr(storage, "_backend", storage), "engine", None)
+    """SQLAlchemy's engine of a relational storage that ``open_storage`` opened; None for others."""
+    return getattr(getattr(storage, "database", None), "engine", None)
 
 
 def bytes_written() -> int | None:

@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import RunError
+from bsszoo.optuna_parts import finish, read_again
 from bsszoo.search.default_mode import DefaultMode
 from bsszoo.search.gp import one_thread
 from bsszoo.search.history import CodeTuple, History, code_of, read_history
@@ -115,14 +116,14 @@ class AutoBSSSampler(BaseSampler):
                 self._choose(study, trial)
             except RunError:
                 # The trial exists already; nobody would ever finish it.
-                study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+                finish(study, trial, TrialState.FAIL)
                 raise
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A whole code, so that no entry is ever sampled on its own."""
-        chosen = study._storage.get_trial(trial._trial_id)
+        chosen = read_again(study, trial)
         code = code_of(chosen, self.candidates.names) or self._choose(study, chosen)
         return dict(zip(self.candidates.names, code, strict=True))
 
@@ -147,13 +148,13 @@ class AutoBSSSampler(BaseSampler):
         trials = self._turns.wait(study, trial.number)
         while True:
             history = read_history(trials, self.candidates, maximise=maximise, without=trial.number)
-            row = self._suggest(history, fixed)
+            row = self._suggested_row(history, fixed)
             code: CodeTuple = tuple(int(v) for v in self.candidates.codes[row])
             if self._turns.take(study, trial, code):
                 return code
             trials = study.get_trials(deepcopy=False)
 
-    def _suggest(self, history: History, fixed: dict[str, Any]) -> int:
+    def _suggested_row(self, history: History, fixed: dict[str, Any]) -> int:
         free = np.ones(len(self.candidates), dtype=np.bool_)
         free[history.rows[history.rows >= 0]] = False
         if not free.any():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from optuna.trial import FrozenTrial, TrialState
 
+from bsszoo.optuna_parts import write_attribute
 from bsszoo.search.history import CHOSEN, CodeTuple, code_of, dropped
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Turns:
 
     def take(self, study: Study, trial: FrozenTrial, code: CodeTuple) -> bool:
         """Show the code that a trial chose; whether no other trial that still runs has it."""
-        study._storage.set_trial_system_attr(trial._trial_id, CHOSEN, list(code))
+        write_attribute(study, trial, CHOSEN, list(code), system=True)
         others = study.get_trials(deepcopy=False)
         return not any(
             t.number != trial.number and dropped(t) is None and code_of(t, self.names) == code for t in others

@@ -12,15 +12,13 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
 
 from optuna.exceptions import OptunaError
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._file import get_lock_file
+from optuna.storages.journal import BaseJournalBackend, JournalFileOpenLock, JournalFileSymlinkLock
 
 from bsszoo.errors import SettingsError
 from bsszoo.texts import one_line, parse_json
@@ -41,7 +39,7 @@ class _DamagedLineError(Exception):
         self.number, self.reason = number, reason
 
 
-class RepairedJournalFile(JournalFileBackend):
+class RepairedJournalFile(BaseJournalBackend):
     """A journal file whose half-written last line is removed, or completed, before anything is written behind it.
 
     Args:
@@ -53,14 +51,17 @@ class RepairedJournalFile(JournalFileBackend):
     """
 
     def __init__(self, path: Path, *, repair: bool = True) -> None:
-        # Windows makes symbolic links, Optuna's usual lock, for administrators only.
-        super().__init__(str(path), JournalFileOpenLock(str(path)) if os.name == "nt" else None)
         self.path = path
+        # Windows makes symbolic links, Optuna's usual lock, for administrators only.
+        self._lock = (JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock)(str(path))
+        self._offsets = {0: 0}
+        if not path.exists():
+            path.open("ab").close()
         if repair and not self._ends_whole():
-            with get_lock_file(self._lock):
+            with self._locked():
                 self._repair()
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The records from a number on, up to the last line that ends.
 
         Raises:
@@ -72,7 +73,7 @@ class RepairedJournalFile(JournalFileBackend):
             pass
         try:
             # Another process may have cut off a half line just then, which moved what stands behind it.
-            with get_lock_file(self._lock):
+            with self._locked():
                 return iter(self._records(log_number_from))
         except _DamagedLineError as error:
             raise self.damaged(error.number, error.reason) from None
@@ -80,7 +81,7 @@ class RepairedJournalFile(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write records behind the last whole one; what was written of them is removed when the disk is full."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with get_lock_file(self._lock):
+        with self._locked():
             if not self._ends_whole():
                 self._repair()
             size = self.path.stat().st_size
@@ -104,16 +105,30 @@ class RepairedJournalFile(JournalFileBackend):
             f"then the same command with journal://{quote(copy.as_posix())}."
         )
 
-    def record(self, number: int) -> dict[str, Any]:
-        """The record of a line that was read, counted from 1."""
+    def explained(self, error: Exception, number: int, worker_id: str) -> Exception:
+        """The error for one that replaying the record of a line raised, where another process wrote the line.
+
+        What ``worker_id``, this thread, asked for itself may be wrong, and then says so.
+        """
+        if not number or not isinstance(error, _FAULTS) or isinstance(error, (OptunaError, SettingsError)):
+            return error
         with self.path.open("rb") as file:
-            file.seek(self._log_number_offset[number - 1])
-            found: dict[str, Any] = parse_json(file.readline())
-        return found
+            file.seek(self._offsets[number - 1])
+            if parse_json(file.readline()).get("worker_id") == worker_id:
+                return error
+        return self.damaged(number, f"{type(error).__name__}: {error}")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _records(self, first: int) -> list[dict[str, Any]]:
         found = []
-        offsets = self._log_number_offset
+        offsets = self._offsets
         start = first if first in offsets else 0
         with self.path.open("rb") as file:
             file.seek(offsets[start])
@@ -149,26 +164,6 @@ class RepairedJournalFile(JournalFileBackend):
             os.fsync(file.fileno())
         done = "it is whole, and its end was added" if whole else "it holds nothing that was finished, and was removed"
         _log.warning("The last line of the journal %s was cut off (%d bytes): %s.", self.path, len(half), done)
-
-
-class RepairedJournal(JournalStorage):
-    """Optuna's storage in such a file; a record that cannot be replayed is an error that names its line."""
-
-    def __init__(self, backend: RepairedJournalFile) -> None:
-        self._file = backend
-        super().__init__(backend)
-
-    def _sync_with_backend(self) -> None:
-        try:
-            super()._sync_with_backend()
-        except (OptunaError, SettingsError):
-            raise
-        except _FAULTS as error:
-            number = self._replay_result.log_number_read
-            # What this process asked for itself may be wrong, and then says so.
-            if not number or self._file.record(number).get("worker_id") == self._replay_result.worker_id:
-                raise
-            raise self._file.damaged(number, f"{type(error).__name__}: {error}") from None
 
 
 def _half_line(file: IO[bytes]) -> bytes:

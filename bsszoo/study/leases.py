@@ -21,6 +21,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import SettingsError
+from bsszoo.optuna_parts import finish, read_again, write_attribute
 from bsszoo.search.history import DROPPED, LOST, RESULT, code_of, result_of
 
 if TYPE_CHECKING:
@@ -87,19 +88,18 @@ def give_up(study: Study, trial: FrozenTrial, why: str) -> None:
 
     A result that its worker wrote in the meantime is kept.
     """
-    storage = study._storage
     try:
-        storage.set_trial_user_attr(trial._trial_id, DROPPED, why)
+        write_attribute(study, trial, DROPPED, why)
     except UpdateFinishedTrialError:
         return
-    now = storage.get_trial(trial._trial_id)
+    now = read_again(study, trial)
     if now.state == TrialState.RUNNING and not settle(study, now):
         _finish(study, now, TrialState.FAIL, None)
 
 
 def _finish(study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
     try:
-        study._storage.set_trial_state_values(trial._trial_id, state, values)
+        finish(study, trial, state, values)
     except UpdateFinishedTrialError:
         _log.debug("trial %d was finished by another process", trial.number)
 
@@ -115,17 +115,17 @@ class Observer:
         self._last = time.monotonic()
 
     def look(self, own: frozenset[int] = frozenset()) -> list[int]:
-        """Give up the trials whose workers are gone, but for one's ``own`` (by trial id); the numbers given up."""
+        """Give up the trials whose workers are gone, but for one's ``own``; the numbers of both."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         now = time.monotonic()
         step, self._last = min(now - self._last, self._lease.beat), now
         seen, gone = {}, []
         for trial in trials:
-            if trial._trial_id in own:
+            if trial.number in own:
                 continue
             # A trial that is being asked for shows its code after a while, and its owner's name after that.
             sign = (trial.user_attrs.get(BEAT), code_of(trial, self._names), RESULT in trial.user_attrs)
-            before, still = self._seen.get(trial._trial_id, (None, 0.0))
+            before, still = self._seen.get(trial.number, (None, 0.0))
             still = still + step if before == sign else 0.0
             # Before its first sign a worker draws codes, fits a model, or its process still starts.
             grace = self._lease.grace if sign[0] is not None else max(self._lease.grace, _FIRST_SIGN)
@@ -133,7 +133,7 @@ class Observer:
                 give_up(self._study, trial, LOST)
                 gone.append(trial.number)
             else:
-                seen[trial._trial_id] = (sign, still)
+                seen[trial.number] = (sign, still)
         self._seen = seen
         return gone
 
@@ -149,7 +149,7 @@ class Keeper:
         self.name = name or worker_name()
         self._study, self._lease = study, lease
         self._observer = Observer(study, names, lease)
-        self._held: dict[int, int] = {}
+        self._held: dict[int, tuple[FrozenTrial, int]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bsszoo-signs-of-life", daemon=True)
@@ -162,20 +162,20 @@ class Keeper:
         self._stop.set()
         self._thread.join(timeout=5.0)
 
-    def hold(self, trial_id: int) -> None:
+    def hold(self, trial: FrozenTrial) -> None:
         """Begin to give signs of life for a trial.
 
         Raises:
             UpdateFinishedTrialError: The trial was taken for lost before it began.
         """
-        self._study._storage.set_trial_user_attr(trial_id, BEAT, [self.name, 0])
+        write_attribute(self._study, trial, BEAT, [self.name, 0])
         with self._lock:
-            self._held[trial_id] = 0
+            self._held[trial.number] = trial, 0
 
-    def release(self, trial_id: int) -> None:
+    def release(self, trial: FrozenTrial) -> None:
         """End them."""
         with self._lock:
-            self._held.pop(trial_id, None)
+            self._held.pop(trial.number, None)
 
     def _run(self) -> None:
         while not self._stop.wait(self._lease.beat):
@@ -196,13 +196,13 @@ class Keeper:
 
     def _beat(self) -> None:
         with self._lock:
-            held = dict(self._held)
-        for trial_id, count in held.items():
+            held = list(self._held.values())
+        for trial, count in held:
             try:
-                self._study._storage.set_trial_user_attr(trial_id, BEAT, [self.name, count + 1])
+                write_attribute(self._study, trial, BEAT, [self.name, count + 1])
             except UpdateFinishedTrialError:
-                self.release(trial_id)
+                self.release(trial)
                 continue
             with self._lock:
-                if trial_id in self._held:
-                    self._held[trial_id] = count + 1
+                if trial.number in self._held:
+                    self._held[trial.number] = trial, count + 1

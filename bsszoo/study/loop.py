@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bsszoo.errors import RunError
 from bsszoo.evaluators.base import Evaluator, checked_report
 from bsszoo.options import REDUCTION
+from bsszoo.optuna_parts import finish, read_again, suggest, write_attribute, write_params, write_report
 from bsszoo.search.history import (
     ENDED,
     MOST_DEATHS,
@@ -32,7 +33,6 @@ from bsszoo.search.history import (
     result_of,
 )
 from bsszoo.study.leases import Keeper, Lease, give_up, settle
-from bsszoo.study.patience import PatientDatabase
 from bsszoo.study.result import TrialRow
 from bsszoo.texts import one_line
 
@@ -141,7 +141,7 @@ def work_once(study: Study, plan: SearchPlan, keeper: Keeper | None) -> bool:
     if code_of(frozen, plan.candidates.names) is None:
         # Another sampler than ours, which shows no code before it is asked for one.
         for name, distribution in plan.candidates.distributions.items():
-            trial._suggest(name, distribution)
+            suggest(trial, name, distribution)
         everything = study.get_trials(deepcopy=False)
         frozen = next(t for t in everything if t.number == trial.number)
     places = {t.number: place for place, (t, _) in enumerate(holders(everything, plan.candidates.names))}
@@ -188,7 +188,7 @@ def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
         if trial.state != TrialState.RUNNING:
             continue
         if code_of(trial, names) is None or dropped(trial) is not None:
-            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            finish(study, trial, TrialState.FAIL)
         elif settle(study, trial):
             continue
         elif alone and deaths(trial, everything, names) >= MOST_DEATHS:
@@ -210,10 +210,8 @@ def died(trial: FrozenTrial, plan: SearchPlan) -> str:
 
 
 def _fail(study: Study, trial: FrozenTrial, why: str) -> None:
-    study._storage.set_trial_user_attr(
-        trial._trial_id, RESULT, {"value": None, "seconds": 0.0, "error": why, "trace": None}
-    )
-    settle(study, study._storage.get_trial(trial._trial_id))
+    write_attribute(study, trial, RESULT, {"value": None, "seconds": 0.0, "error": why, "trace": None})
+    settle(study, read_again(study, trial))
 
 
 def settle_all(study: Study) -> None:
@@ -241,18 +239,17 @@ def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, keeper: Keeper
     """
     code = code_of(frozen, plan.candidates.names)
     assert code is not None
-    trial_id = frozen._trial_id
     begun = started(frozen)
     try:
         if keeper is not None:
-            keeper.hold(trial_id)
+            keeper.hold(frozen)
         _write_params(study, plan, frozen)
         _describe(study, plan, frozen, code)
         # What is still there when the process is gone says that the evaluation took it along.
-        study._storage.set_trial_user_attr(trial_id, STARTED, begun + 1)
+        write_attribute(study, frozen, STARTED, begun + 1)
         result = _judged(plan, code, StudyTrial(study, frozen))
-        study._storage.set_trial_user_attr(trial_id, RESULT, result)
-        settle(study, study._storage.get_trial(trial_id))
+        write_attribute(study, frozen, RESULT, result)
+        settle(study, read_again(study, frozen))
     except UpdateFinishedTrialError:
         _log.warning(
             "Trial %d was taken for lost, since this process gave no sign of life for too long; what it "
@@ -261,15 +258,15 @@ def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, keeper: Keeper
         )
     except (Exception, KeyboardInterrupt, SystemExit):
         with suppress(Exception):  # a storage that is gone must not hide why
-            study._storage.set_trial_user_attr(trial_id, STARTED, begun)
+            write_attribute(study, frozen, STARTED, begun)
         if keeper is not None:
-            keeper.release(trial_id)
+            keeper.release(frozen)
             with suppress(Exception):
                 give_up(study, frozen, RETURNED)
         raise
     finally:
         if keeper is not None:
-            keeper.release(trial_id)
+            keeper.release(frozen)
 
 
 def started(trial: FrozenTrial) -> int:
@@ -283,7 +280,7 @@ def survived(study: Study, trials: Sequence[FrozenTrial]) -> None:
     for trial in trials:
         if started(trial) and RESULT not in trial.user_attrs:
             with suppress(UpdateFinishedTrialError):
-                study._storage.set_trial_user_attr(trial._trial_id, STARTED, started(trial) - 1)
+                write_attribute(study, trial, STARTED, started(trial) - 1)
 
 
 def _write_params(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
@@ -295,13 +292,8 @@ def _write_params(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
         for (name, distribution), value in zip(plan.candidates.distributions.items(), code, strict=True)
         if name not in frozen.params
     }
-    database = getattr(study._storage, "_backend", None)
-    if params and isinstance(database, PatientDatabase):
-        database.set_trial_params(frozen._trial_id, params)
-        return
-    for name, (value, distribution) in params.items():
-        # Not by Trial.suggest_int, which reads the whole trial anew for each.
-        study._storage.set_trial_param(frozen._trial_id, name, value, distribution)
+    if params:
+        write_params(study, frozen, params)
 
 
 def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: CodeTuple) -> None:
@@ -310,7 +302,7 @@ def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: Code
     cost = plan.space.cost(code)
     for name, value in (("code", str(code)), ("macs", cost.macs), ("params", cost.params)):
         if name not in frozen.user_attrs:
-            study._storage.set_trial_user_attr(frozen._trial_id, name, value)
+            write_attribute(study, frozen, name, value)
 
 
 class StudyTrial:
@@ -320,17 +312,17 @@ class StudyTrial:
     """
 
     def __init__(self, study: Study, frozen: FrozenTrial) -> None:
-        self._study, self._trial_id = study, frozen._trial_id
+        self._study, self._frozen = study, frozen
         self.number, self.stopped = frozen.number, False
 
     def report(self, value: float, rung: int) -> None:
         """Record the value at the end of a rung; one that an earlier process recorded is replaced."""
         value, rung = checked_report(value, rung)
-        self._study._storage.set_trial_intermediate_value(self._trial_id, rung, value)
+        write_report(self._study, self._frozen, value, rung)
 
     def should_stop(self) -> bool:
         """Whether the study's pruner stops it after its last report."""
-        self.stopped = self._study.pruner.prune(self._study, self._study._storage.get_trial(self._trial_id))
+        self.stopped = self._study.pruner.prune(self._study, read_again(self._study, self._frozen))
         return self.stopped
 
 

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import GrpcStorageProxy, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
+
+from bsszoo.optuna_parts import Params, write_params_at_once
 
 _log = logging.getLogger(__name__)
 
-# Every method that talks to the storage, those that Optuna's cache calls included.
-_METHODS: Final = (
-    "create_new_study",
-    "delete_study",
-    "set_study_user_attr",
-    "set_study_system_attr",
-    "get_study_id_from_name",
-    "get_study_name_from_id",
-    "get_study_directions",
-    "get_study_user_attrs",
-    "get_study_system_attrs",
-    "get_all_studies",
-    "create_new_trial",
-    "set_trial_param",
-    "get_trial_id_from_study_id_trial_number",
-    "set_trial_intermediate_value",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
-    "get_trial",
-    "get_all_trials",
-    "_create_new_trial",
-    "_set_trial_param",
-    "_get_trials",
-    "_get_best_trial_id",
-)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
@@ -57,21 +32,11 @@ class Patience:
 
     def __init__(self, seconds: float, away: Callable[[BaseException], bool], where: str) -> None:
         self.seconds, self.away, self.where = seconds, away, where
-        self._inside = threading.local()
         self._lock = threading.Lock()
         self._since: float | None = None
 
     def call(self, do: Callable[[int], Any]) -> Any:
-        """The result of ``do(attempt)``; calls within it, of the same thread, are left to this one to repeat."""
-        if getattr(self._inside, "busy", False):
-            return do(0)
-        self._inside.busy = True
-        try:
-            return self._repeat(do)
-        finally:
-            self._inside.busy = False
-
-    def _repeat(self, do: Callable[[int], Any]) -> Any:
+        """The result of ``do(attempt)``, attempts counted from 0."""
         start, pause, attempt = time.monotonic(), _FIRST_PAUSE, 0
         while True:
             try:
@@ -106,108 +71,74 @@ class Patience:
                 self._since = None
 
 
-def _told(
-    storage: Any,
-    tell: Callable[[], bool],
-    attempt: int,
-    trial_id: int,
-    state: TrialState,
-    values: Sequence[float] | None,
-) -> bool:
-    """A repeated tell: the first one may have gone through although its answer was lost."""
-    try:
-        return tell()
-    except UpdateFinishedTrialError:
-        if not attempt:
-            raise
-        trial = storage.get_trial(trial_id)
-        if (
-            trial.state == state
-            and (trial.values is None) == (values is None)
-            and list(trial.values or ()) == list(values or ())
-        ):
-            return True
-        raise
+def _repeated(name: str) -> Any:
+    """The inner storage's method of that name, called again while the storage is away."""
 
-
-class PatientDatabase(RDBStorage):
-    """Optuna's relational storage with patience.
-
-    Args:
-        url: The storage URL, with its driver.
-        engine_kwargs: For ``sqlalchemy.create_engine``.
-        patience: For how long one call is repeated [s].
-        where: The storage in words, without its password.
-        opened_before: Whether the first connection is repeated too. One that fails is a mistake in the URL, which no
-            waiting mends, unless another process was there before.
-    """
-
-    def __init__(
-        self, url: str, engine_kwargs: dict[str, Any], patience: float, *, where: str = "", opened_before: bool = False
-    ) -> None:
-        from sqlalchemy.engine import make_url
-
-        where = where or make_url(url).render_as_string(hide_password=True)
-        # Optuna's own methods are called while it is opened: they repeat nothing within this call.
-        self._patience = Patience(patience if opened_before else 0.0, _database_away, where)
-        opening = super().__init__
-        self._patience.call(lambda _: opening(url, engine_kwargs))
-        self._patience = Patience(patience, _database_away, where)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As Optuna's; a repeated call whose first one went through is no error."""
-        tell = functools.partial(super().set_trial_state_values, trial_id, state, values)
-        return bool(self._patience.call(lambda n: _told(self, tell, n, trial_id, state, values)))
-
-    def set_trial_params(self, trial_id: int, params: Mapping[str, tuple[float, BaseDistribution]]) -> None:
-        """Set several parameters of a trial at once, as (internal value, distribution); those it has stay as they are.
-
-        One transaction, where Optuna makes one for each: a code has up to 21 entries, each a wait for the disk.
-        """
-        from optuna.storages._rdb.storage import _create_scoped_session
-
-        def write(_: int) -> None:
-            with _create_scoped_session(self.scoped_session, ignore_integrity_error=True) as session:
-                for name, (value, distribution) in params.items():
-                    self._set_trial_param_without_commit(session, trial_id, name, value, distribution, distribution)
-
-        self._patience.call(write)
-
-
-class PatientProxy(GrpcStorageProxy):
-    """Optuna's gRPC proxy storage with patience.
-
-    Args:
-        host: The server's name.
-        port: Its port.
-        patience: For how long one call is repeated [s].
-    """
-
-    def __init__(self, host: str, port: int, patience: float) -> None:
-        self._patience = Patience(patience, _server_away, f"grpc://{host}:{port}")
-        super().__init__(host=host, port=port)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As Optuna's; a repeated call whose first one went through is no error."""
-        tell = functools.partial(super().set_trial_state_values, trial_id, state, values)
-        return bool(self._patience.call(lambda n: _told(self, tell, n, trial_id, state, values)))
-
-
-def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._patience.call(lambda _: method(self, *args, **kwargs))
+    def call(self: PatientStorage, *arguments: Any, **more: Any) -> Any:
+        method = getattr(self.inner, name)
+        return self.patience.call(lambda _: method(*arguments, **more))
 
     return call
 
 
-for _class in (PatientDatabase, PatientProxy):
-    for _name in _METHODS:
-        if hasattr(_class, _name):
-            setattr(_class, _name, _patient(getattr(_class, _name)))
+class PatientStorage(BaseStorage):
+    """Another storage, each of whose calls is repeated while it is away.
+
+    Args:
+        inner: The storage.
+        patience: Repeats its calls.
+        database: The database behind ``inner``, where it is one.
+    """
+
+    def __init__(self, inner: BaseStorage, patience: Patience, database: RDBStorage | None = None) -> None:
+        self.inner, self.patience, self.database = inner, patience, database
+
+    create_new_study = _repeated("create_new_study")
+    delete_study = _repeated("delete_study")
+    set_study_user_attr = _repeated("set_study_user_attr")
+    set_study_system_attr = _repeated("set_study_system_attr")
+    get_study_id_from_name = _repeated("get_study_id_from_name")
+    get_study_name_from_id = _repeated("get_study_name_from_id")
+    get_study_directions = _repeated("get_study_directions")
+    get_study_user_attrs = _repeated("get_study_user_attrs")
+    get_study_system_attrs = _repeated("get_study_system_attrs")
+    get_all_studies = _repeated("get_all_studies")
+    create_new_trial = _repeated("create_new_trial")
+    set_trial_param = _repeated("set_trial_param")
+    get_trial_id_from_study_id_trial_number = _repeated("get_trial_id_from_study_id_trial_number")
+    set_trial_intermediate_value = _repeated("set_trial_intermediate_value")
+    set_trial_user_attr = _repeated("set_trial_user_attr")
+    set_trial_system_attr = _repeated("set_trial_system_attr")
+    get_trial = _repeated("get_trial")
+    get_all_trials = _repeated("get_all_trials")
+    get_best_trial = _repeated("get_best_trial")
+    remove_session = _repeated("remove_session")
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's; a repeated call whose first one went through, although its answer was lost, is no error."""
+
+        def tell(attempt: int) -> bool:
+            try:
+                return self.inner.set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                trial = self.inner.get_trial(trial_id)
+                if attempt and (trial.state, trial.values) == (state, None if values is None else list(values)):
+                    return True
+                raise
+
+        return bool(self.patience.call(tell))
+
+    def set_trial_params(self, trial_id: int, params: Params) -> None:
+        """Write parameters that a trial does not have: of a database in one transaction, else one by one."""
+        if self.database is None:
+            for name, (value, distribution) in params.items():
+                self.set_trial_param(trial_id, name, value, distribution)
+        else:
+            database = self.database
+            self.patience.call(lambda _: write_params_at_once(database, trial_id, params))
 
 
-def _database_away(error: BaseException) -> bool:
+def database_away(error: BaseException) -> bool:
     """Whether a database is restarting, cut off or busy: not a wrong statement, a full disk or a file that is gone."""
     from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -241,10 +172,11 @@ def _database_away(error: BaseException) -> bool:
 
 def away(error: BaseException) -> bool:
     """Whether an error of a storage means that it does not answer, rather than that it is damaged."""
-    return _database_away(error) or ("grpc" in sys.modules and _server_away(error))
+    return database_away(error) or ("grpc" in sys.modules and server_away(error))
 
 
-def _server_away(error: BaseException) -> bool:
+def server_away(error: BaseException) -> bool:
+    """Whether a gRPC server does not answer, or cuts a call off."""
     import grpc
 
     return (

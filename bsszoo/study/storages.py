@@ -97,7 +97,8 @@ def secrets_of(storage: str) -> tuple[str, ...]:
 
 
 def _journal(url: str, *, repair: bool) -> BaseStorage:
-    from bsszoo.study.journal import RepairedJournal, RepairedJournalFile
+    from bsszoo.optuna_parts import ReplayedJournal
+    from bsszoo.study.journal import RepairedJournalFile
 
     parts = urlsplit(url)
     path = Path(unquote(parts.path))
@@ -109,7 +110,8 @@ def _journal(url: str, *, repair: bool) -> BaseStorage:
     if not path.parent.is_dir():
         raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no folder {path.parent}.")
     try:
-        return RepairedJournal(RepairedJournalFile(path, repair=repair))
+        file = RepairedJournalFile(path, repair=repair)
+        return ReplayedJournal(file, file.explained)
     except (OSError, ValueError) as error:
         if isinstance(error, SettingsError):
             raise
@@ -129,9 +131,11 @@ def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
         )
     if importlib.util.find_spec("grpc") is None:
         raise ImportError("No module named 'grpc'")
-    from bsszoo.study.patience import Patience, PatientProxy
+    from optuna.storages import GrpcStorageProxy
 
-    proxy = PatientProxy(host, port, patience)
+    from bsszoo.study.patience import Patience, PatientStorage, server_away
+
+    proxy = GrpcStorageProxy(host=host, port=port)
     opening = Patience(patience if opened_before else 0.0, lambda e: isinstance(e, ConnectionError), shown(url))
     try:
         opening.call(lambda _: proxy.wait_server_ready(timeout=CONNECT_WAIT))
@@ -141,15 +145,16 @@ def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
             f"The storage {shown(url)} cannot be opened: no server answered within {wait:g} s. "
             "Start optuna.storages.run_grpc_proxy_server there; see docs/many-machines."
         ) from None
-    return proxy
+    return PatientStorage(proxy, Patience(patience, server_away, f"grpc://{host}:{port}"))
 
 
 def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
     from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage, get_storage
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    from bsszoo.study.patience import PatientDatabase
+    from bsszoo.study.patience import Patience, PatientStorage, database_away
 
     try:
         full = _with_driver(make_url(url))
@@ -157,15 +162,12 @@ def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorag
         raise SettingsError(
             f"The storage {shown(url)} cannot be opened: it is no URL. It takes one such as {_FORMS}."
         ) from None
+    address = full.render_as_string(hide_password=False)
+    # A first connection that fails is a mistake in the URL, which no waiting mends, unless another process made it.
+    opening = Patience(patience if opened_before else 0.0, database_away, shown(url))
     for attempt in range(6):
         try:
-            return PatientDatabase(
-                full.render_as_string(hide_password=False),
-                _engine_settings(full),
-                patience,
-                where=shown(url),
-                opened_before=opened_before,
-            )
+            database = opening.call(lambda _: RDBStorage(address, _engine_settings(full)))
         except NoSuchModuleError:
             raise SettingsError(
                 f"The storage {shown(url)} cannot be opened: there is no database "
@@ -177,6 +179,9 @@ def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorag
                 time.sleep(0.2 + 0.5 * random.random())
                 continue
             raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}.") from None
+        else:
+            # Behind the cache that Optuna puts before a database.
+            return PatientStorage(get_storage(database), Patience(patience, database_away, shown(url)), database)
     raise AssertionError
 
 

@@ -17,15 +17,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "options": {"errors"},
     "images": {"errors", "texts"},
+    "optuna_parts": set(),
     "codes": {"errors"},
     "spaces": {"errors", "texts", "codes"},
-    "search": {"errors", "options", "codes", "spaces"},
+    "search": {"errors", "options", "codes", "spaces", "optuna_parts"},
     "models": BASE | {"codes"},
     "nets": {"models"},
     "latency": BASE | {"codes", "spaces", "models"},
     "train": BASE | {"codes", "models"},
     "evaluators": BASE | {"codes", "spaces", "models", "train"},
-    "study": BASE | {"codes", "spaces", "search", "evaluators.base"},
+    "study": BASE | {"codes", "spaces", "search", "evaluators.base", "optuna_parts"},
     "report": BASE | {"codes", "search", "study.result"},
     "export": BASE | {"codes", "models"},
     "predict": BASE | {"codes", "models", "train"},
@@ -104,7 +105,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
 
 
-LIGHT_ROOMS = ("", "errors", "codes", "spaces", "search", "study", "report", "compression", "cli")
+LIGHT_ROOMS = ("", "errors", "optuna_parts", "codes", "spaces", "search", "study", "report", "compression", "cli")
 LIGHT_MODULES = ("models", "models.names", "evaluators", "evaluators.base", "evaluators.structural")
 LIGHT = [m for m in MODULES if room_of(m) in LIGHT_ROOMS or m.removeprefix("bsszoo.") in LIGHT_MODULES]
 

@@ -89,7 +89,7 @@ def test_an_ask_that_never_shows_a_code_is_failed_and_ones_own_trials_are_left_a
     states = []
     for _ in range(70):
         clock.now += 1.0
-        observer.look(frozenset([mine._trial_id]))
+        observer.look(frozenset([mine.number]))
         states.append([t.state for t in study.get_trials()])
     # Before its first sign of life a worker has a minute, however short the grace time: an ask may take long.
     assert states[50] == [TrialState.RUNNING, TrialState.RUNNING]

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from bsszoo.errors import SettingsError
 from bsszoo.study import open_storage, patience, storages
-from bsszoo.study.patience import PatientDatabase
 from bsszoo.study.storages import shown
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -50,7 +49,7 @@ def test_a_missing_driver_is_named_as_what_to_install(monkeypatch):
     def missing(*_, **__):
         raise ImportError("No module named 'psycopg2'")
 
-    monkeypatch.setattr(patience, "PatientDatabase", missing)
+    monkeypatch.setattr(optuna.storages, "RDBStorage", missing)
     with pytest.raises(SettingsError, match=r"bsszoo\[postgresql\].*psycopg2"):
         open_storage("postgresql://me@host/db")
 
@@ -124,11 +123,7 @@ class _Flaky:
                 original(self, *args, **kwargs)
             raise flaky.error
 
-        method.__name__ = name
-        wrapped = patience._patient(method)
-        monkeypatch.setattr(
-            PatientDatabase, name, wrapped
-        ) if name != "set_trial_state_values" else monkeypatch.setattr(optuna.storages.RDBStorage, name, method)
+        monkeypatch.setattr(optuna.storages.RDBStorage, name, method)
 
 
 def _connection_lost():
@@ -142,7 +137,7 @@ def _connection_lost():
 @pytest.fixture
 def database(tmp_path, monkeypatch):
     monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.001)
-    return PatientDatabase(f"sqlite:///{tmp_path / 'study.db'}", {}, 5.0)
+    return open_storage(f"sqlite:///{tmp_path / 'study.db'}", patience=5.0)
 
 
 def test_a_call_is_repeated_until_the_database_is_back_with_one_line_each(database, monkeypatch, caplog):
@@ -165,7 +160,7 @@ def test_a_tell_whose_answer_was_lost_went_through_and_is_no_error(database, mon
 
 
 def test_a_database_that_stays_away_is_an_error_in_the_end(database, monkeypatch):
-    database._patience.seconds = 0.05
+    database.patience.seconds = 0.05
     _Flaky(monkeypatch, "get_all_studies", times=10**6)
     with pytest.raises(StorageInternalError):
         database.get_all_studies()
