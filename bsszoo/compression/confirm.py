@@ -19,9 +19,9 @@ import numpy as np
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Plan
 from bsszoo.search.history import is_number
-from bsszoo.study.crew import share_of_threads
 from bsszoo.study.loop import reason
 from bsszoo.study.result import Confirmation, ConfirmedRow
+from bsszoo.study.workers import share_of_threads
 
 if TYPE_CHECKING:
     from optuna.study import Study

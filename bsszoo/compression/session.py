@@ -63,10 +63,9 @@ from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
 from bsszoo.spaces.latency import LatencyTable
-from bsszoo.study.crew import StudyAddress
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.result import ResolvedBudget
-from bsszoo.study.storages import first_line
+from bsszoo.study.storages import StudyAddress, first_line
 from bsszoo.study.workers import run_workers
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.compression.folder import CONTROLS, default_storage, differences, read_json, scores_in, write_json
 from bsszoo.errors import BssZooError, SettingsError
-from bsszoo.study.crew import StudyAddress
 from bsszoo.study.leases import Lease
 from bsszoo.study.loop import SearchPlan
-from bsszoo.study.storages import DAMAGE, check_readable, first_line, open_storage, shown
+from bsszoo.study.storages import DAMAGE, StudyAddress, check_readable, first_line, open_storage, shown
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -1,10 +1,9 @@
 """Who evaluates: the loop that asks, evaluates and tells, its storage, any number of workers, the results. No torch."""
 
-from bsszoo.study.crew import StudyAddress
 from bsszoo.study.leases import Lease
 from bsszoo.study.loop import SearchPlan, run_search, trial_rows
 from bsszoo.study.result import NetworkRow, ResolvedBudget, Result, TrialRow
-from bsszoo.study.storages import open_storage
+from bsszoo.study.storages import StudyAddress, open_storage
 from bsszoo.study.workers import run_workers
 
 __all__ = [

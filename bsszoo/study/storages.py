@@ -12,6 +12,7 @@ import importlib.util
 import random
 import re
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, unquote_plus, urlsplit
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
     from sqlalchemy.engine import URL
+
+    from bsszoo.search.sampler import Mode
+    from bsszoo.study.loop import SearchPlan
 
 #: Seconds that a write to SQLite waits for the others' writes.
 SQLITE_WAIT: Final = 60.0
@@ -41,6 +45,35 @@ _FORMS: Final = (
 
 #: What Optuna raises where a storage holds something else than it wrote there.
 DAMAGE: Final = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAddress:
+    """Where a study is and how its codes are chosen: all that another process needs to join it."""
+
+    storage: str = field(repr=False)  # it may hold a password
+    name: str
+    seed: int
+    mode: Mode = "default"
+
+    def open(self, plan: SearchPlan, storage: BaseStorage | None = None) -> Study:
+        """The study, which exists already, with its sampler; in ``storage`` when that was opened before.
+
+        A server that does not answer is waited for: whoever made the study has reached it.
+
+        Raises:
+            SettingsError: The storage cannot be opened.
+        """
+        import optuna
+
+        from bsszoo.search.pruning import HalvingPruner
+        from bsszoo.search.sampler import AutoBSSSampler
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = AutoBSSSampler(plan.candidates, mode=self.mode, batch_size=plan.batch_size, seed=self.seed)
+        pruner = HalvingPruner(plan.reduction)
+        opened = open_storage(self.storage, opened_before=True) if storage is None else storage
+        return optuna.load_study(study_name=self.name, storage=opened, sampler=sampler, pruner=pruner)
 
 
 def open_storage(url: str, *, patience: float = 600.0, opened_before: bool = False, repair: bool = True) -> BaseStorage:

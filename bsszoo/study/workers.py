@@ -1,32 +1,54 @@
-"""``run_workers``: several processes on this machine search one study; the one that started them watches over them."""
+"""``run_workers``: several processes on this machine search one study; the one that started them watches over them.
+
+A worker is an ordinary process that joins the study (``study/worker.py``). It reads the search from a file: a pipe is
+smaller than a search, and would hang this process for good when a worker dies before it reads. It ends with this
+process, whose end closes its standard input.
+"""
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from bsszoo.errors import RunError
+from bsszoo.errors import RunError, SettingsError
+from bsszoo.optuna_parts import write_attribute
 from bsszoo.search.history import ENDED, LOST, MOST_DEATHS, RETURNED, code_of, dropped
-from bsszoo.study.crew import Crew, StudyAddress, Worker
-from bsszoo.study.leases import Lease, Observer, give_up, owner
+from bsszoo.study.leases import Lease, Observer, give_up, owner, worker_name
 from bsszoo.study.loop import Report, SearchPlan, abandoned, left_running, missing, settle_all, survived
 from bsszoo.study.result import TrialRow
-
-_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
-# Seconds between two looks at what other machines did.
+    from bsszoo.study.storages import StudyAddress
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a process which was asked to end gets before it is killed.
+LAST_SECONDS: Final = 5.0
+# What limits the threads of the numerical libraries; each process takes its share of the cores.
+_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Seconds between two looks at what other machines did, and at the processes of this one.
 _LOOK: Final = 1.0
+_GLANCE: Final = 0.05
+# Processes that may be starting at the same time: a machine that cannot carry all of them shows it with few.
+_STARTING: Final = 8
 # Processes that may die one after the other, with none in between that finished a trial, however many there are.
 _MOST_DEATHS: Final = 64
 # Starts that the system may refuse in a row, for want of memory or of processes, and seconds until the next try.
@@ -34,6 +56,13 @@ _REFUSALS: Final = 5
 _REFUSED_PAUSE: Final = 2.0
 # The refusals that pass when other processes end.
 _PASSING: Final = (errno.EAGAIN, errno.ENOMEM)
+_GUARD: Final = (
+    "A script that calls bsszoo.compress(.., workers=..) does so under `if __name__ == '__main__':`, and its evaluator "
+    "has to be importable."
+)
+
+#: Whether this process is a worker that loads the script which started the search.
+loading_script = False
 
 
 def run_workers(
@@ -64,30 +93,27 @@ def run_workers(
         SettingsError: The evaluator cannot be sent to another process.
         RunError: Processes cannot be started, end before they can begin, or die one after the other.
     """
+    if loading_script:
+        raise RunError(_GUARD)
     lease = lease or Lease()
-    try:
-        opened = Crew(address, plan, lease, workers)
-    except OSError as error:
-        raise RunError(
-            f"No worker process can be started, since the search cannot be written to a temporary folder: "
-            f"{error.strerror or error}. Make room there, or name another folder in TMPDIR."
-        ) from error
-    with opened as crew:
-        study = address.open(plan)
+    search = _pickled(address, plan, lease, workers)
+    study = address.open(plan)
+    with _Crew(study, plan, search, workers) as crew:
         report, observer = Report(study, plan, on_trial), Observer(study, plan.candidates.names, lease)
-        watch = _Watch(study, plan, crew, _take_over(study, plan, workers) if alone else [])
+        if alone:
+            crew.take_over()
         settle_all(study)
         looked, told = time.monotonic(), False
         try:
             while True:
-                watch.bury()
+                crew.bury()
                 if report.catch_up():
-                    watch.deaths, told = 0, False
+                    crew.deaths, told = 0, False
                 if time.monotonic() - looked > lease.beat:
                     looked = time.monotonic()
                     observer.look()
-                watch.fill()
-                if not crew.members and not watch.adopted:
+                crew.fill()
+                if not crew.members and not crew.adopted:
                     others = left_running(study, plan)
                     if alone and others:
                         # Nobody evaluates them: their workers died before they gave a sign of life.
@@ -103,27 +129,90 @@ def run_workers(
         finally:
             stopped = crew.stop()
             with suppress(Exception):
-                mine = [
-                    t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if owner(t) in stopped
-                ]
+                running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                mine = [trial for trial in running if owner(trial) in stopped]
                 survived(study, mine)
                 for trial in () if alone else mine:
                     give_up(study, trial, RETURNED)
         report.catch_up()
 
 
-@dataclass(slots=True)
-class _Watch:
-    """Replaces worker processes that end; ``adopted`` are trials of an earlier run that wait for a worker."""
+@contextmanager
+def share_of_threads(workers: int) -> Iterator[None]:
+    """The environment in which a process is started, so that its libraries take their share of the cores only."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    mine = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(mine, str(max(1, cores // workers))))
+    try:
+        yield
+    finally:
+        for name in mine:
+            del os.environ[name]
 
-    study: Study
-    plan: SearchPlan
-    crew: Crew
-    adopted: list[int]
-    deaths: int = 0
-    false_starts: int = 0
-    refusals: int = 0
-    next_start: float = field(default_factory=time.monotonic)
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker process; ``beside`` is the file it writes, ``number`` the trial that it takes over first."""
+
+    process: subprocess.Popen[bytes]
+    beside: Path
+    number: int | None
+    ready: bool = False
+
+    def look(self) -> bool:
+        """Whether it has ended; ``ready`` is whether it has ever begun to work."""
+        ended = self.process.poll() is not None
+        self.ready = self.ready or self.beside.exists()
+        return ended
+
+    @property
+    def fault(self) -> str:
+        """Why it ended, if it could say."""
+        return self.beside.read_text(encoding="utf-8") if self.beside.exists() else ""
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        code = self.process.returncode
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+
+
+class _Crew:
+    """The worker processes of a run, while the context is entered.
+
+    ``adopted`` are the numbers of an earlier run's trials that wait for a worker, ``deaths`` counts those since a trial
+    was finished, ``false_starts`` the errors before work began, ``refusals`` the starts refused in a row.
+    """
+
+    def __init__(self, study: Study, plan: SearchPlan, search: bytes, size: int) -> None:
+        self.study, self.plan, self.size = study, plan, size
+        self.members: list[_Worker] = []
+        self.adopted: list[int] = []
+        self.deaths = self.false_starts = self.refusals = 0
+        self._next_start = time.monotonic()
+        self._search = search
+        self._file: Path | None = None
+
+    def __enter__(self) -> _Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self._file is not None:
+            shutil.rmtree(self._file.parent, ignore_errors=True)
+
+    def take_over(self) -> None:
+        """Have trials that a dead run left go on under their numbers, one for each worker at most."""
+        left = abandoned(self.study, self.plan)
+        for trial in left[self.size :]:
+            # Nobody would give signs of life for one that waits; its code is asked for again instead.
+            give_up(self.study, trial, RETURNED)
+        self.adopted = [trial.number for trial in left[: self.size]]
 
     def bury(self) -> None:
         """Free the codes of the processes that have ended.
@@ -131,63 +220,58 @@ class _Watch:
         Raises:
             RunError: They end in a way that another one would end in as well.
         """
-        gone = self.crew.ended()
-        if any(w.ready for w in (*gone, *self.crew.members)):
+        gone = [worker for worker in self.members if worker.look()]
+        if any(worker.ready for worker in self.members):
             self.false_starts = 0
+        self.members = [worker for worker in self.members if worker not in gone]
         for worker in gone:
-            if worker.ready and worker.process.exitcode == 0:
+            worker.process.communicate()  # closes its standard input
+            if worker.ready and worker.process.returncode == 0:
                 continue
             self.deaths += 1
             self._free(worker)
-            if worker.fault is not None:
+            if worker.fault:
                 raise RunError(f"A worker process ended: {worker.fault}")
-            if not worker.ready and not worker.killed:
-                self._false_start(worker)
-            where = "" if worker.ready else " while it started"
-            _log.warning(
-                "A worker process ended%s (%s); %s.",
-                where,
-                worker.end,
-                "its code is evaluated again, by another one" if worker.ready else "another one takes its place",
+            if not worker.ready and worker.process.returncode >= 0:
+                self.false_starts += 1
+            if self.false_starts >= 2:
+                raise RunError(
+                    f"A worker process ended before it could begin ({worker.end}); what it said stands above. {_GUARD}"
+                )
+            where, then = (
+                ("", "its code is evaluated again, by another one")
+                if worker.ready
+                else (" while it started", "another one takes its place")
             )
-            if self.deaths > min(max(4, 2 * self.crew.size), _MOST_DEATHS):
+            _log.warning("A worker process ended%s (%s); %s.", where, worker.end, then)
+            if self.deaths > min(max(4, 2 * self.size), _MOST_DEATHS):
                 raise RunError(
                     f"{self.deaths} worker processes died one after the other, the last one with {worker.end}{where}, "
                     f"and none finished a trial. Does the evaluator {self.plan.evaluator.info.name} run out of memory? "
                     "Fewer --workers need less."
                 )
 
-    def _false_start(self, worker: Worker) -> None:
-        self.false_starts += 1
-        if self.false_starts >= 2:
-            raise RunError(
-                f"A worker process ended before it could begin ({worker.end}); what it said stands above. A script "
-                "that calls bsszoo.compress(.., workers=..) does so under `if __name__ == '__main__':`, and the "
-                f"evaluator {self.plan.evaluator.info.name} has to be importable."
-            )
-
-    def _free(self, worker: Worker) -> None:
+    def _free(self, worker: _Worker) -> None:
         """Give up the trial that a dead process had, or keep for another one what it was to take over."""
-        trials = self.study.get_trials(deepcopy=False)
+        trials, names = self.study.get_trials(deepcopy=False), self.plan.candidates.names
         for trial in trials:
-            if trial.state == TrialState.RUNNING and owner(trial) == worker.name:
+            if trial.state != TrialState.RUNNING:
+                continue
+            if owner(trial) == worker.beside.name:
                 with suppress(UpdateFinishedTrialError):
-                    self.study._storage.set_trial_user_attr(trial._trial_id, ENDED, worker.end)
+                    write_attribute(self.study, trial, ENDED, worker.end)
                 give_up(self.study, trial, LOST)
-                names = self.plan.candidates.names
                 code = code_of(trial, names)
-                if (
-                    code is not None
-                    and 1 + sum(dropped(t) == LOST and code_of(t, names) == code for t in trials) >= MOST_DEATHS
-                ):
+                lost = 1 + sum(dropped(t) == LOST and code_of(t, names) == code for t in trials)
+                if code is not None and lost >= MOST_DEATHS:
                     _log.warning(
                         "Two worker processes died while they evaluated %s, the last one %s: it counts as a "
                         "failed trial.",
                         self.plan.space.code(list(code)),
                         worker.end,
                     )
-            elif trial._trial_id == worker.trial_id and trial.state == TrialState.RUNNING and dropped(trial) is None:
-                self.adopted.insert(0, trial._trial_id)
+            elif trial.number == worker.number and dropped(trial) is None:
+                self.adopted.insert(0, trial.number)
 
     def fill(self) -> None:
         """Start as many processes as there are codes to evaluate.
@@ -195,44 +279,93 @@ class _Watch:
         Raises:
             RunError: The system starts none.
         """
-        starts = missing(self.study, self.plan) + len(self.adopted)
         # Those that start have not asked yet, so the codes that they will take still seem to be missing.
-        while starts > 0 and self.crew.room and time.monotonic() >= self.next_start:
-            trial_id = self.adopted[0] if self.adopted else None
+        for _ in range(missing(self.study, self.plan) + len(self.adopted)):
+            starting = sum(not worker.ready for worker in self.members)
+            room = len(self.members) < self.size and starting < max(_STARTING, os.cpu_count() or 1)
+            if not room or time.monotonic() < self._next_start:
+                return
             try:
-                self.crew.start(trial_id)
+                self._start()
             except OSError as error:
                 self._refused(error)
                 return
             self.refusals = 0
-            if trial_id is not None:
-                self.adopted.pop(0)
-            starts -= 1
+
+    def _start(self) -> None:
+        if self._file is None or not self._file.exists():  # the first one; or a cleaner of old files was there
+            # Readable by nobody else: whoever can write there would run code here.
+            self._file = Path(tempfile.mkdtemp(prefix="bsszoo-workers-")) / "search.pickle"
+            self._file.write_bytes(self._search)
+        # What can be imported here can be imported there, bsszoo among it.
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        begin = f"import sys; sys.path[:] = {path!r}; from bsszoo.study.worker import main; main()"
+        beside, numbers = self._file.with_name(worker_name()), self.adopted[:1]
+        command = [sys.executable, "-c", begin, str(self._file), beside.name, *map(str, numbers)]
+        with share_of_threads(self.size):
+            process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self.members.append(_Worker(process, beside, numbers[0] if numbers else None))
+        del self.adopted[:1]
 
     def _refused(self, error: OSError) -> None:
-        running = sum(w.ready for w in self.crew.members)
+        running = sum(worker.ready for worker in self.members)
         self.refusals += 1
-        self.next_start = time.monotonic() + _REFUSED_PAUSE
+        self._next_start = time.monotonic() + _REFUSED_PAUSE
         if error.errno in _PASSING and (running or self.refusals < _REFUSALS):
             if self.refusals == 1:
                 _log.warning(
                     "No further worker process can be started (%s); %d of %d run, and another try follows.",
                     error.strerror,
                     running,
-                    self.crew.size,
+                    self.size,
                 )
             return
         raise RunError(
-            f"Worker process {len(self.crew.members) + 1} of {self.crew.size} cannot be started: "
-            f"{error.strerror or error}. Finished trials are kept; the same command goes on with fewer "
-            "--workers."
+            f"Worker process {len(self.members) + 1} of {self.size} cannot be started: {error.strerror or error}. "
+            "Finished trials are kept; the same command goes on from them, with fewer --workers if need be."
         ) from error
 
+    def pause(self, seconds: float) -> None:
+        """Wait until a process begins to work or ends; for so long at most, for what has no process here."""
+        end, ready = time.monotonic() + seconds, [worker.ready for worker in self.members]
+        while time.monotonic() < end and not any(worker.look() for worker in self.members):
+            if [worker.ready for worker in self.members] != ready:
+                return
+            time.sleep(_GLANCE)
 
-def _take_over(study: Study, plan: SearchPlan, workers: int) -> list[int]:
-    """Ids of trials that a dead run left and that go on under their numbers, one for each worker at most."""
-    left = abandoned(study, plan)
-    for trial in left[workers:]:
-        # Nobody would give signs of life for one that waits; its code is asked for again instead.
-        give_up(study, trial, RETURNED)
-    return [t._trial_id for t in left[:workers]]
+    def stop(self) -> set[str]:
+        """End all processes; the names of those that still ran."""
+        running = [worker for worker in self.members if worker.process.poll() is None]
+        for worker in running:
+            worker.process.terminate()
+        deadline = time.monotonic() + LAST_SECONDS
+        for worker in running:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            worker.process.kill()  # no more than a look, where it has ended
+        for worker in self.members:
+            worker.process.communicate()
+        self.members = []
+        return {worker.beside.name for worker in running}
+
+
+def _pickled(address: StudyAddress, plan: SearchPlan, lease: Lease, workers: int) -> bytes:
+    """All that a worker needs: first what every process can read, then the plan, which may need the script."""
+    try:
+        return pickle.dumps((sys.argv, _script(), address, lease)) + pickle.dumps(plan)
+    except Exception as error:
+        raise SettingsError(
+            f"--workers {workers} sends the evaluator {plan.evaluator.info.name} to other processes, which cannot be "
+            f"done: {str(error).splitlines()[0]}. Give a function at the top of a module (MODULE:FUNCTION on the "
+            "command line), or one worker."
+        ) from None
+
+
+def _script() -> tuple[str, str] | None:
+    """What ``__main__`` is, where an evaluator can be a part of it: a module by its name, or a file."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        # The __main__ of a package is a command, which holds no evaluator and may not expect to be imported.
+        return None if spec.name.rpartition(".")[2] == "__main__" else ("module", spec.name)
+    return None if file is None else ("file", str(Path(file).absolute()))

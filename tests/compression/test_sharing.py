@@ -20,7 +20,7 @@ from bsszoo.errors import RunError, SettingsError
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 4, "latency": False}
 _JUDGE = """
-import multiprocessing, os
+import os, sys
 def judge(code):
     'Blocks.'
     with open('seen.txt', 'a') as out:
@@ -28,7 +28,7 @@ def judge(code):
     return sum(code.depths)
 def dies(code):
     'Kills a worker, but not the process that judges the controls.'
-    if multiprocessing.parent_process() is not None:
+    if 'bsszoo.study.worker' in ' '.join(sys.orig_argv):
         os._exit(7)
     return 1.0
 """

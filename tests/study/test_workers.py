@@ -59,7 +59,7 @@ class Search:
         found = []
         for child in (int(p) for p in path.read_text().split()):
             with contextlib.suppress(OSError):
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"bsszoo.study.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(child)
         return [child for child in found if child not in {pid for _, pid in self.seen()}]
 
@@ -283,22 +283,40 @@ def test_a_script_without_a_guard_ends_and_says_why(tmp_path):
     assert "if __name__ == '__main__':" in done.stderr
 
 
+def test_an_evaluator_of_a_module_run_by_its_name_has_its_output_and_no_input_of_the_command(tmp_path):
+    judge = "    print('judged', sys.argv[1:], repr(sys.stdin.read()), flush=True)\n    return 1.0"
+    search = _NO_GUARD.replace("    return 1.0", judge).partition("codes =")
+    body = "".join(search[1:]).replace("\n", "\n    ")
+    (tmp_path / "mine.py").write_text(f"{search[0]}if __name__ == '__main__':\n    {body}")
+    done = subprocess.run(
+        [sys.executable, "-m", "mine", url := f"sqlite:///{tmp_path / 'study.db'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        input="for the command",
+        text=True,
+        check=True,
+        timeout=LONG,
+    )
+    assert done.stdout.splitlines() == [f"judged {[url]} ''"] * 6
+
+
 def test_more_workers_than_the_system_has_room_for_are_an_error_in_words(tmp_path):
+    # So few open files that the system refuses while the first processes start: nothing waits for what they do.
     script = tmp_path / "few.py"
     script.write_text(
-        f"import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))\n"
-        f"sys.argv = {[str(SCRIPT), f'sqlite:///{tmp_path}/study.db', '1000', '1200', '60']!r} + "
-        f"{[str(tmp_path / 'seen.txt'), '0', 'alone']!r}\nif __name__ == '__main__':\n"
-        f"    sys.path.insert(0, {str(SCRIPT.parent)!r})\n    import worker_script\n"
-        f"    worker_script.main()\n"
+        "import resource, sys, worker_script\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
+        "    worker_script.main()\n"
     )
+    words = [f"sqlite:///{tmp_path}/study.db", "1000", "1200", "60", str(tmp_path / "seen.txt"), "0", "alone"]
     done = subprocess.run(
-        [sys.executable, script],
+        [sys.executable, script, *words],
         capture_output=True,
         text=True,
         check=False,
         timeout=LONG,
-        env={**os.environ, "HOLD": f"1:{tmp_path / 'never'}", "PYTHONPATH": str(SCRIPT.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")])},
     )
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()[-1]
