@@ -1,1 +1,1 @@
-"""How fast is a network here: one timer, tables of blocks, runtimes in processes of their own."""
+"""How fast is a network here: one timer, tables of blocks, runtimes in separate processes."""

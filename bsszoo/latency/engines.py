@@ -1,6 +1,6 @@
 """How a network is run when its speed is measured: PyTorch as it is, compiled by PyTorch, or by onnxruntime.
 
-This module is also the program of a measuring process: it reads what to measure from stdin and writes what it found.
+This module is also the program of a measuring process: it reads a task from stdin and writes the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         task: ``code``, ``engine``, ``batch``, ``size`` [px], ``in_chans``, ``num_classes``, ``threads`` (0: torch's
-            own choice), ``device``, ``half``, ``seconds``, ``file`` (of the exported network).
+            default), ``device``, ``half``, ``seconds``, ``file`` (of the exported network).
 
     Returns:
         ``times`` of each forward [ms], ``warm_ms`` of the first one, compilation included, ``memory`` [bytes] that the
@@ -107,15 +107,15 @@ def _onnx(file: str, images: Any) -> Callable[[], object]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    given = {"images": images.numpy()}
-    return lambda: session.run(["logits"], given)
+    inputs = {"images": images.numpy()}
+    return lambda: session.run(["logits"], inputs)
 
 
 _ENGINES: Final[dict[str, Callable[[Any, Any], Callable[[], object]]]] = {"eager": _eager, "compile": _compiled}
 
 
 def _start_of_peak(torch: Any, device: Any) -> int:
-    """The memory in use now; where the system lets us, the peak is counted from here, without what imports took."""
+    """The memory in use now; where the system allows it, the peak is counted from here, without what imports took."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
@@ -145,7 +145,7 @@ def _peak(torch: Any, device: Any) -> int:
 
 
 def _processor() -> str:
-    """The CPU's name as a person knows it."""
+    """The CPU's name on screen."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -157,10 +157,10 @@ def main() -> None:
     """Measure what stdin asks for; the last line of stdout is the result."""
     task = json.loads(sys.stdin.read())
     try:
-        found = export_here(task) if task["engine"] == "export" else measure_here(task)
+        result = export_here(task) if task["engine"] == "export" else measure_here(task)
     except Exception as error:  # the table says why this engine has no figure
-        found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
+        result = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``measure``: how fast networks are on this machine, on each engine, so that a second look gives the same figures.
+"""``measure``: how fast networks are on this machine, on each engine, reproducibly.
 
 A forward's time varies within a process and from one process to the next: memory lies elsewhere, the machine is
 warmer, others work. So each figure is the median over several processes, each of which times many forwards, and the
@@ -118,7 +118,7 @@ def measure(
         networks: Names for the table, with their codes.
         engines: Of ``eager``, ``compile`` (torch.compile) and ``onnx`` (onnxruntime, on the CPU in float32).
         batch: Images at a time.
-        image_size: Side of the input [px]; each network's own by default.
+        image_size: Side of the input [px]; each network's by default.
         sizes: Outputs of the classifier and channels of the input of each network by its name; 1000 and 3 by default.
         threads: CPU threads; 0 leaves the choice to PyTorch.
         device: ``cpu``, ``cuda``, ``cuda:1``. GPUs are warmed up and waited for.
@@ -139,13 +139,13 @@ def measure(
     if image_size is not None:
         checked_size(image_size)
     pairs = [(name, code, engine) for name, code in networks for engine in engines]
-    found: list[list[dict[str, Any]]] = [[] for _ in pairs]
+    runs: list[list[dict[str, Any]]] = [[] for _ in pairs]
     with tempfile.TemporaryDirectory(prefix="bsszoo-measure-") as scratch:
         for turn in range(processes):
-            for place, (name, code, engine) in enumerate(pairs):
-                on_process(turn * len(pairs) + place, processes * len(pairs), f"{name}, {engine}")
-                if found[place] and "error" in found[place][0]:
-                    continue  # it will not go better the next time
+            for index, (name, code, engine) in enumerate(pairs):
+                on_process(turn * len(pairs) + index, processes * len(pairs), f"{name}, {engine}")
+                if runs[index] and "error" in runs[index][0]:
+                    continue  # a second try would fail too
                 task = {
                     "code": str(code),
                     "engine": engine,
@@ -157,28 +157,30 @@ def measure(
                     "device": device,
                     "half": half,
                     "seconds": seconds,
-                    "file": f"{scratch}/{place}.onnx",
+                    "file": f"{scratch}/{index}.onnx",
                 }
-                # The exporter needs more memory than what it writes: it has a process of its own, once.
+                # The exporter needs more memory than what it writes: it runs once, in a separate process.
                 failed = _process({**task, "engine": "export"}) if engine == "onnx" and turn == 0 else {}
-                found[place].append(failed if "error" in failed else _process(task))
+                runs[index].append(failed if "error" in failed else _process(task))
     rows = []
-    for (name, code, engine), own in zip(pairs, found, strict=True):
+    for (name, code, engine), of_pair in zip(pairs, runs, strict=True):
         cost = code_cost(code, image_size, num_classes=size_of[name][0], in_chans=size_of[name][1])
-        rows.append(_row(name, code, engine, cost, image_size or code.image_size, batch, own))
-    good = [one for own in found for one in own if "error" not in one]
+        rows.append(_row(name, code, engine, cost, image_size or code.image_size, batch, of_pair))
+    good = [one for of_pair in runs for one in of_pair if "error" not in one]
     if not good:
         raise RunError(f"Nothing could be measured. {rows[0].engine}: {rows[0].error}")
     return Measured(tuple(rows), good[0]["where"], good[0]["threads"], batch, image_size, half, processes, _versions())
 
 
-def _row(name: str, code: Code, engine: str, cost: Cost, size: int, batch: int, own: Sequence[dict[str, Any]]) -> Speed:
-    if "error" in own[0]:
-        return Speed(name, str(code), engine, cost, size, error=own[0]["error"])
-    own = [one for one in own if "error" not in one]
-    medians = [statistics.median(one["times"]) for one in own]
+def _row(
+    name: str, code: Code, engine: str, cost: Cost, size: int, batch: int, runs: Sequence[dict[str, Any]]
+) -> Speed:
+    if "error" in runs[0]:
+        return Speed(name, str(code), engine, cost, size, error=runs[0]["error"])
+    runs = [one for one in runs if "error" not in one]
+    medians = [statistics.median(one["times"]) for one in runs]
     low, high = next_median(medians)
-    times = sorted(time for one in own for time in one["times"])
+    times = sorted(time for one in runs for time in one["times"])
     middle = statistics.median(medians)
     return Speed(
         name,
@@ -194,11 +196,11 @@ def _row(name: str, code: Code, engine: str, cost: Cost, size: int, batch: int, 
         p10=_share(times, 0.1),
         p90=_share(times, 0.9),
         p99=_share(times, 0.99),
-        warm_ms=statistics.median(one["warm_ms"] for one in own),
-        memory=round(statistics.median(one["memory"] for one in own)),
+        warm_ms=statistics.median(one["warm_ms"] for one in runs),
+        memory=round(statistics.median(one["memory"] for one in runs)),
         images_per_s=1e3 * batch / middle,
         forwards=len(times),
-        processes=len(own),
+        processes=len(runs),
     )
 
 
@@ -236,11 +238,11 @@ def _process(task: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"took more than {_TIMEOUT / 60:.0f} minutes"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        said = done.stderr.strip().splitlines()
+        lines = done.stderr.strip().splitlines()
         how = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-        return {"error": f"its process was {how}: {said[-1] if said else 'nothing was said'}"[:300]}
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
+        return {"error": f"its process was {how}: {lines[-1] if lines else 'it printed nothing'}"[:300]}
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
 
 
 def _check(engines: Sequence[str], batch: int, threads: int, processes: int, seconds: float) -> None:
@@ -260,10 +262,10 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("bsszoo", "torch", "timm", "onnxruntime"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

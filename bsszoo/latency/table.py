@@ -1,4 +1,4 @@
-"""A latency table measured on this machine: each distinct block of a space timed once, on its own."""
+"""A latency table measured on this machine: each distinct block of a space timed once, alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bsszoo.spaces.space import Space
 
 #: Most blocks that are measured; a space of section B.2.2 has 120 to 662.
 MOST_BLOCKS = 5_000
-# All blocks are timed in so many turns: a slow spell of the machine then makes none slow for good.
+# Turns in which all blocks are timed: a slow spell of the machine then affects none in all of them.
 _TURNS = 4
 
 
@@ -46,7 +46,7 @@ def measure_latency_table(
         device: A torch device.
         batch: Images at a time.
         seconds_each: How long to repeat each block, at least three times; 600 blocks take half a minute and more.
-        networks: Random networks of the space to fit that factor to; 0 leaves the blocks' own times.
+        networks: Random networks of the space to fit that factor to; 0 leaves the blocks' times as they are.
         on_block: Called with the timings done and all timings, after each; every block is timed in four turns.
 
     Raises:
@@ -100,9 +100,10 @@ def _factor(table: LatencyTable, codes: Sequence[Code], device: str, batch: int)
     image = torch.randn(batch, 3, codes[0].image_size, codes[0].image_size, device=device)
     for _ in range(_TURNS):
         times = [
-            min(own, _least_ms(partial(model, image), device, 0.0)) for own, model in zip(times, models, strict=True)
+            min(least, _least_ms(partial(model, image), device, 0.0))
+            for least, model in zip(times, models, strict=True)
         ]
-    return statistics.median(own / table.of(code) for own, code in zip(times, codes, strict=True))
+    return statistics.median(ms / table.of(code) for ms, code in zip(times, codes, strict=True))
 
 
 def _least_ms(forward: Callable[[], object], device: str, seconds: float) -> float:

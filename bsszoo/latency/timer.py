@@ -58,7 +58,7 @@ def time_forwards(
     Args:
         forwards: What to time; at least one.
         device: The torch device that they run on. On the CPU, PyTorch's number of threads is left as it is.
-        seconds: How long to go on with turns, the timed forwards of all together.
+        seconds: How long to repeat the turns, the timed forwards of all together.
         least: Timed forwards of each however long they take.
         most: Timed forwards of each at most.
         warm_up: Forwards of each before any is timed, at least one; ``warm_ms`` is the first, compilation included.

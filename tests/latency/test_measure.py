@@ -1,4 +1,4 @@
-"""Measured speed: real processes, real engines; what is said agrees with what was timed."""
+"""Measured speed: real processes, real engines; the figures agree with the times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = Code.parse("mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8
 def test_engines_take_turns_and_every_figure_is_over_the_processes() -> None:
     pytest.importorskip("onnxruntime")
     seen: list[tuple[int, int, str]] = []
-    found = measure(
+    measured = measure(
         [("small", SMALL)],
         engines=("eager", "onnx"),
         threads=1,
@@ -33,7 +33,7 @@ def test_engines_take_turns_and_every_figure_is_over_the_processes() -> None:
         on_process=lambda *step: seen.append(step),
     )
     assert seen == [(0, 4, "small, eager"), (1, 4, "small, onnx"), (2, 4, "small, eager"), (3, 4, "small, onnx")]
-    for row in found.rows:
+    for row in measured.rows:
         assert row.error is None
         assert row.processes == 2
         assert row.forwards >= 10
@@ -44,9 +44,9 @@ def test_engines_take_turns_and_every_figure_is_over_the_processes() -> None:
         assert row.images_per_s == pytest.approx(1e3 / row.median)  # type: ignore[operator]
         assert row.memory > 0  # type: ignore[operator]
         assert row.cost == code_cost(SMALL)
-    assert (found.threads, found.batch) == (1, 1)
-    assert found.where.startswith("CPU ")
-    assert json.loads(json.dumps(found.to_dict()))["networks"][0]["cost"]["macs"] == code_cost(SMALL).macs
+    assert (measured.threads, measured.batch) == (1, 1)
+    assert measured.where.startswith("CPU ")
+    assert json.loads(json.dumps(measured.to_dict()))["networks"][0]["cost"]["macs"] == code_cost(SMALL).macs
 
 
 def test_an_engine_that_fails_is_a_row_that_says_why_and_the_others_go_on() -> None:
@@ -64,7 +64,7 @@ def test_the_interval_holds_one_more_median_as_often_as_it_says() -> None:
     draws = np.exp(rng.normal(1.0, 0.05, (2000, 6)))
     inside = [low < row[5] < high for row in draws for low, high in [next_median(row[:5].tolist())]]  # type: ignore[operator]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
-    # Against scipy's own interval of a mean, widened from the mean to one more draw.
+    # Against scipy's interval of a mean, widened from the mean to one more draw.
     logs = np.log(draws[0, :5])
     low, high = stats.t.interval(0.95, 4, logs.mean(), logs.std(ddof=1) * math.sqrt(1.2))
     assert next_median(draws[0, :5].tolist()) == pytest.approx((math.exp(low), math.exp(high)))
@@ -74,7 +74,7 @@ def test_the_interval_holds_one_more_median_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"engines": ("fast",)}, "--engines is 'fast'"),
         ({"engines": ()}, "names none"),
@@ -84,8 +84,8 @@ def test_the_interval_holds_one_more_median_as_often_as_it_says() -> None:
         ({"seconds": -1.0}, "--seconds"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         measure([("small", SMALL)], **settings)  # type: ignore[arg-type]
 
 
