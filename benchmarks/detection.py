@@ -123,23 +123,23 @@ class _Enough(BaseException):
 
 def _ours(given: argparse.Namespace) -> list[float]:
     from bsszoo.train import loop
+    from bsszoo.train.callbacks import NoCallback, TrainingState
     from bsszoo.train.detection.task import train_detector
-    from bsszoo.train.watching import Now, Unwatched
 
-    class Times(Unwatched):
+    class Times(NoCallback):
         def __init__(self) -> None:
             self.at: list[float] = []
 
-        def updated(self, now: Now) -> None:
+        def updated(self, state: TrainingState) -> None:
             self.at.append(time.perf_counter())
-            if now.update == given.updates:
+            if state.update == given.updates:
                 raise _Enough
 
     times = Times()
     loop._REPORT = 0.0  # type: ignore[misc]  # told of every update, not once a second
     with tempfile.TemporaryDirectory() as out:
         try:
-            train_detector(_recipe(given), given.data, out, device=given.device, watcher=times)
+            train_detector(_recipe(given), given.data, out, device=given.device, callback=times)
         except _Enough:
             return times.at
     raise SystemExit("The training ended before its last update.")

@@ -132,19 +132,19 @@ def _one(given: argparse.Namespace) -> dict[str, float]:
 
 def _ours(given: argparse.Namespace, data: str | None) -> float:
     from bsszoo.train import loop
-    from bsszoo.train.watching import Now, Unwatched
+    from bsszoo.train.callbacks import NoCallback, TrainingState
 
-    class Times(Unwatched):
+    class Times(NoCallback):
         def __init__(self) -> None:
             self.at: list[float] = []
 
-        def updated(self, now: Now) -> None:
+        def updated(self, state: TrainingState) -> None:
             self.at.append(time.perf_counter())
 
     times = Times()
     loop._REPORT = 0.0  # type: ignore[misc]  # told of every update, not once a second
     with tempfile.TemporaryDirectory() as out:
-        loop.train(_recipe(given), data, out, device=given.device, watcher=times)
+        loop.train(_recipe(given), data, out, device=given.device, callback=times)
     return _speed(times.at, given.batch)
 
 
@@ -167,7 +167,7 @@ class _InMemory:
         return len(self.split)
 
     def __getitem__(self, place: int) -> tuple[Any, int]:
-        return self.transform(self.split.picture(place, "RGB")), int(self.split.labels[place])
+        return self.transform(self.split.image(place, "RGB")), int(self.split.labels[place])
 
 
 def _plain(given: argparse.Namespace, data: str | None) -> float:

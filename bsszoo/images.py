@@ -21,13 +21,13 @@ from bsszoo.texts import one_line
 
 #: The endings of image files, in lower case; those of torchvision's ``IMG_EXTENSIONS`` and ``.jfif``.
 ENDINGS: Final = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-#: PIL's mode of images with so many channels.
+#: PIL's mode of images by their number of channels.
 MODES: Final = {1: "L", 3: "RGB", 4: "CMYK"}
 # Folders that systems and tools leave behind; what is in them is never data.
 _CLUTTER: Final = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 _ORIENTATION: Final = 0x0112
 _DIGITS: Final = re.compile(r"(\d+)")
-# So many names are written out in a note; the rest are counted.
+# Names written out in a note; the rest are counted.
 _NAMED: Final = 4
 
 
@@ -52,16 +52,16 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None, *, orien
     Raises:
         DataError: It is no image, is damaged, larger than PIL decodes, or has more than 8 bits a channel.
     """
-    called = str(source) if name is None else name
+    label = str(source) if name is None else name
     try:
         with Image.open(source) as image:
-            check_depth(image, called)
+            check_depth(image, label)
             image.load()
-            return prepared(image, called, oriented=oriented).copy()
+            return prepared(image, label, oriented=oriented).copy()
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
-        raise unreadable(called, error) from None
+        raise unreadable(label, error) from None
 
 
 def prepared(image: Image.Image, name: str, *, oriented: bool = True) -> Image.Image:
@@ -89,14 +89,14 @@ def check_image(source: str | Path | IO[bytes], name: str | None = None) -> None
 
     A file that is cut off in the middle shows only when it is decoded.
     """
-    called = str(source) if name is None else name
+    label = str(source) if name is None else name
     try:
         with Image.open(source) as image:
-            check_depth(image, called)
+            check_depth(image, label)
     except DataError:
         raise
     except Exception as error:  # as in read_image
-        raise unreadable(called, error) from None
+        raise unreadable(label, error) from None
 
 
 def check_depth(image: Image.Image, name: str) -> None:
@@ -104,7 +104,7 @@ def check_depth(image: Image.Image, name: str) -> None:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise DataError(
             f"{name} has more than 8 bits a channel (PIL's mode {image.mode}), and networks here take 8. "
-            "Which values are black and white only you know: convert all images of the set alike, by "
+            "Which values are black and white depends on the data: convert all images of the set alike, by "
             "Image.fromarray((numpy.asarray(image) * (255 / WHITE)).clip(0, 255).astype('uint8')), with WHITE 65535 "
             "for the whole range of 16 bits, 4095 for 12."
         )
@@ -119,7 +119,7 @@ def unreadable(name: str, error: Exception) -> DataError:
         if isinstance(error, UnidentifiedImageError)
         else ((error.strerror if isinstance(error, OSError) else None) or one_line(error) or type(error).__name__)
     )
-    return DataError(f"{name} cannot be read: {why.rstrip('.')}. Mend the file or take it out.")
+    return DataError(f"{name} cannot be read: {why.rstrip('.')}. Repair the file or take it out.")
 
 
 def image_files(sources: Sequence[str | Path], *, most: int | None = 64) -> list[Path]:
@@ -128,19 +128,19 @@ def image_files(sources: Sequence[str | Path], *, most: int | None = 64) -> list
     Raises:
         DataError: There is no such file, or no image in a folder.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            inside = sorted(Path(f) for f in _files_below(path, set(), Left()))
+            inside = sorted(Path(f) for f in _files_below(path, set(), Skipped()))
             if not inside:
                 raise DataError(f"{path} holds no image ({', '.join(ENDINGS)}).")
-            found += inside[:most]
+            files += inside[:most]
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise DataError(f"There is no image {one_line(source)!r}.")
-    return found
+    return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +166,18 @@ def scan_class_folders(folder: Path) -> ClassFolders:
     Raises:
         DataError: No class, a class without an image, two classes that are one folder, or a folder that cannot be read.
     """
-    left = Left()
+    skipped = Skipped()
     classes: dict[str, str] = {}
     # A link that leads up, or into another class, would count images twice and under a wrong label.
     seen = {_identity(path) for path in (folder, *folder.resolve().parents)}
-    for entry in _entries(str(folder), left):
+    for entry in _entries(str(folder), skipped):
         if _is_folder(entry):
             if _identity(entry.path) in seen:
-                left.links[entry.name] += 1
+                skipped.links[entry.name] += 1
             else:
                 classes[entry.name] = entry.path
         elif is_image_name(entry.name):
-            left.beside[entry.name] += 1
+            skipped.beside[entry.name] += 1
     if not classes:
         raise DataError(f"There is no class folder in {folder}; images are in {folder}/CLASS/*.jpg.")
     roots: dict[tuple[int, int], str] = {}
@@ -189,23 +189,25 @@ def scan_class_folders(folder: Path) -> ClassFolders:
                 "have two labels. Take one of them out."
             )
     names = sorted(classes, key=natural_key)
-    found: list[tuple[str, int]] = []
+    labelled: list[tuple[str, int]] = []
     for label, name in enumerate(names):
-        before = sum(left.endings.values())
-        files = list(_files_below(Path(classes[name]), seen | (set(roots) - {_identity(classes[name])}), left))
+        before = sum(skipped.endings.values())
+        files = list(_files_below(Path(classes[name]), seen | (set(roots) - {_identity(classes[name])}), skipped))
         if not files:
-            other_kinds = sum(left.endings.values()) - before
+            other_kinds = sum(skipped.endings.values()) - before
             more = f"; it has {other_kinds} files of other kinds" if other_kinds else ""
             raise DataError(f"The class folder {classes[name]} holds no image ({', '.join(ENDINGS)}){more}.")
         deep = [f for f in files if os.path.dirname(f) != classes[name]]  # noqa: PTH120 - of many thousand texts
         if deep:
-            left.deep[os.path.relpath(os.path.dirname(deep[0]), folder)] += len(deep)  # noqa: PTH120
-        found += [(f, label) for f in files]
-    found.sort(key=lambda pair: natural_key(pair[0]))
-    return ClassFolders(tuple(names), tuple(f for f, _ in found), tuple(n for _, n in found), left.notes(folder))
+            skipped.deep[os.path.relpath(os.path.dirname(deep[0]), folder)] += len(deep)  # noqa: PTH120
+        labelled += [(f, label) for f in files]
+    labelled.sort(key=lambda pair: natural_key(pair[0]))
+    return ClassFolders(
+        tuple(names), tuple(f for f, _ in labelled), tuple(n for _, n in labelled), skipped.notes(folder)
+    )
 
 
-class Left:
+class Skipped:
     """Counts what is left out of a folder, for the note."""
 
     def __init__(self) -> None:
@@ -260,40 +262,40 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
     return parts, text
 
 
-def _files_below(folder: Path, seen: set[tuple[int, int]], left: Left) -> Iterator[str]:
+def _files_below(folder: Path, seen: set[tuple[int, int]], skipped: Skipped) -> Iterator[str]:
     """The image files in a folder and below it; each folder is read once, and none of ``seen``."""
     seen = {*seen, _identity(folder)}
     waiting = [str(folder)]
     while waiting:
-        for entry in _entries(waiting.pop(), left):
+        for entry in _entries(waiting.pop(), skipped):
             if _is_folder(entry):
                 identity = _identity(entry.path)
                 if identity in seen:
-                    left.links[entry.name] += 1
+                    skipped.links[entry.name] += 1
                 else:
                     seen.add(identity)
                     waiting.append(entry.path)
             elif not is_image_name(entry.name):
-                left.endings[os.path.splitext(entry.name)[1].lower() or entry.name] += 1  # noqa: PTH122
+                skipped.endings[os.path.splitext(entry.name)[1].lower() or entry.name] += 1  # noqa: PTH122
             elif entry.is_symlink() or entry.is_file():  # a link to nothing is named when it is opened
                 yield entry.path
             else:
-                left.special[entry.name] += 1  # a pipe would be waited for, without end
+                skipped.special[entry.name] += 1  # a pipe would be waited for, without end
 
 
-def _entries(folder: str, left: Left) -> list[os.DirEntry[str]]:
+def _entries(folder: str, skipped: Skipped) -> list[os.DirEntry[str]]:
     """What is in a folder, by name, without the hidden."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda e: e.name)
+            listed = sorted(entries, key=lambda e: e.name)
     except OSError as error:
         raise DataError(f"The folder {folder} cannot be read: {error.strerror or error}.") from None
     out = []
-    for entry in found:
+    for entry in listed:
         if not is_hidden(entry.name):
             out.append(entry)
         elif _is_worth_a_note(entry):
-            left.hidden[entry.name] += 1
+            skipped.hidden[entry.name] += 1
     return out
 
 
@@ -317,7 +319,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _identity(path: str | Path) -> tuple[int, int]:
     try:
-        found = os.stat(path)  # noqa: PTH116 - of many folders
+        status = os.stat(path)  # noqa: PTH116 - of many folders
     except OSError as error:
         raise DataError(f"The folder {path} cannot be read: {error.strerror or error}.") from None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

@@ -102,8 +102,8 @@ def train_command(
 
         if check_files and first:
             _check_pictures(read, data)
-        with TrainingProgress(progress_console()) as watcher:
-            summary = train_detector(read, data, out, device=device, watcher=watcher)
+        with TrainingProgress(progress_console()) as progress:
+            summary = train_detector(read, data, out, device=device, callback=progress)
         if summary:
             _say_detector(summary, out)
         return
@@ -112,8 +112,8 @@ def train_command(
 
     if check_files and first:
         _check_all(read, data)
-    with TrainingProgress(progress_console()) as watcher:
-        summary = train(read, data, out, device=device, watcher=watcher)
+    with TrainingProgress(progress_console()) as progress:
+        summary = train(read, data, out, device=device, callback=progress)
     if not summary:
         return  # one of several processes; the first one reports
     show(
@@ -162,23 +162,23 @@ def _say_detector(summary: dict[str, Any], out: Path) -> None:
 def _check_pictures(recipe: DetectionRecipe, data: str | None) -> None:
     """Decode every picture of a detector's splits; ``DataError`` names the first that is broken."""
     from bsszoo.train.detection.data import open_coco
-    from bsszoo.train.detection.samples import read_picture
+    from bsszoo.train.detection.samples import read_annotated_image
 
     splits = open_coco(recipe.data, data, masks=recipe.detector.kind == "maskrcnn")
     for split, name in zip(splits, _SPLITS, strict=True):
-        _check_each(name, (read_picture(split, picture) for picture, _ in split), len(split))
+        _check_each(name, (read_annotated_image(split, picture) for picture, _ in split), len(split))
 
 
 def _check_all(recipe: Recipe, data: str | None) -> None:
     """Decode every picture of a classifier's splits; ``DataError`` names the first that is broken."""
-    from bsszoo.train.classification.data import Pictures, open_splits, open_test
+    from bsszoo.train.classification.data import ImageSplit, open_splits, open_test
 
     classes = recipe.model.num_classes
     splits = open_splits(recipe.data, data, num_classes=classes)
     test = open_test(recipe.data, data, num_classes=classes, splits=splits)
     for split, name in zip((*splits, test), (*_SPLITS, "test"), strict=True):
-        if isinstance(split, Pictures):
-            _check_each(name, (split.picture(place, "RGB") for place in range(len(split))), len(split))
+        if isinstance(split, ImageSplit):
+            _check_each(name, (split.image(index, "RGB") for index in range(len(split))), len(split))
 
 
 def _check_each(name: str, pictures: Iterable[object], number: int) -> None:
@@ -277,7 +277,7 @@ def validate_command(
         show(
             f"boxes: {found.box}",
             *([] if found.mask is None else [f"masks: {found.mask}"]),
-            f"of {found.objects:,} objects in {found.pictures:,} pictures ({found.split})",
+            f"of {found.objects:,} objects in {found.images:,} images ({found.split})",
         )
         return
     settings |= {} if dataset is None else {"dataset": dataset}
@@ -297,7 +297,7 @@ def validate_command(
         )
     show(
         f"top-1 {accuracy.top1:.3f}%, top-5 {accuracy.top5:.3f}%, loss {accuracy.loss:.4f}, of "
-        f"{accuracy.pictures:,} pictures ({accuracy.split})"
+        f"{accuracy.images:,} images ({accuracy.split})"
     )
 
 

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from bsszoo.train.callbacks import Start, TrainingState
     from bsszoo.train.checkpoint import Row
     from bsszoo.train.classification.recipe import Recipe
     from bsszoo.train.detection.recipe import DetectionRecipe
-    from bsszoo.train.watching import Now, Start
 
 # On a terminal bars move; into a file a line is written after this many seconds at the earliest.
 _LINE_SECONDS = 10.0
@@ -106,7 +106,7 @@ class TrainingProgress:
         from bsszoo.train.classification.recipe import Recipe
 
         self._start = start
-        recipe, division, place = start.recipe, start.division, start.place
+        recipe, division, process = start.recipe, start.division, start.process
         if isinstance(recipe, Recipe):
             words, data, self._round = _classifier_words(recipe), recipe.data.dataset, "epoch"
             length = f"{division.updates} updates an epoch, {len(start.ends)} epochs"
@@ -114,33 +114,35 @@ class TrainingProgress:
             words, data, self._round = _detector_words(recipe), "COCO format", "round"
             length = f"{start.total:,} updates, {len(start.ends)} validations"
         self._bars.say(words)
-        self._bars.say(f"Data: {data}, {start.train:,} pictures to train on, {start.val:,} to validate on")
+        self._bars.say(f"Data: {data}, {start.train:,} images to train on, {start.val:,} to validate on")
         self._bars.say(
-            f"Batch {recipe.optim.batch_size} = {place.world} processes x {division.passes} passes x "
-            f"{division.size} pictures; {length}; learning rate up to {recipe.optim.peak_lr:g}; "
-            f"{place.device}"
+            f"Batch {recipe.optim.batch_size} = {process.world} processes x {division.micro_batches} micro-batches x "
+            f"{division.size} images; {length}; learning rate up to {recipe.optim.peak_lr:g}; "
+            f"{process.device}"
         )
-        going_on = f" (going on after {start.resumed} of {start.total} updates)" if start.resumed else ""
-        self._bars.say(f"Folder: {start.folder}{going_on}")
+        resumed = f" (resumed after {start.resumed} of {start.total} updates)" if start.resumed else ""
+        self._bars.say(f"Folder: {start.folder}{resumed}")
 
-    def updated(self, now: Now) -> None:
+    def updated(self, state: TrainingState) -> None:
         """The loss so far, and the time left."""
         assert self._start is not None
         ends = self._start.ends
-        digits = 0 if now.images_per_s >= 100 else 1 if now.images_per_s >= 1 else 3
+        digits = 0 if state.images_per_s >= 100 else 1 if state.images_per_s >= 1 else 3
         self._bars.show(
-            f"{self._round} {sum(end < now.update for end in ends) + 1}/{len(ends)}",
-            now.update,
+            f"{self._round} {sum(end < state.update for end in ends) + 1}/{len(ends)}",
+            state.update,
             self._start.total,
             unit="updates",
-            words=f"loss {now.loss:.4f}, lr {now.lr:.4g}, {now.images_per_s:,.{digits}f} images/s",
-            left=(self._start.total - now.update) * self._start.recipe.optim.batch_size / max(now.images_per_s, 1e-9),
+            words=f"loss {state.loss:.4f}, lr {state.lr:.4g}, {state.images_per_s:,.{digits}f} images/s",
+            left=(self._start.total - state.update)
+            * self._start.recipe.optim.batch_size
+            / max(state.images_per_s, 1e-9),
         )
 
-    def validating(self, pictures: int) -> None:
+    def validating(self, images: int) -> None:
         """How far validation is."""
         assert self._start is not None
-        self._bars.show("validating", pictures, self._start.val)
+        self._bars.show("validating", images, self._start.val)
 
     def validated(self, row: Row) -> None:
         """The line of a validation."""

@@ -15,8 +15,8 @@ from bsszoo.report.figures import both_macs, human
 from bsszoo.study.result import ResolvedBudget, TrialRow
 
 if TYPE_CHECKING:
+    from bsszoo.train.callbacks import Start, TrainingState
     from bsszoo.train.checkpoint import Row
-    from bsszoo.train.watching import Now, Start
 
 Phase = Literal["plan", "controls", "search", "measure", "confirm", "finish"]
 
@@ -134,7 +134,7 @@ def confirming(result: str, done: int, trainings: int) -> Event:
 
 
 class TrainingEvents:
-    """The events of the training in full of the best code (a ``train.watching.Watcher``)."""
+    """The events of the training in full of the best code (a ``train.callbacks.TrainingCallback``)."""
 
     def __init__(self, emit: Callback, code: Code) -> None:
         self._emit, self._done, self._total, self._ends, self._val = emit, 0, 0, 0, 0
@@ -154,11 +154,11 @@ class TrainingEvents:
             )
         )
 
-    def updated(self, now: Now) -> None:
+    def updated(self, state: TrainingState) -> None:
         """About once a second."""
-        self._done = now.update
-        text = f"update {now.update}/{self._total}: loss {now.loss:.4f}, {now.images_per_s:,.0f} images/s"
-        self._emit(Event("finish", text, now.update, self._total, minor=True))
+        self._done = state.update
+        text = f"update {state.update}/{self._total}: loss {state.loss:.4f}, {state.images_per_s:,.0f} images/s"
+        self._emit(Event("finish", text, state.update, self._total, minor=True))
 
     def validating(self, pictures: int) -> None:
         """So many pictures of the validation split are done."""

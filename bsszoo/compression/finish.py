@@ -25,7 +25,7 @@ from bsszoo.train.classification.recipe import Recipe, read_recipe, recipe_text,
 
 if TYPE_CHECKING:
     from bsszoo.models.inherit import Inheritance
-    from bsszoo.train.watching import Watcher as TrainingWatcher
+    from bsszoo.train.callbacks import TrainingCallback
 
 #: In place of a recipe's file: the paper's recipe of the family.
 PAPER: Final = "paper"
@@ -103,7 +103,7 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
     return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in how})
 
 
-def finish(how: Finish, code: Code, original: Code, folder: Path, watcher: TrainingWatcher | None = None) -> Finished:
+def finish(how: Finish, code: Code, original: Code, folder: Path, callback: TrainingCallback | None = None) -> Finished:
     """Train the best code found in a run's folder, or go on with that.
 
     Args:
@@ -112,7 +112,7 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, watcher: Train
         original: The network that was compressed: the teacher, and whose weights are inherited.
         folder: The run's folder. The training is in ``finish_MARK`` in it, where the mark is the code's, its recipe
             in ``finish_MARK.yaml``.
-        watcher: Told of the training.
+        callback: Called during the training.
 
     Raises:
         WeightsError, DataError, RecipeError, RunError, StoppedError: As ``train``.
@@ -126,11 +126,11 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, watcher: Train
     inherited = None
     if how.inherit is not None:
         recipe, inherited = inherited_start(recipe, code, original, how.inherit, folder)
-        if watcher is not None:
-            watcher.note(f"inherited from {how.inherit}: {inherited}")
+        if callback is not None:
+            callback.note(f"inherited from {how.inherit}: {inherited}")
     out = training_folder(folder, code)
     write_whole(out.with_suffix(".yaml"), recipe_text(recipe))
-    summary = train(recipe, how.data, out, device=how.device, watcher=watcher)
+    summary = train(recipe, how.data, out, device=how.device, callback=callback)
     return Finished(
         code=str(code),
         folder=out.name,

@@ -1,4 +1,4 @@
-"""``Checkpoint``: the whole state of a training between two updates, and the folder it is kept in."""
+"""``Checkpoint``: the whole state of a training between two updates, and the folder that it is stored in."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAST, METRICS, RECIPE, SUMMARY, WEIGHTS, BEST, CONFIG = (
     "config.json",
 )
 
-#: Keys that may differ when a training goes on: they say how devices are used, not what is computed.
+#: Keys that may differ when a training is resumed: they say how devices are used, not what is computed.
 FREE: Final = (
     "run.workers",
     "run.checkpoint_minutes",
@@ -53,13 +53,13 @@ Kinds = Mapping[str, tuple[type, ...]]
 _TEXT: Final = (str,)
 _COUNT: Final = (int,)
 _NUMBER: Final = (int, float)
-# How a damaged file is called that nothing can be made of.
+# Suffix of a damaged file that cannot be restored.
 _ASIDE: Final = ".damaged"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Row(Protocol):
-    """One line of ``metrics.csv``: what a round of training gave; a frozen dataclass of numbers."""
+    """One line of ``metrics.csv``: the results of a round of training; a frozen dataclass of numbers."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     #: What the summary of such a training holds at least.
@@ -70,7 +70,7 @@ class Row(Protocol):
         """The figure that the best weights are chosen by; higher is better."""
 
     def text(self, rounds: int) -> str:
-        """The line that a person reads, of so many."""
+        """The line on screen, with the number of rounds in all."""
 
 
 SomeRow = TypeVar("SomeRow", bound=Row)
@@ -83,7 +83,7 @@ def best_of(rows: Sequence[SomeRow]) -> SomeRow:
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One line of ``metrics.csv``: what an epoch gave. Accuracies in percent, losses in nats."""
+    """One line of ``metrics.csv``: the results of an epoch. Accuracies in percent, losses in nats."""
 
     summary_kinds: ClassVar[Kinds] = {
         "model": _TEXT,
@@ -123,7 +123,7 @@ class EpochRow:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a training is: updates done, what the round has summed up so far, and the rounds before."""
+    """How far a training is: updates done, sums over the current round, and the rows of the rounds before."""
 
     update: int = 0
     loss_sum: float = 0.0
@@ -143,7 +143,7 @@ def pack(
     """The state of a training as ``torch.save`` takes it; tensors are copied to the CPU.
 
     Raises:
-        RunError: A weight is not finite: such a state is never kept.
+        RunError: A weight is not finite: such a state is never saved.
     """
     state = {
         "format": 1,
@@ -159,7 +159,7 @@ def pack(
     }
     wrong = [n for n, v in state["model"].items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if wrong:
-        raise RunError(f"{len(wrong)} weights are no longer finite ({wrong[0]}); this state is not kept.")
+        raise RunError(f"{len(wrong)} weights are no longer finite ({wrong[0]}); this state is not saved.")
     return state
 
 
@@ -170,13 +170,13 @@ def unpack_progress(state: Mapping[str, Any], row_kind: type[Row]) -> Progress:
 
 
 class Folder:
-    """What a training leaves on disk; the first process holds it while it trains.
+    """The files of a training on disk; the first process locks it while it trains.
 
     Attributes:
         path: The folder.
         best: SHA-256 of ``best.safetensors`` as it has to be; None before the first validation, and where the file
             was lost.
-        notes: What a person should know of the files.
+        notes: Sentences on the files for the user.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,8 +185,8 @@ class Folder:
         self.notes: list[str] = []
 
     @contextmanager
-    def held(self, recipe: AnyRecipe) -> Iterator[None]:
-        """Hold the folder for a training with this recipe; it is written there when it is new.
+    def locked(self, recipe: AnyRecipe) -> Iterator[None]:
+        """Lock the folder for a training with this recipe, which is written there when the folder is new.
 
         Raises:
             SettingsError: It cannot be written, holds other files, another process trains in it, or its training has
@@ -206,8 +206,8 @@ class Folder:
             ) from None
         try:
             self._check(recipe)
-            for left in self.path.glob(f".*{PART}"):  # by a process that was killed while it wrote
-                left.unlink(missing_ok=True)
+            for partial in self.path.glob(f".*{PART}"):  # by a process that was killed while it wrote
+                partial.unlink(missing_ok=True)
             self.write_text(RECIPE, recipe_text(recipe))
             yield
         finally:
@@ -218,7 +218,7 @@ class Folder:
         if not file.exists():
             if (self.path / LAST).exists():
                 raise SettingsError(
-                    f"{self.path} holds a training whose {RECIPE} is missing. Put the training's own "
+                    f"{self.path} holds a training whose {RECIPE} is missing. Put its "
                     "recipe there under that name, or give another --out."
                 )
             if any(not p.name.startswith(".") for p in self.path.iterdir() if p.name != "log.txt"):
@@ -228,8 +228,8 @@ class Folder:
             earlier = read_tree_of(type(recipe), file)
         except BssZooError as error:
             raise SettingsError(
-                f"{self.path} holds a training that cannot go on: {error} Give another --out; or, if "
-                f"{RECIPE} was damaged, put the training's own recipe in its place."
+                f"{self.path} holds a training that cannot be resumed: {error} Give another --out; or, if "
+                f"{RECIPE} was damaged, put the training's recipe there again."
             ) from None
         if not (self.path / LAST).exists():
             return
@@ -240,7 +240,7 @@ class Folder:
                 f"{self.path} holds a training with another recipe: {path} is {value_at(earlier, path)!r} there and "
                 f"{value_at(recipe, path)!r} now"
                 + (f" ({len(differing) - 1} other keys differ too)" if len(differing) > 1 else "")
-                + ". Give another --out, or the same recipe to go on."
+                + ". Give another --out, or the same recipe to resume it."
             )
 
     # -- the checkpoint -------------------------------------------------------------------------------------------
@@ -278,17 +278,17 @@ class Folder:
             return
         self._write_metrics(state["rows"], [f.name for f in fields(rows[0])])
         file, best = self.path / BEST, best_of(rows)
-        found = sha256_of(file) if file.is_file() else None
+        checksum = sha256_of(file) if file.is_file() else None
         if best is rows[-1] and state["update"] == _update(best):
             self.best = weights_sha256(weights)
-            if found != self.best:
+            if checksum != self.best:
                 self.save_weights(BEST, weights)
             return
         if "best" in state:
-            self.best = state["best"] if found == state["best"] else None
-        elif found is not None and [row.score for row in rows].count(best.score) == 1 and _holds_tensors(file):
+            self.best = state["best"] if checksum == state["best"] else None
+        elif checksum is not None and [row.score for row in rows].count(best.score) == 1 and _holds_tensors(file):
             # Checkpoints of 0.1.0 have no checksum; of equal rounds it left the last one's weights.
-            self.best = found
+            self.best = checksum
         if self.best is None:
             what, aside = "missing", ""
             if file.exists():
@@ -317,7 +317,7 @@ class Folder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A path to write to, which takes the place of the folder's file ``name`` when the block ends.
+        """A path to write to, which replaces the folder's file ``name`` when the block ends.
 
         Raises:
             RunError: The disk is full, or refuses the file otherwise; what was there before stays.
@@ -334,7 +334,7 @@ class Folder:
             mended = "there is room" if error.errno in _FULL else "that is mended"
             raise RunError(
                 f"{self.path / name} cannot be written: {error.strerror or error}. {last}: once {mended}, "
-                "the same command goes on from there."
+                "the same command resumes from there."
             ) from None
 
     def write_text(self, name: str, text: str) -> None:
@@ -356,7 +356,7 @@ class Folder:
     # -- a finished training --------------------------------------------------------------------------------------
 
     def finished(self, row_kind: type[Row]) -> dict[str, Any] | None:
-        """The summary of a training that has come to its end, or None where something is left to do.
+        """The summary of a training that has come to its end, or None where it is not finished.
 
         Files that are missing or damaged are written again from the last checkpoint, where there is one.
 
@@ -401,8 +401,8 @@ class Folder:
         if recorded is None:
             return None
         try:
-            found = parse_json((self.path / CONFIG).read_bytes())
-            return None if found[OWN]["sha256"] == recorded else "is of other weights"
+            config = parse_json((self.path / CONFIG).read_bytes())
+            return None if config[OWN]["sha256"] == recorded else "is of other weights"
         except FileNotFoundError:
             return "is missing"
         except (OSError, ValueError, TypeError, KeyError):
@@ -416,8 +416,8 @@ class Folder:
         """
         file = self.path / SUMMARY
         try:
-            found = parse_json(file.read_bytes())
-            _check_summary(found, row_kind.summary_kinds)
+            summary: Any = parse_json(file.read_bytes())
+            _check_summary(summary, row_kind.summary_kinds)
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
@@ -425,8 +425,8 @@ class Folder:
             raise SettingsError(
                 f"{file} is damaged: {one_line(error)}. Take it away; the same command writes it anew."
             ) from None
-        summary: dict[str, Any] = found
-        return summary
+        checked: dict[str, Any] = summary
+        return checked
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -449,7 +449,7 @@ def value_at(recipe: AnyRecipe, path: str) -> Any:
 
 def _on_cpu(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        # A copy also on the CPU: the training goes on while, or after, it is written.
+        # A copy also on the CPU: the training continues while, or after, it is written.
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {k: _on_cpu(v) for k, v in value.items()}
@@ -479,7 +479,7 @@ def _safetensors(state: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def _holds_tensors(file: Path) -> bool:
-    """Whether a file is a whole safetensors file, as far as its header says."""
+    """Whether a file is a complete safetensors file, by its header."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -490,7 +490,7 @@ def _holds_tensors(file: Path) -> bool:
 
 
 class _Remembering:
-    """A file's ``write`` that keeps its error: torch makes a page of C++ addresses of it."""
+    """Wraps a file and stores the error of its ``write``: torch makes a page of C++ addresses of it."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, checked before anything of it is used: a damaged one never trains on.
+"""What a checkpoint file holds, checked before anything of it is used: a damaged one is never resumed from.
 
 Two things can be wrong. The bytes are not those that were written: ``read_checkpoint`` compares the CRC-32 that each
 record of torch's format carries, which ``torch.load`` does not. Or the contents are not those of this training:
@@ -35,9 +35,7 @@ _ENTRIES: Final[Mapping[str, tuple[type, ...]]] = {
     "ema": (dict, type(None)),
     "scaler": (dict, type(None)),
 }
-_REMEDY: Final = (
-    "Put a whole copy of the file in its place; or take it away, and the same command trains anew from the start."
-)
+_REMEDY: Final = "Replace the file by a whole copy; or remove it, and the same command trains anew from the start."
 
 # What timm's Lookahead calls the slow weights in the state of a parameter.
 _LOOKAHEAD: Final = "lookahead_slow_buff"
@@ -62,7 +60,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def refusal(file: Path, fault: str, what: str = "does not hold this training") -> SettingsError:
-    """The error for a checkpoint that is not gone on from."""
+    """The error for a checkpoint that is not resumed from."""
     return SettingsError(f"The checkpoint {file} {what} ({fault}). {_REMEDY}")
 
 
@@ -106,7 +104,7 @@ class OptimizerForm:
 
 
 def optimizer_form(optimizer: torch.optim.Optimizer) -> OptimizerForm | None:
-    """The form of an optimiser's state, found by an update without gradients; it changes the weights by their decay.
+    """The form of an optimiser's state, measured by an update without gradients; it changes the weights by their decay.
 
     None for an optimiser that cannot be stepped like that; its state is checked less.
     """
@@ -139,10 +137,10 @@ def contents_fault(
     scaler: Any,
     optimizer: OptimizerForm | None,
 ) -> str | None:
-    """What in a checkpoint cannot be of this training, in words; None where all fits.
+    """Why a checkpoint cannot be of this training; None where all fits.
 
     Args:
-        state: What ``read_checkpoint`` gave.
+        state: What ``read_checkpoint`` returned.
         ends: The updates after which the training is validated.
         row_kind: The kind of its rows.
         model, ema: The network, and its moving average where there is one.
@@ -163,9 +161,9 @@ def _faults(
 ) -> Iterator[str]:
     yield from _progress_faults(state, ends, row_kind)
     yield from _tensor_faults("model", state["model"], model)
-    for name, own in (("ema", ema), ("scaler", scaler)):
-        if (state[name] is None) != (own is None):
-            yield f"it has {'no' if own is not None else 'a'} {name!r}, unlike the recipe"
+    for name, part in (("ema", ema), ("scaler", scaler)):
+        if (state[name] is None) != (part is None):
+            yield f"it has {'no' if part is not None else 'a'} {name!r}, unlike the recipe"
     if ema is not None:
         yield from _tensor_faults("ema", state["ema"], ema)
     if scaler is not None:
@@ -204,17 +202,17 @@ def _progress_faults(state: Mapping[str, Any], ends: Sequence[int], row_kind: ty
         yield f"it is of update {update:,}, and {len(rows)} rounds end after {least:,}"
 
 
-def _tensor_faults(name: str, found: Mapping[Any, Any], own: nn.Module) -> Iterator[str]:
-    wanted = own.state_dict()
-    lost = [k for k in wanted if k not in found]
-    extra = [k for k in found if k not in wanted]
+def _tensor_faults(name: str, tensors: Mapping[Any, Any], network: nn.Module) -> Iterator[str]:
+    wanted = network.state_dict()
+    lost = [k for k in wanted if k not in tensors]
+    extra = [k for k in tensors if k not in wanted]
     if lost or extra:
         yield f"its {name!r} {'lacks' if lost else 'has another tensor,'} {one_line((lost or extra)[0])}"
         return
     for key, tensor in wanted.items():
-        value = found[key]
+        value = tensors[key]
         if not isinstance(value, torch.Tensor) or _form(value) != _form(tensor):
-            yield f"{key} of its {name!r} is {_in_words(value)}, and the network's {_in_words(tensor)}"
+            yield f"{key} of its {name!r} is {_described(value)}, and the network's {_described(tensor)}"
             return
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             yield f"{key} of its {name!r} is not finite"
@@ -222,9 +220,9 @@ def _tensor_faults(name: str, found: Mapping[Any, Any], own: nn.Module) -> Itera
 
 
 def _optimizer_faults(
-    found: Mapping[str, Any], form: OptimizerForm | None, *, stepped: bool, may_skip: bool
+    state: Mapping[str, Any], form: OptimizerForm | None, *, stepped: bool, may_skip: bool
 ) -> Iterator[str]:
-    groups, entries = found.get("param_groups"), found.get("state")
+    groups, entries = state.get("param_groups"), state.get("state")
     if not isinstance(groups, list) or not all(isinstance(g, dict) for g in groups) or not isinstance(entries, dict):
         yield "its 'optimizer' is of another form"
         return
@@ -262,20 +260,20 @@ def _optimizer_faults(
             return
 
 
-def own_groups(found: Mapping[str, Any], form: OptimizerForm | None) -> dict[str, Any]:
+def with_recipe_settings(state: Mapping[str, Any], form: OptimizerForm | None) -> dict[str, Any]:
     """An optimiser's state with the values that the recipe sets taken from the recipe, not from the file."""
     if form is None:
-        return dict(found)
+        return dict(state)
     from_recipe = ("lr", "momentum", "weight_decay", "nesterov")
     return {
-        "state": found["state"],
+        "state": state["state"],
         "param_groups": [
             {
                 **before,
                 **{k: v for k, v in group.items() if k != "initial_lr"},
                 **{k: before[k] for k in from_recipe if k in before},
             }
-            for group, before in zip(found["param_groups"], form.fresh, strict=True)
+            for group, before in zip(state["param_groups"], form.fresh, strict=True)
         ],
     }
 
@@ -287,7 +285,7 @@ def _form(value: Any) -> tuple[Any, ...]:
     return ("number",) if _number(value) else (type(value).__name__,)
 
 
-def _in_words(value: Any) -> str:
+def _described(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
@@ -295,13 +293,13 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _alike(found: Any, wanted: Any) -> bool:
+def _alike(value: Any, wanted: Any) -> bool:
     """Whether a setting is of the kind that the optimiser has there."""
     if wanted is None:
-        return found is None or isinstance(found, (bool, int, float))
+        return value is None or isinstance(value, (bool, int, float))
     if isinstance(wanted, (list, tuple)):
-        return isinstance(found, (list, tuple)) and len(found) == len(wanted) and all(map(_alike, found, wanted))
-    return (found is None and isinstance(wanted, bool)) or _form(found) == _form(wanted)
+        return isinstance(value, (list, tuple)) and len(value) == len(wanted) and all(map(_alike, value, wanted))
+    return (value is None and isinstance(wanted, bool)) or _form(value) == _form(wanted)
 
 
 def _first(names: set[str]) -> str:

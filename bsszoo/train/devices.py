@@ -1,4 +1,4 @@
-"""Where a process computes: its device, its rank among the processes that torchrun started, and what they agree on."""
+"""``Process``: the device of a process, its rank among those that torchrun started, and their collective operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bsszoo.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Process:
     """One process of a training: ``rank`` of ``world``, on ``device``."""
 
     device: torch.device
@@ -49,7 +49,7 @@ class Place:
         dist.all_gather_object(out, value)
         return out
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process has, in every process; anything that ``torch.save`` takes, tensors on the CPU.
 
         Sent as bytes, so that machines without a common disk can resume from the first one's checkpoint.
@@ -74,15 +74,15 @@ def launched_by_torchrun() -> bool:
 
 
 #: How long a process waits for the others.
-_PATIENCE: Final = timedelta(minutes=15)
+_TIMEOUT: Final = timedelta(minutes=15)
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[Place]:
-    """This process's place; within, the processes that torchrun started are one group (NCCL on GPUs, gloo on CPUs).
+def joined(device: str | None = None) -> Iterator[Process]:
+    """This process; within, the processes that torchrun started are one group (NCCL on GPUs, gloo on CPUs).
 
     Args:
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default a GPU where there is one, each process its own.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default a GPU where there is one, one for each process.
 
     Raises:
         SettingsError: No such device.
@@ -90,29 +90,29 @@ def joined(device: str | None = None) -> Iterator[Place]:
     local = int(os.environ.get("LOCAL_RANK", 0))
     chosen = device_of(device, local)
     if not launched_by_torchrun():
-        yield Place(chosen)
+        yield Process(chosen)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     # A rank that hangs is noticed after this time; evaluation has no collective step for longer than a batch.
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE, **_own_store())
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT, **_store_of_start())
     try:
-        yield Place(chosen, dist.get_rank(), dist.get_world_size())
+        yield Process(chosen, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
-def _own_store() -> dict[str, Any]:
-    """Where the processes of this start find each other, apart from those of an earlier one.
+def _store_of_start() -> dict[str, Any]:
+    """Arguments of ``init_process_group`` with a store that no earlier start has used.
 
-    torchrun restarts processes with the same store, in which they would find the addresses of the dead (PyTorch issue
+    torchrun restarts processes with the same store, in which the addresses of the dead are still listed (PyTorch issue
     135712). Where it does not share its store (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1) each start has a fresh one.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     shared = dist.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False, timeout=_PATIENCE
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False, timeout=_TIMEOUT
     )
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return {"store": PrefixStore(f"bsszoo/start_{start}", shared), "rank": rank, "world_size": world}
@@ -128,9 +128,9 @@ def device_of(name: str | None, local: int = 0) -> torch.device:
             chosen = torch.device("cuda", local)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        known += ["mps"] if torch.backends.mps.is_available() else []
+        devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        devices += ["mps"] if torch.backends.mps.is_available() else []
         raise SettingsError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(known)}."
+            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(devices)}."
         ) from None
     return chosen

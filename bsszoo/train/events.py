@@ -14,7 +14,7 @@ from bsszoo.train.checkpoint import Row
 class Events:
     """Writes the figures of each round into ``FOLDER/tensorboard``; nothing when not ``wanted``.
 
-    ``rows`` are those of the checkpoint that is gone on from.
+    ``rows`` are those of the checkpoint that is resumed from.
 
     Raises:
         RecipeError: The package ``tensorboard`` is not installed.

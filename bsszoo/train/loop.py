@@ -1,8 +1,8 @@
 """``train``: a recipe's training from its first update to its last, readable from top to bottom.
 
 Between two updates the state is: the weights, the optimiser's, the moving average's and the gradient scaler's state,
-and how far the training is. Everything drawn at random is a function of that (``seeds``), so a checkpoint holds the
-whole of it, and a training that was killed anywhere goes on from its last checkpoint as if nothing had been.
+and the number of updates done. Everything drawn at random is a function of that number (``seeds``), so a checkpoint
+holds the whole state, and a training that was killed anywhere resumes from its last checkpoint as an unbroken one.
 """
 
 from __future__ import annotations
@@ -23,25 +23,23 @@ from torch.nn.parallel import DistributedDataParallel
 from bsszoo.errors import DataError, RecipeError, RunError, StoppedError
 from bsszoo.models.synchronised import synchronised
 from bsszoo.texts import one_line
+from bsszoo.train.callbacks import NoCallback, Start, TrainingCallback, TrainingState
 from bsszoo.train.checkpoint import BEST, LAST, Folder, Progress, Row, best_of, pack, unpack_progress, weights_sha256
-from bsszoo.train.checkpoint_contents import contents_fault, optimizer_form, own_groups, refusal
+from bsszoo.train.checkpoint_contents import contents_fault, optimizer_form, refusal, with_recipe_settings
 from bsszoo.train.classification.recipe import Recipe
 from bsszoo.train.classification.samples import plain
 from bsszoo.train.classification.task import Classification
 from bsszoo.train.detection.recipe import AnyRecipe
-from bsszoo.train.devices import Place, joined
+from bsszoo.train.devices import Process, joined
 from bsszoo.train.events import Events
 from bsszoo.train.optim import make_optimizer
-from bsszoo.train.seeds import seed_pass
+from bsszoo.train.seeds import seed_generators
 from bsszoo.train.signals import StopSignals
 from bsszoo.train.task import Opener, Round, Task
-from bsszoo.train.watching import Now, Start, Unwatched, Watcher
 
 # Seconds between two reports of the loss: reading it waits for the device.
 _REPORT: Final = 1.0
-_STOPPING: Final = (
-    "Stopping after this update, and keeping it. Once more stops at once, and loses what is not in the last checkpoint."
-)
+_STOPPING: Final = "Stopping after this update, with a checkpoint. A second signal stops at once, without one."
 
 
 def train(
@@ -50,96 +48,107 @@ def train(
     out: str | Path,
     *,
     device: str | None = None,
-    watcher: Watcher | None = None,
+    callback: TrainingCallback | None = None,
 ) -> dict[str, Any]:
-    """Train a recipe's network in a folder, or go on with the training there; its summary.
+    """Train a recipe's network in a folder, or resume the training there; its summary.
 
     Started by ``torchrun`` the processes train one network together (DDP); each has to call this function.
 
     Args:
         recipe: What to train, and how.
-        data: The folder of the pictures; None for ``synthetic``.
+        data: The folder of the images; None for ``synthetic``.
         out: The folder of the training: ``recipe.yaml``, ``last.pt`` (the checkpoint), ``metrics.csv``, and at the end
             ``model.safetensors`` with ``config.json`` (a folder that ``timm`` and ``bsszoo.create`` load) and
             ``summary.json``. A finished training is not trained again.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; a GPU where there is one by default.
-        watcher: Told of the progress.
+        callback: Called with the progress.
 
     Raises:
-        RecipeError, DataError, SettingsError: Something does not fit; known before the first update where possible.
-        RunError: A loss that is not finite; the step and its pictures are kept in the folder.
-        StoppedError: SIGTERM or Ctrl-C; everything up to the last update is kept.
+        RecipeError, DataError, SettingsError: Something does not fit; raised before the first update where possible.
+        RunError: A loss that is not finite; its images are saved in the folder.
+        StoppedError: SIGTERM or Ctrl-C; everything up to the last update is saved.
     """
-    return run(recipe, lambda place: Classification(recipe, data, place), out, device=device, watcher=watcher)
+    return run(recipe, lambda process: Classification(recipe, data, process), out, device=device, callback=callback)
 
 
 def run(
-    recipe: AnyRecipe, open_task: Opener, out: str | Path, *, device: str | None = None, watcher: Watcher | None = None
+    recipe: AnyRecipe,
+    open_task: Opener,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    callback: TrainingCallback | None = None,
 ) -> dict[str, Any]:
     """Train the network of any task; arguments, folder, summary and errors as ``train``.
 
     Args:
         recipe: The task's recipe.
-        open_task: Opens the task's pictures in a process, and checks that all fits.
-        out, device, watcher: As ``train``.
+        open_task: Opens the task's images in a process, and checks that all fits.
+        out, device, callback: As ``train``.
     """
-    watcher = watcher or Unwatched()
+    callback = callback or NoCallback()
     folder = Folder(Path(out))
     with ExitStack() as stack:
-        place = stack.enter_context(joined(device))
-        if recipe.run.precision == "float16" and place.device.type != "cuda":
+        process = stack.enter_context(joined(device))
+        if recipe.run.precision == "float16" and process.device.type != "cuda":
             raise RecipeError("run.precision is float16, which needs a GPU here. Use bfloat16 or float32.")
-        task = open_task(place)
-        if place.first:
-            stack.enter_context(folder.held(recipe))
-        place.barrier()
-        finished = folder.finished(task.row_kind) if place.first else None
-        if place.from_first(finished is not None):
+        task = open_task(process)
+        if process.first:
+            stack.enter_context(folder.locked(recipe))
+        process.barrier()
+        finished = folder.finished(task.row_kind) if process.first else None
+        if process.broadcast(finished is not None):
             for note in folder.notes:
-                watcher.note(note)
+                callback.note(note)
             return finished or {}
-        stopping = stack.enter_context(StopSignals(_STOPPING if place.first else ""))
-        training = _Run(recipe, task, folder, place, watcher, stopping)
-        events = Events(folder.path, training.progress.rows, wanted=recipe.run.tensorboard and place.first)
+        stopping = stack.enter_context(StopSignals(_STOPPING if process.first else ""))
+        training = _Run(recipe, task, folder, process, callback, stopping)
+        events = Events(folder.path, training.progress.rows, wanted=recipe.run.tensorboard and process.first)
         stack.callback(events.close)
         stack.callback(training.close)
-        with _faults_in_words():
+        with _explained_errors():
             for row in training.rounds():
-                if place.first:
-                    watcher.validated(row)
+                if process.first:
+                    callback.validated(row)
                     events.add(row)
             tested = training.measured(task.test) if task.has_test else None
-        # The weights that are kept are those that were validated.
-        if not place.first:
+        # The weights that are saved are those that were validated.
+        if not process.first:
             return {}
-        return task.conclude(training.kept, folder, training.progress.rows, tested)
+        return task.conclude(training.validated_network, folder, training.progress.rows, tested)
 
 
 class _Run:
-    """A training in this process: what it has, and its progress."""
+    """A training in this process, and its progress."""
 
     def __init__(
-        self, recipe: AnyRecipe, task: Task, folder: Folder, place: Place, watcher: Watcher, stopping: StopSignals
+        self,
+        recipe: AnyRecipe,
+        task: Task,
+        folder: Folder,
+        process: Process,
+        callback: TrainingCallback,
+        stopping: StopSignals,
     ) -> None:
-        self.recipe, self.task, self.folder, self.place = recipe, task, folder, place
-        self.watcher, self.stopping = watcher, stopping
+        self.recipe, self.task, self.folder, self.process = recipe, task, folder, process
+        self.callback, self.stopping = callback, stopping
         run = recipe.run
         self.division = task.division
-        state = place.from_first(folder.load() if place.first else None)
-        if state is not None and state["data"] != task.mark:
+        state = process.broadcast(folder.load() if process.first else None)
+        if state is not None and state["data"] != task.fingerprint:
             raise RecipeError(
-                f"{folder.path} holds a training on other data: {state['data']} there, {task.mark} now. "
-                "Give the pictures that it began with, or another --out. Version 0.1.0 read fewer kinds "
+                f"{folder.path} holds a training on other data: {state['data']} there, {task.fingerprint} now. "
+                "Give the images that it started with, or another --out. Version 0.1.0 read fewer kinds "
                 "of files, and took hidden folders for classes."
             )
 
         # -- the network, on its device
-        seed_pass(torch.device("cpu"), run.seed)
-        self.model = task.network(fresh=state is None).to(place.device)
+        seed_generators(torch.device("cpu"), run.seed)
+        self.model = task.network(fresh=state is None).to(process.device)
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        if run.sync_bn and place.world > 1:
-            if place.device.type != "cuda":
+        if run.sync_bn and process.world > 1:
+            if process.device.type != "cuda":
                 raise RecipeError("run.sync_bn needs GPUs: torch's SyncBatchNorm does not train on a CPU.")
             self.model = synchronised(self.model)
         self.optimizer = make_optimizer(recipe.optim, self.model)
@@ -148,49 +157,49 @@ class _Run:
             if (recipe.ema.decay is not None)
             else None
         )
-        self.scaler = torch.amp.GradScaler(place.device.type) if run.precision == "float16" else None
+        self.scaler = torch.amp.GradScaler(process.device.type) if run.precision == "float16" else None
         self.progress = Progress()
         if state is not None:
             self._restore(state)
-        task.place()
+        task.to_device()
 
         # -- what runs it
         self.schedule = task.schedule(self.optimizer)
         self.forward: nn.Module = torch.compile(self.model) if run.compile else self.model  # type: ignore[assignment]
-        if place.world > 1:
-            ids = [place.device.index] if place.device.type == "cuda" else None
+        if process.world > 1:
+            ids = [process.device.index] if process.device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.forward, device_ids=ids)
         self.batches = task.batches()
         self.saved = time.monotonic()
-        self.watch = _LossWatch(place, stopping)
-        if place.first:
-            watcher.started(
+        self.monitor = _LossMonitor(process, stopping)
+        if process.first:
+            callback.started(
                 Start(
                     recipe,
-                    task.train_pictures,
-                    task.val_pictures,
+                    task.train_images,
+                    task.val_images,
                     self.division,
                     task.ends,
-                    place,
+                    process,
                     self.progress.update,
                     folder.path,
                 )
             )
             for note in (*task.notes, *folder.notes):
-                watcher.note(note)
+                callback.note(note)
 
     @property
-    def kept(self) -> nn.Module:
-        """The network that is validated and kept: the moving average where there is one."""
+    def validated_network(self) -> nn.Module:
+        """The network that is validated and saved: the moving average where there is one."""
         return self.model if self.ema is None else self.ema.module
 
     def close(self) -> None:
-        """End the processes that read pictures."""
+        """End the processes that read images."""
         self.batches.close()
         self.task.close()
 
     def rounds(self) -> Iterator[Row]:
-        """Train round after round, from where the progress is; a row after each."""
+        """Train round after round, from the current progress on; a row after each."""
         progress, ends = self.progress, self.task.ends
         while (number := len(progress.rows)) < len(ends):
             begin, end = ends[number - 1] if number else 0, ends[number]
@@ -199,38 +208,38 @@ class _Run:
             row = self._validate(begin, end)
             progress.rows.append(row)
             progress.loss_sum = progress.seconds = 0.0
-            best = self.place.first and best_of(progress.rows) is row
+            best = self.process.first and best_of(progress.rows) is row
             if best:
-                # The checkpoint says which file belongs to it before that is written: a kill in between is noticed.
-                self.folder.best = weights_sha256(self.kept.state_dict())
+                # The checkpoint records the weights' checksum before they are written: a kill in between is noticed.
+                self.folder.best = weights_sha256(self.validated_network.state_dict())
             self._save()
             if best:
-                self.folder.save_weights(BEST, self.kept.state_dict())
+                self.folder.save_weights(BEST, self.validated_network.state_dict())
             yield row
 
     def _train_round(self, begin: int, end: int) -> None:
-        run, division, place, progress = self.recipe.run, self.division, self.place, self.progress
+        run, division, process, progress = self.recipe.run, self.division, self.process, self.progress
         start, first = time.monotonic(), progress.update
-        told, seconds_before = start, progress.seconds
+        reported, seconds_before = start, progress.seconds
         loss_sum = torch.full(
             (),
             progress.loss_sum,
-            dtype=torch.float64 if place.device.type != "mps" else torch.float32,
-            device=place.device,
+            dtype=torch.float64 if process.device.type != "mps" else torch.float32,
+            device=process.device,
         )
         self.forward.train()
         batches = self.batches.between(first, end)
         for update in range(first, end):
             lr = self._set_rate(update)
-            loss = torch.zeros((), device=place.device)
-            for passed in range(division.passes):
+            loss = torch.zeros((), device=process.device)
+            for micro_batch in range(division.micro_batches):
                 batch = self._next(batches)
-                seed_pass(place.device, run.seed, update, place.rank * division.passes + passed)
-                # Gradients are averaged over the processes once, after the last pass.
-                last = passed == division.passes - 1
-                quiet = nullcontext() if last or place.world == 1 else self.forward.no_sync()  # type: ignore[operator]
+                seed_generators(process.device, run.seed, update, process.rank * division.micro_batches + micro_batch)
+                # Gradients are averaged over the processes once, after the last micro-batch.
+                last = micro_batch == division.micro_batches - 1
+                quiet = nullcontext() if last or process.world == 1 else self.forward.no_sync()  # type: ignore[operator]
                 with quiet:
-                    part = self.task.loss(self.forward, batch) / division.passes
+                    part = self.task.loss(self.forward, batch) / division.micro_batches
                     (part if self.scaler is None else self.scaler.scale(part)).backward()
                 loss += part.detach()
             self._step(update)
@@ -238,42 +247,42 @@ class _Run:
             loss_sum += loss
 
             # One update later: the device is not waited for.
-            self.watch.add(loss, update)
+            self.monitor.add(loss, update)
             self._refuse_lost(lr)
             now = time.monotonic()
             progress.seconds = seconds_before + now - start
             over = update == end - 1
-            if over and place.world > 1:
-                distribute_bn(self.model, place.world, reduce=True)
-            if (self.watch.stop or self.watch.save) and not over:
+            if over and process.world > 1:
+                distribute_bn(self.model, process.world, reduce=True)
+            if (self.monitor.stop or self.monitor.save) and not over:
                 progress.loss_sum = self._mean(loss_sum)
-                if self.watch.stop:
+                if self.monitor.stop:
                     self._stop()
                 self._save()
-            self.watch.due = now - self.saved > 60 * run.checkpoint_minutes
-            if place.first and now - told > _REPORT:
-                told, done = now, update + 1 - first
-                self.watcher.updated(
-                    Now(
+            self.monitor.due = now - self.saved > 60 * run.checkpoint_minutes
+            if process.first and now - reported > _REPORT:
+                reported, done = now, update + 1 - first
+                self.callback.updated(
+                    TrainingState(
                         progress.update,
                         float(loss_sum) / (update + 1 - begin),
                         lr,
                         done * self.recipe.optim.batch_size / (now - start),
                     )
                 )
-        self.watch.settle()
+        self.monitor.settle()
         self._refuse_lost(lr)
         progress.loss_sum = self._mean(loss_sum)
 
     def _mean(self, value: torch.Tensor) -> float:
-        return float(self.place.sum(value.clone())) / self.place.world
+        return float(self.process.sum(value.clone())) / self.process.world
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
             return next(batches)
         except StopIteration:
             raise RunError(
-                "The training split ended before the epoch did: it holds fewer pictures than it said."
+                "The training split ended before the epoch did: it holds fewer images than its length."
             ) from None
 
     def _set_rate(self, update: int) -> float:
@@ -296,12 +305,12 @@ class _Run:
             self.ema.update(self.model, step=update + 1)
 
     def measured(self, measure: Callable[..., Any]) -> Any:
-        """What ``task.validate`` or ``task.test`` gives for the network that is kept."""
+        """What ``task.validate`` or ``task.test`` returns for the validated network."""
         figures = measure(
-            self.kept,
-            self.watcher.validating if self.place.first else None,
+            self.validated_network,
+            self.callback.validating if self.process.first else None,
             # Several processes have to count to the end together.
-            (lambda: bool(self.stopping.received)) if self.place.world == 1 else None,
+            (lambda: bool(self.stopping.received)) if self.process.world == 1 else None,
         )
         if figures is None:
             self._stop()
@@ -323,10 +332,10 @@ class _Run:
             figures,
         )
 
-    # -- what is kept ---------------------------------------------------------------------------------------------
+    # -- the checkpoint -------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.place.first:
+        if self.process.first:
             self.folder.save(
                 pack(
                     self.progress,
@@ -334,7 +343,7 @@ class _Run:
                     self.optimizer,
                     ema=None if self.ema is None else self.ema.module,
                     scaler=self.scaler,
-                    data=self.task.mark,
+                    data=self.task.fingerprint,
                 ),
                 self.task.row_kind,
             )
@@ -343,7 +352,7 @@ class _Run:
     def _restore(self, state: dict[str, Any]) -> None:
         task, file = self.task, self.folder.path / LAST
         ema = None if self.ema is None else self.ema.module
-        # An optimiser of its own, which is stepped once; what that does to the weights is overwritten below.
+        # A separate optimiser, which is stepped once; what that does to the weights is overwritten below.
         form = optimizer_form(make_optimizer(self.recipe.optim, self.model))
         fault = contents_fault(
             state, ends=task.ends, row_kind=task.row_kind, model=self.model, ema=ema, scaler=self.scaler, optimizer=form
@@ -352,7 +361,7 @@ class _Run:
             raise refusal(file, fault)
         try:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(own_groups(state["optimizer"], form))
+            self.optimizer.load_state_dict(with_recipe_settings(state["optimizer"], form))
             if ema is not None:
                 ema.load_state_dict(state["ema"])
             if self.scaler is not None:
@@ -360,45 +369,45 @@ class _Run:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise refusal(file, f"{type(error).__name__}: {one_line(error)}") from None
         self.progress = unpack_progress(state, task.row_kind)
-        if self.place.first:
-            self.folder.restore(state, self.progress.rows, self.kept.state_dict())
+        if self.process.first:
+            self.folder.restore(state, self.progress.rows, self.validated_network.state_dict())
 
     def _stop(self) -> NoReturn:
         self._save()
         error = StoppedError(
-            f"Stopped after {self.progress.update} updates, which are kept in {self.folder.path}. "
-            "The same command goes on from there."
+            f"Stopped after {self.progress.update} updates, which are saved in {self.folder.path}. "
+            "The same command resumes from there."
         )
         error.signal = self.stopping.received or error.signal
         raise error
 
     def _refuse_lost(self, lr: float) -> None:
-        if self.watch.lost is None:
+        if self.monitor.lost is None:
             return
-        loss, number = self.watch.lost
+        loss, number = self.monitor.lost
         if math.isfinite(loss):
             raise RunError("The loss of another process is not finite; its message says more.")
         text = (
             f"The loss of update {number} (round {len(self.progress.rows) + 1}) is {loss}, at a learning rate of "
             f"{lr:.4g}."
         )
-        kept = [self.batches.again(number, passed) for passed in range(self.division.passes)]
-        if any(kept):
-            file = self.folder.path / f"lost_update{number}_process{self.place.rank}.pt"
+        saved = [self.batches.reread(number, micro_batch) for micro_batch in range(self.division.micro_batches)]
+        if any(saved):
+            file = self.folder.path / f"lost_update{number}_process{self.process.rank}.pt"
             try:
-                torch.save({"update": number, "lr": lr, "loss": loss, "passes": kept}, file)
-                text += f" Its pictures are in {file}."
+                torch.save({"update": number, "lr": lr, "loss": loss, "passes": saved}, file)
+                text += f" Its images are in {file}."
             except (OSError, RuntimeError):  # a full disk; the loss is what matters
                 file.unlink(missing_ok=True)
         before = "the start" if self.progress.update <= 1 else "the last checkpoint"
         raise RunError(
-            f"{text} What was trained up to {before} is kept. A lower optim.lr, a longer "
+            f"{text} What was trained up to {before} is saved. A lower optim.lr, a longer "
             "warm-up, optim.clip_grad or run.precision=float32 may help."
         )
 
 
 @contextmanager
-def _faults_in_words() -> Iterator[None]:
+def _explained_errors() -> Iterator[None]:
     try:
         yield
     except DataError as error:
@@ -406,42 +415,42 @@ def _faults_in_words() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"The device has too little memory: {str(error).splitlines()[0]} A lower run.device_batch "
-            "needs less and computes the same batch in more passes; run.precision=bfloat16 needs less "
+            "needs less and computes the same batch in more micro-batches; run.precision=bfloat16 needs less "
             "too."
         ) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) or "killed by signal" not in str(error):
             raise
         raise RunError(
-            f"A process that reads pictures died: {str(error).splitlines()[0]} Where memory is short, set "
-            "run.workers lower. Everything up to the last checkpoint is kept."
+            f"A process that reads images died: {str(error).splitlines()[0]} Where memory is short, set "
+            "run.workers lower. Everything up to the last checkpoint is saved."
         ) from None
 
 
-class _LossWatch:
+class _LossMonitor:
     """Notices a loss that is not finite, a signal to stop and that a checkpoint is due, in any process.
 
-    All processes learn of it at the same update. The value of an update is looked at after the next one was queued, so
+    All processes get it at the same update. The value of an update is read after the next one was queued, so
     that the device always has work.
     """
 
-    def __init__(self, place: Place, stopping: StopSignals) -> None:
-        self._place, self._stopping = place, stopping
+    def __init__(self, process: Process, stopping: StopSignals) -> None:
+        self._process, self._stopping = process, stopping
         self._pending: tuple[torch.Tensor, torch.Tensor, int] | None = None
         self.lost: tuple[float, int] | None = None
         self.stop = self.save = self.due = False
 
     def add(self, loss: torch.Tensor, update: int) -> None:
-        """The loss of an update; what was found in the one before shows in ``lost``, ``stop`` and ``save``."""
-        asked = loss.new_tensor([float(bool(self._stopping.received)), float(self.due and self._place.first)])
+        """The loss of an update; ``lost``, ``stop`` and ``save`` are then of the one before."""
+        asked = loss.new_tensor([float(bool(self._stopping.received)), float(self.due and self._process.first)])
         signal = torch.cat([(~torch.isfinite(loss)).to(asked)[None], asked])
-        if self._place.world > 1:
+        if self._process.world > 1:
             dist.all_reduce(signal, op=dist.ReduceOp.MAX)
         self.settle()
         self._pending = signal, loss, update
 
     def settle(self) -> None:
-        """Look at the update that was added last."""
+        """Read the update that was added last."""
         if self._pending is None:
             return
         signal, loss, update = self._pending

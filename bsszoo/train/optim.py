@@ -69,7 +69,7 @@ def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int
 
 
 class Objective:
-    """The loss of a pass: cross-entropy against the labels, smoothed or mixed, and against a teacher's outputs.
+    """The loss of a micro-batch: cross-entropy against the labels, smoothed or mixed, and against a teacher's outputs.
 
     With a teacher t, share a and temperature T the loss is ``(1 - a) CE + a T^2 KL(softmax(t / T) | softmax(x / T))``
     (Hinton et al. 2015, equation 1 and section 2).
@@ -99,8 +99,8 @@ class Objective:
     def mixed(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and targets as the loss takes them, where the recipe asks for it erased and mixed.
 
-        timm's ``RandomErasing`` (noise in a rectangle of an image) comes before its ``Mixup``, as in its own training.
-        The images are changed in place.
+        timm's ``RandomErasing`` (noise in a rectangle of an image) comes before its ``Mixup``, as in timm's script.
+        The images are changed in-place.
         """
         if self._erase:
             images = RandomErasing(self._erase, mode="pixel", device=images.device)(images)
@@ -110,17 +110,17 @@ class Objective:
         return images, targets
 
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a pass [nats]; outputs [m, k], targets as ``mixed`` gives them, images [m, c, s, s]."""
+        """The mean loss [nats] of outputs [m, k], with targets as ``mixed`` returns them and images [m, c, s, s]."""
         loss: torch.Tensor = self._against(outputs.float(), targets)
         if self._teacher is None:
             return loss
         with torch.no_grad():
             wanted = self._teacher(images).float()
         t = self._temperature
-        told = nn.functional.kl_div(
+        distillation = nn.functional.kl_div(
             nn.functional.log_softmax(outputs.float() / t, dim=1),
             nn.functional.log_softmax(wanted / t, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        return (1 - self._share) * loss + self._share * t * t * told
+        return (1 - self._share) * loss + self._share * t * t * distillation

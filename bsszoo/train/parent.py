@@ -1,4 +1,4 @@
-"""A training that another process started ends with it: nothing goes on unseen when a search's worker is killed."""
+"""A training that another process started ends with it: nothing runs on unnoticed when a search's worker is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOOK: Final = 1.0  # seconds
 
 
 def end_with_parent() -> None:
-    """From now on send this process SIGTERM, so that it keeps what it has, when the one named in ``PARENT`` is gone."""
+    """Send this process SIGTERM, so that it writes a checkpoint, once the one named in ``PARENT`` is gone."""
     started_by = os.environ.get(PARENT)
     if started_by is not None and started_by.isdigit():
         threading.Thread(target=_watch, args=(int(started_by),), daemon=True).start()

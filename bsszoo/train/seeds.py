@@ -1,8 +1,8 @@
-"""Randomness as a function of where in the training it is drawn: nothing has to be saved to go on exactly.
+"""Randomness as a function of where in the training it is drawn: nothing has to be saved to resume exactly.
 
-Each picture's augmentation depends on the seed, the epoch and the picture's place in it; dropout, stochastic depth,
-erasing and mixup on the seed, the update and the pass. So a training that was stopped anywhere goes on as an unbroken
-one, and any number of processes that read the pictures draw the same.
+Each image's augmentation depends on the seed, the epoch and the image's index in it; dropout, stochastic depth,
+erasing and mixup on the seed, the update and the micro-batch. So a training that was stopped anywhere resumes as an
+unbroken one, and any number of processes that read the images draw the same.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def mixed(*parts: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_pass(device: torch.device, *parts: int) -> None:
-    """Seed Python's, numpy's and torch's global generators for one pass through the network."""
+def seed_generators(device: torch.device, *parts: int) -> None:
+    """Seed Python's, numpy's and torch's global generators for one micro-batch."""
     seed = mixed(*parts)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's Mixup draws from the global generator

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that the training grants between two updates."""
+"""SIGTERM and Ctrl-C as a request to stop, which a training serves between two updates."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 
 class StopSignals:
-    """Within its context the first SIGTERM or Ctrl-C is only noted, in ``received``; a second one acts as ever.
+    """Within its context the first SIGTERM or Ctrl-C is only noted, in ``received``; a second one has its usual effect.
 
-    ``said`` is what a person is told at once, on stderr; the update that is going on may take a while.
+    ``message`` is written to stderr at once: the current update may take a while.
     """
 
-    def __init__(self, said: str = "") -> None:
-        self._said = said
+    def __init__(self, message: str = "") -> None:
+        self._message = message
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        # Only the main thread may set handlers; elsewhere the caller's own stay.
+        # Only the main thread may set handlers; elsewhere the caller's stay.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
@@ -34,10 +34,10 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
         self._restore()
-        if self._said:
+        if self._message:
             # Not by print, which the signal may have interrupted.
             with suppress(OSError):
-                os.write(2, f"\n{self._said}\n".encode())
+                os.write(2, f"\n{self._message}\n".encode())
 
     def _restore(self) -> None:
         while self._before:

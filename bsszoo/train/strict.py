@@ -1,6 +1,6 @@
 """Recipes are read strictly: pydantic checks every key, type and range, and what is wrong is named in one line.
 
-The same checks hold for a YAML file, an override on the command line (``optim.lr=0.35``) and a value given in Python.
+The same checks hold for a YAML file, an override on the command line (``optim.lr=0.35``) and a value in Python.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Section(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan
     """A recipe, or a part of it: frozen, and checked however it is made.
 
     Raises:
-        RecipeError: An unknown or missing key, a wrong type or a value out of range; the text names the key, what was
-            given and what is allowed.
+        RecipeError: An unknown or missing key, a wrong type or a value out of range; the text names the key, its
+            value and what is allowed.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -90,11 +90,11 @@ def override(data: Mapping[str, Any], kind: type[Section], assignments: Sequence
     for text in assignments:
         path, equals, written = text.partition("=")
         if not equals:
-            raise RecipeError(f"--set takes KEY=VALUE, such as optim.lr=0.35; given was {text!r}.")
+            raise RecipeError(f"--set takes KEY=VALUE, such as optim.lr=0.35; got {text!r}.")
         path = path.strip()
-        if path not in (known := dict(_values(kind))):
-            raise RecipeError(f"There is no key {path!r} to set.{close_matches(path, known)}")
-        text_key = known[path] in _TEXT
+        if path not in (types := dict(_values(kind))):
+            raise RecipeError(f"There is no key {path!r} to set.{close_matches(path, types)}")
+        text_key = types[path] in _TEXT
         try:
             value = parse_yaml(written)
         except yaml.YAMLError as error:
@@ -137,53 +137,53 @@ def load_mapping(text: str, source: str) -> dict[str, Any]:
     """The mapping that a YAML text holds.
 
     Raises:
-        RecipeError: No YAML, a key given twice, or something else than a mapping.
+        RecipeError: No YAML, a duplicate key, or something else than a mapping.
     """
     try:
         data = parse_yaml(text, _NoDuplicates)
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is no YAML file: {one_line(error, 400)}") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{source} holds {_shown(data)}; a recipe holds sections of keys.")
+        raise RecipeError(f"{source} holds {_display(data)}; a recipe holds sections of keys.")
     return data
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; a recipe must not."""
+    """Refuses a duplicate key, of which PyYAML silently takes the last value."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    None, None, f"the key {key.value!r} occurs twice", key.start_mark
                 )
             seen.add(key.value)
         result: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return result
 
 
-def _named(kind: type[Section], given: Any, error: ValidationError, prefix: str) -> BssZooError:
-    """The first fault that pydantic found, in one line; a misspelt key comes before the one that it is missing as."""
+def _named(kind: type[Section], values: Any, error: ValidationError, prefix: str) -> BssZooError:
+    """The first error that pydantic reports, in one line; a misspelt key comes before the one that it is missing as."""
     unknown = ("extra_forbidden", "invalid_key")
     fault = min(error.errors(include_url=False), key=lambda e: e["type"] not in unknown)
-    own = fault.get("ctx", {}).get("error")
-    if isinstance(own, BssZooError):  # of values that contradict each other
-        return own
+    raised = fault.get("ctx", {}).get("error")
+    if isinstance(raised, BssZooError):  # of values that contradict each other
+        return raised
     path = ""
     for name in map(str, fault["loc"]):
         path += f".{name}" if path else name
         if fault["type"] in unknown and name not in kind.model_fields:
             return RecipeError(f"{prefix}there is no key {path!r}.{close_matches(name, kind.model_fields)}")
-        if isinstance(given, Mapping) and name not in given:
+        if isinstance(values, Mapping) and name not in values:
             return RecipeError(f"{prefix}the key {path!r} is missing.")
-        given = given[name] if isinstance(given, Mapping) else getattr(given, name)
+        values = values[name] if isinstance(values, Mapping) else getattr(values, name)
         inner = _section(kind, name)
         if inner is None:  # inside a value it has no key
-            return RecipeError(f"{prefix}{path} is {_shown(given)}; {_allowed(kind, name, fault['type'])}.")
+            return RecipeError(f"{prefix}{path} is {_display(values)}; {_allowed(kind, name, fault['type'])}.")
         kind = inner
     return RecipeError(
-        f"{prefix}{path or 'The file'} holds {_shown(given)}; it takes the keys {', '.join(kind.model_fields)}."
+        f"{prefix}{path or 'The file'} holds {_display(values)}; it takes the keys {', '.join(kind.model_fields)}."
     )
 
 
@@ -210,7 +210,7 @@ def _allowed(kind: type[Section], name: str, fault: str) -> str:
     return f"it takes {kinds[schema['type']]}{null}"
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     if value is None:
         return "nothing (null)"
     text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)

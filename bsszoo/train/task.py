@@ -1,6 +1,6 @@
-"""``Task``: what a training learns and how that is measured; the loop knows nothing else of it.
+"""``Task``: what a training learns and how that is measured; the loop uses nothing else of it.
 
-    loop.run:  Task.open --> network, batches --(loss of a pass)--> updates --> rounds --> validate --> Row --> conclude
+    loop.run:  Task --> network, batches --(loss of a micro-batch)--> updates --> validate --> Row --> conclude
 
 A round is what lies between two validations: an epoch of a classifier, some thousand updates of a detector.
 """
@@ -16,12 +16,12 @@ from torch import nn
 
 from bsszoo.train.checkpoint import Folder, Row
 from bsszoo.train.classification.samples import Division
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a round of training gave: its number from 1, updates done in all, and means over the round."""
+    """The results of a round of training: its number from 1, updates done in all, and means over the round."""
 
     number: int
     update: int
@@ -32,13 +32,13 @@ class Round:
 
 
 class Batches(Protocol):
-    """The passes of a process, on its device."""
+    """The micro-batches of a process, on its device."""
 
     def between(self, first: int, last: int) -> Iterator[Any]:
-        """The passes of the updates ``first .. last - 1``, which lie in one round."""
+        """The micro-batches of the updates ``first .. last - 1``, which lie in one round."""
 
-    def again(self, update: int, passed: int) -> dict[str, Any]:
-        """One pass, read anew for a look; nothing where that is not possible."""
+    def reread(self, update: int, micro_batch: int) -> dict[str, Any]:
+        """The images of one micro-batch, read again to be looked at; empty where that is not possible."""
 
     def close(self) -> None:
         """End the processes that read."""
@@ -50,11 +50,11 @@ class Task(Protocol):
     division: Division
     #: The updates after which it is validated; the last is the training's length.
     ends: tuple[int, ...]
-    #: What tells one set of pictures from another, whichever folder it lies in.
-    mark: str
-    train_pictures: int
-    val_pictures: int
-    #: What a person should know before the first update.
+    #: Differs between two sets of images, whatever folders they are in; a checkpoint is resumed on the same only.
+    fingerprint: str
+    train_images: int
+    val_images: int
+    #: Sentences for the user before the first update.
     notes: tuple[str, ...]
     #: What a line of ``metrics.csv`` holds.
     row_kind: type[Row]
@@ -65,24 +65,24 @@ class Task(Protocol):
     def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         """A schedule of timm's, stepped before each update by ``step_update(number)``."""
 
-    def place(self) -> None:
-        """Bring what the loss needs beside the network to the device."""
+    def to_device(self) -> None:
+        """Bring what the loss needs besides the network to the device."""
 
     def batches(self) -> Batches:
-        """The passes to train on."""
+        """The micro-batches to train on."""
 
     def loss(self, forward: nn.Module, batch: Any) -> torch.Tensor:
-        """The loss of a pass, a scalar."""
+        """The loss of a micro-batch, a scalar."""
 
     def validate(
         self, network: nn.Module, on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None
     ) -> Any | None:
-        """The figures of a network on the validation pictures, over all processes; None when it was stopped."""
+        """The figures of a network on the validation images, over all processes; None when it was stopped."""
 
     def test(
         self, network: nn.Module, on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None
     ) -> Any | None:
-        """The same on the test pictures; not called where ``has_test`` is false."""
+        """The same on the test images; not called where ``has_test`` is false."""
 
     has_test: bool
 
@@ -93,8 +93,8 @@ class Task(Protocol):
         """Write the trained network and its summary, which is returned; in the first process."""
 
     def close(self) -> None:
-        """End what ``validate`` keeps open."""
+        """End the processes that read for ``validate``."""
 
 
 #: Makes the task of a recipe in a process; raises what does not fit before the first update.
-Opener = Callable[[Place], Task]
+Opener = Callable[[Process], Task]

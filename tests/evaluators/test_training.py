@@ -52,7 +52,7 @@ def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeat
 
 
 def test_pictures_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024, and the training split has 96 pictures"):
+    with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024, and the training split has 96 images"):
         TrainingEvaluator(quick(tmp_path, "optim.batch_size=1024"), None, tmp_path / "trainings")
     finish = Finish(quick(tmp_path, "optim.batch_size=1024"), None)
     with pytest.raises(RecipeError, match=r"--finish: optim\.batch_size is 1024"):
@@ -157,7 +157,7 @@ def test_a_killed_worker_takes_its_training_along_and_another_goes_on_with_it(tm
     assert "Stopped after" in (out / "log.txt").read_text()
     assert not (out / "summary.json").exists()
     judge(bsszoo.Code.parse(CODE))
-    assert "going on after" in (out / "log.txt").read_text()
+    assert "resumed after" in (out / "log.txt").read_text()
     assert len(list(csv.DictReader((out / "metrics.csv").open()))) == 40
 
 

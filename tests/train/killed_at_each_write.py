@@ -1,4 +1,4 @@
-"""Trains in child processes that kill themselves at each replacement of a file in turn, and goes on with each.
+"""Trains in child processes that kill themselves at each replacement of a file in turn, and resumes each.
 
     python killed_at_each_write.py FOLDER
 
@@ -76,9 +76,11 @@ def _die_at(number: int) -> None:
 def _files(out: Path) -> dict[str, object]:
     summary = json.loads((out / "summary.json").read_text())
     rows = list(csv.DictReader((out / "metrics.csv").open()))
-    kept = {k: hashlib.sha256((out / k).read_bytes()).hexdigest() for k in ("model.safetensors", "best.safetensors")}
+    checksums = {
+        k: hashlib.sha256((out / k).read_bytes()).hexdigest() for k in ("model.safetensors", "best.safetensors")
+    }
     return {
-        **kept,
+        **checksums,
         "summary": {k: summary[k] for k in ("best_epoch", "best_top1", "top1", "sha256", "best_sha256")},
         "rows": [[r[k] for k in ("epoch", "update", "train_loss", "val_loss", "top1")] for r in rows],
     }

@@ -25,10 +25,10 @@ import bsszoo
 from bsszoo.errors import BssZooError, RunError, SettingsError, StoppedError, WeightsError
 from bsszoo.hub.push import push
 from bsszoo.train import loop
+from bsszoo.train.callbacks import NoCallback
 from bsszoo.train.checkpoint import EpochRow, Folder, best_of
 from bsszoo.train.checkpoint_contents import read_checkpoint
 from bsszoo.train.classification.recipe import Recipe, read_recipe
-from bsszoo.train.watching import Unwatched
 
 TEXT = """
 model: {name: 'resnet18_c8-8-8-8_l1-1-1-1', num_classes: 4}
@@ -47,7 +47,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return read_recipe(file)
 
 
-class _Noted(Unwatched):
+class _Noted(NoCallback):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -55,7 +55,7 @@ class _Noted(Unwatched):
         self.notes.append(text)
 
 
-class _StopAfter(Unwatched):
+class _StopAfter(NoCallback):
     """Ends a training like a kill right after some rounds."""
 
     def __init__(self, rounds: int) -> None:
@@ -79,7 +79,7 @@ def begun(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training, ended after its second epoch."""
     out = tmp_path_factory.mktemp("begun") / "out"
     with pytest.raises(StoppedError):
-        loop.train(recipe, None, out, device="cpu", watcher=_StopAfter(2))
+        loop.train(recipe, None, out, device="cpu", callback=_StopAfter(2))
     return out
 
 
@@ -94,9 +94,9 @@ def copied(folder: Path, tmp_path: Path) -> Path:
     return out
 
 
-def gone_on(recipe: Recipe, out: Path) -> tuple[dict[str, Any], list[str]]:
-    watcher = _Noted()
-    return loop.train(recipe, None, out, device="cpu", watcher=watcher), watcher.notes
+def resumed(recipe: Recipe, out: Path) -> tuple[dict[str, Any], list[str]]:
+    callback = _Noted()
+    return loop.train(recipe, None, out, device="cpu", callback=callback), callback.notes
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="trains in forked processes")
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_the_first_version_goes_on_to_the_same_weights(
         torch.save(state, out / "last.pt")
         file = out / "best.safetensors"
         before = digest(file)
-        summary, notes = gone_on(recipe, out)
+        summary, notes = resumed(recipe, out)
         assert digest(out / "model.safetensors") == digest(trained / "model.safetensors")
         if best != last:
             assert notes == []
@@ -155,15 +155,15 @@ def test_a_flipped_bit_in_a_checkpoint_is_refused_or_harmless(begun: Path, tmp_p
     directory = whole.index(b"PK\x01\x02")
     for number in range(240):
         data = bytearray(whole)
-        place = rng.randrange(directory, len(data)) if number % 3 == 0 else rng.randrange(len(data))
-        data[place] ^= 1 << rng.randrange(8)
+        index = rng.randrange(directory, len(data)) if number % 3 == 0 else rng.randrange(len(data))
+        data[index] ^= 1 << rng.randrange(8)
         file.write_bytes(bytes(data))
         try:
-            assert same(read_checkpoint(file), wanted), f"byte {place}"
+            assert same(read_checkpoint(file), wanted), f"byte {index}"
         except SettingsError as error:
             refused.append(str(error))
     assert len(refused) > 120
-    assert all(str(file) in words and "take it away, and the same command trains anew" in words for words in refused)
+    assert all(str(file) in words and "remove it, and the same command trains anew" in words for words in refused)
 
 
 def test_a_training_does_not_go_on_from_a_flipped_bit(
@@ -176,7 +176,7 @@ def test_a_training_does_not_go_on_from_a_flipped_bit(
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         (out / "last.pt").write_bytes(bytes(data))
         try:
-            gone_on(recipe, out)
+            resumed(recipe, out)
             assert digest(out / "model.safetensors") == digest(trained / "model.safetensors")
             outcomes.add("went on")
         except SettingsError:
@@ -220,7 +220,7 @@ def test_a_checkpoint_with_other_contents_is_refused_with_its_name(
     change(state)
     torch.save(state, out / "last.pt")
     with pytest.raises(SettingsError, match=words) as caught:
-        gone_on(recipe, out)
+        resumed(recipe, out)
     assert str(out / "last.pt") in str(caught.value)
 
 
@@ -230,7 +230,7 @@ def test_settings_of_the_optimiser_are_the_recipes(recipe: Recipe, begun: Path, 
     for group in state["optimizer"]["param_groups"]:
         group.update(lr=9.0, initial_lr=9.0, momentum=0.1, weight_decay=3.0, nesterov=False)
     torch.save(state, out / "last.pt")
-    gone_on(recipe, out)
+    resumed(recipe, out)
     assert digest(out / "model.safetensors") == digest(trained / "model.safetensors")
 
 
@@ -241,8 +241,8 @@ def test_other_optimisers_go_on_too(recipe: Recipe, tmp_path: Path, name: str) -
     other = with_values(recipe, optim={"name": name, "lr": 0.001}, schedule={"epochs": 2})
     loop.train(other, None, tmp_path / "whole", device="cpu")
     with pytest.raises(StoppedError):
-        loop.train(other, None, tmp_path / "out", device="cpu", watcher=_StopAfter(1))
-    gone_on(other, tmp_path / "out")
+        loop.train(other, None, tmp_path / "out", device="cpu", callback=_StopAfter(1))
+    resumed(other, tmp_path / "out")
     assert digest(tmp_path / "out" / "model.safetensors") == digest(tmp_path / "whole" / "model.safetensors")
 
 
@@ -258,7 +258,7 @@ def test_checkpoints_changed_at_random_are_refused_in_words_or_go_on_to_the_same
         what = mutated(state, rng)
         torch.save(state, out / "last.pt")
         try:
-            gone_on(recipe, out)
+            resumed(recipe, out)
             if what is not None:
                 assert digest(out / "model.safetensors") == digest(trained / "model.safetensors"), what
             went_on += 1
@@ -300,9 +300,9 @@ def mutated(state: dict[str, Any], rng: random.Random) -> str | None:
         return f"without {'.'.join(path)}"
     node[key] = new = rng.choice(values)
     settings = {"seconds", "loss_sum", "dampening", "maximize", "foreach", "differentiable", "fused"}
-    known = path[-1] in settings or (path[0] == "rows" and len(path) > 2)
+    may_differ = path[-1] in settings or (path[0] == "rows" and len(path) > 2)
     number = isinstance(old, (int, float)) and isinstance(new, (int, float))
-    return None if known and (number or old is None or new is None) else f"{'.'.join(path)} is {new!r}"
+    return None if may_differ and (number or old is None or new is None) else f"{'.'.join(path)} is {new!r}"
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_damaged_files_of_a_folder_are_refused_in_words_or_made_again(
             out = copied(folder, tmp_path)
             damage(out / name, rng)
             try:
-                gone_on(recipe, out)
+                resumed(recipe, out)
             except BssZooError as error:
                 refused.append(str(error))
                 continue
@@ -355,14 +355,14 @@ def damage(file: Path, rng: random.Random) -> None:
         file.write_bytes(data)
 
 
-def same(found: Any, wanted: Any) -> bool:
+def same(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, torch.Tensor):
-        return isinstance(found, torch.Tensor) and found.dtype == wanted.dtype and torch.equal(found, wanted)
+        return isinstance(value, torch.Tensor) and value.dtype == wanted.dtype and torch.equal(value, wanted)
     if isinstance(wanted, dict):
-        return found.keys() == wanted.keys() and all(same(found[k], v) for k, v in wanted.items())
+        return value.keys() == wanted.keys() and all(same(value[k], v) for k, v in wanted.items())
     if isinstance(wanted, (list, tuple)):
-        return len(found) == len(wanted) and all(map(same, found, wanted))
-    return bool(found == wanted)
+        return len(value) == len(wanted) and all(map(same, value, wanted))
+    return bool(value == wanted)
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped"])
@@ -382,7 +382,7 @@ def test_best_weights_that_are_lost_are_said_to_be_and_no_wrong_file_stays(
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(bytes(data))
-    summary, notes = gone_on(recipe, out)
+    summary, notes = resumed(recipe, out)
     assert (summary["best_epoch"], summary["best_sha256"]) == (1, None)
     assert len(notes) == 1
     assert "cannot be made again from last.pt" in notes[0]
@@ -401,13 +401,13 @@ def test_a_finished_training_whose_weights_are_gone_writes_them_again(
     ):
         out = copied(trained, tmp_path)
         change(out / "model.safetensors")
-        _, notes = gone_on(recipe, out)
+        _, notes = resumed(recipe, out)
         assert digest(out / "model.safetensors") == digest(trained / "model.safetensors")
         assert "written again from last.pt" in notes[0]
         change(out / "model.safetensors")
         (out / "last.pt").unlink()
         with pytest.raises(SettingsError, match=r"model\.safetensors is .*there is no last\.pt to write it from"):
-            gone_on(recipe, out)
+            resumed(recipe, out)
 
 
 def test_a_folder_of_the_first_version_is_still_finished(recipe: Recipe, trained: Path, tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_a_folder_of_the_first_version_is_still_finished(recipe: Recipe, trained
     del config["bsszoo"]
     (out / "config.json").write_text(json.dumps(config))
     (out / "last.pt").unlink()
-    assert gone_on(recipe, out) == (summary, [])
+    assert resumed(recipe, out) == (summary, [])
     assert bsszoo.create(f"local-dir:{out}", pretrained=True) is not None
 
 
@@ -438,9 +438,9 @@ def test_a_damaged_summary_is_refused_with_its_name_and_the_remedy(
     out = copied(trained, tmp_path)
     (out / "summary.json").write_text(damaged)
     with pytest.raises(SettingsError, match=r"summary\.json is damaged: .*Take it away; the same command writes"):
-        gone_on(recipe, out)
+        resumed(recipe, out)
     (out / "summary.json").unlink()
-    assert gone_on(recipe, out)[0]["sha256"] == digest(trained / "model.safetensors")
+    assert resumed(recipe, out)[0]["sha256"] == digest(trained / "model.safetensors")
 
 
 def test_a_full_disk_is_said_in_words_and_the_same_command_goes_on(
@@ -457,17 +457,17 @@ def test_a_full_disk_is_said_in_words_and_the_same_command_goes_on(
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, preexec_fn=limited)
-    said = " ".join(done.stderr.split())
+    errors = " ".join(done.stderr.split())
     assert done.returncode not in (0, -25)
     assert (
         "last.pt cannot be written: File too large. The last checkpoint, last.pt, is whole: once there is room, "
-        "the same command goes on from there" in said
+        "the same command resumes from there" in errors
     )
-    assert "Traceback" not in said
-    assert "inline_container" not in said
+    assert "Traceback" not in errors
+    assert "inline_container" not in errors
     assert digest(out / "last.pt") == before
     assert not list(out.glob(".*.part"))
-    gone_on(recipe, out)
+    resumed(recipe, out)
     assert digest(out / "model.safetensors") == digest(trained / "model.safetensors")
 
 
@@ -486,7 +486,7 @@ def test_tensorboard_has_each_epoch_once_after_a_kill(recipe: Recipe, tmp_path: 
     wanted = with_values(recipe, run={"tensorboard": True})
     for rounds in (1, 2):  # each is ended after its checkpoint, before its line is written for TensorBoard
         with pytest.raises(StoppedError):
-            loop.train(wanted, None, tmp_path / "out", device="cpu", watcher=_StopAfter(rounds))
+            loop.train(wanted, None, tmp_path / "out", device="cpu", callback=_StopAfter(rounds))
     loop.train(wanted, None, tmp_path / "out", device="cpu")
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("top1")] == [1, 2, 3]
@@ -513,7 +513,7 @@ def test_a_training_whose_optimiser_adds_to_its_state_late_goes_on_to_the_same_w
     file.write_text(text.replace("synthetic/32", "synthetic/128"))
     recipe = read_recipe(file)
     with pytest.raises(StoppedError):  # after 8 updates, of which the 6th adds
-        loop.train(recipe, None, tmp_path / "broken", device="cpu", watcher=_StopAfter(1))
-    assert gone_on(recipe, tmp_path / "broken")[1] == []
+        loop.train(recipe, None, tmp_path / "broken", device="cpu", callback=_StopAfter(1))
+    assert resumed(recipe, tmp_path / "broken")[1] == []
     loop.train(recipe, None, tmp_path / "whole", device="cpu")
     assert digest(tmp_path / "broken" / "model.safetensors") == digest(tmp_path / "whole" / "model.safetensors")

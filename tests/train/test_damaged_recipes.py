@@ -85,17 +85,17 @@ WRONG: tuple[Any, ...] = (
 )
 
 
-def places(tree: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def positions(tree: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths of all values of a tree."""
     inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [where] + [p for key, value in inner for p in places(value, (*where, key))]
+    return [where] + [p for key, value in inner for p in positions(value, (*where, key))]
 
 
 def mutated(tree: Any, rng: random.Random) -> Any:
     """A tree in which one to three values are others, are gone, or stand under another key."""
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        where = rng.choice(places(tree))
+        where = rng.choice(positions(tree))
         if not where:
             continue
         holder = tree
@@ -151,8 +151,8 @@ def test_the_text_of_a_recipe_may_be_damaged_anywhere(tmp_path: Path, seed: int)
     source = rng.choice(sorted(ROOT.glob("recipes/*/*.yaml")))
     data = bytearray(source.read_bytes())
     for _ in range(rng.choice((1, 2, 8))):
-        place = rng.randrange(len(data))
-        data[place : place + rng.choice((0, 1, 1, 40))] = rng.choice(
+        index = rng.randrange(len(data))
+        data[index : index + rng.choice((0, 1, 1, 40))] = rng.choice(
             (b"", b"\0", b"\xff", b"*a", b"&a ", b"[", b"{", b"- ", b"\t", b": ", b"!!int ", b"<<: *x", b"9" * 5000)
         )
     file = tmp_path / "r.yaml"

@@ -27,14 +27,14 @@ from bsszoo.evaluators.training import training_recipe
 from bsszoo.export import check_inputs
 from bsszoo.models.pictures import input_config
 from bsszoo.predict import predict
-from bsszoo.train.classification.data import Pictures, Stream, open_split, open_splits, open_test, unseen_split
+from bsszoo.train.callbacks import NoCallback
+from bsszoo.train.classification.data import ImageSplit, Stream, open_split, open_splits, open_test, unseen_split
 from bsszoo.train.classification.evaluation import evaluate
 from bsszoo.train.classification.recipe import DataPart, with_values
 from bsszoo.train.classification.samples import evaluation_batches
 from bsszoo.train.classification.validate import validate
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 from bsszoo.train.loop import train
-from bsszoo.train.watching import Unwatched
 
 FOLDER = DataPart(image_size=32)
 
@@ -53,13 +53,13 @@ def make_folder(root: Path, *, classes: int = 3, train: int = 8, val: int = 5) -
 def test_a_folder_is_read_as_timm_reads_it(tmp_path: Path) -> None:
     make_folder(tmp_path)
     train_split, val = open_splits(FOLDER, tmp_path, num_classes=3)
-    assert isinstance(val, Pictures)
+    assert isinstance(val, ImageSplit)
     theirs = create_dataset("", str(tmp_path), split="validation")
     assert len(val) == len(theirs) == 15
     assert len(train_split) == 24
     for i in range(len(val)):
         image, label = theirs[i]
-        assert np.array_equal(np.asarray(val.picture(i, "RGB")), np.asarray(image))
+        assert np.array_equal(np.asarray(val.image(i, "RGB")), np.asarray(image))
         assert val.labels[i] == label
 
 
@@ -69,7 +69,7 @@ def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
     recipe = with_values(recipe, data=dict(FOLDER, crop_pct=0.9, interpolation="bicubic"), model={"num_classes": 3})
     model = bsszoo.create(CODE, num_classes=3).eval()
     _, val = open_splits(recipe.data, tmp_path, num_classes=3)
-    place = Place(torch.device("cpu"))
+    process = Process(torch.device("cpu"))
     theirs = create_loader(
         create_dataset("", str(tmp_path), split="validation"),
         (3, 32, 32),
@@ -82,17 +82,17 @@ def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
     )
     hits = 0.0
     with torch.inference_mode():
-        for (ours, labels), (images, targets) in zip(evaluation_batches(val, recipe, place), theirs, strict=True):
+        for (ours, labels), (images, targets) in zip(evaluation_batches(val, recipe, process), theirs, strict=True):
             assert torch.equal(labels, targets)
             assert torch.equal(model(ours), model(images))
             hits += float(timm_accuracy(model(images), targets, topk=(1,))[0]) * len(targets) / 100
-    found = evaluate(model, evaluation_batches(val, recipe, place), place)
-    assert found is not None
-    assert found.top1 == pytest.approx(100 * hits / 27)
-    # Shared by two processes every picture is counted once.
-    shares = [evaluate(model, evaluation_batches(val, recipe, Place(place.device, r, 1)), place) for r in (0,)]
+    accuracy = evaluate(model, evaluation_batches(val, recipe, process), process)
+    assert accuracy is not None
+    assert accuracy.top1 == pytest.approx(100 * hits / 27)
+    # Shared by two processes every image is counted once.
+    shares = [evaluate(model, evaluation_batches(val, recipe, Process(process.device, r, 1)), process) for r in (0,)]
     assert shares[0] is not None
-    assert shares[0].pictures == 27
+    assert shares[0].images == 27
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
         (lambda root: (root / "validation").rename(root / "test"), "named test are not taken for validation.*holdout"),
         (
             lambda root: (root / "validation" / "class1").rename(root / "validation" / "fox"),
-            "has the class 'fox', which training does not have. Known are: class0, class1, class2",
+            "has the class 'fox', which training does not have. Its classes are: class0, class1, class2",
         ),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_split_is_the_one_that_is_named(dataset: str, tmp_path: Path, request:
         assert len(open_split(part, path, training=False, num_classes=10)) == number
     with pytest.raises(DataError, match="has no split 'foo': it has train"):
         open_split(DataPart(dataset=dataset, val_split="foo"), path, training=False, num_classes=10)
-    with pytest.raises(DataError, match="'nothing', which is no known kind of data set"):
+    with pytest.raises(DataError, match="'nothing', which is no kind of data set that is read"):
         open_split(DataPart(dataset="nothing"), tmp_path, training=True, num_classes=10)
 
 
@@ -199,18 +199,18 @@ def test_no_such_folder(tmp_path: Path) -> None:
         open_splits(FOLDER, None, num_classes=3)
 
 
-def test_held_out_pictures_are_not_trained_on_and_come_from_every_class() -> None:
+def test_held_out_images_are_not_trained_on_and_come_from_every_class() -> None:
     part = FOLDER.replaced(dataset="synthetic/500", holdout=0.2, subset=0.5)
     train_split, val = open_splits(part, None, num_classes=5)
-    assert isinstance(train_split, Pictures)
-    assert isinstance(val, Pictures)
-    assert not set(train_split.rows) & set(val.rows)
+    assert isinstance(train_split, ImageSplit)
+    assert isinstance(val, ImageSplit)
+    assert not set(train_split.indices) & set(val.indices)
     assert np.bincount(val.labels).tolist() == [20] * 5
     assert np.bincount(train_split.labels).tolist() == [40] * 5
     # The same ones each time, whatever the seed of the training.
     again = open_splits(part, None, num_classes=5)[1]
-    assert isinstance(again, Pictures)
-    assert np.array_equal(again.rows, val.rows)
+    assert isinstance(again, ImageSplit)
+    assert np.array_equal(again.indices, val.indices)
 
 
 def test_fashion_mnist_is_torchvisions(clothes: Path, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_fashion_mnist_is_torchvisions(clothes: Path, tmp_path: Path) -> None:
     train_split, val = open_splits(part, clothes, num_classes=10)
     assert (len(train_split), len(val)) == (60_000, 10_000)
     theirs = FashionMNIST(str(clothes), train=False)
-    assert isinstance(val, Pictures)
-    assert np.array_equal(np.asarray(val.picture(17, "L")), np.asarray(theirs[17][0]))
+    assert isinstance(val, ImageSplit)
+    assert np.array_equal(np.asarray(val.image(17, "L")), np.asarray(theirs[17][0]))
     assert np.array_equal(val.labels, theirs.targets.numpy())
     with pytest.raises(DataError, match="the one that holds FashionMNIST/raw"):
         open_splits(part, tmp_path, num_classes=10)
@@ -234,11 +234,11 @@ def make_shards(root: Path, number: int = 24, *, broken: bool = False) -> Path:
         for shard, file in enumerate(files):
             with tarfile.open(root / file, "w") as tar:
                 for i in range(number // 2):
-                    picture = io.BytesIO()
-                    Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(picture, "PNG")
+                    image = io.BytesIO()
+                    Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(image, "PNG")
                     if broken and i == 3:
-                        picture.truncate(200)
-                    for suffix, content in (("png", picture.getvalue()), ("cls", str((shard + i) % 4).encode())):
+                        image.truncate(200)
+                    for suffix, content in (("png", image.getvalue()), ("cls", str((shard + i) % 4).encode())):
                         entry = tarfile.TarInfo(f"{shard}{i:04d}.{suffix}")
                         entry.size = len(content)
                         tar.addfile(entry, io.BytesIO(content))
@@ -269,7 +269,7 @@ def test_a_webdataset_trains_and_a_broken_sample_in_it_stops(tmp_path: Path) -> 
     assert summary["val_pictures"] == 24
     with pytest.raises(DataError, match="the network 2 outputs"):
         train(small_recipe(tmp_path, *sets, "model.num_classes=2"), root, tmp_path / "two", device="cpu")
-    # timm's reader would warn and go on with fewer pictures.
+    # timm's reader would warn and read fewer images.
     with pytest.raises(DataError, match="A sample of wds/small, split 'train' cannot be read"):
         train(recipe, make_shards(tmp_path / "broken", broken=True), tmp_path / "three", device="cpu")
 
@@ -285,10 +285,10 @@ def test_a_hugging_face_data_set_is_read(tmp_path: Path) -> None:
         made.to_parquet(str(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet"))
     part = FOLDER.replaced(dataset=f"hfds/{tmp_path / 'set'}")
     train_split, val = open_splits(part, tmp_path / "cache", num_classes=2)
-    assert isinstance(train_split, Pictures)
-    assert isinstance(val, Pictures)
+    assert isinstance(train_split, ImageSplit)
+    assert isinstance(val, ImageSplit)
     assert train_split.labels.tolist() == [0, 1] * 3
-    assert np.array_equal(np.asarray(val.picture(3, "RGB")), np.asarray(images[3]))
+    assert np.array_equal(np.asarray(val.image(3, "RGB")), np.asarray(images[3]))
 
 
 # -- which split, and which class ---------------------------------------------------------------------------------
@@ -305,11 +305,11 @@ def test_names_of_validation_are_one_and_the_folder_that_was_read_is_named(tmp_p
         open_split(FOLDER.replaced(val_split="test"), tmp_path, training=False, num_classes=3)
 
 
-def test_a_test_is_on_pictures_that_nothing_was_chosen_by(tmp_path: Path) -> None:
+def test_a_test_is_on_images_that_nothing_was_chosen_by(tmp_path: Path) -> None:
     make_folder(tmp_path)
     part = FOLDER.replaced(test_split="val")
     splits = open_splits(part, tmp_path, num_classes=3)
-    with pytest.raises(DataError, match=r"the recipe validates on the same pictures \(validation\)"):
+    with pytest.raises(DataError, match=r"the recipe validates on the same images \(validation\)"):
         open_test(part, tmp_path, num_classes=3, splits=splits)
     held = part.replaced(holdout=0.2)
     splits = open_splits(held, tmp_path, num_classes=3)
@@ -321,9 +321,11 @@ def test_a_test_is_on_pictures_that_nothing_was_chosen_by(tmp_path: Path) -> Non
 def test_synthetic_splits_are_three() -> None:
     part = DataPart(dataset="synthetic/64", image_size=16)
     seen = [
-        np.asarray(split.picture(0, "RGB"))
+        np.asarray(split.image(0, "RGB"))
         for name in ("train", "validation", "test")
-        if isinstance(split := open_split(part.replaced(val_split=name), None, training=False, num_classes=2), Pictures)
+        if isinstance(
+            split := open_split(part.replaced(val_split=name), None, training=False, num_classes=2), ImageSplit
+        )
     ]
     assert not any(np.array_equal(a, b) for a, b in ((seen[0], seen[1]), (seen[1], seen[2]), (seen[0], seen[2])))
 
@@ -336,7 +338,7 @@ def test_a_search_is_confirmed_on_the_split_that_there_is(tmp_path: Path) -> Non
     assert read_finish("paper", "resnet18", lambda: recipe, str(tmp_path)).data.holdout == 0
     (tmp_path / "validation").rename(tmp_path / "test")
     assert unseen_split(FOLDER, tmp_path) == "test"
-    # The final training validates on held-out pictures, too, where there is no split for it.
+    # The final training validates on held-out images, too, where there is no split for it.
     assert read_finish("paper", "resnet18", lambda: recipe, str(tmp_path)).data.holdout == 0.2
     assert unseen_split(FOLDER.replaced(dataset="synthetic"), None) == "validation"
 
@@ -344,24 +346,24 @@ def test_a_search_is_confirmed_on_the_split_that_there_is(tmp_path: Path) -> Non
 def test_a_data_set_of_an_unknown_kind_is_no_folder(tmp_path: Path) -> None:
     make_folder(tmp_path)
     # timm takes it for a folder, and its classes would be train and validation.
-    with pytest.raises(DataError, match="'tar/mine', which is no known kind of data set"):
+    with pytest.raises(DataError, match="'tar/mine', which is no kind of data set that is read"):
         open_split(FOLDER.replaced(dataset="tar/mine", train_split="other"), tmp_path, training=True, num_classes=3)
 
 
-def deep_picture(kind: str = "PNG") -> bytes:
-    picture = io.BytesIO()
-    Image.fromarray(np.full((16, 16), 3800, dtype=np.uint16)).save(picture, kind)
-    return picture.getvalue()
+def deep_image(kind: str = "PNG") -> bytes:
+    image = io.BytesIO()
+    Image.fromarray(np.full((16, 16), 3800, dtype=np.uint16)).save(image, kind)
+    return image.getvalue()
 
 
-def turned_picture() -> bytes:
-    """A picture whose left half is white, once it is turned as its EXIF data say."""
+def turned_image() -> bytes:
+    """An image whose left half is white, once it is turned as its EXIF data say."""
     pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     pixels[8:] = 255
-    exif, picture = Image.Exif(), io.BytesIO()
+    exif, image = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
-    Image.fromarray(pixels).save(picture, "PNG", exif=exif)
-    return picture.getvalue()
+    Image.fromarray(pixels).save(image, "PNG", exif=exif)
+    return image.getvalue()
 
 
 def shards_of(root: Path, content: bytes) -> Path:
@@ -393,7 +395,7 @@ def parquet_of(root: Path, content: bytes) -> DataPart:
     return FOLDER.replaced(dataset=f"hfds/{root}")
 
 
-def test_other_kinds_of_data_sets_refuse_deep_pictures_and_turn_photographs(tmp_path: Path) -> None:
+def test_other_kinds_of_data_sets_refuse_deep_images_and_turn_photographs(tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     recipe = small_recipe(
         tmp_path,
@@ -407,29 +409,29 @@ def test_other_kinds_of_data_sets_refuse_deep_pictures_and_turn_photographs(tmp_
         "schedule.warmup_epochs=0",
     )
     with pytest.raises(DataError, match=r"Sample 0 of wds/small, split 'train' has more than 8 bits a channel"):
-        train(recipe, shards_of(tmp_path / "deep", deep_picture()), tmp_path / "out", device="cpu")
-    val = open_split(recipe.data, shards_of(tmp_path / "turned", turned_picture()), training=False, num_classes=2)
-    [(images, _)] = evaluation_batches(val, recipe, Place(torch.device("cpu")))
+        train(recipe, shards_of(tmp_path / "deep", deep_image()), tmp_path / "out", device="cpu")
+    val = open_split(recipe.data, shards_of(tmp_path / "turned", turned_image()), training=False, num_classes=2)
+    [(images, _)] = evaluation_batches(val, recipe, Process(torch.device("cpu")))
     assert bool((images[:, :, :, :8] > images[:, :, :, 8:].flip(3)).all())
 
     deep = open_split(
-        parquet_of(tmp_path / "deep_table", deep_picture()), tmp_path / "cache1", training=True, num_classes=2
+        parquet_of(tmp_path / "deep_table", deep_image()), tmp_path / "cache1", training=True, num_classes=2
     )
-    assert isinstance(deep, Pictures)
-    with pytest.raises(DataError, match=r"picture 0 of hfds/.*has more than 8 bits a channel"):
-        deep.picture(0, "RGB")
+    assert isinstance(deep, ImageSplit)
+    with pytest.raises(DataError, match=r"image 0 of hfds/.*has more than 8 bits a channel"):
+        deep.image(0, "RGB")
     turned = open_split(
-        parquet_of(tmp_path / "turned_table", turned_picture()), tmp_path / "cache2", training=True, num_classes=2
+        parquet_of(tmp_path / "turned_table", turned_image()), tmp_path / "cache2", training=True, num_classes=2
     )
-    assert isinstance(turned, Pictures)
-    assert np.asarray(turned.picture(0, "L"))[:, :8].min() == 255
+    assert isinstance(turned, ImageSplit)
+    assert np.asarray(turned.image(0, "L"))[:, :8].min() == 255
 
 
-def test_every_command_refuses_a_deep_picture(tmp_path: Path) -> None:
+def test_every_command_refuses_a_deep_image(tmp_path: Path) -> None:
     make_folder(tmp_path / "data", train=8)
     network = bsszoo.create(CODE, num_classes=3)
     file = tmp_path / "data" / "train" / "class1" / "deep.png"
-    file.write_bytes(deep_picture())
+    file.write_bytes(deep_image())
     refused = r"deep\.png has more than 8 bits a channel"
     with pytest.raises(DataError, match=refused):
         open_splits(FOLDER, tmp_path / "data", num_classes=3)
@@ -442,7 +444,7 @@ def test_every_command_refuses_a_deep_picture(tmp_path: Path) -> None:
         check_inputs(input_config(network), [file])
 
 
-# -- validate labels pictures by the names of their classes -------------------------------------------------------
+# -- validate labels images by the names of their classes -------------------------------------------------------
 
 
 COLOURS = "resnet18_c8-16-16-32_l1-1-1-1"
@@ -489,21 +491,23 @@ def test_a_missing_class_turns_no_labels(trained: tuple[Path, Path], tmp_path: P
     run, data = trained
     notes: list[str] = []
     some = subset(data, tmp_path / "some", {"bee": "bee", "cat": "cat"})
-    found = validate(run, some, device="cpu", on_note=notes.append)
-    assert (found.top1, found.pictures, found.split) == (100, 16, "validation")
-    assert notes == [f"{some / 'validation'} has pictures of 2 of the 3 classes; there are none of ant"]
+    accuracy = validate(run, some, device="cpu", on_note=notes.append)
+    assert (accuracy.top1, accuracy.images, accuracy.split) == (100, 16, "validation")
+    assert notes == [f"{some / 'validation'} has images of 2 of the 3 classes; there are none of ant"]
     again = validate(COLOURS, some, weights=f"local-dir:{run}", device="cpu")
-    assert (again.top1, again.pictures) == (100, 16)
-    shown = CliRunner().invoke(app, ["validate", str(run), "--data", str(some), "--device", "cpu"])
-    assert shown.exit_code == 0
-    assert "of 16 pictures (validation)" in shown.output
-    assert "Note: " in shown.output
+    assert (again.top1, again.images) == (100, 16)
+    result = CliRunner().invoke(app, ["validate", str(run), "--data", str(some), "--device", "cpu"])
+    assert result.exit_code == 0
+    assert "of 16 images (validation)" in result.output
+    assert "Note: " in result.output
 
 
 def test_an_unknown_class_is_refused_and_the_known_ones_are_named(trained: tuple[Path, Path], tmp_path: Path) -> None:
     run, data = trained
     other = subset(data, tmp_path, {"ant": "fly", "bee": "bee", "cat": "cat"})
-    with pytest.raises(DataError, match=r"has the class 'fly', which training does not have\. Known are: ant, bee"):
+    with pytest.raises(
+        DataError, match=r"has the class 'fly', which training does not have\. Its classes are: ant, bee"
+    ):
         validate(run, other, device="cpu")
 
 
@@ -512,16 +516,16 @@ def test_weights_without_names_say_what_is_assumed_or_are_refused(trained: tuple
     file = str(run / "model.safetensors")
     notes: list[str] = []
     part = {"image_size": 32}
-    found = validate(COLOURS, data, weights=file, device="cpu", settings=part, on_note=notes.append)
-    assert found.top1 == 100
+    accuracy = validate(COLOURS, data, weights=file, device="cpu", settings=part, on_note=notes.append)
+    assert accuracy.top1 == 100
     assert any(
         "do not name their classes; assumed is the order of the folders' names: ant, bee, cat" in n for n in notes
     )
     some = subset(data, tmp_path, {"bee": "bee", "cat": "cat"})
-    with pytest.raises(DataError, match=r"which class is which output cannot be known\. Say it with --labels FILE"):
+    with pytest.raises(DataError, match=r"which class is which output is unknown\. Give it by --labels FILE"):
         validate(COLOURS, some, weights=file, device="cpu", settings=part)
     named = validate(COLOURS, some, weights=file, device="cpu", settings=part, labels=("ant", "bee", "cat"))
-    assert (named.top1, named.pictures) == (100, 16)
+    assert (named.top1, named.images) == (100, 16)
     with pytest.raises(SettingsError, match="--labels names 2 classes, 2 different ones; the network has 3 outputs"):
         validate(COLOURS, some, weights=file, device="cpu", labels=("bee", "cat"))
     (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
@@ -543,8 +547,8 @@ def test_a_training_of_version_010_has_the_classes_of_its_training_split(
     some = subset(data, tmp_path / "some", {"bee": "bee", "cat": "cat"})
     shutil.copytree(data / "train", some / "train")
     notes: list[str] = []
-    found = validate(old, some, device="cpu", on_note=notes.append)
-    assert (found.top1, found.pictures) == (100, 16)
+    accuracy = validate(old, some, device="cpu", on_note=notes.append)
+    assert (accuracy.top1, accuracy.images) == (100, 16)
     assert notes[0] == ("the weights do not name their classes; taken are those of the training split: ant, bee, cat")
 
 
@@ -563,7 +567,7 @@ def test_folders_of_imagenets_classes_get_imagenets_labels(tmp_path: Path) -> No
         network.get_classifier().bias.copy_(torch.arange(1000) == info.label_names().index("n02123045"))
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     notes: list[str] = []
-    found = validate(
+    accuracy = validate(
         code,
         tmp_path,
         weights=str(tmp_path / "mine.pth"),
@@ -571,7 +575,7 @@ def test_folders_of_imagenets_classes_get_imagenets_labels(tmp_path: Path) -> No
         settings={"image_size": 32},
         on_note=notes.append,
     )
-    assert (found.top1, found.pictures) == (50, 2)
+    assert (accuracy.top1, accuracy.images) == (50, 2)
     assert "assumed is the order of ImageNet's ids" in notes[-1]
 
 
@@ -586,12 +590,12 @@ def test_more_outputs_than_classes_are_said_and_named(trained: tuple[Path, Path]
         "schedule.epochs=1",
         "schedule.warmup_epochs=0",
     )
-    watcher = Notes()
-    train(recipe, data, tmp_path / "run", device="cpu", watcher=watcher)
-    assert watcher.notes == ["the network has 5 outputs and the data 3 classes: the others are never trained"]
+    callback = Notes()
+    train(recipe, data, tmp_path / "run", device="cpu", callback=callback)
+    assert callback.notes == ["the network has 5 outputs and the data 3 classes: the others are never trained"]
     names = json.loads((tmp_path / "run" / "config.json").read_text())["label_names"]
     assert names == ["ant", "bee", "cat", "class 3, not trained", "class 4, not trained"]
-    assert validate(tmp_path / "run", data, device="cpu").pictures == 24
+    assert validate(tmp_path / "run", data, device="cpu").images == 24
 
 
 def test_a_teacher_of_other_classes_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
@@ -613,7 +617,7 @@ def test_a_teacher_of_other_classes_is_refused(trained: tuple[Path, Path], tmp_p
         train(recipe, other, tmp_path / "out", device="cpu")
 
 
-class Notes(Unwatched):
+class Notes(NoCallback):
     """Keeps the notes of a training."""
 
     def __init__(self) -> None:

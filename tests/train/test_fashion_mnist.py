@@ -1,4 +1,4 @@
-"""Real pictures: Fashion-MNIST as Debian's package dataset-fashion-mnist installs it. Skipped where it is not there."""
+"""Real images: Fashion-MNIST as Debian's package dataset-fashion-mnist installs it. Skipped where it is not there."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def killed_and_resumed(data: Path, out: Path, *assignments: str, after: str) -> 
     process.wait()
     again = subprocess.run(words, env=environment(), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "going on after" in again.stderr
-    found: dict[str, float] = json.loads((out / "summary.json").read_text())
-    return found
+    assert "resumed after" in again.stderr
+    summary: dict[str, float] = json.loads((out / "summary.json").read_text())
+    return summary
 
 
 @pytest.mark.slow
-def test_a_tenth_of_the_pictures_teaches_it_most_classes_in_seconds(clothes: Path, tmp_path: Path) -> None:
+def test_a_tenth_of_the_images_teaches_it_most_classes_in_seconds(clothes: Path, tmp_path: Path) -> None:
     summary = killed_and_resumed(
         clothes,
         tmp_path,

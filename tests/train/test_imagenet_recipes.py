@@ -66,13 +66,13 @@ def _row(file: Path) -> str:
 
 
 def _comments(file: Path) -> dict[str, str]:
-    found, section = {}, ""
+    values, section = {}, ""
     for line in file.read_text(encoding="utf-8").splitlines():
         if top := re.fullmatch(r"(\w+):", line):
             section = top[1]
         elif key := re.fullmatch(r"  (\w+): [^#]+?(?:  # (.*))?", line):
-            found[f"{section}.{key[1]}"] = key[2] or ""
-    return found
+            values[f"{section}.{key[1]}"] = key[2] or ""
+    return values
 
 
 def test_there_is_a_file_for_each_network() -> None:

@@ -46,10 +46,10 @@ def test_labels_and_order_are_timms(tmp_path: Path) -> None:
         for file in ("p10.jpg", "p9.png", "P1.JPG", "a.jpeg"):
             save(tmp_path / name / file, kind="PNG" if "png" in file else "JPEG")
     theirs, index = find_images_and_targets(str(tmp_path))
-    found = scan_class_folders(tmp_path)
-    assert list(zip(found.files, found.labels, strict=True)) == theirs
-    assert {name: label for label, name in enumerate(found.names)} == index
-    assert found.notes == ()
+    scanned = scan_class_folders(tmp_path)
+    assert list(zip(scanned.files, scanned.labels, strict=True)) == theirs
+    assert {name: label for label, name in enumerate(scanned.names)} == index
+    assert scanned.notes == ()
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=8), unique=True))
@@ -68,10 +68,10 @@ def test_every_ending_is_read_and_counts(tmp_path: Path) -> None:
                 PIXELS[..., 0] if ending == ".pgm" else PIXELS,
                 kinds.get(ending, ending[1:].upper()),
             )
-    found = scan_class_folders(tmp_path)
-    assert len(found.files) == 2 * len(ENDINGS)
-    assert all(read_image(f).size == (16, 24) for f in found.files)
-    assert sorted(map(str, image_files([tmp_path], most=None))) == sorted(found.files)
+    scanned = scan_class_folders(tmp_path)
+    assert len(scanned.files) == 2 * len(ENDINGS)
+    assert all(read_image(f).size == (16, 24) for f in scanned.files)
+    assert sorted(map(str, image_files([tmp_path], most=None))) == sorted(scanned.files)
 
 
 def test_other_files_are_counted_by_their_endings(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_other_files_are_counted_by_their_endings(tmp_path: Path) -> None:
         (tmp_path / "cat" / name).write_text("x")
     save(tmp_path / "beside.png")
     (tmp_path / "labels.csv").write_text("x")
-    found = scan_class_folders(tmp_path)
-    assert relative(tmp_path, found.files) == ["cat/a.jpg"]
-    kinds, beside = found.notes
+    scanned = scan_class_folders(tmp_path)
+    assert relative(tmp_path, scanned.files) == ["cat/a.jpg"]
+    kinds, beside = scanned.notes
     assert kinds.endswith("5 files are of no kind that is read, and left out (.heic 2, .gif 1, .txt 1, README 1)")
     assert "1 image lies beside the class folders, and is left out (beside.png)" in beside
     (tmp_path / "cat" / "a.jpg").unlink()
@@ -103,10 +103,10 @@ def test_hidden_names_are_neither_classes_nor_images(tmp_path: Path) -> None:
     ):
         save(tmp_path / hidden, kind="JPEG")
     (tmp_path / ".empty").mkdir()
-    found = scan_class_folders(tmp_path)
-    assert (found.names, relative(tmp_path, found.files)) == (("cat",), ["cat/a.jpg"])
-    [note] = found.notes
-    # Nothing is said of .DS_Store, nor of an empty folder.
+    scanned = scan_class_folders(tmp_path)
+    assert (scanned.names, relative(tmp_path, scanned.files)) == (("cat",), ["cat/a.jpg"])
+    [note] = scanned.notes
+    # There is no note on .DS_Store, nor of an empty folder.
     assert "6 hidden files or folders are left out (.ipynb_checkpoints, " in note
     assert image_files([tmp_path], most=None) == [tmp_path / "cat" / "a.jpg"]
 
@@ -114,15 +114,15 @@ def test_hidden_names_are_neither_classes_nor_images(tmp_path: Path) -> None:
 def test_the_class_is_the_first_folder(tmp_path: Path) -> None:
     for name in ("cat/day1/a.jpg", "cat/day2/x/a.jpg", "dog/day1/a.jpg", "dog/b.jpg"):
         save(tmp_path / name)
-    found = scan_class_folders(tmp_path)
-    assert found.names == ("cat", "dog")
-    assert dict(zip(relative(tmp_path, found.files), found.labels, strict=True)) == {
+    scanned = scan_class_folders(tmp_path)
+    assert scanned.names == ("cat", "dog")
+    assert dict(zip(relative(tmp_path, scanned.files), scanned.labels, strict=True)) == {
         "cat/day1/a.jpg": 0,
         "cat/day2/x/a.jpg": 0,
         "dog/day1/a.jpg": 1,
         "dog/b.jpg": 1,
     }
-    [note] = found.notes
+    [note] = scanned.notes
     assert "3 images lie in folders below their class folders; the class is the first folder" in note
 
 
@@ -132,10 +132,10 @@ def test_links_read_no_folder_twice(tmp_path: Path, target: str) -> None:
     for name in ("cat/a.jpg", "cat/sub/b.jpg", "dog/c.jpg"):
         save(root / name)
     (root / "cat" / "again").symlink_to(target)
-    found = scan_class_folders(root)
-    assert dict(zip(relative(root, found.files), found.labels, strict=True)).keys() >= {"cat/a.jpg", "dog/c.jpg"}
-    assert len(found.files) == 3
-    assert any("1 link leads to a folder that is read already" in note for note in found.notes)
+    scanned = scan_class_folders(root)
+    assert dict(zip(relative(root, scanned.files), scanned.labels, strict=True)).keys() >= {"cat/a.jpg", "dog/c.jpg"}
+    assert len(scanned.files) == 3
+    assert any("1 link leads to a folder that is read already" in note for note in scanned.notes)
 
 
 def test_class_folders_may_be_links_but_not_to_one_folder_or_upwards(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_class_folders_may_be_links_but_not_to_one_folder_or_upwards(tmp_path: P
     save(root / "dog" / "b.jpg")
     (root / "cat").symlink_to(tmp_path / "store" / "felines")
     (root / "up").symlink_to("..")
-    found = scan_class_folders(root)
-    assert (found.names, found.labels) == (("cat", "dog"), (0, 1))
-    assert any("1 link leads to" in note and "up" in note for note in found.notes)
+    scanned = scan_class_folders(root)
+    assert (scanned.names, scanned.labels) == (("cat", "dog"), (0, 1))
+    assert any("1 link leads to" in note and "up" in note for note in scanned.notes)
     (root / "kitten").symlink_to(tmp_path / "store" / "felines")
     with pytest.raises(DataError, match=r"'cat' and 'kitten' in .* are one folder"):
         scan_class_folders(root)
@@ -155,9 +155,9 @@ def test_class_folders_may_be_links_but_not_to_one_folder_or_upwards(tmp_path: P
 def test_a_pipe_is_not_waited_for_and_a_dead_link_is_named(tmp_path: Path) -> None:
     save(tmp_path / "cat" / "a.jpg")
     os.mkfifo(tmp_path / "cat" / "b.jpg")
-    found = scan_class_folders(tmp_path)
-    assert relative(tmp_path, found.files) == ["cat/a.jpg"]
-    assert "1 entry is no ordinary file" in found.notes[0]
+    scanned = scan_class_folders(tmp_path)
+    assert relative(tmp_path, scanned.files) == ["cat/a.jpg"]
+    assert "1 entry is no ordinary file" in scanned.notes[0]
     (tmp_path / "cat" / "c.jpg").symlink_to("nowhere.jpg")
     dead = scan_class_folders(tmp_path).files[-1]
     with pytest.raises(DataError, match=r"c\.jpg cannot be read: No such file"):
@@ -279,8 +279,8 @@ def test_a_damaged_file_is_read_or_named(tmp_path: Path, seed: int) -> None:
     kind = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")[seed % 6]
     file = save(tmp_path / "a.jpg", rng.integers(0, 255, (24, 16, 3), dtype=np.uint8), kind)
     data = bytearray(file.read_bytes())
-    for place in rng.integers(0, len(data), 6):
-        data[place] = rng.integers(256)
+    for index in rng.integers(0, len(data), 6):
+        data[index] = rng.integers(256)
     file.write_bytes(bytes(data[: rng.integers(1, len(data) + 1)]))
     assert read_or_named(read_image, file, str(file))
 

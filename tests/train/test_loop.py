@@ -24,13 +24,13 @@ from train.small import CODE, command, environment, run, small_recipe
 import bsszoo
 from bsszoo.errors import RecipeError, RunError, SettingsError
 from bsszoo.train import loop
+from bsszoo.train.callbacks import NoCallback, TrainingState
 from bsszoo.train.classification.data import open_splits
 from bsszoo.train.classification.outcome import teacher_network
 from bsszoo.train.classification.samples import TrainingBatches, divide
 from bsszoo.train.classification.validate import validate
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 from bsszoo.train.optim import Objective, make_optimizer, make_schedule
-from bsszoo.train.watching import Now, Unwatched
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_validate_gives_the_figure_that_ended_the_training(unbroken: Path) -> No
     assert accuracy.loss == pytest.approx(summary["val_loss"], rel=1e-6)
 
 
-def test_a_test_split_is_measured_once_at_the_end_on_other_pictures_than_those_held_out(tmp_path: Path) -> None:
+def test_a_test_split_is_measured_once_at_the_end_on_other_images_than_those_held_out(tmp_path: Path) -> None:
     done = run(tmp_path, tmp_path / "out", "data.holdout=0.25", "data.test_split=validation")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -130,10 +130,10 @@ def test_a_signal_to_all_its_processes_keeps_everything_and_says_how_to_go_on(
     while process.poll() is None and not (out / "last.pt").exists():
         time.sleep(0.01)
     os.killpg(process.pid, number)
-    _, said = process.communicate()
-    assert process.returncode == 128 + number, said
-    assert "Stopping after this update" in said
-    assert "goes on from there" in said
+    _, output = process.communicate()
+    assert process.returncode == 128 + number, output
+    assert "Stopping after this update" in output
+    assert "resumes from there" in output
     assert run(tmp_path, out).returncode == 0
     one, other = load_file(unbroken / "model.safetensors"), load_file(out / "model.safetensors")
     assert all(torch.equal(one[k], other[k]) for k in one)
@@ -152,7 +152,7 @@ def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shared: 
     def losses(folder: Path) -> list[float]:
         return [float(r["train_loss"]) for r in csv.DictReader((folder / "metrics.csv").open())]
 
-    # One process passes 16 + 16 pictures, each of two passes 16: the same normalisation, sums in another order.
+    # One process takes 16 + 16 images, each of two 16: the same normalisation, sums in another order.
     assert losses(shared) == pytest.approx(losses(unbroken), rel=1e-4)
     one, other = load_file(unbroken / "model.safetensors"), load_file(shared / "model.safetensors")
     weights = [k for k in one if "running" not in k and "num_batches" not in k]
@@ -165,17 +165,17 @@ def test_torchrun_restarts_after_a_process_dies_and_goes_on_from_the_last_checkp
 ) -> None:
     out = tmp_path / "out"
     words = command(tmp_path, out, processes=2)
-    place = words.index("--standalone")
-    words[place:place] = ["--max-restarts", "2", "--monitor-interval", "0.1"]
+    index = words.index("--standalone")
+    words[index:index] = ["--max-restarts", "2", "--monitor-interval", "0.1"]
     launcher = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while launcher.poll() is None and not (out / "last.pt").exists():
         time.sleep(0.01)
     children = [int(p) for p in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
     victims = [p for p in children if b"train" in Path(f"/proc/{p}/cmdline").read_bytes()]
     os.kill(victims[-1], signal.SIGKILL)
-    _, said = launcher.communicate()
-    assert launcher.returncode == 0, said
-    assert "going on after" in said
+    _, output = launcher.communicate()
+    assert launcher.returncode == 0, output
+    assert "resumed after" in output
     one, other = (load_file(f / "model.safetensors") for f in (shared, out))
     assert all(torch.equal(one[k], other[k]) for k in one)
 
@@ -192,17 +192,17 @@ def test_another_recipe_in_the_same_folder_is_refused_by_its_key(unbroken: Path,
         loop.train(small_recipe(tmp_path, "optim.lr=0.06"), None, unbroken, device="cpu")
 
 
-class _Recorder(Unwatched):
+class _Recorder(NoCallback):
     def __init__(self) -> None:
         self.losses: list[float] = []
 
-    def updated(self, now: Now) -> None:
-        self.losses.append(now.loss)
+    def updated(self, state: TrainingState) -> None:
+        self.losses.append(state.loss)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_pictures(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_its_images(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, "optim.lr=1e30", "schedule.warmup_epochs=0")
-    with pytest.raises(RunError, match=r"The loss of update \d+ .* is (nan|inf).*Its pictures are in"):
+    with pytest.raises(RunError, match=r"The loss of update \d+ .* is (nan|inf).*Its images are in"):
         loop.train(recipe, None, tmp_path / "out", device="cpu")
     [file] = (tmp_path / "out").glob("lost_update*.pt")
     lost = torch.load(file, weights_only=True)
@@ -217,13 +217,13 @@ def test_tensorboard_reads_the_epochs(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, "run.tensorboard=true")
     summary = loop.train(recipe, None, tmp_path / "out", device="cpu")
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
-    found = events.Scalars("top1")
-    assert [e.step for e in found] == [1, 2]
-    assert found[-1].value == pytest.approx(summary["top1"])
+    scalars = events.Scalars("top1")
+    assert [e.step for e in scalars] == [1, 2]
+    assert scalars[-1].value == pytest.approx(summary["top1"])
 
 
 def test_a_teacher_is_learnt_from(unbroken: Path, tmp_path: Path) -> None:
-    # With the whole loss the teacher's and the student begun as the teacher, in its own precision, nothing is left.
+    # With the whole loss the teacher's and the student begun as the teacher, in its precision, nothing is left.
     weights = unbroken / "model.safetensors"
     recipe = small_recipe(tmp_path, f"loss.teacher={CODE}", f"loss.teacher_weights={weights}", "loss.teacher_share=1")
     teacher = teacher_network(recipe)
@@ -239,13 +239,13 @@ def test_a_teacher_is_learnt_from(unbroken: Path, tmp_path: Path) -> None:
     assert float(objective(other, labels, images)) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_a_moving_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+def test_a_moving_average_is_what_is_validated_and_saved(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, "ema.decay=0.9", "schedule.epochs=1")
     summary = loop.train(recipe, None, tmp_path / "out", device="cpu")
     state = torch.load(tmp_path / "out" / "last.pt", weights_only=True)
-    kept = load_file(tmp_path / "out" / "model.safetensors")
-    assert all(torch.equal(kept[k], state["ema"][k]) for k in kept)
-    assert any(not torch.equal(kept[k], state["model"][k]) for k in kept)
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(saved[k], state["ema"][k]) for k in saved)
+    assert any(not torch.equal(saved[k], state["model"][k]) for k in saved)
     assert summary["weights"] == "moving average"
 
 
@@ -253,23 +253,23 @@ def test_the_batch_of_an_update_is_the_same_for_any_number_of_processes(tmp_path
     recipe = small_recipe(tmp_path)
     train, _ = open_splits(recipe.data, None, num_classes=4)
 
-    def passes(world: int) -> list[torch.Tensor]:
-        found = []
+    def images_of(world: int) -> list[torch.Tensor]:
+        images = []
         for rank in range(world):
-            place = Place(torch.device("cpu"), rank, world)
+            process = Process(torch.device("cpu"), rank, world)
             division = divide(recipe, len(train), world)
-            batches = TrainingBatches(train, recipe, division, place).between(division.updates, 2 * division.updates)
-            found += [next(batches)[0] for _ in range(division.passes)]
-        return found
+            batches = TrainingBatches(train, recipe, division, process).between(division.updates, 2 * division.updates)
+            images += [next(batches)[0] for _ in range(division.micro_batches)]
+        return images
 
-    assert all(torch.equal(a, b) for a, b in zip(passes(1), passes(2), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(images_of(1), images_of(2), strict=True))
 
 
 def test_a_batch_that_does_not_divide_says_what_does(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     with pytest.raises(RecipeError, match="which 3 processes cannot share equally"):
         divide(recipe, 256, 3)
-    with pytest.raises(RecipeError, match="has 8 pictures"):
+    with pytest.raises(RecipeError, match="has 8 images"):
         divide(recipe, 8, 1)
 
 

@@ -1,4 +1,4 @@
-"""The processes that read pictures, when the whole group is told to end and the training still needs them."""
+"""The processes that read images, when the whole group gets a signal to end and the training still needs them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 
 TRAINING = """
 import os, signal, sys, time
-from bsszoo.train.classification.task import samples as batches
+from bsszoo.train.classification import samples
 
-batches._LOOK = 1
+samples._CHECK = 1
 reader = os.fork()
 if reader == 0:
-    batches._leave_signals_to_the_training(0)
+    samples._leave_signals_to_the_training(0)
     print(os.getpid(), flush=True)
     while True:
         time.sleep(60)
@@ -50,7 +50,7 @@ def wait_for(what: object, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_reader_goes_on_as_long_as_its_training_however_slow_an_update_is(number: signal.Signals) -> None:
+def test_a_reader_runs_as_long_as_its_training_however_slow_an_update_is(number: signal.Signals) -> None:
     training = subprocess.Popen([sys.executable, "-c", TRAINING, "600"], stdout=subprocess.PIPE, text=True)
     assert training.stdout is not None
     reader = int(training.stdout.readline())
@@ -68,10 +68,10 @@ def test_a_reader_goes_on_as_long_as_its_training_however_slow_an_update_is(numb
             os.kill(reader, signal.SIGKILL)
 
 
-def test_an_error_of_a_reader_is_told_without_its_traceback() -> None:
-    told = DataError(
+def test_an_error_of_a_reader_is_raised_without_its_traceback() -> None:
+    error = DataError(
         "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
         '  File "x.py", line 3\nbsszoo.errors.DataError: a/b.png cannot be read: cut off. Mend it.\n'
     )
-    assert str(plain(told)) == "a/b.png cannot be read: cut off. Mend it."
+    assert str(plain(error)) == "a/b.png cannot be read: cut off. Mend it."
     assert str(plain(DataError("There is no DataError: here"))) == "There is no DataError: here"

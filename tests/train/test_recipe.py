@@ -60,7 +60,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, assignment: str, message: str) -
     [
         (TEXT.replace("weight_decay", "wieght_decay"), "no key 'optim.wieght_decay'. Did you mean 'weight_decay'"),
         (TEXT.replace("lr: 0.05, ", ""), "the key 'optim.lr' is missing"),
-        (TEXT.replace("lr: 0.05", "lr: 0.05, lr: 0.1"), "the key 'lr' stands twice"),
+        (TEXT.replace("lr: 0.05", "lr: 0.05, lr: 0.1"), "the key 'lr' occurs twice"),
         (TEXT + "\noptimizer: {}\n", "no key 'optimizer'"),
         ("- 1\n", "a recipe holds sections of keys"),
         ("model: [", "is no YAML file"),

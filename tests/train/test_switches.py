@@ -15,8 +15,8 @@ from train.small import small_recipe
 
 from bsszoo.errors import StoppedError
 from bsszoo.train import loop
+from bsszoo.train.callbacks import NoCallback, TrainingState
 from bsszoo.train.loop import train
-from bsszoo.train.watching import Now, Unwatched
 
 ALL = (
     "run.precision=bfloat16",
@@ -39,14 +39,14 @@ CALM = (
 )
 
 
-class StopsAt(Unwatched):
+class StopsAt(NoCallback):
     """Sends the training one signal to stop after an update; a second one would end the process."""
 
     def __init__(self, update: int) -> None:
         self.update, self.sent = update, False
 
-    def updated(self, now: Now) -> None:
-        if now.update >= self.update and not self.sent:
+    def updated(self, state: TrainingState) -> None:
+        if state.update >= self.update and not self.sent:
             self.sent = True
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -62,7 +62,7 @@ def test_with_every_switch_on_a_stopped_training_ends_at_the_same_weights(
     recipe = small_recipe(tmp_path, *ALL)
     train(recipe, None, tmp_path / "whole", device="cpu")
     with pytest.raises(StoppedError):
-        train(recipe, None, tmp_path / "broken", device="cpu", watcher=StopsAt(3))
+        train(recipe, None, tmp_path / "broken", device="cpu", callback=StopsAt(3))
     train(recipe, None, tmp_path / "broken", device="cpu")
     one, other = (load_file(tmp_path / f / "model.safetensors") for f in ("whole", "broken"))
     assert all(torch.equal(one[k], other[k]) for k in one)
@@ -81,9 +81,9 @@ def test_gradients_are_clipped_to_the_norm_before_each_update(tmp_path: Path, mo
     clip = nn.utils.clip_grad_norm_
 
     def watched(parameters: object, most: float) -> torch.Tensor:
-        kept = list(parameters)  # type: ignore[call-overload]
-        norm = clip(kept, most)
-        after = torch.sqrt(sum(p.grad.pow(2).sum() for p in kept if p.grad is not None))
+        clipped = list(parameters)  # type: ignore[call-overload]
+        norm = clip(clipped, most)
+        after = torch.sqrt(sum(p.grad.pow(2).sum() for p in clipped if p.grad is not None))
         seen.append((float(norm), float(after)))
         return norm
 
@@ -105,7 +105,7 @@ def test_a_compiled_network_trains_as_it_does_otherwise(tmp_path: Path) -> None:
     train(small_recipe(tmp_path, *small), None, tmp_path / "plain", device="cpu")
     train(small_recipe(tmp_path, *small, "run.compile=true"), None, tmp_path / "compiled", device="cpu")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
-    # The weights are those of the plain network, under its own names.
+    # The weights are those of the plain network, under its names.
     assert (
         load_file(tmp_path / "compiled" / "model.safetensors").keys()
         == load_file(tmp_path / "plain" / "model.safetensors").keys()

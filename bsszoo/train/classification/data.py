@@ -1,4 +1,4 @@
-"""The pictures of a recipe: timm's and torchvision's data sets, opened and checked before the first update."""
+"""The images of a recipe: timm's and torchvision's data sets, opened and checked before the first update."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ if TYPE_CHECKING:
 
     from bsszoo.train.classification.recipe import DataPart
 
-#: Pictures of ``synthetic``, for training and for validation, where the name gives no number.
+#: Images of ``synthetic``, for training and for validation, where the name gives no number.
 SYNTHETIC: Final = (1024, 256)
-#: Up to so many files are opened before training starts; of more only the folders are read.
+#: Most files that are opened before training starts; of more only the folders are read.
 CHECKED_FILES: Final = 20_000
 
 _TORCH: Final = ("torch/fashion_mnist", "torch/cifar10", "torch/cifar100", "torch/mnist", "torch/kmnist")
-# Names that mean the same split; ``test`` is a split of its own, also where it is the only other one.
+# Names that mean the same split; ``test`` is another split, also where it is the only other one.
 _TRAIN: Final = ("train", "training")
 _VALIDATION: Final = ("validation", "val", "valid", "eval")
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """A split whose pictures can be taken in any order.
+class ImageSplit:
+    """A split whose images can be read in any order.
 
-    ``source`` is one of the classes below, which read a picture and say its name; ``rows`` are the pictures of it that
-    belong to the split. ``split`` says what was read: the name that the folder or the data set has for it.
+    ``source`` is one of the classes below, which read an image and give its name; ``indices`` are those of its images
+    that belong to the split. ``split`` is the name that the folder or the data set has for it.
     """
 
     source: _Source
-    rows: NDArray[np.int64]
+    indices: NDArray[np.int64]
     split: str
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The label of each picture [n]."""
-        return self.source.labels[self.rows]
+        """The label of each image [n]."""
+        return self.source.labels[self.indices]
 
-    def picture(self, place: int, mode: str) -> Image.Image:
-        """The picture at a place, in PIL's ``mode``; ``DataError`` names the file when it cannot be read."""
-        row = int(self.rows[place])
-        return converted(self.source.picture(row), mode, self.source.name(row))
+    def image(self, index: int, mode: str) -> Image.Image:
+        """The image at an index, in PIL's ``mode``; ``DataError`` names the file when it cannot be read."""
+        source_index = int(self.indices[index])
+        return converted(self.source.image(source_index), mode, self.source.name(source_index))
 
-    def name(self, place: int) -> str:
-        """The file of a picture, or its number where it has none."""
-        return self.source.name(int(self.rows[place]))
+    def name(self, index: int) -> str:
+        """The file of an image, or its number where it has none."""
+        return self.source.name(int(self.indices[index]))
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A split that is read in its own order (WebDataset): ``open`` gives timm's data set for training or not."""
+    """A split that is read in a fixed order (WebDataset); ``open`` takes a batch size and returns timm's data set."""
 
     open: Callable[[int], IterableDataset[Any]]
     length: int
@@ -75,27 +75,27 @@ class Stream:
         return self.length
 
 
-Split = Pictures | Stream
+Split = ImageSplit | Stream
 
 
 class _Source:
-    """Where the pictures of a split are read from.
+    """Where the images of a split are read from.
 
-    ``labels`` [n]; ``classes`` are names where there are any; ``notes`` say what a person should know of them.
+    ``labels`` [n]; ``classes`` are names where there are any; ``notes`` are sentences for the user.
     """
 
     labels: NDArray[np.int64]
     classes: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
 
-    def picture(self, row: int) -> Image.Image:
-        """A picture, oriented; ``DataError`` names it where it cannot be read."""
+    def image(self, index: int) -> Image.Image:
+        """An image, oriented; ``DataError`` names it where it cannot be read."""
         raise NotImplementedError
 
-    def check(self, row: int) -> None:
-        """A ``DataError`` where a picture cannot be opened; its pixels are not decoded."""
+    def check(self, index: int) -> None:
+        """A ``DataError`` where an image cannot be opened; its pixels are not decoded."""
 
-    def name(self, row: int) -> str:
+    def name(self, index: int) -> str:
         raise NotImplementedError
 
 
@@ -103,18 +103,18 @@ class _FolderSource(_Source):
     """Image files in one folder a class."""
 
     def __init__(self, folder: Path) -> None:
-        found = scan_class_folders(folder)
-        self._files, self.classes, self.notes = found.files, found.names, found.notes
-        self.labels = np.array(found.labels, dtype=np.int64)
+        scanned = scan_class_folders(folder)
+        self._files, self.classes, self.notes = scanned.files, scanned.names, scanned.notes
+        self.labels = np.array(scanned.labels, dtype=np.int64)
 
-    def picture(self, row: int) -> Image.Image:
-        return read_image(self._files[row])
+    def image(self, index: int) -> Image.Image:
+        return read_image(self._files[index])
 
-    def check(self, row: int) -> None:
-        check_image(self._files[row])
+    def check(self, index: int) -> None:
+        check_image(self._files[index])
 
-    def name(self, row: int) -> str:
-        return self._files[row]
+    def name(self, index: int) -> str:
+        return self._files[index]
 
 
 class _TimmSource(_Source):
@@ -126,60 +126,60 @@ class _TimmSource(_Source):
         names = getattr(self._reader, "class_to_idx", None)
         self.classes = sorted(names, key=names.__getitem__) if names else None
 
-    def picture(self, row: int) -> Image.Image:
-        with self._reader[row][0] as file:
-            return read_image(file, self.name(row))
+    def image(self, index: int) -> Image.Image:
+        with self._reader[index][0] as file:
+            return read_image(file, self.name(index))
 
-    def check(self, row: int) -> None:
-        with self._reader[row][0] as file:
-            check_image(file, self.name(row))
+    def check(self, index: int) -> None:
+        with self._reader[index][0] as file:
+            check_image(file, self.name(index))
 
-    def name(self, row: int) -> str:
-        file = self._reader.filename(row, absolute=True)
-        return str(file) if file else f"picture {row} of {self._label}"
+    def name(self, index: int) -> str:
+        file = self._reader.filename(index, absolute=True)
+        return str(file) if file else f"image {index} of {self._label}"
 
 
 class _TorchSource(_Source):
-    """A data set of torchvision whose pictures are arrays in memory."""
+    """A data set of torchvision whose images are arrays in memory."""
 
     def __init__(self, dataset: Any, label: str) -> None:
         self._dataset, self._label = dataset, label
         self.labels = np.asarray(dataset.targets, dtype=np.int64)
         self.classes = getattr(dataset, "classes", None)
 
-    def picture(self, row: int) -> Image.Image:
-        return prepared(self._dataset[row][0], self.name(row))
+    def image(self, index: int) -> Image.Image:
+        return prepared(self._dataset[index][0], self.name(index))
 
-    def name(self, row: int) -> str:
-        return f"picture {row} of {self._label}"
+    def name(self, index: int) -> str:
+        return f"image {index} of {self._label}"
 
 
 class _SyntheticSource(_Source):
-    """Noise with a patch whose place and colour tell the class, so that smoke tests can learn something."""
+    """Noise with a patch whose position and colour depend on the class, so that smoke tests can learn something."""
 
     def __init__(self, length: int, num_classes: int, size: int, stream: int) -> None:
         self.labels = np.arange(length, dtype=np.int64) % num_classes
         self._size, self._stream, self._num_classes = size, stream, num_classes
 
-    def picture(self, row: int) -> Image.Image:
+    def image(self, index: int) -> Image.Image:
         # The noise costs more than the rest of a small network's step: only a few different ones are made.
-        rng = np.random.default_rng(mixed(self._stream, row % 64))
+        rng = np.random.default_rng(mixed(self._stream, index % 64))
         pixels = rng.integers(0, 96, (self._size, self._size, 3), dtype=np.uint8)
-        place = np.random.default_rng(int(self.labels[row]))
-        top, left = (int(v) for v in place.integers(0, max(1, self._size // 2), 2))
+        patch = np.random.default_rng(int(self.labels[index]))
+        top, left = (int(v) for v in patch.integers(0, max(1, self._size // 2), 2))
         side = self._size // 2
-        pixels[top : top + side, left : left + side] += place.integers(32, 160, 3).astype(np.uint8)
+        pixels[top : top + side, left : left + side] += patch.integers(32, 160, 3).astype(np.uint8)
         return Image.fromarray(pixels)
 
-    def name(self, row: int) -> str:
-        return f"synthetic picture {row}"
+    def name(self, index: int) -> str:
+        return f"synthetic image {index}"
 
 
 def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int) -> tuple[Split, Split]:
-    """The training and the validation pictures of a recipe.
+    """The training and the validation images of a recipe.
 
     Args:
-        part: The recipe's data section. With ``holdout`` the validation pictures are taken, class by class, out of the
+        part: The recipe's data section. With ``holdout`` the validation images are taken, class by class, out of the
             training ones; with ``subset`` the rest is thinned out in the same way, the held-out ones are not. Which
             ones they are is the same for every training.
         path: The folder of the data; None for ``synthetic``.
@@ -193,22 +193,22 @@ def open_splits(part: DataPart, path: str | Path | None, *, num_classes: int) ->
     if isinstance(train, Stream):
         if part.holdout or part.subset < 1:
             raise DataError(
-                f"data.holdout and data.subset need pictures in any order; {part.dataset} is read in its "
-                "own. Write the part wanted as a split of its own."
+                f"data.holdout and data.subset need images in any order; {part.dataset} is read in a "
+                "fixed order. Write the wanted part as another split."
             )
         return train, open_split(part, path, training=False, num_classes=num_classes)
     if part.holdout:
         held = _stratified(train.labels, part.holdout, mixed(0, 1), leave=1)
-        val: Split = Pictures(train.source, train.rows[held], f"{part.holdout:g} of {train.split}, held out")
-        train = replace(train, rows=train.rows[~held])
+        val: Split = ImageSplit(train.source, train.indices[held], f"{part.holdout:g} of {train.split}, held out")
+        train = replace(train, indices=train.indices[~held])
     else:
         val = open_split(part, path, training=False, num_classes=num_classes, classes=train.source.classes)
     if part.subset < 1:
-        train = replace(train, rows=train.rows[_stratified(train.labels, part.subset, mixed(0, 2))])
+        train = replace(train, indices=train.indices[_stratified(train.labels, part.subset, mixed(0, 2))])
     for split, name in ((train, "training"), (val, "validation")):
         if not len(split):
             raise DataError(
-                f"No {name} picture is left with data.holdout {part.holdout:g} and data.subset "
+                f"No {name} image is left with data.holdout {part.holdout:g} and data.subset "
                 f"{part.subset:g} of the {len(train.source.labels)} in {path}."
             )
     return train, val
@@ -222,12 +222,12 @@ def open_test(
     splits: tuple[Split, Split] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Split | None:
-    """The pictures of ``test_split``, or None where the recipe names none.
+    """The images of ``test_split``, or None where the recipe names none.
 
     Args:
         part, path, num_classes: As ``open_splits``.
-        splits: What ``open_splits`` gave: the training split gives the classes, and the validation split is another.
-        classes: The names of the training split's classes, where ``splits`` are not at hand.
+        splits: What ``open_splits`` returned: the training split has the classes; the validation split is another.
+        classes: The names of the training split's classes, where ``splits`` is None.
 
     Raises:
         DataError: As ``open_splits``; or it is the split that the recipe validates on, by which the best epoch is
@@ -236,22 +236,22 @@ def open_test(
     if part.test_split is None:
         return None
     train, val = splits or (None, None)
-    classes = train.source.classes if isinstance(train, Pictures) else classes
+    classes = train.source.classes if isinstance(train, ImageSplit) else classes
     test = open_split(
         part.replaced(val_split=part.test_split), path, training=False, num_classes=num_classes, classes=classes
     )
     if val is not None and not part.holdout and test.split == val.split:
         raise DataError(
-            f"data.test_split is {part.test_split!r}, and the recipe validates on the same pictures "
-            f"({val.split}): a test is on pictures that nothing was chosen by. Set data.holdout=0.1, to "
-            "validate on a tenth of the training pictures, or name another split; both make another "
-            "training, with an --out of its own."
+            f"data.test_split is {part.test_split!r}, and the recipe validates on the same images "
+            f"({val.split}): a test is on images by which nothing was chosen. Set data.holdout=0.1, to "
+            "validate on a tenth of the training images, or name another split; both make another "
+            "training, with another --out."
         )
     return test
 
 
 def unseen_split(part: DataPart, path: str | Path | None) -> str:
-    """The split that a search which validates on held-out training pictures never sees.
+    """The split that a search which validates on held-out training images never sees.
 
     The recipe's ``test_split``; else its ``val_split``; else ``test`` where a folder has that one only.
     """
@@ -270,13 +270,13 @@ def has_split(part: DataPart, path: str | Path | None, split: str) -> bool:
 
 def class_names(split: Split) -> tuple[str, ...] | None:
     """The names of a split's classes in the order of their labels; None where the data have no names."""
-    names = split.source.classes if isinstance(split, Pictures) else None
+    names = split.source.classes if isinstance(split, ImageSplit) else None
     return tuple(map(str, names)) if names else None
 
 
 def split_notes(*splits: Split | None) -> tuple[str, ...]:
-    """What a person should know of the splits, each sentence once."""
-    return tuple(dict.fromkeys(n for s in splits if isinstance(s, Pictures) for n in s.source.notes))
+    """The notes of the splits for the user, each sentence once."""
+    return tuple(dict.fromkeys(n for s in splits if isinstance(s, ImageSplit) for n in s.source.notes))
 
 
 def open_split(
@@ -325,23 +325,23 @@ def open_split(
     if classes is not None and source.classes is not None:
         _relabel(source, classes, what, whole=whole)
     _check_labels(source, num_classes, what)
-    pictures = Pictures(source, np.arange(len(source.labels), dtype=np.int64), split)
-    if is_folder(name) and len(pictures) <= CHECKED_FILES:
-        check_files(pictures)
-    return pictures
+    opened = ImageSplit(source, np.arange(len(source.labels), dtype=np.int64), split)
+    if is_folder(name) and len(opened) <= CHECKED_FILES:
+        check_files(opened)
+    return opened
 
 
-def check_files(pictures: Pictures) -> None:
-    """Open every picture, without decoding its pixels; ``DataError`` names the first that cannot be opened.
+def check_files(split: ImageSplit) -> None:
+    """Open every image, without decoding its pixels; ``DataError`` names the first that cannot be opened.
 
     A file cut off in the middle shows only when it is decoded: that error comes when training reaches the file.
     """
-    for row in pictures.rows:
-        pictures.source.check(int(row))
+    for index in split.indices:
+        split.source.check(int(index))
 
 
 def is_synthetic(name: str) -> bool:
-    """Whether a data set's name is that of made-up pictures."""
+    """Whether a data set's name is that of made-up images."""
     return name.partition("/")[0] == "synthetic"
 
 
@@ -351,7 +351,7 @@ def is_folder(name: str) -> bool:
 
 
 def _split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split; where it has none by its own name, one whose name means the same."""
+    """The folder of a split; where there is none by that name, one whose name means the same."""
     names = next((names for names in (_TRAIN, _VALIDATION) if split in names), ())
     return next((root / n for n in (split, *names) if n and (root / n).is_dir()), None)
 
@@ -368,8 +368,8 @@ def _no_split(root: Path, split: str, *, training: bool) -> DataError:
     )
     if not training and "test" in inside and split in _VALIDATION:
         text += (
-            ". Pictures named test are not taken for validation, which chooses among epochs and networks: hold "
-            "some of the training ones out with data.holdout=0.1, or say that you mean them, data.val_split=test"
+            ". Images named test are not taken for validation, which chooses among epochs and networks: hold "
+            "some of the training ones out with data.holdout=0.1, or name them by data.val_split=test"
         )
     return DataError(
         text + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
@@ -378,19 +378,19 @@ def _no_split(root: Path, split: str, *, training: bool) -> DataError:
 
 
 def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool) -> None:
-    """Give the pictures of a source the labels that its classes' names have among ``classes``.
+    """Give the images of a source the labels that its classes' names have among ``classes``.
 
-    By the place of a class among its folders, one that is missing or has another name would turn all later labels.
+    By the index of a class among its folders, one that is missing or has another name would turn all later labels.
     """
-    own = list(source.classes or ())
-    new = [name for name in own if name not in set(classes)]
-    lost = [name for name in classes if name not in set(own)]
+    present = list(source.classes or ())
+    new = [name for name in present if name not in set(classes)]
+    lost = [name for name in classes if name not in set(present)]
     if new:
-        known = ", ".join(one_line(c, 40) for c in classes[:12]) + (", .." if len(classes) > 12 else "")
+        valid = ", ".join(one_line(c, 40) for c in classes[:12]) + (", .." if len(classes) > 12 else "")
         raise DataError(
             f"{what} has the class {new[0]!r}"
             + (f" (and {len(new) - 1} others)" if len(new) > 1 else "")
-            + f", which training does not have. Known are: {known}. Rename its folder to the class that "
+            + f", which training does not have. Its classes are: {valid}. Rename its folder to the class that "
             "it is, or take it out."
         )
     if lost and whole:
@@ -401,17 +401,19 @@ def _relabel(source: _Source, classes: Sequence[str], what: str, *, whole: bool)
         )
     if lost:
         named = ", ".join(one_line(c, 40) for c in lost[:4]) + (", .." if len(lost) > 4 else "")
-        source.notes += (f"{what} has pictures of {len(own)} of the {len(classes)} classes; there are none of {named}",)
-    places = {name: label for label, name in enumerate(classes)}
-    source.labels = np.array([places[name] for name in own], dtype=np.int64)[source.labels]
+        source.notes += (
+            f"{what} has images of {len(present)} of the {len(classes)} classes; there are none of {named}",
+        )
+    label_of = {name: label for label, name in enumerate(classes)}
+    source.labels = np.array([label_of[name] for name in present], dtype=np.int64)[source.labels]
     source.classes = list(classes)
 
 
-def _open_synthetic(part: DataPart, split: str, num_classes: int) -> Pictures:
+def _open_synthetic(part: DataPart, split: str, num_classes: int) -> ImageSplit:
     number = part.dataset.partition("/")[2]
     if number and not (number.isdecimal() and len(number) <= 9 and int(number)):
         raise DataError(
-            f"data.dataset is {one_line(part.dataset)!r}; synthetic takes a number of pictures of at most "
+            f"data.dataset is {one_line(part.dataset)!r}; synthetic takes a number of images of at most "
             "nine digits, as in synthetic/5000."
         )
     train = int(number) if number else SYNTHETIC[0]
@@ -421,7 +423,7 @@ def _open_synthetic(part: DataPart, split: str, num_classes: int) -> Pictures:
         raise DataError(f"{part.dataset} has no split {split!r}: it has {', '.join(kinds)}.")
     length = train if kind == "train" else max(1, train * SYNTHETIC[1] // SYNTHETIC[0])
     source = _SyntheticSource(length, num_classes, part.image_size, {"train": 1, "validation": 0, "test": 2}[kind])
-    return Pictures(source, np.arange(length, dtype=np.int64), kind)
+    return ImageSplit(source, np.arange(length, dtype=np.int64), kind)
 
 
 def _torch_split(name: str, split: str) -> str:
@@ -446,7 +448,7 @@ def _open_torch(name: str, root: Path, split: str) -> _Source:
     except (RuntimeError, OSError, ValueError) as error:
         raise DataError(
             f"{root} holds no whole {name}: {one_line(error)}. Nothing is downloaded here; fetch it once with "
-            "torchvision.datasets, and give the folder that it was told. Fashion-MNIST's is the one that holds "
+            "torchvision.datasets, and give its download folder. Fashion-MNIST's is the one that holds "
             "FashionMNIST/raw/*-ubyte, unpacked."
         ) from None
     return _TorchSource(dataset, f"{name}'s {split} split in {root}")
@@ -455,10 +457,10 @@ def _open_torch(name: str, root: Path, split: str) -> _Source:
 def _open_timm(name: str, root: Path, split: str) -> _Source:
     from timm.data import create_dataset
 
-    # timm takes any other prefix for a folder, in which it reads whatever it finds where the split is missing.
+    # timm takes any other prefix for a folder, and reads whatever is in it where the split is missing.
     if not name.lower().startswith("hfds/"):
         raise DataError(
-            f"data.dataset is {name!r}, which is no known kind of data set. Known are folder, "
+            f"data.dataset is {name!r}, which is no kind of data set that is read. Those are folder, "
             f"{', '.join(_TORCH)}, wds/NAME, hfds/NAME, hfids/NAME, tfds/NAME and synthetic."
         )
     try:
@@ -475,7 +477,7 @@ def _open_timm(name: str, root: Path, split: str) -> _Source:
 def _open_stream(name: str, root: Path, split: str, *, training: bool) -> Stream:
     from timm.data import create_dataset
 
-    # Pictures as they were decoded: timm's conversion would make white of 16 bits. TensorFlow decodes to 8 by itself.
+    # Images as decoded: timm's conversion would turn 16 bits to white. TensorFlow decodes to 8 by itself.
     mode: dict[str, Any] = {} if name.lower().startswith("tfds/") else {"input_img_mode": ""}
 
     def opened(batch_size: int) -> Any:
@@ -496,19 +498,19 @@ def _open_stream(name: str, root: Path, split: str, *, training: bool) -> Stream
 
 def _check_labels(source: _Source, num_classes: int, what: str) -> None:
     if not len(source.labels):
-        raise DataError(f"There is no picture in {what}.")
+        raise DataError(f"There is no image in {what}.")
     wrong = np.flatnonzero((source.labels < 0) | (source.labels >= num_classes))
     if len(wrong):
-        row = int(wrong[0])
+        index = int(wrong[0])
         raise DataError(
-            f"{source.name(row)} has the label {source.labels[row]}, and the network {num_classes} "
-            f"outputs; {len(wrong)} pictures of {what} are outside. Set model.num_classes to "
+            f"{source.name(index)} has the label {source.labels[index]}, and the network {num_classes} "
+            f"outputs; {len(wrong)} images of {what} are outside. Set model.num_classes to "
             f"{int(source.labels.max()) + 1}, or take the classes out."
         )
 
 
 def _stratified(labels: NDArray[np.int64], share: float, seed: int, *, leave: int = 0) -> NDArray[np.bool_]:
-    """Which pictures are chosen [n]: of each class the share, at random; at least one, and at least ``leave`` not."""
+    """Which images are chosen [n]: of each class the share, at random; at least one, and at least ``leave`` not."""
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=np.bool_)
     for label in np.unique(labels):

@@ -10,60 +10,62 @@ import torch
 from torch import nn
 
 from bsszoo.errors import RunError
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Shares of pictures whose label is the network's first, or among its first five, choices [%]; mean loss [nats].
+    """Shares of images whose label is the network's first, or among its first five, choices [%]; mean loss [nats].
 
-    ``split`` names what was measured on, as the data have it.
+    ``split`` is the name of the split in the data.
     """
 
     top1: float
     top5: float
     loss: float
-    pictures: int
+    images: int
     split: str = ""
 
 
-def autocast(place: Place, precision: str) -> Callable[[], AbstractContextManager[object]]:
+def autocast(process: Process, precision: str) -> Callable[[], AbstractContextManager[object]]:
     """Makes the context in which a network runs at a precision: ``float32``, ``bfloat16`` or ``float16``."""
     if precision == "float32":
         return nullcontext
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
-    return lambda: torch.autocast(place.device.type, dtype=dtype)
+    return lambda: torch.autocast(process.device.type, dtype=dtype)
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    place: Place,
+    process: Process,
     *,
     precision: str = "float32",
     channels_last: bool = False,
     on_batch: Callable[[int], None] | None = None,
     stopping: Callable[[], bool] | None = None,
 ) -> Accuracy | None:
-    """The accuracy of a network over all processes' pictures, each counted once.
+    """The accuracy of a network over all processes' images, each counted once.
 
     Args:
-        model: The network, on the place's device; it is left in evaluation mode.
+        model: The network, on the process's device; it is left in evaluation mode.
         batches: This process's normalised images [m, c, s, s] and labels [m].
-        place: This process among all.
+        process: This process among all.
         precision: ``float32``, ``bfloat16`` or ``float16``.
-        channels_last: Whether the network's memory is laid out so.
-        on_batch: Called after each batch with the pictures done so far, in this process.
-        stopping: Asked after each batch; when it says yes, None is returned. For one process only.
+        channels_last: Whether the network is in channels-last memory format.
+        on_batch: Called after each batch with the images done so far, in this process.
+        stopping: Asked after each batch; where it is True, None is returned. For one process only.
 
     Raises:
-        RunError: There was no picture.
+        RunError: There was no image.
     """
     model.eval()
-    context = autocast(place, precision)
+    context = autocast(process, precision)
     # Counts are whole numbers below 2^53; the loss is summed in double precision where the device has it.
-    counts = torch.zeros(4, dtype=torch.float32 if place.device.type == "mps" else torch.float64, device=place.device)
+    counts = torch.zeros(
+        4, dtype=torch.float32 if process.device.type == "mps" else torch.float64, device=process.device
+    )
     done = 0
     for images, labels in batches:
         if channels_last:
@@ -79,7 +81,7 @@ def evaluate(
             on_batch(done)
         if stopping is not None and stopping():
             return None
-    top1, top5, loss_sum, pictures = (float(v) for v in place.sum(counts))
-    if not pictures:
-        raise RunError("There was no picture to evaluate.")
-    return Accuracy(100 * top1 / pictures, 100 * top5 / pictures, loss_sum / pictures, int(pictures))
+    top1, top5, loss_sum, count = (float(v) for v in process.sum(counts))
+    if not count:
+        raise RunError("There was no image to evaluate.")
+    return Accuracy(100 * top1 / count, 100 * top5 / count, loss_sum / count, int(count))

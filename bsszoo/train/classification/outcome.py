@@ -1,4 +1,4 @@
-"""The network of a recipe before its training, and what is kept of it afterwards."""
+"""The network of a recipe before its training, and the files that are written of it afterwards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from bsszoo.models.names import resolve_code
 from bsszoo.models.saved_config import OWN
 from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder, best_of
-from bsszoo.train.classification.data import Pictures, Split, class_names
+from bsszoo.train.classification.data import ImageSplit, Split, class_names
 from bsszoo.train.classification.evaluation import Accuracy
 from bsszoo.train.classification.recipe import EmaPart, Recipe, RunPart
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 from bsszoo.version import __version__
 
 
@@ -59,9 +59,9 @@ def teacher_network(recipe: Recipe, classes: Sequence[str] | None = None) -> nn.
     made: Any = create(
         loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=loss.teacher_weights
     )
-    own = (made.pretrained_cfg or {}).get("label_names")
-    if classes and own and list(own)[: len(classes)] != list(classes):
-        theirs, ours = next((a, b) for a, b in zip_longest(own, classes, fillvalue="nothing") if a != b)
+    names = (made.pretrained_cfg or {}).get("label_names")
+    if classes and names and list(names)[: len(classes)] != list(classes):
+        theirs, ours = next((a, b) for a, b in zip_longest(names, classes, fillvalue="nothing") if a != b)
         raise RecipeError(
             f"loss.teacher_weights are of a network whose outputs stand for other classes: for "
             f"{one_line(theirs)!r} where the data have {one_line(ours)!r}. A teacher is a network of the "
@@ -71,14 +71,17 @@ def teacher_network(recipe: Recipe, classes: Sequence[str] | None = None) -> nn.
     return network
 
 
-def data_mark(recipe: Recipe, splits: tuple[Split, Split]) -> str:
-    """What tells one set of splits from another, whichever folder it lies in."""
+def data_fingerprint(recipe: Recipe, splits: tuple[Split, Split]) -> str:
+    """The sizes of the splits, and a fingerprint (SHA-256) of the labels, indices and classes of each."""
+    # Compared with the text in checkpoints, those of earlier versions too.
     parts = [f"{len(splits[0])} + {len(splits[1])} pictures"]
     for split in splits:
-        if isinstance(split, Pictures):
+        if isinstance(split, ImageSplit):
             classes = list(split.source.classes or [])
-            mark = hashlib.sha256(split.labels.tobytes() + split.rows.tobytes() + repr(classes).encode()).hexdigest()
-            parts.append(mark[:12])
+            fingerprint = hashlib.sha256(
+                split.labels.tobytes() + split.indices.tobytes() + repr(classes).encode()
+            ).hexdigest()
+            parts.append(fingerprint[:12])
     return " ".join([recipe.data.dataset, *parts])
 
 
@@ -88,7 +91,7 @@ def conclude(
     folder: Folder,
     rows: Sequence[EpochRow],
     splits: tuple[Split, Split],
-    place: Place,
+    process: Process,
     tested: Accuracy | None = None,
     *,
     test: Split | None = None,
@@ -100,8 +103,8 @@ def conclude(
         network: The network that was validated last.
         folder: The training's folder.
         rows: The epochs.
-        splits: The training and the validation pictures.
-        place: Where it was trained.
+        splits: The training and the validation images.
+        process: The process that trained it, one of all.
         tested: The accuracy on the recipe's test split, where it has one.
         test: That split.
     """
@@ -125,7 +128,7 @@ def conclude(
         "best_top1": best.top1,
         "best_epoch": best.epoch,
         "epochs": len(rows),
-        "weights": weights_words(recipe.ema),
+        "weights": describe_weights(recipe.ema),
         "dataset": data.dataset,
         "train_pictures": len(splits[0]),
         "val_pictures": len(splits[1]),
@@ -137,11 +140,11 @@ def conclude(
                 "test_top1": tested.top1,
                 "test_top5": tested.top5,
                 "test_loss": tested.loss,
-                "test_pictures": tested.pictures,
+                "test_pictures": tested.images,
                 "tested_on": test.split,
             }
         ),
-        **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("timm",)),
+        **how_trained(recipe.run, process, seconds=sum(r.seconds for r in rows), packages=("timm",)),
         "images_per_s": round(last.images_per_s, 1),
         "last_epoch": asdict(last),
         **of_files(folder, checksum),
@@ -151,7 +154,7 @@ def conclude(
 
 
 def of_files(folder: Folder, checksum: str) -> dict[str, Any]:
-    """What a summary says of the weights' files: their SHA-256, and what happened to them."""
+    """A summary's entries on the weights' files: their SHA-256, and notes."""
     return {"sha256": checksum, "best_sha256": folder.best, **({"files": folder.notes} if folder.notes else {})}
 
 
@@ -165,9 +168,9 @@ def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split, che
         # timm reads as many names as there are outputs.
         spare = range(len(classes), recipe.model.num_classes)
         config["label_names"] = [*classes, *(f"class {i}, not trained" for i in spare)]
-    # The names of what the weights were trained on before say nothing of these classes.
-    begun = {k: v for k, v in network.pretrained_cfg.items() if not k.startswith("label_")}
-    network.pretrained_cfg = {**begun, "tag": "", "license": None}
+    # The names of what the weights were trained on before are not of these classes.
+    remaining = {k: v for k, v in network.pretrained_cfg.items() if not k.startswith("label_")}
+    network.pretrained_cfg = {**remaining, "tag": "", "license": None}
     with folder.writing("config.json") as scratch:
         save_config_for_hf(
             network,
@@ -186,25 +189,25 @@ def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split, che
         scratch.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
-def weights_words(ema: EmaPart) -> str:
-    """Which weights are kept at the end."""
+def describe_weights(ema: EmaPart) -> str:
+    """Which weights are saved at the end."""
     return "moving average" if ema.decay is not None else "last update"
 
 
-def how_trained(run: RunPart, place: Place, *, seconds: float, packages: Sequence[str]) -> dict[str, Any]:
-    """What the summary of every training says: seed, seconds, device, precision, versions.
+def how_trained(run: RunPart, process: Process, *, seconds: float, packages: Sequence[str]) -> dict[str, Any]:
+    """The entries of every training's summary: seed, seconds, device, precision, versions.
 
     Args:
         run: The recipe's section.
-        place: Where it was trained.
+        process: The process that trained it, one of all.
         seconds: Of training and validating.
-        packages: What the result depends on beside torch, torchvision and numpy.
+        packages: What the result depends on besides torch, torchvision and numpy.
     """
     return {
         "seed": run.seed,
         "seconds": round(seconds, 3),
-        "device": device_words(place),
-        "processes": place.world,
+        "device": describe_device(process),
+        "processes": process.world,
         "precision": run.precision,
         "versions": {
             "bsszoo": __version__,
@@ -214,10 +217,12 @@ def how_trained(run: RunPart, place: Place, *, seconds: float, packages: Sequenc
     }
 
 
-def device_words(place: Place) -> str:
-    """The device's name as a person knows it."""
-    if place.device.type == "cuda":
-        return torch.cuda.get_device_name(place.device)
+def describe_device(process: Process) -> str:
+    """The device's name on screen."""
+    if process.device.type == "cuda":
+        return torch.cuda.get_device_name(process.device)
     return (
-        f"{place.device.type}, {torch.get_num_threads()} threads" if place.device.type == "cpu" else (place.device.type)
+        f"{process.device.type}, {torch.get_num_threads()} threads"
+        if process.device.type == "cpu"
+        else (process.device.type)
     )

@@ -28,7 +28,7 @@ PREFIX: Final = "paper:"
 def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
     """The paper's recipe of a family on other data: Table 1, and our choices as in ``recipes/imagenet``.
 
-    RegNets, of which the paper has none, are trained by the settings of their own.
+    RegNets, of which the paper has none, are trained by the settings of ``family_of(family).training``.
 
     Args:
         family: A family's name.
@@ -68,14 +68,14 @@ def imagenet_recipe(network: str) -> Recipe:
     """
     from bsszoo.models.resolve import resolve
 
-    found = resolve(network)
-    code = found.classifier
+    resolved = resolve(network)
+    code = resolved.classifier
     row = family_of(code.family).training
     data = DataPart(image_size=code.image_size, crop_pct=row.crop_pct, interpolation=row.interpolation)
     made = paper_recipe(code.family, num_classes=1000, data=data)
     return with_values(
         made,
-        model={"name": network if found.source is None else str(code)},
+        model={"name": network if resolved.source is None else str(code)},
         run={"precision": "bfloat16", "channels_last": True, "workers": 8},
     )
 

@@ -37,7 +37,7 @@ class ModelPart(Section):
 
 
 class DataPart(Section):
-    """Where images come from and how they are shown in evaluation."""
+    """Where images come from and how they are cropped in evaluation."""
 
     #: folder | torch/fashion_mnist | torch/cifar10 | any other of timm's ``create_dataset`` | synthetic.
     dataset: str = "folder"
@@ -59,7 +59,7 @@ class DataPart(Section):
 
 
 class AugmentPart(Section):
-    """What is done at random to training images (timm's ``create_transform`` and ``Mixup``)."""
+    """Random augmentation of training images (timm's ``create_transform`` and ``Mixup``)."""
 
     #: rrc: random resized crop (Szegedy et al. 2015) | rkrc: resized, then a random crop | rkrr: the two mixed.
     crop_mode: Literal["rrc", "rkrc", "rkrr"] = "rrc"
@@ -70,7 +70,7 @@ class AugmentPart(Section):
     hflip: float = Field(0.5, ge=0, le=1)
     vflip: float = Field(0.0, ge=0, le=1)
     color_jitter: float = Field(0.0, ge=0)
-    #: A policy in timm's words: original, v0, rand-m9-mstd0.5, augmix-m3, ..; null for none.
+    #: A policy as timm writes it: original, v0, rand-m9-mstd0.5, augmix-m3, ..; null for none.
     auto_augment: str | None = None
     #: Probability that a rectangle of an image is replaced by noise (Zhong et al. 2017).
     erase: float = Field(0.0, ge=0, le=1)
@@ -84,7 +84,7 @@ class OptimPart(Section):
     #: The learning rate at ``lr_batch_size``.
     lr: float = Field(gt=0)
     name: str = "sgd"
-    #: Images of one update, over all devices and accumulated passes.
+    #: Images of one update, over all devices and accumulated micro-batches.
     batch_size: int = Field(PAPER_BATCH, ge=1, le=1_000_000)
     #: Whether a ``batch_size`` other than ``lr_batch_size`` changes the rate in proportion.
     scale_lr: bool = False
@@ -104,7 +104,7 @@ class OptimPart(Section):
 
 
 class SchedulePart(Section):
-    """The learning rate over the updates (timm's ``create_scheduler_v2``), and how long it goes."""
+    """The learning rate over the updates (timm's ``create_scheduler_v2``), and its length."""
 
     epochs: int = Field(ge=1, le=1_000_000)
     name: Literal["cosine", "constant", "poly", "tanh"] = "cosine"
@@ -130,7 +130,7 @@ class LossPart(Section):
 
 
 class EmaPart(Section):
-    """The moving average of the weights (timm's ``ModelEmaV3``), validated and kept instead when there is one."""
+    """The moving average of the weights (timm's ``ModelEmaV3``), validated and saved instead when there is one."""
 
     decay: float | None = Field(None, gt=0, lt=1)
     #: Whether the decay rises from zero over the first updates.
@@ -141,7 +141,7 @@ class RunPart(Section):
     """The seed, and how the devices are used: no part of the method, though rounding depends on it."""
 
     seed: int = Field(0, ge=0, le=2**62)
-    #: Most images that a device passes through the network at once; the batch is accumulated from such passes.
+    #: Most images that a device passes through the network at once; the batch is accumulated from such micro-batches.
     device_batch: int = Field(128, ge=1, le=1_000_000)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
@@ -197,7 +197,7 @@ class Recipe(Section):
 
 
 def read_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
-    """The recipe of a YAML file, with ``key.key=value`` assignments in place of what it says.
+    """The recipe of a YAML file, with ``key.key=value`` assignments that replace its values.
 
     Raises:
         RecipeError: The file is missing or no recipe; the text names the key and what is allowed.
@@ -224,12 +224,12 @@ def recipe_file(path: str | Path) -> str:
 
 
 def assigned(recipe: Tree, assignments: Sequence[str]) -> Tree:
-    """A recipe with ``key.key=value`` assignments in place of what it says; ``RecipeError`` as ``read_recipe``."""
+    """A recipe with ``key.key=value`` assignments that replace its values; ``RecipeError`` as ``read_recipe``."""
     return read_tree(type(recipe), override(as_mapping(recipe), type(recipe), assignments))
 
 
 def recipe_text(recipe: Section) -> str:
-    """The recipe as YAML that reads as the same; every key stands in it."""
+    """The recipe as YAML that reads as the same; it has every key."""
     text: str = yaml.safe_dump(as_mapping(recipe), sort_keys=False, default_flow_style=None, width=110)
     return text
 

@@ -1,8 +1,8 @@
-"""Batches of a training: which pictures an update takes, in which order, augmented how, and on which device.
+"""Batches of a training: the images of each update, their order, augmentation and device.
 
-An update takes ``batch_size`` pictures in passes of ``m``: pass ``k`` of ``K = batch_size / m`` takes the places
-``k m .. (k + 1) m - 1``. Process ``r`` of ``R`` computes the passes ``r K / R .. (r + 1) K / R - 1``. So which pictures
-go through the network together does not depend on how many processes there are, only ``m`` does.
+An update takes ``batch_size`` images in micro-batches of ``m``: micro-batch ``k`` of ``K = batch_size / m`` takes the
+indices ``k m .. (k + 1) m - 1``. Process ``r`` of ``R`` computes the micro-batches ``r K / R .. (r + 1) K / R - 1``. So
+which images go through the network together does not depend on the number of processes, only on ``m``.
 """
 
 from __future__ import annotations
@@ -24,90 +24,90 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_
 
 from bsszoo.errors import DataError, RecipeError
 from bsszoo.images import MODES, converted, prepared
-from bsszoo.train.classification.data import Pictures, Split, Stream
+from bsszoo.train.classification.data import ImageSplit, Split, Stream
 from bsszoo.train.seeds import drawing, mixed
 
 if TYPE_CHECKING:
     from bsszoo.train.classification.recipe import Recipe, RunPart
-    from bsszoo.train.devices import Place
+    from bsszoo.train.devices import Process
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Draw = tuple[int, int, int]  # epoch, place in the epoch, picture
+Draw = tuple[int, int, int]  # epoch, index in the epoch, index of the image
 
-# Seconds that a reader lives on after SIGTERM, longer than any update; and between two looks at its training.
+# Seconds that a reader runs on after SIGTERM, longer than any update; and between two checks of its training.
 _GRACE: Final = 1800
-# The least pass, as a share of the pictures that would fit: below it divisors were chosen badly, not memory.
+# The least micro-batch, as a share of the images that would fit: below it divisors were chosen badly, not memory.
 _LEAST_SHARE: Final = 0.25
-_LOOK: Final = 5
+_CHECK: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """How the batch of an update is divided: ``passes`` in a process, of ``size`` pictures; ``updates`` an epoch."""
+    """The division of an update's batch: ``micro_batches`` of ``size`` images in a process; ``updates`` an epoch."""
 
     size: int
-    passes: int
+    micro_batches: int
     updates: int
 
 
-def divide(recipe: Recipe, pictures: int, world: int) -> Division:
+def divide(recipe: Recipe, images: int, world: int) -> Division:
     """The division of a recipe's batch over ``world`` processes.
 
     Raises:
         RecipeError: The batch does not divide by the number of processes, is larger than the training split, or would
-            be divided into passes that batch normalisation, mixup or cutmix cannot take.
+            be divided into micro-batches that batch normalisation, mixup or cutmix cannot take.
     """
     batch, most = recipe.optim.batch_size, recipe.run.device_batch
-    size, passes = shares(batch, most, world)
+    size, micro_batches = shares(batch, most, world)
     paired = bool(recipe.augment.mixup or recipe.augment.cutmix)
-    fault = small_pass(size, batch // world, most)
+    fault = small_micro_batch(size, batch // world, most)
     if size * (world if recipe.run.sync_bn else 1) == 1:
-        fault = "batch normalisation over one picture is no training"
+        fault = "batch normalisation over one image is no training"
     elif fault is None and paired and size % 2:
         fault = "augment.mixup and augment.cutmix mix pairs, and so take an even number"
     if fault is not None:
-        raise pass_error(batch, most, world, pictures, fault)
-    if pictures < batch:
+        raise division_error(batch, most, world, images, fault)
+    if images < batch:
         raise RecipeError(
-            f"optim.batch_size is {batch}, and the training split has {pictures} pictures; it has to "
+            f"optim.batch_size is {batch}, and the training split has {images} images; it has to "
             "fill at least one batch. Set optim.batch_size lower (and optim.scale_lr=true, to scale the "
             "learning rate with it)."
         )
-    return Division(size=size, passes=passes, updates=pictures // batch)
+    return Division(size=size, micro_batches=micro_batches, updates=images // batch)
 
 
-def small_pass(size: int, share: int, most: int) -> str | None:
-    """Why passes are too small for batch normalisation where larger ones would fit; None where they are not.
+def small_micro_batch(size: int, share: int, most: int) -> str | None:
+    """Why micro-batches are too small for batch normalisation where larger ones would fit; None where they are not.
 
     Args:
-        size: Pictures of a pass.
-        share: Pictures of a process in an update.
+        size: Images of a micro-batch.
+        share: Images of a process in an update.
         most: ``run.device_batch``.
     """
     fitting = min(share, most)
     if size < _LEAST_SHARE * fitting or size == 1 < fitting:
-        return "batch normalisation would see few pictures, and the passes would take long"
+        return "batch normalisation would see few images, and the micro-batches would take long"
     return None
 
 
-def pass_error(batch: int, most: int, world: int, pictures: int, fault: str) -> RecipeError:
+def division_error(batch: int, most: int, world: int, images: int, fault: str) -> RecipeError:
     """The error for a batch that divides badly; it names the nearest ones that divide well.
 
     Args:
         batch, most, world: As ``shares`` takes them.
-        pictures: Of the training split, which holds at least a batch.
-        fault: What is wrong with its passes.
+        images: Of the training split, which holds at least a batch.
+        fault: What is wrong with its micro-batches.
     """
     size, _ = shares(batch, most, world)
     return RecipeError(
-        f"optim.batch_size is {batch}, which is divided into passes of {size} "
-        f"picture{'' if size == 1 else 's'} (the largest divisor of {batch // world} up to "
-        f"run.device_batch, {most}): {fault}. {_advice(batch, most, world, pictures)}"
+        f"optim.batch_size is {batch}, which is divided into micro-batches of {size} "
+        f"image{'' if size == 1 else 's'} (the largest divisor of {batch // world} up to "
+        f"run.device_batch, {most}): {fault}. {_advice(batch, most, world, images)}"
     )
 
 
-def _advice(batch: int, most: int, world: int, pictures: int) -> str:
-    """The nearest batches that divide into large passes of even size, or passes that divide this one, as a sentence."""
+def _advice(batch: int, most: int, world: int, images: int) -> str:
+    """A sentence with the nearest batches of large, even micro-batches, or with micro-batches that divide this one."""
 
     def good(number: int) -> bool:
         size, _ = shares(number, most, world)
@@ -116,20 +116,20 @@ def _advice(batch: int, most: int, world: int, pictures: int) -> str:
     if most == 1:
         return "Set run.device_batch to 2 or more."
     below = next((n for n in range((batch - 1) // world * world, 0, -world) if good(n)), None)
-    above = next((n for n in range((batch // world + 1) * world, pictures + 1, world) if good(n)), None)
+    above = next((n for n in range((batch // world + 1) * world, images + 1, world) if good(n)), None)
     near = " or ".join(str(n) for n in (below, above) if n is not None)
     share = batch // world
     fits = (d for d in range(most + 1, min(share, 8 * most) + 1) if share % d == 0)
     larger = next((d for d in fits if d % 2 == 0 or share % 2), None)
     ways = [
         *([f"optim.batch_size to {near}"] if near else []),
-        *([f"run.device_batch to {larger}, for passes of so many"] if larger is not None else []),
+        *([f"run.device_batch to {larger}, for micro-batches of that size"] if larger is not None else []),
     ]
     return f"Set {', or '.join(ways)}." if ways else "Set run.device_batch and optim.batch_size anew."
 
 
 def shares(batch: int, most: int, world: int) -> tuple[int, int]:
-    """The pictures of a pass, at most ``most``, and the passes of each of ``world`` processes in an update.
+    """The images of a micro-batch, at most ``most``, and the micro-batches of each of ``world`` processes in an update.
 
     Raises:
         RecipeError: The batch does not divide by the number of processes.
@@ -145,37 +145,37 @@ def shares(batch: int, most: int, world: int) -> tuple[int, int]:
 
 
 class TrainingBatches:
-    """The passes of a process, on its device; ``batches.between(u, v)`` gives those of the updates ``u .. v - 1``."""
+    """The micro-batches of a process, on its device; ``between(u, v)`` gives those of the updates ``u .. v - 1``."""
 
-    def __init__(self, split: Split, recipe: Recipe, division: Division, place: Place) -> None:
-        self._split, self._recipe, self._division, self._place = split, recipe, division, place
+    def __init__(self, split: Split, recipe: Recipe, division: Division, process: Process) -> None:
+        self._split, self._recipe, self._division, self._process = split, recipe, division, process
         transform = training_transform(recipe)
         mode = _mode(recipe.model.in_chans)
         self._sampler: _Order | None = None
-        if isinstance(split, Pictures):
-            self._sampler = _Order(len(split), recipe, division, place)
+        if isinstance(split, ImageSplit):
+            self._sampler = _Order(len(split), recipe, division, process)
             dataset: Any = _Augmented(split, transform, mode, recipe.run.seed)
-            self._loader = reading_loader(dataset, recipe.run, place, fast_collate, batch_sampler=self._sampler)
+            self._loader = reading_loader(dataset, recipe.run, process, fast_collate, batch_sampler=self._sampler)
         else:
             self._stream = _AugmentedStream(split, transform, recipe, division)
             self._loader = reading_loader(
-                self._stream, recipe.run, place, fast_collate, batch_size=division.size, drop_last=True
+                self._stream, recipe.run, process, fast_collate, batch_size=division.size, drop_last=True
             )
-        self._on_device = on_device(self._loader, recipe, place)
+        self._on_device = on_device(self._loader, recipe, process)
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
-        """The passes of an epoch from an update on, to its end: normalised images [m, c, s, s] and labels [m]."""
+        """The micro-batches from an update to the end of its epoch: normalised images [m, c, s, s] and labels [m]."""
         epoch, start = divmod(first, self._division.updates)
         if self._sampler is not None:
             self._sampler.epoch, self._sampler.start = epoch, start
             return iter(self._on_device)
-        return self._streamed(epoch, start * self._division.passes)
+        return self._streamed(epoch, start * self._division.micro_batches)
 
     def _streamed(self, epoch: int, skip: int) -> Iterator[Batch]:
         # timm's readers shuffle by the workers' seeds, which torch draws from this generator.
         self._loader.generator = torch.Generator().manual_seed(mixed(self._recipe.run.seed, epoch))
         self._stream.begin(epoch, skip)
-        wanted = self._division.updates * self._division.passes
+        wanted = self._division.updates * self._division.micro_batches
         for number, batch in enumerate(iter(self._on_device)):
             if number >= wanted:
                 return
@@ -186,11 +186,11 @@ class TrainingBatches:
         """End the processes that read."""
         end_readers(self._on_device)
 
-    def again(self, update: int, passed: int) -> dict[str, Any]:
-        """The pictures of one pass, read anew for a look: images (uint8), labels, files; nothing for a stream."""
-        if self._sampler is None or not isinstance(self._split, Pictures):
+    def reread(self, update: int, micro_batch: int) -> dict[str, Any]:
+        """The images of one micro-batch, read again: images (uint8), labels, files; empty for a stream."""
+        if self._sampler is None or not isinstance(self._split, ImageSplit):
             return {}
-        draws = self._sampler.draws(*divmod(update, self._division.updates), passed)
+        draws = self._sampler.draws(*divmod(update, self._division.updates), micro_batch)
         dataset: Any = self._loader.dataset
         images = np.stack([dataset[d][0] for d in draws])
         return {
@@ -201,10 +201,10 @@ class TrainingBatches:
 
 
 def training_transform(recipe: Recipe) -> Callable[[Any], Any]:
-    """timm's transform for training: a PIL picture to an augmented uint8 array [c, s, s].
+    """timm's transform for training: a PIL image to an augmented uint8 array [c, s, s].
 
     Raises:
-        RecipeError: ``augment.auto_augment`` is no policy that timm knows.
+        RecipeError: ``augment.auto_augment`` is no policy of timm's.
     """
     augment, data = recipe.augment, recipe.data
     size = (recipe.model.in_chans, data.image_size, data.image_size)
@@ -233,7 +233,7 @@ def training_transform(recipe: Recipe) -> Callable[[Any], Any]:
 
 
 def evaluation_transform(recipe: Recipe) -> Callable[[Any], Any]:
-    """timm's transform for evaluation: a PIL picture to the uint8 array [c, s, s] of its centre."""
+    """timm's transform for evaluation: a PIL image to the uint8 array [c, s, s] of its centre."""
     data = recipe.data
     interpolation = "bilinear" if data.interpolation == "random" else data.interpolation
     transform: Callable[[Any], Any] = create_transform(
@@ -248,34 +248,34 @@ def evaluation_transform(recipe: Recipe) -> Callable[[Any], Any]:
     return transform
 
 
-def evaluation_batches(split: Split, recipe: Recipe, place: Place) -> Any:
-    """Batches of the pictures that this process evaluates, each picture in one process and once.
+def evaluation_batches(split: Split, recipe: Recipe, process: Process) -> Any:
+    """Batches of the images that this process evaluates, each image in one process and once.
 
     Args:
-        split: The pictures.
+        split: The images.
         recipe: Gives the input's size, the normalisation, the batch and the number of reading processes.
-        place: This process among all.
+        process: This process among all.
     """
     size = recipe.run.device_batch
     transform = evaluation_transform(recipe)
-    if isinstance(split, Pictures):
+    if isinstance(split, ImageSplit):
         dataset: Any = _Plain(split, transform, _mode(recipe.model.in_chans))
         loader = reading_loader(
             dataset,
             recipe.run,
-            place,
+            process,
             fast_collate,
-            sampler=range(place.rank, len(split), place.world),
+            sampler=range(process.rank, len(split), process.world),
             batch_size=size,
         )
     else:
         loader = reading_loader(
-            _PlainStream(split, transform, recipe, size), recipe.run, place, fast_collate, batch_size=size
+            _PlainStream(split, transform, recipe, size), recipe.run, process, fast_collate, batch_size=size
         )
-    return on_device(loader, recipe, place)
+    return on_device(loader, recipe, process)
 
 
-def on_device(loader: Any, recipe: Recipe, place: Place) -> Any:
+def on_device(loader: Any, recipe: Recipe, process: Process) -> Any:
     """timm's prefetching loader: batches on the device, normalised there."""
     data = recipe.data
     if len(data.mean) not in (1, recipe.model.in_chans):
@@ -283,22 +283,22 @@ def on_device(loader: Any, recipe: Recipe, place: Place) -> Any:
             f"data.mean has {len(data.mean)} numbers for the {recipe.model.in_chans} channels of "
             "model.in_chans; give one for each channel, or one for all."
         )
-    return PrefetchLoader(loader, mean=data.mean, std=data.std, channels=recipe.model.in_chans, device=place.device)
+    return PrefetchLoader(loader, mean=data.mean, std=data.std, channels=recipe.model.in_chans, device=process.device)
 
 
 def _mode(channels: int) -> str:
     if channels not in MODES:
-        raise RecipeError(f"model.in_chans is {channels}; pictures can be read with 1, 3 or 4 channels.")
+        raise RecipeError(f"model.in_chans is {channels}; images can be read with 1, 3 or 4 channels.")
     return MODES[channels]
 
 
-def reading_loader(dataset: Any, run: RunPart, place: Place, collate: Callable[[Any], Any], **how: Any) -> Any:
-    """torch's loader with a training's reading processes: they go when the training ends them, or is gone.
+def reading_loader(dataset: Any, run: RunPart, process: Process, collate: Callable[[Any], Any], **how: Any) -> Any:
+    """torch's loader with a training's reading processes, which end when the training ends them, or is gone.
 
     Args:
         dataset: What is read.
         run: Gives the number of processes.
-        place: Pictures for a GPU are read into memory that it copies from.
+        process: Images for a GPU are read into memory that it copies from.
         collate: Makes a batch of its samples.
         how: The sampler and the batch size, as ``DataLoader`` takes them.
     """
@@ -306,7 +306,7 @@ def reading_loader(dataset: Any, run: RunPart, place: Place, collate: Callable[[
         dataset,
         num_workers=run.workers,
         collate_fn=collate,
-        pin_memory=place.device.type == "cuda",
+        pin_memory=process.device.type == "cuda",
         persistent_workers=run.workers > 0 and not isinstance(dataset, IterableDataset),
         worker_init_fn=_leave_signals_to_the_training,
         **how,
@@ -322,21 +322,21 @@ def _leave_signals_to_the_training(_: int) -> None:
     training = os.getppid()
     ends: list[float] = []
 
-    def look(number: int, _: FrameType | None) -> None:
+    def check(number: int, _: FrameType | None) -> None:
         if number == signal.SIGTERM and not ends:
             ends.append(time.monotonic() + _GRACE)
         if os.getppid() != training or time.monotonic() > ends[0]:
             os._exit(0)
-        signal.alarm(_LOOK)
+        signal.alarm(_CHECK)
 
-    signal.signal(signal.SIGTERM, look)
-    signal.signal(signal.SIGALRM, look)
+    signal.signal(signal.SIGTERM, check)
+    signal.signal(signal.SIGALRM, check)
 
 
 def plain(error: DataError) -> DataError:
     """An error of a reading process as it was raised there: torch puts that process's traceback before it."""
-    head, mark, said = str(error).rpartition(f"{DataError.__name__}: ")
-    return DataError(said.strip()) if mark and "Original Traceback" in head else error
+    head, separator, message = str(error).rpartition(f"{DataError.__name__}: ")
+    return DataError(message.strip()) if separator and "Original Traceback" in head else error
 
 
 def end_readers(batches: Any) -> None:
@@ -349,60 +349,60 @@ def end_readers(batches: Any) -> None:
 
 
 class _Order(Sampler[list[Draw]]):
-    """The pictures of this process's passes: an epoch's permutation depends on the seed and the epoch only."""
+    """The images of this process's micro-batches: an epoch's permutation depends on the seed and the epoch only."""
 
-    def __init__(self, pictures: int, recipe: Recipe, division: Division, place: Place) -> None:
-        self._pictures, self._seed, self._batch = pictures, recipe.run.seed, recipe.optim.batch_size
-        self._division, self._first = division, place.rank * division.passes
+    def __init__(self, images: int, recipe: Recipe, division: Division, process: Process) -> None:
+        self._images, self._seed, self._batch = images, recipe.run.seed, recipe.optim.batch_size
+        self._division, self._first = division, process.rank * division.micro_batches
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return (self._division.updates - self.start) * self._division.passes
+        return (self._division.updates - self.start) * self._division.micro_batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order = self._permutation(self.epoch)
         for update in range(self.start, self._division.updates):
-            for passed in range(self._division.passes):
-                yield self._draws(order, self.epoch, update, passed)
+            for micro_batch in range(self._division.micro_batches):
+                yield self._draws(order, self.epoch, update, micro_batch)
 
-    def draws(self, epoch: int, update: int, passed: int) -> list[Draw]:
-        """The pictures of one pass."""
-        return self._draws(self._permutation(epoch), epoch, update, passed)
+    def draws(self, epoch: int, update: int, micro_batch: int) -> list[Draw]:
+        """The images of one micro-batch."""
+        return self._draws(self._permutation(epoch), epoch, update, micro_batch)
 
-    def _draws(self, order: NDArray[np.int64], epoch: int, update: int, passed: int) -> list[Draw]:
-        first = update * self._batch + (self._first + passed) * self._division.size
+    def _draws(self, order: NDArray[np.int64], epoch: int, update: int, micro_batch: int) -> list[Draw]:
+        first = update * self._batch + (self._first + micro_batch) * self._division.size
         return [(epoch, p, int(order[p])) for p in range(first, first + self._division.size)]
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng(mixed(self._seed, epoch)).permutation(self._pictures)
+        return np.random.default_rng(mixed(self._seed, epoch)).permutation(self._images)
 
 
 class _Augmented(Dataset[tuple[Any, int]]):
-    def __init__(self, pictures: Pictures, transform: Callable[[Any], Any], mode: str, seed: int) -> None:
-        self._pictures, self._transform, self._mode, self._seed = pictures, transform, mode, seed
-        self._labels = pictures.labels
+    def __init__(self, split: ImageSplit, transform: Callable[[Any], Any], mode: str, seed: int) -> None:
+        self._split, self._transform, self._mode, self._seed = split, transform, mode, seed
+        self._labels = split.labels
 
     def __getitem__(self, draw: Draw) -> tuple[Any, int]:
-        epoch, place, picture = draw
-        image = self._pictures.picture(picture, self._mode)
-        with drawing(self._seed, epoch, place):
-            return _uint8(self._transform(image)), int(self._labels[picture])
+        epoch, position, index = draw
+        image = self._split.image(index, self._mode)
+        with drawing(self._seed, epoch, position):
+            return _uint8(self._transform(image)), int(self._labels[index])
 
 
 class _Plain(Dataset[tuple[Any, int]]):
-    def __init__(self, pictures: Pictures, transform: Callable[[Any], Any], mode: str) -> None:
-        self._pictures, self._transform, self._mode = pictures, transform, mode
-        self._labels = pictures.labels
+    def __init__(self, split: ImageSplit, transform: Callable[[Any], Any], mode: str) -> None:
+        self._split, self._transform, self._mode = split, transform, mode
+        self._labels = split.labels
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._split)
 
-    def __getitem__(self, picture: int) -> tuple[Any, int]:
-        return _uint8(self._transform(self._pictures.picture(picture, self._mode))), int(self._labels[picture])
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return _uint8(self._transform(self._split.image(index, self._mode))), int(self._labels[index])
 
 
 class _AugmentedStream(IterableDataset[tuple[Any, int]]):
-    """A stream's pictures, augmented; those of passes to skip come as placeholders that cost nothing."""
+    """A stream's images, augmented; those of micro-batches to skip come as placeholders that cost nothing."""
 
     def __init__(self, split: Stream, transform: Callable[[Any], Any], recipe: Recipe, division: Division) -> None:
         dataset: Any = split.open(division.size)
@@ -413,7 +413,7 @@ class _AugmentedStream(IterableDataset[tuple[Any, int]]):
         self._epoch = self._skip = 0
 
     def begin(self, epoch: int, skip: int) -> None:
-        """Set which epoch is read next, and how many of this process's passes of it are skipped."""
+        """Set which epoch is read next, and how many of this process's micro-batches of it are skipped."""
         self._epoch, self._skip = epoch, skip
         self._dataset.set_epoch(epoch)
 
@@ -432,19 +432,19 @@ class _AugmentedStream(IterableDataset[tuple[Any, int]]):
 
 
 class _PlainStream(IterableDataset[tuple[Any, int]]):
-    """A stream's pictures for evaluation."""
+    """A stream's images for evaluation."""
 
     def __init__(self, split: Stream, transform: Callable[[Any], Any], recipe: Recipe, batch: int) -> None:
-        self._pictures, self._transform = _Checked(split.open(batch), recipe, split.name), transform
+        self._images, self._transform = _Checked(split.open(batch), recipe, split.name), transform
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        return ((_uint8(self._transform(image)), label) for image, label in self._pictures)
+        return ((_uint8(self._transform(image)), label) for image, label in self._images)
 
 
 class _Checked(IterableDataset[tuple[Any, int]]):
     """timm's stream, which must neither skip broken samples nor give labels that the network has no output for.
 
-    Its pictures come as they were decoded, and are checked, oriented and converted as those of files are.
+    Its images are in the mode that they were decoded in, and are checked, oriented and converted as those of files are.
     """
 
     def __init__(self, dataset: Any, recipe: Recipe, name: str) -> None:
@@ -468,8 +468,8 @@ class _Checked(IterableDataset[tuple[Any, int]]):
                         f"Sample {count} of {self._name} has the label {label}, and the network "
                         f"{self._num_classes} outputs. Set model.num_classes."
                     )
-                called = f"Sample {count} of {self._name}"
-                yield converted(prepared(image, called), self._mode, called), label
+                name = f"Sample {count} of {self._name}"
+                yield converted(prepared(image, name), self._mode, name), label
         finally:
             reader.removeFilter(refuse)
 

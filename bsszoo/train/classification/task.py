@@ -1,4 +1,4 @@
-"""Classification as a ``Task``: pictures with one label each, cross-entropy, accuracy after each epoch."""
+"""Classification as a ``Task``: images with one label each, cross-entropy, accuracy after each epoch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 from bsszoo.train.checkpoint import EpochRow, Folder, Row
 from bsszoo.train.classification.data import class_names, open_splits, open_test, split_notes
 from bsszoo.train.classification.evaluation import Accuracy, autocast, evaluate
-from bsszoo.train.classification.outcome import conclude, data_mark, start_network, teacher_network
+from bsszoo.train.classification.outcome import conclude, data_fingerprint, start_network, teacher_network
 from bsszoo.train.classification.recipe import Recipe
 from bsszoo.train.classification.samples import TrainingBatches, divide, end_readers, evaluation_batches
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 from bsszoo.train.optim import Objective, make_schedule
 from bsszoo.train.task import Batches, Round
 
@@ -24,13 +24,13 @@ class Classification:
     """The task of a ``Recipe``.
 
     Raises:
-        RecipeError, DataError: The pictures cannot be used, or do not fit the recipe.
+        RecipeError, DataError: The images cannot be used, or do not fit the recipe.
     """
 
     row_kind: type[Row] = EpochRow
 
-    def __init__(self, recipe: Recipe, data: str | Path | None, place: Place) -> None:
-        self._recipe, self._place = recipe, place
+    def __init__(self, recipe: Recipe, data: str | Path | None, process: Process) -> None:
+        self._recipe, self._process = recipe, process
         classes = recipe.model.num_classes
         self._splits = open_splits(recipe.data, data, num_classes=classes)
         self._test = open_test(recipe.data, data, num_classes=classes, splits=self._splits)
@@ -41,12 +41,12 @@ class Classification:
             self.notes += (
                 f"the network has {classes} outputs and the data {len(names)} classes: the others are never trained",
             )
-        self.train_pictures, self.val_pictures = map(len, self._splits)
-        self.division = divide(recipe, self.train_pictures, place.world)
+        self.train_images, self.val_images = map(len, self._splits)
+        self.division = divide(recipe, self.train_images, process.world)
         self.ends = tuple(self.division.updates * (epoch + 1) for epoch in range(recipe.schedule.epochs))
-        self.mark = data_mark(recipe, self._splits)
+        self.fingerprint = data_fingerprint(recipe, self._splits)
         self._val_batches: Any = None
-        self._context = autocast(place, recipe.run.precision)
+        self._context = autocast(process, recipe.run.precision)
 
     def network(self, *, fresh: bool) -> nn.Module:
         """The recipe's network."""
@@ -56,17 +56,17 @@ class Classification:
         """The recipe's schedule over the updates of its epochs."""
         return make_schedule(self._recipe, optimizer, self.division.updates)
 
-    def place(self) -> None:
+    def to_device(self) -> None:
         """Make the objective, with its teacher on the device."""
         teacher = teacher_network(self._recipe, class_names(self._splits[0]))
-        self._objective = Objective(self._recipe, None if teacher is None else teacher.to(self._place.device))
+        self._objective = Objective(self._recipe, None if teacher is None else teacher.to(self._process.device))
 
     def batches(self) -> Batches:
         """Augmented images and labels."""
-        return TrainingBatches(self._splits[0], self._recipe, self.division, self._place)
+        return TrainingBatches(self._splits[0], self._recipe, self.division, self._process)
 
     def loss(self, forward: nn.Module, batch: Any) -> torch.Tensor:
-        """The mean loss of a pass [nats]."""
+        """The mean loss of a micro-batch [nats]."""
         images, targets = self._objective.mixed(*batch)
         with self._context():
             return self._objective(forward(images), targets, images)
@@ -74,17 +74,17 @@ class Classification:
     def validate(
         self, network: nn.Module, on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None
     ) -> Accuracy | None:
-        """The accuracy on the validation pictures."""
+        """The accuracy on the validation images."""
         if self._val_batches is None:
-            self._val_batches = evaluation_batches(self._splits[1], self._recipe, self._place)
+            self._val_batches = evaluation_batches(self._splits[1], self._recipe, self._process)
         return self._accuracy(network, self._val_batches, on_batch, stopping)
 
     def test(
         self, network: nn.Module, on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None
     ) -> Accuracy | None:
-        """The accuracy on a split that nothing was chosen by."""
+        """The accuracy on a split by which nothing was chosen."""
         assert self._test is not None
-        batches = evaluation_batches(self._test, self._recipe, self._place)
+        batches = evaluation_batches(self._test, self._recipe, self._process)
         try:
             return self._accuracy(network, batches, on_batch, stopping)
         finally:
@@ -108,10 +108,10 @@ class Classification:
         self, network: nn.Module, folder: Folder, rows: Sequence[EpochRow], tested: Accuracy | None
     ) -> dict[str, Any]:
         """Write the trained network as timm's folder, and its summary."""
-        return conclude(self._recipe, network, folder, rows, self._splits, self._place, tested, test=self._test)
+        return conclude(self._recipe, network, folder, rows, self._splits, self._process, tested, test=self._test)
 
     def close(self) -> None:
-        """End the processes that read validation pictures."""
+        """End the processes that read validation images."""
         if self._val_batches is not None:
             end_readers(self._val_batches)
 
@@ -126,7 +126,7 @@ class Classification:
         return evaluate(
             network,
             batches,
-            self._place,
+            self._process,
             precision=run.precision,
             channels_last=run.channels_last,
             on_batch=on_batch,

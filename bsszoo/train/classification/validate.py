@@ -1,4 +1,4 @@
-"""``validate``: the accuracy of a finished training, a zoo entry or any code on a folder of pictures."""
+"""``validate``: the accuracy of a finished training, a zoo entry or any code on a folder of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bsszoo.models.names import LOCAL, SOURCES
 from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.classification.data import (
-    Pictures,
+    ImageSplit,
     Split,
     Stream,
     class_names,
@@ -50,27 +50,27 @@ def validate(
     on_batch: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Accuracy:
-    """The accuracy of a network on the validation pictures; for a training's folder the figure that ended it.
+    """The accuracy of a network on the validation images; for a training's folder the figure of its end.
 
-    Pictures get the labels of their classes' names, whatever other classes the data have.
+    Images get the labels of their classes' names, whatever other classes the data have.
 
     Args:
         what: Whatever ``bsszoo.models.resolve`` takes: the folder of a training or of a pulled network, a weights file,
             ``hf-hub:org/name``, a zoo name or a code's text.
-        data: The folder of the pictures; None for ``synthetic``.
-        weights: Of a name or a code, as ``bsszoo.create`` takes them; a training's own otherwise.
+        data: The folder of the images; None for ``synthetic``.
+        weights: Of a name or a code, as ``bsszoo.create`` takes them; those of the training otherwise.
         settings: Values of the recipe's data section in place of those that came with the weights.
-        batch: Pictures of a batch.
-        workers: Processes that read the pictures.
+        batch: Images of a batch.
+        workers: Processes that read the images.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         device: As in ``train``.
         labels: The classes that the network's outputs stand for, in order, where its weights do not name them.
-        on_batch: Called after each batch with the pictures done, in this process.
-        on_note: Called with what a person should know: pictures that were left out, what was assumed of the labels.
+        on_batch: Called after each batch with the images done, in this process.
+        on_note: Called with sentences for the user: images that were left out, what was assumed of the labels.
 
     Raises:
         SettingsError: The folder holds no finished training.
-        DataError: The data have classes that the network does not know, or nobody says which output is which class.
+        DataError: The data have classes that the network was not trained with, or the outputs' classes are unknown.
         WeightsError, RecipeError: As their makers.
     """
     folder = Path(what).expanduser()
@@ -87,18 +87,18 @@ def validate(
         recipe = read_recipe(folder / RECIPE)
         if not (folder / WEIGHTS).is_file():
             raise SettingsError(
-                f"The training in {folder} has not come to its end; the same `bsszoo train` command goes on with it."
+                f"The training in {folder} has not come to its end; the same `bsszoo train` command resumes it."
             )
         part = recipe.model
-        own = f"{LOCAL}{folder}" if (folder / "config.json").is_file() else str(folder / WEIGHTS)
-        network: Any = create(part.name, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=own)
+        source = f"{LOCAL}{folder}" if (folder / "config.json").is_file() else str(folder / WEIGHTS)
+        network: Any = create(part.name, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=source)
     else:
         network = create(str(what), pretrained=weights)
         recipe = _recipe_of(network, str(what))
     run = {"device_batch": batch, "workers": workers, "precision": precision}
     recipe = with_values(recipe, data=dict(settings or {}), run={k: v for k, v in run.items() if v is not None})
     with ExitStack() as stack:
-        place = stack.enter_context(joined(device))
+        process = stack.enter_context(joined(device))
         names = _label_names(network, labels)
         assumed: tuple[str, ...] = ()
         if names is None and trained:
@@ -106,14 +106,14 @@ def validate(
             names, assumed = _names_of_training(recipe, data)
         split, notes = _opened(recipe, data, names, held_out=trained and "val_split" not in (settings or {}))
         for note in (*assumed, *notes):
-            if on_note is not None and place.first:
+            if on_note is not None and process.first:
                 on_note(note)
         channels_last = recipe.run.channels_last
         try:
             accuracy = evaluate(
-                network.to(place.device),
-                evaluation_batches(split, recipe, place),
-                place,
+                network.to(process.device),
+                evaluation_batches(split, recipe, process),
+                process,
                 precision=recipe.run.precision,
                 channels_last=channels_last,
                 on_batch=on_batch,
@@ -125,7 +125,7 @@ def validate(
 
 
 def _label_names(network: Any, labels: Sequence[str] | None) -> tuple[str, ...] | None:
-    """What the outputs stand for: the names given, else those of the weights, else None."""
+    """What the outputs stand for: ``labels``, else the names of the weights, else None."""
     outputs = network.num_classes
     if labels is not None:
         if len(labels) != outputs or len(set(labels)) != outputs:
@@ -134,9 +134,9 @@ def _label_names(network: Any, labels: Sequence[str] | None) -> tuple[str, ...] 
                 f"has {outputs} outputs. Give one name for each, in their order."
             )
         return tuple(labels)
-    found: Any = (network.pretrained_cfg or {}).get("label_names")
-    fits = isinstance(found, (list, tuple)) and len(found) == outputs and all(isinstance(n, str) for n in found)
-    return tuple(found) if fits and len(set(found)) == outputs else None
+    names: Any = (network.pretrained_cfg or {}).get("label_names")
+    fits = isinstance(names, (list, tuple)) and len(names) == outputs and all(isinstance(n, str) for n in names)
+    return tuple(names) if fits and len(set(names)) == outputs else None
 
 
 def _names_of_training(recipe: Recipe, data: str | Path | None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
@@ -144,34 +144,34 @@ def _names_of_training(recipe: Recipe, data: str | Path | None) -> tuple[tuple[s
     part, outputs = recipe.data, recipe.model.num_classes
     if data is None or not has_split(part, data, part.train_split):
         return None, ()
-    found = class_names(open_split(part, data, training=True, num_classes=outputs))
-    if found is None:
+    names = class_names(open_split(part, data, training=True, num_classes=outputs))
+    if names is None:
         return None, ()
-    return (*found, *(f"class {i}, not trained" for i in range(len(found), outputs))), (
-        f"the weights do not name their classes; taken are those of the training split: {_listed(found)}",
+    return (*names, *(f"class {i}, not trained" for i in range(len(names), outputs))), (
+        f"the weights do not name their classes; taken are those of the training split: {_listed(names)}",
     )
 
 
 def _opened(
     recipe: Recipe, data: str | Path | None, names: tuple[str, ...] | None, *, held_out: bool
 ) -> tuple[Split, tuple[str, ...]]:
-    """The pictures to measure on, labelled by the names of the network's outputs, and what to say of them."""
+    """The images to measure on, labelled by the names of the network's outputs, and the notes on them."""
     part, outputs = recipe.data, recipe.model.num_classes
     if part.holdout and held_out:
         split = open_splits(part, data, num_classes=outputs)[1]
-        own = split.source.classes if isinstance(split, Pictures) else None
-        if names is not None and own is not None and tuple(own) != names[: len(own)]:
+        classes = split.source.classes if isinstance(split, ImageSplit) else None
+        if names is not None and classes is not None and tuple(classes) != names[: len(classes)]:
             raise DataError(
-                f"The classes of {data} are {_listed(own)}, and those that the network was trained on "
-                f"{_listed(names)}: the pictures that were held out of its training are not those of this "
+                f"The classes of {data} are {_listed(classes)}, and those that the network was trained on "
+                f"{_listed(names)}: the images that were held out of its training are not those of this "
                 "folder. Give the folder that it was trained on, or --split to measure on another split."
             )
         return split, split_notes(split)
     folder = is_folder(part.dataset)
     if names is None:
         split = open_split(part, data, training=False, num_classes=sys.maxsize if folder else outputs)
-        own = split.source.classes if isinstance(split, Pictures) else None
-        names = _imagenet_names(own or (), outputs)
+        classes = split.source.classes if isinstance(split, ImageSplit) else None
+        names = _imagenet_names(classes or (), outputs)
         if names is not None:
             split = open_split(part, data, training=False, num_classes=outputs, classes=names, whole=False)
             return split, (
@@ -191,18 +191,18 @@ def _opened(
             ),
         )
     notes = split_notes(split)
-    if own is not None and folder:
-        if len(own) != outputs:
+    if classes is not None and folder:
+        if len(classes) != outputs:
             raise DataError(
                 f"The network has {outputs} outputs, its weights do not name their classes, and the data "
-                f"have {len(own)} ({_listed(own)}): which class is which output cannot be known. Say it "
-                "with --labels FILE, a text file with one class a line in the order of the outputs."
+                f"have {len(classes)} ({_listed(classes)}): which class is which output is unknown. Give it "
+                "by --labels FILE, a text file with one class a line in the order of the outputs."
             )
         notes += (
-            f"the weights do not name their classes; assumed is the order of the folders' names: {_listed(own)}. "
-            "--labels FILE says another one",
+            f"the weights do not name their classes; assumed is the order of the folders' names: {_listed(classes)}. "
+            "--labels FILE gives another one",
         )
-    elif isinstance(split, Stream) or own is not None:
+    elif isinstance(split, Stream) or classes is not None:
         notes += (
             "the weights do not name their classes; assumed is that they were trained on the same numbers of "
             f"{part.dataset}",

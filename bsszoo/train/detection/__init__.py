@@ -2,5 +2,5 @@
 
 COCO_DIR --data.open_coco--> CocoSplit --samples--> batches --task + train.loop--> a folder --models--> create
                                  |                                                   |
-                                 +------ evaluation.evaluate_detector (AP) <---------+--> predict: pictures
+                                 +------ evaluation.evaluate_detector (AP) <---------+--> predict: images
 """

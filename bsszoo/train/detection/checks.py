@@ -1,4 +1,4 @@
-"""What is wrong with annotations in COCO's format, each fault in words."""
+"""Faults of annotations in COCO's format."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import numpy as np
 
 from bsszoo.texts import one_line
 
-#: COCO's own boxes reach over the edge of their picture by rounding; further out a box is wrong [px].
+#: COCO's boxes reach over the edge of their image by rounding; further out a box is wrong [px].
 SLACK: Final = 1.0
-# pycocotools walks along outlines in steps of a fifth of a pixel, and keeps them all [px].
+# pycocotools samples outlines in steps of a fifth of a pixel, all of which are in memory [px].
 _LONGEST: Final = 1_000_000
 # A whole number that every library takes: of 63 bits.
 _LARGEST: Final = 2**63 - 1
-# Bits of a run's difference in COCO's coded runs; the largest picture that is read has 28.
+# Bits of a run's difference in COCO's coded runs; the largest image that is read has 28.
 _RUN_BITS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A broken annotation: its place in the file, the kind of fault, and a sentence."""
+    """A broken annotation: its index in the file, the kind of fault, and a sentence."""
 
-    place: int
+    index: int
     kind: str
     text: str
 
 
 def faults_of(
     annotations: Sequence[Mapping[str, Any]],
-    pictures: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
     categories: Sequence[Mapping[str, Any]],
     *,
     masks: bool,
@@ -40,66 +40,66 @@ def faults_of(
     """The first fault of each annotation that has one.
 
     Args:
-        annotations, pictures, categories: As COCO writes them, with the keys that each has to have.
+        annotations, images, categories: As COCO writes them, with the keys that each has to have.
         masks: Whether outlines are looked at.
     """
-    by_id = {p["id"]: p for p in pictures}
-    known = {c["id"] for c in categories}
+    by_id = {p["id"]: p for p in images}
+    category_ids = {c["id"] for c in categories}
     out = []
     seen: set[Any] = set()
-    for place, annotation in enumerate(annotations):
-        found = _fault(annotation, by_id, known, masks=masks)
+    for index, annotation in enumerate(annotations):
+        fault = _fault(annotation, by_id, category_ids, masks=masks)
         number = annotation.get("id")
-        if found is None and is_id(number):
-            found = ("with an id given twice", "another annotation has the same id") if number in seen else None
+        if fault is None and is_id(number):
+            fault = ("with a duplicate id", "another annotation has the same id") if number in seen else None
             seen.add(number)
-        if found is not None:
-            kind, words = found
-            picture = _picture_of(annotation, by_id)
-            where = f" of {one_line(picture['file_name'])}" if picture is not None else ""
-            named = f"annotation {one_line(number, 40)}" if is_id(number) else f"number {place} of 'annotations'"
-            out.append(Fault(place, kind, f"{named}{where}: {words}"))
+        if fault is not None:
+            kind, words = fault
+            image = _image_of(annotation, by_id)
+            where = f" of {one_line(image['file_name'])}" if image is not None else ""
+            named = f"annotation {one_line(number, 40)}" if is_id(number) else f"number {index} of 'annotations'"
+            out.append(Fault(index, kind, f"{named}{where}: {words}"))
     return out
 
 
 def _fault(
-    annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]], categories: set[Any], *, masks: bool
+    annotation: Mapping[str, Any], images: Mapping[Any, Mapping[str, Any]], categories: set[Any], *, masks: bool
 ) -> tuple[str, str] | None:
     category = annotation["category_id"]
-    picture = _picture_of(annotation, pictures)
-    if picture is None:
-        return "of an unknown picture", f"there is no picture with the id {_given(annotation['image_id'])}"
+    image = _image_of(annotation, images)
+    if image is None:
+        return "of an unknown image", f"there is no image with the id {_excerpt(annotation['image_id'])}"
     if type(category) is not int or category not in categories:
-        return "of an unknown category", f"there is no category with the id {_given(category)}"
+        return "of an unknown category", f"there is no category with the id {_excerpt(category)}"
     crowd = annotation.get("iscrowd")
     if not (crowd is None or (type(crowd) in (int, bool) and crowd in (0, 1))):
         # Any text is true for a program, "0" and "false" too.
         return "with a broken crowd flag", (
-            f"its 'iscrowd' is {_given(crowd)}; it is 0 or 1, true or false, or left out"
+            f"its 'iscrowd' is {_excerpt(crowd)}; it is 0 or 1, true or false, or left out"
         )
-    width, height = picture["width"], picture["height"]
+    width, height = image["width"], image["height"]
     box = annotation["bbox"]
     if not _numbers(box) or len(box) != 4:
-        return "without a box", f"its box is {_given(box)}; a box is four numbers, [left, top, width, height]"
+        return "without a box", f"its box is {_excerpt(box)}; a box is four numbers, [left, top, width, height]"
     left, top, w, h = box
     if w <= 0 or h <= 0:
-        return "with an empty box", f"its box {_shown(box)} is empty"
+        return "with an empty box", f"its box {_formatted(box)} is empty"
     if left < -SLACK or top < -SLACK or left + w > width + SLACK or top + h > height + SLACK:
         return (
-            "with a box outside the picture",
-            f"its box {_shown(box)} reaches outside the picture of {width} x {height} px",
+            "with a box outside the image",
+            f"its box {_formatted(box)} reaches outside the image of {width} x {height} px",
         )
     if not (_remains(left, left + w, width) and _remains(top, top + h, height)):
-        return "with an empty box", f"nothing of its box {_shown(box)} lies in the picture of {width} x {height} px"
+        return "with an empty box", f"nothing of its box {_formatted(box)} lies in the image of {width} x {height} px"
     area = annotation.get("area")
     if area is not None and (not _numbers([area]) or area < 0):
-        return "with a broken area", f"its area is {_given(area)}; it is a number of pixels, or left out"
+        return "with a broken area", f"its area is {_excerpt(area)}; it is a number of pixels, or left out"
     return _outline_fault(annotation.get("segmentation"), width, height) if masks else None
 
 
-def _picture_of(annotation: Mapping[str, Any], pictures: Mapping[Any, Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    owner = annotation["image_id"]
-    return pictures.get(owner) if is_id(owner) else None
+def _image_of(annotation: Mapping[str, Any], images: Mapping[Any, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    image_id = annotation["image_id"]
+    return images.get(image_id) if is_id(image_id) else None
 
 
 def is_id(value: object) -> bool:
@@ -112,7 +112,7 @@ def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] 
         size, counts = outline.get("size"), outline.get("counts")
         if size != [height, width] or any(type(side) is not int for side in size):
             return "with a broken mask", (
-                f"its mask is of {_given(size)}, and the picture of {[height, width]} px (h, w)"
+                f"its mask is of {_excerpt(size)}, and the image of {[height, width]} px (h, w)"
             )
         area = width * height
         runs = counts if isinstance(counts, list) else _decoded(counts, area)
@@ -134,18 +134,18 @@ def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] 
     for polygon in outline:
         if not _numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
             return "with an empty polygon", (
-                f"its polygon {_given(polygon)} is empty; one has at least three points, [x, y, x, y, x, y]"
+                f"its polygon {_excerpt(polygon)} is empty; one has at least three points, [x, y, x, y, x, y]"
             )
         points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
         sides = np.array([width, height])
         if (points < -sides).any() or (points > 2 * sides).any():
             far = points[((points < -sides) | (points > 2 * sides)).any(axis=1)][0]
-            return "with a polygon far outside the picture", (
-                f"its polygon has the point {_shown(far.tolist())}, far outside the picture of {width} x {height} px"
+            return "with a polygon far outside the image", (
+                f"its polygon has the point {_formatted(far.tolist())}, far outside the image of {width} x {height} px"
             )
         if not ((points.max(axis=0) > 0) & (points.min(axis=0) < sides)).all():
-            return "with a polygon outside the picture", (
-                f"nothing of its polygon {_given(polygon)} lies in the picture of {width} x {height} px"
+            return "with a polygon outside the image", (
+                f"nothing of its polygon {_excerpt(polygon)} lies in the image of {width} x {height} px"
             )
         length += float(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
     if length > _LONGEST:
@@ -154,7 +154,7 @@ def _outline_fault(outline: object, width: int, height: int) -> tuple[str, str] 
 
 
 def _remains(low: float, high: float, side: int) -> bool:
-    """Whether some of a stretch lies inside the picture, in the precision that a detector computes in."""
+    """Whether some of a stretch lies inside the image, in the precision that a detector computes in."""
     return bool(np.float32(min(high, side)) > np.float32(max(low, 0)))
 
 
@@ -187,10 +187,10 @@ def _numbers(values: object) -> bool:
     )
 
 
-def _given(value: object) -> str:
-    """A value as the file has it, in one short line."""
+def _excerpt(value: object) -> str:
+    """A value of the file in one short line."""
     return one_line(repr(value)[:400], 80)
 
 
-def _shown(box: Sequence[float]) -> str:
+def _formatted(box: Sequence[float]) -> str:
     return f"[{', '.join(f'{v:g}' for v in box)}]"

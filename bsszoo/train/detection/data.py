@@ -1,7 +1,7 @@
-"""COCO's format: one JSON file of pictures, objects and categories for each split, read and checked as a whole.
+"""COCO's format: one JSON file of images, objects and categories for each split, read and checked as a whole.
 
-What is checked decides whether a training can be right: every object belongs to a picture and a category that exist,
-its box lies inside its picture, its outline encloses something, and every picture has its file.
+What is checked decides whether a training can be right: every object belongs to an image and a category that exist,
+its box lies inside its image, its outline encloses something, and every image has its file.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from bsszoo.train.detection.checks import Fault, faults_of, is_id
 from bsszoo.train.detection.recipe import CocoPart
 from bsszoo.train.seeds import mixed
 
-# So many broken annotations are named; the rest are counted.
+# Broken annotations that are named; the rest are counted.
 _NAMED: Final = 5
-# Pixels of the largest picture that PIL decodes.
+# Pixels of the largest image that PIL decodes.
 _MOST_PIXELS: Final = 178_956_970
 
 
 class Packed(Sequence[Any]):
-    """A sequence of plain values kept as bytes, so that reading processes share its memory with their training.
+    """A sequence of plain values stored as bytes, so that reading processes share its memory with their training.
 
-    Python's own lists are copied page by page as soon as a process looks at them, for the counts of references.
+    Python's lists are copied page by page as soon as a process looks at them, for the counts of references.
     """
 
     def __init__(self, values: Sequence[Any]) -> None:
@@ -41,69 +41,69 @@ class Packed(Sequence[Any]):
         self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
 
     def digest(self) -> bytes:
-        """What tells these values from others."""
+        """SHA-256 of the values."""
         return hashlib.sha256(self._bytes.tobytes()).digest()
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, row: Any) -> Any:
-        begin = int(self._ends[row - 1]) if row else 0
-        return pickle.loads(self._bytes[begin : int(self._ends[row])].tobytes())
+    def __getitem__(self, index: Any) -> Any:
+        begin = int(self._ends[index - 1]) if index else 0
+        return pickle.loads(self._bytes[begin : int(self._ends[index])].tobytes())
 
 
 @dataclass(frozen=True, eq=False)
 class CocoSplit:
-    """The pictures of a split with their objects, as COCO writes them; ``rows`` are those that belong to it.
+    """The images of a split with their objects, as COCO writes them; ``indices`` are those that belong to it.
 
-    ``categories`` are (id, name) in the order of their ids; ``folder`` holds the pictures; ``notes`` say what was left
-    out. A picture is (its dict, the list of its annotations).
+    ``categories`` are (id, name) in the order of their ids; ``folder`` holds the images; ``notes`` say what was left
+    out. An image is (its dict, the list of its annotations).
     """
 
     name: str
     folder: Path
     categories: tuple[tuple[int, str], ...]
-    pictures: Packed
+    images: Packed
     sizes: NDArray[np.int64]  # [n, 2] width, height [px]
     objects: NDArray[np.int64]  # [n] objects that are no crowd
     crowds: NDArray[np.int64]  # [n]
-    rows: NDArray[np.int64]
+    indices: NDArray[np.int64]
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        return (self.picture(place) for place in range(len(self)))
+        return (self.image(index) for index in range(len(self)))
 
-    def picture(self, place: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The picture at a place, and its annotations."""
-        found: tuple[dict[str, Any], list[dict[str, Any]]] = self.pictures[int(self.rows[place])]
-        return found
+    def image(self, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The image at an index, and its annotations."""
+        image: tuple[dict[str, Any], list[dict[str, Any]]] = self.images[int(self.indices[index])]
+        return image
 
-    def file(self, picture: Mapping[str, Any]) -> Path:
-        """Where a picture lies."""
-        return self.folder / str(picture["file_name"])
+    def file(self, image: Mapping[str, Any]) -> Path:
+        """The path of an image."""
+        return self.folder / str(image["file_name"])
 
-    def of(self, rows: NDArray[np.int64]) -> CocoSplit:
-        """The same split with other rows."""
-        return replace(self, rows=rows)
+    def of(self, indices: NDArray[np.int64]) -> CocoSplit:
+        """The same split with other indices."""
+        return replace(self, indices=indices)
 
     def as_coco(self) -> dict[str, Any]:
-        """The split's own rows as one dictionary in COCO's format."""
+        """The split as one dictionary in COCO's format."""
         both = list(self)
         return {
             "images": [p for p, _ in both],
-            "annotations": [a for _, own in both for a in own],
+            "annotations": [a for _, annotations in both for a in annotations],
             "categories": [{"id": i, "name": name} for i, name in self.categories],
         }
 
 
 def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool) -> tuple[CocoSplit, CocoSplit]:
-    """The training and the validation pictures of a recipe.
+    """The training and the validation images of a recipe.
 
     Args:
-        part: The recipe's data section. With ``holdout`` the validation pictures are taken out of the training ones;
+        part: The recipe's data section. With ``holdout`` the validation images are taken out of the training ones;
             with ``subset`` the rest is thinned out. Which ones they are is the same for every training.
         path: The folder of the data.
         masks: Whether outlines are needed, and checked.
@@ -112,12 +112,12 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool) -> tuple[
         DataError: A missing or broken file, an annotation that cannot be right, an empty split: the text names it.
     """
     train = open_coco_split(part, path, part.train_split, masks=masks)
-    rows = train.rows
+    indices = train.indices
     if part.holdout:
-        order = np.random.default_rng(mixed(0, 1)).permutation(rows)
+        order = np.random.default_rng(mixed(0, 1)).permutation(indices)
         held = min(max(1, round(part.holdout * len(order))), len(order) - 1)
         val = replace(train.of(np.sort(order[:held])), name=f"{part.holdout:g} of {part.train_split}, held out")
-        rows = np.sort(order[held:])
+        indices = np.sort(order[held:])
     else:
         val = open_coco_split(part, path, part.val_split, masks=masks)
         if val.categories != train.categories:
@@ -126,94 +126,94 @@ def open_coco(part: CocoPart, path: str | Path | None, *, masks: bool) -> tuple[
                 f"{_differing(train.categories, val.categories)}."
             )
     if part.subset < 1:
-        order = np.random.default_rng(mixed(0, 2)).permutation(rows)
-        rows = np.sort(order[: max(1, round(part.subset * len(order)))])
+        order = np.random.default_rng(mixed(0, 2)).permutation(indices)
+        indices = np.sort(order[: max(1, round(part.subset * len(order)))])
     notes = train.notes
     if not part.keep_empty:
-        filled = rows[train.objects[rows] > 0]
-        if len(filled) < len(rows):
+        filled = indices[train.objects[indices] > 0]
+        if len(filled) < len(indices):
             notes = (
                 *notes,
-                f"{len(rows) - len(filled):,} training pictures without an object are left out "
+                f"{len(indices) - len(filled):,} training images without an object are left out "
                 "(data.keep_empty=true uses them)",
             )
-        rows = filled
-    crowds = int(train.crowds[rows].sum())
+        indices = filled
+    crowds = int(train.crowds[indices].sum())
     if crowds:
         notes = (
             *notes,
             f"{crowds:,} annotation{'s are crowds' if crowds > 1 else ' is a crowd'} ('iscrowd') and not "
             "trained on; where it is measured they are neither hits nor misses",
         )
-    train = replace(train, rows=rows, notes=notes)
+    train = replace(train, indices=indices, notes=notes)
     for split in (train, val):
         check_objects(split)
     return train, val
 
 
 def check_objects(split: CocoSplit) -> None:
-    """A ``DataError`` for a split that shows no object: nothing can be learnt from it, and no AP measured."""
-    if not split.objects[split.rows].sum():
+    """A ``DataError`` for a split without objects: nothing can be learnt from it, and no AP measured."""
+    if not split.objects[split.indices].sum():
         raise DataError(
-            f"There is no object in the {len(split):,} pictures of the split {split.name!r} in {split.folder}."
+            f"There is no object in the {len(split):,} images of the split {split.name!r} in {split.folder}."
         )
 
 
 def open_coco_split(part: CocoPart, path: str | Path | None, split: str, *, masks: bool) -> CocoSplit:
     """One split as it lies on disk; arguments and errors as ``open_coco``."""
     if path is None:
-        raise DataError("A detector's pictures are in a folder in COCO's format: give it with --data.")
+        raise DataError("A detector's images are in a folder in COCO's format: give it with --data.")
     root = Path(path).expanduser()
     file, folder = (root / name.replace("{split}", split) for name in (part.annotations, part.images))
     data = _read(root, file, split)
     if not folder.is_dir():
         raise DataError(
-            f"There is no folder {folder} of the pictures of the split {split!r}. Their place is set by "
+            f"There is no folder {folder} of the images of the split {split!r}. It is set by "
             f"data.images, here {part.images!r}.{_inside(root)}"
         )
-    pictures = _records(data, "images", file, ("id", "file_name", "width", "height"))
+    images = _records(data, "images", file, ("id", "file_name", "width", "height"))
     categories = _records(data, "categories", file, ("id", "name"))
     annotations = _records(data, "annotations", file, ("image_id", "category_id", "bbox"))
-    for what, records in (("pictures", pictures), ("categories", categories)):
+    for what, records in (("images", images), ("categories", categories)):
         twice = [i for i, n in Counter(r["id"] for r in records).items() if n > 1]
         if twice:
             raise DataError(f"{file} has several {what} with the id {one_line(repr(twice[0]))}; ids are distinct.")
-    _check_files(pictures, folder, file)
-    faults = faults_of(annotations, pictures, categories, masks=masks)
+    _check_files(images, folder, file)
+    faults = faults_of(annotations, images, categories, masks=masks)
     if faults and part.broken == "refuse":
         raise DataError(_refusal(faults, len(annotations), file))
     notes = (*_alike(categories, file), *([_skipped(faults, file)] if faults else []))
-    broken = {f.place for f in faults}
-    by_picture: dict[Any, list[dict[str, Any]]] = {p["id"]: [] for p in pictures}
-    for place, annotation in enumerate(annotations):
-        if place not in broken:
-            by_picture[annotation["image_id"]].append(_own(annotation, place, masks=masks))
+    broken = {f.index for f in faults}
+    by_image: dict[Any, list[dict[str, Any]]] = {p["id"]: [] for p in images}
+    for index, annotation in enumerate(annotations):
+        if index not in broken:
+            by_image[annotation["image_id"]].append(_completed(annotation, index, masks=masks))
     return CocoSplit(
         split,
         folder,
         tuple(sorted((c["id"], c["name"]) for c in categories)),
-        Packed([({k: p[k] for k in ("id", "file_name", "width", "height")}, by_picture[p["id"]]) for p in pictures]),
-        np.array([(p["width"], p["height"]) for p in pictures], dtype=np.int64).reshape(-1, 2),
-        np.array([sum(not a["iscrowd"] for a in by_picture[p["id"]]) for p in pictures], dtype=np.int64),
-        np.array([sum(a["iscrowd"] for a in by_picture[p["id"]]) for p in pictures], dtype=np.int64),
-        np.arange(len(pictures), dtype=np.int64),
+        Packed([({k: p[k] for k in ("id", "file_name", "width", "height")}, by_image[p["id"]]) for p in images]),
+        np.array([(p["width"], p["height"]) for p in images], dtype=np.int64).reshape(-1, 2),
+        np.array([sum(not a["iscrowd"] for a in by_image[p["id"]]) for p in images], dtype=np.int64),
+        np.array([sum(a["iscrowd"] for a in by_image[p["id"]]) for p in images], dtype=np.int64),
+        np.arange(len(images), dtype=np.int64),
         notes,
     )
 
 
-def _own(annotation: Mapping[str, Any], place: int, *, masks: bool) -> dict[str, Any]:
+def _completed(annotation: Mapping[str, Any], index: int, *, masks: bool) -> dict[str, Any]:
     """An annotation with what its evaluation needs; a file may leave the crowd flag, the area and the id out."""
     box = [float(v) for v in annotation["bbox"]]
     area = annotation.get("area")
-    kept = {
-        "id": place + 1,
+    completed = {
+        "id": index + 1,
         "image_id": annotation["image_id"],
         "category_id": annotation["category_id"],
         "bbox": box,
         "iscrowd": int(bool(annotation.get("iscrowd"))),
         "area": box[2] * box[3] if area is None else float(area),
     }
-    return kept | ({"segmentation": annotation["segmentation"]} if masks else {})
+    return completed | ({"segmentation": annotation["segmentation"]} if masks else {})
 
 
 def _read(root: Path, file: Path, split: str) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _read(root: Path, file: Path, split: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(
             f"There is no {file}, the annotations of the split {split!r}. A folder in COCO's format has "
-            "annotations/instances_SPLIT.json and the pictures in SPLIT/; other places are set by "
+            "annotations/instances_SPLIT.json and the images in SPLIT/; other paths are set by "
             f"data.train_split, data.val_split, data.annotations and data.images.{_inside(root)}"
         ) from None
     except OSError as error:
@@ -239,17 +239,17 @@ def _read(root: Path, file: Path, split: str) -> dict[str, Any]:
 
 
 def _records(data: Mapping[str, Any], name: str, file: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    found = data.get(name)
-    if not isinstance(found, list):
+    records = data.get(name)
+    if not isinstance(records, list):
         raise DataError(f"{file} is not in COCO's format: it has no list of {name!r}.")
-    for place, record in enumerate(found):
+    for index, record in enumerate(records):
         lost = [k for k in keys if not isinstance(record, dict) or k not in record]
         if lost:
-            raise DataError(f"{file}: number {place} of {name!r} has no {lost[0]!r}.")
+            raise DataError(f"{file}: number {index} of {name!r} has no {lost[0]!r}.")
     if name == "images":
-        _check_pictures(found, file)
+        _check_images(records, file)
     if name == "categories":
-        for record in found:
+        for record in records:
             if type(record["id"]) is not int or record["id"] < 0 or not is_id(record["id"]):
                 raise DataError(
                     f"{file}: the ids of categories are whole numbers from 0 of at most 63 bits; one is "
@@ -260,36 +260,36 @@ def _records(data: Mapping[str, Any], name: str, file: Path, keys: Sequence[str]
                     f"{file}: the category {record['id']} has the name {one_line(repr(record['name']))}; "
                     "names are texts."
                 )
-    if not found and name != "annotations":
+    if not records and name != "annotations":
         raise DataError(f"{file} lists no {name}.")
-    return found
+    return records
 
 
-def _check_pictures(pictures: Sequence[Mapping[str, Any]], file: Path) -> None:
-    kinds = {type(picture["id"]) for picture in pictures}
+def _check_images(images: Sequence[Mapping[str, Any]], file: Path) -> None:
+    kinds = {type(image["id"]) for image in images}
     if not kinds <= {int} and not kinds <= {str}:
         raise DataError(
-            f"{file}: the ids of pictures are all whole numbers or all texts; there are "
+            f"{file}: the ids of images are all whole numbers or all texts; there are "
             f"{', '.join(sorted(k.__name__ for k in kinds))}."
         )
-    for picture in pictures:
-        name, number, sides = picture["file_name"], picture["id"], (picture["width"], picture["height"])
+    for image in images:
+        name, number, sides = image["file_name"], image["id"], (image["width"], image["height"])
         if not is_id(number):
-            raise DataError(f"{file}: a picture has the id {number}; whole numbers have at most 63 bits here.")
+            raise DataError(f"{file}: an image has the id {number}; whole numbers have at most 63 bits here.")
         if not isinstance(name, str) or not name or "\0" in name:
             raise DataError(
-                f"{file}: the picture {one_line(repr(number))} has the file name {one_line(repr(name))}; "
+                f"{file}: the image {one_line(repr(number))} has the file name {one_line(repr(name))}; "
                 "file names are texts."
             )
         if not all(type(s) is int and s > 0 for s in sides):
             size = " x ".join(one_line(repr(s), 40) for s in sides)
             raise DataError(
-                f"{file}: the picture {one_line(name)} has the size {size}; width and height are whole "
+                f"{file}: the image {one_line(name)} has the size {size}; width and height are whole "
                 "numbers of pixels above zero."
             )
         if sides[0] * sides[1] > _MOST_PIXELS:
             raise DataError(
-                f"{file}: the picture {one_line(name)} has the size {sides[0]} x {sides[1]}; pictures of "
+                f"{file}: the image {one_line(name)} has the size {sides[0]} x {sides[1]}; images of "
                 f"more than {_MOST_PIXELS:,} pixels are not read."
             )
 
@@ -307,19 +307,19 @@ def _alike(categories: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
     )
 
 
-def _check_files(pictures: Sequence[Mapping[str, Any]], folder: Path, file: Path) -> None:
+def _check_files(images: Sequence[Mapping[str, Any]], folder: Path, file: Path) -> None:
     # Listing a folder once is faster than asking for each of a hundred thousand files.
     listed: dict[Path, set[str]] = {}
     lost = []
-    for picture in pictures:
-        path = folder / picture["file_name"]
+    for image in images:
+        path = folder / image["file_name"]
         if path.parent not in listed:
             listed[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
         if path.name not in listed[path.parent]:
             lost.append(path)
     if lost:
         more = f" (nor {len(lost) - 1:,} others)" if len(lost) > 1 else ""
-        raise DataError(f"{file} lists {len(pictures):,} pictures, but there is no {one_line(lost[0])}{more}.")
+        raise DataError(f"{file} lists {len(images):,} images, but there is no {one_line(lost[0])}{more}.")
 
 
 def _refusal(faults: Sequence[Fault], annotations: int, file: Path) -> str:
@@ -329,12 +329,12 @@ def _refusal(faults: Sequence[Fault], annotations: int, file: Path) -> str:
             f"No annotation of {file} has an outline, which Mask R-CNN learns from. A RetinaNet (retinanet_..) "
             "takes boxes alone."
         )
-    corners = 2 * kinds["with a box outside the picture"] > annotations
+    corners = 2 * kinds["with a box outside the image"] > annotations
     hint = " They look like corners; COCO's boxes are [left, top, width, height]." if corners else ""
     named = "; ".join(f.text for f in faults[:_NAMED])
     more = f"; and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""
     return (
-        f"{file} has {len(faults):,} broken annotation{'s' if len(faults) > 1 else ''}: {named}{more}.{hint} Mend "
+        f"{file} has {len(faults):,} broken annotation{'s' if len(faults) > 1 else ''}: {named}{more}.{hint} Repair "
         "the file, or leave them out with data.broken=skip."
     )
 
@@ -348,8 +348,8 @@ def _differing(one: Sequence[tuple[int, str]], other: Sequence[tuple[int, str]])
     lost, new = sorted(set(one) - set(other)), sorted(set(other) - set(one))
     only = [
         f"{one_line(repr(name), 60)} (id {i}) only in the {where}"
-        for where, found in (("first", lost), ("second", new))
-        for i, name in found[:2]
+        for where, entries in (("first", lost), ("second", new))
+        for i, name in entries[:2]
     ]
     return ", ".join(only)
 

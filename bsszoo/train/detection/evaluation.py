@@ -18,11 +18,11 @@ from bsszoo.train.classification.evaluation import autocast
 from bsszoo.train.detection.data import CocoSplit
 from bsszoo.train.detection.labels import Labels
 from bsszoo.train.detection.samples import to_float
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 
 # COCO's twelve figures, of which the first six are average precisions.
 _AP, _AP50, _AP75, _SMALL, _MEDIUM, _LARGE = range(6)
-#: COCO's word for an average precision of no object.
+#: COCO's value of an average precision of no object.
 NONE: Final = -1.0
 #: A pixel belongs to an object where the mask's probability is above it, as torchvision and Detectron have it.
 MASK_THRESHOLD: Final = 0.5
@@ -52,14 +52,14 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class DetectionFigures:
-    """What a detector's predictions are worth on a split; ``mask`` is None without masks.
+    """Average precisions of a detector's predictions on a split; ``mask`` is None without masks.
 
-    ``split`` names what was measured on.
+    ``split`` is the name of the split.
     """
 
     box: Precision
     mask: Precision | None
-    pictures: int
+    images: int
     objects: int
     split: str = ""
 
@@ -70,7 +70,7 @@ class DetectionFigures:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, which ``from_dict`` takes."""
-        return asdict(self)
+        return {"pictures" if name == "images" else name: value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DetectionFigures:
@@ -91,61 +91,61 @@ def evaluate_detector(
     batches: Iterable[Any],
     split: CocoSplit,
     labels: Labels,
-    place: Place,
+    process: Process,
     *,
     masks: bool,
     precision: str = "float32",
     on_batch: Callable[[int], None] | None = None,
     stopping: Callable[[], bool] | None = None,
 ) -> DetectionFigures | None:
-    """The average precision of a detector over all processes' pictures.
+    """The average precision of a detector over all processes' images.
 
     Args:
-        model: The detector, on the place's device; it is left in evaluation mode.
-        batches: This process's pictures, as ``samples.evaluation_loader`` gives them.
+        model: The detector, on the process's device; it is left in evaluation mode.
+        batches: This process's images, as ``samples.evaluation_loader`` gives them.
         split: The whole split.
         labels: Which output stands for which category.
-        place: This process among all.
+        process: This process among all.
         masks: Whether the detector predicts masks.
         precision: ``float32``, ``bfloat16`` or ``float16``.
-        on_batch: Called after each batch with the pictures done so far, in this process.
-        stopping: Asked after each batch; when it says yes, None is returned. For one process only.
+        on_batch: Called after each batch with the images done so far, in this process.
+        stopping: Asked after each batch; where it is True, None is returned. For one process only.
 
     Raises:
         DataError: There is no object in the split.
     """
     model.eval()
-    context = autocast(place, precision)
-    found: list[dict[str, Any]] = []
+    context = autocast(process, precision)
+    results: list[dict[str, Any]] = []
     done = 0
     for batch in batches:
         with context():
-            outputs = model([to_float(image, place.device) for image, _ in batch])
-        for (_, picture), output in zip(batch, outputs, strict=True):
-            found += detections(output, picture, labels, masks=masks)
+            outputs = model([to_float(image, process.device) for image, _ in batch])
+        for (_, image_id), output in zip(batch, outputs, strict=True):
+            results += detections(output, image_id, labels, masks=masks)
         done += len(batch)
         if on_batch is not None:
             on_batch(done)
         if stopping is not None and stopping():
             return None
-    every = place.gathered(found)
+    every = process.gathered(results)
     # The evaluator takes minutes on a large split, and one process of it is enough.
     figures = (
         average_precision(split.as_coco(), [d for part in every for d in part], masks=masks).to_dict()
-        if (place.first)
+        if (process.first)
         else None
     )
-    return replace(DetectionFigures.from_dict(place.from_first(figures)), split=split.name)
+    return replace(DetectionFigures.from_dict(process.broadcast(figures)), split=split.name)
 
 
 def detections(
-    output: Mapping[str, torch.Tensor], picture: Any, labels: Labels, *, masks: bool
+    output: Mapping[str, torch.Tensor], image_id: Any, labels: Labels, *, masks: bool
 ) -> list[dict[str, Any]]:
-    """What a detector found in a picture, as COCO's results list it.
+    """The detections in an image as entries of COCO's results.
 
     Args:
         output: torchvision's: boxes [n, 4] as corners, labels [n], scores [n], and with ``masks`` masks [n, 1, h, w].
-        picture: COCO's id of the picture.
+        image_id: COCO's id of the image.
         labels: Detections whose label stands for no category are left out.
         masks: Whether masks are written, as runs.
     """
@@ -157,7 +157,7 @@ def detections(
     for box, kind, score, run in zip(boxes.tolist(), kinds, scores, runs, strict=True):
         category = labels.ids[kind]
         if category is not None:
-            one = {"image_id": picture, "category_id": category, "bbox": box, "score": score}
+            one = {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
             out.append(one if run is None else one | {"segmentation": run})
     return out
 
@@ -171,42 +171,44 @@ def runs_of(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     return list(coder.encode(columns)) if len(masks) else []
 
 
-def average_precision(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]], *, masks: bool) -> DetectionFigures:
+def average_precision(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, masks: bool
+) -> DetectionFigures:
     """COCO's figures of some predictions, by pycocotools.
 
     Args:
-        truth: Pictures, annotations and categories in COCO's format; crowds are neither hits nor misses.
-        found: COCO's results.
+        truth: Images, annotations and categories in COCO's format; crowds are neither hits nor misses.
+        results: COCO's results.
         masks: Whether masks are measured as well as boxes.
 
     Raises:
-        DataError: The pictures hold no object.
+        DataError: The images hold no object.
     """
     objects = sum(not a["iscrowd"] for a in truth["annotations"])
     if not objects:
-        raise DataError("There is no object in the pictures, so that there is no average precision.")
+        raise DataError("There is no object in the images, so that there is no average precision.")
     return DetectionFigures(
-        box=_precision(truth, found, "bbox"),
-        mask=_precision(truth, found, "segm") if masks else None,
-        pictures=len(truth["images"]),
+        box=_precision(truth, results, "bbox"),
+        mask=_precision(truth, results, "segm") if masks else None,
+        images=len(truth["images"]),
         objects=objects,
     )
 
 
 def _precision(
-    truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
 ) -> Precision:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    with redirect_stdout(io.StringIO()):  # it tells of its steps
+    with redirect_stdout(io.StringIO()):  # it prints its steps
         whole = COCO()
         whole.dataset = dict(truth)
         whole.createIndex()
         # pycocotools takes the area from the masks where a result has both.
-        rows = [{k: v for k, v in d.items() if k != ("segmentation" if kind == "bbox" else "bbox")} for d in found]
+        rows = [{k: v for k, v in d.items() if k != ("segmentation" if kind == "bbox" else "bbox")} for d in results]
         if not rows:
-            stats = _nothing_found(whole)
+            stats = _without_results(whole)
         else:
             evaluator = COCOeval(whole, whole.loadRes(rows), kind)
             evaluator.evaluate()
@@ -224,8 +226,8 @@ def _precision(
     )
 
 
-def _nothing_found(whole: Any) -> list[float]:
-    """The figures where nothing was found, which pycocotools does not take: 0, or none where there is no object."""
+def _without_results(whole: Any) -> list[float]:
+    """The figures where nothing was detected, which pycocotools does not take: 0, or none where there is no object."""
     areas = [a["area"] for a in whole.dataset["annotations"] if not a["iscrowd"]]
     ends = ((0, 32**2), (32**2, 96**2), (96**2, 1e10))
     sizes = [0.0 if any(low <= a <= high for a in areas) else NONE for low, high in ends]

@@ -31,10 +31,10 @@ class Labels:
 
     ids: tuple[int | None, ...]
     names: tuple[str, ...]
-    _places: dict[int, int] = field(init=False, repr=False, compare=False)
+    _label_of: dict[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_places", {i: label for label, i in enumerate(self.ids) if i is not None})
+        object.__setattr__(self, "_label_of", {i: label for label, i in enumerate(self.ids) if i is not None})
 
     @property
     def classes(self) -> int:
@@ -43,7 +43,7 @@ class Labels:
 
     def label(self, category: int) -> int:
         """The output that stands for a category."""
-        return self._places[category]
+        return self._label_of[category]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, which ``from_dict`` takes."""
@@ -63,7 +63,7 @@ def labels_of(
     Args:
         kind: Mask R-CNN's output 0 is the background; RetinaNet has none.
         categories: (id, name) in the order of their ids.
-        label_by: ``order``: one output after the other; ``id``: the output with the category's own id.
+        label_by: ``order``: one output after the other; ``id``: the output with the category's id as its index.
         num_classes: Outputs; None for as many as are needed.
 
     Raises:
@@ -76,15 +76,15 @@ def labels_of(
                 f"data.label_by is id, and the category {categories[0][1]!r} has the id "
                 f"{categories[0][0]}, which is Mask R-CNN's output for the background. Set it to order."
             )
-        places = [i for i, _ in categories]
-        if places[-1] > _LARGEST_ID:
+        outputs = [i for i, _ in categories]
+        if outputs[-1] > _LARGEST_ID:
             raise RecipeError(
                 f"data.label_by is id, and the category {one_line(categories[-1][1])!r} has the id "
-                f"{places[-1]}: so many outputs are not made. Set it to order."
+                f"{outputs[-1]}: more than {_LARGEST_ID:,} outputs are not made. Set it to order."
             )
     else:
-        places = list(range(first, first + len(categories)))
-    needed = places[-1] + 1
+        outputs = list(range(first, first + len(categories)))
+    needed = outputs[-1] + 1
     wanted = needed if num_classes is None else num_classes
     if wanted < needed:
         background = " and the background" if first else ""
@@ -94,24 +94,24 @@ def labels_of(
         )
     ids: list[int | None] = [None] * wanted
     names = [NOTHING] * wanted
-    for place, (number, name) in zip(places, categories, strict=True):
-        ids[place], names[place] = number, name
+    for output, (number, name) in zip(outputs, categories, strict=True):
+        ids[output], names[output] = number, name
     return Labels(tuple(ids), tuple(names))
 
 
 def labels_for(labels: Labels, categories: Sequence[tuple[int, str]], what: str) -> tuple[Labels, tuple[str, ...]]:
     """The same outputs with the ids that some data give to their names, and notes on what differs.
 
-    Categories are the same where their names are: ids are a file's own. Outputs whose names the data lack stand for
-    nothing there.
+    Categories are the same where their names are: ids differ from file to file. Outputs whose names the data lack
+    stand for nothing there.
 
     Args:
-        labels: As the network was trained.
+        labels: The network's.
         categories: The data's (id, name).
-        what: What the data are called in messages.
+        what: The name of the data in messages.
 
     Raises:
-        DataError: A category that the network was not trained with; or a name given to several, under other ids.
+        DataError: A category that the network was not trained with; or a name of several categories, under other ids.
     """
     trained = [(i, name) for i, name in zip(labels.ids, labels.names, strict=True) if i is not None]
     for side, where in ((trained, "The network"), (categories, what)):
@@ -119,18 +119,20 @@ def labels_for(labels: Labels, categories: Sequence[tuple[int, str]], what: str)
         if twice and not set(categories) <= set(trained):
             raise DataError(
                 f"{where} has several categories with the name {one_line(repr(twice[0]))}: which is which "
-                "cannot be known. Give the data that it was trained for, or distinct names."
+                "cannot be trained_names. Give the data that it was trained for, or distinct names."
             )
         if twice:
             return labels, ()
-    known = {name for _, name in trained}
-    strange = [(i, name) for i, name in categories if name not in known]
+    trained_names = {name for _, name in trained}
+    strange = [(i, name) for i, name in categories if name not in trained_names]
     if strange:
         i, name = strange[0]
-        names = ", ".join(one_line(n, 40) for n in sorted(known)[:20]) + (", .." if len(known) > 20 else "")
+        names = ", ".join(one_line(n, 40) for n in sorted(trained_names)[:20]) + (
+            ", .." if len(trained_names) > 20 else ""
+        )
         raise DataError(
             f"{what} has the category {one_line(repr(name))} (id {i}), which the network was not trained "
-            f"with. It knows {names}. Give such data, or rename the category in the file."
+            f"with. Its categories are {names}. Give such data, or rename the category in the file."
         )
     theirs = {name: i for i, name in categories}
     made = Labels(

@@ -1,4 +1,4 @@
-"""A detector as a person names it: a training's folder, or a name with weights; with its labels and its recipe."""
+"""``open_detector``: a detector with its weights, labels and recipe, from a training's folder or a name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Opened:
 
 
 def is_detection(what: str | Path) -> bool:
-    """Whether a person's word for a network means a detector: its name, or the folder of its training."""
+    """Whether a text names a detector: by its name, or by the folder of its training."""
     folder = Path(str(what).removeprefix(LOCAL)).expanduser()
     if folder.is_dir():
         return saved_detector(folder) is not None or _recipe_in(folder) is not None
@@ -55,9 +55,9 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
         trained = saved_detector(folder)
         if trained is None or not (folder / WEIGHTS).is_file():
             raise SettingsError(
-                f"The training in {folder} has not come to its end; the same `bsszoo train` command goes on with it."
+                f"The training in {folder} has not come to its end; the same `bsszoo train` command resumes it."
             )
-        return _kept(trained, folder, folder / WEIGHTS)
+        return _from_folder(trained, folder, folder / WEIGHTS)
     detector = find_detector(str(what))
     if detector is None:
         raise UnknownNameError(f"{str(what)!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
@@ -70,15 +70,15 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
         return Opened(theirs, create_detector(detector, pretrained=weights), _torchvision_labels(), None)
     path = Path(weights.removeprefix(LOCAL)).expanduser()
     beside = path if path.is_dir() else path.parent
-    kept = saved_detector(beside)
-    if kept is None or not path.exists():
+    saved = saved_detector(beside)
+    if saved is None or not path.exists():
         return Opened(detector, create_detector(detector, pretrained=weights), None, None)
-    _check_same(kept, detector, weights)
-    return _kept(kept, beside, path / WEIGHTS if path.is_dir() else path)
+    _check_same(saved, detector, weights)
+    return _from_folder(saved, beside, path / WEIGHTS if path.is_dir() else path)
 
 
 def _torchvision_labels() -> Labels:
-    """COCO's categories as the outputs of torchvision's weights: each stands at its own id."""
+    """COCO's categories as the outputs of torchvision's weights: each is at the index of its id."""
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -89,21 +89,21 @@ def _torchvision_labels() -> Labels:
     )
 
 
-def _kept(kept: SavedDetector, folder: Path, file: Path) -> Opened:
+def _from_folder(saved: SavedDetector, folder: Path, file: Path) -> Opened:
     if file.name == WEIGHTS and file.is_file():
         check_recorded(file, folder / CONFIG, str(folder))
     model = create_detector(f"{LOCAL}{folder}", pretrained=str(file))
-    return Opened(kept.detector, model, Labels.from_dict(kept.labels), _recipe_in(folder))
+    return Opened(saved.detector, model, Labels.from_dict(saved.labels), _recipe_in(folder))
 
 
-def _check_same(kept: SavedDetector, named: Detector, weights: str) -> None:
+def _check_same(saved: SavedDetector, named: Detector, weights: str) -> None:
     one, other = (
         replace(d, num_classes=1, p6_from="c5", backbone=replace(d.backbone, image_size=800))
-        for d in (kept.detector, named)
+        for d in (saved.detector, named)
     )
     if one != other:
         raise WeightsError(
-            f"{weights} holds the weights of {kept.detector}, not of {named}. Name that detector, or "
+            f"{weights} holds the weights of {saved.detector}, not of {named}. Name that detector, or "
             "give the folder alone."
         )
 

@@ -1,4 +1,4 @@
-"""The detector of a recipe before its training, and what is kept of it afterwards."""
+"""The detector of a recipe before its training, and the files that are written of it afterwards."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from bsszoo.models.detector_weights import CONFIG, create_detector, saved_text
 from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES
 from bsszoo.models.saved_config import OWN
 from bsszoo.train.checkpoint import WEIGHTS, Folder, Kinds, best_of
-from bsszoo.train.classification.outcome import how_trained, of_files, weights_words
+from bsszoo.train.classification.outcome import describe_weights, how_trained, of_files
 from bsszoo.train.detection.data import CocoSplit
 from bsszoo.train.detection.evaluation import NONE, DetectionFigures, Precision
 from bsszoo.train.detection.labels import Labels
 from bsszoo.train.detection.recipe import DetectionRecipe
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 from bsszoo.train.task import Round
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionRow:
-    """One line of ``metrics.csv``: what some updates gave.
+    """One line of ``metrics.csv``: the results of some updates.
 
     COCO's average precisions in percent, of boxes and of masks: over all IoU, at 0.5, at 0.75, of small, medium and
     large objects; -1 where there is none, as COCO writes it.
@@ -72,9 +72,9 @@ class DetectionRow:
     def of(cls, trained: Round, figures: DetectionFigures) -> DetectionRow:
         """The line of a validation."""
         precisions: dict[str, float] = {}
-        for kind, found in (("box", figures.box), ("mask", figures.mask)):
+        for kind, precision in (("box", figures.box), ("mask", figures.mask)):
             for entry in fields(Precision):
-                value = None if found is None else getattr(found, entry.name)
+                value = None if precision is None else getattr(precision, entry.name)
                 precisions[f"{kind}_{entry.name}"] = NONE if value is None else value
         return cls(
             validation=trained.number,
@@ -137,7 +137,7 @@ def start_detector(recipe: DetectionRecipe, labels: Labels, *, fresh: bool) -> n
     if part.pretrained == TORCHVISION and labels.classes != TORCHVISION_CLASSES:
         raise RecipeError(
             f"model.pretrained is torchvision, whose weights have {TORCHVISION_CLASSES} outputs, and the "
-            f"data needs {labels.classes}: with COCO's own ids data.label_by=id and model.num_classes="
+            f"data needs {labels.classes}: with COCO's ids data.label_by=id and model.num_classes="
             f"{TORCHVISION_CLASSES} go with them."
         )
     model = create_detector(
@@ -152,23 +152,24 @@ def start_detector(recipe: DetectionRecipe, labels: Labels, *, fresh: bool) -> n
 
 
 def _start_backbone(model: Any, detector: Detector, weights: str) -> None:
-    """Load a classifier's weights into a detector's backbone; what stands behind the features is left out."""
-    given = create(detector.backbone, pretrained=weights).state_dict()
+    """Load a classifier's weights into a detector's backbone; the classifier's head is left out."""
+    state = create(detector.backbone, pretrained=weights).state_dict()
     body = model.backbone.body
     into = getattr(body, "network", body)
-    lost = [k for k in into.state_dict() if k not in given and not k.endswith("num_batches_tracked")]
+    lost = [k for k in into.state_dict() if k not in state and not k.endswith("num_batches_tracked")]
     if lost:
         raise WeightsError(f"{weights} lacks {lost[0]} of the backbone {detector.backbone}.")
-    into.load_state_dict({k: v for k, v in given.items() if k in into.state_dict()}, strict=False)
+    into.load_state_dict({k: v for k, v in state.items() if k in into.state_dict()}, strict=False)
 
 
-def data_mark(splits: Sequence[CocoSplit]) -> str:
-    """What tells one set of pictures and objects from another, whichever folder it lies in."""
+def data_fingerprint(splits: Sequence[CocoSplit]) -> str:
+    """The sizes of the splits, and a fingerprint (SHA-256) of the images and objects of each."""
+    # Compared with the text in checkpoints, those of earlier versions too.
     parts = [f"{' + '.join(str(len(split)) for split in splits)} pictures"]
     for split in splits:
-        mark = hashlib.sha256(repr(split.categories).encode())
-        mark.update(split.rows.tobytes() + split.pictures.digest())
-        parts.append(mark.hexdigest()[:12])
+        fingerprint = hashlib.sha256(repr(split.categories).encode())
+        fingerprint.update(split.indices.tobytes() + split.images.digest())
+        parts.append(fingerprint.hexdigest()[:12])
     return " ".join(["coco", *parts])
 
 
@@ -179,7 +180,7 @@ def conclude_detection(
     rows: Sequence[DetectionRow],
     labels: Labels,
     splits: tuple[CocoSplit, CocoSplit],
-    place: Place,
+    process: Process,
     tested: DetectionFigures | None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -191,10 +192,10 @@ def conclude_detection(
         folder: The training's folder.
         rows: The validations.
         labels: Which output stands for which category.
-        splits: The training and the validation pictures.
-        place: Where it was trained.
+        splits: The training and the validation images.
+        process: The process that trained it, one of all.
         tested: The figures on the recipe's test split, where it has one.
-        notes: What was said of the pictures, such as annotations that were left out.
+        notes: Notes on the images, such as annotations that were left out.
     """
     checksum = folder.save_weights(WEIGHTS, network.state_dict())
     detector = detector_of(recipe, labels)
@@ -222,13 +223,13 @@ def conclude_detection(
         "best_ap": best.score,
         "best_update": best.update,
         "updates": last.update,
-        "weights": weights_words(recipe.ema),
+        "weights": describe_weights(recipe.ema),
         "train_pictures": len(splits[0]),
         "val_pictures": len(splits[1]),
         "validated_on": splits[1].name,
         **({} if tested is None else {"test": tested.to_dict(), "tested_on": tested.split}),
         "notes": list(notes),
-        **how_trained(recipe.run, place, seconds=sum(r.seconds for r in rows), packages=("pycocotools",)),
+        **how_trained(recipe.run, process, seconds=sum(r.seconds for r in rows), packages=("pycocotools",)),
         "images_per_s": round(last.images_per_s, 2),
         "last_validation": asdict(last),
         **of_files(folder, checksum),

@@ -42,12 +42,12 @@ def coco_recipe(detector: str) -> DetectionRecipe:
         >>> coco_recipe("maskrcnn_resnet50_autobss").schedule.milestones
         (210000, 250000)
     """
-    found = find_detector(detector)
-    if found is None:
+    parsed = find_detector(detector)
+    if parsed is None:
         raise UnknownNameError(f"{detector!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
-    masks = found.kind == "maskrcnn"
+    masks = parsed.kind == "maskrcnn"
     return DetectionRecipe(
-        model=DetectorPart(name=detector, num_classes=CLASSES[found.kind]),
+        model=DetectorPart(name=detector, num_classes=CLASSES[parsed.kind]),
         optim=DetectionOptim(lr=0.02, weight_decay=0.0001),
         schedule=DetectionSchedule(
             updates=UPDATES, milestones=MILESTONES, warmup_updates=WARMUP, warmup_from=0.001, validate_every=30_000

@@ -24,7 +24,7 @@ from bsszoo.train.classification.recipe import (
 )
 from bsszoo.train.strict import Section, load_mapping
 
-#: Pictures of an update as the paper trains detectors: 8 GPUs with 2 each.
+#: Images of an update as the paper trains detectors: 8 GPUs with 2 each.
 PAPER_BATCH: Final = 16
 
 
@@ -36,11 +36,11 @@ class DetectorPart(Section):
     num_classes: int | None = Field(None, ge=1)
     #: The backbone's normalisation: batch, or frozen at the statistics that its weights came with (ResNets).
     norm: Literal["batch", "frozen"] = "batch"
-    #: Side of the anchors on the finest level [px of the resized picture]; they double from level to level.
+    #: Side of the anchors on the finest level [px of the resized image]; they double from level to level.
     anchor_size: int = Field(32, ge=1)
-    #: Proposals of a picture that Mask R-CNN's heads learn from; a quarter of them may hold an object.
+    #: Proposals of an image that Mask R-CNN's heads learn from; a quarter of them may hold an object.
     proposals: int = Field(512, ge=4)
-    #: Most detections of a picture.
+    #: Most detections of an image.
     detections: int = Field(100, ge=1)
     #: Least score of a detection.
     least_score: float = Field(0.05, ge=0, lt=1)
@@ -51,7 +51,7 @@ class DetectorPart(Section):
 
 
 class CocoPart(Section):
-    """Where pictures and objects come from: COCO's format, one JSON file and one folder of pictures for each split."""
+    """Where images and objects come from: COCO's format, one JSON file and one folder of images for each split."""
 
     train_split: str = "train2017"
     val_split: str = "val2017"
@@ -59,7 +59,7 @@ class CocoPart(Section):
     annotations: str = "annotations/instances_{split}.json"
     #: The folder that a split's file names are in.
     images: str = "{split}"
-    #: Shorter side of a picture at the network's input [px]; the longer one is at most ``max_size``.
+    #: Shorter side of an image at the network's input [px]; the longer one is at most ``max_size``.
     image_size: int = Field(SIZE, ge=16)
     max_size: int = Field(1333, ge=16)
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -69,20 +69,20 @@ class CocoPart(Section):
     label_by: Literal["order", "id"] = "order"
     #: What is done with annotations that cannot be right: refuse names them and stops, skip leaves them out.
     broken: Literal["refuse", "skip"] = "refuse"
-    #: Whether training pictures without an object are used.
+    #: Whether training images without an object are used.
     keep_empty: bool = False
-    #: Whether wide and tall pictures go through the network apart, which saves padding.
+    #: Whether wide and tall images go through the network in separate micro-batches, which saves padding.
     group_by_aspect: bool = True
-    #: Share of the training pictures held out, and validated on instead of ``val_split``.
+    #: Share of the training images held out, and validated on instead of ``val_split``.
     holdout: float = Field(0.0, ge=0, lt=1)
     #: A split that is measured once, after the last update; null for none.
     test_split: str | None = None
-    #: Share of the (rest of the) training pictures that is used.
+    #: Share of the (rest of the) training images that is used.
     subset: float = Field(1.0, gt=0, le=1)
 
 
 class DetectionAugment(Section):
-    """What is done at random to training pictures."""
+    """Random augmentation of training images."""
 
     hflip: float = Field(0.5, ge=0, le=1)
 
@@ -96,7 +96,7 @@ class DetectionOptim(OptimPart):
 
 
 class DetectionSchedule(Section):
-    """The learning rate over the updates, and how long it goes."""
+    """The learning rate over the updates, and its length."""
 
     updates: int = Field(ge=1)
     name: Literal["steps", "cosine"] = "steps"
@@ -119,7 +119,7 @@ class DetectionSchedule(Section):
 class DetectionRun(RunPart):
     """The seed, and how the devices are used."""
 
-    #: Most pictures that a device passes through the network at once; batch normalisation sees so many.
+    #: Most images that a device passes through the network at once; the batch of batch normalisation.
     device_batch: int = Field(2, ge=1)
 
 
@@ -176,7 +176,7 @@ class DetectionRecipe(Section):
             )
         if self.run.compile:
             raise RecipeError(
-                "run.compile is for classifiers: a detector's pictures differ in size, and it would be "
+                "run.compile is for classifiers: a detector's images differ in size, and it would be "
                 "compiled anew for each."
             )
         if self.model.pretrained is not None and self.model.backbone_weights is not None:
@@ -202,14 +202,14 @@ class DetectionRecipe(Section):
 
     @property
     def detector(self) -> Detector:
-        """The detector that ``model.name`` means, with its family's own number of classes."""
-        found = find_detector(self.model.name)
-        if found is None:
+        """The detector that ``model.name`` means, with its kind's number of classes."""
+        detector = find_detector(self.model.name)
+        if detector is None:
             raise RecipeError(
                 f"model.name is {self.model.name!r}, which is no detector: names are maskrcnn_.. and "
                 "retinanet_.., then a code's name or text. A classifier's recipe has other sections."
             )
-        return found
+        return detector
 
 
 #: A recipe of either task.
@@ -220,7 +220,7 @@ def read_any_recipe(path: str | Path, assignments: Sequence[str] = ()) -> AnyRec
     """The recipe of a YAML file: a detector's where ``model.name`` names one, else a classifier's.
 
     Raises:
-        RecipeError: As ``train.recipe.read_recipe``.
+        RecipeError: As ``read_recipe``.
     """
     data = load_mapping(recipe_file(path), str(path))
     names = [a.partition("=")[2] for a in assignments if a.partition("=")[0].strip() == "model.name"]

@@ -1,8 +1,8 @@
-"""Pictures and targets of a detector: which an update takes, flipped or not, and on which device.
+"""Images and targets of a detector: those of each update, their random flips and their device.
 
-Pictures go through the network in passes of ``m``. The passes of an epoch are made of a permutation of the pictures;
-with ``group_by_aspect`` wide and tall ones fill passes of their own, so that little is padded. Epochs follow each other
-without regard to updates: update ``u`` takes the passes ``u K .. (u + 1) K - 1`` of that sequence, whatever the number
+Images go through the network in micro-batches of ``m``. Those of an epoch are made of a permutation of the images; with
+``group_by_aspect`` wide and tall ones fill separate micro-batches, so that little is padded. Epochs follow each other
+without regard to updates: update ``u`` takes the micro-batches ``u K .. (u + 1) K - 1`` of that sequence, on any number
 of processes.
 """
 
@@ -21,40 +21,47 @@ from torch.utils.data import Dataset, Sampler
 from bsszoo.errors import DataError, RecipeError
 from bsszoo.images import converted, read_image
 from bsszoo.texts import one_line
-from bsszoo.train.classification.samples import Division, end_readers, pass_error, reading_loader, shares, small_pass
+from bsszoo.train.classification.samples import (
+    Division,
+    division_error,
+    end_readers,
+    reading_loader,
+    shares,
+    small_micro_batch,
+)
 from bsszoo.train.detection.data import CocoSplit
 from bsszoo.train.detection.labels import Labels
 from bsszoo.train.detection.recipe import DetectionRecipe, DetectionRun
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 from bsszoo.train.seeds import drawing, mixed
 
-#: Pictures of a pass, uint8 [3, h, w] each, and what is in each of them.
+#: Images of a micro-batch, uint8 [3, h, w] each, and what is in each of them.
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
-Draw = tuple[int, int, int]  # epoch, place in the epoch, place in the split
+Draw = tuple[int, int, int]  # epoch, index in the epoch, index in the split
 
 
-def divide_detection(recipe: DetectionRecipe, pictures: int, world: int) -> Division:
+def divide_detection(recipe: DetectionRecipe, images: int, world: int) -> Division:
     """How the batch of an update is divided; ``updates`` are those of the whole training.
 
     Raises:
-        RecipeError: The batch does not divide by the number of processes, there are too few pictures for a pass, or
-            batch normalisation, where it is not frozen, would see far fewer pictures than fit.
+        RecipeError: The batch does not divide by the number of processes, there are too few images for a micro-batch,
+            or batch normalisation, where it is not frozen, would see far fewer images than fit.
     """
     batch, most = recipe.optim.batch_size, recipe.run.device_batch
-    size, passes = shares(batch, most, world)
-    fault = small_pass(size, batch // world, most)
+    size, micro_batches = shares(batch, most, world)
+    fault = small_micro_batch(size, batch // world, most)
     if recipe.model.norm != "frozen" and not recipe.run.sync_bn and fault is not None:
-        raise pass_error(batch, most, world, pictures, f"{fault} (model.norm=frozen does without)")
-    if pictures < 2 * size:
+        raise division_error(batch, most, world, images, f"{fault} (model.norm=frozen does without)")
+    if images < 2 * size:
         raise RecipeError(
-            f"The training split has {pictures} pictures; it takes at least {2 * size}, two passes of "
-            f"{size} pictures. Set run.device_batch lower."
+            f"The training split has {images} images; it takes at least {2 * size}, two micro-batches of "
+            f"{size} images. Set run.device_batch lower."
         )
-    return Division(size=size, passes=passes, updates=recipe.schedule.updates)
+    return Division(size=size, micro_batches=micro_batches, updates=recipe.schedule.updates)
 
 
 class DetectionBatches:
-    """The passes of a process, on its device; ``batches.between(u, v)`` gives those of the updates ``u .. v - 1``."""
+    """The micro-batches of a process, on its device; ``between(u, v)`` gives those of the updates ``u .. v - 1``."""
 
     def __init__(
         self,
@@ -62,25 +69,25 @@ class DetectionBatches:
         labels: Labels,
         recipe: DetectionRecipe,
         division: Division,
-        place: Place,
+        process: Process,
         *,
         masks: bool,
     ) -> None:
-        self._split, self._device = split, place.device
-        self._order = _Order(split, recipe, division, place)
+        self._split, self._device = split, process.device
+        self._order = _Order(split, recipe, division, process)
         self._dataset = _Augmented(split, labels, recipe, masks=masks)
-        self._loader = reading_loader(self._dataset, recipe.run, place, list, batch_sampler=self._order)
+        self._loader = reading_loader(self._dataset, recipe.run, process, list, batch_sampler=self._order)
 
     def between(self, first: int, last: int) -> Iterator[list[Sample]]:
-        """The passes of some updates: images float32 [3, h, w] in 0..1, and targets as torchvision takes them."""
+        """Micro-batches of some updates: images float32 [3, h, w] in 0..1, and targets as torchvision takes them."""
         self._order.first, self._order.last = first, last
         return (self._on_device(samples) for samples in self._loader)
 
-    def again(self, update: int, passed: int) -> dict[str, Any]:
-        """The pictures of one pass, read anew for a look."""
-        draws = self._order.draws(update, passed)
+    def reread(self, update: int, micro_batch: int) -> dict[str, Any]:
+        """The images of one micro-batch, read again."""
+        draws = self._order.draws(update, micro_batch)
         samples = [self._dataset[d] for d in draws]
-        files = [str(self._split.file(self._split.picture(d[2])[0])) for d in draws]
+        files = [str(self._split.file(self._split.image(d[2])[0])) for d in draws]
         return {"images": [s[0] for s in samples], "targets": [s[1] for s in samples], "files": files}
 
     def close(self) -> None:
@@ -94,28 +101,33 @@ class DetectionBatches:
         ]
 
 
-def evaluation_loader(split: CocoSplit, run: DetectionRun, place: Place) -> Any:
-    """Batches of (uint8 image [3, h, w], COCO's id of the picture) of the pictures that this process evaluates."""
+def evaluation_loader(split: CocoSplit, run: DetectionRun, process: Process) -> Any:
+    """Batches of (uint8 image [3, h, w], COCO's id of the image) of the images that this process evaluates."""
     return reading_loader(
-        _Plain(split), run, place, list, sampler=range(place.rank, len(split), place.world), batch_size=run.device_batch
+        _Plain(split),
+        run,
+        process,
+        list,
+        sampler=range(process.rank, len(split), process.world),
+        batch_size=run.device_batch,
     )
 
 
 def to_float(image: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A picture on the device, float32 in 0..1, as torchvision's detectors take it."""
+    """An image on the device, float32 in 0..1, as torchvision's detectors take it."""
     return image.to(device, non_blocking=True).float() / 255
 
 
-def read_picture(split: CocoSplit, picture: Mapping[str, Any]) -> Image.Image:
-    """A picture in RGB, turned as its annotations are.
+def read_annotated_image(split: CocoSplit, record: Mapping[str, Any]) -> Image.Image:
+    """An image in RGB, turned as its annotations are.
 
-    Annotations are of the picture as viewers show it, its EXIF orientation applied. Where their size fits the stored
-    picture only, they were made without it, and so is the picture taken.
+    Annotations are of the image as viewers display it, its EXIF orientation applied. Where their size fits the stored
+    image only, they were made without it, and so is the image taken.
 
     Raises:
         DataError: It is broken, or of another size than annotated; the text names the file.
     """
-    path, size = split.file(picture), (picture["width"], picture["height"])
+    path, size = split.file(record), (record["width"], record["height"])
     made = read_image(path)
     if made.size != size and made.size == size[::-1]:
         stored = read_image(path, oriented=False)
@@ -129,43 +141,43 @@ def read_picture(split: CocoSplit, picture: Mapping[str, Any]) -> Image.Image:
 
 
 class _Order(Sampler[list[Draw]]):
-    """The pictures of this process's passes."""
+    """The images of this process's micro-batches."""
 
-    def __init__(self, split: CocoSplit, recipe: DetectionRecipe, division: Division, place: Place) -> None:
-        sizes = split.sizes[split.rows]
+    def __init__(self, split: CocoSplit, recipe: DetectionRecipe, division: Division, process: Process) -> None:
+        sizes = split.sizes[split.indices]
         tall = sizes[:, 1] > sizes[:, 0] if recipe.data.group_by_aspect else np.zeros(len(sizes), dtype=bool)
         groups = [g for g in (np.flatnonzero(~tall), np.flatnonzero(tall)) if len(g)]
-        # Too few of one shape for a pass go with the others: no picture is left out for good.
+        # Too few of one shape for a micro-batch go with the others: no image is left out for good.
         small = any(len(g) < division.size for g in groups)
         self._groups = [np.arange(len(sizes))] if small else groups
-        self._seed, self._division, self._place = recipe.run.seed, division, place
-        self._passes = sum(len(g) // division.size for g in self._groups)  # of an epoch
+        self._seed, self._division, self._process = recipe.run.seed, division, process
+        self._micro_batches = sum(len(g) // division.size for g in self._groups)  # of an epoch
         self.first, self.last = 0, division.updates
-        self._known: tuple[int, NDArray[np.int64]] | None = None
+        self._cached: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
-        return (self.last - self.first) * self._division.passes
+        return (self.last - self.first) * self._division.micro_batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for update in range(self.first, self.last):
-            for passed in range(self._division.passes):
-                yield self.draws(update, passed)
+            for micro_batch in range(self._division.micro_batches):
+                yield self.draws(update, micro_batch)
 
-    def draws(self, update: int, passed: int) -> list[Draw]:
-        """The pictures of one pass."""
-        each, world, rank = self._division.passes, self._place.world, self._place.rank
-        epoch, number = divmod(update * each * world + rank * each + passed, self._passes)
-        if self._known is None or self._known[0] != epoch:
-            self._known = epoch, self._of_epoch(epoch)
+    def draws(self, update: int, micro_batch: int) -> list[Draw]:
+        """The images of one micro-batch."""
+        each, world, rank = self._division.micro_batches, self._process.world, self._process.rank
+        epoch, number = divmod(update * each * world + rank * each + micro_batch, self._micro_batches)
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = epoch, self._of_epoch(epoch)
         size = self._division.size
-        return [(epoch, number * size + i, int(row)) for i, row in enumerate(self._known[1][number])]
+        return [(epoch, number * size + i, int(row)) for i, row in enumerate(self._cached[1][number])]
 
     def _of_epoch(self, epoch: int) -> NDArray[np.int64]:
-        """All passes of an epoch [passes, m], in the order in which their last pictures were drawn."""
+        """All micro-batches of an epoch [micro-batches, m], in the order in which their last images were drawn."""
         rng, size = np.random.default_rng(mixed(self._seed, epoch)), self._division.size
         drawn, ends = [], []
-        pictures = sum(map(len, self._groups))
-        times = rng.permutation(pictures)  # when each picture is drawn
+        images = sum(map(len, self._groups))
+        times = rng.permutation(images)  # when each image is drawn
         for group, when in zip(
             self._groups, np.split(times, np.cumsum([len(g) for g in self._groups])[:-1]), strict=True
         ):
@@ -182,28 +194,28 @@ class _Augmented(Dataset[Sample]):
         self._hflip, self._seed = recipe.augment.hflip, recipe.run.seed
 
     def __getitem__(self, draw: Draw) -> Sample:
-        epoch, place, row = draw
-        picture, annotations = self._split.picture(row)
-        pixels = np.array(read_picture(self._split, picture))
-        own = [a for a in annotations if not a["iscrowd"]]
+        epoch, position, index = draw
+        record, annotations = self._split.image(index)
+        pixels = np.array(read_annotated_image(self._split, record))
+        objects = [a for a in annotations if not a["iscrowd"]]
         height, width = pixels.shape[:2]
-        boxes = np.array([a["bbox"] for a in own], dtype=np.float32).reshape(-1, 4)
+        boxes = np.array([a["bbox"] for a in objects], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
         boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
         masks = (
-            np.stack([mask_of(a, height, width) for a in own])
-            if self._masks and own
+            np.stack([mask_of(a, height, width) for a in objects])
+            if self._masks and objects
             else np.zeros((0, height, width), dtype=np.uint8)
         )
-        with drawing(self._seed, epoch, place):
+        with drawing(self._seed, epoch, position):
             flipped = random.random() < self._hflip
         if flipped:
             pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
             boxes[:, 0::2] = width - boxes[:, 2::-2]
         target = {
             "boxes": torch.from_numpy(boxes),
-            "labels": torch.tensor([self._labels.label(a["category_id"]) for a in own], dtype=torch.int64),
+            "labels": torch.tensor([self._labels.label(a["category_id"]) for a in objects], dtype=torch.int64),
         }
         if self._masks:
             target["masks"] = torch.from_numpy(np.ascontiguousarray(masks))
@@ -217,10 +229,10 @@ class _Plain(Dataset[tuple[torch.Tensor, Any]]):
     def __len__(self) -> int:
         return len(self._split)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, Any]:
-        picture, _ = self._split.picture(place)
-        pixels = np.array(read_picture(self._split, picture))
-        return torch.from_numpy(pixels.transpose(2, 0, 1)), picture["id"]
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
+        record, _ = self._split.image(index)
+        pixels = np.array(read_annotated_image(self._split, record))
+        return torch.from_numpy(pixels.transpose(2, 0, 1)), record["id"]
 
 
 def mask_of(annotation: Mapping[str, Any], height: int, width: int) -> NDArray[np.uint8]:

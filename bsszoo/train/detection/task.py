@@ -1,4 +1,4 @@
-"""Detection as a ``Task``: pictures with boxes and masks, torchvision's losses, average precision."""
+"""Detection as a ``Task``: images with boxes and masks, torchvision's losses, average precision."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
+from bsszoo.train.callbacks import TrainingCallback
 from bsszoo.train.checkpoint import Folder, Row
 from bsszoo.train.classification.evaluation import autocast
 from bsszoo.train.classification.samples import end_readers
 from bsszoo.train.detection.data import CocoSplit, check_objects, open_coco, open_coco_split
 from bsszoo.train.detection.evaluation import DetectionFigures, evaluate_detector
 from bsszoo.train.detection.labels import Labels, labels_for, labels_of
-from bsszoo.train.detection.outcome import DetectionRow, conclude_detection, data_mark, start_detector
+from bsszoo.train.detection.outcome import DetectionRow, conclude_detection, data_fingerprint, start_detector
 from bsszoo.train.detection.recipe import DetectionRecipe
 from bsszoo.train.detection.samples import DetectionBatches, divide_detection, evaluation_loader
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 from bsszoo.train.loop import run
 from bsszoo.train.task import Batches, Round
-from bsszoo.train.watching import Watcher
 
 
 def train_detector(
@@ -31,27 +31,27 @@ def train_detector(
     out: str | Path,
     *,
     device: str | None = None,
-    watcher: Watcher | None = None,
+    callback: TrainingCallback | None = None,
 ) -> dict[str, Any]:
-    """Train a recipe's detector in a folder, or go on with the training there; its summary.
+    """Train a recipe's detector in a folder, or resume the training there; its summary.
 
-    Arguments, folder and errors are those of ``train.loop.train``; ``data`` is a folder in COCO's format, and of the
-    folder that is left ``bsszoo.create("local-dir:OUT", pretrained=True)`` makes the detector.
+    Arguments, folder and errors are those of ``train.loop.train``; ``data`` is a folder in COCO's format, and
+    ``bsszoo.create("local-dir:OUT", pretrained=True)`` makes the detector from the folder afterwards.
     """
-    return run(recipe, lambda place: Detection(recipe, data, place), out, device=device, watcher=watcher)
+    return run(recipe, lambda process: Detection(recipe, data, process), out, device=device, callback=callback)
 
 
 class Detection:
     """The task of a ``DetectionRecipe``.
 
     Raises:
-        RecipeError, DataError: The pictures cannot be used, or do not fit the recipe.
+        RecipeError, DataError: The images cannot be used, or do not fit the recipe.
     """
 
     row_kind: type[Row] = DetectionRow
 
-    def __init__(self, recipe: DetectionRecipe, data: str | Path | None, place: Place) -> None:
-        self._recipe, self._place = recipe, place
+    def __init__(self, recipe: DetectionRecipe, data: str | Path | None, process: Process) -> None:
+        self._recipe, self._process = recipe, process
         detector = recipe.detector
         self._masks = detector.kind == "maskrcnn"
         self._splits = open_coco(recipe.data, data, masks=self._masks)
@@ -60,28 +60,28 @@ class Detection:
         )
         self._test: CocoSplit | None = None
         self._test_labels = self._labels
-        said: list[str] = []
+        notes: list[str] = []
         if recipe.data.test_split is not None:
             self._test = open_coco_split(recipe.data, data, recipe.data.test_split, masks=self._masks)
-            self._test_labels, other = labels_for(
+            self._test_labels, differences = labels_for(
                 self._labels, self._test.categories, f"The split {recipe.data.test_split!r}"
             )
-            said += other
+            notes += differences
             if (self._test.folder, self._test.name) == (self._splits[1].folder, self._splits[1].name):
-                said.append(
+                notes.append(
                     f"data.test_split is {recipe.data.test_split!r}, which is validated on as well: its figure "
                     "is no test of what validation chose"
                 )
             check_objects(self._test)
         self.has_test = self._test is not None
-        self.train_pictures, self.val_pictures = map(len, self._splits)
-        self.division = divide_detection(recipe, self.train_pictures, place.world)
+        self.train_images, self.val_images = map(len, self._splits)
+        self.division = divide_detection(recipe, self.train_images, process.world)
         self.ends = recipe.schedule.ends
         opened = (*self._splits, *(() if self._test is None else (self._test,)))
-        self.mark = data_mark(opened)
-        # With pictures held out both splits are of one file.
-        self.notes = tuple(dict.fromkeys([*(note for split in opened for note in split.notes), *said]))
-        self._context = autocast(place, recipe.run.precision)
+        self.fingerprint = data_fingerprint(opened)
+        # With images held out both splits are of one file.
+        self.notes = tuple(dict.fromkeys([*(note for split in opened for note in split.notes), *notes]))
+        self._context = autocast(process, recipe.run.precision)
         self._val_batches: Any = None
 
     def network(self, *, fresh: bool) -> nn.Module:
@@ -92,7 +92,7 @@ class Detection:
         """The recipe's schedule, timm's, with an update for each of its epochs."""
         plan, peak = self._recipe.schedule, self._recipe.optim.peak_lr
         steps = plan.name == "steps"
-        # timm counts a step down one early: at the milestone's own number minus one.
+        # timm counts a step down one early: at the milestone minus one.
         milestones = [m + 1 for m in plan.milestones] or [plan.updates + 2]
         schedule, _ = create_scheduler_v2(
             optimizer,
@@ -109,17 +109,17 @@ class Detection:
         )
         return schedule
 
-    def place(self) -> None:
+    def to_device(self) -> None:
         """Nothing but the network is needed."""
 
     def batches(self) -> Batches:
-        """Pictures and targets, flipped at random."""
+        """Images and targets, flipped at random."""
         return DetectionBatches(
-            self._splits[0], self._labels, self._recipe, self.division, self._place, masks=self._masks
+            self._splits[0], self._labels, self._recipe, self.division, self._process, masks=self._masks
         )
 
     def loss(self, forward: nn.Module, batch: Any) -> torch.Tensor:
-        """The sum of torchvision's losses, each a mean over the pass."""
+        """The sum of torchvision's losses, each a mean over the micro-batch."""
         with self._context():
             losses = forward([image for image, _ in batch], [target for _, target in batch])
         total: torch.Tensor = torch.stack([value.float() for value in losses.values()]).sum()
@@ -128,17 +128,17 @@ class Detection:
     def validate(
         self, network: nn.Module, on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None
     ) -> DetectionFigures | None:
-        """The average precision on the validation pictures."""
+        """The average precision on the validation images."""
         if self._val_batches is None:
-            self._val_batches = evaluation_loader(self._splits[1], self._recipe.run, self._place)
+            self._val_batches = evaluation_loader(self._splits[1], self._recipe.run, self._process)
         return self._precision(network, self._val_batches, self._splits[1], self._labels, on_batch, stopping)
 
     def test(
         self, network: nn.Module, on_batch: Callable[[int], None] | None, stopping: Callable[[], bool] | None
     ) -> DetectionFigures | None:
-        """The average precision on a split that nothing was chosen by."""
+        """The average precision on a split by which nothing was chosen."""
         assert self._test is not None
-        batches = evaluation_loader(self._test, self._recipe.run, self._place)
+        batches = evaluation_loader(self._test, self._recipe.run, self._process)
         try:
             return self._precision(network, batches, self._test, self._test_labels, on_batch, stopping)
         finally:
@@ -153,11 +153,11 @@ class Detection:
     ) -> dict[str, Any]:
         """Write the trained detector and its summary."""
         return conclude_detection(
-            self._recipe, network, folder, rows, self._labels, self._splits, self._place, tested, self.notes
+            self._recipe, network, folder, rows, self._labels, self._splits, self._process, tested, self.notes
         )
 
     def close(self) -> None:
-        """End the processes that read validation pictures."""
+        """End the processes that read validation images."""
         if self._val_batches is not None:
             end_readers(self._val_batches)
 
@@ -175,7 +175,7 @@ class Detection:
             batches,
             split,
             labels,
-            self._place,
+            self._process,
             masks=self._masks,
             precision=self._recipe.run.precision,
             on_batch=on_batch,

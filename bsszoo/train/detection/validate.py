@@ -32,19 +32,19 @@ def validate_detector(
     on_batch: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> DetectionFigures:
-    """The average precision of a detector; for a training's folder the figures that ended it.
+    """The average precision of a detector; for a training's folder the figures of its end.
 
     Args:
         what: The folder of a training, or a detector's name.
-        data: The folder of the pictures, in COCO's format.
+        data: The folder of the images, in COCO's format.
         weights: Of a name: a file, a training's folder, or ``torchvision``.
-        settings: Values of the recipe's data section in place of the training's, or of COCO's own.
-        batch: Pictures of a batch.
-        workers: Processes that read the pictures.
+        settings: Values of the recipe's data section in place of the training's, or of COCO's.
+        batch: Images of a batch.
+        workers: Processes that read the images.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         device: As in ``train``.
-        on_batch: Called after each batch with the pictures done, in this process.
-        on_note: Called with what a person should know of the pictures, such as annotations that were left out.
+        on_batch: Called after each batch with the images done, in this process.
+        on_note: Called with sentences for the user, such as on annotations that were left out.
 
     Raises:
         SettingsError: The folder holds no finished training.
@@ -54,39 +54,38 @@ def validate_detector(
     part, run = (CocoPart(), DetectionRun()) if opened.recipe is None else (opened.recipe.data, opened.recipe.run)
     if opened.recipe is None and opened.detector.num_classes == TORCHVISION_CLASSES:
         part = part.replaced(label_by="id")
-    given = settings or {}
-    part = part.replaced(**given)
+    part = part.replaced(**(settings or {}))
     how: dict[str, Any] = {"device_batch": batch, "workers": workers, "precision": precision}
     run = run.replaced(**{k: v for k, v in how.items() if v is not None})
     masks = opened.detector.kind == "maskrcnn"
     with ExitStack() as stack:
-        place = stack.enter_context(joined(device))
-        if part.holdout and "val_split" not in given:
+        process = stack.enter_context(joined(device))
+        if part.holdout and "val_split" not in (settings or {}):
             split = open_coco(part, data, masks=masks)[1]
         else:
             split = open_coco_split(part, data, part.val_split, masks=masks)
         check_objects(split)
         if opened.labels is not None:
-            labels, said = labels_for(opened.labels, split.categories, f"The split {split.name!r}")
+            labels, notes = labels_for(opened.labels, split.categories, f"The split {split.name!r}")
         else:
             labels = labels_of(opened.detector.kind, split.categories, part.label_by, opened.detector.num_classes)
-            order = "at the outputs of their own ids" if part.label_by == "id" else "in the order of their ids"
-            said = (
+            order = "at the outputs of their ids" if part.label_by == "id" else "in the order of their ids"
+            notes = (
                 f"The weights do not say which output is which category; those of the data are taken {order}, "
                 f"from {split.categories[0][1]!r} to {split.categories[-1][1]!r} (data.label_by)",
             )
-        for note in (*split.notes, *said):
-            if on_note is not None and place.first:
+        for note in (*split.notes, *notes):
+            if on_note is not None and process.first:
                 on_note(note)
-        batches = evaluation_loader(split, run, place)
+        batches = evaluation_loader(split, run, process)
         stack.callback(end_readers, batches)
         try:
             figures = evaluate_detector(
-                opened.model.to(place.device),
+                opened.model.to(process.device),
                 batches,
                 split,
                 labels,
-                place,
+                process,
                 masks=masks,
                 precision=run.precision,
                 on_batch=on_batch,

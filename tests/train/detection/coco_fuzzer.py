@@ -19,7 +19,7 @@ from typing import Any
 from bsszoo.errors import DataError
 from bsszoo.train.detection.data import open_coco
 from bsszoo.train.detection.recipe import CocoPart
-from bsszoo.train.detection.samples import mask_of, read_picture
+from bsszoo.train.detection.samples import mask_of, read_annotated_image
 
 VALUES: list[Any] = [
     None,
@@ -100,11 +100,11 @@ def main(root: Path, seed: int, count: int) -> None:
         print(what, file=sys.stderr, flush=True)
         try:
             split, _ = open_coco(CocoPart(train_split="train", val_split="val", broken=broken), root, masks=masks)
-            for picture, own in split:
-                read_picture(split, picture)
-                for annotation in own if masks else ():
-                    drawn = mask_of(annotation, picture["height"], picture["width"])
-                    assert drawn.shape == (picture["height"], picture["width"]), what
+            for image, annotations in split:
+                read_annotated_image(split, image)
+                for annotation in annotations if masks else ():
+                    drawn = mask_of(annotation, image["height"], image["width"])
+                    assert drawn.shape == (image["height"], image["width"]), what
                     assert set(drawn.ravel().tolist()) <= {0, 1}, what
             ends["read"] += 1
         except DataError as error:
@@ -115,7 +115,7 @@ def main(root: Path, seed: int, count: int) -> None:
 
 def mutated(tree: Any, rng: random.Random) -> str:
     node, path = tree, []
-    if rng.random() < 0.8:  # most of what can be wrong is in a single annotation, picture or category
+    if rng.random() < 0.8:  # most of what can be wrong is in a single annotation, image or category
         path = [rng.choice(("annotations", "annotations", "images", "categories"))]
         node = tree.get(path[0])
         if not isinstance(node, (dict, list)) or not node:

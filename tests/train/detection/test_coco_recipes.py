@@ -14,7 +14,7 @@ from bsszoo.train.detection.recipe import DetectionRecipe, read_any_recipe
 from bsszoo.train.strict import paths
 
 FILES = sorted((ROOT / "recipes" / "coco").glob("*.yaml"))
-# Table 5, in millions, of models with so many outputs.
+# Table 5, in millions, of models with these numbers of outputs.
 PARAMS = {
     "maskrcnn_resnet50": 44.455,
     "maskrcnn_resnet50_autobss": 49.207,

@@ -46,12 +46,12 @@ def changed(few: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object
 
 
 def polygon(data: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = next(a for a in data["annotations"] if isinstance(a["segmentation"], list))
-    return found
+    annotation: dict[str, Any] = next(a for a in data["annotations"] if isinstance(a["segmentation"], list))
+    return annotation
 
 
 def crowds(split: CocoSplit) -> list[Any]:
-    return [a["id"] for _, own in split for a in own if a["iscrowd"]]
+    return [a["id"] for _, objects in split for a in objects if a["iscrowd"]]
 
 
 @pytest.mark.parametrize("value", ["0", "1", "false", "", "no", 2, -1, 0.5, 1.0, [], {}, [1], float("nan")])
@@ -69,7 +69,7 @@ def test_a_crowd_flag_is_zero_or_one_true_or_false_or_left_out(
 ) -> None:
     root = changed(few, tmp_path, lambda d: [a.update(iscrowd=value) for a in d["annotations"][:1]])
     train, _ = open_coco(PART, root, masks=True)
-    flags = {a["id"]: a["iscrowd"] for _, own in train for a in own}
+    flags = {a["id"]: a["iscrowd"] for _, objects in train for a in objects}
     assert flags[1] == crowd
 
 
@@ -97,14 +97,14 @@ def outlined(*points: float) -> Callable[[dict[str, Any]], object]:
 def counted(counts: object) -> Callable[[dict[str, Any]], object]:
     def change(data: dict[str, Any]) -> None:
         one = polygon(data)
-        picture = next(p for p in data["images"] if p["id"] == one["image_id"])
-        one["segmentation"] = {"size": [picture["height"], picture["width"]], "counts": counts}
+        image = next(p for p in data["images"] if p["id"] == one["image_id"])
+        one["segmentation"] = {"size": [image["height"], image["width"]], "counts": counts}
 
     return change
 
 
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "far": (outlined(1, 1, 50, 1, 1e9, 50), r"its polygon has the point \[1e\+09, 50\], far outside the picture of"),
+    "far": (outlined(1, 1, 50, 1, 1e9, 50), r"its polygon has the point \[1e\+09, 50\], far outside the image of"),
     "far to the left": (outlined(1, 1, 50, 1, -1e9, 50), r"the point \[-1e\+09, 50\], far outside"),
     "just too far": (outlined(1, 1, 50, 1, 50, 330), r"the point \[50, 330\], far outside"),
     "wholly outside": (outlined(-9, 1, -5, 1, -5, 9), r"nothing of its polygon \[-9, 1, -5, 1, -5, 9\] lies in"),
@@ -121,17 +121,17 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a box's number": (lambda d: d["annotations"][0].update(bbox=[0, 0, 10**19, 9]), "its box is .*four numbers"),
     "a box that is nan": (lambda d: d["annotations"][0].update(bbox=[0, 0, float("nan"), 9]), "four numbers"),
     "area": (lambda d: d["annotations"][0].update(area=-5), "its area is -5; it is a number of pixels"),
-    "a truth for a picture": (lambda d: d["annotations"][0].update(image_id=True), "no picture with the id True"),
+    "a truth for an image": (lambda d: d["annotations"][0].update(image_id=True), "no image with the id True"),
     "a truth for a category": (lambda d: d["annotations"][0].update(category_id=True), "no category with the id True"),
-    "wide": (lambda d: d["images"][0].update(width=10**9), r"the size 1000000000 x \d+; pictures of more than 178,95"),
+    "wide": (lambda d: d["images"][0].update(width=10**9), r"the size 1000000000 x \d+; images of more than 178,95"),
     "true width": (lambda d: d["images"][0].update(width=True), r"the size True x \d+; width and height are whole"),
     "long width": (lambda d: d["images"][0].update(width=10**400), "a whole number of 401 digits"),
-    "id": (lambda d: d["images"][0].update(id=2**64), "a picture has the id 18446744073709551616"),
+    "id": (lambda d: d["images"][0].update(id=2**64), "an image has the id 18446744073709551616"),
     "true id": (lambda d: d["images"][0].update(id=True), "all whole numbers or all texts; there are bool, int"),
     "category's id": (lambda d: d["categories"][0].update(id=True), "whole numbers from 0 of at most 63 bits; one is"),
     "category's large id": (lambda d: d["categories"][0].update(id=2**63), "whole numbers from 0 of at most 63 bits"),
     "category's name": (lambda d: d["categories"][0].update(name=None), "the category 1 has the name None; names are"),
-    "file name": (lambda d: d["images"][0].update(file_name=None), "the picture 1 has the file name None"),
+    "file name": (lambda d: d["images"][0].update(file_name=None), "the image 1 has the file name None"),
     "terminal": (lambda d: d["images"][0].update(file_name="a\x1b[2J.jpg"), r"there is no .*a\\x1b\[2J\.jpg"),
 }
 
@@ -146,10 +146,10 @@ def test_what_cannot_be_right_is_named(few: Path, tmp_path: Path, name: str) -> 
 
 
 def test_numbers_of_python_that_no_file_holds_are_faults_too() -> None:
-    picture = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
+    image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
     for number in (10**400, float("inf"), -(10**400)):
         annotation = {"image_id": 1, "category_id": 1, "bbox": [0, 0, number, 5]}
-        [fault] = faults_of([annotation], [picture], [{"id": 1, "name": "a"}], masks=False)
+        [fault] = faults_of([annotation], [image], [{"id": 1, "name": "a"}], masks=False)
         assert fault.kind == "without a box"
 
 
@@ -195,13 +195,13 @@ def test_coded_runs_that_are_taken_are_drawn_as_pycocotools_draws_them(
     coded = coder.encode(np.asfortranarray(flat.reshape((height, width), order="F")))["counts"].decode()
     # Right ones, and right ones with a character changed.
     if data.draw(st.booleans()):
-        place = data.draw(st.integers(0, len(coded) - 1))
-        coded = coded[:place] + chr(data.draw(st.integers(48, 111))) + coded[place + 1 :]
+        index = data.draw(st.integers(0, len(coded) - 1))
+        coded = coded[:index] + chr(data.draw(st.integers(48, 111))) + coded[index + 1 :]
         flat = None
-    picture = {"id": 1, "file_name": "a.jpg", "width": width, "height": height}
+    image = {"id": 1, "file_name": "a.jpg", "width": width, "height": height}
     outline = {"size": [height, width], "counts": coded}
     annotation = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "segmentation": outline}
-    faults = faults_of([annotation], [picture], [{"id": 1, "name": "a"}], masks=True)
+    faults = faults_of([annotation], [image], [{"id": 1, "name": "a"}], masks=True)
     if flat is not None:
         assert faults == []
     if not faults:

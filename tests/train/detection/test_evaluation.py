@@ -20,9 +20,9 @@ from bsszoo.train.detection.evaluation import DetectionFigures, average_precisio
 from bsszoo.train.detection.labels import labels_of
 from bsszoo.train.detection.recipe import CocoPart, DetectionRun
 from bsszoo.train.detection.samples import evaluation_loader, mask_of
-from bsszoo.train.devices import Place
+from bsszoo.train.devices import Process
 
-CPU = Place(torch.device("cpu"))
+CPU = Process(torch.device("cpu"))
 NAMES = ("ap", "ap50", "ap75", "small", "medium", "large")
 
 
@@ -37,19 +37,19 @@ class Shaken(nn.Module):
 
     def __init__(self, split: CocoSplit, shift: float) -> None:
         super().__init__()
-        self.split, self.shift, self.place = split, shift, 0
+        self.split, self.shift, self.index = split, shift, 0
         self.labels = labels_of("maskrcnn", split.categories, "order", None)
         self.rng = np.random.default_rng(0)
 
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         out = []
         for image in images:
-            picture, own = self.split.picture(self.place)
-            self.place += 1
+            record, annotations = self.split.image(self.index)
+            self.index += 1
             height, width = image.shape[1:]
-            assert (picture["height"], picture["width"]) == (height, width)
+            assert (record["height"], record["width"]) == (height, width)
             boxes, labels, masks = [], [], []
-            for annotation in own:
+            for annotation in annotations:
                 for _ in range(2):
                     x, y, w, h = annotation["bbox"]
                     dx, dy = self.rng.normal(0, self.shift, 2)
@@ -73,24 +73,24 @@ class Shaken(nn.Module):
 
 def measured(split: CocoSplit, shift: float) -> DetectionFigures:
     model = Shaken(split, shift)
-    found = evaluate_detector(
+    figures = evaluate_detector(
         model, evaluation_loader(split, DetectionRun(workers=0), CPU), split, model.labels, CPU, masks=True
     )
-    assert found is not None
-    return found
+    assert figures is not None
+    return figures
 
 
 def results(split: CocoSplit, shift: float) -> list[dict[str, Any]]:
     """The same predictions as COCO's results, written by other lines than ours."""
     model, out = Shaken(split, shift), []
-    for picture, _ in split:
-        found = model([torch.zeros(3, picture["height"], picture["width"])])[0]
-        for box, label, score, mask in zip(*(found[k] for k in ("boxes", "labels", "scores", "masks")), strict=True):
+    for image, _ in split:
+        output = model([torch.zeros(3, image["height"], image["width"])])[0]
+        for box, label, score, mask in zip(*(output[k] for k in ("boxes", "labels", "scores", "masks")), strict=True):
             runs = coder.encode(np.asfortranarray(mask[0].numpy().astype(np.uint8)))
             left, top, right, bottom = box.tolist()
             out.append(
                 {
-                    "image_id": picture["id"],
+                    "image_id": image["id"],
                     "category_id": (0, 1, 2, 4, 7)[int(label)],
                     "score": float(score),
                     "bbox": [left, top, right - left, bottom - top],
@@ -107,7 +107,7 @@ def test_the_figures_are_those_of_another_evaluator(split: CocoSplit, shapes: Pa
     ours = measured(split, shift)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(shapes / "annotations" / "instances_train.json"))
-        for kind, found in (("bbox", ours.box), ("segm", ours.mask)):
+        for kind, precision in (("bbox", ours.box), ("segm", ours.mask)):
             # Whichever of the two a result holds gives the area, in pycocotools too.
             rows = [
                 {k: v for k, v in r.items() if k != ("segmentation" if kind == "bbox" else "bbox")}
@@ -118,9 +118,9 @@ def test_the_figures_are_those_of_another_evaluator(split: CocoSplit, shapes: Pa
             theirs.accumulate()
             theirs.summarize()
             for name, value in zip(NAMES, theirs.stats[:6], strict=True):
-                figure = getattr(found, name)
+                figure = getattr(precision, name)
                 assert (-1 if figure is None else figure / 100) == pytest.approx(value, abs=1e-9), (kind, name)
-    assert ours.objects == sum(not a["iscrowd"] for _, own in split for a in own)
+    assert ours.objects == sum(not a["iscrowd"] for _, objects in split for a in objects)
 
 
 def test_finding_everything_is_all_and_finding_nothing_is_none(split: CocoSplit) -> None:
@@ -132,17 +132,17 @@ def test_finding_everything_is_all_and_finding_nothing_is_none(split: CocoSplit)
         for a in truth["annotations"]
     ]
     assert average_precision(truth, perfect, masks=False).box.ap == pytest.approx(100)
-    assert whole.box.ap50 < 100  # every object is found twice, which costs
+    assert whole.box.ap50 < 100  # every object is detected twice, which costs
     nothing = average_precision(truth, [], masks=True)
     assert nothing.mask is not None
     assert (nothing.box.ap, nothing.mask.ap50, nothing.box.small, nothing.box.large) == (0, 0, 0, None)
-    with pytest.raises(DataError, match="There is no object in the pictures"):
+    with pytest.raises(DataError, match="There is no object in the images"):
         average_precision({**truth, "annotations": []}, [], masks=False)
 
 
-def test_every_picture_is_measured_once_whatever_the_batch(split: CocoSplit) -> None:
+def test_every_image_is_measured_once_whatever_the_batch(split: CocoSplit) -> None:
     for size in (1, 5, 24):
         batches = list(evaluation_loader(split, DetectionRun(workers=0, device_batch=size), CPU))
         assert [i for b in batches for _, i in b] == [p["id"] for p, _ in split]
-    shares = [evaluation_loader(split, DetectionRun(workers=0), Place(CPU.device, rank, 3)) for rank in range(3)]
+    shares = [evaluation_loader(split, DetectionRun(workers=0), Process(CPU.device, rank, 3)) for rank in range(3)]
     assert sorted(i for share in shares for b in share for _, i in b) == sorted(p["id"] for p, _ in split)

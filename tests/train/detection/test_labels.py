@@ -64,7 +64,7 @@ def test_a_category_that_the_network_was_not_trained_with_is_refused() -> None:
     with pytest.raises(
         DataError,
         match=r"It has the category 'heart' \(id 1\), which the network was not "
-        r"trained with\. It knows circle, square, star",
+        r"trained with\. Its categories are circle, square, star",
     ):
         labels_for(TRAINED, [(1, "heart"), (2, "square")], "It")
 
@@ -79,7 +79,9 @@ def test_a_name_given_twice_is_taken_under_its_own_ids_only() -> None:
 
 
 def test_outputs_by_ids_have_a_bound() -> None:
-    with pytest.raises(RecipeError, match=r"the category 'far' has the id 1000000000000: so many outputs are not made"):
+    with pytest.raises(
+        RecipeError, match=r"the category 'far' has the id 1000000000000: more than 10,000 outputs are not made"
+    ):
         labels_of("maskrcnn", [(1, "near"), (10**12, "far")], "id", None)
     assert labels_of("maskrcnn", [(1, "near"), (10**12, "far")], "order", None).classes == 3
 
@@ -88,9 +90,9 @@ def test_a_detector_is_measured_by_names_whatever_ids_the_data_give_them(
     run: Path, shapes: Path, tmp_path: Path
 ) -> None:
     whole = validate_detector(run, shapes, device="cpu")
-    said: list[str] = []
-    assert validate_detector(run, other(shapes, tmp_path, renumbered), device="cpu", on_note=said.append) == whole
-    assert any("other ids than the training's data" in note for note in said)
+    notes: list[str] = []
+    assert validate_detector(run, other(shapes, tmp_path, renumbered), device="cpu", on_note=notes.append) == whole
+    assert any("other ids than the training's data" in note for note in notes)
     assert whole.split == "val"
 
     def renamed(data: dict[str, Any]) -> None:
@@ -120,20 +122,20 @@ def test_figures_name_the_split_that_was_read(shapes: Path, tmp_path: Path) -> N
 
 def test_weights_that_do_not_say_their_categories_are_measured_with_a_note(shapes: Path, tmp_path: Path) -> None:
     torch.save(bsszoo.create(MASKS).state_dict(), tmp_path / "weights.pt")
-    said: list[str] = []
+    notes: list[str] = []
     validate_detector(
         MASKS,
         shapes,
         weights=str(tmp_path / "weights.pt"),
         device="cpu",
         workers=0,
-        on_note=said.append,
+        on_note=notes.append,
         settings={"val_split": "val", "image_size": 64, "max_size": 128},
     )
     assert any(
-        "do not say which output is which category; those of the data are taken at the outputs of their own "
+        "do not say which output is which category; those of the data are taken at the outputs of their "
         "ids, from 'circle' to 'star'" in note
-        for note in said
+        for note in notes
     )
 
 

@@ -21,13 +21,13 @@ import bsszoo
 from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.errors import DataError, RecipeError, RunError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.models.detectors import find_detector
+from bsszoo.train.callbacks import NoCallback
 from bsszoo.train.classification.recipe import Recipe
 from bsszoo.train.detection.paper import any_recipe_of, coco_recipe
 from bsszoo.train.detection.recipe import read_any_recipe
 from bsszoo.train.detection.task import Detection, train_detector
 from bsszoo.train.detection.validate import validate_detector
-from bsszoo.train.devices import Place
-from bsszoo.train.watching import Unwatched
+from bsszoo.train.devices import Process
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +52,24 @@ def test_it_leaves_what_it_says(unbroken: Path) -> None:
 
 def test_its_folder_gives_the_detector_as_it_was_trained(unbroken: Path) -> None:
     model = bsszoo.create(f"local-dir:{unbroken}", pretrained=True).eval()
-    state, kept = model.state_dict(), load_file(unbroken / "model.safetensors")
-    assert state.keys() == kept.keys()
-    assert all(torch.equal(state[k], kept[k]) for k in kept)
+    state, saved = model.state_dict(), load_file(unbroken / "model.safetensors")
+    assert state.keys() == saved.keys()
+    assert all(torch.equal(state[k], saved[k]) for k in saved)
     assert (model.transform.min_size, model.transform.max_size) == ((64,), 128)
     assert model.rpn.anchor_generator.sizes[0] == (8,)
     assert model.roi_heads.detections_per_img == 20
     assert model.label_names == ("-", "circle", "square", "triangle", "star")
     named = bsszoo.create(MASKS, pretrained=str(unbroken / "model.safetensors"), num_classes=5)
-    assert all(torch.equal(v, kept[k]) for k, v in named.state_dict().items())
+    assert all(torch.equal(v, saved[k]) for k, v in named.state_dict().items())
     with pytest.raises(WeightsError, match="holds the weights of another network"):
         bsszoo.create(MASKS, pretrained=str(unbroken / "model.safetensors"))
 
 
 def test_validate_gives_the_figures_that_ended_the_training(unbroken: Path, shapes: Path) -> None:
     summary = json.loads((unbroken / "summary.json").read_text())
-    found = validate_detector(unbroken, shapes, device="cpu")
-    assert found.mask is not None
-    assert (found.box.ap, found.mask.ap, found.mask.ap50) == (
+    figures = validate_detector(unbroken, shapes, device="cpu")
+    assert figures.mask is not None
+    assert (figures.box.ap, figures.mask.ap, figures.mask.ap50) == (
         summary["box_ap"],
         summary["mask_ap"],
         summary["mask_ap50"],
@@ -77,7 +77,7 @@ def test_validate_gives_the_figures_that_ended_the_training(unbroken: Path, shap
     by_name = validate_detector(
         MASKS, shapes, weights=str(unbroken), device="cpu", settings={"train_split": "train", "val_split": "val"}
     )
-    assert by_name == found
+    assert by_name == figures
     with pytest.raises(WeightsError, match="Nobody has published weights of maskrcnn_resnet50"):
         validate_detector("maskrcnn_resnet50", shapes)
 
@@ -92,7 +92,7 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     while kills < 2:
         process = subprocess.Popen(command(tmp_path, shapes, out), env=environment(), stderr=subprocess.PIPE)
         before = (out / "last.pt").stat().st_mtime_ns if (out / "last.pt").exists() else 0
-        # Not before there is something new to go on from.
+        # Not before there is something new to resume from.
         while process.poll() is None and not (
             (out / "last.pt").exists() and (out / "last.pt").stat().st_mtime_ns > before
         ):
@@ -142,9 +142,9 @@ def test_a_signal_keeps_everything_and_says_how_to_go_on(shapes: Path, tmp_path:
     while "loss" not in seen and process.poll() is None:
         seen += process.stderr.readline()
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate()
+    _, output = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "The same command goes on from there" in said
+    assert "The same command resumes from there" in output
     assert torch.load(out / "last.pt", weights_only=True)["update"] > 0
 
 
@@ -188,11 +188,11 @@ def test_a_backbone_starts_from_a_classifier_that_was_trained(shapes: Path, tmp_
         file = tmp_path / f"{detector.kind}.pt"
         torch.save(classifier.state_dict(), file)
         recipe = small_recipe(tmp_path, f"model.name={name}", f"model.backbone_weights={file}")
-        model = Detection(recipe, shapes, Place(torch.device("cpu"))).network(fresh=True)
+        model = Detection(recipe, shapes, Process(torch.device("cpu"))).network(fresh=True)
         body = getattr(model.backbone.body, "network", model.backbone.body).state_dict()
-        given = classifier.state_dict()
-        assert set(body) <= set(given)
-        assert all(torch.equal(body[k], given[k]) for k in body)
+        backbone = classifier.state_dict()
+        assert set(body) <= set(backbone)
+        assert all(torch.equal(body[k], backbone[k]) for k in body)
 
 
 def test_the_rate_warms_up_and_falls_after_its_milestones(shapes: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_the_rate_warms_up_and_falls_after_its_milestones(shapes: Path, tmp_path
         "schedule.warmup_from=0.1",
         "optim.lr=0.02",
     )
-    task = Detection(recipe, shapes, Place(torch.device("cpu")))
+    task = Detection(recipe, shapes, Process(torch.device("cpu")))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.optim.peak_lr)
     schedule = task.schedule(optimizer)
     rates = []
@@ -218,12 +218,12 @@ def test_the_rate_warms_up_and_falls_after_its_milestones(shapes: Path, tmp_path
     assert rates[30:] == pytest.approx([0.0002] * 10)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_pictures(shapes: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_its_images(shapes: Path, tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, "optim.lr=1e30", "run.checkpoint_minutes=60")
-    with pytest.raises(RunError, match=r"The loss of update \d+ .*Its pictures are in"):
+    with pytest.raises(RunError, match=r"The loss of update \d+ .*Its images are in"):
         train_detector(recipe, shapes, tmp_path / "out", device="cpu")
-    kept = torch.load(next((tmp_path / "out").glob("lost_*.pt")), weights_only=True)
-    assert kept["passes"][0]["files"][0].endswith(".jpg")
+    saved = torch.load(next((tmp_path / "out").glob("lost_*.pt")), weights_only=True)
+    assert saved["passes"][0]["files"][0].endswith(".jpg")
 
 
 def test_a_recipe_is_a_detectors_or_a_classifiers_by_its_network(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_folder_of_a_classifiers_training_is_refused(shapes: Path, tmp_path: P
     loop.train(
         classifier(tmp_path, "schedule.epochs=1", "schedule.warmup_epochs=0"), None, tmp_path / "out", device="cpu"
     )
-    with pytest.raises(SettingsError, match="holds a training that cannot go on"):
+    with pytest.raises(SettingsError, match="holds a training that cannot be resumed"):
         train_detector(small_recipe(tmp_path), shapes, tmp_path / "out", device="cpu")
 
 
@@ -283,7 +283,7 @@ def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
         f"model.name={name}_resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800",
     )
     recipe = small_recipe(tmp_path, *wanted)
-    task = Detection(recipe, shapes, Place(torch.device("cpu")))
+    task = Detection(recipe, shapes, Process(torch.device("cpu")))
     fresh, resumed = task.network(fresh=True), task.network(fresh=False)
     resumed.load_state_dict(fresh.state_dict())
     pixels = [torch.rand(3, 48, 64)]
@@ -306,7 +306,7 @@ def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
         small_recipe(tmp_path, *wanted, "model.norm=batch")
     few = small_recipe(tmp_path, *wanted, "model.num_classes=8")
     with pytest.raises(RecipeError, match="whose weights have 91 outputs, and the data needs 8"):
-        Detection(few, shapes, Place(torch.device("cpu"))).network(fresh=True)
+        Detection(few, shapes, Process(torch.device("cpu"))).network(fresh=True)
 
 
 def test_what_is_left_out_of_any_split_is_said_and_kept(shapes: Path, tmp_path: Path) -> None:
@@ -316,16 +316,16 @@ def test_what_is_left_out_of_any_split_is_said_and_kept(shapes: Path, tmp_path: 
     data = json.loads(file.read_text())
     data["annotations"][0]["bbox"] = [5, 5, 0, 9]
     file.write_text(json.dumps(data))
-    told: list[str] = []
-    watcher = Unwatched()
-    watcher.note = told.append  # type: ignore[method-assign]
+    notes: list[str] = []
+    callback = NoCallback()
+    callback.note = notes.append  # type: ignore[method-assign]
     recipe = small_recipe(tmp_path, "data.broken=skip", "schedule.updates=2", "schedule.warmup_updates=0")
-    summary = train_detector(recipe, root, tmp_path / "out", device="cpu", watcher=watcher)
-    assert any("instances_val.json are left out (1 with an empty box)" in note for note in told)
+    summary = train_detector(recipe, root, tmp_path / "out", device="cpu", callback=callback)
+    assert any("instances_val.json are left out (1 with an empty box)" in note for note in notes)
     assert any("instances_val.json" in note for note in summary["notes"])
-    told.clear()
-    validate_detector(tmp_path / "out", root, on_note=told.append)
-    assert any("instances_val.json" in note for note in told)
+    notes.clear()
+    validate_detector(tmp_path / "out", root, on_note=notes.append)
+    assert any("instances_val.json" in note for note in notes)
 
 
 def test_a_test_split_without_objects_is_refused_before_the_training(shapes: Path, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_test_split_without_objects_is_refused_before_the_training(shapes: Pat
     data = json.loads((root / "annotations" / "instances_val.json").read_text())
     (root / "annotations" / "instances_empty.json").write_text(json.dumps({**data, "annotations": []}))
     shutil.copytree(root / "val", root / "empty")
-    with pytest.raises(DataError, match="There is no object in the 8 pictures of the split 'empty'"):
+    with pytest.raises(DataError, match="There is no object in the 8 images of the split 'empty'"):
         train_detector(small_recipe(tmp_path, "data.test_split=empty"), root, tmp_path / "out", device="cpu")
 
 
@@ -345,7 +345,7 @@ def test_weights_are_run_as_they_were_trained_and_under_their_own_name(unbroken:
             validate_detector(MASKS, shapes, weights=weights, settings={"train_split": "train", "val_split": "val"})
             == whole
         )
-    assert validate_detector(MASKS, shapes, weights=str(unbroken / "best.safetensors")).pictures == 8
+    assert validate_detector(MASKS, shapes, weights=str(unbroken / "best.safetensors")).images == 8
     with pytest.raises(WeightsError, match="holds the weights of maskrcnn_fpn8_resnet18"):
         validate_detector("retinanet_resnet50", shapes, weights=str(unbroken))
     with pytest.raises(UnknownNameError, match="names no detector"):

@@ -1,4 +1,4 @@
-"""How a batch is divided into passes: what is refused before training, and which batches are proposed instead."""
+"""Division of a batch into micro-batches: what is refused before training, and the batches proposed instead."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_batch_without_a_divisor_is_refused_and_near_ones_are_proposed(
     tmp_path: Path, batch: int, most: int, size: int, near: str
 ) -> None:
     words = refused(tmp_path, f"optim.batch_size={batch}", f"run.device_batch={most}")
-    assert f"optim.batch_size is {batch}, which is divided into passes of {size} picture" in words
+    assert f"optim.batch_size is {batch}, which is divided into micro-batches of {size} image" in words
     assert f"Set optim.batch_size to {near}, or run.device_batch to " in words or words.endswith(
         f"Set optim.batch_size to {near}."
     )
@@ -54,18 +54,18 @@ def test_a_batch_without_a_divisor_is_refused_and_near_ones_are_proposed(
 def test_batches_that_divide_are_divided_as_ever(tmp_path: Path, batch: int, most: int) -> None:
     division = divide(small_recipe(tmp_path, f"optim.batch_size={batch}", f"run.device_batch={most}"), 5000, 1)
     assert division.size == max(d for d in range(1, most + 1) if batch % d == 0)
-    assert division.size * division.passes == batch
+    assert division.size * division.micro_batches == batch
 
 
 @pytest.mark.parametrize(("batch", "size"), [(250, 125), (130, 65), (150, 75), (500, 125), (1000, 125), (7, 7)])
 def test_pairs_are_mixed_of_even_passes_only(tmp_path: Path, batch: int, size: int) -> None:
     for mixing in (MIXED, "augment.cutmix=1.0"):
         words = refused(tmp_path, f"optim.batch_size={batch}", "run.device_batch=128", mixing)
-        assert f"passes of {size} pictures" in words
+        assert f"micro-batches of {size} images" in words
         assert "mix pairs, and so take an even number" in words
-        batches, _, passes = words.rpartition("Set optim.batch_size to ")[2].partition(", or run.device_batch to ")
+        batches, _, sizes = words.rpartition("Set optim.batch_size to ")[2].partition(", or run.device_batch to ")
         ways = [(number, 128) for number in re.findall(r"\d+", batches)]
-        for number, most in [*ways, *((batch, wide) for wide in re.findall(r"\d+", passes))]:
+        for number, most in [*ways, *((batch, wide) for wide in re.findall(r"\d+", sizes))]:
             recipe = small_recipe(tmp_path, f"optim.batch_size={number}", f"run.device_batch={most}", mixing)
             even = divide(recipe, 5000, 1).size
             assert even % 2 == 0
@@ -76,30 +76,30 @@ def test_pairs_are_mixed_of_even_passes_only(tmp_path: Path, batch: int, size: i
 
 def test_passes_are_refused_by_what_a_process_takes(tmp_path: Path) -> None:
     sets = ("optim.batch_size=262", "run.device_batch=128")
-    assert "passes of 1 picture" in refused(tmp_path, *sets, world=2)
-    # Two processes that normalise together see two pictures, and still far fewer than fit.
-    assert "would see few pictures" in refused(tmp_path, *sets, "run.sync_bn=true", world=2)
+    assert "micro-batches of 1 image" in refused(tmp_path, *sets, world=2)
+    # Two processes that normalise together see two images, and still far fewer than fit.
+    assert "would see few images" in refused(tmp_path, *sets, "run.sync_bn=true", world=2)
     two = small_recipe(tmp_path, "optim.batch_size=2", "run.sync_bn=true")
     assert divide(two, 5000, 2).size == 1
-    assert "over one picture is no training" in refused(tmp_path, "optim.batch_size=2", world=2)
+    assert "over one image is no training" in refused(tmp_path, "optim.batch_size=2", world=2)
     assert refused(tmp_path, "optim.batch_size=8", "run.device_batch=1").endswith("Set run.device_batch to 2 or more.")
 
 
 def test_the_refusal_comes_before_anything_is_trained(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, "optim.batch_size=25", "run.device_batch=16", MIXED)
-    with pytest.raises(RecipeError, match=r"passes of 5 pictures .*mix pairs"):
+    with pytest.raises(RecipeError, match=r"micro-batches of 5 images .*mix pairs"):
         loop.train(recipe, None, tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_detectors_passes_are_refused_where_its_norms_learn(tmp_path: Path) -> None:
     odd = ("optim.batch_size=15", "run.device_batch=2")
-    with pytest.raises(RecipeError, match=r"passes of 1 picture .*few pictures.*Set optim\.batch_size to 14 or 16"):
+    with pytest.raises(RecipeError, match=r"micro-batches of 1 image .*few images.*Set optim\.batch_size to 14 or 16"):
         divide_detection(small_detectors.small_recipe(tmp_path, *odd), 100, 1)
     weights = tmp_path / "weights.pt"
     frozen = (*odd, "model.norm=frozen", f"model.backbone_weights={weights}")
     assert divide_detection(small_detectors.small_recipe(tmp_path, *frozen), 100, 1).size == 1
-    # One picture at a time is what was asked for here; it has a thousand places to normalise over.
+    # One image at a time is what was asked for here; it has a thousand positions to normalise over.
     asked = small_detectors.small_recipe(tmp_path, "optim.batch_size=15", "run.device_batch=1")
     assert divide_detection(asked, 100, 1).size == 1
 
