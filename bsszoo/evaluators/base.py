@@ -1,4 +1,4 @@
-"""What judges a code: ``Evaluator``, its ``Score``, the ``Trial`` it reports to, and a user's function as one."""
+"""What judges a code: ``Evaluator``, its ``Score``, the ``Trial`` it reports to, and functions as evaluators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bsszoo.spaces.space import Space
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorInfo:
-    """What judged the codes: its name as given on the command line, what the score is, and what it is not."""
+    """The evaluator of a search: its name on the command line, what the score measures, and a caution about it."""
 
     name: str
     measures: str
@@ -36,7 +36,7 @@ class EvaluatorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """``value``: higher is better, always finite; ``measures``: what it is, in words.
+    """``value``: higher is better, always finite; ``measures``: what it measures, as a phrase.
 
     ``repeats`` are the results that the value is the mean of, where there are several: their spread shows the noise.
 
@@ -58,11 +58,11 @@ class Score:
 
 
 class Trial(Protocol):
-    """One evaluation of a code, as its evaluator sees it.
+    """One evaluation of a code, as passed to its evaluator.
 
-    An evaluator of several rungs reports a value at the end of each and asks whether to go on. A trial ends complete
-    (``evaluate`` returned a score), failed (it raised) or pruned (it returned after ``should_stop()`` said True, or
-    raised ``optuna.TrialPruned``): of a pruned trial only the reports are kept, never a final score.
+    An evaluator of several rungs reports a value at the end of each and asks whether to stop. A trial ends complete
+    (``evaluate`` returned a score), failed (it raised) or pruned (it returned after ``should_stop()`` was True, or
+    raised ``optuna.TrialPruned``): of a pruned trial only the reports are stored, never a final score.
     """
 
     def report(self, value: float, rung: int) -> None:
@@ -80,7 +80,7 @@ class Trial(Protocol):
 
 @dataclass
 class Untracked:
-    """A trial outside a study, such as a control's: nothing stops it, and its ``reports`` are kept by rung."""
+    """A trial outside a study, such as a control's: nothing stops it, and ``reports`` are its values by rung."""
 
     reports: dict[int, float] = field(default_factory=dict)
 
@@ -107,9 +107,9 @@ class Evaluator(ABC):
     A plain function of a code does as well (``FunctionEvaluator``).
     """
 
-    #: How far candidates may go from the uniformly rescaled network, where nothing else was asked for.
+    #: How far candidates may go from the uniformly rescaled network, where no caps are set.
     caps: ClassVar[Caps] = Caps()
-    #: Whether a score costs next to nothing and needs nothing of the user's: a report then computes those it lacks.
+    #: Whether a score costs next to nothing and needs no data: a report then computes those it lacks.
     free: ClassVar[bool] = False
 
     @property
@@ -122,7 +122,7 @@ class Evaluator(ABC):
         """The score of a code, higher is better; any exception is a failed trial."""
 
     def __call__(self, code: Code) -> Score:
-        """The score of a code outside a study: all rungs, whatever they give."""
+        """The score of a code outside a study: all rungs, whatever their values."""
         return self.evaluate(code, Untracked())
 
     def over(self, space: Space, candidates: CandidateSet) -> Evaluator:
@@ -130,25 +130,25 @@ class Evaluator(ABC):
         return self
 
     def searched(self, network: Network) -> Network:
-        """The network as its costs are counted, such as a detector with the classes of the pictures."""
+        """The network as its costs are counted, such as a detector with the classes of the images."""
         return network
 
     def compares(self, cost: Cost, candidates: CandidateSet, most_macs: int) -> bool:
-        """Whether the score of a control of that cost says anything beside the candidates'."""
+        """Whether the score of a control of that cost can be compared with the candidates'."""
         return True
 
     def doubt(self, best: float) -> str | None:
-        """A sentence where the best score of a search is one that luck alone gives; else None."""
+        """A sentence where the best score of a search may be luck alone; else None."""
         return None
 
     def full_training(self) -> FullTraining | None:
-        """How a code found is trained in full, where the evaluator trains codes."""
+        """The training in full of the best code, where the evaluator trains codes."""
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class FullTraining:
-    """A recipe and the pictures it is for, with what a network for them is built with."""
+    """A recipe and its images, with the classes and channels of a network for them."""
 
     recipe: Any
     data: str | None
@@ -163,18 +163,18 @@ class FunctionEvaluator(Evaluator):
 
     Args:
         function: Called with each code; higher is better.
-        name: Shown on screen; by default the function's own ``module:name``, or what an object's ``info`` says.
+        name: Displayed on screen; by default the function's ``module:name``, or the name in an object's ``info``.
     """
 
     def __init__(self, function: Callable[..., Any], *, name: str | None = None) -> None:
         self.function = function
-        own = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
+        default = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
         summary = (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
         about = getattr(function, "info", None)
         self._info = (
             about
             if isinstance(about, EvaluatorInfo)
-            else EvaluatorInfo(name or own, summary or f"value of {name or own}")
+            else EvaluatorInfo(name or default, summary or f"value of {name or default}")
         )
         try:
             self._takes_trial = "trial" in inspect.signature(function).parameters
@@ -200,14 +200,14 @@ def as_evaluator(judge: object, *, name: str | None = None) -> Evaluator:
     if isinstance(judge, Evaluator):
         return judge
     if not callable(judge):
-        raise EvaluationError(f"An evaluator is a function of a code; {name or 'given'} is {judge!r}.")
+        raise EvaluationError(f"An evaluator is a function of a code; {name or 'evaluator'} is {judge!r}.")
     return FunctionEvaluator(judge, name=name)
 
 
 def digest(evaluator: Evaluator) -> str:
-    """A mark of the code that an evaluator runs, so that a changed one is noticed when a run is resumed.
+    """A fingerprint (SHA-256) of the code that an evaluator runs, by which a change is noticed when a run is resumed.
 
-    Of the function, or the object's class, and of the whole file it stands in, comments aside; not of other modules
+    Of the function, or the object's class, and of its whole file, comments aside; not of other modules
     that it imports. Empty where there is no source.
     """
     judge = evaluator.function if isinstance(evaluator, FunctionEvaluator) else type(evaluator)
@@ -228,7 +228,7 @@ def digest(evaluator: Evaluator) -> str:
 
 
 def load_function(spec: str, what: str, form: str) -> Any:
-    """What ``module:function`` names; ``what`` and ``form`` say in messages what it is for and how it is written.
+    """What ``module:function`` names; ``what`` and ``form`` are its role and its form in messages.
 
     Raises:
         UnknownNameError: There is no such module or function; the text says which, with close matches.
@@ -236,7 +236,7 @@ def load_function(spec: str, what: str, form: str) -> Any:
     """
     module_name, _, function_name = spec.partition(":")
     if not module_name or not function_name or not all(p.isidentifier() for p in module_name.split(".")):
-        raise UnknownNameError(f"The {what} is {form}, the module as in an import; given was {spec!r}.")
+        raise UnknownNameError(f"The {what} is {form}, the module as in an import; got {spec!r}.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, os.fspath(Path.cwd()))
     try:

@@ -38,19 +38,19 @@ def detection_recipe(
     subset: float | None = None,
     assignments: Sequence[str] = (),
 ) -> DetectionRecipe:
-    """The recipe that candidates of a detector's search are trained by: a file's, or the paper's, changed where asked.
+    """The recipe of the candidates of a detector's search: a file's, or the paper's, with the options' changes.
 
     Args:
         network: The detector's name.
-        data: The folder of the pictures, in COCO's format.
+        data: The folder of the images, in COCO's format.
         recipe: A YAML file; None for the paper's recipe, with as many classes as the data has.
-        epochs: Passes over the training pictures, in place of the recipe's updates; its warm-up and its steps keep
+        epochs: Passes over the training images, in place of the recipe's updates; its warm-up and its steps keep
             their shares of them.
         image_size, subset: Values of the data section; the longer side keeps its ratio to the shorter one.
         assignments: ``key.key=value`` texts.
 
     Raises:
-        RecipeError, DataError: The recipe or the pictures cannot be used.
+        RecipeError, DataError: The recipe or the images cannot be used.
     """
     if recipe is not None:
         read = read_any_recipe(recipe, assignments)
@@ -101,16 +101,16 @@ def _for_epochs(recipe: DetectionRecipe, data: str | Path | None, epochs: int) -
 
 @dataclass(frozen=True)
 class DetectionEvaluator(Trainings):
-    """Judges a backbone's code by the AP [%] of its detector on held-out training pictures after a training.
+    """Judges a backbone's code by the AP [%] of its detector on held-out training images after a training.
 
     How the trainings are run, and the first arguments: ``Trainings``.
 
     Args:
-        head: What stands on the codes.
+        head: The detector's parts besides the backbone.
         measure: ``mask`` or ``box`` AP; None for masks where the detector has them.
 
     Raises:
-        DataError, RecipeError: The pictures cannot be used; checked here, before any training.
+        DataError, RecipeError: The images cannot be used; checked here, before any training.
         SettingsError: Mask AP of a detector without masks.
     """
 
@@ -123,10 +123,10 @@ class DetectionEvaluator(Trainings):
 
     @classmethod
     def requested(cls, request: Request) -> DetectionEvaluator:
-        """Trainings by the recipe that was asked for, or the paper's.
+        """Trainings by the recipe of the request, or the paper's.
 
         Raises:
-            SettingsError, RecipeError, DataError: The recipe or the pictures cannot be used.
+            SettingsError, RecipeError, DataError: The recipe or the images cannot be used.
         """
         how, detector = request.training, request.network.detector
         if detector is None:
@@ -148,7 +148,7 @@ class DetectionEvaluator(Trainings):
         return made
 
     def searched(self, network: Network) -> Network:
-        """The detector with as many outputs as the pictures have categories."""
+        """The detector with as many outputs as the images have categories."""
         assert network.detector is not None
         detector = replace(network.detector, num_classes=self.classes)
         return network if detector == network.detector else replace(network, detector=detector)
@@ -179,10 +179,10 @@ class DetectionEvaluator(Trainings):
         data = self.recipe.data
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
         measures = (
-            f"{self.measure} AP [%] on {100 * data.holdout:g}% of the training pictures ({self._held:,}), held "
+            f"{self.measure} AP [%] on {100 * data.holdout:g}% of the training images ({self._held:,}), held "
             f"out, {self._after()}{times}"
         )
-        return EvaluatorInfo(f"training-{self.mark}", measures)
+        return EvaluatorInfo(f"training-{self.fingerprint}", measures)
 
     @property
     def test_measures(self) -> str:
@@ -233,6 +233,6 @@ class DetectionEvaluator(Trainings):
     def _after(self) -> str:
         recipe = self.recipe
         return (
-            f"after {recipe.schedule.updates:,} updates of {recipe.optim.batch_size} pictures at "
+            f"after {recipe.schedule.updates:,} updates of {recipe.optim.batch_size} images at "
             f"{recipe.data.image_size} px{self.thinned}"
         )

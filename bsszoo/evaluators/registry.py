@@ -1,4 +1,4 @@
-"""The built-in evaluators by name, and what is known when one is made: one file and one line here each."""
+"""The registry of the built-in evaluators: one file and one line here each."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BUILT_IN: Final = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a built-in evaluator is made of.
+    """What a built-in evaluator is made from.
 
     Args:
         network: What is compressed.
-        training: The pictures, and how codes are trained on them.
+        training: The images, and how codes are trained on them.
         folder: Where trainings go.
         tested: Whether codes will be measured on a split that the search never sees, which then has to be there.
     """
@@ -39,29 +39,29 @@ class Request:
 
 
 def make_evaluator(what: object, request: Request) -> Evaluator:
-    """The evaluator that somebody means.
+    """The evaluator of a name, a function or an object.
 
     Args:
         what: A name of a built-in one, ``"module:function"``, a function of a code, or an ``Evaluator``; None for a
-            training where there are pictures, else ``structural``.
-        request: What a built-in one is made of.
+            training where there are images, else ``structural``.
+        request: What a built-in one is made from.
 
     Raises:
         UnknownNameError: There is no such module or function.
         EvaluationError: It is no evaluator.
-        SettingsError: Both a function and a training would judge.
+        SettingsError: Both a function and a training are asked for.
         RecipeError: The recipe cannot be used.
     """
-    given = request.training.given
+    trains = request.training.given
     if what is None:
-        what = "structural" if not given else "training" if request.network.detector is None else "detection"
+        what = "structural" if not trains else "training" if request.network.detector is None else "detection"
     if request.training.recipe is not None:
-        # A wrong recipe is said before torch is loaded to train by it.
+        # A wrong recipe is refused before torch is loaded to train by it.
         read_any_recipe(request.training.recipe)
     if isinstance(what, str) and what in BUILT_IN:
         made: Evaluator = built_in(what).requested(request)
         return made
-    if given:
+    if trains:
         raise SettingsError(
             "--data trains the codes and --evaluator judges them otherwise: give one of the two, "
             "or --evaluator structural to train only the best code, with --finish."

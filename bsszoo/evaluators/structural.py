@@ -36,7 +36,7 @@ class StructuralEvaluator(Evaluator):
     """Judges a code by z(log depth) + z(log params) + z(log activations), unweighted.
 
     Each term is standardised over random codes at the budget, so a score of 0 is an average candidate and each term
-    counts alike. Depth is the number of convolutions on the main path. On public tables of trained networks the known
+    counts alike. Depth is the number of convolutions on the main path. On public tables of trained networks published
     zero-cost proxies were unreliable among networks of equal MACs, and those that worked agreed with closed forms
     like this one (rank correlation above 0.97); see docs/compress.
 
@@ -62,16 +62,16 @@ class StructuralEvaluator(Evaluator):
         return cls()
 
     def over(self, space: Space, candidates: CandidateSet) -> StructuralEvaluator:
-        """The evaluator standardised over a set of random codes of a space; ``BudgetError`` if it knows no costs."""
+        """The evaluator standardised over a set of random codes of a space; ``BudgetError`` without their costs."""
         if candidates.params is None or candidates.activations is None:
-            raise BudgetError("The structural score needs candidates whose params and activations are known.")
+            raise BudgetError("The structural score needs candidates with params and activations.")
         terms = _terms(depth_array(space, candidates.codes), candidates.params, candidates.activations)
         mean, std = terms.mean(axis=0), terms.std(axis=0)
         return StructuralEvaluator(tuple(map(float, mean)), tuple(map(float, std)), space.head)  # type: ignore[arg-type]
 
     @property
     def info(self) -> EvaluatorInfo:
-        """Its name, formula and the caution that goes with every figure."""
+        """Its name, formula and caution."""
         return EvaluatorInfo("structural", MEASURES, CAUTION)
 
     def evaluate(self, code: Code, trial: Trial) -> Score:
@@ -82,14 +82,14 @@ class StructuralEvaluator(Evaluator):
 
     def compares(self, cost: Cost, candidates: CandidateSet, most_macs: int) -> bool:
         """Only beside candidates of about its cost: of a network so much cheaper, or dearer, the score says nothing."""
-        assert candidates.macs is not None  # drawn from a space, whose costs are known
+        assert candidates.macs is not None  # drawn from a space, with costs
         least, most = int(candidates.macs.min()) * _NEAR, int(candidates.macs.max()) / _NEAR
         return least <= cost.macs <= min(most_macs, most)
 
     def scores(self, space: Space, candidates: CandidateSet) -> FloatArray:
         """The scores of all candidates at once [n], equal to one call for each."""
         if candidates.params is None or candidates.activations is None:
-            raise BudgetError("The structural score needs candidates whose params and activations are known.")
+            raise BudgetError("The structural score needs candidates with params and activations.")
         depths = depth_array(space, candidates.codes)
         return self._total(_terms(depths, candidates.params, candidates.activations))
 

@@ -1,4 +1,4 @@
-"""``TrainingEvaluator``: a code is judged by training its network, as the paper does, on pictures of one's own."""
+"""``TrainingEvaluator``: a code is judged by training its network, as the paper does, on the user's images."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def training_recipe(
     subset: float | None = None,
     assignments: Sequence[str] = (),
 ) -> Recipe:
-    """The recipe that candidates of a family are trained by: a file's, or the paper's, changed where asked.
+    """The recipe of a family's candidates: a file's, or the paper's, with the options' changes.
 
     Args:
         family: A family's name.
-        data: The folder of the pictures.
+        data: The folder of the images.
         recipe: A YAML file; None for the paper's recipe, with as many classes as the data has.
         dataset, image_size, subset: Values of the data section.
         epochs: Epochs, in place of the recipe's; the warm-up keeps its share of them.
@@ -58,7 +58,7 @@ def training_recipe(
     else:
         if assignments:
             raise SettingsError("--set changes a recipe file: give it with --recipe.")
-        part = imagenet_recipe(family_of(family).original_name).data  # the family's own input size and crop
+        part = imagenet_recipe(family_of(family).original_name).data  # the family's input size and crop
         part = part if dataset is None else part.replaced(dataset=dataset)
         split = open_split(part, data, training=True, num_classes=sys.maxsize)
         if isinstance(split, Stream):
@@ -92,12 +92,12 @@ def candidates_recipe(request: Request) -> Recipe:
 
 @dataclass(frozen=True)
 class TrainingEvaluator(Trainings):
-    """Judges a code by its top-1 accuracy [%] on held-out training pictures after a training by ``recipe``.
+    """Judges a code by its top-1 accuracy [%] on held-out training images after a training by ``recipe``.
 
     How the trainings are run, and the arguments: ``Trainings``.
 
     Raises:
-        DataError: The pictures cannot be used; checked here, before any training.
+        DataError: The images cannot be used; checked here, before any training.
         RecipeError: They do not fill one batch.
     """
 
@@ -109,10 +109,10 @@ class TrainingEvaluator(Trainings):
 
     @classmethod
     def requested(cls, request: Request) -> TrainingEvaluator:
-        """Trainings by the recipe that was asked for, or the paper's.
+        """Trainings by the recipe of the request, or the paper's.
 
         Raises:
-            SettingsError, RecipeError, DataError: The recipe or the pictures cannot be used.
+            SettingsError, RecipeError, DataError: The recipe or the images cannot be used.
         """
         how = request.training
         if how.ap is not None:
@@ -139,11 +139,13 @@ class TrainingEvaluator(Trainings):
         data = recipe.data
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
         measures = (
-            f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training pictures, held out, after "
-            f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} pictures) at "
+            f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training images, held out, after "
+            f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} images) at "
             f"{data.image_size} px{self.thinned}{times}"
         )
-        return EvaluatorInfo(f"training-{self.mark}", measures, ". ".join(self._notes) + "." if self._notes else None)
+        return EvaluatorInfo(
+            f"training-{self.fingerprint}", measures, ". ".join(self._notes) + "." if self._notes else None
+        )
 
     @property
     def test_measures(self) -> str:
@@ -168,8 +170,8 @@ class TrainingEvaluator(Trainings):
     def doubt(self, best: float) -> str | None:
         """A sentence where the best score of a search is one that untrained networks get too; else None.
 
-        By chance a network is right once in as many pictures as there are classes; four standard deviations above that,
-        over the pictures held out, are more than the luck of the best of some hundred codes.
+        By chance a network is right once in as many images as there are classes; four standard deviations above that,
+        over the images held out, are more than the luck of the best of some hundred codes.
         """
         chance = 1 / self.recipe.model.num_classes
         deviation = 100 * math.sqrt(chance * (1 - chance) / max(self._held, 1))
@@ -207,7 +209,7 @@ def updates_of(recipe: Recipe, train: Split) -> int:
     """The updates of a whole training in one process.
 
     Raises:
-        RecipeError: The pictures do not fill one batch.
+        RecipeError: The images do not fill one batch.
     """
     from bsszoo.train.classification.samples import divide
 

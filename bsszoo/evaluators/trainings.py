@@ -1,4 +1,4 @@
-"""``Trainings``: trainings of codes by one recipe, each a process of its own in its own folder."""
+"""``Trainings``: trainings of codes by one recipe, each a separate process with a folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bsszoo.train.checkpoint import SUMMARY
 from bsszoo.train.classification.recipe import recipe_text, with_values
 from bsszoo.train.parent import PARENT
 
-#: Share of the training pictures that candidates are validated on: the test split stays unseen by the search.
+#: Share of the training images that candidates are validated on: the test split stays unseen by the search.
 HOLDOUT: Final = 0.1
-#: Seeds of trainings that are measured on the test split begin so far above the search's.
+#: Seeds of trainings that are measured on the test split begin this far above the search's.
 FRESH: Final = 1000
-# Lines of a failed training's log that its error repeats; the file holds all.
+# Lines of a failed training's log that its error repeats; the file has all.
 _LOG_LINES: Final = 6
 
 
@@ -34,14 +34,14 @@ _LOG_LINES: Final = 6
 class Trainings(Evaluator):
     """Trainings of codes by one recipe.
 
-    Each training is a process of its own with its own folder and log, so that one that crashes or runs out of memory
-    is one failed trial. A folder is found again by its code and seed: a training that was cut off is taken up at its
-    checkpoint, by whichever worker gets its code, and a finished one is not repeated. With several GPUs each process
-    of this machine takes a free one.
+    Each training is a separate process with a folder and a log, so that one that crashes or runs out of memory
+    is one failed trial. The folder's name follows from the code and seed: a training that was cut off is resumed from
+    its checkpoint, by whichever worker gets its code, and a finished one is not repeated. With several GPUs each
+    process of this machine takes a free one.
 
     Args:
         recipe: How candidates are trained; its network's name does not matter.
-        data: The folder of the pictures, as ``bsszoo train --data``; None for synthetic ones.
+        data: The folder of the images, as ``bsszoo train --data``; None for synthetic ones.
         folder: Where the trainings go.
         repeats: Trainings of each code, with the seeds ``run.seed``, ``run.seed + 1``, ..; the score is their mean.
         device: As ``bsszoo train --device``; a free GPU where there is one by default.
@@ -61,8 +61,8 @@ class Trainings(Evaluator):
             raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1 to {FRESH}.")
 
     @property
-    def mark(self) -> str:
-        """What tells one way of judging from another: the recipe's values but the network, and the repeats."""
+    def fingerprint(self) -> str:
+        """A fingerprint (SHA-256) of the recipe's values but the network, and of the repeats."""
         neutral = self._neutral(with_values(self.recipe, run={"workers": 0}))
         return hashlib.sha256(f"{neutral} {self.repeats}".encode()).hexdigest()[:8]
 
@@ -80,9 +80,9 @@ class Trainings(Evaluator):
 
     @property
     def thinned(self) -> str:
-        """How many of the pictures are trained on, as the end of a phrase; empty for all."""
+        """How many of the images are trained on, as the end of a phrase; empty for all."""
         subset = self.recipe.data.subset
-        return f", {100 * subset:g}% of the pictures" if subset < 1 else ""
+        return f", {100 * subset:g}% of the images" if subset < 1 else ""
 
     @property
     def measured(self) -> str:
@@ -90,7 +90,7 @@ class Trainings(Evaluator):
         raise NotImplementedError
 
     def result_of(self, summary: Mapping[str, Any], *, test: bool) -> float:
-        """What a training's summary says, on the pictures held out or on the ``test`` split."""
+        """The result in a training's summary, on the images held out or on the ``test`` split."""
         raise NotImplementedError
 
     def evaluate(self, code: Code, trial: Trial) -> Score:
@@ -100,11 +100,11 @@ class Trainings(Evaluator):
             EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
         """
         seed = self.recipe.run.seed
-        found = tuple(self.result_of(self.trained(code, seed + i), test=False) for i in range(self.repeats))
-        return Score(sum(found) / len(found), self.measured, found)
+        results = tuple(self.result_of(self.trained(code, seed + i), test=False) for i in range(self.repeats))
+        return Score(sum(results) / len(results), self.measured, results)
 
     def tested(self, code: Code, number: int) -> float:
-        """The result, on the recipe's validation split, of a training that no choice was made by.
+        """The result, on the recipe's validation split, of a training by which nothing was chosen.
 
         Its seed is none of the search's; the split is measured once, after the last update.
 
@@ -123,7 +123,7 @@ class Trainings(Evaluator):
         raise NotImplementedError
 
     def full_training(self) -> FullTraining:
-        """All pictures; without a split to validate on some are still held out."""
+        """All images; without a split to validate on some are still held out."""
         holdout = 0.0 if self.has_test() else self.recipe.data.holdout
         return FullTraining(with_values(self.recipe, data={"holdout": holdout, "subset": 1.0}), self.data, *self.shape)
 
@@ -141,7 +141,7 @@ class Trainings(Evaluator):
 
     def training_folder(self, code: Code, seed: int) -> Path:
         """The folder of one training of a code."""
-        return self.folder / f"{hashlib.sha256(f'{code} {self.mark}'.encode()).hexdigest()[:16]}_seed{seed}"
+        return self.folder / f"{hashlib.sha256(f'{code} {self.fingerprint}'.encode()).hexdigest()[:16]}_seed{seed}"
 
     def trained(self, code: Code, seed: int, *, test: bool = False) -> dict[str, Any]:
         """The summary of one training of a code, which is trained where that has not been done.
@@ -158,15 +158,15 @@ class Trainings(Evaluator):
             with self._free_device() as device:
                 self._run(wanted, out, device)
         try:
-            found = parse_json((out / SUMMARY).read_bytes())
+            summary = parse_json((out / SUMMARY).read_bytes())
         except ValueError as error:
-            found = one_line(error)
-        if not isinstance(found, dict):
+            summary = one_line(error)
+        if not isinstance(summary, dict):
             raise EvaluationError(
-                f"{out / SUMMARY} cannot be read as the summary of a training ({found}). Move the "
+                f"{out / SUMMARY} cannot be read as the summary of a training ({summary}). Move the "
                 "folder away: the same command trains that code again."
             )
-        return found
+        return summary
 
     def _run(self, recipe: Path, out: Path, device: str | None) -> None:
         command = [sys.executable, "-m", "bsszoo", "train", str(recipe), "--out", str(out)]
@@ -174,9 +174,9 @@ class Trainings(Evaluator):
         command += ["--device", device] if device is not None else []
         log = out / "log.txt"
         environment = {**os.environ, PARENT: str(os.getpid())}
-        # A search keeps its own linear algebra to one thread; a training may use what the machine has.
-        with log.open("ab") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=environment)
+        # A search limits its linear algebra to one thread; a training may use what the machine has.
+        with log.open("ab") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment)
             try:
                 status = process.wait()
             except BaseException:

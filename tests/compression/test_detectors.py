@@ -71,7 +71,7 @@ def test_a_detectors_search_is_judged_by_training_it(shapes: Path, tmp_path: Pat
     judge = DetectionEvaluator(
         recipe, str(shapes), tmp_path / "trainings", head=DetectorHead.of(detector), measure="box", device="cpu"
     )
-    assert judge.info.measures.startswith("box AP [%] on 25% of the training pictures (6), held out, after 4 updates")
+    assert judge.info.measures.startswith("box AP [%] on 25% of the training images (6), held out, after 4 updates")
     run = bsszoo.compress(SMALL, flops="70%", evaluator=judge, trials=1, batch=1, confirm=1, out=tmp_path / "run")
     folder = judge.training_folder(run.best.code, 0)
     summary = json.loads((folder / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""Training as the judge of a search: real trainings of small networks on synthetic pictures, in real processes."""
+"""Training as the evaluator of a search: real trainings of small networks on synthetic images, in real processes."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def quick(folder: Path, *assignments: str) -> Recipe:
 def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeated(tmp_path: Path) -> None:
     judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", repeats=2, device="cpu")
     code = bsszoo.Code.parse(CODE)
-    found = judge.accuracies(code)
+    accuracies = judge.accuracies(code)
     summaries = [json.loads((judge.training_folder(code, s) / "summary.json").read_text()) for s in (0, 1)]
-    assert found == [s["top1"] for s in summaries]
+    assert accuracies == [s["top1"] for s in summaries]
     assert [s["val_pictures"] for s in summaries] == [32, 32]
     assert summaries[0]["train_loss"] != summaries[1]["train_loss"]
     before = (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns
-    assert judge(code).value == pytest.approx(sum(found) / 2)
+    assert judge(code).value == pytest.approx(sum(accuracies) / 2)
     assert (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns == before
 
 
-def test_pictures_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path: Path) -> None:
+def test_images_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024, and the training split has 96 images"):
         TrainingEvaluator(quick(tmp_path, "optim.batch_size=1024"), None, tmp_path / "trainings")
     finish = Finish(quick(tmp_path, "optim.batch_size=1024"), None)
@@ -61,7 +61,7 @@ def test_pictures_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path
 
 def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None:
     judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings")
-    # Four classes, 32 pictures held out: chance is 25%, with a standard deviation of 7.7 points.
+    # Four classes, 32 images held out: chance is 25%, with a standard deviation of 7.7 points.
     assert "25.00%, is what guessing among 4 classes gives" in (judge.doubt(25.0) or "")
     assert judge.doubt(55.0) is not None
     assert judge.doubt(57.0) is None
@@ -92,7 +92,7 @@ def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_closing_commands_train_the_code_found_on_the_same_pictures(tmp_path: Path) -> None:
+def test_the_closing_commands_train_the_code_found_on_the_same_images(tmp_path: Path) -> None:
     recipe = quick(tmp_path, "model.in_chans=1", "data.mean=[0.5]", "data.std=[0.2]")
     judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", device="cpu")
     run = bsszoo.compress(
@@ -224,8 +224,7 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (
-        "top-1 accuracy [%] on 10% of the training pictures, held out, after 1 epoch (3 updates of 32 pictures) at "
-        "32 px"
+        "top-1 accuracy [%] on 10% of the training images, held out, after 1 epoch (3 updates of 32 images) at 32 px"
     ) in done.stderr
     rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
     assert len(rows) == 2
@@ -256,10 +255,10 @@ def test_what_a_confirmation_measures_has_other_seeds_and_the_unseen_split(tmp_p
     judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", device="cpu")
     code = bsszoo.Code.parse(CODE)
     judge(code)
-    found = judge.tested(code, 1)
+    tested = judge.tested(code, 1)
     [fresh] = [f for f in (tmp_path / "trainings").glob("*/summary.json") if "_seed1001" in str(f)]
     summary = json.loads(fresh.read_text())
-    assert (summary["test_top1"], summary["seed"], summary["tested_on"]) == (found, 1001, "validation")
+    assert (summary["test_top1"], summary["seed"], summary["tested_on"]) == (tested, 1001, "validation")
     assert (summary["val_pictures"], summary["test_pictures"]) == (32, 32)
     searched = json.loads((judge.training_folder(code, 0) / "summary.json").read_text())
     assert "test_top1" not in searched
