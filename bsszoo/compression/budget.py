@@ -15,7 +15,7 @@ from bsszoo.errors import BudgetError, shown
 from bsszoo.evaluators.base import FunctionEvaluator, digest, load_function
 from bsszoo.options import Budget
 from bsszoo.report.figures import human
-from bsszoo.spaces.latency import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
+from bsszoo.spaces.limits import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 from bsszoo.study.result import ResolvedBudget
 
 # A budget may exceed the network's own by one in so many.

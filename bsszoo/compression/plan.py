@@ -16,8 +16,7 @@ from bsszoo.options import GridOptions
 from bsszoo.report.figures import human
 from bsszoo.spaces.candidate_set import CandidateSet
 from bsszoo.spaces.feasible import draw_candidates
-from bsszoo.spaces.latency import LatencyModel, LatencyTable, predicted
-from bsszoo.spaces.limits import Caps, Limits
+from bsszoo.spaces.limits import Caps, LatencyModel, LatencyTable, Limits, predicted
 from bsszoo.spaces.reachable import Nearest, contradiction, least_latency
 from bsszoo.spaces.space import MIN_SCALE, Space, fit_scale, uniform_code
 from bsszoo.study.result import ResolvedBudget

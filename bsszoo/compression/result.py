@@ -18,7 +18,7 @@ from bsszoo.errors import RunError
 from bsszoo.evaluators.base import Evaluator, FullTraining
 from bsszoo.files import write_whole
 from bsszoo.search.history import is_number
-from bsszoo.spaces.latency import predicted
+from bsszoo.spaces.limits import predicted
 from bsszoo.study.result import Confirmation, Finished, NetworkRow, Result, TrainingFacts, TrialRow
 
 if TYPE_CHECKING:

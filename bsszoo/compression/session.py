@@ -62,7 +62,7 @@ from bsszoo.options import REDUCTION, Budget, Options
 from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
-from bsszoo.spaces.latency import LatencyTable
+from bsszoo.spaces.limits import LatencyTable
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line

@@ -16,7 +16,7 @@ from bsszoo.errors import BudgetError
 from bsszoo.latency.timer import time_forwards
 from bsszoo.models.build import build
 from bsszoo.spaces.chain import BlockShape, space_shapes
-from bsszoo.spaces.latency import NS_PER_MS, LatencyTable
+from bsszoo.spaces.limits import NS_PER_MS, LatencyTable
 from bsszoo.spaces.space import Space
 
 #: Most blocks that are measured; a space of section B.2.2 has 120 to 662.

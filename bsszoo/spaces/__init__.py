@@ -3,8 +3,7 @@
 from bsszoo.spaces.candidate_set import CandidateSet
 from bsszoo.spaces.cost_array import CostArray, cost_array, depth_array
 from bsszoo.spaces.feasible import draw_candidates
-from bsszoo.spaces.latency import LatencyFunction, LatencyTable
-from bsszoo.spaces.limits import Limits
+from bsszoo.spaces.limits import LatencyFunction, LatencyTable, Limits
 from bsszoo.spaces.space import Space
 
 __all__ = [

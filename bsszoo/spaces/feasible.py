@@ -23,8 +23,7 @@ from bsszoo.spaces import boxes as box
 from bsszoo.spaces.candidate_set import CandidateSet, row_keys
 from bsszoo.spaces.chain import Chain
 from bsszoo.spaces.halves import Blocks, Halves, cut_of
-from bsszoo.spaces.latency import NS_PER_MS
-from bsszoo.spaces.limits import Bounds, Limits
+from bsszoo.spaces.limits import NS_PER_MS, Bounds, Limits
 from bsszoo.spaces.maximal import GrowthInSpace
 from bsszoo.spaces.space import Space
 

@@ -1,20 +1,32 @@
-"""``Limits``: what a code has to keep before anything is built, counted for all codes of a space at once."""
+"""``Limits``: what a code has to keep before anything is built, counted for all codes of a space at once.
+
+A limit on latency takes a table of milliseconds for each block, or a function that predicts a code's milliseconds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import csv
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.errors import BudgetError
-from bsszoo.spaces.chain import Chain
-from bsszoo.spaces.latency import NS_PER_MS, LatencyModel, LatencyTable, as_latency_model
+from bsszoo.codes.code import Code
+from bsszoo.errors import BudgetError, CodeError
+from bsszoo.spaces.chain import BlockShape, Chain, block_shapes, space_shapes
 from bsszoo.spaces.space import Space
+from bsszoo.texts import parse_json
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 #: The figures that limits are on, in the order of a chain's kinds.
 FIGURES: Final = ("macs", "params", "activations", "depth", "latency")
@@ -71,10 +83,6 @@ class Limits:
 
     Raises:
         BudgetError: A limit is below 1, a lower one is above its upper one, or a latency is limited that nothing tells.
-
-    Example:
-        >>> Limits(max_macs=130_000_000, max_activations=4_000_000).upper_limits
-        {'macs': 130000000, 'activations': 4000000}
     """
 
     min_macs: int | None = None
@@ -105,17 +113,6 @@ class Limits:
                     f"max_latency is {self.max_latency} ms, but nothing tells a code's latency: give a "
                     "latency table or a latency function with it."
                 )
-
-    @property
-    def upper_limits(self) -> dict[str, float]:
-        """The upper limits by the name of their figure."""
-        given = {name: getattr(self, f"max_{name}") for name in FIGURES}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def without(self, figure: str) -> Limits:
-        """These limits without any on one figure; without ``latency`` the model goes as well."""
-        names = {f"min_{figure}", f"max_{figure}"} | ({"latency"} if figure == "latency" else set())
-        return replace(self, **{f.name: None for f in fields(self) if f.name in names})
 
     @property
     def table(self) -> LatencyTable | None:
@@ -162,3 +159,224 @@ class Limits:
 def _chain(space: Space, table: LatencyTable | None) -> Chain:
     # One run draws several times from one or two spaces: with all caps, and with one after the other given up.
     return Chain.of(space, None if table is None else table.nanoseconds)
+
+
+# Latency models
+
+
+#: Latencies are summed as whole nanoseconds, so that a sum does not depend on the order of its terms.
+NS_PER_MS = 1_000_000
+
+
+@runtime_checkable
+class LatencyModel(Protocol):
+    """Anything that tells the latencies of codes before they are built."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for messages and settings."""
+        ...
+
+    def latencies(self, space: Space, codes: IntArray) -> FloatArray:
+        """The latency of each of the codes [n, d] of a space, [n] in ms."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable:
+    """Milliseconds of each block; a code's latency is the sum over its blocks, stem, head and classifier included.
+
+    The sum leaves out what blocks share (caches, overlapping launches on a GPU), so it ranks codes better than it tells
+    their milliseconds. ``bsszoo.latency.table.measure_latency_table`` makes one for a space on this machine.
+
+    Args:
+        blocks: Milliseconds, above 0, for each ``BlockShape`` or its text (``mbconv_in16_out24_mid96_k3_s2_px112``).
+        name: What it is, for messages.
+
+    Raises:
+        BudgetError: There is no block, a key is no block, or a time is no positive number.
+
+    Example:
+        >>> code = Code.parse("resnet18_c64-128-256-512_l2-2-2-2")
+        >>> table = LatencyTable({shape: 0.5 for shape in block_shapes(code)})
+        >>> table.of(code)  # a stem, eight blocks and a classifier
+        5.0
+    """
+
+    blocks: Mapping[BlockShape | str, float]
+    name: str = "latency table"
+    _ns: dict[BlockShape, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.blocks, Mapping) or not self.blocks:
+            raise BudgetError(f"{self.name} holds no block; it takes a mapping from a block to its milliseconds.")
+        ns: dict[BlockShape, int] = {}
+        for key, ms in self.blocks.items():
+            try:
+                shape = key if isinstance(key, BlockShape) else BlockShape.parse(str(key))
+            except CodeError as error:
+                raise BudgetError(f"{self.name}: {error}") from None
+            value = _number(ms)
+            if value is None or not 0 < value < 1e9:
+                raise BudgetError(f"{self.name} has {ms!r} for {shape}; it takes milliseconds above 0.")
+            ns[shape] = max(1, round(value * NS_PER_MS))
+        object.__setattr__(self, "_ns", ns)
+
+    def __len__(self) -> int:
+        return len(self._ns)
+
+    def nanoseconds(self, shape: BlockShape) -> int:
+        """Whole nanoseconds of one block; a ``BudgetError`` when the table does not hold it."""
+        try:
+            return self._ns[shape]
+        except KeyError:
+            near = [s for s in self._ns if s.kind == shape.kind and s.size == shape.size]
+            hint = f" At {shape.size} px it has e.g. {near[0]}." if near else ""
+            raise BudgetError(
+                f"{self.name} has no time for {shape}.{hint} A table has to hold every block of the "
+                "space; measure_latency_table(space) makes one, space_shapes(space) lists them."
+            ) from None
+
+    def of(self, code: Code) -> float:
+        """The latency of one code [ms]."""
+        return sum(self.nanoseconds(shape) for shape in block_shapes(code)) / NS_PER_MS
+
+    def missing(self, space: Space) -> list[BlockShape]:
+        """The blocks of a space's codes that the table does not hold, sorted."""
+        return [shape for shape in space_shapes(space) if shape not in self._ns]
+
+    def latencies(self, space: Space, codes: IntArray) -> FloatArray:
+        """The latency of each of the codes [n, d] of a space, [n] in ms."""
+        return np.array([self.of(space.code(row)) for row in np.asarray(codes)], dtype=np.float64)
+
+    def digest(self) -> str:
+        """A mark of its content."""
+        text = "\n".join(sorted(f"{shape} {ns}" for shape, ns in self._ns.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def save(self, file: str | Path, **notes: Any) -> None:
+        """Write it as JSON, or as CSV (columns ``block`` and ``ms``) where the name ends in ``.csv``.
+
+        ``notes`` (where it was measured, say) are kept in the JSON beside the blocks.
+        """
+        rows = {str(shape): ns / NS_PER_MS for shape, ns in sorted(self._ns.items())}
+        path = Path(file)
+        if path.suffix.lower() == ".csv":
+            text = "block,ms\n" + "".join(f"{block},{ms}\n" for block, ms in rows.items())
+        else:
+            text = json.dumps({"unit": "ms", **notes, "blocks": rows}, indent=1) + "\n"
+        path.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: str | Path) -> LatencyTable:
+        """The table in a JSON file (an object, or its ``blocks``) or a CSV file with the columns ``block`` and ``ms``.
+
+        Raises:
+            BudgetError: The file cannot be read or holds something else.
+        """
+        path = Path(file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BudgetError(f"The latency table {path} cannot be read: {error}.") from None
+        if path.suffix.lower() == ".csv":
+            rows = list(csv.DictReader(text.splitlines()))
+            if not rows or not {"block", "ms"} <= set(rows[0]):
+                raise BudgetError(f"The latency table {path} takes the columns block and ms, and a row for each block.")
+            return cls({row["block"] or "": row["ms"] for row in rows}, name=path.name)  # type: ignore[misc]
+        try:
+            found = parse_json(text)
+        except ValueError as error:
+            raise BudgetError(f"The latency table {path} is no JSON: {error}.") from None
+        blocks = found.get("blocks", found) if isinstance(found, dict) else None
+        if not isinstance(blocks, dict):
+            raise BudgetError(f"The latency table {path} holds no JSON object of blocks and milliseconds.")
+        return cls(blocks, name=path.name)
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyFunction:
+    """A user's prediction of latency as a ``LatencyModel``.
+
+    Args:
+        function: Takes a ``Code`` and returns its milliseconds, or, with ``arrays``, an integer array of codes [n, d]
+            and returns an array [n]. It is called for every candidate that keeps the other limits.
+        arrays: Which of the two.
+        name: What it is, for messages; by default the function's name.
+
+    Example:
+        >>> from bsszoo.spaces import Space
+        >>> model = LatencyFunction(lambda codes: codes.sum(axis=1) / 100, arrays=True)
+        >>> model.latencies(Space.of("resnet18"), np.array([[64, 128, 256, 512, 2, 2, 2, 2]]))
+        array([9.68])
+    """
+
+    function: Callable[..., Any]
+    arrays: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not callable(self.function) or isinstance(self.function, type):
+            raise BudgetError(f"A latency function takes a code and returns milliseconds; given was {self.function!r}.")
+        own = f"{getattr(self.function, '__module__', '')}:{getattr(self.function, '__qualname__', 'function')}"
+        object.__setattr__(self, "name", self.name or own)
+
+    def __call__(self, codes: Any) -> Any:
+        """What the function itself returns."""
+        return self.function(codes)
+
+    def latencies(self, space: Space, codes: IntArray) -> FloatArray:
+        """The function's milliseconds [n] of the codes [n, d]; a ``BudgetError`` when they are no finite numbers."""
+        try:
+            given = self.function(codes) if self.arrays else [self.function(space.code(row)) for row in codes]
+        except Exception as error:
+            raise BudgetError(f"The latency function {self.name} failed: {type(error).__name__}: {error}") from error
+        try:
+            values = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.empty(0)
+        if values.shape != (len(codes),) or not np.isfinite(values).all():
+            wanted = "an array [n] of" if self.arrays else "finite"
+            raise BudgetError(
+                f"The latency function {self.name} takes "
+                f"{'codes [n, d]' if self.arrays else 'a code'} and returns {wanted} milliseconds; for "
+                f"{len(codes)} codes it gave {str(given)[:80]}."
+            )
+        return values
+
+
+def predicted(model: LatencyModel | None, code: Code) -> float | None:
+    """What a model says of one code [ms], also of one that is in no space; None where it cannot tell."""
+    try:
+        if isinstance(model, LatencyTable):
+            return model.of(code)
+        if isinstance(model, LatencyFunction):
+            given = model.function(np.array([code.entries])) if model.arrays else [model.function(code)]
+            return _number(given[0])
+    except Exception:  # a table that lacks a block; a user's function that knows the grid's codes only
+        return None
+    return None
+
+
+def as_latency_model(given: object) -> LatencyModel:
+    """A model as it is, a mapping or a file as a ``LatencyTable``, a function of a code as a ``LatencyFunction``."""
+    if isinstance(given, LatencyModel) and not isinstance(given, type):
+        return given
+    if isinstance(given, Mapping):
+        return LatencyTable(given)
+    if isinstance(given, (str, Path)):
+        return LatencyTable.load(given)
+    if callable(given) and not inspect.iscoroutinefunction(given):
+        return LatencyFunction(given)
+    raise BudgetError(
+        f"latency is {given!r}; it takes a LatencyTable (or a mapping, or its file), a function of a "
+        "code that returns milliseconds, or a LatencyFunction."
+    )
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None

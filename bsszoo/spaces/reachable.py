@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from bsszoo.codes.code import Code
 from bsszoo.spaces.chain import Chain
 from bsszoo.spaces.feasible import draw_candidates
-from bsszoo.spaces.latency import NS_PER_MS
-from bsszoo.spaces.limits import FIGURES, Bounds, Limits
+from bsszoo.spaces.limits import FIGURES, NS_PER_MS, Bounds, Limits
 from bsszoo.spaces.space import Space
 
 
