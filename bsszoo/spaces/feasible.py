@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsszoo.spaces import boxes as box
-from bsszoo.spaces.candidate_set import CandidateSet, row_keys
+from bsszoo.spaces.candidate_set import CandidateSet, GrowthInSpace, row_keys
 from bsszoo.spaces.chain import Chain
 from bsszoo.spaces.halves import Blocks, Halves, cut_of
 from bsszoo.spaces.limits import NS_PER_MS, Bounds, Limits
-from bsszoo.spaces.maximal import GrowthInSpace
 from bsszoo.spaces.space import Space
 
 __all__ = ["Limits", "draw_candidates"]
