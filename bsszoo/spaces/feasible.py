@@ -3,9 +3,9 @@
 Three ways to the same set, by the share of the codes that keep the limits and the size of the space:
 
     many keep them       codes of the whole space are drawn, and those outside the limits thrown away
-    few keep them        ``halves``: a tree of half-codes against another one, which no assumption on costs narrows down
-    few, and the halves  ``boxes``: ranges of places on every axis, narrowed down because costs grow with every entry
-    cannot be listed
+    few keep them        ``Halves``: a tree of half-codes against another one, which no assumption on costs narrows down
+    few, and the halves  ``Boxes``: ranges of places on every axis, narrowed down because costs grow with every entry;
+    cannot be listed     MobileNetV2 in steps of 4 channels with every expansion has 12 million half-codes, for one
 
 Each draws uniformly from parts of the space that together hold every feasible code, and throws away what is outside.
 When few codes are left all are listed, and none is missed.
@@ -13,20 +13,18 @@ When few codes are left all are listed, and none is missed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.spaces import boxes as box
+from bsszoo.codes.families import family_of
 from bsszoo.spaces.candidate_set import CandidateSet, GrowthInSpace, row_keys
-from bsszoo.spaces.chain import Chain
-from bsszoo.spaces.halves import Blocks, Halves, cut_of
+from bsszoo.spaces.chain import KINDS, Chain
 from bsszoo.spaces.limits import NS_PER_MS, Bounds, Limits
 from bsszoo.spaces.space import Space
-
-__all__ = ["Limits", "draw_candidates"]
 
 IntArray = NDArray[np.int64]
 
@@ -34,11 +32,8 @@ IntArray = NDArray[np.int64]
 _DRAW: Final = 250_000
 # Drawn to estimate the share of codes that keep the limits.
 _TEST: Final = 20_000
-# The whole space is drawn from while at least this share keeps the limits; narrowing stops at this share, or with so
-# many blocks or boxes (about a second's work).
+# The whole space is drawn from while at least this share keeps the limits; narrowing stops at this share.
 _ENOUGH: Final = 0.25
-_MOST_BLOCKS: Final = 400_000
-_MOST_BOXES: Final = 16_384
 # With no more codes than this left they are listed instead of drawn; or than a multiple of what is wanted, since
 # drawing the last few of a set takes long. Times the share above it is more than one, so that where fewer codes are
 # feasible than wanted they are listed.
@@ -48,20 +43,6 @@ _LIST_TIMES: Final = 8
 # so many before the search for a first one is. Counts, not seconds: a run that is resumed has to draw the same codes.
 _ASKED_TIMES: Final = 4
 _ASKED_IN_VAIN: Final = 5_000
-
-
-class _Source(Protocol):
-    """Codes within the bounds, drawn uniformly; ``share`` of what it draws from keeps them."""
-
-    share: float
-
-    def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Those of ``n`` codes drawn that keep the bounds: keys [m] that tell them apart and places [m, d]."""
-        ...
-
-    def every(self) -> Iterator[IntArray] | None:
-        """The places [m, d] of every code within the bounds, in parts; None when they are too many to be listed."""
-        ...
 
 
 def draw_candidates(
@@ -95,10 +76,10 @@ def draw_candidates(
     least, most = chain.extremes()
     if (least > bounds.high).any() or (most < bounds.low).any():
         return None
-    source = _source(chain, bounds, n, generator)
-    if source is None:
+    parts = _parts(chain, bounds, generator)
+    if parts is None:
         return None
-    pool = _Pool(source, space, generator, max_draws)
+    pool = _Pool(parts, space, generator, max_draws, max(_LIST, _LIST_TIMES * n))
     if limits.function is None:
         pool.grow(n)
         chosen = pool.places[:n]
@@ -154,13 +135,13 @@ def _candidates(chain: Chain, limits: Limits, places: IntArray, ms: NDArray[np.f
 class _Pool:
     """Distinct codes in the order in which they were drawn: any first n of them are uniform."""
 
-    def __init__(self, source: _Source, space: Space, rng: np.random.Generator, max_draws: int) -> None:
-        self.source, self.space, self.rng, self.left = source, space, rng, max_draws
+    def __init__(self, parts: _Parts, space: Space, rng: np.random.Generator, max_draws: int, most_listed: int) -> None:
+        self.parts, self.space, self.rng, self.left = parts, space, rng, max_draws
         # Places in as few bytes as they need: a million int64 codes of 18 entries would take 144 MB.
         self._type = np.min_scalar_type(max(len(axis) for axis in space.axes))
         self.places = np.empty((0, len(space.axes)), dtype=self._type)
         self._keys: IntArray = np.empty(0, dtype=np.int64)
-        every = source.every()
+        every = parts.every(most_listed)
         if every is not None:
             self.places = np.concatenate([self.places, *(places.astype(self._type) for places in every)])
             self.places = self.places[rng.permutation(len(self.places))]
@@ -169,14 +150,14 @@ class _Pool:
     def grow(self, n: int) -> None:
         """Draw until there are ``n`` codes, or no more draws."""
         while len(self.places) < n and self.left > 0:
-            wanted = min(int(1.05 * (n - len(self.places)) / max(self.source.share, 1e-4)) + 1000, self.left)
+            wanted = min(int(1.05 * (n - len(self.places)) / max(self.parts.share, 1e-4)) + 1000, self.left)
             self.left -= wanted
-            parts = []
+            drawn = []
             while wanted > 0:
-                keys, places = self.source.draw(min(_DRAW, wanted), self.rng)
-                parts.append((keys, places.astype(self._type)))
+                keys, places = self.parts.draw(min(_DRAW, wanted), self.rng)
+                drawn.append((keys, places.astype(self._type)))
                 wanted -= _DRAW
-            self._add(np.concatenate([k for k, _ in parts]), np.concatenate([p for _, p in parts]))
+            self._add(np.concatenate([k for k, _ in drawn]), np.concatenate([p for _, p in drawn]))
 
     def _add(self, keys: IntArray, places: IntArray) -> None:
         _, first = np.unique(keys, return_index=True)
@@ -188,102 +169,411 @@ class _Pool:
         self._keys = np.sort(np.concatenate([self._keys, keys[first]]))
 
 
-def _source(chain: Chain, bounds: Bounds, n: int, rng: np.random.Generator) -> _Source | None:
-    """Where to draw ``n`` codes from; None when no code keeps the bounds."""
-    parts = _Boxed(chain, bounds, box.whole(chain.space), max(_LIST, _LIST_TIMES * n))
-    parts.share = len(parts.draw(_TEST, rng)[0]) / _TEST
-    if chain.space.size <= _LIST or parts.share >= _ENOUGH:
-        return parts
-    cut = cut_of(chain)
-    if cut is not None and len(bounds.limited):
-        return _halved(Halves(chain, bounds.limited, bounds, cut), bounds, n, rng)
-    return _boxed(chain, bounds, n, rng)
+class _Parts(ABC):
+    """Parts of a space that together hold every code within the bounds; codes are drawn uniformly from them.
 
+    ``sizes`` is the number of codes of each part, ``share`` the share of them that keeps the bounds.
+    """
 
-# -- by halves ------------------------------------------------------------------------------------------------
+    sizes: NDArray[np.float64]
+    share = 1.0
 
-
-class _Halved:
-    def __init__(self, halves: Halves, bounds: Bounds, blocks: Blocks, most: float) -> None:
-        self.halves, self.blocks, self.most, self.share = halves, blocks, most, 1.0
-        self.bounds = Bounds(bounds.low[halves.kinds], bounds.high[halves.kinds])
-        self.sizes = halves.sizes(blocks)
-
+    @abstractmethod
     def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        numbers = self._kept(*self.halves.drawn(self.blocks, self.sizes, n, rng))
-        return numbers, self.halves.places(numbers)
+        """Those of ``n`` codes drawn that keep the bounds: keys [m] that tell them apart and places [m, d]."""
 
-    def every(self) -> Iterator[IntArray] | None:
+    @abstractmethod
+    def listed(self, start: int, stop: int) -> IntArray:
+        """The places [m, d] of those codes that keep the bounds, of the parts' from number ``start`` to ``stop``."""
+
+    @abstractmethod
+    def split(self) -> _Parts | None:
+        """Smaller parts without those that hold no code within the bounds; None where there are enough of them."""
+
+    def every(self, most: int) -> Iterator[IntArray] | None:
+        """The places [m, d] of every code within the bounds, some at a time; None with more than ``most`` to judge."""
         total = self.sizes.sum()
-        return (
-            None
-            if total > self.most
-            else (
-                self.halves.places(self._kept(*self.halves.listed(self.blocks, a, a + _DRAW)))
-                for a in range(0, int(total), _DRAW)
-            )
-        )
+        return None if total > most else (self.listed(a, a + _DRAW) for a in range(0, int(total), _DRAW))
 
-    def _kept(self, numbers: IntArray, costs: IntArray) -> IntArray:
-        return numbers[self.bounds.hold(costs)]
+    def estimate(self, rng: np.random.Generator) -> float:
+        """Find ``share``, from some codes drawn."""
+        self.share = len(self.draw(_TEST, rng)[0]) / _TEST
+        return self.share
 
 
-def _halved(halves: Halves, bounds: Bounds, n: int, rng: np.random.Generator) -> _Source | None:
-    """Blocks that hold all feasible codes, split until many of their codes are feasible, or few are left."""
-    blocks, sure = halves.possible(bounds, halves.whole())
-    stuck = np.zeros(len(blocks), dtype=bool)
-    while len(blocks):
-        source = _Halved(halves, bounds, blocks, max(_LIST, _LIST_TIMES * n))
-        if source.sizes.sum() <= _LIST:
-            return source
-        source.share = len(source.draw(_TEST, rng)[0]) / _TEST
-        open_ = np.flatnonzero(~sure & ~stuck)
-        if source.share >= _ENOUGH or not len(open_) or len(blocks) > _MOST_BLOCKS:
-            return source
-        order = open_[np.argsort(-source.sizes[open_], kind="stable")]
-        weight = np.cumsum(source.sizes[order])
-        cut = order[: int(np.searchsorted(weight, 0.9 * weight[-1])) + 1][: _MOST_BLOCKS // 4]
-        kept = np.ones(len(blocks), dtype=bool)
-        kept[cut] = False
-        children, small = halves.split(blocks.keep(cut))
-        children, inside = halves.possible(bounds, children)
-        blocks = blocks.keep(kept).join(small).join(children)
-        stuck = np.concatenate([stuck[kept], np.ones(len(small), dtype=bool), np.zeros(len(children), dtype=bool)])
-        sure = np.concatenate([sure[kept], np.zeros(len(small), dtype=bool), inside])
+def _parts(chain: Chain, bounds: Bounds, rng: np.random.Generator) -> _Parts | None:
+    """Where to draw codes from, narrowed down as far as it pays; None when no code keeps the bounds."""
+    whole = Boxes.whole(chain, bounds)
+    if whole.estimate(rng) >= _ENOUGH or chain.space.size <= _LIST:
+        return whole
+    cut = cut_of(chain)
+    parts: _Parts = whole.reachable() if cut is None else Blocks.whole(Halves(chain, bounds, cut))
+    while len(parts.sizes):
+        if parts.sizes.sum() <= _LIST or parts.estimate(rng) >= _ENOUGH:
+            return parts
+        narrower = parts.split()
+        if narrower is None:
+            return parts
+        parts = narrower
     return None
 
 
-# -- by boxes -------------------------------------------------------------------------------------------------
+# -- boxes ----------------------------------------------------------------------------------------------------
+
+# Narrowing stops with so many (about half a second's work).
+_MOST_BOXES: Final = 16_384
 
 
-class _Boxed:
-    def __init__(self, chain: Chain, bounds: Bounds, boxes: box.Boxes, most: float) -> None:
-        self.chain, self.bounds, self.boxes, self.most, self.share = chain, bounds, boxes, most, 1.0
+class Boxes(_Parts):
+    """Ranges of places on every axis: the least and the greatest place of each, both inclusive, int64 [b, d].
 
-    def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        return self._kept(box.drawn(self.boxes, n, rng))
+    Costs grow with every entry of a code. So a box holds no code within the bounds when its least corner breaks an
+    upper limit or its greatest one stays below a lower limit. A latency table need not grow with an entry, so it splits
+    nothing off and is left to rejection.
+    """
 
-    def every(self) -> Iterator[IntArray] | None:
-        total = self.boxes.sizes.sum()
-        return (
-            None
-            if total > self.most
-            else (self._kept(box.listed(self.boxes, a, a + _DRAW))[1] for a in range(0, int(total), _DRAW))
+    def __init__(self, chain: Chain, bounds: Bounds, low: IntArray, high: IntArray) -> None:
+        self.chain, self.bounds, self.low, self.high = chain, bounds, low, high
+        # Floats, since a space may hold 10^20 codes.
+        self.sizes = (high - low + 1).astype(np.float64).prod(axis=1)
+
+    @classmethod
+    def whole(cls, chain: Chain, bounds: Bounds) -> Boxes:
+        """The space as boxes in which costs grow with every entry.
+
+        It is one box, but for a ResNet-50 whose first width may be below the stem's: a block exactly as wide as the
+        stem needs no projection, so it costs less than a narrower one.
+        """
+        space = chain.space
+        low = np.zeros((1, len(space.axes)), dtype=np.int64)
+        high = np.array([[len(axis) - 1 for axis in space.axes]])
+        narrower = sum(width < space.stem_width for width in space.widths[0])
+        if 0 < narrower < len(space.widths[0]) and family_of(space.family).loses_projection:
+            below, rest = high.copy(), low.copy()
+            below[0, 0], rest[0, 0] = narrower - 1, narrower
+            low, high = np.concatenate([low, rest]), np.concatenate([below, high])
+        return cls(chain, bounds, low, high)
+
+    def reachable(self) -> Boxes:
+        """The boxes that may hold a code within the bounds."""
+        grows = len(KINDS)
+        least = self.chain.costs(self.low)[:grows] <= self.bounds.high[:grows, None]
+        most = self.chain.costs(self.high)[:grows] >= self.bounds.low[:grows, None]
+        may = (least & most).all(axis=0)
+        return Boxes(self.chain, self.bounds, self.low[may], self.high[may])
+
+    def split(self) -> Boxes | None:
+        """The boxes with the larger half of them (at least 64) cut in two where it changes the cost most."""
+        if len(self.sizes) > _MOST_BOXES:
+            return None
+        order = np.argsort(-self.sizes, kind="stable")
+        cut = order[: max(64, len(order) // 2)]
+        cut = cut[self.sizes[cut] > 1]
+        low, high = self.low[cut], self.high[cut]
+        d = low.shape[1]
+        # Each axis alone at its greatest place, the others at their least: [b * d, d].
+        raised = np.repeat(low, d, axis=0)
+        raised[np.arange(len(raised)), np.tile(np.arange(d), len(cut))] = high.ravel()
+        base, more = self.chain.costs(low), self.chain.costs(raised)
+        gain = sum(np.log(b.reshape(-1, d) / a[:, None]) for a, b in zip(base[:2], more[:2], strict=True))
+        gain = np.where(high > low, gain + 1e-9, -1.0)
+        at = np.argmax(gain, axis=1)
+        each = np.arange(len(cut))
+        middle = (low[each, at] + high[each, at]) // 2
+        below, above = high.copy(), low.copy()
+        below[each, at], above[each, at] = middle, middle + 1
+        kept = np.ones(len(order), dtype=bool)
+        kept[cut] = False
+        halved = Boxes(self.chain, self.bounds, np.concatenate([low, above]), np.concatenate([below, high])).reachable()
+        return Boxes(
+            self.chain,
+            self.bounds,
+            np.concatenate([self.low[kept], halved.low]),
+            np.concatenate([self.high[kept], halved.high]),
         )
 
-    def _kept(self, places: IntArray) -> tuple[IntArray, IntArray]:
-        places = places[self.bounds.hold(self.chain.costs(places))]
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """As ``_Parts.draw``; the boxes do not overlap."""
+        which = rng.choice(len(self.sizes), size=n, p=self.sizes / self.sizes.sum())
+        places = self._inside(rng.integers(self.low[which], self.high[which] + 1))
         return row_keys(places).view(np.int64), places
 
+    def listed(self, start: int, stop: int) -> IntArray:
+        """As ``_Parts.listed``, one box after the other."""
+        ends = np.cumsum(self.sizes.astype(np.int64))
+        left = np.arange(start, min(stop, int(ends[-1])))
+        which = np.searchsorted(ends, left, side="right")
+        left -= np.concatenate([[0], ends])[which]
+        places = np.empty((len(which), self.low.shape[1]), dtype=np.int64)
+        for j in range(places.shape[1]):
+            width = (self.high[:, j] - self.low[:, j] + 1)[which]
+            places[:, j] = self.low[which, j] + left % width
+            left //= width
+        return self._inside(places)
 
-def _boxed(chain: Chain, bounds: Bounds, n: int, rng: np.random.Generator) -> _Source | None:
-    boxes = box.reachable(chain, bounds, box.whole(chain.space))
-    while len(boxes):
-        source = _Boxed(chain, bounds, boxes, max(_LIST, _LIST_TIMES * n))
-        if boxes.sizes.sum() <= _LIST:
-            return source
-        source.share = len(source.draw(_TEST, rng)[0]) / _TEST
-        if source.share >= _ENOUGH or len(boxes) > _MOST_BOXES:
-            return source
-        boxes = box.split(chain, bounds, boxes)
-    return None
+    def _inside(self, places: IntArray) -> IntArray:
+        return places[self.bounds.hold(self.chain.costs(places))]
+
+
+# -- halves ---------------------------------------------------------------------------------------------------
+
+# Rows of both lists together; about a second and 150 MB.
+_MOST_ROWS: Final = 3_000_000
+# Nodes are split in so many; those of so few rows are not split on.
+_WAYS: Final = 4
+_LEAF: Final = 8
+# Narrowing stops with so many (about a second's work).
+_MOST_BLOCKS: Final = 400_000
+
+
+def cut_of(chain: Chain) -> int | None:
+    """The stage at which a chain is best cut in halves, or None when the halves are too large to be listed."""
+    shapes = [term.shape[1:] for term in chain.terms]
+    rows = {}
+    for cut in range(1, len(shapes) - 1):
+        left = right = 1
+        for _, widths, depths, thirds in shapes[:cut]:
+            left *= widths * depths * thirds
+        for _, widths, depths, thirds in shapes[cut + 1 :]:
+            right *= widths * depths * thirds
+        rows[cut] = left + shapes[cut + 1][0] * right
+    best = min(rows, key=lambda cut: rows[cut])
+    return best if rows[best] <= _MOST_ROWS else None
+
+
+class Halves:
+    """All codes of a space as pairs of halves, for the kinds of its chain that have a limit.
+
+    A chain of stages is cut at one of them: the stages before it, for each width that they may end with, are one list
+    of rows; those after it, for each width that they start from, another; the stage between is a short list of offsets.
+    A space of 10^11 codes is a few hundred thousand rows, and
+
+        cost(code) = cost(left row) + cost(offset) + cost(right row)      for each limited kind, exactly.
+
+    No cost has to grow with an entry, so a latency table is a cost like any other. A code's number is
+    (offset * left rows + left row) * right rows + right row, below the size of the space.
+    """
+
+    def __init__(self, chain: Chain, bounds: Bounds, cut: int) -> None:
+        kinds = bounds.limited
+        self.chain, self.cut = chain, cut
+        self.bounds = Bounds(bounds.low[kinds], bounds.high[kinds])
+        terms = [term[kinds] for term in chain.terms]
+        low, high = (side.astype(np.float64) for side in self.bounds)
+        # What a difference in each cost counts: the window between its limits, or a part of its one limit.
+        two_sided = (low > -(2.0**61)) & (high < 2.0**61)
+        one_limit = np.where(high < 2.0**61, high, low)
+        self.scale = np.maximum(np.where(two_sided, high - low, 0.05 * np.abs(one_limit)), 1.0)
+        self.left = Forest(_before(terms[:cut]), self.scale)
+        self.right = Forest(_after(terms[cut + 1 :]), self.scale)
+        self.offsets = np.ascontiguousarray(terms[cut].reshape(len(kinds), -1).T)
+        self.middle_shape = terms[cut].shape[1:]
+
+    def inside(self, left: IntArray, offset: NDArray[np.int32], right: IntArray) -> IntArray:
+        """The numbers [m] of those codes of left rows, offsets and right rows [n] each that keep the bounds."""
+        costs = self.left.costs[left] + self.offsets[offset] + self.right.costs[right]
+        numbers = (offset * np.int64(self.left.n) + self.left.order[left]) * self.right.n + self.right.order[right]
+        return np.asarray(numbers[self.bounds.hold(costs.T)])
+
+    def places(self, numbers: IntArray) -> IntArray:
+        """The places [n, d] on the space's axes of the codes with these numbers [n]."""
+        terms, stages = self.chain.terms, len(self.chain.terms)
+        out = np.zeros((len(numbers), len(self.chain.space.axes)), dtype=np.int64)
+
+        def put(stage: int, width: IntArray, rest: IntArray) -> None:
+            depth, third = np.divmod(rest, terms[stage].shape[4])
+            out[:, stage], out[:, stages + stage] = width, depth
+            if self.chain.space.thirds:
+                out[:, 2 * stages + stage] = third
+
+        left, right = np.divmod(numbers, self.right.n)
+        offset, left = np.divmod(left, self.left.n)
+        before, width, depth, third = np.unravel_index(offset, self.middle_shape)
+        put(self.cut, width, depth * self.middle_shape[3] + third)
+        for stage in range(self.cut - 1, -1, -1):
+            left, rest = np.divmod(left, terms[stage].shape[3] * terms[stage].shape[4])
+            put(stage, before, rest)
+            if stage:
+                before, left = np.divmod(left, _rows_of(terms, stage))
+        size = self.right.n
+        for stage in range(self.cut + 1, stages):
+            _, widths, depths, thirds = terms[stage].shape[1:]
+            size //= widths * depths * thirds
+            first, right = np.divmod(right, size)
+            width, rest = np.divmod(first, depths * thirds)
+            put(stage, width, rest)
+        return out
+
+
+class Forest:
+    """Trees over rows of costs, one for each of t boundary widths, grown level by level where they are needed.
+
+    ``costs`` [t * n, kinds] and ``order`` [t * n], the row of its tree, stand in the trees' own order; a node holds the
+    rows from ``start`` to ``stop``, whose costs lie between ``low`` and ``high`` [nodes, kinds]. ``child`` is the first
+    of a node's children, which follow each other, or -1.
+    """
+
+    def __init__(self, rows: IntArray, scale: NDArray[np.float64]) -> None:
+        kinds, trees, n = rows.shape
+        self.trees, self.n, self.scale = trees, n, scale
+        self.costs = np.ascontiguousarray(rows.reshape(kinds, -1).T)
+        self.order = np.tile(np.arange(n, dtype=np.int64), trees)
+        self.levels = 0
+        while n // _WAYS ** (self.levels + 1) >= _LEAF // 2:
+            self.levels += 1
+        self.depth = -1
+        self.low = self.high = np.empty((0, kinds), dtype=np.int64)
+        self.start = self.stop = self.child = np.empty(0, dtype=np.int64)
+        self._add_level()
+
+    def _add_level(self) -> None:
+        self.depth += 1
+        parts = _WAYS**self.depth
+        inside = np.arange(parts + 1, dtype=np.int64) * self.n // parts
+        start = (np.arange(self.trees)[:, None] * self.n + inside[:-1]).ravel()
+        stop = (np.arange(self.trees)[:, None] * self.n + inside[1:]).ravel()
+        self.low = np.concatenate([self.low, np.minimum.reduceat(self.costs, start, axis=0)])
+        self.high = np.concatenate([self.high, np.maximum.reduceat(self.costs, start, axis=0)])
+        if self.depth:
+            first = len(self.start) - self.trees * parts // _WAYS
+            self.child[first:] = len(self.start) + np.arange(len(start) // _WAYS) * _WAYS
+        self.start, self.stop = np.concatenate([self.start, start]), np.concatenate([self.stop, stop])
+        self.child = np.concatenate([self.child, np.full(len(start), -1)])
+
+    def grow(self) -> bool:
+        """Split the deepest nodes along the cost in which each is widest; False where they are small enough."""
+        if self.depth >= self.levels:
+            return False
+        last = self.trees * _WAYS**self.depth
+        low, high = self.low[-last:], self.high[-last:]
+        axis = np.argmax((high - low) / self.scale, axis=1)
+        each = np.arange(last)
+        node = np.repeat(each, self.stop[-last:] - self.start[-last:])
+        span = (high - low)[each, axis] + 1.0
+        place = (self.costs[np.arange(len(node)), axis[node]] - low[each, axis][node]) / span[node]
+        # Rows stay in their node: each takes its own unit of the sort key.
+        rank = np.argsort(node + place * (1 - 1e-6), kind="stable")
+        self.costs, self.order = self.costs[rank], self.order[rank]
+        self._add_level()
+        return True
+
+
+class Blocks(_Parts):
+    """Blocks of codes, each a left node, an offset and a right node: the rows of ``nodes``, int32 [3, b].
+
+    The costs of a block lie between two sums. Blocks outside the bounds are dropped, those in ``open`` [b] may hold
+    codes on both sides and can be split.
+    """
+
+    def __init__(self, halves: Halves, nodes: NDArray[np.int32], open_: NDArray[np.bool_]) -> None:
+        self.halves, self.nodes, self.open = halves, nodes, open_
+        left, right = halves.left, halves.right
+        self.sizes = (left.stop - left.start)[nodes[0]] * (right.stop - right.start)[nodes[2]] * 1.0
+
+    @classmethod
+    def whole(cls, halves: Halves) -> Blocks:
+        """The space, one block for each offset, without those outside the bounds."""
+        offset = np.arange(len(halves.offsets))
+        before, width, _, _ = np.unravel_index(offset, halves.middle_shape)
+        return cls._reachable(halves, np.stack([before, offset, width]).astype(np.int32))
+
+    @classmethod
+    def _reachable(cls, halves: Halves, nodes: NDArray[np.int32]) -> Blocks:
+        """Those of the blocks [3, b] that may hold a code within the bounds."""
+        left, offset, right = nodes
+        middle = halves.offsets[offset]
+        least = halves.left.low[left] + middle + halves.right.low[right]
+        most = halves.left.high[left] + middle + halves.right.high[right]
+        low, high = halves.bounds
+        may = ((least <= high) & (most >= low)).all(axis=1)
+        whole = ((most <= high) & (least >= low)).all(axis=1)
+        return cls(halves, nodes[:, may], ~whole[may])
+
+    def split(self) -> Blocks | None:
+        """The blocks with the largest open ones split in the half in which each is wider, as far as it has children."""
+        open_ = np.flatnonzero(self.open)
+        if not len(open_) or len(self.sizes) > _MOST_BLOCKS:
+            return None
+        order = open_[np.argsort(-self.sizes[open_], kind="stable")]
+        weight = np.cumsum(self.sizes[order])
+        cut = order[: int(np.searchsorted(weight, 0.9 * weight[-1])) + 1][: _MOST_BLOCKS // 4]
+        kept = np.ones(len(self.sizes), dtype=bool)
+        kept[cut] = False
+        children, leaves = self._children(self.nodes[:, cut])
+        inner = Blocks._reachable(self.halves, children)
+        return Blocks(
+            self.halves,
+            np.concatenate([self.nodes[:, kept], leaves, inner.nodes], axis=1),
+            np.concatenate([self.open[kept], np.zeros(leaves.shape[1], dtype=bool), inner.open]),
+        )
+
+    def _children(self, nodes: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The children of blocks, and those that have none."""
+        left, right = self.halves.left, self.halves.right
+        wide = []
+        for tree, node in ((left, nodes[0]), (right, nodes[2])):
+            wide.append(((tree.high[node] - tree.low[node]) / self.halves.scale).max(axis=1))
+            if (tree.child[node] < 0).any():
+                tree.grow()
+        leaf_left, leaf_right = left.child[nodes[0]] < 0, right.child[nodes[2]] < 0
+        on_left = ~leaf_left & ((wide[0] >= wide[1]) | leaf_right)
+        on_right = ~leaf_right & ~on_left
+        step = np.arange(_WAYS)
+        a, b = (np.repeat(nodes[:, side], _WAYS, axis=1) for side in (on_left, on_right))
+        a[0] = (left.child[nodes[0, on_left], None] + step).ravel()
+        b[2] = (right.child[nodes[2, on_right], None] + step).ravel()
+        return np.concatenate([a, b], axis=1), nodes[:, leaf_left & leaf_right]
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """As ``_Parts.draw``; a code's key is its number."""
+        ends = np.cumsum(self.sizes)
+        which = np.searchsorted(ends, rng.random(n) * ends[-1], side="right").clip(max=len(ends) - 1)
+        left, offset, right = self.nodes[:, which]
+        rows = []
+        for tree, node in ((self.halves.left, left), (self.halves.right, right)):
+            low = tree.start[node]
+            rows.append(low + rng.integers(0, tree.stop[node] - low))
+        numbers = self.halves.inside(rows[0], offset, rows[1])
+        return numbers, self.halves.places(numbers)
+
+    def listed(self, start: int, stop: int) -> IntArray:
+        """As ``_Parts.listed``, one block after the other."""
+        ends = np.cumsum(self.sizes.astype(np.int64))
+        place = np.arange(start, min(stop, int(ends[-1])))
+        which = np.searchsorted(ends, place, side="right")
+        place -= np.concatenate([[0], ends])[which]
+        left, offset, right = self.nodes[:, which]
+        trees = self.halves
+        width = (trees.right.stop - trees.right.start)[right]
+        rows = trees.left.start[left] + place // width, trees.right.start[right] + place % width
+        return trees.places(trees.inside(rows[0], offset, rows[1]))
+
+
+def _rows_of(terms: tuple[IntArray, ...], stages: int) -> int:
+    """The rows of the first ``stages`` stages that end with one width."""
+    rows = 1
+    for i in range(stages):
+        before, _, depths, thirds = terms[i].shape[1:]
+        rows *= before * depths * thirds
+    return rows
+
+
+def _before(terms: list[IntArray]) -> IntArray:
+    """The sums of the first stages, [kinds, last width, rows]; a row is (width before, its row, depth, third)."""
+    kinds = len(terms[0])
+    rows = terms[0][:, 0].reshape(kinds, terms[0].shape[2], -1)
+    for term in terms[1:]:
+        _, before, widths = term.shape[:3]
+        own = term.transpose(0, 2, 1, 3, 4).reshape(kinds, widths, before, 1, -1)
+        rows = (rows[:, None, :, :, None] + own).reshape(kinds, widths, -1)
+    return rows
+
+
+def _after(terms: list[IntArray]) -> IntArray:
+    """The sums of the last stages, [kinds, width before them, rows]; a row is (width, depth, third, the rest's row)."""
+    kinds, before = terms[-1].shape[:2]
+    rows = terms[-1].reshape(kinds, before, -1)
+    for term in reversed(terms[:-1]):
+        _, before, widths = term.shape[:3]
+        rows = (term.reshape(kinds, before, widths, -1, 1) + rows[:, None, :, None, :]).reshape(kinds, before, -1)
+    return rows
