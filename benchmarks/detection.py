@@ -209,7 +209,7 @@ def _reference(given: argparse.Namespace) -> list[float]:
 
     import torch
 
-    from bsszoo.models.detector_weights import create_detector
+    from bsszoo.models.detector import create_detector
 
     device = torch.device(given.device)
     with contextlib.redirect_stdout(sys.stderr):

@@ -19,7 +19,7 @@ from torch import nn
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.files import plain_name, whole_file
 from bsszoo.images import MODES, converted, image_files, read_image
-from bsszoo.models.pictures import input_config
+from bsszoo.models.build import input_config
 from bsszoo.version import __version__
 
 Format = Literal["onnx", "torch"]

@@ -19,9 +19,9 @@ from torch import nn
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.images import MODES, converted, image_files, read_image
+from bsszoo.models.build import input_config
 from bsszoo.models.create import create
-from bsszoo.models.detectors import TORCHVISION
-from bsszoo.models.pictures import input_config
+from bsszoo.models.names import TORCHVISION
 from bsszoo.train.detection.evaluation import MASK_THRESHOLD, runs_of
 from bsszoo.train.detection.labels import Labels
 from bsszoo.train.detection.opening import Opened, is_detection, open_detector

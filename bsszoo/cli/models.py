@@ -81,7 +81,7 @@ def list_command(
         )
     )
     if any(e.code.stride_in == "1x1" for e in found):
-        from bsszoo.models.detectors import DETECTORS
+        from bsszoo.models.names import DETECTORS
 
         say(
             "Of the maskrcnn and retinanet entries these are the backbone's figures at 800 px; the paper prints the "
@@ -211,7 +211,7 @@ def cost_command(
 
             raise SettingsError("--check counts classifiers again with thop; it does not know detectors.")
         if check:
-            from bsszoo.models.recount import recount
+            from bsszoo.models.build import recount
 
             macs, params = recount(found.code, image_size, num_classes=classes, in_chans=found.in_chans)
             rows[-1]["thop_macs"], rows[-1]["built_params"] = macs, params

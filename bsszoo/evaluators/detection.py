@@ -13,7 +13,7 @@ from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluators.base import EvaluatorInfo
 from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.trainings import HOLDOUT, Trainings
-from bsszoo.models.detectors import find_detector
+from bsszoo.models.names import find_detector
 from bsszoo.models.resolve import Network
 from bsszoo.train.classification.recipe import recipe_text, with_values
 from bsszoo.train.detection.data import check_objects, open_coco, open_coco_split

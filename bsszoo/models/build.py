@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.data import resolve_data_config
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import convert_sync_batchnorm
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import pretrained_cfg_for_features
 from torch import nn
 
 from bsszoo.codes.code import Code, stages_of
-from bsszoo.codes.cost import check_arguments
+from bsszoo.codes.cost import ImageSize, check_arguments, checked_size
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import ModelEntry, entry_of, named_entries
 from bsszoo.errors import CodeError, shown
@@ -25,7 +27,7 @@ from bsszoo.errors import CodeError, shown
 #: The timm name under which any code can be created: ``timm.create_model(GENERIC, code="...")``.
 GENERIC = "bsszoo_code"
 # timm appends each name that it registers.
-__all__ = [GENERIC, "build", "build_as_timm", "config_of"]
+__all__ = [GENERIC, "build", "build_as_timm", "config_of", "input_config", "recount", "synchronised"]
 
 _HEAD: Any = ("num_classes", "global_pool")
 _OUTPUT_STRIDES = (8, 16, 32)
@@ -141,6 +143,49 @@ def config_of(code: Code) -> dict[str, Any]:
         "license": "apache-2.0",
         "paper_ids": "arXiv:2010.10261",
     }
+
+
+def input_config(network: nn.Module) -> dict[str, Any]:
+    """timm's evaluation input of a network (size, mean, deviation, crop), for the channels that it takes."""
+    made: Any = network
+    size = made.default_cfg["input_size"][1:]
+    config: dict[str, Any] = resolve_data_config({"input_size": (made.in_chans, *size)}, model=made)
+    for key in ("mean", "std"):
+        if len(config[key]) != made.in_chans:  # of three channels, where the network was built for others
+            config[key] = (sum(config[key]) / len(config[key]),) * made.in_chans
+    return config
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with ``SyncBatchNorm`` for every batch normalisation, weights and outputs as before.
+
+    By timm: torch's own conversion drops the activations that networks of MBConv blocks hold in their normalisation.
+    """
+    made: nn.Module = convert_sync_batchnorm(network)
+    return made
+
+
+def recount(
+    code: Code, image_size: ImageSize | None = None, *, num_classes: int = 1000, in_chans: int = 3
+) -> tuple[int, int]:
+    """A second count of a code's network: MACs by thop and parameters by torch of the built one.
+
+    The code says what is built and nothing of what it costs; the image size is the code's by default.
+    thop counts a batch norm at 4 operations an element and an average pooling at its inputs; both are zeroed, since
+    the paper's FLOPs count convolutions and linear layers only.
+    """
+    from thop import profile
+
+    def nothing(module: Any, _inputs: Any, _output: Any) -> None:
+        module.total_ops += torch.DoubleTensor([0])
+
+    height, width = checked_size(code.image_size if image_size is None else image_size)
+    model = build(code, num_classes=num_classes, in_chans=in_chans).eval()
+    params = sum(p.numel() for p in model.parameters())
+    zeroed = dict.fromkeys((nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d), nothing)
+    with torch.no_grad():
+        macs, _ = profile(model, inputs=(torch.zeros(1, in_chans, height, width),), custom_ops=zeroed, verbose=False)
+    return int(macs), params
 
 
 def _trunk_only(state: dict[str, Any], _: nn.Module) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 from bsszoo.codes.code import Code
 from bsszoo.errors import CodeError, WeightsError, shown
 from bsszoo.models.build import build
-from bsszoo.models.detector_weights import create_detector
+from bsszoo.models.detector import create_detector
 from bsszoo.models.loading import check_count, load, read_state, sizes_of
 from bsszoo.models.names import ModelEntry, hub_org
 from bsszoo.models.resolve import resolve
@@ -41,7 +41,7 @@ def create(
             the paper's flat form after the family's name), a ``Code``, a weights file, a training's folder, or
             ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``. With an organisation, any name that it has a
             repository of. Or a detector's name (``maskrcnn_resnet50``), for which
-            ``models.detector_weights.create_detector`` says what holds.
+            ``models.detector.create_detector`` says what holds.
         pretrained: False for fresh weights; True for the tag's or the default ones, or those of the repository or
             folder; a tag; ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or the path of a weights file
             (torchvision's keys are recognised). From repositories and folders only safetensors are taken.

@@ -21,6 +21,7 @@ from bsszoo.models.names import (
     ModelEntry,
     entries,
     entry_of,
+    find_detector,
     hub_org,
     is_detector,
     is_timms,
@@ -143,8 +144,6 @@ def _detector(detector: Detector, named: str) -> Network:
 
 
 def _named(text: str, path: Path, given: str | Code | None, org: str | None, cache_dir: str | Path | None) -> Network:
-    from bsszoo.models.detectors import find_detector
-
     if is_detector(text):
         detector = find_detector(text)
         if detector is not None:
@@ -213,7 +212,7 @@ def _kept(source: str, cache_dir: str | Path | None = None) -> Network:
 
 
 def _saved_detector(folder: Path, source: str) -> Network | None:
-    from bsszoo.models.detector_weights import saved_detector
+    from bsszoo.models.detector import saved_detector
 
     kept = saved_detector(folder)
     if kept is None:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bsszoo.errors import DataError, RecipeError, RunError, StoppedError
-from bsszoo.models.synchronised import synchronised
+from bsszoo.models.build import synchronised
 from bsszoo.texts import one_line
 from bsszoo.train.callbacks import NoCallback, Start, TrainingCallback, TrainingState
 from bsszoo.train.checkpoint import BEST, LAST, Folder, Progress, Row, best_of, pack, unpack_progress, weights_sha256

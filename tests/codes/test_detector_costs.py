@@ -21,7 +21,7 @@ from bsszoo.codes.detector import (
 )
 from bsszoo.codes.families import FAMILIES
 from bsszoo.errors import CodeError
-from bsszoo.models.detectors import find_detector
+from bsszoo.models.names import find_detector
 from bsszoo.spaces import Space, cost_array
 from bsszoo.spaces.chain import Chain
 from bsszoo.spaces.space import fit_scale, uniform_code

@@ -14,7 +14,7 @@ from bsszoo.codes.detector import DetectorHead
 from bsszoo.compression.reopen import report_study
 from bsszoo.errors import BudgetError, DataError, RecipeError, SettingsError
 from bsszoo.evaluators.detection import DetectionEvaluator, detection_recipe
-from bsszoo.models.detectors import find_detector
+from bsszoo.models.names import find_detector
 
 SMALL = "maskrcnn_fpn8_resnet18_c16-32-64-128_l1-1-1-1"
 

@@ -16,9 +16,9 @@ import bsszoo
 from bsszoo.codes.code import Code
 from bsszoo.errors import BssZooError, WeightsError
 from bsszoo.hub.push import push
+from bsszoo.models.build import input_config
 from bsszoo.models.create import create
-from bsszoo.models.detector_weights import saved_detector
-from bsszoo.models.pictures import input_config
+from bsszoo.models.detector import saved_detector
 from bsszoo.models.resolve import resolve
 
 CODE = "resnet18_c8-8-8-8_l1-1-1-1"

@@ -15,9 +15,8 @@ from torch import nn
 import bsszoo
 from bsszoo.codes.detector import Detector, detector_cost, detector_layers
 from bsszoo.errors import CodeError, UnknownNameError, WeightsError
-from bsszoo.models.detector import build_detector
-from bsszoo.models.detector_weights import create_detector
-from bsszoo.models.detectors import DETECTORS, find_detector
+from bsszoo.models.detector import build_detector, create_detector
+from bsszoo.models.names import DETECTORS, find_detector
 
 SMALL = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24"
 MBCONV = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bsszoo
-from bsszoo.models.synchronised import synchronised
+from bsszoo.models.build import synchronised
 
 CODES = (
     "resnet18_c8-8-16-16_l1-1-1-1",

@@ -16,8 +16,8 @@ import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.errors import DataError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.images import image_files
-from bsszoo.models.detector_weights import saved_text
-from bsszoo.models.detectors import find_detector
+from bsszoo.models.detector import saved_text
+from bsszoo.models.names import find_detector
 from bsszoo.predict import LEAST_SIDE, Found, Prediction, colour_of, drawn, predict, write_predictions
 from bsszoo.train.detection.labels import labels_of
 

@@ -25,7 +25,7 @@ from bsszoo.compression.finish import read_finish
 from bsszoo.errors import DataError, RecipeError, SettingsError
 from bsszoo.evaluators.training import training_recipe
 from bsszoo.export import check_inputs
-from bsszoo.models.pictures import input_config
+from bsszoo.models.build import input_config
 from bsszoo.predict import predict
 from bsszoo.train.callbacks import NoCallback
 from bsszoo.train.classification.data import ImageSplit, Stream, open_split, open_splits, open_test, unseen_split

@@ -9,9 +9,8 @@ from torch import nn
 
 from bsszoo.codes.detector import Detector
 from bsszoo.errors import SettingsError, UnknownNameError, WeightsError
-from bsszoo.models.detector_weights import CONFIG, SavedDetector, create_detector, saved_detector
-from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES, find_detector
-from bsszoo.models.names import LOCAL, is_detector
+from bsszoo.models.detector import CONFIG, SavedDetector, create_detector, saved_detector
+from bsszoo.models.names import LOCAL, TORCHVISION, TORCHVISION_CLASSES, find_detector, is_detector
 from bsszoo.models.weights import check_recorded
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.classification.recipe import read_tree_of

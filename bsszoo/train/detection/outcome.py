@@ -13,8 +13,8 @@ from torch import nn
 from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.errors import RecipeError, WeightsError
 from bsszoo.models.create import create
-from bsszoo.models.detector_weights import CONFIG, create_detector, saved_text
-from bsszoo.models.detectors import TORCHVISION, TORCHVISION_CLASSES
+from bsszoo.models.detector import CONFIG, create_detector, saved_text
+from bsszoo.models.names import TORCHVISION, TORCHVISION_CLASSES
 from bsszoo.models.saved_config import OWN
 from bsszoo.train.checkpoint import WEIGHTS, Folder, Kinds, best_of
 from bsszoo.train.classification.outcome import describe_weights, how_trained, of_files

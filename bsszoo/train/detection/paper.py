@@ -8,8 +8,7 @@ from typing import Final
 
 from bsszoo.codes.detector import CLASSES
 from bsszoo.errors import UnknownNameError
-from bsszoo.models.detectors import find_detector
-from bsszoo.models.names import is_detector
+from bsszoo.models.names import find_detector, is_detector
 from bsszoo.train.classification.paper import PREFIX, recipe_of
 from bsszoo.train.classification.recipe import assigned
 from bsszoo.train.detection.recipe import (

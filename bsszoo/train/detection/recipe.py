@@ -10,8 +10,7 @@ from pydantic import Field, model_validator
 
 from bsszoo.codes.detector import SIZE, Detector
 from bsszoo.errors import RecipeError
-from bsszoo.models.detectors import TORCHVISION, find_detector
-from bsszoo.models.names import is_detector
+from bsszoo.models.names import TORCHVISION, find_detector, is_detector
 from bsszoo.train.classification.recipe import (
     IMAGENET_MEAN,
     IMAGENET_STD,

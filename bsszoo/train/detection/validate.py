@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bsszoo.errors import DataError
-from bsszoo.models.detectors import TORCHVISION_CLASSES
+from bsszoo.models.names import TORCHVISION_CLASSES
 from bsszoo.train.classification.samples import end_readers, plain
 from bsszoo.train.detection.data import check_objects, open_coco, open_coco_split
 from bsszoo.train.detection.evaluation import DetectionFigures, evaluate_detector

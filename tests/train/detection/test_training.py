@@ -20,7 +20,7 @@ from small_detectors import BOXES, MASKS, TEXT, command, environment, run, small
 import bsszoo
 from bsszoo.codes.detector import Detector, detector_cost
 from bsszoo.errors import DataError, RecipeError, RunError, SettingsError, UnknownNameError, WeightsError
-from bsszoo.models.detectors import find_detector
+from bsszoo.models.names import find_detector
 from bsszoo.train.callbacks import NoCallback
 from bsszoo.train.classification.recipe import Recipe
 from bsszoo.train.detection.paper import any_recipe_of, coco_recipe
@@ -291,7 +291,7 @@ def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
         model.eval()
     with torch.inference_mode():
         assert all(torch.equal(v, resumed(pixels)[0][k]) for k, v in fresh(pixels)[0].items())
-    from bsszoo.models.detector_weights import saved_text
+    from bsszoo.models.detector import saved_text
     from bsszoo.train.detection.outcome import detector_of, settings_of
 
     labels = task._labels
