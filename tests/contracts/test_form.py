@@ -37,7 +37,8 @@ def test_every_public_name_says_what_it_is(path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("bsszoo.cli")])
-def test_examples_in_docstrings_run(module: str) -> None:
+def test_examples_in_docstrings_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
 
