@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final
 
 from bsszoo.codes.families.base import Shapes, Training, counted, multiples
-from bsszoo.codes.families.mobilenetv2 import MBConvNet
+from bsszoo.codes.families.mobilenetv2 import MBConvNet, torchvision_ends
 from bsszoo.codes.layers import N
 
 _INSIDE: Final = {
@@ -39,13 +39,7 @@ class EfficientNet(MBConvNet):
         if "features.1.0.block.0.0.weight" not in shapes:
             return None
         stages = counted(shapes, lambda i: f"features.{i + 1}.0.block.0.0")
-        names = {
-            "features.0.0": "conv_stem",
-            "features.0.1": "bn1",
-            "classifier.1": "classifier",
-            f"features.{stages + 1}.0": "conv_head",
-            f"features.{stages + 1}.1": "bn2",
-        }
+        names = torchvision_ends(stages + 1)
         for stage in range(stages):
             for block in range(counted(shapes, lambda i, s=stage: f"features.{s + 1}.{i}.block.0.0")):
                 at = f"features.{stage + 1}.{block}"

@@ -61,6 +61,17 @@ class MBConv(Block[N]):
         return self.mid_width // self.in_width
 
 
+def torchvision_ends(last: int) -> dict[str, str]:
+    """Our names of a torchvision network's layers before and behind its blocks; ``last`` is its last part's number."""
+    return {
+        "features.0.0": "conv_stem",
+        "features.0.1": "bn1",
+        "classifier.1": "classifier",
+        f"features.{last}.0": "conv_head",
+        f"features.{last}.1": "bn2",
+    }
+
+
 class MBConvNet(Family):
     """What MobileNetV2 and EfficientNets share: stem, fixed stage 2, head, the names of the modules, the builder."""
 
@@ -137,13 +148,7 @@ class MBConvNet(Family):
         if "features.1.conv.0.0.weight" not in shapes:
             return None
         blocks = counted(shapes, lambda i: f"features.{i + 1}.conv.0.0")
-        names = {
-            "features.0.0": "conv_stem",
-            "features.0.1": "bn1",
-            "classifier.1": "classifier",
-            f"features.{blocks + 1}.0": "conv_head",
-            f"features.{blocks + 1}.1": "bn2",
-        }
+        names = torchvision_ends(blocks + 1)
         stage, index, width = -1, 0, 0
         for i in range(1, blocks + 1):
             at = f"features.{i}.conv"
