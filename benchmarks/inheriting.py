@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from bsszoo.codes.code import Code
-from bsszoo.compression.confirm import difference, mean_interval, shown
+from bsszoo.compression.confirm import difference, format_interval, mean_interval
 from bsszoo.compression.finish import Finish, finish
 from bsszoo.models.names import resolve_code
 from bsszoo.train.classification.recipe import read_recipe, with_values
@@ -38,8 +38,10 @@ def main() -> None:
                 carried = words or carried
                 print(f"{way}, {epochs} epochs, seed {seed}: {top1:.2f}", file=sys.stderr, flush=True)
             fresh = found if way == "fresh" else fresh
-            against = "" if way == "fresh" or not fresh else shown(difference(found, fresh), sign=True)
-            print(f"| {epochs} | {way} | {shown(mean_interval(found))} | {against} | {len(found)} |", flush=True)
+            against = "" if way == "fresh" or not fresh else format_interval(difference(found, fresh), sign=True)
+            print(
+                f"| {epochs} | {way} | {format_interval(mean_interval(found))} | {against} | {len(found)} |", flush=True
+            )
     if carried:
         print(f"\nInherited: {carried}")
 

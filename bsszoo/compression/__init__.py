@@ -1,4 +1,4 @@
-"""The main job: search a code under a budget, end to end."""
+"""Compression: search a code under a budget, end to end."""
 
 from bsszoo.compression.events import Event, LogLines
 from bsszoo.compression.result import CompressResult

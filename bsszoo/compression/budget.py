@@ -1,4 +1,4 @@
-"""Budgets as people write them: ``130M``, ``0.13G``, ``60%``, and what tells a code's latency."""
+"""Budgets as people write them: ``130M``, ``0.13G``, ``60%``, and models of a code's latency."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bsszoo.report.figures import human
 from bsszoo.spaces.limits import LatencyFunction, LatencyModel, LatencyTable, as_latency_model
 from bsszoo.study.result import ResolvedBudget
 
-# A budget may exceed the network's own by one in so many.
+# A budget may exceed the network's cost by this part of it.
 _ROUNDING: Final = 100
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _NUMBER = re.compile(r"\s*(\d+\.?\d*(?:e\+?\d+)?|\.\d+(?:e\+?\d+)?)\s*([kmgb%]?)\s*", re.IGNORECASE)
@@ -47,19 +47,19 @@ def parse_amount(text: str | float, *, of: int, what: str) -> int:
 
 
 def plausible(macs: int, text: object) -> str:
-    """A hint for a budget that was given without its unit: `` Did you mean 130M?``, else nothing."""
+    """A hint for a budget without its unit: `` Did you mean 130M?``, else nothing."""
     return f" Did you mean {text}M?" if macs < 100_000 and str(text).strip().isdigit() else ""
 
 
-def check_not_larger(network: str, own: int, macs: int) -> None:
-    """A ``BudgetError`` for a budget above the network's own multiply-adds, as ``compress`` would make it larger.
+def check_not_larger(network: str, reference: int, macs: int) -> None:
+    """A ``BudgetError`` for a budget above the network's multiply-adds, as ``compress`` would make it larger.
 
     One percent is left to rounding: ResNet-50, of 4.09B, is 4.1B in the paper.
     """
-    if macs > own + own // _ROUNDING:
+    if macs > reference + reference // _ROUNDING:
         raise BudgetError(
-            f"{network} has {human(own)} MACs; a budget of {human(macs)} would make it larger. Give a "
-            "smaller one (60% is a share of its own), or --grow (grow=True in Python) if larger networks "
+            f"{network} has {human(reference)} MACs; a budget of {human(macs)} would make it larger. Give a "
+            "smaller one (60% is a share of its MACs), or --grow (grow=True in Python) if larger networks "
             "are what you look for."
         )
 
@@ -72,8 +72,8 @@ def resolved_budget(budget: Budget, cost: Cost, latency: LatencyLimit | None) ->
     """
 
     def amount(name: str) -> int | None:
-        given = getattr(budget, name)
-        return None if given is None else parse_amount(given, of=getattr(cost, name), what=f"--{name}")
+        value = getattr(budget, name)
+        return None if value is None else parse_amount(value, of=getattr(cost, name), what=f"--{name}")
 
     macs = parse_amount(budget.flops, of=cost.macs, what="--flops")
     if hint := plausible(macs, budget.flops):
@@ -89,7 +89,7 @@ def resolved_budget(budget: Budget, cost: Cost, latency: LatencyLimit | None) ->
 
 @dataclass(frozen=True, slots=True)
 class LatencyLimit:
-    """What tells a code's latency, the most it may be [ms], and what a run's settings keep of it."""
+    """A latency model, the upper limit [ms], and their entries in a run's settings."""
 
     model: LatencyModel
     most: float | None
@@ -101,15 +101,15 @@ def latency_limit(
     table: str | Path | Mapping[Any, float] | LatencyTable | None,
     model: str | Callable[[Code], Any] | LatencyModel | None,
 ) -> LatencyLimit | None:
-    """The limit on latency that was asked for; None without one.
+    """The limit on latency; None without a limit and a model.
 
     Args:
-        most: Most milliseconds.
+        most: Upper limit [ms].
         table: A ``LatencyTable``, a mapping from blocks to ms, or a JSON or CSV file of one.
         model: ``"module:function"``, a function of a code that returns ms, or a ``LatencyFunction``.
 
     Raises:
-        BudgetError: Both or neither tell the latency that is limited, or one of them is no such thing.
+        BudgetError: A limit without a model, both models, or an invalid value.
         UnknownNameError: There is no such module or function.
 
     Example:
@@ -121,37 +121,38 @@ def latency_limit(
         if most is None:
             return None
         raise BudgetError(
-            f"--max-latency is {shown(most)} ms, but nothing tells a code's latency before it is built: "
+            f"--max-latency is {shown(most)} ms, but nothing predicts a code's latency: "
             "give --latency-table FILE or --latency-model MODULE:FUNCTION with it."
         )
     if table is not None and model is not None:
-        raise BudgetError("--latency-table and --latency-model were both given; one of them tells the latency.")
+        raise BudgetError("--latency-table and --latency-model are both set; give one of them.")
     top = None if most is None else _milliseconds(most)
     if table is not None:
-        known = as_latency_model(table)
-        kept: dict[str, Any] = {
-            "latency_table": str(Path(table).absolute()) if isinstance(table, (str, Path)) else known.name
+        latency = as_latency_model(table)
+        entries: dict[str, Any] = {
+            "latency_table": str(Path(table).absolute()) if isinstance(table, (str, Path)) else latency.name
         }
-        mark = known.digest() if isinstance(known, LatencyTable) else ""
+        fingerprint = latency.digest() if isinstance(latency, LatencyTable) else ""
     else:
         if isinstance(model, str):
             loaded = load_function(model, "latency model", "MODULE:FUNCTION")
-            known = (
+            latency = (
                 loaded
                 if not callable(loaded) or isinstance(loaded, LatencyModel)
                 else LatencyFunction(loaded, name=model)
             )
-        known = as_latency_model(known if isinstance(model, str) else model)
-        kept = {"latency_model": model if isinstance(model, str) else known.name}
-        mark = digest(FunctionEvaluator(known.function if isinstance(known, LatencyFunction) else type(known)))
-    return LatencyLimit(known, top, {"latency_ms": top, **kept, "latency_source": mark})
+        latency = as_latency_model(latency if isinstance(model, str) else model)
+        entries = {"latency_model": model if isinstance(model, str) else latency.name}
+        function = latency.function if isinstance(latency, LatencyFunction) else type(latency)
+        fingerprint = digest(FunctionEvaluator(function))
+    return LatencyLimit(latency, top, {"latency_ms": top, **entries, "latency_source": fingerprint})
 
 
-def _milliseconds(given: str | float) -> float:
+def _milliseconds(value: str | float) -> float:
     try:
-        value = float(str(given).strip().lower().removesuffix("ms"))
+        number = float(str(value).strip().lower().removesuffix("ms"))
     except ValueError:
-        value = math.nan
-    if isinstance(given, bool) or not 0 < value < 1e9:
-        raise BudgetError(f"--max-latency is {shown(given)}; it takes milliseconds above 0, such as 12.5.")
-    return value
+        number = math.nan
+    if isinstance(value, bool) or not 0 < number < 1e9:
+        raise BudgetError(f"--max-latency is {shown(value)}; it takes milliseconds above 0, such as 12.5.")
+    return number

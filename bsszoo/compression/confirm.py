@@ -1,9 +1,9 @@
-"""``confirm``: the best code found and the controls at its budget, trained afresh and measured on unseen pictures.
+"""``confirm``: the best code and the controls at its budget, trained again and measured on unseen images.
 
 The score of the best of many candidates flatters it: it was the best partly by luck. So it is trained again, with seeds
 that the search did not use, beside the original rescaled uniformly and random feasible codes, each in the same way; all
-are measured once on a split that nothing was chosen by. Kept in the study, so that a run that was stopped goes on, and
-machines that share a study share these trainings too.
+are measured once on a split that nothing was chosen by. Results are stored in the study, so that a stopped run resumes
+and machines that share a study share these trainings too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 
-_KEPT: Final = "bsszoo:test"
+_PREFIX: Final = "bsszoo:test"
 
 
 @runtime_checkable
@@ -36,12 +36,12 @@ class Tester(Protocol):
 
     @property
     def test_measures(self) -> str:
-        """What ``tested`` measures, in words."""
+        """What ``tested`` measures, as a sentence."""
         ...
 
     @property
     def test_unit(self) -> str:
-        """What a difference of two results is counted in, such as ``points of test accuracy``."""
+        """Unit of a difference of two results, such as ``points of test accuracy``."""
         ...
 
     def tested(self, code: Code, number: int) -> float:
@@ -58,7 +58,7 @@ class _Task:
 
     @property
     def key(self) -> str:
-        return f"{_KEPT}:{self.code}:{self.number}"
+        return f"{_PREFIX}:{self.code}:{self.number}"
 
 
 def confirm(
@@ -72,26 +72,26 @@ def confirm(
     seed: int = 0,
     on_result: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Confirmation:
-    """The best code beside the controls, on unseen pictures.
+    """The best code beside the controls, on unseen images.
 
     Args:
         judge: What trains and measures.
-        plan: The search's plan: its candidates are what random codes are drawn from.
-        best: The best code found.
-        study: Keeps the results.
+        plan: The search's plan: random codes are drawn from its candidates.
+        best: The best code.
+        study: Stores the results.
         trainings: Fresh trainings each of the best code and the uniformly rescaled network, and the number of random
-            feasible codes, of one training each. From 3 on intervals can be given.
+            feasible codes, of one training each. Intervals need 3 or more.
         workers: Trainings at the same time.
         seed: Decides which random codes are drawn.
-        on_result: Called with what was done and how many of how many are done.
+        on_result: Called with the last result as text, the number of finished trainings and their total.
     """
     tasks = list(_tasks(plan, best, trainings, seed))
-    known = {t.key: float(v) for t in tasks if is_number(v := study.user_attrs.get(t.key))}
+    results = {t.key: float(v) for t in tasks if is_number(v := study.user_attrs.get(t.key))}
     notes = []
-    left = [t for t in tasks if t.key not in known]
-    on_result("", len(known), len(tasks))
+    remaining = [t for t in tasks if t.key not in results]
+    on_result("", len(results), len(tasks))
     with share_of_threads(workers), ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(judge.tested, t.code, t.number): t for t in left}
+        running = {pool.submit(judge.tested, t.code, t.number): t for t in remaining}
         try:
             for future in as_completed(running):
                 task = running[future]
@@ -100,13 +100,13 @@ def confirm(
                 except (Exception, SystemExit) as error:
                     notes.append(f"A training of the {task.label} code failed: {reason(error)}")
                     continue
-                known[task.key] = value
+                results[task.key] = value
                 study.set_user_attr(task.key, value)
-                on_result(f"{task.label}: {value:.2f}", len(known), len(tasks))
+                on_result(f"{task.label}: {value:.2f}", len(results), len(tasks))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    rows = list(_rows(plan, tasks, known))
+    rows = list(_rows(plan, tasks, results))
     return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
 
 
@@ -122,24 +122,24 @@ def _tasks(plan: Plan, best: Code, trainings: int, seed: int) -> Iterator[_Task]
             yield _Task(f"random {number + 1}", "random", drawn[number], 0)
 
 
-def _rows(plan: Plan, tasks: Sequence[_Task], known: dict[str, float]) -> Iterator[ConfirmedRow]:
+def _rows(plan: Plan, tasks: Sequence[_Task], results: dict[str, float]) -> Iterator[ConfirmedRow]:
     order = {"uniform": 0, "random": 1, "found": 2}
     for label, role, code in sorted({(t.label, t.role, t.code) for t in tasks}, key=lambda r: (order[r[1]], r[0])):
-        tests = tuple(known[t.key] for t in tasks if (t.label, t.code) == (label, code) and t.key in known)
-        found = mean_interval(tests) if tests else Interval(0.0)
-        yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, found.low, found.high)
+        tests = tuple(results[t.key] for t in tasks if (t.label, t.code) == (label, code) and t.key in results)
+        interval = mean_interval(tests) if tests else Interval(0.0)
+        yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, interval.low, interval.high)
 
 
 def _verdicts(rows: Sequence[ConfirmedRow], unit: str) -> Iterator[str]:
-    found = [v for r in rows if r.role == "found" for v in r.tests]
+    best = [v for r in rows if r.role == "found" for v in r.tests]
     groups = (("the uniformly rescaled network", "uniform"), ("random feasible codes", "random"))
     for name, role in groups:
         control = [v for r in rows if r.role == role for v in r.tests]
-        if found and control:
-            yield verdict(found, control, name, unit)
+        if best and control:
+            yield verdict(best, control, name, unit)
 
 
-# Whether a found code is better than the controls: intervals over fresh trainings, and words that obey them
+# Whether the best code is better than the controls: intervals over fresh trainings, and sentences that follow them
 
 
 #: Every interval holds the true value with this probability, if trainings vary normally.
@@ -156,12 +156,12 @@ class Interval:
 
     @property
     def above_zero(self) -> bool:
-        """Whether the whole interval is above zero; never without one."""
+        """Whether the whole interval is above zero; False without one."""
         return self.low is not None and self.low > 0
 
     @property
     def below_zero(self) -> bool:
-        """Whether the whole interval is below zero; never without one."""
+        """Whether the whole interval is below zero; False without one."""
         return self.high is not None and self.high < 0
 
 
@@ -200,7 +200,7 @@ def difference(of: Sequence[float], against: Sequence[float]) -> Interval:
     return Interval(mean, float(bounds.low), float(bounds.high))
 
 
-def shown(interval: Interval, *, sign: bool = False, digits: int = 2) -> str:
+def format_interval(interval: Interval, *, sign: bool = False, digits: int = 2) -> str:
     """``91.20 (90.80 to 91.60)``, or the mean alone."""
     form = f"{'+' if sign else ''}.{digits}f"
     # Rounded first, and minus nought made nought.
@@ -211,21 +211,22 @@ def shown(interval: Interval, *, sign: bool = False, digits: int = 2) -> str:
     return text if low is None or high is None else f"{text} ({format(low, form)} to {format(high, form)})"
 
 
-def verdict(found: Sequence[float], control: Sequence[float], name: str, unit: str = "points of test accuracy") -> str:
+def verdict(best: Sequence[float], control: Sequence[float], name: str, unit: str = "points of test accuracy") -> str:
     """One sentence that says "better" or "worse" only when the whole interval does.
 
     Args:
-        found: Results of the code found [n].
+        best: Results of the best code [n].
         control: Results of the control [m].
-        name: The control in words.
-        unit: What the results are counted in.
+        name: The control's name.
+        unit: Unit of the results.
     """
-    gap = difference(found, control)
-    counts = f"{len(found)} against {len(control)} trainings"
+    gap = difference(best, control)
+    counts = f"{len(best)} against {len(control)} trainings"
     if gap.low is None:
         return (
-            f"Against {name}: {shown(gap, sign=True)} {unit}, {counts}. No interval can be given, so nothing is "
-            "claimed: --confirm 3 or more trainings give one."
+            f"Against {name}: {format_interval(gap, sign=True)} {unit}, {counts}. Too few trainings for an interval, "
+            "so nothing is claimed: give --confirm 3 or more."
         )
     word = "better than" if gap.above_zero else "worse than" if gap.below_zero else "not distinguishable from"
-    return f"The code found is {word} {name}: {shown(gap, sign=True)} {unit}, {100 * LEVEL:.0f}% interval, {counts}."
+    interval = f"{format_interval(gap, sign=True)} {unit}, {100 * LEVEL:.0f}% interval"
+    return f"The best code is {word} {name}: {interval}, {counts}."

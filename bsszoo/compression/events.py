@@ -1,4 +1,4 @@
-"""``Event``: what a compression has just done, for progress bars, notebooks and logs alike."""
+"""``Event``: a step of a compression, for progress bars, notebooks and logs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Phase = Literal["plan", "controls", "search", "measure", "confirm", "finish"]
 class Event:
     """A step of a compression.
 
-    ``text`` is a line or more for a log. ``done`` of ``total`` steps of the phase are over (trials of ``search``,
-    trainings of ``confirm``, updates of ``finish``); 0 of 0 where that is not counted. ``trial`` has just finished,
-    ``best`` is the best one so far. ``folder`` is the run's, once it has one. ``minor`` events come so often that a log
-    takes one now and then.
+    ``text`` is a line or more for a log. ``done`` of ``total`` steps of the phase are finished (trials of ``search``,
+    trainings of ``confirm``, updates of ``finish``); 0 of 0 where steps are not counted. ``trial`` has just finished,
+    ``best`` is the best one so far. ``folder`` is the run's, once it is open. ``minor`` events are frequent: a log
+    writes few of them.
     """
 
     phase: Phase
@@ -45,7 +45,7 @@ Callback = Callable[[Event], None]
 
 
 def begun(network: str, budget: ResolvedBudget) -> Event:
-    """The request was understood; candidates are drawn next, which takes long when few codes are feasible."""
+    """The request was understood; candidates are drawn next, which takes long where few codes are feasible."""
     limit = f", params at most {human(budget.params)}" if budget.params else ""
     limit += f", activations at most {human(budget.activations)}" if budget.activations else ""
     limit += f", latency at most {budget.latency_ms:g} ms" if budget.latency_ms else ""
@@ -55,13 +55,13 @@ def begun(network: str, budget: ResolvedBudget) -> Event:
 def planned(plan: Plan, info: EvaluatorInfo, folder: Path, done: int, trials: int) -> Event:
     """The candidates are drawn; ``done`` of the ``trials`` asked for were finished by an earlier run."""
     macs = plan.candidates.macs
-    assert macs is not None  # drawn from a space, whose costs are known
+    assert macs is not None  # drawn from a space, which computes their costs
     earlier = (
         ""
         if not done
         else f" ({done} trials are finished already; {trials} were asked for, so none is left to do)"
         if done >= trials
-        else f" (going on after {done} finished trials)"
+        else f" (resuming after {done} finished trials)"
     )
     lines = [
         f"Candidates: {len(plan.candidates):,} codes within the limits, {human(int(macs.min()))} to "
@@ -81,14 +81,14 @@ def planned(plan: Plan, info: EvaluatorInfo, folder: Path, done: int, trials: in
 
 
 class SearchEvents:
-    """The events of a search, which count its trials and know the best."""
+    """The events of a search, with its count of trials and its best one."""
 
     def __init__(self, emit: Callback, done: Sequence[TrialRow], total: int) -> None:
         self._emit, self.done, self.total = emit, len(done), total
         self.best = max((t for t in done if t.score is not None), key=lambda t: t.score or 0.0, default=None)
 
     def started(self) -> None:
-        """The first code is asked for next."""
+        """The first code is suggested next."""
         self._emit(Event("search", "", self.done, self.total, best=self.best, minor=True))
 
     def finished(self, trial: TrialRow) -> None:
@@ -103,7 +103,7 @@ class SearchEvents:
         self._emit(Event("search", text, self.done, self.total, trial, self.best, minor=minor))
 
     def waiting(self, trials: int) -> None:
-        """Nothing is left to ask for; so many trials are still evaluated by other machines."""
+        """No code is left to suggest; ``trials`` trials are still running on other machines."""
         word = "trial" if trials == 1 else "trials"
         self._emit(
             Event(
@@ -122,13 +122,13 @@ class SearchEvents:
 
 
 def confirming(result: str, done: int, trainings: int) -> Event:
-    """So many of so many fresh trainings are done; ``result`` is the last one's, empty at the start."""
-    already = f", {done} of them done already" if done else ""
+    """``done`` of ``trainings`` fresh trainings are finished; ``result`` is the last one's, empty at the start."""
+    already = f", {done} of them finished already" if done else ""
     text = (
         f"  {done}/{trainings} {result}"
         if result
         else f"Confirming: {trainings} fresh trainings of the best code and of controls, measured on unseen "
-        f"pictures{already} ..."
+        f"images{already} ..."
     )
     return Event("confirm", text, done, trainings)
 
@@ -143,11 +143,11 @@ class TrainingEvents:
     def started(self, start: Start) -> None:
         """Everything is checked and opened."""
         self._done, self._total, self._ends, self._val = start.resumed, start.total, len(start.ends), start.val
-        resumed = f", going on after {start.resumed:,} of them" if start.resumed else ""
+        resumed = f", resuming after {start.resumed:,} of them" if start.resumed else ""
         self._emit(
             Event(
                 "finish",
-                f"{start.total:,} updates on {start.train:,} pictures, {start.val:,} to validate on{resumed}; "
+                f"{start.total:,} updates on {start.train:,} images, {start.val:,} to validate on{resumed}; "
                 f"folder {start.folder}",
                 start.resumed,
                 start.total,
@@ -160,17 +160,17 @@ class TrainingEvents:
         text = f"update {state.update}/{self._total}: loss {state.loss:.4f}, {state.images_per_s:,.0f} images/s"
         self._emit(Event("finish", text, state.update, self._total, minor=True))
 
-    def validating(self, pictures: int) -> None:
-        """So many pictures of the validation split are done."""
-        text = f"validating: {pictures:,} of {self._val:,} pictures"
+    def validating(self, images: int) -> None:
+        """``images`` of the validation split are done."""
+        text = f"validating: {images:,} of {self._val:,} images"
         self._emit(Event("finish", text, self._done, self._total, minor=True))
 
     def validated(self, row: Row) -> None:
-        """A round is over."""
+        """An epoch is validated."""
         self._emit(Event("finish", row.text(self._ends), self._done, self._total))
 
     def note(self, text: str) -> None:
-        """Something that a person should know."""
+        """A note for the user."""
         self._emit(Event("finish", f"Note: {text}"))
 
 

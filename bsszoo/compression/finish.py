@@ -1,8 +1,8 @@
-"""``finish``: the network that a search found, trained in full; the original may teach it, or give it its weights.
+"""``finish``: the best code of a search, trained in full; the original may be its teacher, or pass its weights on.
 
-    code found --finish_recipe--> Recipe --inherited_start--> a file of weights, which the recipe names --> train.loop
+    best code --finish_recipe--> Recipe --inherited_start--> a file of weights, which the recipe names --> train.loop
 
-What is trained is all in the recipe that is written beside the training, so that ``bsszoo train`` (or ``torchrun``, on
+All settings are in the recipe that is written beside the training, so that ``bsszoo train`` (or ``torchrun``, on
 several devices) does the same.
 """
 
@@ -33,14 +33,15 @@ PAPER: Final = "paper"
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How the best code found is trained in the end.
+    """How the best code is trained in full.
 
     Args:
-        recipe: How; its network does not matter. ``read_finish`` makes one of what a person gives.
-        data: The folder of the pictures, as ``bsszoo train --data``.
-        teacher: Weights of the original, as ``bsszoo.create`` takes them, whose outputs are learnt as well; None for
-            no teacher. How much they count is the recipe's ``loss.teacher_share`` and ``loss.temperature``.
-        inherit: Weights of the original that the code's own start from, as far as shapes allow; None for fresh ones.
+        recipe: Its network is replaced. ``read_finish`` makes one of the option ``--finish``.
+        data: The folder of the images, as ``bsszoo train --data``.
+        teacher: Weights of the original, as ``bsszoo.create`` takes them, whose outputs are distilled; None for no
+            teacher. The recipe sets their share: ``loss.teacher_share`` and ``loss.temperature``.
+        inherit: Weights of the original that the code's network starts from, as far as shapes allow; None for fresh
+            ones.
         device: As ``bsszoo train --device``.
     """
 
@@ -51,7 +52,7 @@ class Finish:
     device: str | None = None
 
     def check(self, original: Code) -> None:
-        """What would otherwise show after the search only: pictures, and weights of the original.
+        """Check before the search what is needed after it: images, and weights of the original.
 
         Raises:
             DataError, WeightsError, RecipeError: They cannot be used.
@@ -76,11 +77,11 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
     """The recipe that ``--finish`` names.
 
     Args:
-        what: A YAML file, or ``"paper"``: Table 1's of the family, on the pictures of the search, with a validation
-            split of their own.
+        what: A YAML file, or ``"paper"``: Table 1's of the family, on the images of the search, with their
+            validation split.
         family: A family's name.
-        candidates: Gives the recipe by which candidates were trained, or would be; not asked for a file.
-        data: The folder of the pictures: where it has no validation split, training pictures are held out for the
+        candidates: Returns the recipe by which candidates are trained; not called for a file.
+        data: The folder of the images: where it has no validation split, training images are held out for the
             paper's recipe, as they are for candidates.
 
     Raises:
@@ -99,19 +100,19 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
     holdout = 0.0 if has_split(judged.data, data, judged.data.val_split) else judged.data.holdout
     whole = with_values(judged, data={"holdout": holdout, "subset": 1.0, "test_split": None})
     made = paper_recipe(family, num_classes=whole.model.num_classes, data=whole.data)
-    how = ("device_batch", "precision", "channels_last", "workers")
-    return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in how})
+    machine = ("device_batch", "precision", "channels_last", "workers")
+    return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in machine})
 
 
 def finish(how: Finish, code: Code, original: Code, folder: Path, callback: TrainingCallback | None = None) -> Finished:
-    """Train the best code found in a run's folder, or go on with that.
+    """Train the best code in a run's folder, or resume that training.
 
     Args:
-        how: How.
+        how: The recipe, data and weights.
         code: The code.
         original: The network that was compressed: the teacher, and whose weights are inherited.
-        folder: The run's folder. The training is in ``finish_MARK`` in it, where the mark is the code's, its recipe
-            in ``finish_MARK.yaml``.
+        folder: The run's folder. The training is in ``finish_FINGERPRINT`` in it, of the code's fingerprint, and
+            its recipe in ``finish_FINGERPRINT.yaml``.
         callback: Called during the training.
 
     Raises:
@@ -145,16 +146,16 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, callback: Trai
 
 
 def training_folder(folder: Path, code: Code) -> Path:
-    """Where a code's training in full is kept in a run's folder; another best code has another one."""
+    """The folder of a code's training in full in a run's folder; another best code has another one."""
     return folder / f"finish_{hashlib.sha256(str(code).encode()).hexdigest()[:6]}"
 
 
 def inherited_start(recipe: Recipe, code: Code, original: Code, weights: str, folder: Path) -> tuple[Recipe, str]:
-    """The recipe that starts from the original's weights, which are written for it, and how much it inherits in words.
+    """The recipe that starts from the original's weights, which are written to a file, and a note on what it inherits.
 
     Args:
-        recipe: The recipe of the code found.
-        code, original: The code found, and the one that the weights are of.
+        recipe: The recipe of the code.
+        code, original: The code, and the one that the weights are of.
         weights: As ``bsszoo.create`` takes them.
         folder: The run's folder.
 
@@ -170,17 +171,16 @@ def inherited_start(recipe: Recipe, code: Code, original: Code, weights: str, fo
         begun = read_json(note)
         if begun is None or not {*wanted, "words"} <= begun.keys():
             raise SettingsError(
-                f"{note} cannot be read, or is no note of ours. Take it, {start} and {out} away to "
-                "begin that training anew; the search is kept."
+                f"{note} cannot be read, or was not written by bsszoo. Remove it, {start} and {out} to "
+                "start that training again; the search stays."
             )
     if begun is None:
-        found = _inherit(recipe, code, original, weights, start)
-        begun = {**wanted, **asdict(found), "words": str(found)}
+        inheritance = _inherit(recipe, code, original, weights, start)
+        begun = {**wanted, **asdict(inheritance), "words": str(inheritance)}
         write_whole(note, json.dumps(begun, indent=2) + "\n")
     elif {k: begun[k] for k in wanted} != wanted:
         raise SettingsError(
-            f"{start} was inherited from {begun['weights']}. Take it and {out} away to begin anew, or "
-            "give another --out."
+            f"{start} was inherited from {begun['weights']}. Remove it and {out} to start again, or give another --out."
         )
     return with_values(recipe, model={"pretrained": str(start.absolute())}), str(begun["words"])
 
@@ -198,19 +198,19 @@ def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Pa
     from bsszoo.train.classification.outcome import start_network
 
     part = recipe.model
-    # With its own number of classes: a classifier that is not the trained one is not inherited.
+    # With the weights' number of classes: a classifier that is not the trained one is not inherited.
     classes = classes_of(fetch(weights, original, entry_of(original), org=hub_org(None)), original)
     trained = create(original, pretrained=weights, num_classes=classes, in_chans=part.in_chans)
     torch.manual_seed(recipe.run.seed)
     network = start_network(recipe, fresh=True)
-    found = inherit_weights(network, code, trained, original)
+    inheritance = inherit_weights(network, code, trained, original)
     with whole_file(start) as scratch:
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, scratch, metadata={"format": "pt"})
-    return found
+    return inheritance
 
 
 def _fixed(weights: str) -> str:
-    """Weights that stay the same ones from whichever folder the recipe is used: paths are made absolute."""
+    """Weights as the recipe names them: paths are made absolute, so that it can be used from any folder."""
     prefix = "local-dir:" if weights.startswith("local-dir:") else ""
     path = Path(weights.removeprefix(prefix)).expanduser()
     return f"{prefix}{path.absolute()}" if path.exists() else weights

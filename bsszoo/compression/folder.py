@@ -1,4 +1,4 @@
-"""What a run leaves on disk: settings, study, ``result.json``, ``trials.csv``, ``report.html``; one run at a time."""
+"""The files of a run: settings, study, ``result.json``, ``trials.csv``, ``report.html``; one run at a time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES, NOTES = (
     "latency_table.json",
     "notes.json",
 )
-#: How the code found is trained on the user's pictures.
+#: How the best code is trained on the user's images.
 TRAINING_RECIPE = "training_recipe.yaml"
-# The path of a latency table may differ from machine to machine: its content is marked by ``latency_source``.
+# The path of a latency table may differ from machine to machine: ``latency_source`` is the fingerprint of its content.
 _PATHS = ("latency_table",)
-# Settings that are marks of a content, which say nothing to a person.
+# Settings that are fingerprints: a message says what changed instead of their values.
 _HASHES = {
     "evaluator_source": "the evaluator, its file or what it trains on, has changed",
-    "latency_source": "what tells the latency has changed",
+    "latency_source": "the model of the latency has changed",
     "candidates": "other candidates were drawn, as another version of bsszoo or numpy does",
 }
 _LOCK, _STUDY = ".lock", "study.db"
@@ -45,7 +45,7 @@ class FolderInUseError(SettingsError):
 
 @contextmanager
 def first_free_folder(path: Path) -> Iterator[Path]:
-    """Hold the folder, or, where other processes run in it, the first free one of ``path_2``, ``path_3``, ..
+    """Lock the folder, or, where other processes run in it, the first free one of ``path_2``, ``path_3``, ..
 
     Raises:
         SettingsError: As ``run_folder``.
@@ -64,7 +64,7 @@ def first_free_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def run_folder(path: Path) -> Iterator[None]:
-    """Hold the folder of a run: it exists, can be written and is no other process's for as long.
+    """Lock the folder of a run: within, it exists, can be written and no other process uses it.
 
     Raises:
         SettingsError: It cannot be written, holds other files, or another process is running there.
@@ -79,11 +79,11 @@ def run_folder(path: Path) -> Iterator[None]:
         raise SettingsError(
             f"The output folder {path} cannot be written: {error.strerror or error}. Give another with --out."
         ) from None
-    # Names with a dot are a file manager's, or ours from a kill in the middle of writing.
-    # Settings that were damaged and are kept under another name say as well that the folder is ours.
+    # Names with a dot are a file manager's, or were left by a kill in the middle of writing.
+    # Damaged settings that were moved to another name show as well that a run of bsszoo was here.
     ours = (path / _STUDY).exists() or any(path.glob(f"{SETTINGS}*"))
     if not ours and any(not p.name.startswith((".", _STUDY)) for p in path.iterdir()):
-        raise SettingsError(f"{path} holds other files and no search of ours. Give an empty folder with --out.")
+        raise SettingsError(f"{path} holds other files and no search of bsszoo. Give an empty folder with --out.")
     lock = FileLock(path / _LOCK, timeout=0)
     try:
         lock.acquire()
@@ -113,7 +113,7 @@ def in_use(path: Path) -> bool:
     except Timeout:
         return True
     except OSError:
-        return False  # a copy that cannot be written: nobody searches there
+        return False  # a copy that cannot be written: no process searches there
     return False
 
 
@@ -125,9 +125,8 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     earlier = read_json(file)
     if earlier is None:
         raise SettingsError(
-            f"{file} cannot be read, or holds no settings. {_aside(file)} The settings stand in the "
-            "study as well, with all trials: the same command goes on with them and writes the file "
-            "again."
+            f"{file} cannot be read, or holds no settings. {_aside(file)} The study has the settings "
+            "too, and all trials: the same command resumes and writes the file again."
         )
     if differ := differences(earlier, settings):
         raise SettingsError(
@@ -137,62 +136,62 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """What differs between two runs' settings, in words; empty when nothing does."""
+    """What differs between two runs' settings, as text; empty when nothing does."""
     keys = [k for k in dict.fromkeys([*earlier, *settings]) if k not in _PATHS and earlier.get(k) != settings.get(k)]
-    named = [
+    changed = [
         f"{one_line(k, 40)} was {one_line(repr(earlier.get(k)))} and now is {one_line(repr(settings.get(k)))}"
         for k in keys
         if k not in _HASHES
     ]
-    # Other candidates, or another source, are what follows from another budget or evaluator; alone they are the cause.
-    return "; ".join(named or [_HASHES[k] for k in keys])
+    # Another budget or evaluator changes the fingerprints too: these are named only where nothing else changed.
+    return "; ".join(changed or [_HASHES[k] for k in keys])
 
 
 def check_trials(path: Path, trials: int) -> None:
     """A ``SettingsError`` if the folder's results list more trials than the study holds: they would be overwritten."""
     result = read_result(path) or {}
     counts = result.get("trials")
-    kept = sum(n for n in counts.values() if isinstance(n, int)) if isinstance(counts, dict) else 0
-    if kept > trials:
+    listed = sum(n for n in counts.values() if isinstance(n, int)) if isinstance(counts, dict) else 0
+    if listed > trials:
         raise SettingsError(
-            f"{path / RESULT} lists {kept} trials and the study holds {trials}: it is not the study of "
-            "these results. Bring it back, or give another --out."
+            f"{path / RESULT} lists {listed} trials and the study holds {trials}: it is not the study of "
+            "these results. Restore that one, or give another --out."
         )
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """What ``result.json`` in a run's folder holds; None when there is none.
+    """The content of ``result.json`` in a run's folder; None when there is none.
 
     Raises:
         SettingsError: It cannot be read.
     """
     file = path / RESULT
-    found = read_json(file)
-    if found is None and file.exists():
+    result = read_json(file)
+    if result is None and file.exists():
         raise SettingsError(f"{file} cannot be read, or holds no results. {result_aside(path)}")
-    return found
+    return result
 
 
 def result_aside(path: Path) -> str:
-    """What to do with results that are damaged, in words."""
+    """What to do with damaged results, as text."""
     return (
         f"{_aside(path / RESULT)} The same command writes it again: the trials are in the study; latencies are "
-        "measured anew."
+        "measured again."
     )
 
 
 def _aside(file: Path) -> str:
-    """How to keep a damaged file out of the way, in words."""
-    return f"Keep it under another name: mv {shlex.quote(str(file))} {shlex.quote(f'{file}.damaged')}"
+    """How to move a damaged file away, as text."""
+    return f"Move it to another name: mv {shlex.quote(str(file))} {shlex.quote(f'{file}.damaged')}"
 
 
 @contextmanager
 def understood(what: object, remedy: str) -> Iterator[None]:
-    """Within, something from outside is read: whatever is wrong with it is an error that names it.
+    """Turn any error of reading something from outside into one that names it.
 
     Args:
         what: What is read: a file, a study.
-        remedy: What to do, in words.
+        remedy: What to do, as a sentence.
 
     Raises:
         SettingsError: It could not be read.
@@ -219,24 +218,24 @@ def understood(what: object, remedy: str) -> Iterator[None]:
 def read_json(file: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is no file or it holds something else."""
     try:
-        found = parse_json(file.read_bytes())
+        data = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return data if isinstance(data, dict) else None
 
 
 def scores_in(data: object) -> dict[str, float]:
-    """The scores of controls by their codes, of what a file or a study holds; what is no number is left out."""
-    found = data.items() if isinstance(data, Mapping) else ()
-    return {str(code): float(value) for code, value in found if is_number(value)}
+    """The scores of controls by code in the data of a file or a study; other values than numbers are left out."""
+    items = data.items() if isinstance(data, Mapping) else ()
+    return {str(code): float(value) for code, value in items if is_number(value)}
 
 
 def notes_in(path: Path) -> dict[str, list[str]]:
-    """What the phases of a folder's run had to say, by phase; what is no text is left out."""
-    found = read_json(path / NOTES) or {}
+    """The notes of a run's phases, by phase; other values than texts are left out."""
+    phases = read_json(path / NOTES) or {}
     return {
         phase: [note for note in notes if isinstance(note, str)]
-        for phase, notes in found.items()
+        for phase, notes in phases.items()
         if isinstance(notes, list)
     }
 
@@ -247,7 +246,7 @@ def write_json(file: Path, data: Mapping[str, Any]) -> None:
 
 
 def default_storage(path: Path) -> str:
-    """The SQLite file in the run's own folder, as an Optuna storage URL."""
+    """The SQLite file in the run's folder, as an Optuna storage URL."""
     from sqlalchemy.engine import URL
 
     return URL.create("sqlite", database=str((path / _STUDY).resolve())).render_as_string()
@@ -260,7 +259,7 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
-    """Write ``trials.csv``: one row a trial, failed ones with their reason."""
+    """Write ``trials.csv``: a row for each trial, failed ones with their reason."""
     import io
 
     out = io.StringIO()

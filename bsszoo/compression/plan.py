@@ -28,46 +28,46 @@ CANDIDATES = 20_000
 _MOST_DRAWS = 8_000_000
 
 
-def caps_of(grid: GridOptions, own: Caps) -> Caps:
-    """The caps that were asked for, and the evaluator's own where nothing was.
+def caps_of(grid: GridOptions, default: Caps) -> Caps:
+    """The caps of the options, and the evaluator's defaults where an option is not set.
 
     Raises:
         SettingsError: One is no multiple.
     """
     return Caps(
-        depth=own.depth if grid.depth_cap is None else _multiple("--depth-cap", grid.depth_cap),
-        stage_depth=own.stage_depth
+        depth=default.depth if grid.depth_cap is None else _multiple("--depth-cap", grid.depth_cap),
+        stage_depth=default.stage_depth
         if grid.stage_depth_cap is None
         else _multiple("--stage-depth-cap", grid.stage_depth_cap),
-        params=own.params if grid.params_cap is None else _range("--params-cap", grid.params_cap),
+        params=default.params if grid.params_cap is None else _range("--params-cap", grid.params_cap),
     )
 
 
-def _multiple(option: str, given: str | float) -> float | None:
-    if str(given).lower() == "none":
+def _multiple(option: str, value: str | float) -> float | None:
+    if str(value).lower() == "none":
         return None
     try:
-        value = float(given)
+        multiple = float(value)
     except ValueError:
-        value = 0.0
-    if not 0 < value < 1000:
-        raise SettingsError(f"{option} is {given!r}; it takes a multiple such as 1.5, or none.")
-    return value
+        multiple = 0.0
+    if not 0 < multiple < 1000:
+        raise SettingsError(f"{option} is {value!r}; it takes a multiple such as 1.5, or none.")
+    return multiple
 
 
-def _range(option: str, given: str | tuple[float, float]) -> tuple[float, float] | None:
-    if str(given).lower() == "none":
+def _range(option: str, value: str | tuple[float, float]) -> tuple[float, float] | None:
+    if str(value).lower() == "none":
         return None
-    ends = given.split(":") if isinstance(given, str) else tuple(given)
+    ends = value.split(":") if isinstance(value, str) else tuple(value)
     a, b = (_multiple(option, end) for end in ends) if len(ends) == 2 else (None, None)
     if a is None or b is None or a > b:
-        raise SettingsError(f"{option} is {given!r}; it takes the least and the most, such as 0.85:1.25, or none.")
+        raise SettingsError(f"{option} is {value!r}; it takes the least and the most, such as 0.85:1.25, or none.")
     return a, b
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a run searches, and what it will say about it."""
+    """The space, limits and candidates of a run's search, with notes on them."""
 
     reference: Code
     uniform: Code
@@ -87,7 +87,7 @@ def budget_space(reference: Code, macs: int, scale: float | None = None, head: D
         reference: The network to compress; its family gives the space, its image size and stride go with it.
         macs: Most multiply-adds.
         scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
-            budget, at most 1 (section B.2.2's own grid).
+            budget, at most 1 (section B.2.2's grid).
         head: Of the detector whose backbone is searched; the budget is then the detector's.
 
     Example:
@@ -103,7 +103,7 @@ def budget_space(reference: Code, macs: int, scale: float | None = None, head: D
         )
         fitted = fit_scale(original, macs, head=head)
         scale = MIN_SCALE if fitted is None else min(1.0, fitted)
-    # At scale 1 too: a stem or stage 2 never is the reference's own but the grid's, so that all codes share it.
+    # At scale 1 too: the stem and stage 2 are the grid's and not the reference's, so that all codes share them.
     base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in, head=head)
     return base.scaled(scale)
 
@@ -124,14 +124,14 @@ def make_plan(
 
     Args:
         reference: The network to compress; its family gives the space.
-        budget: Hard limits on MACs, and where given on parameters, activations and latency.
-        caps: How far candidates may go from the uniformly rescaled network; given up, with a note, where nothing is
+        budget: Hard limits on MACs, and where set on parameters, activations and latency.
+        caps: Multiples of the uniformly rescaled network's depth and parameters; dropped, with a note, where no code is
             left inside.
         seed: Seed of the draw.
         scale: Scale of the grid, by default as in ``budget_space``.
         candidates: How many to draw.
-        strict: The caps were asked for: where nothing is left inside them, fail instead of giving one up.
-        latency: What tells a code's latency before it is built.
+        strict: The caps were set by the user: where no code is left inside them, fail instead of dropping one.
+        latency: Model of a code's latency.
         head: Of the detector whose backbone the reference is; the budget and the caps are then the detector's.
 
     Raises:
@@ -150,25 +150,25 @@ def make_plan(
         if fit is not None
         else [f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."]
     )
-    tried = [
+    attempts = [
         (attempt, least, without, *_capped(space, uniform, attempt, replace(budget, min_macs=least), latency))
         for attempt, least, without in _attempts(caps, budget, strict=strict)
     ]
-    # The last one limits least: where it leaves nothing, none of the others needs to be tried.
+    # The last one limits least: where it leaves nothing, the others are not tried.
     asked = strict and caps != Caps()
-    _check_together(tried[-1][3], tried[-1][4], budget, asked=asked)
+    _check_together(attempts[-1][3], attempts[-1][4], budget, asked=asked)
     dropped: list[str] = []
-    for attempt, min_macs, dropped, inside, limits in tried:  # noqa: B007  used after the loop
+    for attempt, min_macs, dropped, inside, limits in attempts:  # noqa: B007  used after the loop
         drawn = None if inside is None else draw_candidates(inside, limits, candidates, seed, max_draws=_MOST_DRAWS)
         if inside is not None and drawn is not None:
             break
     else:
-        raise BudgetError(_none_found(inside, limits, seed, asked=asked))
+        raise BudgetError(_none_feasible(inside, limits, seed, asked=asked))
     notes += _beyond(uniform, limits, space)
     if dropped:
         unused = " A smaller --scale may use more of the budget." if min_macs != budget.min_macs else ""
         lost = " and ".join(dropped)
-        notes.append(f"No code keeps all limits and caps, so the search goes on without {lost}.{unused}")
+        notes.append(f"No code keeps all limits and caps, so the search drops {lost}.{unused}")
     return Plan(
         reference,
         uniform,
@@ -185,17 +185,17 @@ def make_plan(
 def _attempts(caps: Caps, budget: ResolvedBudget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
     """The caps, then fewer and fewer of them unless ``strict``: (caps, least MACs, what was dropped).
 
-    The budget itself never is dropped.
+    The budget itself is never dropped.
     """
     names = {
         "params": "the cap on parameters",
         "stage_depth": "the cap on a stage's depth",
         "depth": "the cap on depth",
     }
-    given = [n for n in names if getattr(caps, n) is not None]
+    present = [n for n in names if getattr(caps, n) is not None]
     for min_macs in dict.fromkeys((budget.min_macs, 0)):
-        for count in range(1 if strict else len(given) + 1):
-            for without in itertools.combinations(given, count):
+        for count in range(1 if strict else len(present) + 1):
+            for without in itertools.combinations(present, count):
                 left = replace(caps, **dict.fromkeys(without))
                 lost = [names[n] for n in without]
                 if min_macs != budget.min_macs:
@@ -206,7 +206,7 @@ def _attempts(caps: Caps, budget: ResolvedBudget, *, strict: bool) -> Iterator[t
 def _capped(
     space: Space, uniform: Code, caps: Caps, budget: ResolvedBudget, latency: LatencyModel | None
 ) -> tuple[Space | None, Limits]:
-    """The space whose stages keep their depth cap, and the limits that codes have to be checked against."""
+    """The space whose stages meet their depth cap, and the limits that codes are checked against."""
     cost = space.cost(uniform)
     low, high = (
         (None, budget.params)
@@ -255,7 +255,7 @@ def _describe(caps: Caps, uniform: Code, limits: Limits, space: Space) -> tuple[
     return tuple(out)
 
 
-# What a limit is called: in words, and the option that gives it.
+# A limit's name and its option.
 _WORDS = {
     "macs": ("MACs", "--flops"),
     "params": ("parameters", "--params"),
@@ -271,7 +271,7 @@ def _amount(figure: str, value: float) -> str:
 
 
 def _exactly(figure: str, value: float) -> str:
-    """A figure that can be given as an upper limit: no rounding makes it unreachable."""
+    """A figure as text for an upper limit, rounded so that it stays reachable."""
     return str(round(value)) if figure != "latency" else f"{math.ceil(value * 1000) / 1000:.10g}"
 
 
@@ -286,7 +286,7 @@ def _check_table(space: Space, latency: LatencyModel | None) -> None:
 
 
 def _check_head(space: Space, budget: ResolvedBudget) -> None:
-    """A ``BudgetError`` where what stands beside a detector's backbone costs more than the budget by itself."""
+    """A ``BudgetError`` where a detector's layers beside its backbone alone cost more than the budget."""
     if space.head is None:
         return
     beside = head_cost(space.head, space.template).fixed
@@ -300,7 +300,7 @@ def _check_head(space: Space, budget: ResolvedBudget) -> None:
 
 
 def _check_reachable(space: Space, budget: ResolvedBudget) -> None:
-    """A ``BudgetError`` for a budget above all codes, where the lower limit would be given up in vain."""
+    """A ``BudgetError`` for a budget above all codes, where dropping the lower limit would not help."""
     most = Limits().chain(space).extremes()[1][0]
     if budget.min_macs > most:
         raise BudgetError(
@@ -330,7 +330,7 @@ def _check_together(space: Space | None, limits: Limits, budget: ResolvedBudget,
         side, extreme, fewer = ("at most", "least", "less") if way.upper else ("at least", "most", "more")
         if way is ways[0]:
             text += f"The limit of {side} {_amount(way.figure, way.limit)} binds. "
-        beside = "" if way.alone or len(named) == 1 else " with the other limits kept"
+        beside = "" if way.alone or len(named) == 1 else " within the other limits"
         exact = "" if way.figure == "latency" else f" ({round(way.value)})"
         if way.exact:
             text += f"The {extreme}{beside} is {_amount(way.figure, way.value)}{exact}"
@@ -354,7 +354,7 @@ def _change(way: Nearest, budget: ResolvedBudget) -> str:
     return f"raise {option} to {_exactly(way.figure, way.value)}"
 
 
-def _none_found(space: Space | None, limits: Limits, seed: int, *, asked: bool) -> str:
+def _none_feasible(space: Space | None, limits: Limits, seed: int, *, asked: bool) -> str:
     words = " and inside the caps asked for" if asked else ""
     if space is not None and limits.function is not None and limits.max_latency is not None:
         fastest = least_latency(space, limits, seed)
@@ -370,7 +370,7 @@ def _none_found(space: Space | None, limits: Limits, seed: int, *, asked: bool) 
 
 
 def _beyond(uniform: Code, limits: Limits, space: Space) -> list[str]:
-    """A note where the control breaks a limit that its width was not fitted to."""
+    """A note where the control exceeds a limit that its width was not fitted to."""
     figures = (
         ("activations", space.cost(uniform).activations, limits.max_activations),
         ("latency", predicted(limits.latency, uniform), limits.max_latency),

@@ -30,7 +30,7 @@ from bsszoo.compression.folder import (
     understood,
 )
 from bsszoo.compression.plan import Plan, make_plan
-from bsszoo.compression.result import assemble, candidates_mark, controls_of, with_earlier
+from bsszoo.compression.result import assemble, candidates_fingerprint, controls_of, with_earlier
 from bsszoo.errors import SettingsError, close_matches
 from bsszoo.evaluators.base import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.registry import BUILT_IN, built_in
@@ -47,7 +47,7 @@ from bsszoo.texts import one_line
 if TYPE_CHECKING:
     from optuna.study import Study
 
-#: What a run's settings need to hold for its plan to be made again.
+#: Settings that a run's plan is made from.
 _NEEDED = ("network", "code", "macs", "min_macs", "params", "evaluator", "batch", "seed", "scale", "caps", "candidates")
 _FORMS = "a run's folder, a file (search.db, search.log) or an Optuna URL (sqlite:///search.db, postgresql://..)"
 _STATES: Final = {
@@ -61,7 +61,7 @@ _STATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What was written: the page, the study's name, and how many trials it holds in which state."""
+    """The page that was written, the study's name, and its number of trials by state, as text."""
 
     path: Path
     study: str
@@ -78,11 +78,11 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
         study: Its name; needed when the storage holds several.
         out: The file to write; by default ``report.html`` in a run's folder, else ``report_NAME.html`` here.
 
-    Nothing that the folder or the study names is imported or called: they may be somebody else's.
+    Nothing that the folder or the study names is imported or called: they may come from somebody else.
 
     Raises:
         SettingsError: There is no such storage or study, it is not one of ``compress``, there is nothing to report,
-            or damage; the text names what.
+            or something is damaged; the text names it.
         RunError: The page cannot be written.
     """
     url, folder = locate(storage)
@@ -102,7 +102,7 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
 
 
 def _states(study: Study, folder: Path | None) -> list[str]:
-    """Each trial's state in a word; what runs in the study of a folder in which no process searches was cut off."""
+    """Each trial's state in a word; a running trial of a folder that no process searches in is ``cut off``."""
     states = [_STATES[t.state.name] for t in study.get_trials(deepcopy=False)]
     if folder is None or "running" not in states or in_use(folder):
         return states
@@ -110,7 +110,7 @@ def _states(study: Study, folder: Path | None) -> list[str]:
 
 
 def counted(states: Iterable[str]) -> str:
-    """How many there are of each word, most first: ``12 complete, 2 failed``.
+    """The number of each word, most frequent first: ``12 complete, 2 failed``.
 
     Example:
         >>> counted(["failed", "complete", "complete"])
@@ -121,7 +121,7 @@ def counted(states: Iterable[str]) -> str:
 
 
 def locate(storage: str) -> tuple[str, Path | None]:
-    """The URL that a text means, and the run's folder when it is one.
+    """The storage URL of a text, and the run's folder where it is one.
 
     Raises:
         SettingsError: There is no such folder or file, or it holds no study.
@@ -164,22 +164,22 @@ def _in_folder(path: Path) -> tuple[str, Path]:
 
 
 def _check_sqlite(file: Path) -> None:
-    """Opening a storage makes its file and its tables; a report must make neither."""
+    """Check a file before it is opened as a storage, which would make a missing file and its tables."""
     if not file.is_file():
         raise SettingsError(f"There is no file {str(file)!r}: give {_FORMS}.")
     try:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            held = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
         raise SettingsError(
-            f"{str(file)!r} cannot be read as an SQLite file: {error}. Nothing was changed; bring a copy of it back."
+            f"{str(file)!r} cannot be read as an SQLite file: {error}. Nothing was changed; restore a copy of it."
         ) from None
-    if "studies" not in held:
+    if "studies" not in tables:
         raise SettingsError(f"{str(file)!r} is no storage of Optuna: it has no table of studies. Give {_FORMS}.")
 
 
 def _check_journal(file: Path) -> None:
-    """A journal holds one JSON object a line; a missing file would be made, and others would seem to be empty ones."""
+    """Check a journal, one JSON object a line: a missing file would be made, and others would seem to be empty ones."""
     if not file.is_file():
         raise SettingsError(f"There is no file {str(file)!r}: give {_FORMS}.")
     if not _start(file).startswith(b"{"):
@@ -227,45 +227,45 @@ def _default_out(folder: Path | None, name: str) -> Path:
 
 
 class _Recorded(Evaluator):
-    """An evaluator that is not loaded again, since only what it gave is shown."""
+    """An evaluator's record: it is not loaded again, as only its scores are reported."""
 
     def __init__(self, info: EvaluatorInfo) -> None:
         self._info = info
 
     @property
     def info(self) -> EvaluatorInfo:
-        """What the run says of it."""
+        """As the run recorded it."""
         return self._info
 
     def evaluate(self, code: Code, trial: Trial) -> Score:
-        """Never called: it costs more than nothing."""
+        """Never called, as it is not free."""
         raise AssertionError
 
 
 def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, states: Sequence[str]) -> str:
     earlier = read_result(folder) if folder is not None else None
-    with understood(f"What the study {study.study_name!r} says of its candidates", "Nothing was changed."):
-        plan, untold = _plan(settings, folder)
+    with understood(f"The settings of the study {study.study_name!r}", "Nothing was changed."):
+        plan, gaps = _plan(settings, folder)
     evaluator = _evaluator(plan, settings, earlier)
     rows = trial_rows(study, SearchPlan(plan.space, plan.candidates, evaluator, 1, settings["batch"]))
     if all(row.score is None for row in rows):
         raise SettingsError(
             f"The study {study.study_name!r} has no complete trial ({counted(states)}): there is nothing to report "
-            "yet. Run its search, or wait for its first result, and ask again."
+            "yet. Run its search, or wait for its first result, and try again."
         )
-    kept = scores_in(read_json(folder / CONTROLS) if folder is not None else None) or scores_in(
+    scores = scores_in(read_json(folder / CONTROLS) if folder is not None else None) or scores_in(
         study.user_attrs.get("controls")
     )
-    notes = [*untold, *_asides(plan, settings)]
+    notes = [*gaps, *_notes(plan, settings)]
     missing = [
         role
         for role, code in controls_of(plan).items()
-        if str(code) not in kept
+        if str(code) not in scores
         and not evaluator.free
         and evaluator.compares(plan.space.cost(code), plan.candidates, plan.budget.macs)
     ]
     if missing:
-        notes.append(f"Not judged for this page, as no score of it was kept: {', '.join(missing)}.")
+        notes.append(f"Not judged for this page, as no score of it was stored: {', '.join(missing)}.")
     result = assemble(
         replace(plan, notes=(*plan.notes, *notes)),
         evaluator,
@@ -273,7 +273,7 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
         title=str(settings["network"]),
         seed=settings["seed"],
         wanted=1,
-        scores=kept,
+        scores=scores,
         notes={} if folder is None else notes_in(folder),
         seconds=_span(study) if earlier is None else _seconds(earlier),
         folder=folder,
@@ -283,7 +283,7 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
             result = with_earlier(result, earlier, plan)
     open_ones = [s for s in states if s in ("running", "waiting", "cut off")]
     stopped = (
-        "was stopped, and the same command goes on with it"
+        "was stopped, and the same command resumes it"
         if "cut off" in open_ones
         else "was still running"
         if folder is not None and "running" in open_ones
@@ -298,12 +298,12 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
 
 
 def _seconds(earlier: Mapping[str, Any]) -> float:
-    found = earlier.get("seconds")
-    return float(found) if is_number(found) else 0.0
+    seconds = earlier.get("seconds")
+    return float(seconds) if is_number(seconds) else 0.0
 
 
 def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[str]]:
-    """The plan of a run's settings, and what of them could not be computed."""
+    """The plan of a run's settings, and notes on what of it cannot be computed."""
     caps = dict(settings["caps"])
     if caps.get("params") is not None:
         caps["params"] = tuple(caps["params"])
@@ -319,18 +319,18 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
             _count(name, settings[name])
     _count("scale", settings["scale"], float)
     most = settings.get("latency_ms")
-    within, untold = None, []
+    limit, gaps = None, []
     if most is not None or "latency_model" in settings or "latency_table" in settings:
         if most is not None:
             _count("latency_ms", most, float)
-        # A function of one's own is not imported, nor a file read from elsewhere: the settings may be somebody else's.
+        # No function is imported and no file elsewhere is read: the settings may come from somebody else.
         table = None if folder is None else folder / LATENCIES
         if table is not None and table.is_file():
-            within = latency_limit(most, table, None)
+            limit = latency_limit(most, table, None)
         else:
-            told = one_line(settings.get("latency_model") or settings.get("latency_table") or "what is not named", 80)
-            untold.append(
-                f"The latencies that limited the run were told by {told}, which a report does not load, and "
+            source = one_line(settings.get("latency_model") or settings.get("latency_table") or "an unnamed model", 80)
+            gaps.append(
+                f"The latencies that limited the run came from {source}, which a report does not load, and "
                 "there is no table of them in the run's folder. The page leaves them out."
             )
     budget = ResolvedBudget(
@@ -340,28 +340,28 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
         activations=settings.get("activations"),
         latency_ms=most,
     )
-    known = budget if within is not None else replace(budget, latency_ms=None)
+    computed = budget if limit is not None else replace(budget, latency_ms=None)
     plan = make_plan(
         Code.parse(settings["code"]),
-        known,
+        computed,
         caps=Caps(**caps),
         seed=settings["seed"],
         scale=settings["scale"],
-        latency=None if within is None else within.model,
+        latency=None if limit is None else limit.model,
         head=DetectorHead(**settings["head"]) if settings.get("head") else None,
     )
-    return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms)), untold
+    return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms)), gaps
 
 
 def _count(name: str, value: object, kind: type = int) -> None:
-    """A ``ValueError`` unless a setting is a number of a size that a search can have."""
+    """A ``ValueError`` unless a setting is a number in the range of a search."""
     numbers = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, numbers) or not 0 <= value < 1e18:
-        raise ValueError(f"its {name} is {one_line(repr(value), 60)}, which is no such number")
+        raise ValueError(f"its {name} is {one_line(repr(value), 60)}, which is out of range")
 
 
-def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
-    if candidates_mark(plan) == settings["candidates"]:
+def _notes(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
+    if candidates_fingerprint(plan) == settings["candidates"]:
         return []
     return [
         "The candidates drawn again for this page are not those of the run: it had a limit on latency, or another "
@@ -370,17 +370,19 @@ def _asides(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _evaluator(plan: Plan, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> Evaluator:
-    """One that costs nothing is made again; of any other one only what was kept is shown."""
+    """A free evaluator is made again; of any other one there is only the record."""
     name = str(settings["evaluator"])
     if name in BUILT_IN and built_in(name).free:
-        made: Evaluator = built_in(name)().over(plan.space, plan.candidates)
-        return made
-    found = (earlier or {}).get("evaluator")
-    told = found if isinstance(found, dict) else {}
-    caution = told.get("caution")
+        free: Evaluator = built_in(name)().over(plan.space, plan.candidates)
+        return free
+    entry = (earlier or {}).get("evaluator")
+    recorded = entry if isinstance(entry, dict) else {}
+    caution = recorded.get("caution")
     return _Recorded(
         EvaluatorInfo(
-            name, str(told.get("measures") or f"what {name} returned"), caution if isinstance(caution, str) else None
+            name,
+            str(recorded.get("measures") or f"what {name} returned"),
+            caution if isinstance(caution, str) else None,
         )
     )
 

@@ -1,4 +1,4 @@
-"""What a compression found: its result, made of the study and of what the run's folder keeps."""
+"""The result of a compression, assembled from the study and the run's folder."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from bsszoo.study.result import Confirmation, Finished, NetworkRow, Result, Trai
 if TYPE_CHECKING:
     from torch import nn
 
-#: Most codes the closing table holds; at least five when as many were evaluated.
-FOUND: Final = 8
+#: Most codes of the closing table; at least five when as many were evaluated.
+MOST_CODES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class CompressResult(Result):
-    """A finished search as a person uses it: printed, it is its table; a notebook shows that as HTML.
+    """A finished search: printed, it is its table; a notebook renders that as HTML.
 
-    ``folder`` is the run's, where everything of it is kept.
+    ``folder`` is the run's, which holds all its files.
     """
 
     folder: Path | None = None
 
     @property
     def recommended(self) -> NetworkRow:
-        """The network to take: the best code found, or the uniformly rescaled one where fresh trainings favour that.
+        """The network to take: the best code, or the uniformly rescaled one where that is better in fresh trainings.
 
-        Without fresh trainings (``confirmation`` is None) it is the best score, which a heuristic evaluator's caution
-        applies to.
+        Without fresh trainings (``confirmation`` is None) it is the code of the best score, for which the caution of a
+        heuristic evaluator holds.
         """
         best = self.best
         if self.confirmation is not None:
@@ -57,17 +57,17 @@ class CompressResult(Result):
         Args:
             row: One of ``networks``.
             weights: Load the weights of the best code's training in full, where that is the network and was trained.
-            arguments: For ``bsszoo.create``, such as ``num_classes``; by default those of the pictures, where codes
-                were trained on some.
+            arguments: For ``bsszoo.create``, such as ``num_classes``; by default those of the images that codes
+                were trained on, if any.
         """
         from bsszoo.models.create import create
 
         row = self.recommended if row is None else row
         if self.training is not None:
             arguments = {"num_classes": self.training.num_classes, "in_chans": self.training.in_chans, **arguments}
-        done = self.finished
-        if weights and done is not None and done.code == str(row.code) and self.folder is not None:
-            return create(f"local-dir:{self.folder / done.folder}", pretrained=True)
+        finished = self.finished
+        if weights and finished is not None and finished.code == str(row.code) and self.folder is not None:
+            return create(f"local-dir:{self.folder / finished.folder}", pretrained=True)
         return create(self.name_of(row.code), **arguments)
 
     def __str__(self) -> str:
@@ -106,38 +106,38 @@ def assemble(
     versions: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> CompressResult:
-    """The result of a run's search, by the run itself and by ``bsszoo report`` alike.
+    """The result of a run's search, for the run itself and for ``bsszoo report``.
 
     ``with_earlier`` adds what was measured and trained after it.
 
     Args:
-        plan: What was searched.
-        evaluator: What judged, or stands for it.
+        plan: The plan of the search.
+        evaluator: The evaluator of the trials, or a record of it.
         trials: The finished trials.
-        title: What was compressed, as it was named.
+        title: Name of the network that was compressed.
         seed: The run's.
-        wanted: Trials that were asked for.
-        scores: Those of the controls by code, as far as they were judged.
-        notes: What phases had to say, by phase.
-        training: How a code found is trained on the user's pictures.
-        seconds: What the run has taken.
-        versions: Of what it depends on.
+        wanted: Number of trials requested.
+        scores: Scores of the judged controls by code.
+        notes: Notes of the phases, by phase.
+        training: How a code is trained on the user's images.
+        seconds: Duration of the run [s].
+        versions: Versions of its dependencies.
         folder: The run's.
 
     Raises:
         RunError: No trial has a score.
     """
-    found = diverse(trials, FOUND)
-    if not found:
+    best = diverse(trials, MOST_CODES)
+    if not best:
         cause = next((t.error for t in trials if t.error), "no reason was recorded").rstrip(".")
         raise RunError(
-            f"All {len(trials)} trials failed; the first reason: {cause}. Mend the evaluator "
+            f"All {len(trials)} trials failed; the first reason: {cause}. Fix the evaluator "
             f"{evaluator.info.name} and run the same command with --retry-failed, or with another --out "
             "if its file changed."
         )
     rows = [
         *control_rows(plan, evaluator, scores),
-        *(NetworkRow(f"found {i}", "found", t.code, t.cost, t.score, None) for i, t in enumerate(found, start=1)),
+        *(NetworkRow(f"found {i}", "found", t.code, t.cost, t.score, None) for i, t in enumerate(best, start=1)),
     ]
     return CompressResult(
         family=plan.reference.family,
@@ -148,7 +148,7 @@ def assemble(
         scale=plan.scale,
         candidates=len(plan.candidates),
         caps=plan.caps,
-        notes=(*plan.notes, *_notes(plan, evaluator, trials, found[0].score, wanted, notes)),
+        notes=(*plan.notes, *_notes(plan, evaluator, trials, best[0].score, wanted, notes)),
         networks=tuple(replace(row, predicted_ms=predicted(plan.limits.latency, row.code)) for row in rows),
         trials=tuple(trials),
         seconds=round(seconds, 3),
@@ -160,7 +160,7 @@ def assemble(
 
 
 def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan: Plan) -> CompressResult:
-    """The result with what ``result.json`` held: latencies of the same codes, and what was trained after the search.
+    """The result with the latencies of the same codes and the trainings after the search from ``result.json``.
 
     Raises:
         ValueError, KeyError: ``earlier`` is no result.
@@ -194,7 +194,7 @@ def _notes(
     if len(plan.candidates) < wanted:
         notes.append(
             f"Only {len(plan.candidates)} codes keep the limits: all were evaluated, where {wanted} "
-            "trials were asked for."
+            "trials were requested."
         )
     doubt = None if best is None else evaluator.doubt(best)
     notes += [] if doubt is None else [doubt]
@@ -205,20 +205,20 @@ def _notes(
 
 
 def _confirmation(earlier: Mapping[str, Any] | None, best: Code, plan: Plan) -> Confirmation | None:
-    """What was confirmed, where that is still the best code."""
-    found = None if earlier is None else Confirmation.from_dict(earlier, plan.space.cost)
-    if found is None or any(r.role == "found" and r.code != best for r in found.rows):
+    """The confirmation, where its code is still the best."""
+    confirmation = None if earlier is None else Confirmation.from_dict(earlier, plan.space.cost)
+    if confirmation is None or any(r.role == "found" and r.code != best for r in confirmation.rows):
         return None
-    return found
+    return confirmation
 
 
 def controls_of(plan: Plan) -> dict[Literal["original", "uniform"], Code]:
-    """The networks that the codes found are compared with."""
+    """The networks that the best codes are compared with."""
     return {"original": plan.reference, "uniform": plan.uniform}
 
 
 def control_rows(plan: Plan, evaluator: Evaluator, scores: Mapping[str, float]) -> list[NetworkRow]:
-    """The controls with their scores; one that costs nothing is computed where it was not kept."""
+    """The controls with their scores; a missing one is computed where the evaluator is free."""
     rows = []
     for role, code in controls_of(plan).items():
         cost, value = plan.space.cost(code), scores.get(str(code))
@@ -229,7 +229,7 @@ def control_rows(plan: Plan, evaluator: Evaluator, scores: Mapping[str, float]) 
 
 
 def training_facts(how: FullTraining | None, folder: Path) -> TrainingFacts | None:
-    """How a code found is trained on the user's pictures, and its recipe in the folder; None without pictures."""
+    """How a code is trained on the user's images, with its recipe in the folder; None without images."""
     from bsszoo.train.classification.recipe import recipe_text
 
     if how is None:
@@ -238,17 +238,17 @@ def training_facts(how: FullTraining | None, folder: Path) -> TrainingFacts | No
     return TrainingFacts(str(folder), TRAINING_RECIPE, how.data, how.num_classes, how.in_chans)
 
 
-def candidates_mark(plan: Plan) -> str:
-    """A mark of the candidates that were drawn."""
+def candidates_fingerprint(plan: Plan) -> str:
+    """A fingerprint of the candidates that were drawn."""
     return hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
 
 
 def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
-    """Up to ``most`` finished trials of different codes, best first: a handful to train, where one score is no answer.
+    """Up to ``most`` finished trials of different codes, best first: several to train and compare.
 
     Taken from the better half by score: the best one, then always the best that lies at least a gap from all taken.
     The gap is the largest (shrinking from the median distance of the evaluated codes, each entry divided by its spread)
-    at which enough codes are found, so they are as different as their number allows.
+    at which there are enough codes, so they are as different as their number allows.
     """
     done = sorted((t for t in trials if t.score is not None), key=lambda t: (-float(t.score or 0), t.number))
     first: dict[Code, TrialRow] = {}

@@ -46,7 +46,7 @@ from bsszoo.compression.plan import Plan, caps_of, make_plan
 from bsszoo.compression.result import (
     CompressResult,
     assemble,
-    candidates_mark,
+    candidates_fingerprint,
     controls_of,
     training_facts,
     with_earlier,
@@ -75,15 +75,15 @@ if TYPE_CHECKING:
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
 _MOST_PARAMS: Final = 1_500_000_000
 _NO_LATENCY: Final = (
-    "Latencies of detectors are not measured: the time depends on how many objects they find, and "
-    "untrained ones find anything."
+    "Latencies of detectors are not measured: the time depends on the number of detected objects, "
+    "which says nothing for untrained ones."
 )
 _CONTROLS: Final = {"original": "the original network", "uniform": "the uniformly rescaled network"}
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What the options come to before anything is written: what is searched, and what makes the run the same run."""
+    """The options resolved before anything is written: the plan, and the settings that identify the run."""
 
     network: Network
     title: str
@@ -102,7 +102,7 @@ class _Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A run's folder and study, held by this process; ``earlier`` is what ``result.json`` held before."""
+    """A run's folder and study, locked by this process; ``earlier`` is the content of ``result.json`` before."""
 
     folder: Path
     address: StudyAddress
@@ -112,7 +112,7 @@ class _Opened:
 
     @property
     def seconds(self) -> float:
-        """What the run has taken, in this process and in earlier ones."""
+        """Duration of the run [s], in this process and in earlier ones."""
         before = (self.earlier or {}).get("seconds", 0.0)
         return time.perf_counter() - self.since + (before if isinstance(before, (int, float)) else 0.0)
 
@@ -120,22 +120,22 @@ class _Opened:
 class Compression:
     """The compression of a network under a budget, phase by phase.
 
-    Each phase is a method that goes on where an earlier process stopped and returns the result as it then is:
+    Each phase is a method that resumes where an earlier process stopped and returns the result so far:
     ``search``, ``measure`` (latencies), ``confirm`` (fresh trainings beside the controls), ``finish`` (the best code in
-    full). Everything is in the run's folder, and in the study where that is elsewhere. Within ``with`` the folder is
-    held for as long; else each method holds it.
+    full). Everything is in the run's folder, and in the study where that is elsewhere. Within ``with`` the folder
+    stays locked; else each method locks it.
 
     Args:
-        network: What is compressed, and the first control: whatever ``bsszoo.models.resolve`` takes, such as a name
-            of the zoo, a code, a weights file or a training's folder, whose code is searched from. Of a detector
-            (``maskrcnn_resnet50``) the backbone's code is searched, and every limit is on the detector.
-        budget: What a code may cost at most; None where its options are given by name.
+        network: The network to compress, and the first control: whatever ``bsszoo.models.resolve`` takes, such as
+            a name of the zoo, a code, a weights file or a training's folder, whose code the search starts from. Of a
+            detector (``maskrcnn_resnet50``) the backbone's code is searched, and every limit is on the detector.
+        budget: What a code may cost at most; None where its options are among ``options``.
         callbacks: Called with each ``Event``.
         options: Options by their names, such as ``data="pictures"``, ``evaluator=..``, ``trials=32``, ``out=..``; they
             are described in ``bsszoo.options`` and by ``bsszoo compress --help``.
 
     Raises:
-        SettingsError, BudgetError: There is no such option, or a value makes no sense.
+        SettingsError, BudgetError: There is no such option, or a value is invalid.
 
     Example:
         >>> job = Compression("resnet18", Budget(flops="60%"), trials=4, batch=2, latency=False, out="run")
@@ -153,55 +153,57 @@ class Compression:
     ) -> None:
         self.network, self.options = network, Options.of(budget, **options)
         self.callbacks = list(callbacks)
-        #: The run's folder, once it is known.
+        #: The run's folder, once it is open.
         self.folder: Path | None = None
         self._opened_now: _Opened | None = None
-        self._held: ExitStack | None = None
+        self._lock: ExitStack | None = None
         self._insight: tuple[int, Insight | None] = (-1, None)
 
     def __enter__(self) -> Compression:
         with ExitStack() as stack:
             stack.enter_context(self._open())
-            self._held = stack.pop_all()
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> bool | None:
-        assert self._held is not None
-        return self._held.__exit__(*exception)
+        assert self._lock is not None
+        return self._lock.__exit__(*exception)
 
     # -- phases -----------------------------------------------------------------------------------------------
 
     def search(self) -> CompressResult:
-        """Judge the controls, and codes until the study holds as many as were asked for.
+        """Judge the controls, and codes until the study holds the number of trials requested.
 
         Raises:
-            BudgetError: No code meets the budget, or it would make the network larger and ``grow`` is not given.
+            BudgetError: No code meets the budget, or it would make the network larger and ``grow`` is not set.
             UnknownNameError, CodeError: There is no such network or evaluator.
             SettingsError: The folder or the storage cannot be used.
             RunError: Every trial failed.
-            StoppedError: SIGTERM came.
+            StoppedError: SIGTERM was received.
         """
         with self._open() as run:
-            made, options = self._prepared, self.options.search
-            earlier = trial_rows(run.study, made.search)
-            if options.retry_failed and retry_failed(run.study, made.search):
+            prepared, options = self._prepared, self.options.search
+            earlier = trial_rows(run.study, prepared.search)
+            if options.retry_failed and retry_failed(run.study, prepared.search):
                 earlier = [row for row in earlier if row.state != "failed"]
-            self._emit(planned(made.plan, made.evaluator.info, run.folder, len(earlier), options.trials))
+            self._emit(planned(prepared.plan, prepared.evaluator.info, run.folder, len(earlier), options.trials))
             self._judge_controls(run)
-            events = SearchEvents(self._emit, earlier, made.search.wanted)
+            events = SearchEvents(self._emit, earlier, prepared.search.wanted)
             events.started()
             if options.workers > 1:
                 run_workers(
                     run.address,
-                    made.search,
+                    prepared.search,
                     events.finished,
                     workers=options.workers,
-                    lease=made.sharing.lease,
+                    lease=prepared.sharing.lease,
                     alone=options.study is None,
                     waiting=events.waiting,
                 )
             else:
-                run_search(run.study, made.search, events.finished, lease=made.sharing.lease, waiting=events.waiting)
+                run_search(
+                    run.study, prepared.search, events.finished, lease=prepared.sharing.lease, waiting=events.waiting
+                )
             return self._write(run, self._assembled(run))
 
     def measure(self) -> CompressResult:
@@ -209,7 +211,7 @@ class Compression:
         with self._open() as run:
             result = self._assembled(run)
             if result.head is not None:
-                # How long the second stage of an untrained detector takes says nothing of a trained one.
+                # The time of an untrained detector's second stage says nothing of a trained one's.
                 return self._noted(run, result, "measure", [_NO_LATENCY])
             if sum(row.cost.params for row in result.networks) > _MOST_PARAMS:
                 note = "Latencies were not measured: the networks are too large to be in memory together."
@@ -218,26 +220,29 @@ class Compression:
 
             number = len(result.networks)
             self._emit(Event("measure", f"Measuring the latency of {number} networks on this machine ..."))
-            taken = measure_latencies([row.code for row in result.networks])
+            latencies = measure_latencies([row.code for row in result.networks])
             networks = [
-                replace(row, latency_ms=latency.median_ms) for row, latency in zip(result.networks, taken, strict=True)
+                replace(row, latency_ms=latency.median_ms)
+                for row, latency in zip(result.networks, latencies, strict=True)
             ]
-            how = f"median of {taken[0].runs} forwards of one image, {taken[0].where}, the networks taking turns."
+            how = (
+                f"median of {latencies[0].runs} forwards of one image, {latencies[0].where}, the networks taking turns."
+            )
             return self._noted(run, replace(result, networks=tuple(networks)), "measure", [f"Latency: {how}"])
 
     def confirm(self, trainings: int | None = None) -> CompressResult:
-        """Train the best code and controls afresh, and measure them on pictures that the search never saw.
+        """Train the best code and controls again, and measure them on images that the search did not see.
 
         Args:
             trainings: Fresh trainings each, in place of the option ``confirm``; 0, or an evaluator that trains
-                nothing, leaves the result as it is.
+                nothing, leaves the result unchanged.
         """
         with self._open() as run:
             result, judge = self._assembled(run), self._prepared.evaluator
             trainings = self.options.end.confirm if trainings is None else trainings
             if not trainings or not isinstance(judge, Tester):
                 return result
-            found = confirm_best(
+            confirmation = confirm_best(
                 judge,
                 self._prepared.plan,
                 result.best.code,
@@ -247,13 +252,13 @@ class Compression:
                 seed=result.seed,
                 on_result=lambda *step: self._emit(confirming(*step)),
             )
-            return self._noted(run, replace(result, confirmation=found), "confirm", found.notes)
+            return self._noted(run, replace(result, confirmation=confirmation), "confirm", confirmation.notes)
 
     def finish(self, how: Finish | None = None) -> CompressResult:
         """Train the best code in full, in the run's folder.
 
         Args:
-            how: How, in place of the option ``finish``; without either the result stays as it is.
+            how: Settings in place of the option ``finish``; without either the result is unchanged.
         """
         with self._open() as run:
             result = self._assembled(run)
@@ -261,17 +266,17 @@ class Compression:
             if how is None:
                 return result
             code = result.best.code
-            watcher = TrainingEvents(self._emit, code)
-            done = finish_best(how, code, self._prepared.plan.reference, run.folder, watcher)
-            return self._write(run, replace(result, finished=done))
+            events = TrainingEvents(self._emit, code)
+            finished = finish_best(how, code, self._prepared.plan.reference, run.folder, events)
+            return self._write(run, replace(result, finished=finished))
 
     def result(self) -> CompressResult:
-        """The result as the study and the folder hold it now."""
+        """The result of the study and the folder so far."""
         with self._open() as run:
             return self._assembled(run)
 
     def run(self) -> CompressResult:
-        """All phases that were asked for, one after the other; what each gave is written before the next begins."""
+        """All requested phases in order; each one's result is written before the next begins."""
         with self._open():
             result = self.search()
             if self.options.end.latency:
@@ -287,23 +292,23 @@ class Compression:
         options = self.options
         sharing = Sharing(options.search.storage, options.search.study, options.search.workers, options.search.grace)
         network = resolve(self.network)
-        asked = options.budget
-        limit = latency_limit(asked.max_latency, asked.latency_table, asked.latency_model)
-        where = Path("bsszoo-runs" if options.search.out is None else options.search.out)
-        request = Request(network, options.training, where, tested=options.end.confirm > 0)
-        # The budget is read twice: first so that a wrong one is said before pictures are opened.
-        resolved_budget(asked, _cost(network), limit)
+        wanted = options.budget
+        limit = latency_limit(wanted.max_latency, wanted.latency_table, wanted.latency_model)
+        folder = Path("bsszoo-runs" if options.search.out is None else options.search.out)
+        request = Request(network, options.training, folder, tested=options.end.confirm > 0)
+        # The budget is read twice: first so that an invalid one is reported before images are opened.
+        resolved_budget(wanted, _cost(network), limit)
         evaluator = make_evaluator(options.search.evaluator, request)
         counted = evaluator.searched(network)
         head = None if counted.detector is None else DetectorHead.of(counted.detector)
         reference = network.code
         whole = str(reference if head is None else head.on(reference))
         cost = _cost(counted)
-        budget = resolved_budget(asked, cost, limit)
-        # What is named by a place on this machine is recorded by its code, and so is what is counted otherwise.
+        budget = resolved_budget(wanted, cost, limit)
+        # A network named by a path on this machine is recorded by its code, and so is one that is counted otherwise.
         named = isinstance(self.network, str) and self.network[:1] != "{" and network.source is None
         title = str(self.network) if named and counted is network else whole
-        if not asked.grow:
+        if not wanted.grow:
             check_not_larger(title, cost.macs, budget.macs)
         finish = self._finish(request, evaluator)
         if finish is not None:
@@ -347,7 +352,7 @@ class Compression:
                 "stage_depth": caps.stage_depth,
                 "params": None if caps.params is None else list(caps.params),
             },
-            "candidates": candidates_mark(plan),
+            "candidates": candidates_fingerprint(plan),
             "search": options.search.search,
             "storage": None if sharing.storage is None else shown(sharing.storage),
             "study": sharing.study,
@@ -378,7 +383,7 @@ class Compression:
                 "trains the best one in full."
             )
         if not training.given:
-            raise SettingsError("--finish trains the best code: give the pictures with --data.")
+            raise SettingsError("--finish trains the best code: give the images with --data.")
         from bsszoo.evaluators.training import TrainingEvaluator, candidates_recipe
         from bsszoo.train.classification.recipe import with_values
 
@@ -394,20 +399,20 @@ class Compression:
 
     @contextmanager
     def _open(self) -> Iterator[_Opened]:
-        """The run's folder and study, which no other process holds for as long."""
+        """The run's folder and study, locked against other processes."""
         if self._opened_now is not None:
             yield self._opened_now
             return
         since = time.perf_counter()
-        made = self._prepared
-        with self._place() as folder, ends_in_order(folder), _storage_faults(folder, made.sharing.storage):
+        prepared = self._prepared
+        with self._lock_folder() as folder, ends_in_order(folder), _storage_faults(folder, prepared.sharing.storage):
             self.folder = folder
-            check_settings(folder, made.settings)
-            address, study = open_study(made.sharing, made.mode, made.search, made.settings, folder)
-            write_json(folder / SETTINGS, made.settings)
-            if isinstance(made.plan.limits.latency, LatencyTable):
-                made.plan.limits.latency.save(folder / LATENCIES)  # `bsszoo report` draws the candidates again
-            check_trials(folder, held_trials(study, made.search))
+            check_settings(folder, prepared.settings)
+            address, study = open_study(prepared.sharing, prepared.mode, prepared.search, prepared.settings, folder)
+            write_json(folder / SETTINGS, prepared.settings)
+            if isinstance(prepared.plan.limits.latency, LatencyTable):
+                prepared.plan.limits.latency.save(folder / LATENCIES)  # `bsszoo report` draws the candidates again
+            check_trials(folder, held_trials(study, prepared.search))
             self._opened_now = _Opened(folder, address, study, read_result(folder), since)
             try:
                 yield self._opened_now
@@ -415,51 +420,53 @@ class Compression:
                 self._opened_now = None
 
     @contextmanager
-    def _place(self) -> Iterator[Path]:
-        """The folder. Machines that share a study may share a disk too: each has its own."""
-        out, made = self.folder or self.options.search.out, self._prepared
-        if out is not None or made.sharing.study is None:
-            folder = Path("bsszoo-runs") / made.folder_name if out is None else Path(out)
+    def _lock_folder(self) -> Iterator[Path]:
+        """The folder, locked. Machines that share a study may share a disk too: each has a folder of its own."""
+        out, prepared = self.folder or self.options.search.out, self._prepared
+        if out is not None or prepared.sharing.study is None:
+            folder = Path("bsszoo-runs") / prepared.folder_name if out is None else Path(out)
             with run_folder(folder):
                 yield folder
         else:
-            name = f"{made.folder_name}_{plain_name(platform.node())}"
+            name = f"{prepared.folder_name}_{plain_name(platform.node())}"
             with first_free_folder(Path("bsszoo-runs") / name) as folder:
                 yield folder
 
     def _judge_controls(self, run: _Opened) -> None:
-        """Judge the controls as the candidates are, those whose scores are not kept yet.
+        """Judge the controls as the candidates are, those without a stored score.
 
-        A control that cannot be judged leaves its figure out, with a note, and is tried again by the next process.
+        A control that cannot be judged has no score but a note, and is tried again by the next process.
         """
-        made, notes = self._prepared, []
+        prepared, notes = self._prepared, []
         shared_controls(run.study, run.folder)
         scores = scores_in(read_json(run.folder / CONTROLS))
-        for role, code in controls_of(made.plan).items():
-            cost = made.plan.space.cost(code)
-            if str(code) in scores or not made.evaluator.compares(cost, made.plan.candidates, made.plan.budget.macs):
+        for role, code in controls_of(prepared.plan).items():
+            cost = prepared.plan.space.cost(code)
+            if str(code) in scores or not prepared.evaluator.compares(
+                cost, prepared.plan.candidates, prepared.plan.budget.macs
+            ):
                 continue
             self._emit(Event("controls", f"Judging {_CONTROLS[role]}, a control ..."))
             try:
-                scores[str(code)] = made.evaluator(code).value
+                scores[str(code)] = prepared.evaluator(code).value
                 write_json(run.folder / CONTROLS, scores)
             except (Exception, SystemExit) as error:
                 notes.append(f"The {role} network has no score: {reason(error)}")
-        self._keep_notes(run, "controls", notes)
-        if made.sharing.study is not None:
+        self._save_notes(run, "controls", notes)
+        if prepared.sharing.study is not None:
             share_controls(run.study, run.folder)
 
     # -- the result -------------------------------------------------------------------------------------------
 
     def _assembled(self, run: _Opened) -> CompressResult:
-        made = self._prepared
+        prepared = self._prepared
         result = assemble(
-            made.plan,
-            made.evaluator,
-            trial_rows(run.study, made.search),
-            title=made.title,
+            prepared.plan,
+            prepared.evaluator,
+            trial_rows(run.study, prepared.search),
+            title=prepared.title,
             seed=self.options.search.seed,
-            wanted=made.search.trials,
+            wanted=prepared.search.trials,
             scores=scores_in(read_json(run.folder / CONTROLS)),
             notes=notes_in(run.folder),
             training=training_facts(self._full_training(), run.folder),
@@ -468,7 +475,7 @@ class Compression:
             folder=run.folder,
         )
         with understood(run.folder / RESULT, result_aside(run.folder)):
-            return with_earlier(result, read_result(run.folder), made.plan)
+            return with_earlier(result, read_result(run.folder), prepared.plan)
 
     def _full_training(self) -> FullTraining | None:
         finish = self._prepared.finish
@@ -478,16 +485,16 @@ class Compression:
         return FullTraining(finish.recipe, finish.data, part.num_classes, part.in_chans)
 
     def _noted(self, run: _Opened, result: CompressResult, phase: str, notes: Sequence[str]) -> CompressResult:
-        """The result, written, with what a phase had to say in place of what it said before."""
+        """The result, written, with a phase's notes in place of its earlier ones."""
         before = notes_in(run.folder).get(phase, [])
-        self._keep_notes(run, phase, notes)
+        self._save_notes(run, phase, notes)
         others = tuple(note for note in result.notes if note not in before)
         return self._write(run, replace(result, notes=(*others, *notes)))
 
-    def _keep_notes(self, run: _Opened, phase: str, notes: Sequence[str]) -> None:
-        kept = notes_in(run.folder)
-        if kept.get(phase, []) != list(notes):
-            write_json(run.folder / NOTES, {**kept, phase: list(notes)})
+    def _save_notes(self, run: _Opened, phase: str, notes: Sequence[str]) -> None:
+        stored = notes_in(run.folder)
+        if stored.get(phase, []) != list(notes):
+            write_json(run.folder / NOTES, {**stored, phase: list(notes)})
 
     def _write(self, run: _Opened, result: CompressResult) -> CompressResult:
         from bsszoo.report.page import write_report
@@ -519,17 +526,17 @@ def compress(
 ) -> CompressResult:
     """Search codes of a network's family under a budget: all phases of ``Compression``.
 
-    Every candidate keeps the budget before anything is built. A run that was stopped, by Ctrl-C or by a kill, goes on
+    Every candidate meets the budget before anything is built. A run that was stopped, by Ctrl-C or by a kill, resumes
     when it is called again with the same options; ``trials`` may grow.
 
     Args:
-        network: What is compressed, as for ``Compression``.
-        flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs show): ``"130M"``,
-            ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's own.
+        network: The network to compress, as for ``Compression``.
+        flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs report): ``"130M"``,
+            ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's.
         params: Most parameters, likewise.
-        data: Pictures; each code is then trained on them.
+        data: Folder of images; each code is then trained on them.
         evaluator: ``"structural"``, ``"module:function"``, a function ``(code) -> float`` or ``(code, trial) -> float``
-            (higher is better), or an ``Evaluator``; by default a training where there are pictures.
+            (higher is better), or an ``Evaluator``; by default a training where there is ``data``.
         trials: Codes to evaluate.
         workers: Processes on this machine, each of which evaluates one code at a time.
         out: Folder of the run, by default ``bsszoo-runs/`` and the settings' name.
@@ -565,14 +572,14 @@ def _cost(network: Network) -> Any:
 
 
 def _folder_name(title: str, budget: ResolvedBudget, evaluator: Evaluator, settings: Mapping[str, Any]) -> str:
-    """A readable name, different for settings that differ, so that trying another budget starts another run."""
+    """A readable name with a fingerprint of the settings, so that another budget starts another run."""
     words = [title[:40], human(budget.macs), evaluator.info.name.replace(":", "."), f"seed{settings['seed']}"]
-    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
-    return "_".join(plain_name(w) for w in (*words, mark))
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    return "_".join(plain_name(w) for w in (*words, fingerprint))
 
 
 def _versions() -> dict[str, str]:
-    """Versions of what a result depends on, read without importing any of it."""
+    """Versions of the packages that a result depends on, read without importing them."""
     from importlib.metadata import version
 
     from bsszoo.version import __version__
@@ -583,7 +590,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _storage_faults(folder: Path, storage: str | None) -> Iterator[None]:
-    """A full disk or a lost database as an error in words; what the study holds stays."""
+    """Turn a full disk or a lost database into a ``RunError``; finished trials stay in the study."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -597,5 +604,5 @@ def _storage_faults(folder: Path, storage: str | None) -> Iterator[None]:
             raise
         raise RunError(
             f"The run in {folder} cannot be written: {first_line(error, storage or '')}. Finished trials "
-            "are kept; the same command goes on when there is room and the storage answers."
+            "are saved; the same command resumes when there is room and the storage answers."
         ) from error

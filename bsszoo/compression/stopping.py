@@ -1,4 +1,4 @@
-"""SIGTERM as an end in order: what ends a command from outside is not the fault of the code that it evaluates."""
+"""SIGTERM handled as Ctrl-C is: a command that is ended from outside is no failure of the code that it evaluates."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class _TerminatedError(KeyboardInterrupt):
 
 @contextmanager
 def ends_in_order(where: object) -> Iterator[None]:
-    """Let SIGTERM end what runs within as Ctrl-C does; a handler of the caller's own stays.
+    """Let SIGTERM end what runs within as Ctrl-C does; a handler that the caller has set stays.
 
     Args:
-        where: What holds the finished trials, in words.
+        where: What holds the finished trials, for the message.
 
     Raises:
-        StoppedError: SIGTERM came.
+        StoppedError: SIGTERM was received.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
@@ -34,7 +34,7 @@ def ends_in_order(where: object) -> Iterator[None]:
     def end(number: int, _: object) -> None:
         if os.getpid() == process:
             raise _TerminatedError
-        # A copy of this process (fork), such as a reader of pictures, ends as it would without us.
+        # A copy of this process (fork), such as a loader of images, ends as it would without this handler.
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -43,7 +43,7 @@ def ends_in_order(where: object) -> Iterator[None]:
         yield
     except _TerminatedError:
         error = StoppedError(
-            f"Stopped by SIGTERM. Finished trials are kept in {where}; the same command goes on from there."
+            f"Stopped by SIGTERM. Finished trials are saved in {where}; the same command resumes from there."
         )
         error.signal = signal.SIGTERM
         raise error from None

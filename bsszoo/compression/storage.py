@@ -1,4 +1,4 @@
-"""The Optuna study of a run: in its own folder, in a storage that others use too, or shared by several machines."""
+"""The Optuna study of a run: in its folder, in a storage that other studies use too, or shared by several machines."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Sharing", "open_study", "share_controls", "shared_controls", "shown"]
 
-_SETTINGS, _CONTROLS, _MARK = "settings", "controls", "folder"
+_SETTINGS, _CONTROLS, _FOLDER = "settings", "controls", "folder"
 # Where a folder's study is, and under which name, may differ among the machines that share it.
-_OWN: Final = ("storage", "study")
-# Seconds that a process waits for the one that made a study to write what it is about.
+_LOCATION: Final = ("storage", "study")
+# Seconds that a process waits for the one that made a study to write its settings.
 _NEW_STUDY_SECONDS: Final = 10.0
 
 
@@ -54,10 +54,10 @@ class Sharing:
             raise SettingsError(f"--study is {self.study!r}; it takes a name of 1 to 200 characters.")
         if not isinstance(self.workers, int) or isinstance(self.workers, bool) or not 1 <= self.workers <= 1000:
             raise SettingsError(f"--workers is {self.workers!r}; it takes a number of processes from 1 to 1000.")
-        Lease(self.grace)  # says what a grace time is
+        Lease(self.grace)  # checks the grace time
 
     def reach(self) -> None:
-        """Open the storage once, so that a wrong URL is said before anything that takes time.
+        """Open the storage once, so that a wrong URL is reported before anything that takes time.
 
         A file that is not there yet is not made: a run that then cannot begin leaves nothing behind.
 
@@ -81,7 +81,7 @@ def open_study(
 ) -> tuple[StudyAddress, Study]:
     """The study of a run, new or as earlier processes left it, and its address for further ones.
 
-    In the folder's own SQLite file it is named ``bsszoo``, in a storage given without a study's name after the
+    In the folder's own SQLite file it is named ``bsszoo``, in a storage without a study's name after the
     folder's path, so that runs that share a storage do not share a study.
 
     Raises:
@@ -94,19 +94,19 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = default_storage(folder) if sharing.storage is None else sharing.storage
     address = StudyAddress(url, _name(sharing, folder), int(settings["seed"]), mode)
-    about = {k: v for k, v in settings.items() if k not in _OWN}
+    identity = {k: v for k, v in settings.items() if k not in _LOCATION}
     new = False
     try:
         storage = open_storage(url)
         try:
-            # Only one process makes it, and that one says what it is about.
+            # Only one process makes it, and that one writes its settings.
             optuna.create_study(storage=storage, study_name=address.name, direction="maximize")
             new = True
         except DuplicatedStudyError:
             pass
         study = address.open(search, storage)
         if new:
-            study.set_user_attr(_SETTINGS, about)
+            study.set_user_attr(_SETTINGS, identity)
             _name_metric(study)
         check_readable(study, url)
     except BssZooError:
@@ -114,16 +114,16 @@ def open_study(
     except (SQLAlchemyError, OptunaError, OSError, *DAMAGE) as error:
         raise SettingsError(
             f"The storage {shown(url)} cannot be opened: {first_line(error, url)}. Nothing was "
-            "removed. Bring a copy of it back, or give another --out or --storage."
+            "removed. Restore a copy of it, or give another --out or --storage."
         ) from None
-    _check(study, address, about)
+    _check(study, address, identity)
     if sharing.storage is not None and sharing.study is None:
         _check_folder(study, folder, new=new)
     return address, study
 
 
 def _name_metric(study: Study) -> None:
-    """What Optuna's dashboard and plots call the value; they say "Objective 0" where it has no name."""
+    """Set the value's name in Optuna's dashboard and plots, which is "Objective 0" otherwise."""
     from optuna.exceptions import ExperimentalWarning
 
     with warnings.catch_warnings():
@@ -132,17 +132,17 @@ def _name_metric(study: Study) -> None:
 
 
 def shared_controls(study: Study, folder: Path) -> None:
-    """Take over the controls' scores that another machine has put into a shared study."""
-    kept = scores_in(study.user_attrs.get(_CONTROLS))
-    if kept and not (folder / CONTROLS).exists():
-        write_json(folder / CONTROLS, kept)
+    """Copy the controls' scores from a shared study into the folder, where it has none."""
+    scores = scores_in(study.user_attrs.get(_CONTROLS))
+    if scores and not (folder / CONTROLS).exists():
+        write_json(folder / CONTROLS, scores)
 
 
 def share_controls(study: Study, folder: Path) -> None:
-    """Put this folder's scores of the controls where other machines find them."""
-    kept = scores_in(read_json(folder / CONTROLS))
-    if kept and not study.user_attrs.get(_CONTROLS):
-        study.set_user_attr(_CONTROLS, kept)
+    """Copy this folder's scores of the controls into the shared study, where it has none."""
+    scores = scores_in(read_json(folder / CONTROLS))
+    if scores and not study.user_attrs.get(_CONTROLS):
+        study.set_user_attr(_CONTROLS, scores)
 
 
 def _name(sharing: Sharing, folder: Path) -> str:
@@ -150,29 +150,29 @@ def _name(sharing: Sharing, folder: Path) -> str:
         return sharing.study
     if sharing.storage is None:
         return "bsszoo"
-    place = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"bsszoo_{folder.name}_{place}"
+    fingerprint = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"bsszoo_{folder.name}_{fingerprint}"
 
 
-def _check(study: Study, address: StudyAddress, about: Mapping[str, Any]) -> None:
+def _check(study: Study, address: StudyAddress, identity: Mapping[str, Any]) -> None:
     deadline = time.monotonic() + _NEW_STUDY_SECONDS
     while (earlier := study.user_attrs.get(_SETTINGS)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
     if earlier is None:
-        # Its maker was killed in between, or it was made by hand.
+        # The process that made it was killed in between, or it was made by hand.
         if study.get_trials(deepcopy=False):
             raise SettingsError(
                 f"The study {address.name!r} in {shown(address.storage)} holds trials that are not of "
                 "bsszoo. Give another --study."
             )
-        study.set_user_attr(_SETTINGS, dict(about))
-        earlier = about
+        study.set_user_attr(_SETTINGS, dict(identity))
+        earlier = identity
     if not isinstance(earlier, dict):
         raise SettingsError(
-            f"The study {address.name!r} in {shown(address.storage)} is not of bsszoo: what stands as "
-            "its settings is none. Give another --study or --out."
+            f"The study {address.name!r} in {shown(address.storage)} is not of bsszoo: its settings "
+            "are none. Give another --study or --out."
         )
-    if differ := differences(earlier, about):
+    if differ := differences(earlier, identity):
         raise SettingsError(
             f"The study {address.name!r} in {shown(address.storage)} is a search with other settings: "
             f"{differ}. Give the same settings to join it, or another --study or --out."
@@ -180,15 +180,15 @@ def _check(study: Study, address: StudyAddress, about: Mapping[str, Any]) -> Non
 
 
 def _check_folder(study: Study, folder: Path, *, new: bool) -> None:
-    """Two machines whose folders have the same path must not both take a study for theirs alone."""
+    """Two machines whose folders have the same path must not both use one study without sharing it."""
     file = folder / ".study.json"
     if new:
-        mark = secrets.token_hex(8)
-        write_json(file, {"mark": mark})
-        study.set_user_attr(_MARK, mark)
+        identifier = secrets.token_hex(8)
+        write_json(file, {"mark": identifier})
+        study.set_user_attr(_FOLDER, identifier)
         return
-    mark = (read_json(file) or {}).get("mark", "")
-    if study.user_attrs.get(_MARK, mark) != mark:
+    identifier = (read_json(file) or {}).get("mark", "")
+    if study.user_attrs.get(_FOLDER, identifier) != identifier:
         raise SettingsError(
             f"The study {study.study_name!r} is that of a folder of the same path on another machine. "
             "To search together give both the same --study NAME; else give another --out."

@@ -133,4 +133,4 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
     assert "Stopped after 2 of 12 trials" in errors
     done = _bsszoo(*arguments, cwd=tmp_path)
     assert done.returncode == 0
-    assert "going on after 2 finished trials" in done.stderr
+    assert "resuming after 2 finished trials" in done.stderr

@@ -96,14 +96,14 @@ def test_a_latency_model_is_a_function_or_its_name(tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         ((3, None, None), "--latency-table FILE or"),
-        ((3, {}, len), "both given"),
+        ((3, {}, len), "both set"),
         (("fast", None, len), "such as 12.5"),
         ((0, None, len), "above 0"),
         ((True, None, len), "above 0"),
         ((3, None, 7), "latency is 7"),
     ],
 )
-def test_what_tells_no_latency_is_refused(arguments, words):
+def test_what_is_no_latency_model_is_refused(arguments, words):
     with pytest.raises(BudgetError, match=words):
         latency_limit(*arguments)
 

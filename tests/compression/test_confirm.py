@@ -62,7 +62,7 @@ def test_the_best_code_and_the_uniform_network_are_trained_afresh_and_random_cod
     random = [r.code for r in rows if r.role == "random"]
     assert len({*random, result.best.code}) == 4
     assert all(result.budget.min_macs <= r.cost.macs <= result.budget.macs for r in rows if r.role != "uniform")
-    assert "The code found is better than the uniformly rescaled network" in result.confirmation.verdicts[0]
+    assert "The best code is better than the uniformly rescaled network" in result.confirmation.verdicts[0]
     assert "random feasible codes" in result.confirmation.verdicts[1]
     assert result.noise == pytest.approx(0.5 * 2**0.5)
 

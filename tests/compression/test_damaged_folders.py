@@ -270,7 +270,7 @@ def test_a_report_imports_and_calls_nothing_that_a_study_names(finished, tmp_pat
             )
             database.commit()
         page = report_study(".", out=tmp_path / "page.html").path.read_text()
-        assert "The latencies that limited the run were told by" in page
+        assert "The latencies that limited the run came from" in page
         assert "which a report does not load" in page
     assert not mark.exists()
 

@@ -1,4 +1,4 @@
-"""A compression phase by phase: each goes on where the last one stopped, in whichever process; events and result."""
+"""A compression phase by phase: each resumes where the last one stopped, in whichever process; events and result."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_options_are_described_once(tmp_path):
         Options.of(flops="60%", reduction=0)
     with pytest.raises(BudgetError, match="--slack is 2"):
         Budget(flops="60%", slack=2)
-    with pytest.raises(BssZooError, match="give the pictures with --data"):
+    with pytest.raises(BssZooError, match="give the images with --data"):
         Options.of(flops="60%", epochs=3)
     assert not any(tmp_path.iterdir())
     for group in GROUPS.values():

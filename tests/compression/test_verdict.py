@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bsszoo.compression.confirm import Interval, difference, mean_interval, shown, verdict
+from bsszoo.compression.confirm import Interval, difference, format_interval, mean_interval, verdict
 
 FIGURES = st.lists(st.floats(0, 100, width=32), min_size=2, max_size=8).filter(lambda v: np.std(v) > 1e-3)
 
@@ -57,8 +57,8 @@ def test_the_words_obey_the_interval(found, control, word):
 
 def test_one_value_has_no_interval_and_none_is_an_error():
     assert mean_interval([90.0]) == Interval(90.0)
-    assert shown(mean_interval([90.0])) == "90.00"
-    assert shown(Interval(1.0, -0.5, 2.5), sign=True) == "+1.00 (-0.50 to +2.50)"
+    assert format_interval(mean_interval([90.0])) == "90.00"
+    assert format_interval(Interval(1.0, -0.5, 2.5), sign=True) == "+1.00 (-0.50 to +2.50)"
     with pytest.raises(ValueError, match="at least one value"):
         mean_interval([])
     with pytest.raises(ValueError, match="each side"):
