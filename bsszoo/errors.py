@@ -9,7 +9,7 @@ from os import PathLike
 
 
 class BssZooError(Exception):
-    """Base of all errors of this package; the text says what, what was given, what is allowed and what to do."""
+    """Base of all errors of this package; the text names the value, what is allowed and what to do."""
 
 
 class CodeError(BssZooError, ValueError):
@@ -20,7 +20,7 @@ class UnknownNameError(BssZooError, KeyError):
     """A family, a zoo entry or a tag that does not exist."""
 
     def __str__(self) -> str:
-        # KeyError prints the repr of its argument, which would show a person escaped quotes.
+        # KeyError prints the repr of its argument, which would have escaped quotes.
         return str(self.args[0]) if self.args else ""
 
 
@@ -37,7 +37,7 @@ class EvaluationError(BssZooError, RuntimeError):
 
 
 class SettingsError(BssZooError, ValueError):
-    """A run that cannot start as asked: its folder, its storage or a setting stands in the way."""
+    """A run that cannot start: its folder, its storage or a setting cannot be used."""
 
 
 class RecipeError(BssZooError, ValueError):
@@ -49,11 +49,11 @@ class DataError(BssZooError, ValueError):
 
 
 class RunError(BssZooError, RuntimeError):
-    """A run that started and could not end well."""
+    """A run that failed after its start."""
 
 
 class StoppedError(RunError, RuntimeError):
-    """A run that was told to stop (Ctrl-C, SIGTERM) and kept everything; ``signal`` is the one that told it."""
+    """A run that was stopped by ``signal`` (Ctrl-C, SIGTERM) with its progress saved."""
 
     signal: int = 15
 
@@ -63,9 +63,9 @@ class WeightsError(BssZooError, RuntimeError):
 
 
 def shown(value: object, most: int = 80) -> str:
-    """What was given, for an error: short texts and plain values as they are, of anything else its type.
+    """A value for an error message: short texts and plain values as they are, of anything else its type.
 
-    A network, an array or a data frame printed whole would hide what the error says.
+    A network, an array or a data frame printed whole would hide the message.
     """
     if value is None or isinstance(value, (Number, PathLike, str, bytes, list, tuple, dict, set)):
         try:
@@ -81,16 +81,16 @@ def shown(value: object, most: int = 80) -> str:
     return f"an object ({home}{kind.__qualname__})"
 
 
-# More names than these are not read; of those a few are named.
+# Of more names than _MOST_NAMED a message lists about _FEW_NAMED.
 _MOST_NAMED, _FEW_NAMED = 24, 6
 
 
-def close_matches(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that helps with an unknown name: `` Did you mean 'resnet18'?``, or the known names."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
-    if near:
-        return f" Did you mean {' or '.join(repr(n) for n in near)}?"
+def close_matches(name: str, valid: Iterable[str]) -> str:
+    """The end of a sentence that helps with an unknown name: `` Did you mean 'resnet18'?``, or the valid names."""
+    names = sorted(valid)
+    matches = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+    if matches:
+        return f" Did you mean {' or '.join(repr(n) for n in matches)}?"
     if len(names) > _MOST_NAMED:
-        return f" Known are {len(names)}, such as {', '.join(names[:: len(names) // _FEW_NAMED + 1])}."
-    return f" Known: {', '.join(names)}."
+        return f" There are {len(names)}, such as {', '.join(names[:: len(names) // _FEW_NAMED + 1])}."
+    return f" Available: {', '.join(names)}."

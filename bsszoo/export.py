@@ -1,4 +1,4 @@
-"""``export``: a network as an ONNX or a torch.export file that gives PyTorch's own outputs, or no file at all."""
+"""``export``: a network as an ONNX or a torch.export file whose outputs are PyTorch's, or no file at all."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from bsszoo.version import __version__
 
 Format = Literal["onnx", "torch"]
 
-#: ONNX operator set; what runtimes of the last years read.
+#: ONNX operator set; what runtimes of recent years read.
 OPSET: Final = 18
 _OPSETS: Final = range(18, 24)
 SUFFIXES: Final[dict[str, str]] = {"onnx": ".onnx", "torch": ".pt2"}
-#: Largest difference that is taken for rounding, as a share of the largest output: in float32, and in float16.
+#: Largest difference that counts as rounding, as a share of the largest output: in float32, and in float16.
 BOUNDS: Final = {False: 1e-4, True: 2e-2}
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A file, and how far its outputs are from PyTorch's.
+    """An exported file, and the differences of its outputs from PyTorch's.
 
-    ``random`` and ``real`` are the largest absolute differences over the random and the real pictures, ``largest`` the
-    largest absolute output; ``real`` is None where there were none. ``input_shape`` has no batch.
+    ``random`` and ``real`` are the largest absolute differences over the random and the real images, ``largest`` the
+    largest absolute output; ``real`` is None without real images. ``input_shape`` has no batch dimension.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Exported:
     outputs: int
     random: float
     real: float | None
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     largest: float
 
     @property
@@ -74,7 +74,7 @@ class _Half(nn.Module):
 
 
 def file_name(source: str, format: str) -> str:
-    """What the file of a network is called that is named by a path, a repository, a name or a code."""
+    """The name of the exported file of a network, from its path, repository, name or code."""
     path = Path(source)
     short = path.name if path.exists() else source.removeprefix("hf-hub:").partition("@")[0].rpartition("/")[2]
     return (plain_name(short).strip("-") or "network") + SUFFIXES.get(format, "")
@@ -87,14 +87,14 @@ def export(
     format: Format = "onnx",
     half: bool = False,
     opset: int = OPSET,
-    pictures: Sequence[str | Path] | None = None,
+    images: Sequence[str | Path] | None = None,
     bound: float | None = None,
     label: str = "",
 ) -> Exported:
-    """Write a network to a file, run the file, and keep it only if its outputs are PyTorch's.
+    """Write a network to a file, run the file, and delete it unless its outputs are PyTorch's.
 
-    The batch is dynamic, the size of the input is not. Any number of pictures at a time gives the same outputs, which
-    the check uses. The normalisation of the input is not part of the file: it stands in ONNX's metadata.
+    The batch is dynamic, the size of the input is not. Any batch size gives the same outputs, which the
+    check uses. The normalisation of the input is not part of the file but of ONNX's metadata.
 
     Args:
         network: In evaluation mode, on the CPU, float32.
@@ -102,20 +102,20 @@ def export(
         format: ``onnx``, or ``torch`` for torch.export's program.
         half: Weights and arithmetic in float16; input and output stay float32.
         opset: ONNX operator set, 18 to 23.
-        pictures: Files or folders of real pictures to check on; two photographs by default.
+        images: Files or folders of real images to check on; two photographs by default.
         bound: Largest difference allowed, as a share of the largest output; 0.0001, with ``half`` 0.02.
-        label: What the file is of, for its metadata.
+        label: The network's name, for the metadata.
 
     Raises:
-        SettingsError: A setting makes no sense, or the packages that run the file are not installed.
-        DataError: A picture cannot be read.
+        SettingsError: A setting is invalid, or the packages that run the file are not installed.
+        DataError: An image cannot be read.
         RunError: The network cannot be exported, or the file's outputs differ; no file is left.
     """
     target = Path(path).expanduser()
     allowed = BOUNDS[half] if bound is None else bound
     _check_settings(format, opset, allowed, target)
     config = input_config(network)
-    check = check_inputs(config, pictures)
+    check = check_inputs(config, images)
     expected = _outputs(network, check)  # before the weights are rounded
     running = _Half(network).eval() if half else network
     sample = check.random[:2]
@@ -135,9 +135,9 @@ def export(
                     raise RunError(
                         f"The outputs of the exported file differ from PyTorch's by up to "
                         f"{max(random, real or 0.0):.3g}, {share:.2g} of the largest output; the bound is "
-                        f"{allowed:g}. No file was left. "
+                        f"{allowed:g}. No file was written. "
                         + (
-                            "float16 may be too coarse for this network; leave --fp16 away."
+                            "float16 may be too coarse for this network; leave out --fp16."
                             if half
                             else "This is a bug of an exporter or a runtime: please report it with the versions of "
                             "torch, onnx and onnxruntime."
@@ -160,14 +160,14 @@ def export(
         outputs=int(expected[0].shape[-1]),
         random=random,
         real=real,
-        pictures=check.names,
+        images=check.names,
         largest=largest,
     )
 
 
 def _refused(error: Exception) -> RunError:
-    said = (str(error).splitlines() or [""])[0]
-    return RunError(f"The network cannot be exported: {type(error).__name__}: {said}")
+    message = (str(error).splitlines() or [""])[0]
+    return RunError(f"The network cannot be exported: {type(error).__name__}: {message}")
 
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
@@ -202,8 +202,8 @@ def _write_onnx(network: nn.Module, sample: torch.Tensor, path: Path, opset: int
         raise _refused(error) from error
 
     def run(images: torch.Tensor) -> torch.Tensor:
-        (found,) = session.run(["logits"], {"images": images.numpy()})
-        return torch.from_numpy(found)
+        (outputs,) = session.run(["logits"], {"images": images.numpy()})
+        return torch.from_numpy(outputs)
 
     return run
 
@@ -220,8 +220,8 @@ def _write_program(network: nn.Module, sample: torch.Tensor, path: Path) -> Runn
 
     def run(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            found: torch.Tensor = loaded(images)
-        return found
+            outputs: torch.Tensor = loaded(images)
+        return outputs
 
     return run
 
@@ -234,7 +234,7 @@ def _outputs(network: nn.Module, check: Check) -> tuple[torch.Tensor, torch.Tens
 def _differences(
     run: Runner, check: Check, expected: tuple[torch.Tensor, torch.Tensor | None]
 ) -> tuple[float, float | None, float]:
-    """The largest differences on random and on real pictures, and the largest output; in batches of several sizes."""
+    """The largest differences on random and on real images, and the largest output; in batches of several sizes."""
     random, largest = 0.0, float(expected[0].abs().max())
     for size in (1, 2, len(check.random)):
         for start in range(0, len(check.random), size):
@@ -242,7 +242,7 @@ def _differences(
             random = max(random, _largest(run(check.random[part]) - expected[0][part]))
     if check.real is None or expected[1] is None:
         return random, None, largest
-    real = max(_largest(run(one[None]) - want[None]) for one, want in zip(check.real, expected[1], strict=True))
+    real = max(_largest(run(image[None]) - output[None]) for image, output in zip(check.real, expected[1], strict=True))
     return random, real, max(largest, float(expected[1].abs().max()))
 
 
@@ -252,7 +252,7 @@ def _largest(difference: torch.Tensor) -> float:
 
 
 def _facts(network: nn.Module, config: dict[str, Any], label: str) -> dict[str, str]:
-    """What a user of the file needs beside it: ONNX's metadata, as text."""
+    """ONNX's metadata, as text: what a user of the file needs beside it."""
     made: Any = network
     labels = made.default_cfg.get("label_names")
     facts = {
@@ -279,7 +279,7 @@ def _check_settings(format: str, opset: int, bound: float, target: Path) -> None
         what = "is a folder" if target.is_dir() else f"lies in {target.parent}, which is no folder"
         raise SettingsError(f"{target} {what}: give a file with --out.")
     if target.is_file() and target.suffix not in SUFFIXES.values():
-        raise SettingsError(f"{target} is there already and is no exported file: give another with --out.")
+        raise SettingsError(f"{target} exists already and is no exported file: give another with --out.")
     if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             try:
@@ -292,7 +292,7 @@ def _check_settings(format: str, opset: int, bound: float, target: Path) -> None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' own remarks, which are for their developers."""
+    """Silence the exporters' remarks, which are for their developers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -306,43 +306,43 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-# The pictures that an exported network is checked on: random ones, and real ones as the network's users give them
+# The images that an exported network is checked on: random ones, and real ones as the network's users give them
 
 
 _RANDOM: Final = 5
-#: Real pictures that come with matplotlib, where a user gives none.
+#: Real images that come with matplotlib, the default.
 _BUNDLED: Final = ("grace_hopper.jpg", "Minduka_Present_Blue_Pack.png")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Pictures to compare two networks on: ``random`` [n, c, s, s] and ``real`` ones, which may be none."""
+    """Images to compare two networks on: ``random`` [n, c, s, s] and ``real`` ones, or None."""
 
     random: torch.Tensor
     real: torch.Tensor | None
     names: tuple[str, ...]
 
 
-def check_inputs(config: Mapping[str, Any], pictures: Sequence[str | Path] | None, *, seed: int = 0) -> Check:
-    """Random pictures, and real ones prepared as timm's evaluation does.
+def check_inputs(config: Mapping[str, Any], images: Sequence[str | Path] | None, *, seed: int = 0) -> Check:
+    """Random images, and real ones with timm's evaluation transform.
 
     Args:
         config: The network's ``input_config``.
-        pictures: Files or folders of pictures; two photographs that come with matplotlib by default.
-        seed: Of the random ones.
+        images: Files or folders of images; two photographs that come with matplotlib by default.
+        seed: Seed of the random ones.
 
     Raises:
-        DataError: There is no such picture, or it cannot be read.
+        DataError: There is no such image, or it cannot be read.
     """
     channels, height, width = config["input_size"]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_RANDOM, channels, height, width, generator=generator)
-    files = _bundled() if pictures is None else image_files(pictures)
+    files = _bundled() if images is None else image_files(images)
     if channels not in MODES or not files:
         return Check(noise, None, ())
     transform = create_transform(**config, is_training=False)
-    images = [converted(read_image(file), MODES[channels], str(file)) for file in files]
-    return Check(noise, torch.stack([transform(image) for image in images]), tuple(file.name for file in files))
+    real = [transform(converted(read_image(file), MODES[channels], str(file))) for file in files]
+    return Check(noise, torch.stack(real), tuple(file.name for file in files))
 
 
 def _bundled() -> list[Path]:

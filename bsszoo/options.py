@@ -1,6 +1,6 @@
-"""The options of a compression: frozen, described once, the same in Python and on the command line.
+"""The options of a compression: frozen, documented once, for Python and the command line.
 
-A module of plain values: the command line reads it before anything is loaded.
+A module of plain values: the command line imports it before anything heavy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from bsszoo.errors import BudgetError, SettingsError, close_matches
 
-#: Fresh trainings of the code found and of the uniformly rescaled network, and the number of random codes.
+#: Fresh trainings of the best code and of the uniformly rescaled network, and the number of random codes.
 TRAININGS: Final = 3
-#: Of the codes that report at a rung, one in so many goes on to the next.
+#: Reduction factor of successive halving: of the codes that report at a rung, one in this many is promoted.
 REDUCTION: Final = 3
 
 
@@ -23,21 +23,21 @@ def option(
     text: str = "",
     *,
     metavar: str | None = None,
-    shown: str | bool = True,
+    display: str | bool = True,
     kind: type | None = None,
 ) -> Any:
     """A dataclass field that is an option.
 
     Args:
-        default: Its default; without one it has to be given.
-        text: What it is, for the help.
-        metavar: What its value looks like there.
-        shown: The default in words, or False for none, where the value itself says little.
-        kind: What a text on the command line becomes; by default what the default is, or a text.
+        default: Its default; without one the option is required.
+        text: The help text.
+        metavar: Placeholder of the value in the help.
+        display: The default as text in the help, or False for none, where the value itself says little.
+        kind: Type of the value on the command line; by default that of ``default``, else str.
     """
     if kind is None:
         kind = str if default is MISSING or default is None else type(default)
-    metadata = {"help": text, "metavar": metavar, "shown": shown, "kind": kind}
+    metadata = {"help": text, "metavar": metavar, "display": display, "kind": kind}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -47,49 +47,49 @@ def options_of(*groups: type) -> dict[str, Field[Any]]:
 
 
 def check_count(name: str, value: object, least: int) -> None:
-    """A ``SettingsError`` unless a value is an integer of at least so much."""
+    """A ``SettingsError`` unless a value is an integer from ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise SettingsError(f"{name} is {value!r}; it takes an integer from {least}.")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a code may cost at most, as a person says it: ``Budget(flops="50%", params="2M")``.
+    """Upper limits on a code's cost, as a user writes them: ``Budget(flops="50%", params="2M")``.
 
     Raises:
-        BudgetError: ``slack`` is no share.
+        BudgetError: ``slack`` is not in (0, 1].
     """
 
     flops: str | float = option(
         text="The budget in multiply-adds, as the paper counts FLOPs: 130M, 0.13G, or 60% of the "
-        "network's own. Tools that count 2 x MACs show twice this figure.",
+        "network's. Tools that count 2 x MACs report twice this figure.",
         metavar="MACS",
-        shown=False,
+        display=False,
     )
-    params: str | float | None = option(None, "Most parameters, e.g. 2.5M or 70%.", metavar="N", shown=False)
+    params: str | float | None = option(None, "Most parameters, e.g. 2.5M or 70%.", metavar="N", display=False)
     activations: str | float | None = option(
         None,
         "Most activations (elements of the outputs of all convolutions), e.g. 5M or 60%.",
         metavar="N",
-        shown=False,
+        display=False,
     )
     max_latency: str | float | None = option(
         None,
-        "Most milliseconds of a code, as --latency-table or --latency-model tells them.",
+        "Most milliseconds of a code, as predicted by --latency-table or --latency-model.",
         metavar="MS",
-        shown=False,
+        display=False,
     )
     latency_table: Any = option(
-        None, "Milliseconds of each block, JSON or CSV; a code's latency is their sum.", metavar="FILE", shown=False
+        None, "Milliseconds of each block, JSON or CSV; a code's latency is their sum.", metavar="FILE", display=False
     )
     latency_model: Any = option(
         None,
         "Your Python function of a bsszoo.Code that returns its milliseconds.",
         metavar="MODULE:FUNCTION",
-        shown=False,
+        display=False,
     )
     slack: float = option(0.1, "Share of the budget that a code may leave unused.", metavar="SHARE")
-    grow: bool = option(False, "Allow a budget above the network's own, which makes it larger.")
+    grow: bool = option(False, "Allow a budget above the network's cost, which makes it larger.")
 
     def __post_init__(self) -> None:
         slack = self.slack
@@ -99,76 +99,76 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The pictures that codes are trained on, and how.
+    """The images that codes are trained on, and how.
 
     Raises:
-        SettingsError: How is said, and not on which pictures.
+        SettingsError: Training options are set without images.
     """
 
     data: str | Path | None = option(
         None,
-        "Judge codes by training them on the pictures in this folder, as `bsszoo train` reads them; "
-        "accuracy is measured on training pictures that are held out.",
+        "Judge codes by training them on the images in this folder, as `bsszoo train` reads them; "
+        "accuracy is measured on training images that are held out.",
         metavar="DIR",
-        shown=False,
+        display=False,
     )
     recipe: str | Path | None = option(
-        None, "With --data: how each code is trained.", metavar="FILE", shown="the paper's, in full"
+        None, "With --data: how each code is trained.", metavar="FILE", display="the paper's, in full"
     )
     dataset: str | None = option(
         None,
         "With --data: how the folder is read: folder, torch/fashion_mnist, wds/NAME, ..",
         metavar="NAME",
-        shown="the recipe's, else folder",
+        display="the recipe's, else folder",
     )
     epochs: int | None = option(
-        None, "With --data: epochs of each training.", metavar="N", shown="the recipe's", kind=int
+        None, "With --data: epochs of each training.", metavar="N", display="the recipe's", kind=int
     )
     image_size: int | None = option(
         None,
-        "With --data: side of the pictures in training. --flops counts at the family's own size.",
+        "With --data: side of the images in training. --flops counts at the family's size.",
         metavar="PX",
-        shown="the recipe's",
+        display="the recipe's",
         kind=int,
     )
     subset: float | None = option(
-        None, "With --data: share of the pictures to train on.", metavar="SHARE", shown="all", kind=float
+        None, "With --data: share of the images to train on.", metavar="SHARE", display="all", kind=float
     )
     repeats: int = option(1, "With --data: trainings of each code.", metavar="N")
     ap: str | None = option(
         None,
         "With a detector and --data: which average precision judges.",
         metavar="mask|box",
-        shown="mask where there are masks",
+        display="mask where there are masks",
     )
 
     def __post_init__(self) -> None:
         how = self.recipe is not None or self.epochs or self.image_size or self.subset or self.ap or self.repeats != 1
-        if how and not self.given:
+        if how and not self.has_data:
             raise SettingsError(
                 "--recipe, --epochs, --image-size, --subset, --ap and --repeats say how codes are "
-                "trained: give the pictures with --data."
+                "trained: give the images with --data."
             )
 
     @property
-    def given(self) -> bool:
-        """Whether there are pictures to train on."""
+    def has_data(self) -> bool:
+        """Whether there are images to train on."""
         return self.data is not None or self.dataset is not None
 
     @property
     def folder(self) -> str | None:
-        """The pictures' folder as text."""
+        """The folder of the images as text."""
         return None if self.data is None else str(self.data)
 
     def refuse_for_detector(self) -> None:
-        """A ``SettingsError`` where an option was given that only classifiers have."""
+        """A ``SettingsError`` where an option of classifiers only is set."""
         if self.dataset is not None:
-            raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
+            raise SettingsError("--dataset is for classifiers; a detector's images are in COCO's format.")
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How codes are searched, by whom they are judged, and where the trials are kept.
+    """How codes are searched and judged, and where the trials are stored.
 
     Raises:
         SettingsError: A number is out of range, or there is no such search.
@@ -176,39 +176,39 @@ class SearchOptions:
 
     evaluator: Any = option(
         None,
-        "What judges a code. structural: a heuristic that needs no data and is no accuracy. "
+        "The evaluator of codes. structural: a heuristic that needs no data and is no accuracy. "
         "MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is better.",
         metavar="structural|MODULE:FUNCTION",
-        shown="structural; with --data, training",
+        display="structural; with --data, training",
     )
     trials: int = option(64, "Codes to evaluate.", metavar="N")
     batch: int = option(16, "Codes of the dispersed first iteration.", metavar="N")
     seed: int = option(0, "Seed of everything random.", metavar="N")
     search: str = option(
-        "default", "default: our search; paper: the one of AutoBSS's appendix A.1.", metavar="default|paper"
+        "default", "default: bsszoo's search; paper: that of AutoBSS's appendix A.1.", metavar="default|paper"
     )
     reduction: int = option(
         REDUCTION,
-        "With an evaluator of several rungs: of the codes that reach a rung's end, 1 in N goes on. 1: all.",
+        "With an evaluator of several rungs: of the codes that reach a rung's end, 1 in N is promoted. 1: all.",
         metavar="N",
     )
     workers: int = option(1, "Processes on this machine, each of which evaluates one code at a time.", metavar="N")
     storage: str | None = option(
         None,
-        "Where the trials are kept: postgresql://user@host/database, sqlite:///file.db, "
+        "Where the trials are stored: postgresql://user@host/database, sqlite:///file.db, "
         "journal:///shared/file.log or grpc://host:port.",
         metavar="URL",
-        shown="an SQLite file in DIR",
+        display="an SQLite file in DIR",
     )
     study: str | None = option(
         None,
         "Share the search of this name in --storage with other machines that run the same command.",
         metavar="NAME",
-        shown=False,
+        display=False,
     )
     grace: float = option(
         60.0,
-        "Without a sign of life for so long a worker is taken for dead, and its code is evaluated again.",
+        "Seconds without a heartbeat after which a worker counts as dead, and its code is evaluated again.",
         metavar="SECONDS",
     )
     retry_failed: bool = option(False, "Evaluate the codes again that failed in an earlier run.")
@@ -216,7 +216,7 @@ class SearchOptions:
         None,
         "Folder of the run; the same command resumes it.",
         metavar="DIR",
-        shown="bsszoo-runs/ and the settings' name",
+        display="bsszoo-runs/ and the settings' name",
     )
 
     def __post_init__(self) -> None:
@@ -231,7 +231,7 @@ class EndOptions:
     """What follows the search.
 
     Raises:
-        SettingsError: A number is out of range, or how the best code is trained is said without that it is.
+        SettingsError: A number is out of range, or options of the final training are set without ``finish``.
     """
 
     latency: bool = option(True, "Measure the forward time of the networks in the table.")
@@ -239,27 +239,27 @@ class EndOptions:
         TRAININGS,
         "With --data: at the end, N fresh trainings each of the best code and of the "
         "uniformly rescaled network and one each of N random codes, measured on the validation split, "
-        "which the search never sees. 0: none.",
+        "which the search does not see. 0: none.",
         metavar="N",
     )
     finish: Any = option(
         None,
         "With --data: train the best code in full at the end, by a recipe's file or the paper's.",
         metavar="RECIPE|paper",
-        shown=False,
+        display=False,
     )
     teacher: str | None = option(
         None,
         "With --finish: the original with these weights teaches the best code (a tag, "
         "hf-hub:ORG/NAME, a training's folder or a file).",
         metavar="WEIGHTS",
-        shown=False,
+        display=False,
     )
     inherit: str | None = option(
         None,
         "With --finish: the best code starts from these weights of the original, as far as shapes allow.",
         metavar="WEIGHTS",
-        shown=False,
+        display=False,
     )
 
     def __post_init__(self) -> None:
@@ -272,34 +272,34 @@ class EndOptions:
 
 @dataclass(frozen=True)
 class GridOptions:
-    """Which codes are searched, beside the budget."""
+    """The search space, beside the budget."""
 
     scale: float | None = option(
         None,
-        "Scale of the grid of widths; 1 is the paper's own grid.",
+        "Scale of the grid of widths; 1 is the paper's grid.",
         metavar="S",
-        shown="what meets the budget",
+        display="what meets the budget",
         kind=float,
     )
     depth_cap: str | float | None = option(
         None,
         "Most total depth, in multiples of the uniformly rescaled network's.",
         metavar="X|none",
-        shown="1.5 for structural, else none",
+        display="1.5 for structural, else none",
     )
     stage_depth_cap: str | float | None = option(
-        None, "The same for each stage.", metavar="X|none", shown="2 for structural, else none"
+        None, "The same for each stage.", metavar="X|none", display="2 for structural, else none"
     )
     params_cap: str | tuple[float, float] | None = option(
         None,
         "Least and most parameters, in multiples of the uniformly rescaled network's.",
         metavar="A:B|none",
-        shown="0.85:1.25 for structural, else none",
+        display="0.85:1.25 for structural, else none",
     )
 
     @property
     def capped(self) -> bool:
-        """Whether a cap was asked for, or that there be none."""
+        """Whether a cap is set, or explicitly none."""
         return any(cap is not None for cap in (self.depth_cap, self.stage_depth_cap, self.params_cap))
 
 
@@ -332,13 +332,13 @@ class Options:
             values: Options of any group, such as ``trials=32``.
 
         Raises:
-            SettingsError: There is no such option, or a value makes no sense.
+            SettingsError: There is no such option, or a value is invalid.
         """
         groups: Mapping[str, type] = {k: v for k, v in GROUPS.items() if budget is None or v is not Budget}
-        known = options_of(*groups.values())
+        valid = options_of(*groups.values())
         for name in values:
-            if name not in known:
-                raise SettingsError(f"There is no option {name!r}.{close_matches(name, known)}")
+            if name not in valid:
+                raise SettingsError(f"There is no option {name!r}.{close_matches(name, valid)}")
         if budget is None and "flops" not in values:
             raise SettingsError("A compression needs a budget: give flops, such as 130e6 or '60%'.")
         made: dict[str, Any] = {

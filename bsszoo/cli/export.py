@@ -70,9 +70,9 @@ def export_command(
         bool, typer.Option("--timm", help="Print how timm alone builds the network, and write nothing.")
     ] = False,
 ) -> None:
-    """Write a network as an ONNX or torch.export file, checked against PyTorch on random and on real pictures.
+    """Write a network as an ONNX or torch.export file, checked against PyTorch on random and on real images.
 
-    The file takes any number of pictures at a time, float32, normalised. If its outputs differ by more than rounding,
+    The file takes any batch size, float32, normalised. If its outputs differ by more than rounding,
     no file is left.
 
     Examples:
@@ -127,7 +127,7 @@ def export_command(
         format=format,  # type: ignore[arg-type]
         half=fp16,
         opset=opset,
-        pictures=images or None,
+        images=images or None,
         bound=bound,
         label=str(named),
     )
@@ -139,12 +139,12 @@ def export_command(
         f"{list(done.std)}; output: logits [batch, {done.outputs}] float32; any batch",
     )
     say(
-        f"Largest difference from PyTorch: {done.random:.2g} on random pictures"
+        f"Largest difference from PyTorch: {done.random:.2g} on random images"
         + (
             ""
             if done.real is None
-            else f", {done.real:.2g} on {len(done.pictures)} real ones"
-            f" ({', '.join(done.pictures[:3])}{', ..' if len(done.pictures) > 3 else ''})"
+            else f", {done.real:.2g} on {len(done.images)} real ones"
+            f" ({', '.join(done.images[:3])}{', ..' if len(done.images) > 3 else ''})"
         )
         + f", where the largest output is {done.largest:.3g}: {done.share:.1g} of it"
     )

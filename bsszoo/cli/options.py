@@ -29,7 +29,7 @@ def _parameter(name: str, field: Field[Any]) -> inspect.Parameter:
     about, flag = field.metadata, f"--{name.replace('_', '-')}"
     kind: Any = about["kind"]
     flags = (f"{flag}/--no-{name}",) if field.default is True else (flag,)
-    option = typer.Option(*flags, metavar=about["metavar"], show_default=about["shown"], help=about["help"])
+    option = typer.Option(*flags, metavar=about["metavar"], show_default=about["display"], help=about["help"])
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     annotation: Any = Annotated[kind | None if default is None else kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

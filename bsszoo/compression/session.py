@@ -382,7 +382,7 @@ class Compression:
                 "--finish is for classifiers. The search of a detector ends with the command that "
                 "trains the best one in full."
             )
-        if not training.given:
+        if not training.has_data:
             raise SettingsError("--finish trains the best code: give the images with --data.")
         from bsszoo.evaluators.training import TrainingEvaluator, candidates_recipe
         from bsszoo.train.classification.recipe import with_values

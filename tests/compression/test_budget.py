@@ -109,7 +109,7 @@ def test_what_is_no_latency_model_is_refused(arguments, words):
 
 
 @pytest.mark.parametrize(
-    ("network", "flops", "said"),
+    ("network", "flops", "message"),
     [
         ("mobilenetv2", "400M", "mobilenetv2 has 300.8M MACs; a budget of 400.0M would make it larger"),
         ("mobilenetv2", "150%", "a budget of 451.2M would make it larger"),
@@ -118,9 +118,9 @@ def test_what_is_no_latency_model_is_refused(arguments, words):
     ],
 )
 def test_a_budget_that_would_make_the_network_larger_is_refused(
-    network: Any, flops: str, said: str, tmp_path: Path
+    network: Any, flops: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BudgetError, match=re.escape(said)) as refused:
+    with pytest.raises(BudgetError, match=re.escape(message)) as refused:
         bsszoo.compress(network, flops=flops, out=tmp_path / "run")
     assert "--grow" in str(refused.value)
     assert not (tmp_path / "run").exists()

@@ -67,7 +67,7 @@ def test_the_best_code_and_the_uniform_network_are_trained_afresh_and_random_cod
     assert result.noise == pytest.approx(0.5 * 2**0.5)
 
 
-def test_it_is_kept_and_shown_and_not_trained_again(judge, tmp_path):
+def test_it_is_stored_and_reported_and_not_trained_again(judge, tmp_path):
     first = confirmed(judge, tmp_path, confirm=2)
     calls = list(judge.calls)
     again = confirmed(judge, tmp_path, confirm=2)
@@ -79,7 +79,7 @@ def test_it_is_kept_and_shown_and_not_trained_again(judge, tmp_path):
     sentence = first.confirmation.verdicts[0]
     for page in (tmp_path / "report.html", report_study(str(tmp_path), out=tmp_path / "again.html").path):
         text = page.read_text()
-        assert "Confirmed on unseen pictures" in text
+        assert "Confirmed on unseen images" in text
         assert sentence.replace("&", "&amp;") in text
 
 

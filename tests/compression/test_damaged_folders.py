@@ -65,7 +65,7 @@ def _seeds(few, many):
 
 def _use(folder):
     """Resume the run and write its page; only an error of ours may come, and it names the folder or the study."""
-    said = []
+    message = []
     for use in (
         lambda: report_study(str(folder), out=folder.parent / "page.html"),
         lambda: bsszoo.compress(NETWORK, out=folder, **SMALL),
@@ -73,8 +73,8 @@ def _use(folder):
         try:
             use()
         except BssZooError as error:
-            said.append(str(error))
-    return said
+            message.append(str(error))
+    return message
 
 
 # -- each kind of damage to each file -------------------------------------------------------------------------
@@ -146,9 +146,9 @@ def test_each_file_in_each_kind_of_damage(finished, tmp_path, name, kind):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     _KINDS[kind](folder / name, random.Random(f"{name} {kind}"))
-    for said in _use(folder):
-        assert str(folder) in said
-        assert "Remove" not in said
+    for message in _use(folder):
+        assert str(folder) in message
+        assert "Remove" not in message
 
 
 @pytest.mark.parametrize("seed", _seeds(8, 100))
@@ -210,7 +210,7 @@ def test_values_of_other_kinds_in_the_study(finished, tmp_path, seed):
 # -- what the words promise -----------------------------------------------------------------------------------
 
 
-def test_damaged_settings_are_put_aside_and_the_run_goes_on_with_the_study(finished, tmp_path):
+def test_damaged_settings_are_moved_and_the_run_resumes_from_the_study(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     before = (folder / "trials.csv").read_text()

@@ -95,7 +95,7 @@ def small(folder: Path) -> Path:
     return file
 
 
-def test_what_does_not_fit_is_said_before_any_training(shapes: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_an_error_before_any_training(shapes: Path, tmp_path: Path) -> None:
     head = DetectorHead("retinanet")
     recipe = detection_recipe(SMALL, shapes, recipe=small(tmp_path))
     with pytest.raises(SettingsError, match="RetinaNet finds no masks"):

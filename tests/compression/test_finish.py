@@ -77,13 +77,13 @@ def test_it_starts_from_the_original_and_learns_from_it(tmp_path: Path, recipe: 
         finished(tmp_path / "run", how)
 
 
-def test_weights_that_are_not_there_are_told_before_the_search(tmp_path: Path, recipe: Recipe) -> None:
+def test_missing_weights_are_an_error_before_the_search(tmp_path: Path, recipe: Recipe) -> None:
     with pytest.raises(WeightsError, match="no weights file"):
         finished(tmp_path / "run", Finish(recipe, None, inherit=str(tmp_path / "none.safetensors")))
     assert read_json(tmp_path / "run" / "result.json") is None
 
 
-def test_the_paper_s_recipe_takes_the_pictures_of_the_search_whole(recipe: Recipe) -> None:
+def test_the_paper_s_recipe_takes_all_images_of_the_search(recipe: Recipe) -> None:
     made = read_finish("paper", "resnet18", lambda: recipe)
     assert (made.optim.lr, made.schedule.epochs, made.loss.label_smoothing) == (0.4, 120, 0.1)
     assert (made.data.dataset, made.data.image_size, made.model.num_classes) == ("synthetic/64", 32, 4)

@@ -115,7 +115,7 @@ def test_the_nearest_figures_named_are_reachable():
         _plan(macs=7_636_475, caps=Caps(), candidates=10)
 
 
-def test_a_scale_of_ones_own_is_kept():
+def test_a_custom_scale_is_used():
     plan = _plan(scale=0.5, caps=Caps(), candidates=50)
     assert plan.space.scale == 0.5
     assert [axis[0] for axis in plan.space.widths] == [6, 8, 16, 24, 40, 80]
@@ -146,7 +146,7 @@ def _timed(**more):
     return table, make_plan(_original("mobilenetv2"), budget, caps=Caps(), seed=0, candidates=300, latency=table)
 
 
-def test_macs_params_activations_and_latency_are_kept_at_once():
+def test_macs_params_activations_and_latency_are_limited_at_once():
     table, plan = _timed(latency_ms=14.0)
     for i in range(0, 300, 7):
         code = plan.space.code(plan.candidates.codes[i])

@@ -84,7 +84,7 @@ def test_several_limits_hold_for_every_code_and_stand_in_the_files(tmp_path):
     assert "are not those of the run" not in page
 
 
-def test_a_page_is_written_when_what_told_the_latency_is_not_there(tmp_path, monkeypatch):
+def test_a_page_is_written_without_the_latency_model(tmp_path, monkeypatch):
     from bsszoo.compression.reopen import report_study
 
     monkeypatch.syspath_prepend(tmp_path)
@@ -109,7 +109,7 @@ def test_a_page_is_written_when_what_told_the_latency_is_not_there(tmp_path, mon
     assert str(result.best.code) in page
 
 
-def test_fewer_codes_than_trials_are_said_and_a_control_beyond_the_limit_too(tmp_path):
+def test_fewer_codes_than_trials_are_noted_and_a_control_beyond_the_limit_too(tmp_path):
     result = bsszoo.compress(
         "resnet18",
         flops="60%",
@@ -219,7 +219,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
         bsszoo.compress("mobilenetv2", out=tmp_path / "file" / "run", **SMALL)
 
 
-def test_some_failing_trials_are_kept_with_their_reasons(tmp_path):
+def test_some_failing_trials_are_recorded_with_their_reasons(tmp_path):
     def shaky(code):
         if code.depths[0] % 2:
             raise MemoryError("no room")

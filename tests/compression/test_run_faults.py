@@ -27,7 +27,7 @@ def _other(code):
 
 
 @pytest.mark.parametrize("name", ["a?b", "q%41x#y", "with space", "caf\u00e9"])
-def test_any_folder_name_holds_its_own_study(tmp_path, name):
+def test_any_folder_name_holds_one_study(tmp_path, name):
     bsszoo.compress("mobilenetv2", evaluator=_blocks, out=tmp_path / name, **SMALL)
     assert (tmp_path / name / "study.db").stat().st_size > 0
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -68,7 +68,7 @@ def test_another_storage_or_a_lost_study_does_not_overwrite_results(tmp_path):
     assert (tmp_path / "run" / "trials.csv").read_text() == kept
 
 
-def test_a_wrong_storage_is_said_before_candidates_are_drawn_and_a_failed_run_makes_no_file(tmp_path, monkeypatch):
+def test_a_wrong_storage_is_an_error_before_candidates_are_drawn_and_a_failed_run_makes_no_file(tmp_path, monkeypatch):
     def drawn(*_args, **_settings):
         raise BudgetError("drawn")
 
@@ -105,7 +105,7 @@ def test_files_that_cannot_be_read(tmp_path):
         bsszoo.compress("mobilenetv2", evaluator=_blocks, out=tmp_path, **SMALL)
 
 
-def test_a_full_disk_is_told_in_words_and_the_run_goes_on_later(tmp_path):
+def test_a_full_disk_is_an_error_in_words_and_the_run_resumes_later(tmp_path):
     script = tmp_path / "search.py"
     script.write_text(
         "import sys, resource\nimport bsszoo.cli.main, bsszoo.report.page, matplotlib\n"
@@ -157,7 +157,7 @@ def test_the_structural_score_of_a_network_beyond_the_budget_is_left_out(tmp_pat
     assert uniform.score is not None
 
 
-def test_an_evaluator_of_ones_own_keeps_what_it_says_of_itself(tmp_path):
+def test_a_custom_evaluator_is_recorded_by_its_info(tmp_path):
     class Judge:
         info = EvaluatorInfo("mine", "accuracy after 1 epoch [%]", "one epoch only")
 

@@ -226,6 +226,6 @@ def test_the_traceback_of_a_failed_trial_is_in_the_table(tmp_path):
         ({"study": " ", "storage": "sqlite:///x.db"}, "--study is ' '"),
     ],
 )
-def test_settings_that_make_no_sense_are_named(tmp_path, settings, words):
+def test_invalid_settings_are_named(tmp_path, settings, words):
     with pytest.raises(SettingsError, match=words):
         bsszoo.compress("mobilenetv2", evaluator=_blocks, out=tmp_path, **SMALL, **settings)

@@ -33,13 +33,13 @@ def test_the_difference_is_welch_s_by_its_formula(a, b):
 
 def test_of_two_equal_groups_better_or_worse_is_said_about_once_in_twenty_times():
     rng = np.random.default_rng(0)
-    said = [verdict(list(rng.normal(90, 0.3, 3)), list(rng.normal(90, 0.3, 3)), "it") for _ in range(2000)]
-    claims = np.mean(["better" in text or "worse" in text for text in said])
+    message = [verdict(list(rng.normal(90, 0.3, 3)), list(rng.normal(90, 0.3, 3)), "it") for _ in range(2000)]
+    claims = np.mean(["better" in text or "worse" in text for text in message])
     assert 0.02 < claims < 0.06
 
 
 @pytest.mark.parametrize(
-    ("found", "control", "word"),
+    ("best", "control", "word"),
     [
         ([91.0, 91.1, 91.2], [90.0, 90.1, 90.2], "is better than the other"),
         ([90.0, 90.1, 90.2], [91.0, 91.1, 91.2], "is worse than the other"),
@@ -49,10 +49,10 @@ def test_of_two_equal_groups_better_or_worse_is_said_about_once_in_twenty_times(
         ([95.0, 95.0], [90.0, 90.0], "nothing is claimed"),
     ],
 )
-def test_the_words_obey_the_interval(found, control, word):
-    text = verdict(found, control, "the other")
+def test_the_words_follow_the_interval(best, control, word):
+    text = verdict(best, control, "the other")
     assert word in text
-    assert ("better than" in text) == (difference(found, control).above_zero)
+    assert ("better than" in text) == (difference(best, control).above_zero)
 
 
 def test_one_value_has_no_interval_and_none_is_an_error():

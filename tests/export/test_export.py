@@ -1,4 +1,4 @@
-"""An exported file gives PyTorch's outputs, for any number of pictures, or there is no file."""
+"""An exported file gives PyTorch's outputs, for any batch size, or there is no file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_an_onnx_file_gives_pytorchs_outputs_for_any_batch_and_says_what_it_is(c
     assert facts["network"] == code
     assert json.loads(facts["input_size"]) == [3, 64, 64]
     assert json.loads(facts["mean"]) == list(done.mean)
-    assert done.pictures, "it was checked on real pictures too"
+    assert done.images, "it was checked on real images too"
     assert 0 < done.share < 1e-4
     assert (done.outputs, done.size) == (7, done.path.stat().st_size)
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
@@ -76,7 +76,7 @@ def test_no_path_of_this_machine_is_in_the_file_and_nothing_else_is_overwritten(
         assert str(Path(place).parent).encode() not in data
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
-    with pytest.raises(SettingsError, match="is there already and is no exported file"):
+    with pytest.raises(SettingsError, match="exists already and is no exported file"):
         export(network(), weights, format=format)  # type: ignore[arg-type]
     assert weights.read_bytes() == b"weights"
 
@@ -109,7 +109,7 @@ def test_half_precision_is_smaller_near_and_leaves_the_network_as_it_was(format:
 def test_outputs_that_differ_leave_no_file(tmp_path: Path) -> None:
     old = tmp_path / "net.pt2"
     old.write_bytes(b"an earlier file")
-    with pytest.raises(RunError, match=r"differ from PyTorch's by up to .* the bound is 1e-30\. No file was left"):
+    with pytest.raises(RunError, match=r"differ from PyTorch's by up to .* the bound is 1e-30\. No file was written"):
         export(network(), old, format="torch", half=True, bound=1e-30)
     assert old.read_bytes() == b"an earlier file"
     assert [p.name for p in tmp_path.iterdir()] == ["net.pt2"]
@@ -118,28 +118,28 @@ def test_outputs_that_differ_leave_no_file(tmp_path: Path) -> None:
 def test_a_network_whose_outputs_are_no_numbers_is_not_exported(tmp_path: Path) -> None:
     net = network()
     net.get_classifier().bias.data.fill_(float("nan"))  # type: ignore[operator]
-    with pytest.raises(RunError, match="No file was left"):
+    with pytest.raises(RunError, match="No file was written"):
         export(net, tmp_path / "net.pt2", format="torch")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_pictures_are_those_that_are_given_in_the_networks_colours(tmp_path: Path) -> None:
+def test_the_images_are_those_of_the_argument_in_the_networks_colours(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     grey = network(in_chans=1)
-    done = export(grey, tmp_path / "net.pt2", format="torch", pictures=[tmp_path])
-    assert done.pictures == ("a.png",)
+    done = export(grey, tmp_path / "net.pt2", format="torch", images=[tmp_path])
+    assert done.images == ("a.png",)
     assert done.input_shape == (1, 64, 64)
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"b\.jpg cannot be read"):
-        export(grey, tmp_path / "net.pt2", format="torch", pictures=[tmp_path / "b.jpg"])
+        export(grey, tmp_path / "net.pt2", format="torch", images=[tmp_path / "b.jpg"])
     with pytest.raises(DataError, match="There is no image"):
-        export(grey, tmp_path / "net.pt2", format="torch", pictures=["nowhere.png"])
-    # Of five channels there are no pictures: random ones alone.
+        export(grey, tmp_path / "net.pt2", format="torch", images=["nowhere.png"])
+    # Of five channels there are no images: random ones alone.
     assert export(network(in_chans=5), tmp_path / "net.pt2", format="torch").real is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"format": "tflite"}, "it takes onnx or torch"),
         ({"opset": 9}, "from 18 to 23"),
@@ -147,7 +147,7 @@ def test_the_pictures_are_those_that_are_given_in_the_networks_colours(tmp_path:
         ({"path": "no/such/folder/net.onnx"}, "which is no folder"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_invalid_settings(settings: dict[str, object], message: str, tmp_path: Path) -> None:
     given = {"path": tmp_path / "net.onnx", **settings}
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         export(network(), **given)  # type: ignore[arg-type]

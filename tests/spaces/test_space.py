@@ -227,7 +227,7 @@ class TestUserRanges:
     @pytest.mark.parametrize(
         ("entries", "words"),
         [
-            ({"C9": [8]}, ["'C9'", "Known: C3, C4"]),
+            ({"C9": [8]}, ["'C9'", "Available: C3, C4"]),
             ({"B3": [8]}, ["'B3'"]),
             ({"C3": []}, ["C3", "empty"]),
             ({"C3": [0, 8]}, ["C3", "0, 8", "integers from 1"]),
