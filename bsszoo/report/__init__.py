@@ -1,1 +1,1 @@
-"""bsszoo.report."""
+"""The report of a compression: tables, plots, one HTML page."""

@@ -11,15 +11,15 @@ from bsszoo.codes.detector import DetectorHead
 from bsszoo.codes.families import family_of
 from bsszoo.study.result import Finished, Result, TrainingFacts
 
-_OWN_NOTE: Final = (
-    "By the recipe of this run, on all training pictures; --set changes any value, such as optim.lr. On several "
+_RUN_NOTE: Final = (
+    "By the recipe of this run, on all training images; --set changes any value, such as optim.lr. On several "
     "GPUs: torchrun --nproc-per-node 8 -m bsszoo train ..."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One text to copy: what it does, in which language, and what to know before running it."""
+    """One text to copy: its title, language, and a note for whoever runs it."""
 
     title: str
     text: str
@@ -41,7 +41,7 @@ _REST: Final = "The rest is as for the paper's ResNets."
 
 _COCO_NOTE: Final = (
     "Trains it on COCO from scratch by the settings of the AutoBSS paper's section B.3.3: 270,000 iterations of 16 "
-    "pictures, synchronised batch normalisation. recipes/README.md has our choices where the paper is silent. On "
+    "images, synchronised batch normalisation. recipes/README.md has our choices where the paper is silent. On "
     "several GPUs: torchrun --nproc-per-node 8 -m bsszoo train ... --set changes any value, and the folder keeps the "
     "whole recipe. Nobody has run this on COCO yet."
 )
@@ -50,15 +50,15 @@ _COCO_NOTE: Final = (
 def commands(
     code: Code, training: TrainingFacts | None = None, head: DetectorHead | None = None
 ) -> tuple[Command, ...]:
-    """What builds and trains a code, or the detector on it: with ``bsszoo``, with timm alone, and by a recipe.
+    """The commands that build and train a code, or the detector on it: by ``bsszoo``, by timm alone, by a recipe.
 
-    The recipe is that of the run's own pictures where it had some, else the paper's of the family for ImageNet.
+    The recipe is that of the run's images where it has some, else the paper's of the family for ImageNet.
     """
     network = str(code if head is None else head.on(code))
-    pictures = "imagenet" if head is None else "coco"
-    given, train = "", f"bsszoo train paper:{network} \\\n  --data /path/to/{pictures} --out runs/first\n"
+    dataset = "imagenet" if head is None else "coco"
+    arguments, train = "", f"bsszoo train paper:{network} \\\n  --data /path/to/{dataset} --out runs/first\n"
     if training is not None:
-        given = f", num_classes={training.num_classes}" + (
+        arguments = f", num_classes={training.num_classes}" + (
             f", in_chans={training.in_chans}" if training.in_chans != 3 else ""
         )
         data = f"--data {shlex.quote(training.data)} " if training.data is not None else ""
@@ -66,33 +66,33 @@ def commands(
         train = f"bsszoo train {recipe} \\\n  --set model.name={network} \\\n  {data}--out runs/first\n"
     if head is not None:
         return (
-            Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{network}"{given})\n', "python"),
-            Command("Train it", train, "shell", _COCO_NOTE if training is None else _OWN_NOTE),
+            Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{network}"{arguments})\n', "python"),
+            Command("Train it", train, "shell", _COCO_NOTE if training is None else _RUN_NOTE),
         )
     source = family_of(code.family).training.source
     note = _TRAIN_NOTE.format(source=source, rest=_PAPER_IS_SILENT if "AutoBSS" in source else _REST)
     return (
-        Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}"{given})\n', "python"),
+        Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}"{arguments})\n', "python"),
         Command(
             "Build it with timm",
-            f'import bsszoo.nets\nimport timm\n\nmodel = timm.create_model("bsszoo_code", code="{code}"{given})\n',
+            f'import bsszoo.nets\nimport timm\n\nmodel = timm.create_model("bsszoo_code", code="{code}"{arguments})\n',
             "python",
             "Importing bsszoo.nets registers the model in timm.",
         ),
-        Command("Train it", train, "shell", note if training is None else _OWN_NOTE),
+        Command("Train it", train, "shell", note if training is None else _RUN_NOTE),
     )
 
 
 def commands_of(result: Result, code: Code) -> tuple[Command, ...]:
-    """The commands of a code that a run found; of the one that was trained in full, first what uses that network."""
-    found = commands(code, result.training, result.head)
+    """The commands of a code of a run; of the one that was trained in full, first those that use that network."""
+    build = commands(code, result.training, result.head)
     if result.finished and result.training and result.finished.code == str(code):
-        return (*after_training(result.training, result.finished), *found)
-    return found
+        return (*after_training(result.training, result.finished), *build)
+    return build
 
 
 def after_training(training: TrainingFacts, finished: Finished) -> tuple[Command, ...]:
-    """What uses the network of a run's training in full: loads it, and publishes it."""
+    """The commands that load and publish the network of a run's training in full."""
     folder = f"{training.folder}/{finished.folder}"
     return (
         Command(

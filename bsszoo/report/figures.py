@@ -1,4 +1,4 @@
-"""Numbers as a person reads them. Every cost that is shown goes through this file, so that all of them look alike."""
+"""Numbers as text for a reader: every cost in a table, page or message is formatted here, so that all look alike."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from bsszoo.study.result import ConfirmedRow
 
-#: What the two ways of counting are called wherever a cost is shown. One multiply-add is one MAC.
+#: Names of the two ways of counting, wherever a cost is displayed. One multiply-add is one MAC.
 MACS_NAME: Final = "MACs"
 TWO_MACS_NAME: Final = "2 x MACs"
 MACS_NOTE: Final = "the paper's FLOPs"
 TWO_MACS_NOTE: Final = "what tools counting a multiply-add as two call FLOPs, e.g. NVIDIA Model Optimizer"
 
-#: Stands where there is no figure: not measured, or failed.
+#: Placeholder of a missing figure: not measured, or failed.
 ABSENT: Final = "-"
 
 _UNITS: Final = ("", "k", "M", "B", "T", "P")
@@ -37,7 +37,7 @@ def human(count: int) -> str:
 
 
 def both_macs(macs: int) -> str:
-    """MACs and 2 x MACs in one line, each with its name and whose word "FLOPs" it is."""
+    """MACs and 2 x MACs in one line, each with its name and who calls it FLOPs."""
     return f"{MACS_NAME} {human(macs)} ({MACS_NOTE}) | {TWO_MACS_NAME} {human(2 * macs)} ({TWO_MACS_NOTE})"
 
 
@@ -58,21 +58,21 @@ def latency(milliseconds: float | None) -> str:
 
 
 def counted_at(sizes: Iterable[int]) -> str:
-    """At which input the costs of some networks are counted, as a sentence."""
-    found = sorted(set(sizes))
-    if len(found) == 1:
-        return f"Counted at an input of {found[0]} x {found[0]} px."
-    return sizes_differ(found) or "Counted at each network's own input."
+    """The input size at which the costs of some networks are counted, as a sentence."""
+    distinct = sorted(set(sizes))
+    if len(distinct) == 1:
+        return f"Counted at an input of {distinct[0]} x {distinct[0]} px."
+    return sizes_differ(distinct) or "Counted at each network's input size."
 
 
 def sizes_differ(sizes: Iterable[int]) -> str:
     """A caution where networks take inputs of different sizes; empty where they do not."""
-    found = sorted(set(sizes))
-    if len(found) < 2:
+    distinct = sorted(set(sizes))
+    if len(distinct) < 2:
         return ""
     return (
-        f"The networks take inputs of different sizes ({', '.join(map(str, found))} px): MACs, activations and "
-        "times are each at its own, so they compare the networks together with their inputs."
+        f"The networks take inputs of different sizes ({', '.join(map(str, distinct))} px): MACs, activations and "
+        "times are each at its size, so they compare the networks together with their inputs."
     )
 
 
@@ -105,7 +105,7 @@ def test_cells(row: ConfirmedRow) -> tuple[str, str, str]:
 
 
 def noise_words(noise: float) -> str:
-    """What the spread of repeated evaluations says, as a sentence."""
+    """The spread of repeated evaluations, as a sentence."""
     return (
         f"Noise: one evaluation of a code varies by {noise:.2f} (standard deviation). Codes whose scores differ by "
         "less than about twice that may well be in the other order."

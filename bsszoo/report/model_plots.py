@@ -1,4 +1,4 @@
-"""The plots of what the results teach: the model's posterior over cost, shares of entries, their curves."""
+"""The plots of a search's insight: the model's posterior over cost, shares of entries, their curves."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 # Candidates of the posterior that are drawn: more run into one band and make the page heavy.
 _DRAWN: Final = 300
-# Longest name of a parameter that stands in a plot.
+# Longest name of a parameter in a plot.
 _NAME: Final = 18
 _COLUMNS: Final = 3
 
-_SHOWN: Final = {"macs": MACS_NAME, "params": "Params", "additive": "all, each alone", "together": "combinations"}
+_LABELS: Final = {"macs": MACS_NAME, "params": "Params", "additive": "all, each alone", "together": "combinations"}
 
 
 def posterior_over_cost(insight: Insight, evaluated: Sequence[tuple[int, float]]) -> str:
     """The model's expected score of a sample of candidates over their MACs, with the evaluated codes on top.
 
     Args:
-        insight: What the results teach, with a view of the cost.
+        insight: The insight, with a view of the cost.
         evaluated: MACs and score of each evaluated code.
     """
     from matplotlib.collections import LineCollection
@@ -50,7 +50,7 @@ def posterior_over_cost(insight: Insight, evaluated: Sequence[tuple[int, float]]
         axes.plot(
             x, mean, "o", color=ORIGINAL, alpha=0.6, markersize=2.6, markeredgewidth=0, label="expected, and 1 s.d."
         )
-        # The envelope holds on until the dearest candidate, where it is as good as at the last rise.
+        # The envelope goes to the most expensive candidate, at the value of its last rise.
         end = max(int(view.macs.max()), int(view.best_macs[-1])) / 1e6
         steps = [*(view.best_macs / 1e6), end]
         axes.fill_between(
@@ -89,7 +89,7 @@ def posterior_over_cost(insight: Insight, evaluated: Sequence[tuple[int, float]]
 
 
 def importance_bars(insight: Insight) -> str:
-    """How much of the score's variance each entry explains on its own, with intervals; costs and sums beneath."""
+    """How much of the score's variance each entry explains alone, with intervals; costs and sums beneath."""
     from matplotlib.figure import Figure
 
     entries = sorted(insight.importance, key=lambda s: -s.median)
@@ -101,7 +101,7 @@ def importance_bars(insight: Insight) -> str:
     with style():
         figure = Figure(figsize=(WIDTH, 0.9 + 0.27 * len(rows)), layout="constrained")
         axes: Any = figure.add_subplot()
-        places, names = [], []
+        positions, names = [], []
         for y, row in enumerate(rows):
             if row is None:
                 continue
@@ -116,23 +116,23 @@ def importance_bars(insight: Insight) -> str:
                 fmt="none",
                 xerr=[[100 * (share.median - share.low)], [100 * (share.high - share.median)]],
             )
-            places.append(y)
-            names.append(plain(_SHOWN.get(share.name, share.name) if color != FOUND else share.name))
-        axes.set_yticks(places, names)
+            positions.append(y)
+            names.append(plain(_LABELS.get(share.name, share.name) if color != FOUND else share.name))
+        axes.set_yticks(positions, names)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the variance [%]")
-        said = ", ".join(
+        largest = ", ".join(
             f"{s.name} {100 * s.median:.0f}% ({100 * s.low:.0f} to {100 * s.high:.0f}%)" for s in entries[:3]
         )
-        title = f"Share of the score's variance that each of {len(entries)} entries explains alone; most: {said}."
+        title = f"Share of the score's variance that each of {len(entries)} entries explains alone; most: {largest}."
         return svg_text(figure, prefix="importance", title=title)
 
 
 def effect_curves(insight: Insight) -> str:
-    """A small curve for each entry: the model's average score given its value, with a 90% band."""
+    """A small curve for each entry: the model's average score at each value, with a 90% band."""
     from matplotlib.figure import Figure
 
     effects = insight.effects
@@ -167,7 +167,7 @@ def _curve(axes: Any, effect: Effect) -> None:
 
 
 def plain(name: str) -> str:
-    """A name that a user gave, as it may stand in a plot: short, and a dollar sign is one (no formula)."""
+    """A user's name as text for a plot: short, and a dollar sign begins no formula."""
     text = "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "replace").decode("utf-8"))
     text = text if len(text) <= _NAME else text[: _NAME - 2] + ".."
     return text.replace("$", r"\$")

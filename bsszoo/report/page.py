@@ -1,4 +1,4 @@
-"""The report of a compression run as one HTML file that needs nothing else: no network, no script, no other file."""
+"""The report of a compression run as one HTML file that needs no network, no script and no other file."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def write_report(
     """The path of the report, written whole or not at all: a reader never sees half a page.
 
     Args:
-        result: A run with at least one found network.
+        result: A run with at least one network of the role ``found``.
         path: The HTML file to write; an older one is replaced.
-        insight: What the results teach; None leaves its plots out.
+        insight: The insight of its results; None leaves out its plots.
         note: A sentence below the heading, such as that the search is still running.
 
     Raises:
@@ -65,7 +65,7 @@ def write_page(page: str, path: str | os.PathLike[str]) -> Path:
 def render_page(result: Result, insight: Insight | None = None, *, note: str = "") -> str:
     """The report of a run as the text of an HTML file; equal results give equal text.
 
-    The result needs at least one found network. Text that a user gave stands in the page as text, never as markup.
+    The result needs at least one network of the role ``found``. A user's text is text in the page, never markup.
     """
     name = family_of(result.family).title if result.head is None else result.head.on(result.best.code).title
     evaluated = [(t.cost.macs, t.score) for t in result.trials if t.score is not None]
@@ -93,10 +93,10 @@ def plots(result: Result) -> dict[str, str]:
 
 
 def learnt(insight: Insight | None, evaluated: Sequence[tuple[int, float]]) -> str:
-    """The part of the page that says what the results teach, and how far that can be believed.
+    """The part of the page on the insight of the results, and how reliable it is.
 
     Args:
-        insight: What the results teach; None when there is nothing to learn.
+        insight: The insight; None where there are too few results.
         evaluated: MACs and score of each evaluated code, for the plot over the cost.
     """
     if insight is None or insight.flat:
@@ -147,7 +147,7 @@ def cards(result: Result) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    """A template with these values. What no file can hold (half a surrogate pair) becomes a question mark."""
+    """A template with these values. What UTF-8 cannot encode (half a surrogate pair) becomes a question mark."""
     return _environment().get_template(template).render(values).encode("utf-8", "replace").decode("utf-8")
 
 

@@ -1,7 +1,7 @@
-"""The plots of a compression report that show the trials themselves, each an ``<svg>`` element as text.
+"""The plots of a compression's trials and networks, each an ``<svg>`` element as text.
 
 Colours are Okabe and Ito's, which stay apart for colour-blind readers, and every kind of mark has a shape of its own
-as well. Nothing that a user wrote stands in a plot.
+as well. No text of a user is in a plot.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _TICKS: Final = {
 
 
 def cost_against_score(result: Result) -> str:
-    """Every trial's score over its MACs, with the codes found, the controls and the limits of the budget.
+    """Every trial's score over its MACs, with the best codes, the controls and the limits of the budget.
 
-    Trials without a score stand as crosses at the foot; a control beyond the trials' range is named at the edge.
+    Trials without a score are crosses at the foot; a control beyond the trials' range is named at the edge.
     """
     with style():
         figure, axes = _figure(4.5)
@@ -81,12 +81,12 @@ def cost_against_score(result: Result) -> str:
                 label=f"lower limit {human(result.budget.min_macs)}",
             )
         _front(axes, [(t.cost.macs, t.score) for t in done])
-        found = [row for row in result.networks if row.role == "found"]
+        best = [row for row in result.networks if row.role == "found"]
         # The best is drawn last, above the others.
-        for place in range(len(found), 0, -1):
-            row = found[place - 1]
+        for rank in range(len(best), 0, -1):
+            row = best[rank - 1]
             if row.score is not None:
-                _badge(axes, row.cost.macs / 1e6, row.score, str(place), label="code found" if place == 1 else None)
+                _badge(axes, row.cost.macs / 1e6, row.score, str(rank), label="best codes" if rank == 1 else None)
         _without_score(axes, result.trials, lambda t: t.cost.macs / 1e6)
         axes.set_xlabel("MACs [million]")
         axes.set_ylabel("score")
@@ -99,7 +99,7 @@ def cost_against_score(result: Result) -> str:
         above.spines["top"].set_visible(False)
         legend(figure, axes)
         title = (
-            f"Score over MACs of {len(done)} trials and {len(found)} codes found, under a budget of "
+            f"Score over MACs of {len(done)} trials and the {len(best)} best codes, under a budget of "
             f"{human(result.budget.macs)} MACs; the best code has {human(result.best.cost.macs)} MACs and the "
             f"score {score(result.best.score)}."
         )
@@ -132,20 +132,17 @@ def params_against_score(result: Result) -> str:
             )
         best = result.best
         if best.score is not None:
-            _badge(axes, best.cost.params / 1e6, best.score, "1", label="best code found")
+            _badge(axes, best.cost.params / 1e6, best.score, "1", label="best code")
         axes.set_xlabel("params [million]")
         axes.set_ylabel("score")
         axes.margins(y=0.12)
         legend(figure, axes)
-        title = (
-            f"Score over parameters of {len(done)} trials; {len(front)} of them are beaten by none with as few "
-            "parameters."
-        )
+        title = f"Score over parameters of {len(done)} trials; {len(front)} of them are on the Pareto front."
         return svg_text(figure, prefix="params-score", title=title)
 
 
 def pareto_front(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:
-    """The points (cost, score) that no other one beats in both: cheapest first, each dearer and better than the last.
+    """The points (cost, score) that no other one beats in both: cheapest first, each costlier and better than the last.
 
     Example:
         >>> pareto_front([(3, 1.0), (1, 0.5), (2, 0.4), (3, 0.9), (9, None)])
@@ -161,7 +158,7 @@ def pareto_front(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, 
 def progress_by_trial(result: Result) -> str:
     """Every trial's score in the order of the trials, the best so far as a line, batches as bands.
 
-    Trials without a score stand as crosses at the foot.
+    Trials without a score are crosses at the foot.
     """
     with style():
         figure, axes = _figure(4.0)
@@ -216,18 +213,18 @@ def progress_by_trial(result: Result) -> str:
 def stage_profile(result: Result) -> str:
     """The best code beside the original and the uniformly rescaled network: width, depth, MACs of each stage.
 
-    Bars of one stage stand side by side. The MACs of a stage are a share of its own network's.
+    Bars of one stage are side by side. The MACs of a stage are a share of its network's.
     """
-    shown = [
+    networks = [
         ("original", ORIGINAL, "", _first(result, "original")),
         ("uniformly rescaled", UNIFORM, "//", _first(result, "uniform")),
-        ("best code found", FOUND, "", result.best),
+        ("best code", FOUND, "", result.best),
     ]
     with style():
         figure, _ = _figure(8.2, empty=True)
         panels: Any = figure.subplots(3, 1)
         rows: list[_Bars] = [
-            (label, color, hatch, _stages(result, row.code)) for label, color, hatch, row in shown if row is not None
+            (label, color, hatch, _stages(result, row.code)) for label, color, hatch, row in networks if row is not None
         ]
         family = family_of(result.family)
         blocks = range(2, family.numbers.stop)
@@ -243,7 +240,7 @@ def stage_profile(result: Result) -> str:
         legend(figure, panels[0])
         best = result.best
         title = (
-            f"Width, depth and share of MACs of each stage of the best code found, {human(best.cost.macs)} MACs, "
+            f"Width, depth and share of MACs of each stage of the best code, {human(best.cost.macs)} MACs, "
             "beside the controls."
         )
         return svg_text(figure, prefix="profile", title=title)
@@ -269,7 +266,7 @@ def _first(result: Result, role: str) -> NetworkRow | None:
 
 
 def _macs_range(result: Result) -> tuple[float, float]:
-    """The MACs [million] that the plot spans: trials, codes found, budget; the uniform network when it is near."""
+    """The MACs [million] that the plot spans: trials, best codes, budget; the uniform network when it is near."""
     inside = [t.cost.macs for t in result.trials] + [result.budget.macs]
     inside += [row.cost.macs for row in result.networks if row.role == "found"]
     low, high = min(inside), max(inside)
@@ -338,7 +335,7 @@ def _badge(axes: Axes, x: float, y: float, text: str, *, label: str | None) -> N
 
 
 def _without_score(axes: Axes, trials: Sequence[TrialRow], x: Callable[[TrialRow], float]) -> None:
-    """Failed and pruned trials at the foot of the axes: what a pruned one reported is no score."""
+    """Failed and pruned trials at the foot of the axes: the reports of a pruned one are no score."""
     for state, marker in (("failed", "x"), ("pruned", "v")):
         xs = [x(t) for t in trials if t.state == state]
         if xs:
@@ -380,7 +377,7 @@ def _bands(axes: Axes, trials: Sequence[TrialRow]) -> None:
 
 
 def _bars(axes: Axes, rows: Sequence[_Bars], value: Callable[[StageCost, int], float]) -> None:
-    """A group of bars for each stage, one for each network; ``value`` takes a stage and its network's place."""
+    """A group of bars for each stage, one for each network; ``value`` takes a stage and its network's index."""
     names = [s.name for s in rows[-1][3]]
     width = 0.8 / len(rows)
     for i, (label, color, hatch, stages) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG text that can stand inside an HTML page with others of its kind."""
+"""A matplotlib figure as SVG text for an HTML page with several such figures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RC: Final[dict[Any, Any]] = {
 
 _FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
-# A user's matplotlibrc may change these, and with them the page: they go back to matplotlib's own.
+# A user's matplotlibrc may change these, and with them the page: they are reset to matplotlib's defaults.
 _RESET: Final[tuple[Any, ...]] = (
     "font.family",
     "axes.prop_cycle",
@@ -63,7 +63,7 @@ _RESET: Final[tuple[Any, ...]] = (
 
 
 def style() -> AbstractContextManager[None]:
-    """A context in which figures are made and turned into text; the user's own matplotlib settings come back after."""
+    """A context in which figures are made and turned into text; the user's matplotlib settings are restored after."""
     import matplotlib
 
     # Any: matplotlib types every key of its settings, and a plain table of them has no such type.
@@ -72,15 +72,15 @@ def style() -> AbstractContextManager[None]:
 
 
 def svg_text(figure: Figure, *, prefix: str, title: str) -> str:
-    """A figure as one ``<svg>`` element, to be called inside ``style()``.
+    """A figure as one ``<svg>`` element; call it inside ``style()``.
 
-    It scales to the width it is given, carries its title for readers that cannot see it, holds no date and no
+    It scales to the width of its container, carries its title for readers that cannot see it, holds no date and no
     version, and its ids begin with the prefix, so that several figures can share a page.
 
     Args:
         figure: The figure.
         prefix: A word that is unique on the page.
-        title: What the figure shows, in a sentence.
+        title: A sentence that describes the figure.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -100,11 +100,11 @@ def svg_text(figure: Figure, *, prefix: str, title: str) -> str:
     text = text.replace(FAINT, "currentColor")
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
-    said = html.escape(title)
+    escaped = html.escape(title)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box.group(0)} '
         f'role="img" aria-labelledby="{prefix}-title" version="1.1" '
         f'style="width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt">\n'
-        f'<title id="{prefix}-title">{said}</title>'
+        f'<title id="{prefix}-title">{escaped}</title>'
     )
     return head + text[text.index(">") + 1 :].rstrip() + "\n"

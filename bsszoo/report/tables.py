@@ -46,7 +46,7 @@ _TWO_MACS_COLUMN = "2xMACs"
 @dataclass(frozen=True, slots=True)
 class ListRow:
     """One model of ``bsszoo list``. ``paper`` holds the paper's figures as text, None where it has none;
-    ``weights`` says where weights come from, or that there are none; ``size`` is the side of the input [px].
+    ``weights`` names the source of weights, or says that there are none; ``size`` is the side of the input [px].
     """
 
     name: str
@@ -66,7 +66,7 @@ def stage_table(
 
     Args:
         code: The code.
-        image_size: Side of the input, or (height, width) [px], at which MACs are counted; the code's own by default.
+        image_size: Side of the input, or (height, width) [px], at which MACs are counted; the code's by default.
         num_classes, in_chans: Outputs of the classifier and channels of the input.
 
     Raises:
@@ -105,7 +105,7 @@ def stage_table(
 
 
 def operator(stage: Stage[int]) -> str:
-    """What a stage's blocks are, e.g. ``Conv 7x7 + pool``, ``Bottleneck 3x3``, ``MBConv k5 + SE``."""
+    """A stage's blocks as text, e.g. ``Conv 7x7 + pool``, ``Bottleneck 3x3``, ``MBConv k5 + SE``."""
     return stage.first.title() + (" + pool" if stage.pool > 1 else "")
 
 
@@ -115,12 +115,12 @@ def inner(stage: Stage[int]) -> str:
 
 
 def code_summary(code: Code, cost: Cost, image_size: ImageSize | None = None) -> Group:
-    """What a code is and costs, in a few lines: its text, the paper's form of it, MACs both ways, params.
+    """A code and its costs, in a few lines: its text, the paper's form of it, MACs both ways, params.
 
     Args:
         code: The code.
         cost: Its cost at ``image_size``.
-        image_size: What the cost was counted at [px]; the code's own by default.
+        image_size: Input size of the cost [px]; the code's by default.
 
     Raises:
         CodeError: An image size that no network can have.
@@ -148,14 +148,14 @@ def paper_form(code: Code) -> str:
 
 
 def result_table(result: Result) -> Group:
-    """The end of a search: the controls and the codes found, each code whole beneath, and what the score is.
+    """The end of a search: the controls and the best codes, each code whole beneath, and what the score measures.
 
-    Codes stand beneath the table, one to a line, because a code can be wider than a terminal.
+    Codes are beneath the table, one to a line, because a code can be wider than a terminal.
     """
     from rich.console import Group
 
     timed = any(row.latency_ms is not None for row in result.networks)
-    told = any(row.predicted_ms is not None for row in result.networks)
+    limited = any(row.predicted_ms is not None for row in result.networks)
     table = _table(
         [
             ("Network", False),
@@ -164,7 +164,7 @@ def result_table(result: Result) -> Group:
             ("Params", True),
             ("Activ.", True),
             ("Score", True),
-            *([("Limited [ms]", True)] if told else []),
+            *([("Limited [ms]", True)] if limited else []),
             *([("Latency [ms]", True)] if timed else []),
         ]
     )
@@ -180,16 +180,16 @@ def result_table(result: Result) -> Group:
             human(row.cost.params),
             human(row.cost.activations),
             score(row.score),
-            *([latency(row.predicted_ms)] if told else []),
+            *([latency(row.predicted_ms)] if limited else []),
             *([latency(row.latency_ms)] if timed else []),
             style="bold" if row is result.best else None,
         )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
     parts.append(_prose(counted_at(row.code.image_size for row in result.networks)))
-    if told:
+    if limited:
         parts.append(
             _prose(
-                "Limited [ms]: what the model of --max-latency says, which the limit holds for."
+                "Limited [ms]: the prediction of the model of --max-latency, to which the limit applies."
                 + (" Latency: measured." if timed else "")
             )
         )
@@ -202,14 +202,14 @@ def result_table(result: Result) -> Group:
 
 
 def trained_tables(result: Result) -> list[RenderableType]:
-    """What was trained after the search: the noise, the best code beside the controls, and its training in full."""
+    """The trainings after the search: the noise, the best code beside the controls, and its training in full."""
     parts: list[RenderableType] = []
     if result.noise is not None:
         parts.append(_prose(noise_words(result.noise)))
-    found = result.confirmation
-    if found is not None:
+    confirmation = result.confirmation
+    if confirmation is not None:
         table = _table([("Network", False), (MACS_NAME, True), ("Mean", True), ("95% interval", True), ("Each", False)])
-        for row in found.rows:
+        for row in confirmation.rows:
             mean, interval, each = test_cells(row)
             table.add_row(
                 _plain(row.label),
@@ -219,9 +219,9 @@ def trained_tables(result: Result) -> list[RenderableType]:
                 _plain(each),
                 style="bold" if row.role == "found" else None,
             )
-        parts += [_plain(""), table, _prose(f"Confirmed: {found.measures}.")]
-        parts += _codes((row.label, result.name_of(row.code)) for row in found.rows if row.role == "random")
-        parts += [_prose(sentence) for sentence in found.verdicts]
+        parts += [_plain(""), table, _prose(f"Confirmed: {confirmation.measures}.")]
+        parts += _codes((row.label, result.name_of(row.code)) for row in confirmation.rows if row.role == "random")
+        parts += [_prose(sentence) for sentence in confirmation.verdicts]
     if result.finished is not None:
         parts += [_plain(""), _prose(str(result.finished))]
     return parts
@@ -255,9 +255,9 @@ def detector_table(layers: Sequence[Convolution]) -> Table:
 
 
 def speed_table(rows: Sequence[Any]) -> Table:
-    """How fast networks are (``evaluate.measure.Speed``), a row for each engine; ``-`` where there is no figure.
+    """The speed of networks (``latency.measure.Speed``), a row for each engine; ``-`` where there is no figure.
 
-    Where no row has an interval, its column holds the range of the processes' medians, and is called so.
+    Where no row has an interval, its column holds the range of the processes' medians, and its title says so.
     """
     spread = "95%" if any(row.low is not None for row in rows) else "Range"
     table = _table(
@@ -300,7 +300,7 @@ def speed_table(rows: Sequence[Any]) -> Table:
 
 
 def model_list_table(rows: Sequence[ListRow], *, with_codes: bool = False) -> Group:
-    """The models of ``bsszoo list``, a section for each family; with their codes beneath when asked for."""
+    """The models of ``bsszoo list``, a section for each family; with their codes beneath if ``with_codes``."""
     from rich.console import Group
 
     table = _table(
@@ -352,7 +352,7 @@ def _table(columns: Iterable[tuple[str, bool]]) -> Table:
 
 
 def _codes(pairs: Iterable[tuple[str, str]]) -> list[Text]:
-    # The code at the start of its own line: nothing to peel off when it is copied.
+    # The code at the start of a line: it can be copied as it is.
     lines: list[Text] = []
     for label, code in pairs:
         lines += [_plain(f"{label}:", style="bold"), _plain(code)]

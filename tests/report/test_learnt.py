@@ -95,9 +95,9 @@ def test_few_results_are_named_as_such():
 
 
 def test_equal_results_have_a_sentence_and_no_plot():
-    said = learnt(insight(values=np.ones(40)), [])
-    assert "All 40 results are equal" in said
-    assert "<svg" not in said
+    message = learnt(insight(values=np.ones(40)), [])
+    assert "All 40 results are equal" in message
+    assert "<svg" not in message
     assert "Fewer than two results" in learnt(None, [])
 
 

@@ -93,7 +93,7 @@ def test_the_headline_compares_the_best_with_the_controls() -> None:
     run = example_run()
     best = run.best.cost
     text = Page(render_page(run)).text
-    assert f"The best code found has {human(best.macs)} MACs (2 x MACs: {human(best.macs2)})" in text
+    assert f"The best code has {human(best.macs)} MACs (2 x MACs: {human(best.macs2)})" in text
     for control in run.networks[:2]:
         assert f"{100 * best.macs / control.cost.macs:.1f}% of the MACs" in text
         assert f"{100 * best.params / control.cost.params:.1f}% of the params" in text
@@ -132,7 +132,7 @@ def test_every_trial_is_in_the_page_and_failed_ones_with_their_error() -> None:
     assert "All 12 trials, 2 of them failed" in page.text
 
 
-def test_the_commands_of_every_found_code_are_in_the_page() -> None:
+def test_the_commands_of_every_best_code_are_in_the_page() -> None:
     run = example_run()
     text = Page(render_page(run)).text
     for network in run.networks:
@@ -142,7 +142,7 @@ def test_the_commands_of_every_found_code_are_in_the_page() -> None:
         assert Code.parse(found) in [n.code for n in run.networks]
 
 
-def test_a_caution_is_shown_as_such_and_nothing_claims_an_accuracy() -> None:
+def test_a_caution_is_displayed_as_such_and_nothing_claims_an_accuracy() -> None:
     run = example_run()
     page = render_page(run)
     box = re.search(r'<div class="caution".*?</div>', page, flags=re.DOTALL)
@@ -183,7 +183,7 @@ def test_every_family_has_a_page(family: str) -> None:
         replace(example_run(), networks=(example_run().best,)),
         replace(example_run(), versions={}, caps=(), notes=()),
     ],
-    ids=["one trial", "nothing measured", "no controls", "nothing said"],
+    ids=["one trial", "nothing measured", "no controls", "nothing message"],
 )
 def test_runs_that_lack_something_have_a_page(run: object) -> None:
     page = Page(render_page(run))  # type: ignore[arg-type]

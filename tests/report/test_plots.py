@@ -88,7 +88,7 @@ def test_no_text_of_a_user_is_in_a_plot(plot: Plot) -> None:
     assert plot(with_text(run, "<b>$x$")) == plot(run)
 
 
-def test_the_cost_plot_marks_the_budget_and_every_found_code() -> None:
+def test_the_cost_plot_marks_the_budget_and_every_best_code() -> None:
     run = example_run(trials=30, found=5, failed=(3, 4))
     svg = cost_against_score(run)
     words = texts(svg)
@@ -121,5 +121,5 @@ def test_the_stage_profile_has_every_stage_in_each_panel(family: str, stages: st
     words = texts(stage_profile(example_run(family)))
     for name in ("stem", "fc", *stages[1:]):
         assert words.count(name) >= 3
-    assert {"original", "uniformly rescaled", "best code found"} <= set(words)
+    assert {"original", "uniformly rescaled", "best code"} <= set(words)
     assert {"width [channels]", "depth [blocks]", "share of MACs [%]"} <= set(words)

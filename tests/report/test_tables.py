@@ -83,7 +83,7 @@ def test_any_code_has_a_stage_table_and_a_summary(code: Code) -> None:
     assert human(cost.macs) in shown(stage_table(code))
 
 
-def test_costs_are_shown_both_ways_everywhere() -> None:
+def test_costs_are_displayed_both_ways_everywhere() -> None:
     run = example_run()
     best = run.best
     row = ListRow("a", "resnet18", str(best.code), best.cost.macs, best.cost.params, None, "none", 224)
@@ -103,7 +103,7 @@ def test_costs_are_shown_both_ways_everywhere() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_end_of_a_run_is_shown_whole(width: int) -> None:
+def test_the_end_of_a_run_is_displayed_whole(width: int) -> None:
     run = example_run()
     text = shown(result_table(run), width=width)
     lines = text.splitlines()
