@@ -163,7 +163,7 @@ def show_command(repository: RepositoryArgument, as_json: JsonOption = False, to
                     "weights_bytes": facts.size,
                     "files": list(facts.files),
                     "measured": [
-                        {"dataset": m.dataset, "split": m.split, "top1": m.top1, "top5": m.top5, "pictures": m.pictures}
+                        {"dataset": m.dataset, "split": m.split, "top1": m.top1, "top5": m.top5, "pictures": m.images}
                         for m in facts.measured
                     ],
                     "search": facts.search,
@@ -180,7 +180,7 @@ def show_command(repository: RepositoryArgument, as_json: JsonOption = False, to
     )
     # One line each and in bounds: a repository's texts must not look like lines of ours.
     accuracies = [
-        f"Accuracy: top-1 {m.top1:.2f}%, top-5 {m.top5:.2f}% of {m.pictures:,} pictures "
+        f"Accuracy: top-1 {m.top1:.2f}%, top-5 {m.top5:.2f}% of {m.images:,} images "
         f"({one_line(m.dataset)}, {one_line(m.split)})"
         for m in facts.measured
     ] or ["Accuracy: not measured"]

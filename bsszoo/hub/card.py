@@ -1,7 +1,7 @@
-"""The model card: what a network is, how its code was found, how it was trained, and what was measured of it.
+"""The model card: a network, the search of its code, its training, and its measurements.
 
-Every figure is computed from the code or read from a run's files; what nobody measured says so. The texts of
-those files are shown as they are written, and are never markup of the card.
+Every figure is computed from the code or read from a run's files; what was not measured says so. The texts of
+those files are text in the card, never markup.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MOST: Final = 2000
 # What begins HTML, a link, an image, emphasis, code, a formula, a cell of a table, a mention, in CommonMark and on the
 # Hub. Underscores inside of words are none of these, and names are full of them.
 _MARKUP: Final = re.compile(r"[\\`*\[\]<>&|~$@]|(?<![^\W_])_|_(?![^\W_])")
-# What readers make a link of without being told to.
+# What readers turn into a link without markup.
 _ADDRESS: Final = re.compile(r"(?<=\w):(?=//)|(?<=www)\.|(?<=mailto):|(?<=xmpp):", re.IGNORECASE)
 # What makes a heading, a list, a quotation or a line of a text's first characters.
 _BLOCK: Final = re.compile(r"[#+\-=>]|\d+[.)]")
@@ -58,17 +58,17 @@ def model_card(
     num_classes: int,
     in_chans: int,
     licence: str | None = None,
-    picture: str | None = None,
+    plot: str | None = None,
 ) -> str:
     """The text of ``README.md``: the Hub's metadata, then the card.
 
     Args:
-        trained: The network and what is known of it.
+        trained: The network and its records.
         name: ``org/name`` of the repository.
-        timm: How timm alone builds the network, None where it cannot.
+        timm: The arguments by which timm alone builds the network, None where it cannot.
         num_classes, in_chans: Outputs of the classifier and channels of the input.
-        licence: The licence of the weights as the Hub names it; None says that none was stated.
-        picture: File name of the search's picture.
+        licence: The licence of the weights as the Hub names it; None: the card says that none was stated.
+        plot: File name of the search's plot.
     """
     code, summary = trained.code, trained.summary
     family = family_of(code.family)
@@ -78,7 +78,7 @@ def model_card(
         recipe = None if trained.recipe is None else without_paths(parse_yaml(trained.recipe))
         training = _render("training.md", summary=summary, recipe=recipe)
     with reading(f"{RESULT} ({PUBLISHED[RESULT]})"):
-        search = "" if trained.search is None else _search(trained.search, code, picture)
+        search = "" if trained.search is None else _search(trained.search, code, plot)
     body = _render(
         "card.md",
         name=name,
@@ -131,14 +131,14 @@ def _short(name: str) -> str:
     return name.partition("@")[0].rpartition("/")[2]
 
 
-def _search(search: Search, code: Code, picture: str | None) -> str:
+def _search(search: Search, code: Code, plot: str | None) -> str:
     result = without_paths(search.result)
     networks = [(n, Code.parse(n["code"])) for n in result["networks"]]
     confirmation = result.get("confirmation")
     return _render(
         "search.md",
         code=code,
-        picture=picture,
+        plot=plot,
         family=family_of(result["family"]),
         networks=networks,
         sizes=sorted({its.image_size for _, its in networks}),
@@ -161,10 +161,10 @@ def _results(values: Any) -> str:
 
 
 def plain(value: object) -> Markup:
-    """A text as a part of a sentence or a cell of a table: one line, without any markup of its own.
+    """A text as a part of a sentence or a cell of a table: one line, with any markup escaped.
 
     Raises:
-        ValueError: The value is no text; where a text belongs, a damaged record may have anything.
+        ValueError: The value is no text, as in a damaged record.
 
     Example:
         >>> plain("val_set <b>x</b>")
@@ -186,13 +186,13 @@ def code_text(value: object) -> Markup:
 
 def _line(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{one_line(repr(value), 60)} stands where a text is needed")
+        raise ValueError(f"it has {one_line(repr(value), 60)} where a text is needed")
     return one_line(value, _MOST)
 
 
-def _entity(found: re.Match[str] | str) -> str:
+def _entity(match: re.Match[str] | str) -> str:
     # Not a backslash: inside a table it would not protect a bar, and an address could still be recognised after it.
-    return f"&#{ord(found if isinstance(found, str) else found.group())};"
+    return f"&#{ord(match if isinstance(match, str) else match.group())};"
 
 
 def _render(template: str, **values: Any) -> Markup:
@@ -209,25 +209,34 @@ def _render(template: str, **values: Any) -> Markup:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    def shown(value: Any) -> Any:
+    def finalize(value: Any) -> Any:
         return value if isinstance(value, (Markup, StrictUndefined)) or type(value) is int else plain(value)
 
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("bsszoo.hub"),
         # What is no Markup yet is made so by `plain`; jinja2's own escape, for HTML, then leaves it as it is.
         autoescape=True,
-        finalize=shown,
+        finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
 
-    def own(write: Callable[..., str]) -> Callable[..., Markup]:
+    def markup(write: Callable[..., str]) -> Callable[..., Markup]:
         return lambda *values: Markup(write(*values))
 
-    made.filters |= {name: own(getattr(figures, name)) for name in ("human", "percent", "score")}
-    made.filters |= {"exact": own("{:,}".format), "g": own("{:g}".format), "two_digits": own("{:.2f}".format)}
-    made.filters |= {"operator": own(operator), "inner": own(inner), "results": own(_results), "code": code_text}
-    made.globals |= {"count_in": count_in, "number_in": number_in}
-    return made
+    environment.filters |= {name: markup(getattr(figures, name)) for name in ("human", "percent", "score")}
+    environment.filters |= {
+        "exact": markup("{:,}".format),
+        "g": markup("{:g}".format),
+        "two_digits": markup("{:.2f}".format),
+    }
+    environment.filters |= {
+        "operator": markup(operator),
+        "inner": markup(inner),
+        "results": markup(_results),
+        "code": code_text,
+    }
+    environment.globals |= {"count_in": count_in, "number_in": number_in}
+    return environment

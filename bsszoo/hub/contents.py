@@ -37,10 +37,10 @@ from bsszoo.models.weights import sha256_of
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 from bsszoo.version import __version__
 
-CARD, SEARCH_PICTURE = "README.md", "search.png"
+CARD, SEARCH_PLOT = "README.md", "search.png"
 TRAINING, SEARCH, SEARCH_TRIALS = (PUBLISHED[name] for name in (SUMMARY, RESULT, TRIALS))
-#: Every file that a push may write; of these, those that it does not write are taken out of the repository.
-FILES: Final = (CARD, CONFIG, WEIGHTS_FILE, RECIPE, TRAINING, METRICS, SEARCH, SEARCH_TRIALS, SEARCH_PICTURE)
+#: Every file that a push may write; those that it does not write are deleted from the repository.
+FILES: Final = (CARD, CONFIG, WEIGHTS_FILE, RECIPE, TRAINING, METRICS, SEARCH, SEARCH_TRIALS, SEARCH_PLOT)
 
 
 def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | None = None) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | 
 
     Args:
         trained: The network.
-        name: ``org/name`` or ``org/name@branch``, by which the card says it is loaded.
+        name: ``org/name`` or ``org/name@branch``, under which the card loads it.
         folder: An existing folder.
         licence: The licence of the weights as the Hub names it.
 
@@ -65,7 +65,7 @@ def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | 
     timm = timm_arguments(trained.code)
     written = [WEIGHTS_FILE]
     with whole_file(folder / WEIGHTS_FILE) as scratch:
-        # Not the file as it was given: it may be a pickle, or have torchvision's keys.
+        # Not the source's file: that may be a pickle, or have torchvision's keys.
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, scratch, metadata={"format": "pt"})
     config = _config(trained, network, timm, sha256_of(folder / WEIGHTS_FILE))
     texts = {CONFIG: _json(config)}
@@ -76,39 +76,33 @@ def write_contents(trained: Trained, name: str, folder: Path, *, licence: str | 
         texts[TRAINING] = _json(without_paths(dict(trained.summary)))
     if trained.metrics is not None:
         texts[METRICS] = trained.metrics
-    picture = None
+    plot = None
     if trained.search is not None:
-        # How it is trained further is a matter of this machine's folders.
-        shown = {key: value for key, value in trained.search.result.items() if key != "training"}
-        texts[SEARCH] = _json(without_paths(shown))
+        # The commands of its training name folders of this machine.
+        result = {key: value for key, value in trained.search.result.items() if key != "training"}
+        texts[SEARCH] = _json(without_paths(result))
         with reading(f"{TRIALS} ({SEARCH_TRIALS}) or {RESULT} ({SEARCH})"):
             texts[SEARCH_TRIALS] = portable_trials(trained.search.trials)
-            picture = SEARCH_PICTURE if _draw_trace(trained.search, folder / SEARCH_PICTURE) else None
+            plot = SEARCH_PLOT if _draw_search(trained.search, folder / SEARCH_PLOT) else None
     texts[CARD] = model_card(
-        trained,
-        name,
-        timm=timm,
-        num_classes=network.num_classes,
-        in_chans=network.in_chans,
-        licence=licence,
-        picture=picture,
+        trained, name, timm=timm, num_classes=network.num_classes, in_chans=network.in_chans, licence=licence, plot=plot
     )
     for file, text in texts.items():
         write_whole(folder / file, text)
-    written += [*texts, *([picture] if picture else [])]
+    written += [*texts, *([plot] if plot else [])]
     return tuple(file for file in FILES if file in written)
 
 
 def write_dry_run(trained: Trained, name: str, folder: Path, *, licence: str | None = None) -> tuple[str, ...]:
-    """``write_contents`` into a folder of the user's, which may hold an earlier dry run and nothing else.
+    """``write_contents`` into a user's folder, which may hold an earlier dry run and nothing else.
 
     Raises:
         SettingsError: It holds other files or cannot be written.
         WeightsError: As ``write_contents``.
     """
-    strange = [p.name for p in folder.iterdir() if p.name not in FILES] if folder.is_dir() else []
-    if strange or (folder.exists() and not folder.is_dir()):
-        what = f"holds other files ({', '.join(sorted(strange)[:3])})" if strange else "is a file"
+    others = [p.name for p in folder.iterdir() if p.name not in FILES] if folder.is_dir() else []
+    if others or (folder.exists() and not folder.is_dir()):
+        what = f"holds other files ({', '.join(sorted(others)[:3])})" if others else "is a file"
         raise SettingsError(f"{folder} {what}: give a new or empty folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +116,7 @@ def write_dry_run(trained: Trained, name: str, folder: Path, *, licence: str | N
 
 
 def _config(trained: Trained, network: nn.Module, timm: TimmArguments | None, checksum: str) -> dict[str, Any]:
-    """``config.json``: timm's, with the code where bsszoo finds it whatever builds the network."""
+    """``config.json``: timm's, with the code where bsszoo reads it whatever builds the network."""
     config = without_paths(dict(trained.config)) or _timm_config(network)
     made: Any = network
     arguments = {"in_chans": made.in_chans, "num_classes": made.num_classes, "global_pool": "avg"}
@@ -145,12 +139,12 @@ def _timm_config(network: nn.Module) -> dict[str, Any]:
 def _scores_of(search: Search) -> list[tuple[int, float]]:
     """Number and score of every trial that gave a finite one."""
     rows = csv.DictReader(io.StringIO(search.trials))
-    found = [(int(row["number"]), float(row["score"])) for row in rows if row.get("score")]
-    return [(number, score) for number, score in found if abs(number) < 1e9 and abs(score) < 1e30]
+    scores = [(int(row["number"]), float(row["score"])) for row in rows if row.get("score")]
+    return [(number, score) for number, score in scores if abs(number) < 1e9 and abs(score) < 1e30]
 
 
-def _draw_trace(search: Search, path: Path) -> bool:
-    """Write the picture (PNG); False where there is nothing to draw."""
+def _draw_search(search: Search, path: Path) -> bool:
+    """Plot the search (PNG); False where there is nothing to plot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -177,7 +171,7 @@ def _draw_trace(search: Search, path: Path) -> bool:
     axes.set_xlabel("evaluation")
     axes.set_ylabel("score")
     axes.grid(visible=True, linewidth=0.3)
-    # Below the picture: no place inside is free in every search.
+    # Below the axes: no region inside is free in every search.
     figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     # Without the time and the library's version in it, the same search gives the same bytes.
     figure.savefig(path, metadata={"Software": None})

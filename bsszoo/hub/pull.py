@@ -1,4 +1,4 @@
-"""``pull`` a repository into a folder, and ``look`` at what it says of its network without its weights."""
+"""``pull`` a repository into a folder, and ``look`` at the records of its network without its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.errors import BssZooError, RunError, SettingsError, WeightsError
 from bsszoo.hub.contents import CARD, SEARCH, TRAINING
-from bsszoo.hub.pulled_folder import check_room, earlier_files, is_taken, place, refuse_names, scratch_beside
+from bsszoo.hub.pulled_folder import check_room, earlier_files, is_taken, move_into, refuse_names, scratch_beside
 from bsszoo.hub.remote import check_reachable, hub_api, in_words
 from bsszoo.hub.source import CONFIG, Measured, count_in, measured_of, number_in, text_in
 from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget
@@ -35,7 +35,7 @@ _FILES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What was pulled: the network's code, the folder, its files, and those that were left on the Hub."""
+    """A pulled network: its code, the folder, its files, and those that were left on the Hub."""
 
     repository: str
     code: Code
@@ -47,10 +47,10 @@ class Pulled:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a repository says of its network.
+    """The records of a repository's network.
 
     ``cost`` is counted here from the code, at its image size and for its number of classes; ``size`` is the weights'
-    [bytes]; ``search``, ``training`` and ``licence`` are None where nothing is said of them.
+    [bytes]; ``search``, ``training`` and ``licence`` are None without a record.
     """
 
     repository: str
@@ -71,8 +71,8 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
     """Copy a repository's network into a folder that ``bsszoo.create("local-dir:..")``, timm and ``validate`` take.
 
     All files are fetched into a folder beside it and compared with the Hub's checksums, and the weights with that of
-    their ``config.json`` and with the shapes of its code, before any of them takes its place. Hidden files and kinds
-    that can run stay on the Hub. Files in the folder that no pull put there are never touched.
+    their ``config.json`` and with the shapes of its code, before any of them is moved into it. Hidden files and kinds
+    that can run stay on the Hub. Files in the folder that no pull wrote are never touched.
 
     Args:
         repository: ``org/name`` or ``org/name@revision``.
@@ -81,22 +81,22 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
 
     Raises:
         SettingsError: There is no such repository or revision, no right to read it, or the folder holds other files.
-        WeightsError: It holds no network of a code, weights that are not those of its own checksums or code, or names
+        WeightsError: It holds no network of a code, weights that do not match its checksums or code, or names
             that would leave the folder.
-        RunError: The Hub cannot be reached, or broke off; the folder is as it was.
+        RunError: The Hub cannot be reached, or the connection was lost; the folder is unchanged.
     """
     target = _parse(repository)
-    given = Path(out).expanduser() if out is not None else Path(target.name.rpartition("/")[2])
-    folder = Path(os.path.realpath(given))
+    path = Path(out).expanduser() if out is not None else Path(target.name.rpartition("/")[2])
+    folder = Path(os.path.realpath(path))
     earlier = earlier_files(folder)
     check_reachable()
     api = hub_api(token)
-    with scratch_beside(folder) as beside, in_words(target, "read"):
+    with scratch_beside(folder) as scratch, in_words(target, "read"):
         commit = str(api.model_info(target.name, revision=target.revision).sha)
-        held = _tree(api, target, commit)
-        names = [name for name in held if is_taken(name)]
+        files = _tree(api, target, commit)
+        names = [name for name in files if is_taken(name)]
         if CONFIG not in names or WEIGHTS_FILE not in names:
-            pickles = [name for name in held if name in PICKLES]
+            pickles = [name for name in files if name in PICKLES]
             raise WeightsError(
                 f"{target.label} holds its weights as {pickles[0]}, a pickle, which can run any program when it is "
                 f"opened: only {WEIGHTS_FILE} is taken."
@@ -104,22 +104,22 @@ def pull(repository: str, out: str | Path | None = None, *, token: str | None = 
                 else f"{target.label} holds no network: it needs {CONFIG} and {WEIGHTS_FILE}."
             )
         check_room(folder, names, earlier)
-        # Before the large file: what it is.
-        _fetch(api, target, commit, [CONFIG], held, beside)
-        code, own = code_in(beside / CONFIG, target.label), checksum_in(beside / CONFIG, target.label)
-        _fetch(api, target, commit, names, held, beside)
-        if own is not None and sha256_of(beside / WEIGHTS_FILE) != own.lower():
+        # The configuration before the large file.
+        _fetch(api, target, commit, [CONFIG], files, scratch)
+        code, checksum = code_in(scratch / CONFIG, target.label), checksum_in(scratch / CONFIG, target.label)
+        _fetch(api, target, commit, names, files, scratch)
+        if checksum is not None and sha256_of(scratch / WEIGHTS_FILE) != checksum.lower():
             raise WeightsError(
                 f"The weights of {target.label} are not those that its config.json recorded. Nothing was taken from it."
             )
-        check_file(beside / WEIGHTS_FILE, code, target.label)
-        place(beside, folder, names, earlier, {"repository": target.text, "commit": commit})
-    left = tuple(name for name in held if name not in names and name != ".gitattributes")
-    return Pulled(target.text, code, given, tuple(names), left, commit)
+        check_file(scratch / WEIGHTS_FILE, code, target.label)
+        move_into(scratch, folder, names, earlier, {"repository": target.text, "commit": commit})
+    left = tuple(name for name in files if name not in names and name != ".gitattributes")
+    return Pulled(target.text, code, path, tuple(names), left, commit)
 
 
 def look(repository: str, *, token: str | None = None) -> Facts:
-    """What a repository's small files say; the weights are not fetched.
+    """The records in a repository's small files; the weights are not fetched.
 
     Raises:
         SettingsError, WeightsError, RunError: As ``pull``.
@@ -130,16 +130,16 @@ def look(repository: str, *, token: str | None = None) -> Facts:
     with in_words(target, "read"):
         info = api.model_info(target.name, revision=target.revision)
         commit = str(info.sha)
-        held = _tree(api, target, commit)
-        if CONFIG not in held:
+        files = _tree(api, target, commit)
+        if CONFIG not in files:
             raise WeightsError(f"{target.label} holds no network of bsszoo's or timm's: it has no {CONFIG}.")
-        small = [name for name in (CONFIG, TRAINING, SEARCH, CARD) if name in held]
-        folder = _fetch(api, target, commit, small, held)
+        small = [name for name in (CONFIG, TRAINING, SEARCH, CARD) if name in files]
+        folder = _fetch(api, target, commit, small, files)
         path = folder / CONFIG
         code = code_in(path, target.label)
 
         def text_of(name: str) -> str | None:
-            return (folder / name).read_text(encoding="utf-8") if name in held else None
+            return (folder / name).read_text(encoding="utf-8") if name in files else None
 
         classes, channels = sizes_in(path, target.label)
         name = TRAINING
@@ -156,11 +156,11 @@ def look(repository: str, *, token: str | None = None) -> Facts:
             raise WeightsError(
                 f"The {name} of {target.label} is broken, or none of bsszoo's: {one_line(error)}."
             ) from error
-    weights = held.get(WEIGHTS_FILE)
+    weights = files.get(WEIGHTS_FILE)
     size = 0 if weights is None else int(weights.size)
     cost = code_cost(code, num_classes=classes, in_chans=channels)
     return Facts(
-        target.text, code, cost, classes, channels, measured, size, commit, tuple(held), licence, search, training
+        target.text, code, cost, classes, channels, measured, size, commit, tuple(files), licence, search, training
     )
 
 
@@ -177,7 +177,7 @@ def _fetch(
     target: HubRepository,
     commit: str,
     names: Collection[str],
-    held: Mapping[str, RepoFile],
+    files: Mapping[str, RepoFile],
     folder: Path | None = None,
 ) -> Path:
     """The folder, by default one in the Hub's cache, with these files of a commit, as the Hub lists them."""
@@ -185,17 +185,17 @@ def _fetch(
         snapshot_download(
             target.name,
             revision=commit,
-            # Names and not patterns: a bracket in one stands for itself.
+            # Names and not patterns: a bracket in one is literal.
             allow_patterns=[escape(name) for name in names],
             local_dir=folder,
             token=api.token,
         )
     )
     for name in names:
-        if not _same(at / name, held[name]):
+        if not _same(at / name, files[name]):
             forget(at / name)
             raise RunError(
-                f"{name} of {target.label} does not have the checksum that the Hub says. Nothing was changed; run the "
+                f"{name} of {target.label} does not have the Hub's checksum. Nothing was changed; run the "
                 "same command again."
             )
     return at
@@ -213,50 +213,50 @@ def _same(path: Path, file: RepoFile) -> bool:
 
 def _tree(api: HfApi, target: HubRepository, commit: str) -> dict[str, RepoFile]:
     """The files of a commit by name; a name that would leave its folder is an error, whoever serves it."""
-    found: dict[str, RepoFile] = {}
+    files: dict[str, RepoFile] = {}
     for file in api.list_repo_tree(target.name, revision=commit, recursive=True):
         if isinstance(file, RepoFile):
-            found[file.path] = file
-        if len(found) > _FILES:
+            files[file.path] = file
+        if len(files) > _FILES:
             raise WeightsError(f"{target.label} lists more than {_FILES:,} files, which no network has.")
-    refuse_names(found, target.label)
+    refuse_names(files, target.label)
     for name in (CONFIG, TRAINING, SEARCH, CARD):
-        if name in found and found[name].size > _TEXT_BYTES:
+        if name in files and files[name].size > _TEXT_BYTES:
             raise WeightsError(
-                f"{name} of {target.label} has {found[name].size:,} bytes; at most {_TEXT_BYTES:,} are read."
+                f"{name} of {target.label} has {files[name].size:,} bytes; at most {_TEXT_BYTES:,} are read."
             )
-    return found
+    return files
 
 
 def _training_in(text: str | None) -> dict[str, Any] | None:
-    """A repository's ``training.json``; a ``ValueError`` where an entry that is shown of it is none of a training's."""
+    """A repository's ``training.json``; a ``ValueError`` where an entry that is displayed is invalid."""
     if text is None:
         return None
-    found = _object(text)
-    count_in(found, "epochs"), count_in(found, "seed")
-    text_in(found, "versions", "bsszoo"), text_in(found, "versions", "torch")
-    return found
+    training = _object(text)
+    count_in(training, "epochs"), count_in(training, "seed")
+    text_in(training, "versions", "bsszoo"), text_in(training, "versions", "torch")
+    return training
 
 
 def _search_in(text: str | None) -> dict[str, Any] | None:
     """A repository's ``search.json``, as ``_training_in``."""
     if text is None:
         return None
-    found = _object(text)
-    number_in(found, "budget", "macs"), count_in(found, "trials", "complete"), count_in(found, "seed")
-    text_in(found, "reference"), text_in(found, "evaluator", "name")
-    return found
+    search = _object(text)
+    number_in(search, "budget", "macs"), count_in(search, "trials", "complete"), count_in(search, "seed")
+    text_in(search, "reference"), text_in(search, "evaluator", "name")
+    return search
 
 
 def _object(text: str) -> dict[str, Any]:
-    found = parse_json(text)
-    if not isinstance(found, dict):
+    data = parse_json(text)
+    if not isinstance(data, dict):
         raise ValueError("it holds no object")
-    return found
+    return data
 
 
 def _licence(card: str | None) -> str | None:
-    """The licence that a card's metadata names; None where they cannot be read: the network is no worse for it."""
+    """The licence that a card's metadata names; None where it cannot be read, as nothing depends on it."""
     lines = (card or "").lstrip("\ufeff").splitlines()
     if not lines or lines[0].rstrip() != "---":
         return None
@@ -265,6 +265,6 @@ def _licence(card: str | None) -> str | None:
         data = parse_yaml("\n".join(lines[1:end]))
     except YAMLError:
         return None
-    found = data.get("license") if isinstance(data, dict) else None
-    names = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, str)]
+    entry = data.get("license") if isinstance(data, dict) else None
+    names = [name for name in (entry if isinstance(entry, list) else [entry]) if isinstance(name, str)]
     return ", ".join(names) or None

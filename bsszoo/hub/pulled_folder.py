@@ -1,6 +1,6 @@
-"""The folder of a pulled network: which names enter it, the mark of which files are a pull's, and how they get there.
+"""The folder of a pulled network: which names enter it, the manifest of the pull's files, and how they get there.
 
-A name that comes from a repository, or from a mark, reaches a path only through ``refuse_names`` or ``earlier_files``.
+A name from a repository or a manifest reaches a path only through ``refuse_names`` or ``earlier_files``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from bsszoo.texts import one_line, parse_json, printable
 # What is pulled: everything that a push writes, exported networks, and nothing that can run when it is opened.
 _SUFFIXES: Final = (".safetensors", ".json", ".md", ".yaml", ".csv", ".png", ".svg", ".txt", ".onnx")
 #: In a pulled folder: from where, and which files are the pull's. Nothing else in the folder is ever touched.
-MARK: Final = ".pulled.json"
+MANIFEST: Final = ".pulled.json"
 # The most bytes of one part of a name, and of a whole one, that every usual file system takes.
 _PART_BYTES, _NAME_BYTES = 200, 800
-_MARK_BYTES: Final = 1 << 22
+_MANIFEST_BYTES: Final = 1 << 22
 
 
 def refuse_names(names: Collection[str], label: str) -> None:
@@ -48,20 +48,20 @@ def earlier_files(folder: Path) -> frozenset[str]:
     """The files of an earlier pull in a folder; none of a new or empty one.
 
     Raises:
-        SettingsError: It holds anything that is no pull's, or a mark that no pull can have written.
+        SettingsError: It holds anything that is no pull's, or a manifest that no pull can have written.
     """
-    other = f"{folder} is there already and is no pulled network: give a new folder with --out."
+    other = f"{folder} exists already and is no pulled network: give a new folder with --out."
     if not os.path.lexists(folder):
         return frozenset()
-    mark = folder / MARK
+    manifest = folder / MANIFEST
     try:
         if not folder.is_dir():
             raise SettingsError(other)
         if not any(folder.iterdir()):
             return frozenset()
-        if not stat.S_ISREG(mark.lstat().st_mode) or mark.stat().st_size > _MARK_BYTES:
+        if not stat.S_ISREG(manifest.lstat().st_mode) or manifest.stat().st_size > _MANIFEST_BYTES:
             raise SettingsError(other)
-        names = parse_json(mark.read_text(encoding="utf-8"))["files"]
+        names = parse_json(manifest.read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, SettingsError):
             raise
@@ -71,14 +71,14 @@ def earlier_files(folder: Path) -> frozenset[str]:
     for name in names:
         if not isinstance(name, str) or _danger(name) or not is_taken(name):
             raise SettingsError(
-                f"{mark} lists {one_line(name)!r}, which no pull can have written. Nothing was "
+                f"{manifest} lists {one_line(name)!r}, which no pull can have written. Nothing was "
                 "changed: give a new folder with --out, or remove this one."
             )
     return frozenset(names)
 
 
 def check_room(folder: Path, names: Collection[str], earlier: Collection[str]) -> None:
-    """A ``SettingsError`` where these files cannot take their places without touching what is not a pull's."""
+    """A ``SettingsError`` where these files cannot be written without touching a file that is no pull's."""
     for name in sorted({*names, *earlier}):
         new = name in names
         *parents, last = name.split("/")
@@ -89,7 +89,7 @@ def check_room(folder: Path, names: Collection[str], earlier: Collection[str]) -
             if mode is None or not (stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
                 if mode is not None and new and not _is_pulls(folder, path, earlier):
                     raise _foreign(folder, path)
-                break  # nothing is there yet, or a pulled file that makes room
+                break  # there is nothing yet, or a pulled file that is replaced
             if stat.S_ISLNK(mode):
                 raise SettingsError(
                     f"{path} is a link. Nothing was changed: a pull does not write through links; "
@@ -101,16 +101,16 @@ def check_room(folder: Path, names: Collection[str], earlier: Collection[str]) -
             if mode is None or (stat.S_ISREG(mode) and name in earlier):
                 continue
             if stat.S_ISDIR(mode):
-                if new and (strange := _not_pulls(folder, path, earlier)):
-                    raise _foreign(folder, strange)
+                if new and (other := _not_pulls(folder, path, earlier)):
+                    raise _foreign(folder, other)
             elif new or stat.S_ISLNK(mode):
                 raise _foreign(folder, path)
 
 
-def place(
-    beside: Path, folder: Path, names: Collection[str], earlier: Collection[str], about: Mapping[str, str]
+def move_into(
+    scratch: Path, folder: Path, names: Collection[str], earlier: Collection[str], about: Mapping[str, str]
 ) -> None:
-    """Put fetched files into their folder, and take away those of an earlier pull that are no longer among them.
+    """Move fetched files into their folder, and delete those of an earlier pull that are no longer among them.
 
     Raises:
         SettingsError: As ``check_room``, which comes first; or the folder cannot be written.
@@ -119,20 +119,20 @@ def place(
     gone = sorted(set(earlier) - set(names), reverse=True)
     try:
         folder.mkdir(exist_ok=True)
-        for left in folder.glob(f".{MARK}.*{PART}"):
-            left.unlink(missing_ok=True)
+        for leftover in folder.glob(f".{MANIFEST}.*{PART}"):
+            leftover.unlink(missing_ok=True)
         # First what it will hold: a pull that is cut off from here on is an earlier pull to the next one.
-        _write_mark(folder, {*names, *earlier}, about)
+        _write_manifest(folder, {*names, *earlier}, about)
         for name in gone:
             _remove(folder, name)
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (beside / name).replace(folder / name)
-        _write_mark(folder, names, about)
+            (scratch / name).replace(folder / name)
+        _write_manifest(folder, names, about)
     except OSError as error:
         raise SettingsError(
             f"{folder} cannot be written: {error.strerror or error}. The pull stopped half-way; the "
-            "same command finishes it once that is mended."
+            "same command finishes it once that is fixed."
         ) from None
 
 
@@ -140,21 +140,21 @@ def place(
 def scratch_beside(folder: Path) -> Iterator[Path]:
     """An empty folder on the same disk, for files on their way into ``folder``.
 
-    It is the same one for every pull into that folder, under a lock: what a killed pull left is the next one's to
-    clear away.
+    It is the same one for every pull into that folder, under a lock: the next pull deletes what a killed
+    one left.
 
     Raises:
         SettingsError: Another process is pulling into the folder, or nothing can be written there.
     """
-    own = hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]
-    scratch = folder.parent / f".bsszoo-pull-{own}"
+    fingerprint = hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]
+    scratch = folder.parent / f".bsszoo-pull-{fingerprint}"
     lock = FileLock(scratch / "lock", timeout=0)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(mode=0o700, exist_ok=True)
-        found = scratch.lstat()
-        # In a folder that others may write, such as /tmp, it could be somebody else's, or lead elsewhere.
-        if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
+        status = scratch.lstat()
+        # In a folder that others may write, such as /tmp, it could be another user's, or a link.
+        if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
             raise SettingsError(
                 f"{scratch} is not a folder of yours, and a pull needs it. Remove it, or give another "
                 "folder with --out."
@@ -222,14 +222,14 @@ def _not_pulls(folder: Path, inside: Path, earlier: Collection[str]) -> Path | N
 
 def _foreign(folder: Path, path: Path) -> SettingsError:
     return SettingsError(
-        f"{folder} holds {printable(path.relative_to(folder).as_posix())}, which no pull put there, "
-        "in the place of a file of the repository. Nothing was changed: move it away, or give a new "
+        f"{folder} holds {printable(path.relative_to(folder).as_posix())}, which no pull wrote, "
+        "under the name of a file of the repository. Nothing was changed: move it, or give a new "
         "folder with --out."
     )
 
 
 def _remove(folder: Path, name: str) -> None:
-    """Take a pulled file away, and the folders that held nothing else."""
+    """Delete a pulled file, and the folders that held nothing else."""
     path = folder / name
     mode = _mode(path)
     if mode is not None and stat.S_ISREG(mode):
@@ -241,6 +241,6 @@ def _remove(folder: Path, name: str) -> None:
             parent.rmdir()
 
 
-def _write_mark(folder: Path, names: Iterable[str], about: Mapping[str, str]) -> None:
+def _write_manifest(folder: Path, names: Iterable[str], about: Mapping[str, str]) -> None:
     data: dict[str, Any] = {**about, "files": sorted(names)}
-    write_whole(folder / MARK, json.dumps(data, indent=2) + "\n")
+    write_whole(folder / MANIFEST, json.dumps(data, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""``push``: a trained network into a repository of the Hub, as one commit that is there whole or not at all."""
+"""``push``: a trained network into a repository of the Hub, as one commit, whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BARE: Final = {".gitattributes", "README.md"}
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What was pushed: the code, the files, and where they are; ``commit`` is None for a dry run.
+    """A push: the code, the files, and their address; ``commit`` is None for a dry run.
 
     ``changed`` is False when the repository held exactly these files already.
     """
@@ -53,24 +53,24 @@ def push(
     """Publish a trained network as ``org/name``: weights, configuration, model card, recipe, and its search.
 
     The same source gives the same files, so pushing again changes nothing. All files arrive in one commit: a push that
-    breaks off leaves the repository at its last one, and the same call finishes it.
+    is interrupted leaves the repository at its last one, and the same call finishes it.
 
     Args:
         source: A folder of ``bsszoo train``, a folder of ``bsszoo compress`` with ``--finish``, or a weights file.
         repository: ``org/name``.
         code: The network of a weights file.
-        search: The run that found the code, when the training does not lie in it.
+        search: The run of the code's search, when the training is not in it.
         licence: The licence of the weights as the Hub names it (``apache-2.0``); the card says when none is stated.
         private: Make a new repository private; an existing one stays as it is.
-        revision: The branch to push to, made if it is not there; the main one by default.
-        force: Overwrite a repository that holds another code, or files that are no network of ours.
+        revision: The branch to push to, made if it does not exist; the main one by default.
+        force: Overwrite a repository that holds another code, or files that are no network of bsszoo.
         dry_run: Write the files into this folder instead, without a network.
         token: A token of the Hub; by default that of ``HF_TOKEN`` or of ``hf auth login``. It is never written.
 
     Raises:
         SettingsError: There is nothing to publish, no right to, or the repository holds another network.
         WeightsError: The weights do not fit their code.
-        RunError: The Hub cannot be reached, or broke off.
+        RunError: The Hub cannot be reached, or the connection was lost.
     """
     target = _target(repository, revision)
     trained = find_trained(source, code=code, search=search)
@@ -92,21 +92,21 @@ def push(
 def _send(
     api: HfApi, target: HubRepository, folder: Path, files: tuple[str, ...], code: Code, *, private: bool, force: bool
 ) -> tuple[Any, str]:
-    """The commit that holds the files, and the one that was there before."""
+    """The commit that holds the files, and the one before it."""
     _make(api, target, private=private, user=who(api))
     main = before = api.model_info(target.name).sha
     if target.revision:
-        # A new branch begins as the main one; until something is pushed to it there is nothing on it to be lost.
+        # A new branch begins as the main one; until something is pushed to it, it holds nothing to lose.
         api.create_branch(target.name, branch=target.revision, exist_ok=True)
         before = api.model_info(target.name, revision=target.revision).sha
     if not force and not (target.revision and before == main):
-        _check_place(api, HubRepository(target.name, before), code, target.label)
+        _check_target(api, HubRepository(target.name, before), code, target.label)
     done: Any = api.upload_folder(
         repo_id=target.name,
         folder_path=folder,
         revision=target.revision,
         commit_message=f"bsszoo: {code}",
-        # Whoever pushes in the same moment is not overwritten.
+        # A push at the same time is not overwritten.
         parent_commit=before,
         # A card about a search that is no longer there would mislead.
         delete_patterns=[file for file in FILES if file not in files],
@@ -131,7 +131,7 @@ def _target(repository: str, revision: str | None) -> HubRepository:
 
 
 def _make(api: HfApi, target: HubRepository, *, private: bool, user: str) -> None:
-    """The repository, where it is not there yet."""
+    """Make the repository if it does not exist."""
     owner = target.name.partition("/")[0]
     try:
         api.create_repo(target.name, private=private, exist_ok=True)
@@ -146,26 +146,26 @@ def _make(api: HfApi, target: HubRepository, *, private: bool, user: str) -> Non
         raise
 
 
-def _check_place(api: HfApi, target: HubRepository, code: Code, label: str) -> None:
-    """A ``SettingsError`` where the repository holds another network, or something that is none of ours."""
+def _check_target(api: HfApi, target: HubRepository, code: Code, label: str) -> None:
+    """A ``SettingsError`` where the repository holds another network, or files that are no network of bsszoo."""
     try:
         path = hf_hub_download(target.name, CONFIG, revision=target.revision, token=api.token)
     except EntryNotFoundError:
-        held = {f.path for f in api.list_repo_tree(target.name, revision=target.revision)} - _BARE
-        if held:
+        files = {f.path for f in api.list_repo_tree(target.name, revision=target.revision)} - _BARE
+        if files:
             raise SettingsError(
-                f"{label} holds other files ({', '.join(sorted(held)[:3])}) and no network of "
+                f"{label} holds other files ({', '.join(sorted(files)[:3])}) and no network of "
                 "bsszoo's. Give another name, or --force to write into it."
             ) from None
         return
     try:
-        held_code = code_in(Path(path), label)
+        held = code_in(Path(path), label)
     except WeightsError:
         raise SettingsError(
             f"{label} holds a network that is none of bsszoo's. Give another name, or --force to overwrite it."
         ) from None
-    if not same_network(held_code, code):
+    if not same_network(held, code):
         raise SettingsError(
-            f"{label} holds the code {held_code}, and this is {code}. Give another name, a "
+            f"{label} holds the code {held}, and this is {code}. Give another name, a "
             "branch with --revision, or --force to overwrite it."
         )

@@ -1,4 +1,4 @@
-"""The Hub as pushing, pulling and showing meet it: who asks, whether it answers, and what its refusals mean."""
+"""The Hub's client: the user, whether the Hub is reachable, and its refusals as bsszoo's errors."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _LOG_IN: Final = (
 
 
 def hub_api(token: str | None) -> HfApi:
-    """The client, with a token given, or that of the environment or of ``hf auth login``."""
+    """The client, with ``token`` or that of the environment or of ``hf auth login``."""
     return HfApi(token=token or get_token() or False, library_name="bsszoo", library_version=__version__)
 
 
 def check_reachable() -> None:
-    """Ask the Hub for one answer; its client repeats a request to an unreachable host for about 24 s.
+    """Send the Hub one request; its client repeats a request to an unreachable host for about 24 s.
 
     Raises:
         RunError: It does not answer, or ``HF_HUB_OFFLINE`` is set.
     """
     if constants.HF_HUB_OFFLINE:
-        raise RunError("HF_HUB_OFFLINE is set, so the Hub is not asked. Unset it and try again.")
+        raise RunError("HF_HUB_OFFLINE is set, so the Hub is not contacted. Unset it and try again.")
     try:
         get_session().get(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # the HTTP library behind the client has changed before: no narrower class lasts
@@ -52,7 +52,7 @@ def who(api: HfApi) -> str:
     """The name of the user that the token is of.
 
     Raises:
-        SettingsError: There is no token, or the Hub does not know it.
+        SettingsError: There is no token, or the Hub rejects it.
     """
     if not api.token:
         raise SettingsError(f"You are not logged in to the Hub ({constants.ENDPOINT}). {_LOG_IN}")
@@ -60,17 +60,17 @@ def who(api: HfApi) -> str:
         return str(api.whoami()["name"])
     except HfHubHTTPError as error:
         if status_of(error) in (401, 403):
-            raise SettingsError(f"The Hub ({constants.ENDPOINT}) does not know your token. {_LOG_IN}") from None
+            raise SettingsError(f"The Hub ({constants.ENDPOINT}) rejects your token. {_LOG_IN}") from None
         raise
 
 
 @contextmanager
 def in_words(repository: HubRepository, doing: str) -> Iterator[None]:
-    """What the Hub refuses, and what breaks off on the way, as one of our errors; a token is in none of them.
+    """Turn refusals of the Hub and lost connections into bsszoo's errors; no token is in any of them.
 
     Args:
-        repository: What it is about.
-        doing: What was being done, for the text: "push to", "read".
+        repository: The repository, for the message.
+        doing: The action, for the message: "push to", "read".
     """
     try:
         yield

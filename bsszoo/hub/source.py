@@ -1,6 +1,6 @@
-"""What is to be published: a finished training, the best code's training of a search, or a weights file.
+"""The source of a push: a finished training, the best code's training of a search, or a weights file.
 
-Its records are read value by value, by their kinds, and shown without the paths of this machine.
+Its records are read value by value with their types checked, and published without the paths of this machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bsszoo.texts import inner_path, one_line, parse_json, parse_yaml
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 
 CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
-#: How files of a run are called in a repository.
+#: Names in a repository of files of a run.
 PUBLISHED: Final = {SUMMARY: "training.json", RESULT: "search.json", TRIALS: "search_trials.csv"}
 # The most bytes of a file that is read as text; the trials of a long search are some megabytes.
 _MOST_BYTES: Final = 1 << 26
@@ -43,15 +43,15 @@ _PATH: Final = re.compile(
 )
 # A text that is a path as a whole, which may have blanks in it.
 _WHOLE: Final = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\].*|\.\.?", re.DOTALL)
-# Values that are paths wherever they begin, unless they name a place on the Hub or a tag.
+# Values that are paths wherever they begin, unless they name a repository on the Hub or a tag.
 _PATHS: Final = ("pretrained", "teacher_weights", "folder")
-# Columns that hold what a failed evaluation said.
+# Columns of a failed evaluation's message and traceback.
 _PRIVATE: Final = ("error", "trace")
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The search that found a code: ``result.json`` as it was written, and ``trials.csv`` as text."""
+    """The search of a code: ``result.json`` as it was written, and ``trials.csv`` as text."""
 
     result: Mapping[str, Any]
     trials: str
@@ -59,7 +59,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained network as it lies on this machine, and what is known of it.
+    """A trained network on this machine, and its records.
 
     ``weights`` is the file; ``config`` what its ``config.json`` holds, empty without one; ``summary``, ``recipe`` and
     ``metrics`` are those of ``bsszoo train`` (the last two as text), None for weights that something else trained.
@@ -75,16 +75,16 @@ class Trained:
 
 
 def find_trained(source: str | Path, *, code: str | Code | None = None, search: str | Path | None = None) -> Trained:
-    """What a run's folder, a training's folder or a weights file holds.
+    """The trained network of a run's folder, a training's folder or a weights file.
 
     Args:
         source: The folder or the file.
-        code: The network of a weights file: a name of the zoo or a code; elsewhere it must agree with what is there.
-        search: The folder of the ``bsszoo compress`` run that found the code; found by itself when the training lies
-            in it.
+        code: The network of a weights file: a name of the zoo or a code; elsewhere it must agree with the folder's.
+        search: The folder of the ``bsszoo compress`` run of the code; by default the one that the training is in, if
+            any.
 
     Raises:
-        SettingsError: There is nothing to publish: the text says what is missing and which command makes it.
+        SettingsError: There is nothing to publish: the text names what is missing and the command that makes it.
         WeightsError: The ``config.json`` is broken.
     """
     path = Path(source).expanduser()
@@ -92,28 +92,27 @@ def find_trained(source: str | Path, *, code: str | Code | None = None, search: 
         raise SettingsError(f"There is no {str(source)!r}: give {_FORMS}.")
     run = _run(Path(search).expanduser()) if search is not None else None
     if path.is_dir() and (path / RESULT).is_file():
-        own = _run(path)
-        path, run = _finished(path, own.result), run or own
+        parent = _run(path)
+        path, run = _finished(path, parent.result), run or parent
     if run is None and path.is_dir():
         published = path / PUBLISHED[RESULT]
         if published.is_file():
             run = _run(path, published.name, PUBLISHED[TRIALS])
         elif (path.parent / RESULT).is_file():
             run = _run(path.parent)
-    given = None if code is None else resolve_code(code)
-    found = _folder(path, given) if path.is_dir() else _file(path, given)
-    if given is not None and not same_network(given, found.code):
-        raise SettingsError(f"{path} holds {found.code}, and --code names {given}.")
+    named = None if code is None else resolve_code(code)
+    trained = _folder(path, named) if path.is_dir() else _file(path, named)
+    if named is not None and not same_network(named, trained.code):
+        raise SettingsError(f"{path} holds {trained.code}, and --code names {named}.")
     if run is not None:
         with reading(RESULT):
-            known = [Code.parse(n["code"]) for n in run.result["networks"]]
-        if not any(same_network(found.code, one) for one in known):
+            codes = [Code.parse(n["code"]) for n in run.result["networks"]]
+        if not any(same_network(trained.code, one) for one in codes):
             raise SettingsError(
-                f"The search does not know {found.code}: it is none of its networks. Leave --search "
-                "away, or name the search that found it."
+                f"{trained.code} is none of the search's networks. Leave out --search, or name the search of this code."
             )
-        found = replace(found, search=run)
-    return found
+        trained = replace(trained, search=run)
+    return trained
 
 
 def _run(folder: Path, result_name: str = RESULT, trials_name: str = TRIALS) -> Search:
@@ -138,40 +137,40 @@ def _finished(run: Path, result: Mapping[str, Any]) -> Path:
     return run / folder
 
 
-def _folder(folder: Path, given: Code | None) -> Trained:
+def _folder(folder: Path, named: Code | None) -> Trained:
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG
-    # In a pulled folder the same stand under the names that they have in a repository.
+    # A pulled folder has these under their names in a repository.
     recipe, summary = _text(folder / RECIPE), _json(folder / SUMMARY) or _json(folder / PUBLISHED[SUMMARY])
     if not weights.is_file():
         if recipe is not None:
             raise SettingsError(
-                f"The training in {folder} has not come to its end: there is no {WEIGHTS_FILE} yet. "
-                "Run the same `bsszoo train` again; it goes on where it was."
+                f"The training in {folder} is not finished: there is no {WEIGHTS_FILE} yet. "
+                "Run the same `bsszoo train` again; it resumes."
             )
         raise SettingsError(f"There is nothing to publish in {str(folder)!r}: give {_FORMS}.")
     if recipe is not None and summary is None:
         raise SettingsError(
-            f"The training in {folder} has not come to its end: there is no {SUMMARY} yet. Run the "
-            "same `bsszoo train` again; it goes on where it was."
+            f"The training in {folder} is not finished: there is no {SUMMARY} yet. Run the "
+            "same `bsszoo train` again; it resumes."
         )
     if not config.is_file():
-        if given is None:
-            raise SettingsError(f"{folder} has no {CONFIG}, which says what network it is: name it with --code.")
-        return Trained(given, weights, {}, summary, recipe, _text(folder / METRICS))
+        if named is None:
+            raise SettingsError(f"{folder} has no {CONFIG}, which names the network: give its code with --code.")
+        return Trained(named, weights, {}, summary, recipe, _text(folder / METRICS))
     data = _json(config)
     check_recorded(weights, config, str(folder))
     return Trained(code_in(config, str(folder)), weights, data or {}, summary, recipe, _text(folder / METRICS))
 
 
-def _file(path: Path, given: Code | None) -> Trained:
+def _file(path: Path, named: Code | None) -> Trained:
     beside = path.parent / CONFIG
     code = code_in(beside, str(path)) if beside.is_file() else None
-    if code is not None and (given is None or same_network(code, given)):
+    if code is not None and (named is None or same_network(code, named)):
         if path.name == WEIGHTS_FILE:
-            return _folder(path.parent, given)
-        # Other weights of that training, such as its best epoch's: its input and labels hold for them, its figures not.
+            return _folder(path.parent, named)
+        # Other weights of that training, such as its best epoch's: its input and labels apply, its figures do not.
         return Trained(code, path, _json(beside) or {})
-    return Trained(resolve(path).classifier if given is None else given, path)
+    return Trained(resolve(path).classifier if named is None else named, path)
 
 
 def _text(path: Path) -> str | None:
@@ -209,11 +208,11 @@ class Measured:
     split: str
     top1: float
     top5: float
-    pictures: int
+    images: int
 
     @property
     def held_out(self) -> bool:
-        """Whether the pictures were held out of the training pictures."""
+        """Whether the images were held out of the training images."""
         return "held out" in self.split
 
     @property
@@ -224,14 +223,14 @@ class Measured:
 
 
 def measured_of(summary: Mapping[str, Any] | None) -> tuple[Measured, ...]:
-    """What the summary of a training says was measured: on its validation pictures, and on its test split if any.
+    """The measurements in a training's summary: on its validation images, and on its test split if any.
 
     Raises:
-        ValueError: It lacks an entry, or has one that no training writes; the text names it.
+        ValueError: It lacks an entry, or has an invalid one; the text names it.
     """
     if summary is None:
         return ()
-    found = [
+    measured = [
         Measured(
             text_in(summary, "dataset"),
             text_in(summary, "validated_on"),
@@ -241,7 +240,7 @@ def measured_of(summary: Mapping[str, Any] | None) -> tuple[Measured, ...]:
         )
     ]
     if summary.get("test_top1") is not None:
-        found.append(
+        measured.append(
             Measured(
                 text_in(summary, "dataset"),
                 text_in(summary, "tested_on"),
@@ -250,12 +249,12 @@ def measured_of(summary: Mapping[str, Any] | None) -> tuple[Measured, ...]:
                 count_in(summary, "test_pictures"),
             )
         )
-    return tuple(found)
+    return tuple(measured)
 
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """A ``WeightsError`` that names the file, where a record of a run is not what a run writes."""
+    """A ``WeightsError`` that names the file, where a record of a run is invalid."""
     try:
         yield
     except BssZooError as error:
@@ -267,9 +266,9 @@ def reading(name: str) -> Iterator[None]:
 
 
 def _broken(name: str, error: Exception) -> str:
-    said = f"there is no {error}" if type(error) is KeyError else str(error) or type(error).__name__
+    message = f"there is no {error}" if type(error) is KeyError else str(error) or type(error).__name__
     return (
-        f"{name} is broken, or of another version of bsszoo ({one_line(said)}). Take it away to do without it, or "
+        f"{name} is broken, or of another version of bsszoo ({one_line(message)}). Remove it to publish without it, or "
         "let the command that wrote it write it again."
     )
 
@@ -307,7 +306,7 @@ def _value(data: Any, keys: Sequence[str], kind: type | tuple[type, ...], wanted
     return data
 
 
-# -- what of them may be shown to everybody -------------------------------------------------------------------
+# -- what of them may be published ---------------------------------------------------------------------------
 
 
 def without_paths(value: Any) -> Any:
@@ -323,7 +322,7 @@ def without_paths(value: Any) -> Any:
             return f"{head}:{_last(rest)}"
         if _WHOLE.fullmatch(value):
             return _last(value)
-        return _PATH.sub(lambda found: found["last"] or "(a folder)", value)
+        return _PATH.sub(lambda match: match["last"] or "(a folder)", value)
     if isinstance(value, dict):
         named = {key for key, one in value.items() if key in _PATHS and isinstance(one, str) and ":" not in one[2:]}
         return {key: _last(one) if key in named else without_paths(one) for key, one in value.items()}
@@ -339,8 +338,8 @@ def _last(path: str) -> str:
 def portable_recipe(text: str) -> str:
     """A recipe's YAML without paths of this machine; as it is where it has none."""
     data = parse_yaml(text)
-    shown = without_paths(data)
-    return text if shown == data else yaml.safe_dump(shown, sort_keys=False, width=110)
+    portable = without_paths(data)
+    return text if portable == data else yaml.safe_dump(portable, sort_keys=False, width=110)
 
 
 def portable_trials(text: str) -> str:

@@ -66,7 +66,7 @@ def test_mistakes_are_one_text_and_exit_2(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for words, code, said in (
+    for words, code, message in (
         (["push", str(weights), "me/net", "--dry-run", "out", "--code", "resnet19"], 2, "There is no model 'resnet19'"),
         (["push", "nowhere", "me/net"], 2, "There is no 'nowhere'"),
         (["pull", "a/b/c"], 2, "names no Hub repository"),
@@ -76,7 +76,7 @@ def test_mistakes_are_one_text_and_exit_2(
             main()
         shown = capsys.readouterr()
         assert (ended.value.code, shown.out) == (code, ""), shown.err
-        assert said in shown.err
+        assert message in shown.err
     # The Hub's address is read when its client is imported, so this needs a process of its own.
     away = run("http://127.0.0.1:9", tmp_path, "push", str(weights), "me/net", "--code", CODE)
     assert (away.returncode, away.stdout) == (1, ""), away.stderr

@@ -128,7 +128,7 @@ def test_what_nobody_measured_says_so(tmp_path: Path) -> None:
     assert "## Accuracy\n\nNot measured" in text
     assert "## Training\n\nNot recorded" in text
     assert "no licence was stated" in text
-    assert "How the code was found" not in text
+    assert "The search of the code" not in text
     assert "without bsszoo" in text
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.eval_results is None
@@ -195,7 +195,7 @@ def test_paths_of_this_machine_are_shortened() -> None:
     assert portable_recipe("model: {name: resnet18}  # as it is\n") == "model: {name: resnet18}  # as it is\n"
 
 
-def test_what_a_failed_evaluation_said_stays_here() -> None:
+def test_messages_of_failed_evaluations_stay_here() -> None:
     text = 'number,score,error,trace,repeats\n0,1.5,,,\n1,,"boom /home/me","File ""/home/me/x.py"", line 3",\n'
     found = list(csv.DictReader(io.StringIO(portable_trials(text))))
     assert found == [{"number": "0", "score": "1.5", "repeats": ""}, {"number": "1", "score": "", "repeats": ""}]

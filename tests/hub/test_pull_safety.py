@@ -116,8 +116,8 @@ def test_a_mark_that_names_anything_else_is_refused_and_nothing_is_touched(
     (folder / "link").symlink_to(tmp_path)
     (folder / ".pulled.json").write_text(json.dumps({"files": ["config.json", listed]}))
     before = tree(tmp_path)
-    said = guest.refused(PULL, "evil/plain", str(folder))
-    assert said.startswith("SettingsError"), said
+    message = guest.refused(PULL, "evil/plain", str(folder))
+    assert message.startswith("SettingsError"), message
     assert tree(tmp_path) == before
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_mark_is_no_pull(text: str, hub: LocalHub, guest: Child, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("../x.json", "outside its folder"),
         ("/x.json", "outside its folder"),
@@ -146,11 +146,13 @@ def test_a_damaged_mark_is_no_pull(text: str, hub: LocalHub, guest: Child, tmp_p
         ("config.json/x.json", "a folder as well"),
     ],
 )
-def test_dangerous_names_are_refused_whole(name: str, said: str, hub: LocalHub, guest: Child, tmp_path: Path) -> None:
+def test_dangerous_names_are_refused_whole(
+    name: str, message: str, hub: LocalHub, guest: Child, tmp_path: Path
+) -> None:
     put(hub, "evil/names", {**BASE, name: b"{}"})
     text = guest.refused(PULL, "evil/names", str(tmp_path / "in" / "net"))
     assert text.startswith("WeightsError")
-    assert said in text
+    assert message in text
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert tree(tmp_path) == {"in": None}
@@ -178,21 +180,21 @@ def test_what_the_user_put_there_is_never_touched(hub: LocalHub, guest: Child, t
     def refused(name: str, *, part: str) -> None:
         put(hub, "evil/mine", {**BASE, "sub/old.json": b"1", name: b"2"})
         before = tree(tmp_path)
-        said = guest.refused(PULL, "evil/mine", str(folder))
-        assert said.startswith("SettingsError")
-        assert part in said
+        message = guest.refused(PULL, "evil/mine", str(folder))
+        assert message.startswith("SettingsError")
+        assert part in message
         assert tree(tmp_path) == before
 
     # A file of one's own where the repository now has one, and where it has a folder, and inside of one.
     (folder / "notes.txt").write_text("mine")
-    refused("notes.txt", part="holds notes.txt, which no pull put there")
-    refused("notes.txt/a.json", part="holds notes.txt, which no pull put there")
+    refused("notes.txt", part="holds notes.txt, which no pull wrote")
+    refused("notes.txt/a.json", part="holds notes.txt, which no pull wrote")
     (folder / "deep" / "a" / "mine.txt").write_text("mine")
     refused("deep/a/mine.txt", part="holds deep/a/mine.txt")
     (folder / "deep.txt").mkdir()
     (folder / "deep.txt" / "mine.txt").write_text("mine")
     refused("deep.txt", part="holds deep.txt/mine.txt")
-    # A link on the way to a pulled file, and in its place.
+    # A link on the way to a pulled file, and under its name.
     (folder / "sub" / "old.json").unlink()
     (folder / "sub").rmdir()
     (folder / "sub").symlink_to(outside)
@@ -258,7 +260,7 @@ def test_killed_pulls_leave_one_folder_that_the_next_takes_away(hub: LocalHub, g
     name = f".bsszoo-pull-{hashlib.sha256(b'net').hexdigest()[:16]}"
     program = (
         "import os, sys\nfrom bsszoo.hub import pull as module\n"
-        "module.place = lambda *_: os.kill(os.getpid(), 9)\n"
+        "module.move_into = lambda *_: os.kill(os.getpid(), 9)\n"
         "for _ in range(3):\n    child = os.fork()\n    if not child:\n"
         "        module.pull('evil/slow', sys.argv[1])\n"
         "    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9\n"
@@ -292,7 +294,7 @@ def test_two_pulls_of_one_folder_do_not_meet(hub: LocalHub, guest: Child, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("resnet18_c65536-65536-65536-65536_l1000-1000-1000-1000", "another network"),
         ("resnet18_c8-8-8-8_l1000-1000-1000-1000", "another network"),
@@ -300,12 +302,12 @@ def test_two_pulls_of_one_folder_do_not_meet(hub: LocalHub, guest: Child, tmp_pa
     ],
 )
 def test_weights_of_another_network_are_refused_by_their_header(
-    code: str, said: str, hub: LocalHub, guest: Child, tmp_path: Path
+    code: str, message: str, hub: LocalHub, guest: Child, tmp_path: Path
 ) -> None:
     put(hub, "evil/large", saved(code))
-    assert said in guest.refused(PULL, "evil/large", str(tmp_path / "net"))
+    assert message in guest.refused(PULL, "evil/large", str(tmp_path / "net"))
     assert not (tmp_path / "net").exists()
-    assert said in guest.refused("bsszoo:create", "hf-hub:evil/large", pretrained=True)
+    assert message in guest.refused("bsszoo:create", "hf-hub:evil/large", pretrained=True)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(hub: LocalHub, guest: Child, tmp_path: Path) -> None:
@@ -358,11 +360,11 @@ def test_a_repositorys_texts_reach_no_terminal_and_make_no_line(hub: LocalHub, t
     for words in (("hub", "show", "evil/texts"), ("hub", "show", "evil/texts", "--json"), ("pull", "evil/texts")):
         done = command(hub, tmp_path, *words)
         assert done.returncode == 0, done.stderr
-        said = done.stdout + done.stderr
-        assert not [c for c in said if c < " " and c not in "\n\t"], repr(said)
+        message = done.stdout + done.stderr
+        assert not [c for c in message if c < " " and c not in "\n\t"], repr(message)
         # A text of the repository cannot begin a line.
-        assert [line for line in said.splitlines() if line.startswith("Accuracy")] == (
-            [line for line in said.splitlines() if line.startswith("Accuracy: top-1 1.00%")]
+        assert [line for line in message.splitlines() if line.startswith("Accuracy")] == (
+            [line for line in message.splitlines() if line.startswith("Accuracy: top-1 1.00%")]
         )
     put(hub, "evil/texts", {**files, "a\x1b[2J.exe": b"x"})
     done = command(hub, tmp_path, "hub", "show", "evil/texts")
@@ -392,10 +394,10 @@ def test_a_repositorys_texts_reach_no_terminal_and_make_no_line(hub: LocalHub, t
 )
 def test_records_that_no_run_writes_are_refused_by_name(name: str, data: bytes, hub: LocalHub, guest: Child) -> None:
     put(hub, "evil/records", {**BASE, name: data})
-    said = guest.refused(LOOK, "evil/records")
-    assert said.startswith(f"WeightsError: The {name} of hf-hub:evil/records is broken")
-    assert len(said) < 600
-    assert "\x1b" not in said
+    message = guest.refused(LOOK, "evil/records")
+    assert message.startswith(f"WeightsError: The {name} of hf-hub:evil/records is broken")
+    assert len(message) < 600
+    assert "\x1b" not in message
 
 
 @pytest.mark.parametrize(
@@ -439,16 +441,16 @@ def test_a_cache_that_cannot_be_written_is_no_lost_connection(hub: LocalHub, tmp
     home.mkdir()
     (home / "hub").write_text("a file where the cache's folder should be")
     with child(hub.address, home) as alone:  # type: ignore[attr-defined]
-        said = alone.refused("bsszoo:create", "hf-hub:evil/plain", pretrained=True)
-        assert said.startswith(f"WeightsError: hf-hub:evil/plain cannot be stored: the Hub's cache, {home / 'hub'}")
-        assert "HF_HOME" in said
-        assert "cannot be reached" not in said
-        said = alone.refused(LOOK, "evil/plain")
-        assert f"{home / 'hub'}" in said
-        assert "connection" not in said
+        message = alone.refused("bsszoo:create", "hf-hub:evil/plain", pretrained=True)
+        assert message.startswith(f"WeightsError: hf-hub:evil/plain cannot be stored: the Hub's cache, {home / 'hub'}")
+        assert "HF_HOME" in message
+        assert "cannot be reached" not in message
+        message = alone.refused(LOOK, "evil/plain")
+        assert f"{home / 'hub'}" in message
+        assert "connection" not in message
         (tmp_path / "file").write_text("x")
-        said = alone.refused("bsszoo:create", "hf-hub:evil/plain", cache_dir=str(tmp_path / "file"))
-        assert f"the Hub's cache, {tmp_path / 'file'}, cannot be written" in said
+        message = alone.refused("bsszoo:create", "hf-hub:evil/plain", cache_dir=str(tmp_path / "file"))
+        assert f"the Hub's cache, {tmp_path / 'file'}, cannot be written" in message
         other = alone.value("bsszoo:create", "hf-hub:evil/plain", cache_dir=str(tmp_path / "other"), pretrained=True)
         assert other["shape"] == [2, 3]
 
