@@ -100,7 +100,7 @@ def test_an_evaluator_of_the_users_is_not_loaded_again(tmp_path):
     (folder / "result.json").unlink()
     (folder / "controls.json").unlink()
     page = report_study(str(folder)).path.read_text()
-    assert "no score of it was kept: original, uniform" in page
+    assert "no score of it was stored: original, uniform" in page
     assert "Only 3 results" in page
 
 

@@ -481,5 +481,5 @@ def test_a_file_of_the_cache_that_is_not_the_hubs_is_fetched_anew(hub: LocalHub,
         top1 = alone.value(LOOK, "evil/cached")["measured"][0]["top1"]
         (cached,) = (tmp_path / "home" / "hub").rglob("snapshots/*/training.json")
         cached.write_bytes(cached.read_bytes().replace(b"1.0", b"9.0"))
-        assert "does not have the checksum" in alone.refused(LOOK, "evil/cached")
+        assert "does not have the Hub's checksum" in alone.refused(LOOK, "evil/cached")
         assert alone.value(LOOK, "evil/cached")["measured"][0]["top1"] == top1
