@@ -62,7 +62,7 @@ class WeightsError(BssZooError, RuntimeError):
     """Weights that do not exist, cannot be fetched or do not fit the network."""
 
 
-def shown(value: object, most: int = 80) -> str:
+def formatted(value: object, most: int = 80) -> str:
     """A value for an error message: short texts and plain values as they are, of anything else its type.
 
     A network, an array or a data frame printed whole would hide the message.

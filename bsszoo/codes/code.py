@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, cast
 
 from bsszoo.codes.families import FAMILIES, FIELDS, Family, Fixed, family_of
 from bsszoo.codes.layers import Layer, Stage
-from bsszoo.errors import CodeError, close_matches, shown
+from bsszoo.errors import CodeError, close_matches, formatted
 
 StrideIn = Literal["3x3", "1x1"]
 
@@ -91,7 +91,9 @@ class Code:
         self._fix("stage2_depth", stage2[1], MAX_DEPTH)
         self._fix("image_size", family.image_size, MAX_IMAGE_SIZE)
         if self.stride_in not in ("3x3", "1x1"):
-            raise CodeError(f"{family.name} code: stride_in is {shown(self.stride_in)}; allowed are '3x3' and '1x1'.")
+            raise CodeError(
+                f"{family.name} code: stride_in is {formatted(self.stride_in)}; allowed are '3x3' and '1x1'."
+            )
         if family.whole_groups:
             self._check_groups(family)
         if self.stride_in == "1x1" and family.letter != "B":
@@ -103,11 +105,11 @@ class Code:
     def _check_list(self, family: Family, letter: str, field: str, most: int) -> None:
         given = getattr(self, field)
         if isinstance(given, str) or not isinstance(given, Iterable):
-            raise CodeError(f"{family.name} code: {field} is {shown(given)}; it takes {family.stages} integers.")
+            raise CodeError(f"{family.name} code: {field} is {formatted(given)}; it takes {family.stages} integers.")
         values = tuple(given)
         if len(values) != family.stages:
             raise CodeError(
-                f"{family.name} code: {len(values)} {field} given {shown(list(values))}, "
+                f"{family.name} code: {len(values)} {field} given {formatted(list(values))}, "
                 f"{family.stages} are needed ({family.form})."
             )
         names = (f"{letter}{i}" for i in family.numbers)
@@ -128,7 +130,9 @@ class Code:
             object.__setattr__(self, field, default)
         elif default == 0:
             if given != 0:
-                raise CodeError(f"{self.family} code: {field} is {shown(given)}, but the family has no fixed stage 2.")
+                raise CodeError(
+                    f"{self.family} code: {field} is {formatted(given)}, but the family has no fixed stage 2."
+                )
             object.__setattr__(self, field, 0)
         else:
             object.__setattr__(self, field, _integer(self.family, field, given, most))
@@ -174,13 +178,13 @@ class Code:
         data = family_of(family)
         # numpy integers become plain ones, so that a code from an array prints and pickles like any other.
         if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise CodeError(f"A {family} code is made of {data.form}; given was {shown(entries)}.")
+            raise CodeError(f"A {family} code is made of {data.form}; given was {formatted(entries)}.")
         values = tuple(plain_number(v) for v in entries)
         n = data.stages
         if len(values) != len(data.entry_names):
             raise CodeError(
                 f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
-                f"{len(values)} were given: {shown(list(values))}."
+                f"{len(values)} were given: {formatted(list(values))}."
             )
         thirds: dict[str, Any] = {FIELDS[data.letter]: values[2 * n :]} if data.letter else {}
         return cls(
@@ -230,7 +234,7 @@ class Code:
             UnknownNameError: The family does not exist.
         """
         if not isinstance(text, str):
-            raise CodeError(f"A code is parsed from text, not from {type(text).__name__}: {shown(text)}.")
+            raise CodeError(f"A code is parsed from text, not from {type(text).__name__}: {formatted(text)}.")
         if len(text) > MAX_TEXT:
             raise CodeError(f"A code's text has at most {MAX_TEXT} characters; {len(text)} were given: {text[:40]!r}..")
         word = text.strip().lower()
@@ -305,11 +309,11 @@ class Code:
     def from_dict(cls, data: Mapping[str, Any]) -> Code:
         """The code that ``to_dict`` wrote; an unknown or missing key is a ``CodeError`` that names it."""
         if not isinstance(data, Mapping):
-            raise CodeError(f"A code is read from a mapping, not from {type(data).__name__}: {shown(data)}.")
+            raise CodeError(f"A code is read from a mapping, not from {type(data).__name__}: {formatted(data)}.")
         known = ("family", *FIELDS.values(), *_FIXED)
         for key in data:
             if key not in known:
-                raise CodeError(f"A code has no key {shown(key)}; allowed are {', '.join(known)}.")
+                raise CodeError(f"A code has no key {formatted(key)}; allowed are {', '.join(known)}.")
         for key in known[:3]:
             if key not in data:
                 raise CodeError(f"A code needs the key {key!r}; given were {', '.join(map(str, data)) or 'none'}.")
@@ -346,7 +350,7 @@ def _is_empty(given: object) -> bool:
 def _integer(family: str, name: str, value: object, most: int) -> int:
     value = plain_number(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise CodeError(f"{family} code: {name} is {shown(value)}; allowed is an integer from 1 to {most}.")
+        raise CodeError(f"{family} code: {name} is {formatted(value)}; allowed is an integer from 1 to {most}.")
     return value
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from bsszoo.codes.code import MAX_IMAGE_SIZE, MAX_WIDTH, Code, plain_number, stages_of
 from bsszoo.codes.families import Fixed, family_of
 from bsszoo.codes.layers import Block, N
-from bsszoo.errors import CodeError, shown
+from bsszoo.errors import CodeError, formatted
 
 ImageSize: TypeAlias = "int | tuple[int, int]"
 
@@ -190,7 +190,7 @@ def checked_size(image_size: ImageSize) -> tuple[int, int]:
         isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= MAX_IMAGE_SIZE for s in pair
     ):
         raise CodeError(
-            f"image_size is {shown(image_size)}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
+            f"image_size is {formatted(image_size)}; allowed is a side from 1 to {MAX_IMAGE_SIZE} px, "
             "or a (height, width) pair of them."
         )
     return pair[0], pair[1]
@@ -203,4 +203,4 @@ def check_arguments(num_classes: object, in_chans: object) -> None:
         ("in_chans", in_chans, 1, MAX_WIDTH),
     ):
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise CodeError(f"{name} is {shown(value)}; allowed is an integer from {least} to {most}.")
+            raise CodeError(f"{name} is {formatted(value)}; allowed is an integer from {least} to {most}.")

@@ -15,7 +15,7 @@ from typing import Final, Literal
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import Cost, ImageSize, StageCost, checked_size, code_cost, stage_costs
 from bsszoo.codes.families import family_of
-from bsszoo.errors import CodeError, shown
+from bsszoo.errors import CodeError, formatted
 
 Kind = Literal["maskrcnn", "retinanet"]
 
@@ -49,17 +49,18 @@ class Detector:
 
     def __post_init__(self) -> None:
         if self.kind not in CLASSES:
-            raise CodeError(f"A detector is maskrcnn or retinanet; given was {shown(self.kind)}.")
+            raise CodeError(f"A detector is maskrcnn or retinanet; given was {formatted(self.kind)}.")
         if self.num_classes == 0:
             object.__setattr__(self, "num_classes", CLASSES[self.kind])
         if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
-            raise CodeError(f"num_classes is {shown(self.num_classes)}; it takes an integer from 1.")
+            raise CodeError(f"num_classes is {formatted(self.num_classes)}; it takes an integer from 1.")
         if isinstance(self.channels, bool) or not isinstance(self.channels, int) or not 8 <= self.channels <= 1024:
             raise CodeError(
-                f"A detector's pyramid is {shown(self.channels)} channels wide; allowed is an integer from 8 to 1024."
+                f"A detector's pyramid is {formatted(self.channels)} channels wide; "
+                "allowed is an integer from 8 to 1024."
             )
         if self.p6_from not in ("c5", "p5") or (self.p6_from == "p5" and self.kind == "maskrcnn"):
-            raise CodeError(f"p6_from is {shown(self.p6_from)}; it is c5 or p5, and RetinaNet's only.")
+            raise CodeError(f"p6_from is {formatted(self.p6_from)}; it is c5 or p5, and RetinaNet's only.")
 
     def __str__(self) -> str:
         width = "" if self.channels == CHANNELS else f"fpn{self.channels}_"

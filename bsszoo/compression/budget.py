@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost
-from bsszoo.errors import BudgetError, shown
+from bsszoo.errors import BudgetError, formatted
 from bsszoo.evaluators.base import FunctionEvaluator, digest, load_function
 from bsszoo.options import Budget
 from bsszoo.report.figures import human
@@ -35,14 +35,14 @@ def parse_amount(text: str | float, *, of: int, what: str) -> int:
     Raises:
         BudgetError: The text is no positive amount.
     """
-    match = _NUMBER.fullmatch(text if isinstance(text, str) else shown(text))
+    match = _NUMBER.fullmatch(text if isinstance(text, str) else formatted(text))
     hint = "write 130M, 0.13G or 130e6, or 60% for a share of the reference network"
     if not match or isinstance(text, bool):
-        raise BudgetError(f"{what} is {shown(text)}; {hint}.")
+        raise BudgetError(f"{what} is {formatted(text)}; {hint}.")
     number, unit = float(match.group(1)), match.group(2).lower()
     value = number / 100 * of if unit == "%" else number * _UNITS[unit]
     if not math.isfinite(value) or value < 1:
-        raise BudgetError(f"{what} is {shown(text)}, less than one; {hint}.")
+        raise BudgetError(f"{what} is {formatted(text)}, less than one; {hint}.")
     return round(value)
 
 
@@ -121,7 +121,7 @@ def latency_limit(
         if most is None:
             return None
         raise BudgetError(
-            f"--max-latency is {shown(most)} ms, but nothing predicts a code's latency: "
+            f"--max-latency is {formatted(most)} ms, but nothing predicts a code's latency: "
             "give --latency-table FILE or --latency-model MODULE:FUNCTION with it."
         )
     if table is not None and model is not None:
@@ -154,5 +154,5 @@ def _milliseconds(value: str | float) -> float:
     except ValueError:
         number = math.nan
     if isinstance(value, bool) or not 0 < number < 1e9:
-        raise BudgetError(f"--max-latency is {shown(value)}; it takes milliseconds above 0, such as 12.5.")
+        raise BudgetError(f"--max-latency is {formatted(value)}; it takes milliseconds above 0, such as 12.5.")
     return number

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, check_arguments, checked_size, code_cost
-from bsszoo.errors import RunError, SettingsError, shown
+from bsszoo.errors import RunError, SettingsError, formatted
 from bsszoo.latency.engines import ENGINES
 
 #: Processes from which on an interval says something: of two or three it may reach from 1 ms to 2 s.
@@ -248,14 +248,16 @@ def _process(task: dict[str, Any]) -> dict[str, Any]:
 def _check(engines: Sequence[str], batch: int, threads: int, processes: int, seconds: float) -> None:
     for engine in engines:
         if engine not in ENGINES:
-            raise SettingsError(f"--engines is {shown(engine)}; it takes some of {', '.join(ENGINES)}, with commas.")
+            raise SettingsError(
+                f"--engines is {formatted(engine)}; it takes some of {', '.join(ENGINES)}, with commas."
+            )
     if not engines:
         raise SettingsError(f"--engines names none; it takes some of {', '.join(ENGINES)}, with commas.")
     for name, value, least in (("--batch", batch, 1), ("--threads", threads, 0), ("--processes", processes, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise SettingsError(f"{name} is {shown(value)}; it takes an integer from {least}.")
+            raise SettingsError(f"{name} is {formatted(value)}; it takes an integer from {least}.")
     if not 0 <= seconds <= 3600:
-        raise SettingsError(f"--seconds is {shown(seconds)}; it takes a number from 0 to 3600.")
+        raise SettingsError(f"--seconds is {formatted(seconds)}; it takes a number from 0 to 3600.")
 
 
 def _versions() -> dict[str, str]:

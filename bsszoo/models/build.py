@@ -22,7 +22,7 @@ from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import ImageSize, check_arguments, checked_size
 from bsszoo.codes.families import family_of
 from bsszoo.codes.named import ModelEntry, entry_of, named_entries
-from bsszoo.errors import CodeError, shown
+from bsszoo.errors import CodeError, formatted
 
 #: The timm name under which any code can be created: ``timm.create_model(GENERIC, code="...")``.
 GENERIC = "bsszoo_code"
@@ -197,9 +197,9 @@ def _check(num_classes: object, in_chans: object, drop_rate: float, drop_path_ra
     check_arguments(num_classes, in_chans)
     for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-            raise CodeError(f"{name} is {shown(rate)}; allowed is a probability from 0 to below 1.")
+            raise CodeError(f"{name} is {formatted(rate)}; allowed is a probability from 0 to below 1.")
     if not isinstance(output_stride, int) or output_stride not in _OUTPUT_STRIDES:
-        raise CodeError(f"output_stride is {shown(output_stride)}; allowed are 8, 16 and 32.")
+        raise CodeError(f"output_stride is {formatted(output_stride)}; allowed are 8, 16 and 32.")
 
 
 def _searched() -> dict[str, ModelEntry]:

@@ -10,7 +10,7 @@ from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from bsszoo.codes.code import Code
-from bsszoo.errors import CodeError, WeightsError, shown
+from bsszoo.errors import CodeError, WeightsError, formatted
 from bsszoo.models.build import build
 from bsszoo.models.detector import create_detector
 from bsszoo.models.loading import check_count, load, read_state, sizes_of
@@ -67,7 +67,7 @@ def create(
     """
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
         raise WeightsError(
-            f"pretrained is {shown(pretrained)}; allowed are True, False, a tag, 'hf-hub:org/name', "
+            f"pretrained is {formatted(pretrained)}; allowed are True, False, a tag, 'hf-hub:org/name', "
             "'local-dir:PATH' and the path of a weights file."
         )
     org = hub_org(org)

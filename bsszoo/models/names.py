@@ -16,7 +16,7 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.detector import CHANNELS, SIZE, Detector, Kind
 from bsszoo.codes.families import FAMILIES, family_of
 from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
-from bsszoo.errors import CodeError, UnknownNameError, WeightsError, close_matches, shown
+from bsszoo.errors import CodeError, UnknownNameError, WeightsError, close_matches, formatted
 
 __all__ = [
     "DETECTORS",
@@ -85,8 +85,8 @@ def find(name: str) -> ModelEntry:
         raise UnknownNameError(
             _what_timm_calls_it(head)
             or (
-                f"There is no model {shown(head)} in the zoo.{close_matches(head, known)} A code's text works as well, "
-                "for example 'resnet18{64,128,256,512,2,2,2,2}'."
+                f"There is no model {formatted(head)} in the zoo.{close_matches(head, known)} "
+                "A code's text works as well, for example 'resnet18{64,128,256,512,2,2,2,2}'."
             )
         )
     if tag is not None and tag not in (own := [t.tag for t in entry.tags]):
@@ -179,7 +179,7 @@ def resolve_code(name_or_code: str | Code) -> Code:
     if not isinstance(name_or_code, str):
         raise CodeError(
             f"A network is named by a zoo name, a code's text or a bsszoo.Code; given was "
-            f"{shown(name_or_code)} of type {type(name_or_code).__name__}."
+            f"{formatted(name_or_code)} of type {type(name_or_code).__name__}."
         )
     if is_detector(name_or_code):
         raise no_classifier(repr(name_or_code))

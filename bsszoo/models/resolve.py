@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
 from bsszoo.codes.detector import SIZE, Detector, detector_cost
-from bsszoo.errors import CodeError, SettingsError, UnknownNameError, WeightsError, shown
+from bsszoo.errors import CodeError, SettingsError, UnknownNameError, WeightsError, formatted
 from bsszoo.models.names import (
     LOCAL,
     SOURCES,
@@ -120,7 +120,7 @@ def resolve(
     if not isinstance(what, (str, Path)):
         raise CodeError(
             f"A network is named by a zoo name, a code's text, a bsszoo.Code, a file or a folder; given "
-            f"was {shown(what)} of type {type(what).__name__}."
+            f"was {formatted(what)} of type {type(what).__name__}."
         )
     text = str(what).strip()
     if text.startswith(SOURCES):

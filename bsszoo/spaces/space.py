@@ -14,7 +14,7 @@ from bsszoo.codes.cost import Cost
 from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.families import FIELDS, family_of
 from bsszoo.codes.families.base import scaled
-from bsszoo.errors import CodeError, SpaceError, close_matches, shown
+from bsszoo.errors import CodeError, SpaceError, close_matches, formatted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,7 +136,7 @@ class Space:
         paper leaves open and its Table 4 figures require. Ranges changed by ``replace`` are not kept.
         """
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= 16:
-            raise SpaceError(f"scale is {shown(scale)}; allowed is a number above 0 and up to 16.")
+            raise SpaceError(f"scale is {formatted(scale)}; allowed is a number above 0 and up to 16.")
         data = family_of(self.family)
         steps = [scaled(scale * r.step, data.grid_divisor) for r in data.width_ranges]
         stem, stage2 = scaled_fixed_widths(self.family, scale)
@@ -166,7 +166,7 @@ class Space:
             try:
                 axis = tuple(sorted({Fraction(v) for v in values}))
             except (TypeError, ValueError, ArithmeticError):
-                raise SpaceError(f"The range of {name} is {shown(values)}; it takes a list of numbers.") from None
+                raise SpaceError(f"The range of {name} is {formatted(values)}; it takes a list of numbers.") from None
             axes[name] = axis if name[0] == data.letter else tuple(int(v) if v.denominator == 1 else v for v in axis)
         n, every = data.stages, tuple(axes.values())
         return replace(self, widths=every[:n], depths=every[n : 2 * n], thirds=every[2 * n :])

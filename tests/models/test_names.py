@@ -15,7 +15,7 @@ from torch import nn
 import bsszoo
 from bsszoo.codes.code import Code
 from bsszoo.codes.named import named_entries
-from bsszoo.errors import BssZooError, CodeError, UnknownNameError, WeightsError, shown
+from bsszoo.errors import BssZooError, CodeError, UnknownNameError, WeightsError, formatted
 from bsszoo.models.create import create
 from bsszoo.models.names import resolve_code
 
@@ -128,6 +128,6 @@ def test_a_built_network_is_counted_by_its_tensors_and_not_made_again() -> None:
 
 
 def test_short_values_are_shown_as_they_are() -> None:
-    assert [shown(v) for v in (None, 3, "x", (1, 2), 0.5)] == ["None", "3", "'x'", "(1, 2)", "0.5"]
-    assert shown("x" * 500).endswith("(500 characters)")
-    assert shown(Wordy()) == f"an object ({__name__}.Wordy)"
+    assert [formatted(v) for v in (None, 3, "x", (1, 2), 0.5)] == ["None", "3", "'x'", "(1, 2)", "0.5"]
+    assert formatted("x" * 500).endswith("(500 characters)")
+    assert formatted(Wordy()) == f"an object ({__name__}.Wordy)"

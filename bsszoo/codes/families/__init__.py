@@ -16,7 +16,7 @@ from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
 from bsszoo.codes.families.resnet18 import RESNET18
 from bsszoo.codes.families.resnet50 import RESNET50
-from bsszoo.errors import UnknownNameError, close_matches, shown
+from bsszoo.errors import UnknownNameError, close_matches, formatted
 
 __all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "WidthRange", "family_of"]
 
@@ -31,4 +31,6 @@ def family_of(name: str) -> Family:
     try:
         return FAMILIES[name]
     except (KeyError, TypeError):
-        raise UnknownNameError(f"There is no family {shown(name)}.{close_matches(shown(name), FAMILIES)}") from None
+        raise UnknownNameError(
+            f"There is no family {formatted(name)}.{close_matches(formatted(name), FAMILIES)}"
+        ) from None
