@@ -52,7 +52,7 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
         SettingsError: Both a function and a training are asked for.
         RecipeError: The recipe cannot be used.
     """
-    given = request.training.has_data
+    trains = request.training.has_data
     if what is None:
         what = "structural" if not trains else "training" if request.network.detector is None else "detection"
     if request.training.recipe is not None:
