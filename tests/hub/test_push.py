@@ -317,7 +317,7 @@ def test_pull_and_show(made: dict[str, Path], hub: LocalHub, me: Child, guest: C
     summary = json.loads(files_of(hub, "acme/pulled")["training.json"])
     assert (facts["num_classes"], facts["licence"], facts["cost"]["params"]) == (4, "mit", summary["params"])
     assert facts["measured"][0]["top1"] == summary["top1"]
-    assert facts["search"]["trials"] == {"complete": 3, "failed": 0}
+    assert facts["search"]["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
 
 
 def test_a_pull_replaces_an_earlier_one_whole_and_touches_nothing_else(
