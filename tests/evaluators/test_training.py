@@ -236,8 +236,8 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--epochs", "3"), "give the pictures with --data"),
-        (("--finish", "paper"), "--finish trains the best code: give the pictures with --data"),
+        (("--epochs", "3"), "give the images with --data"),
+        (("--finish", "paper"), "--finish trains the best code: give the images with --data"),
         (("--teacher", "a1_in1k"), "give a recipe with --finish"),
         (("--dataset", "synthetic/128", "--evaluator", "mine:judge"), "give one of the two"),
         (("--dataset", "synthetic/128", "--repeats", "0"), "--repeats is 0"),
