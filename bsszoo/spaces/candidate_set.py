@@ -1,7 +1,7 @@
 """``CandidateSet``: the codes a search chooses from (the paper's Omega), and which of them are maximal.
 
-Knowing the feasible codes exactly, before any network is built, is what lets the sampler never suggest one that
-breaks the budget. ``feasible.py`` draws a set from a space under limits; a user makes one from any integer array.
+The feasible codes are exact and drawn before any network is built, so the sampler never suggests one that breaks the
+budget. ``feasible.py`` draws a set from a space under limits; a user makes one from any integer array.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bsszoo.codes.families import family_of
 from bsszoo.errors import SpaceError
-from bsszoo.spaces.chain import Chain, places_of
+from bsszoo.spaces.chain import Chain, indices_of
 from bsszoo.spaces.limits import Limits
 from bsszoo.spaces.space import Space
 
@@ -39,13 +39,13 @@ class CandidateSet:
         codes: Integers of shape [n, d]; repeated rows are dropped, the first one stays. A read-only int64 array is
             taken as it is, any other one is copied.
         names: The d entry names, which become the Optuna parameters' names; ``x0, x1, ..`` by default.
-        macs: Multiply-adds of each code, shape [n], or None when the set knows no costs.
+        macs: Multiply-adds of each code, shape [n], or None for a set without costs.
         params: Parameters of each code, shape [n], or None.
         activations: Activations of each code, shape [n], or None.
         latency: Milliseconds of each code, shape [n], or None.
         bounds: The box of each entry, by default the codes' own least and largest. Machines that share a study need
             the same box, so a set drawn from a space takes the space's.
-        growth: What tells which codes are ``maximal``; by default the set itself. A set drawn from a space is a sample,
+        growth: Decides which codes are ``maximal``; by default the set itself. A set drawn from a space is a sample,
             so ``draw_candidates`` gives it the space.
 
     Raises:
@@ -76,30 +76,30 @@ class CandidateSet:
         codes = np.asarray(self.codes)
         if codes.ndim != 2 or not len(codes) or not codes.shape[1] or not np.issubdtype(codes.dtype, np.integer):
             raise SpaceError(
-                f"A candidate set takes integers of shape [n, d] with n and d at least 1; given was "
+                f"A candidate set takes integers of shape [n, d] with n and d at least 1; got "
                 f"{codes.dtype} of shape {list(codes.shape)}."
             )
         d = codes.shape[1]
         names = tuple(self.names) or tuple(f"x{j}" for j in range(d))
         if len(names) != d or len(set(names)) != d:
-            raise SpaceError(f"A candidate set with {d} entries takes {d} distinct names; given were {names}.")
+            raise SpaceError(f"A candidate set with {d} entries takes {d} distinct names; got {names}.")
         columns = {c: getattr(self, c) for c in _COLUMNS}
         for column, values in columns.items():
             if values is not None and np.shape(values) != (len(codes),):
                 raise SpaceError(
-                    f"{column} has the shape {list(np.shape(values))}; it takes one figure for each of "
+                    f"{column} has the shape {list(np.shape(values))}; it takes one value for each of "
                     f"the {len(codes)} codes."
                 )
         keys = row_keys(codes)
         order = np.argsort(keys, kind="stable")
-        keep = _first_rows(codes, keys, order)
-        if len(keep) < len(codes):
-            codes = codes[keep]
-            keys = keys[keep]
+        distinct = _first_rows(codes, keys, order)
+        if len(distinct) < len(codes):
+            codes = codes[distinct]
+            keys = keys[distinct]
             order = np.argsort(keys, kind="stable")
         # A copy, since nobody else may change the set, unless nobody can.
-        own = codes.dtype == np.int64 and codes.flags.c_contiguous and not codes.flags.writeable
-        codes = codes if own else np.array(codes, dtype=np.int64, order="C")
+        read_only = codes.dtype == np.int64 and codes.flags.c_contiguous and not codes.flags.writeable
+        codes = codes if read_only else np.array(codes, dtype=np.int64, order="C")
         codes.flags.writeable = False
         lows, highs = codes.min(axis=0), codes.max(axis=0)
         bounds = tuple(self.bounds) or tuple((int(a), int(b)) for a, b in zip(lows, highs, strict=True))
@@ -115,11 +115,11 @@ class CandidateSet:
             object.__setattr__(self, name, value)
         for column, values in columns.items():
             if values is not None:
-                object.__setattr__(self, column, _figures(column, values)[keep])
+                object.__setattr__(self, column, _column(column, values)[distinct])
 
     def __repr__(self) -> str:
-        known = [c for c in _COLUMNS if getattr(self, c) is not None]
-        return f"CandidateSet({len(self)} codes of {', '.join(self.names)}; known: {', '.join(known) or 'no costs'})"
+        costs = [c for c in _COLUMNS if getattr(self, c) is not None]
+        return f"CandidateSet({len(self)} codes of {', '.join(self.names)}; costs: {', '.join(costs) or 'none'})"
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -134,9 +134,9 @@ class CandidateSet:
         """
         if self._maximal is None:
             growth: Growth = GrowthInSet(self.codes) if self.growth is None else self.growth
-            found = np.asarray(growth.maximal(self.codes), dtype=bool)
-            found.flags.writeable = False
-            object.__setattr__(self, "_maximal", found)
+            maximal = np.asarray(growth.maximal(self.codes), dtype=bool)
+            maximal.flags.writeable = False
+            object.__setattr__(self, "_maximal", maximal)
         assert self._maximal is not None
         return self._maximal
 
@@ -194,12 +194,12 @@ class CandidateSet:
         """The row that holds each of the codes [q, d], -1 where the set does not hold it; shape [q]."""
         wanted = np.asarray(codes, dtype=np.int64).reshape(-1, self.codes.shape[1])
         keys = row_keys(wanted)
-        places = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
-        rows = self._order[places]
+        positions = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
+        rows = self._order[positions]
         rows = np.where((self.codes[rows] == wanted).all(axis=1), rows, -1)
-        for i in np.flatnonzero((rows < 0) & (self._keys[places] == keys)):
-            found = self.row(wanted[i])  # another code with the same key stands first
-            rows[i] = -1 if found is None else found
+        for i in np.flatnonzero((rows < 0) & (self._keys[positions] == keys)):
+            row = self.row(wanted[i])  # another code with the same key comes first
+            rows[i] = -1 if row is None else row
         return np.asarray(rows, dtype=np.int64)
 
 
@@ -208,14 +208,14 @@ def is_whole(params: Mapping[str, Any], names: Sequence[str]) -> bool:
     return all(name in params for name in names)
 
 
-def _figures(column: str, values: Any) -> NDArray[Any]:
-    """A column as given: whole numbers where they are, figures in another unit (millions, say) as they are."""
-    figures = np.asarray(values)
-    if not np.issubdtype(figures.dtype, np.number) or not np.isfinite(figures).all():
-        raise SpaceError(f"{column} holds what is no finite number; a cost that is not known is left out (None).")
-    if _COLUMNS[column] is np.int64 and (figures == np.rint(figures)).all():
-        return figures.astype(np.int64)
-    return figures.astype(np.float64)
+def _column(name: str, values: Any) -> NDArray[Any]:
+    """A column of costs: int64 for whole numbers, float64 for costs in another unit (millions, say)."""
+    column = np.asarray(values)
+    if not np.issubdtype(column.dtype, np.number) or not np.isfinite(column).all():
+        raise SpaceError(f"{name} holds values that are not finite numbers; leave out an unknown cost (None).")
+    if _COLUMNS[name] is np.int64 and (column == np.rint(column)).all():
+        return column.astype(np.int64)
+    return column.astype(np.float64)
 
 
 @lru_cache
@@ -249,7 +249,7 @@ _CHUNK: Final = 65_536
 
 
 class Growth(Protocol):
-    """What a set of candidates knows about codes that are larger in one entry."""
+    """Decides which codes of a set of candidates are maximal."""
 
     def maximal(self, codes: IntArray) -> BoolArray:
         """Which of the codes [n, d] cannot grow in any one entry, [n]."""
@@ -258,7 +258,7 @@ class Growth(Protocol):
 
 @dataclass(frozen=True)
 class GrowthInSpace:
-    """Codes drawn from a space: an entry grows to a larger value on its axis, all others staying in their places.
+    """Codes drawn from a space: an entry grows to a larger value on its axis, all others stay the same.
 
     The grown code has to keep the upper limits; the lower ones it keeps. A ResNet-50 width grows with its bottleneck,
     whose axis is the ratio of the two. Where costs grow with every entry only the next value is tried; with a latency
@@ -273,26 +273,26 @@ class GrowthInSpace:
         chain = self.limits.chain(self.space)
         out = np.empty(len(codes), dtype=bool)
         for start in range(0, len(codes), _CHUNK):
-            out[start : start + _CHUNK] = self._chunk(chain, places_of(self.space, codes[start : start + _CHUNK]))
+            out[start : start + _CHUNK] = self._chunk(chain, indices_of(self.space, codes[start : start + _CHUNK]))
         return out
 
-    def _chunk(self, chain: Chain, places: IntArray) -> BoolArray:
+    def _chunk(self, chain: Chain, indices: IntArray) -> BoolArray:
         stages, lengths = len(chain.terms), [len(axis) for axis in self.space.axes]
         high = self.limits.bounds(chain).high
-        costs = chain.costs(places)
+        costs = chain.costs(indices)
         family = family_of(self.space.family)
         grows = self.limits.max_latency is None
-        maximal = np.ones(len(places), dtype=bool)
+        maximal = np.ones(len(indices), dtype=bool)
         for j, length in enumerate(lengths):
             stage = j % stages
             # Beside a stem of fixed width a wider first stage can cost less: its projection falls away.
             monotone = grows and not (j == 0 and family.loses_projection)
             touched = [stage, *([stage + 1] if j < stages and stage + 1 < stages else [])]
             for step in range(1, 2 if monotone else length):
-                rows = np.flatnonzero(maximal & (places[:, j] + step < length))
+                rows = np.flatnonzero(maximal & (indices[:, j] + step < length))
                 if not len(rows):
                     break
-                grown = places[rows]
+                grown = indices[rows]
                 old = _terms(chain, touched, grown)
                 grown[:, j] += step
                 new = costs[:, rows] + _terms(chain, touched, grown) - old
@@ -304,11 +304,11 @@ class GrowthInSpace:
         return maximal
 
 
-def _terms(chain: Chain, stages: list[int], places: IntArray) -> IntArray:
+def _terms(chain: Chain, stages: list[int], indices: IntArray) -> IntArray:
     """What these stages add to each kind, [kinds, n]."""
     total: Any = 0
     for i in stages:
-        total = total + chain.terms[i].reshape(len(chain.kinds), -1)[:, chain.cells(i, places)]
+        total = total + chain.terms[i].reshape(len(chain.kinds), -1)[:, chain.cells(i, indices)]
     return np.asarray(total)
 
 
@@ -318,7 +318,7 @@ class GrowthInSet:
 
     Args:
         codes: The list, distinct rows [n, d].
-        labels: Equal labels [n] tell codes of the same network; by default all differ. A network can grow where any of
+        labels: Equal labels [n] mark codes of the same network; by default all differ. A network can grow where any of
             its codes can grow to a code of another network.
     """
 
@@ -327,18 +327,18 @@ class GrowthInSet:
 
     def maximal(self, codes: IntArray) -> BoolArray:
         """Which of the codes [n, d], all of the list, cannot grow, [n]."""
-        alone = self._can_grow()
+        can_grow = self._can_grow()
         if self.labels is not None:
             grows = np.zeros(int(self.labels.max()) + 1, dtype=bool)
-            grows[self.labels[alone]] = True
-            alone = grows[self.labels]
+            grows[self.labels[can_grow]] = True
+            can_grow = grows[self.labels]
         if codes is self.codes:
-            return ~alone
+            return ~can_grow
         ranks = _ranks(np.concatenate([self.codes, codes]))
         keys = _numbers(ranks)
-        known = keys[: len(self.codes)]
-        order = np.argsort(known)
-        return np.asarray(~alone[order[np.searchsorted(known[order], keys[len(self.codes) :])]])
+        list_keys = keys[: len(self.codes)]
+        order = np.argsort(list_keys)
+        return np.asarray(~can_grow[order[np.searchsorted(list_keys[order], keys[len(self.codes) :])]])
 
     def _can_grow(self) -> BoolArray:
         ranks = _ranks(self.codes)
@@ -351,10 +351,10 @@ class GrowthInSet:
         for j, count in enumerate(counts):
             if count == 1:
                 continue
-            # Rows that differ in this entry alone stand beside each other, in its rising order.
-            own = ranks[:, j].astype(np.int64)
-            others = _numbers(np.delete(ranks, j, axis=1), room=count) if whole is None else whole - own * weights[j]
-            order = np.argsort(others * count + own)
+            # Rows that differ in this entry alone are adjacent, in its rising order.
+            rank = ranks[:, j].astype(np.int64)
+            others = _numbers(np.delete(ranks, j, axis=1), room=count) if whole is None else whole - rank * weights[j]
+            order = np.argsort(others * count + rank)
             group = others[order]
             ends = np.concatenate([group[1:] != group[:-1], [True]])
             if self.labels is None:
@@ -368,7 +368,7 @@ class GrowthInSet:
 
 
 def _next(which: BoolArray) -> IntArray:
-    """The first place from each one on that is marked; the last one is."""
+    """For each index the first one from it on where ``which`` holds; it holds at the last one."""
     ends = np.flatnonzero(which)
     return np.repeat(ends, np.diff(ends, prepend=-1))
 

@@ -105,15 +105,15 @@ def block_shapes(code: Code) -> list[BlockShape]:
 
 
 def space_shapes(space: Space) -> list[BlockShape]:
-    """The distinct shapes of all blocks of all codes of a space, sorted; MobileNetV2's own has 560 of them."""
-    found: set[BlockShape] = set()
+    """The distinct shapes of all blocks of all codes of a space, sorted; MobileNetV2's default space has 560."""
+    shapes: set[BlockShape] = set()
 
-    def note(shape: BlockShape) -> int:
-        found.add(shape)
+    def record(shape: BlockShape) -> int:
+        shapes.add(shape)
         return 0
 
-    Chain.of(space, note)
-    return sorted(found)
+    Chain.of(space, record)
+    return sorted(shapes)
 
 
 def _shape(block: Block[int], size: int) -> BlockShape:
@@ -136,7 +136,7 @@ class Chain:
     """The terms of a space. Make one with ``Chain.of``.
 
     ``terms[i]`` is int64 of shape [kinds, before, widths, depths, thirds]: what stage i adds to each of ``kinds`` for
-    each place on the axes of the width before it, its width, depth and third entry (axes of length 1 where there are
+    each index on the axes of the width before it, its width, depth and third entry (axes of length 1 where there are
     none). The first term holds all that stands before the first stage as well, the last one the head.
 
     Example:
@@ -156,26 +156,26 @@ class Chain:
         Raises:
             CodeError: A cost is beyond 2^53.
         """
-        known: dict[BlockShape, int] = {}
-        terms = tuple(_stage_terms(space, i, block_value, known) for i in range(len(space.widths)))
+        block_values: dict[BlockShape, int] = {}
+        terms = tuple(_stage_terms(space, i, block_value, block_values) for i in range(len(space.widths)))
         if sum(int(t.max()) for t in terms) >= _EXACT:
             raise CodeError("The largest codes of the space cost more than 2^53; give it narrower ranges.")
         return cls(space, KINDS + (("value",) if block_value else ()), terms)
 
-    def costs(self, places: IntArray) -> IntArray:
-        """The sums of all kinds, int64 [kinds, n], of the codes at these places [n, d] of the space's axes."""
-        total = np.zeros((len(self.kinds), len(places)), dtype=np.int64)
+    def costs(self, indices: IntArray) -> IntArray:
+        """The sums of all kinds, int64 [kinds, n], of the codes at these indices [n, d] into the space's axes."""
+        total = np.zeros((len(self.kinds), len(indices)), dtype=np.int64)
         for i, term in enumerate(self.terms):
-            total += term.reshape(len(self.kinds), -1)[:, self.cells(i, places)]
+            total += term.reshape(len(self.kinds), -1)[:, self.cells(i, indices)]
         return total
 
-    def cells(self, stage: int, places: IntArray) -> IntArray:
-        """Where the terms of one stage of these codes [n, d] stand in its flattened terms [n]."""
+    def cells(self, stage: int, indices: IntArray) -> IntArray:
+        """Indices [n] into a stage's flattened terms of the codes at these indices [n, d]."""
         n = len(self.terms)
         _, _, widths, depths, thirds = self.terms[stage].shape
-        before: Any = places[:, stage - 1] if stage else 0
-        third: Any = places[:, 2 * n + stage] if self.space.thirds else 0
-        return np.asarray(((before * widths + places[:, stage]) * depths + places[:, n + stage]) * thirds + third)
+        before: Any = indices[:, stage - 1] if stage else 0
+        third: Any = indices[:, 2 * n + stage] if self.space.thirds else 0
+        return np.asarray(((before * widths + indices[:, stage]) * depths + indices[:, n + stage]) * thirds + third)
 
     def extremes(self) -> tuple[IntArray, IntArray]:
         """The least and the greatest sum of each kind over all codes, each int64 [kinds]; exact."""
@@ -188,60 +188,60 @@ class Chain:
         return out[0], out[1]
 
 
-def places_of(space: Space, codes: IntArray) -> IntArray:
-    """The places [n, d] on the space's axes of its codes [n, d], as ``Space.rows`` takes them.
+def indices_of(space: Space, codes: IntArray) -> IntArray:
+    """The indices [n, d] into the space's axes of its codes [n, d], as ``Space.rows`` takes them.
 
     Raises:
         SpaceError: A code is outside the space.
     """
     rows = np.asarray(codes, dtype=np.int64)
     n = len(space.widths)
-    places = np.empty(rows.shape, dtype=np.int64)
+    indices = np.empty(rows.shape, dtype=np.int64)
     for j, axis in enumerate(space.axes):
-        own = [Fraction(v) for v in axis]
+        fractions = [Fraction(v) for v in axis]
         # Values as multiples of one unit, so that bottlenecks (shares of a width) compare as integers.
-        unit = math.lcm(*(v.denominator for v in own))
-        values = np.array([int(v * unit) for v in own], dtype=np.int64)
-        given = rows[:, j] * unit
+        unit = math.lcm(*(v.denominator for v in fractions))
+        values = np.array([int(v * unit) for v in fractions], dtype=np.int64)
+        wanted = rows[:, j] * unit
         if j >= 2 * n and space.entry_names[j][0] == "B":
-            given, left = np.divmod(given, rows[:, j - 2 * n])
-            given = np.where(left == 0, given, -1)
-        places[:, j] = np.searchsorted(values, given).clip(0, len(values) - 1)
-        wrong = values[places[:, j]] != given
+            wanted, remainder = np.divmod(wanted, rows[:, j - 2 * n])
+            wanted = np.where(remainder == 0, wanted, -1)
+        indices[:, j] = np.searchsorted(values, wanted).clip(0, len(values) - 1)
+        wrong = values[indices[:, j]] != wanted
         if wrong.any():
             row = rows[int(wrong.argmax())]
             raise SpaceError(f"The code {row.tolist()} is outside the space: its {space.entry_names[j]} is {row[j]}.")
-    return places
+    return indices
 
 
 def _stage_terms(
-    space: Space, stage: int, block_value: Callable[[BlockShape], int] | None, known: dict[BlockShape, int]
+    space: Space, stage: int, block_value: Callable[[BlockShape], int] | None, block_values: dict[BlockShape, int]
 ) -> IntArray:
     n = len(space.widths)
     before = len(space.widths[stage - 1]) if stage else 1
     third = len(space.thirds[stage]) if space.thirds else 1
     shape = (before, len(space.widths[stage]), len(space.depths[stage]), third)
     p, c, depth, t = (grid.ravel() for grid in np.indices(shape))
-    places = np.zeros((len(p), len(space.axes)), dtype=np.int64)
+    indices = np.zeros((len(p), len(space.axes)), dtype=np.int64)
     if stage:
-        places[:, stage - 1] = p
-    places[:, stage], places[:, n + stage] = c, depth
+        indices[:, stage - 1] = p
+    indices[:, stage], indices[:, n + stage] = c, depth
     if space.thirds:
-        places[:, 2 * n + stage] = t
-    columns = np.ascontiguousarray(space.rows(places).T, dtype=np.float64)
+        indices[:, 2 * n + stage] = t
+    columns = np.ascontiguousarray(space.rows(indices).T, dtype=np.float64)
     kinds = len(KINDS) + (block_value is not None)
     total = np.zeros((kinds, len(p)))
     template = space.template
     side = checked_size(template.image_size)
     for block, times, size in blocks_by_stage(template, columns, side, 1000, 3)[stage]:
-        # A detector takes the features before a classifier's own layers.
+        # A detector takes the features before the classifier's layers.
         beside = space.head is not None and not block.in_features
         cost, _ = block_cost(block, size)
         for kind, one in enumerate(cost if not beside else ()):
             total[kind] += one * times
         total[3] += sum(layer.present for layer in block.layers() if layer.role == "main") * times
         if block_value is not None and not beside:
-            total[4] += _values(block, times, size[0], block_value, known) * times
+            total[4] += _values(block, times, size[0], block_value, block_values) * times
     if space.head is not None:
         _add_head(total, space.head, space.template, stage, n, columns[stage])
     return total.astype(np.int64).reshape(kinds, *shape)
@@ -250,8 +250,8 @@ def _stage_terms(
 def _add_head(total: Any, head: DetectorHead, template: Code, stage: int, stages: int, widths: Any) -> None:
     """Add what a detector's head costs for a stage's widths [N]; what no width changes goes to the last stage."""
     cost = head_cost(head, template)
-    for place, one in cost.by_stage:
-        if place == stage:
+    for index, one in cost.by_stage:
+        if index == stage:
             for kind, amount in enumerate((one.macs, one.params, one.activations)):
                 total[kind] += amount * widths
     if stage == stages - 1:
@@ -260,9 +260,13 @@ def _add_head(total: Any, head: DetectorHead, template: Code, stage: int, stages
 
 
 def _values(
-    block: Block[Any], times: Any, size: int, block_value: Callable[[BlockShape], int], known: dict[BlockShape, int]
+    block: Block[Any],
+    times: Any,
+    size: int,
+    block_value: Callable[[BlockShape], int],
+    block_values: dict[BlockShape, int],
 ) -> Any:
-    """The value of a block for each row [N]; 0 where it does not occur, so that its value need not be known."""
+    """The value of a block for each row [N]; 0 where it does not occur, so that it needs no value."""
     squeeze = block.squeeze_width if block.squeeze_width is not None else 0
     group = block.group_width if block.group_width is not None else 0
     widths = np.stack(
@@ -273,7 +277,7 @@ def _values(
     values = []
     for a, b, m, s, g, occurs in rows.T.tolist():
         shape = BlockShape(block.kind, a, b, m, block.kernel, block.stride, s, size, block.stride_in == "1x1", g)
-        if occurs and shape not in known:
-            known[shape] = block_value(shape)
-        values.append(known[shape] if occurs else 0)
+        if occurs and shape not in block_values:
+            block_values[shape] = block_value(shape)
+        values.append(block_values[shape] if occurs else 0)
     return np.array(values, dtype=np.float64)[where.reshape(-1)]

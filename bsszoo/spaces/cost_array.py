@@ -45,7 +45,7 @@ def cost_array(
 
     Args:
         space: A ``Space``, whose fixed parts (stem, stage 2, input size, stride) the codes share, or a family's
-            name, for the family's own fixed parts.
+            name, for the family's default fixed parts.
         codes: Integers of shape [n, d], columns in the order of the family's entries.
         image_size: As in ``code_cost``; by default the space's.
         num_classes: Outputs of the classifier; 0 counts the networks without one.
@@ -68,7 +68,7 @@ def cost_array(
     if not isinstance(space, str) and space.head is not None:
         raise CodeError(
             "cost_array counts classifiers, and this space is of a detector's backbones: Space.cost counts "
-            "one code, codes.chain.Chain many."
+            "one code, bsszoo.spaces.chain.Chain many."
         )
     template = _template(space)
     rows = _checked_rows(template, codes)
@@ -102,15 +102,15 @@ def _checked_rows(template: Code, codes: Any) -> IntArray:
         rows = np.asarray(codes)
     except ValueError:
         raise CodeError(
-            f"codes are an array of shape [n, {len(family.entry_names)}]; given were rows of different lengths."
+            f"codes are an array of shape [n, {len(family.entry_names)}]; got rows of different lengths."
         ) from None
     if rows.ndim != 2 or rows.shape[1] != len(family.entry_names):
         raise CodeError(
             f"codes of {family.name} have the shape [n, {len(family.entry_names)}] "
-            f"({', '.join(family.entry_names)}); given was {list(rows.shape)}."
+            f"({', '.join(family.entry_names)}); got {list(rows.shape)}."
         )
     if not np.issubdtype(rows.dtype, np.integer):
-        raise CodeError(f"codes are integers; given was an array of {rows.dtype}.")
+        raise CodeError(f"codes are integers; got an array of {rows.dtype}.")
     if rows.size and rows.min() < 1:
         i, j = np.argwhere(rows < 1)[0]
         raise CodeError(f"codes[{i}, {j}] is {rows[i, j]}, but {family.entry_names[j]} is at least 1.")
@@ -163,24 +163,24 @@ def _looked_up(
     # Some rows at a time, which stay in the cache while their columns are read: transposing all of them costs as much
     # as all else here.
     parts = [slice(start, start + _LOOKED_UP_CHUNK) for start in range(0, len(rows), _LOOKED_UP_CHUNK)]
-    seen = np.zeros((rows.shape[1], most + 1), dtype=bool)
+    occurs = np.zeros((rows.shape[1], most + 1), dtype=bool)
     for part in parts:
-        for marks, column in zip(seen, rows[part].T, strict=True):
-            marks[column] = True
-    values = [np.flatnonzero(marks) for marks in seen]
-    places = [np.cumsum(marks, dtype=np.int32) - 1 for marks in seen]
+        for present, column in zip(occurs, rows[part].T, strict=True):
+            present[column] = True
+    values = [np.flatnonzero(present) for present in occurs]
+    indices = [np.cumsum(present, dtype=np.int32) - 1 for present in occurs]
     sizes = [len(v) for v in values]
     if family.whole_groups and any((values[i][:, None] % values[2 * stages + i] != 0).any() for i in range(stages)):
         return None  # where not all of them go together each code has to be looked at
     terms: list[tuple[int, list[int], int | None]] = []
     for i in range(stages):
-        before, own = ([i - 1] if i else []), [i, *range(2 * stages + i, rows.shape[1], stages)]
+        before, entries = ([i - 1] if i else []), [i, *range(2 * stages + i, rows.shape[1], stages)]
         # With the depth on an axis of the table one look-up does for both, where the table stays small.
-        whole = [*before, *own, stages + i]
+        whole = [*before, *entries, stages + i]
         if math.prod(sizes[j] for j in whole) <= len(rows) // 12:
             terms.append((i, whole, None))
-        elif math.prod(sizes[j] for j in (*before, *own)) <= len(rows) // 8:
-            terms += [(i, [*before, *own], 0), (i, own, 1)]
+        elif math.prod(sizes[j] for j in (*before, *entries)) <= len(rows) // 8:
+            terms += [(i, [*before, *entries], 0), (i, entries, 1)]
         else:
             return None
     tables = [
@@ -194,15 +194,15 @@ def _looked_up(
     out = np.zeros((3, len(rows)), dtype=np.int64)
     for part in parts:
         columns = [column.copy() for column in rows[part].T]
-        at = [place.take(column) for place, column in zip(places, columns, strict=True)]
+        at = [index.take(column) for index, column in zip(indices, columns, strict=True)]
         sums = out[:, part]
         for (stage, axes, which), table in zip(terms, counts, strict=True):
             cell = at[axes[0]]
             for j in axes[1:]:
                 cell = cell * np.int32(sizes[j]) + at[j]
             for total, kind in zip(sums, table, strict=True):
-                found = kind.take(cell)
-                total += found if which != 1 else found * (columns[stages + stage] - 1)
+                cost = kind.take(cell)
+                total += cost if which != 1 else cost * (columns[stages + stage] - 1)
     return out
 
 

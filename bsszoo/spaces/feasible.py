@@ -4,7 +4,7 @@ Three ways to the same set, by the share of the codes that keep the limits and t
 
     many keep them       codes of the whole space are drawn, and those outside the limits thrown away
     few keep them        ``Halves``: a tree of half-codes against another one, which no assumption on costs narrows down
-    few, and the halves  ``Boxes``: ranges of places on every axis, narrowed down because costs grow with every entry;
+    few, and the halves  ``Boxes``: ranges of indices into each axis, narrowed down because costs grow with every entry;
     cannot be listed     MobileNetV2 in steps of 4 channels with every expansion has 12 million half-codes, for one
 
 Each draws uniformly from parts of the space that together hold every feasible code, and throws away what is outside.
@@ -66,8 +66,8 @@ def draw_candidates(
 
     Example:
         >>> space = Space.of("mobilenetv2")
-        >>> found = draw_candidates(space, Limits(max_macs=80_000_000), 100, 0)  # a share of 3 in a million
-        >>> len(found), int(found.macs.max()) <= 80_000_000
+        >>> candidates = draw_candidates(space, Limits(max_macs=80_000_000), 100, 0)  # a share of 3 in a million
+        >>> len(candidates), int(candidates.macs.max()) <= 80_000_000
         (100, True)
     """
     generator = np.random.default_rng(rng)
@@ -82,40 +82,40 @@ def draw_candidates(
     pool = _Pool(parts, space, generator, max_draws, max(_LIST, _LIST_TIMES * n))
     if limits.function is None:
         pool.grow(n)
-        chosen = pool.places[:n]
+        chosen = pool.indices[:n]
         return _candidates(chain, limits, chosen, None) if len(chosen) else None
-    places, ms = _within_latency(pool, limits, n)
-    return _candidates(chain, limits, places, ms) if len(places) else None
+    indices, ms = _within_latency(pool, limits, n)
+    return _candidates(chain, limits, indices, ms) if len(indices) else None
 
 
 def _within_latency(pool: _Pool, limits: Limits, n: int) -> tuple[IntArray, NDArray[np.float64]]:
-    """The first ``n`` codes of a pool that keep a latency function's limit: their places and milliseconds."""
-    places, times, asked, wanted = [], [], 0, min(n, _ASKED_IN_VAIN)
+    """The first ``n`` codes of a pool that keep a latency function's limit: their indices and milliseconds."""
+    indices, times, asked, wanted = [], [], 0, min(n, _ASKED_IN_VAIN)
     while True:
         pool.grow(wanted)
-        fresh = pool.places[asked:wanted].astype(np.int64)
+        fresh = pool.indices[asked:wanted].astype(np.int64)
         asked += len(fresh)
         if len(fresh):
             inside, ms = limits.keeps_latency(pool.space, pool.space.rows(fresh))
-            places.append(fresh[inside])
+            indices.append(fresh[inside])
             times.append(ms[inside])
-        found = sum(map(len, places))
+        feasible = sum(map(len, indices))
         most = max(_ASKED_TIMES * n, _ASKED_IN_VAIN)
-        if found >= n or not len(fresh) or asked >= (most if found else _ASKED_IN_VAIN):
+        if feasible >= n or not len(fresh) or asked >= (most if feasible else _ASKED_IN_VAIN):
             break
-        share = max(found / asked, 1 / most)
-        wanted = min(asked + min(max(int(1.1 * (n - found) / share), 64), 4 * asked), most)
+        share = max(feasible / asked, 1 / most)
+        wanted = min(asked + min(max(int(1.1 * (n - feasible) / share), 64), 4 * asked), most)
     d = len(pool.space.axes)
-    return np.concatenate([np.empty((0, d), dtype=np.int64), *places])[:n], np.concatenate([np.empty(0), *times])[:n]
+    return np.concatenate([np.empty((0, d), dtype=np.int64), *indices])[:n], np.concatenate([np.empty(0), *times])[:n]
 
 
-def _candidates(chain: Chain, limits: Limits, places: IntArray, ms: NDArray[np.float64] | None) -> CandidateSet:
+def _candidates(chain: Chain, limits: Limits, indices: IntArray, ms: NDArray[np.float64] | None) -> CandidateSet:
     space = chain.space
-    codes = np.empty(places.shape, dtype=np.int64)
-    costs = np.empty((len(chain.kinds), len(places)), dtype=np.int64)
-    for start in range(0, len(places), _DRAW):
+    codes = np.empty(indices.shape, dtype=np.int64)
+    costs = np.empty((len(chain.kinds), len(indices)), dtype=np.int64)
+    for start in range(0, len(indices), _DRAW):
         part = slice(start, start + _DRAW)
-        rows = places[part].astype(np.int64)
+        rows = indices[part].astype(np.int64)
         codes[part], costs[:, part] = space.rows(rows), chain.costs(rows)
     codes.flags.writeable = False  # so that the set takes them as they are
     if limits.table is not None:
@@ -137,35 +137,35 @@ class _Pool:
 
     def __init__(self, parts: _Parts, space: Space, rng: np.random.Generator, max_draws: int, most_listed: int) -> None:
         self.parts, self.space, self.rng, self.left = parts, space, rng, max_draws
-        # Places in as few bytes as they need: a million int64 codes of 18 entries would take 144 MB.
+        # Indices in as few bytes as they need: a million int64 codes of 18 entries would take 144 MB.
         self._type = np.min_scalar_type(max(len(axis) for axis in space.axes))
-        self.places = np.empty((0, len(space.axes)), dtype=self._type)
+        self.indices = np.empty((0, len(space.axes)), dtype=self._type)
         self._keys: IntArray = np.empty(0, dtype=np.int64)
         every = parts.every(most_listed)
         if every is not None:
-            self.places = np.concatenate([self.places, *(places.astype(self._type) for places in every)])
-            self.places = self.places[rng.permutation(len(self.places))]
+            self.indices = np.concatenate([self.indices, *(indices.astype(self._type) for indices in every)])
+            self.indices = self.indices[rng.permutation(len(self.indices))]
             self.left = 0
 
     def grow(self, n: int) -> None:
         """Draw until there are ``n`` codes, or no more draws."""
-        while len(self.places) < n and self.left > 0:
-            wanted = min(int(1.05 * (n - len(self.places)) / max(self.parts.share, 1e-4)) + 1000, self.left)
+        while len(self.indices) < n and self.left > 0:
+            wanted = min(int(1.05 * (n - len(self.indices)) / max(self.parts.share, 1e-4)) + 1000, self.left)
             self.left -= wanted
             drawn = []
             while wanted > 0:
-                keys, places = self.parts.draw(min(_DRAW, wanted), self.rng)
-                drawn.append((keys, places.astype(self._type)))
+                keys, indices = self.parts.draw(min(_DRAW, wanted), self.rng)
+                drawn.append((keys, indices.astype(self._type)))
                 wanted -= _DRAW
             self._add(np.concatenate([k for k, _ in drawn]), np.concatenate([p for _, p in drawn]))
 
-    def _add(self, keys: IntArray, places: IntArray) -> None:
+    def _add(self, keys: IntArray, indices: IntArray) -> None:
         _, first = np.unique(keys, return_index=True)
         first.sort()
         if len(self._keys):
             at = np.searchsorted(self._keys, keys[first]).clip(max=len(self._keys) - 1)
             first = first[self._keys[at] != keys[first]]
-        self.places = np.concatenate([self.places, places[first]])
+        self.indices = np.concatenate([self.indices, indices[first]])
         self._keys = np.sort(np.concatenate([self._keys, keys[first]]))
 
 
@@ -180,29 +180,29 @@ class _Parts(ABC):
 
     @abstractmethod
     def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Those of ``n`` codes drawn that keep the bounds: keys [m] that tell them apart and places [m, d]."""
+        """Those of ``n`` codes drawn that keep the bounds: distinct keys [m] and indices [m, d]."""
 
     @abstractmethod
     def listed(self, start: int, stop: int) -> IntArray:
-        """The places [m, d] of those codes that keep the bounds, of the parts' from number ``start`` to ``stop``."""
+        """The indices [m, d] of those codes that keep the bounds, of the parts' from number ``start`` to ``stop``."""
 
     @abstractmethod
     def split(self) -> _Parts | None:
         """Smaller parts without those that hold no code within the bounds; None where there are enough of them."""
 
     def every(self, most: int) -> Iterator[IntArray] | None:
-        """The places [m, d] of every code within the bounds, some at a time; None with more than ``most`` to judge."""
+        """The indices [m, d] of every code within the bounds, some at a time; None with more than ``most`` to check."""
         total = self.sizes.sum()
         return None if total > most else (self.listed(a, a + _DRAW) for a in range(0, int(total), _DRAW))
 
     def estimate(self, rng: np.random.Generator) -> float:
-        """Find ``share``, from some codes drawn."""
+        """Set and return ``share``, estimated from some codes drawn."""
         self.share = len(self.draw(_TEST, rng)[0]) / _TEST
         return self.share
 
 
 def _parts(chain: Chain, bounds: Bounds, rng: np.random.Generator) -> _Parts | None:
-    """Where to draw codes from, narrowed down as far as it pays; None when no code keeps the bounds."""
+    """Parts to draw codes from, narrowed down while it pays; None when no code keeps the bounds."""
     whole = Boxes.whole(chain, bounds)
     if whole.estimate(rng) >= _ENOUGH or chain.space.size <= _LIST:
         return whole
@@ -225,7 +225,7 @@ _MOST_BOXES: Final = 16_384
 
 
 class Boxes(_Parts):
-    """Ranges of places on every axis: the least and the greatest place of each, both inclusive, int64 [b, d].
+    """Ranges of indices into every axis: the least and the greatest index of each, both inclusive, int64 [b, d].
 
     Costs grow with every entry of a code. So a box holds no code within the bounds when its least corner breaks an
     upper limit or its greatest one stays below a lower limit. A latency table need not grow with an entry, so it splits
@@ -271,7 +271,7 @@ class Boxes(_Parts):
         cut = cut[self.sizes[cut] > 1]
         low, high = self.low[cut], self.high[cut]
         d = low.shape[1]
-        # Each axis alone at its greatest place, the others at their least: [b * d, d].
+        # Each axis alone at its greatest index, the others at their least: [b * d, d].
         raised = np.repeat(low, d, axis=0)
         raised[np.arange(len(raised)), np.tile(np.arange(d), len(cut))] = high.ravel()
         base, more = self.chain.costs(low), self.chain.costs(raised)
@@ -282,21 +282,21 @@ class Boxes(_Parts):
         middle = (low[each, at] + high[each, at]) // 2
         below, above = high.copy(), low.copy()
         below[each, at], above[each, at] = middle, middle + 1
-        kept = np.ones(len(order), dtype=bool)
-        kept[cut] = False
+        uncut = np.ones(len(order), dtype=bool)
+        uncut[cut] = False
         halved = Boxes(self.chain, self.bounds, np.concatenate([low, above]), np.concatenate([below, high])).reachable()
         return Boxes(
             self.chain,
             self.bounds,
-            np.concatenate([self.low[kept], halved.low]),
-            np.concatenate([self.high[kept], halved.high]),
+            np.concatenate([self.low[uncut], halved.low]),
+            np.concatenate([self.high[uncut], halved.high]),
         )
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """As ``_Parts.draw``; the boxes do not overlap."""
         which = rng.choice(len(self.sizes), size=n, p=self.sizes / self.sizes.sum())
-        places = self._inside(rng.integers(self.low[which], self.high[which] + 1))
-        return row_keys(places).view(np.int64), places
+        indices = self._inside(rng.integers(self.low[which], self.high[which] + 1))
+        return row_keys(indices).view(np.int64), indices
 
     def listed(self, start: int, stop: int) -> IntArray:
         """As ``_Parts.listed``, one box after the other."""
@@ -304,15 +304,15 @@ class Boxes(_Parts):
         left = np.arange(start, min(stop, int(ends[-1])))
         which = np.searchsorted(ends, left, side="right")
         left -= np.concatenate([[0], ends])[which]
-        places = np.empty((len(which), self.low.shape[1]), dtype=np.int64)
-        for j in range(places.shape[1]):
+        indices = np.empty((len(which), self.low.shape[1]), dtype=np.int64)
+        for j in range(indices.shape[1]):
             width = (self.high[:, j] - self.low[:, j] + 1)[which]
-            places[:, j] = self.low[which, j] + left % width
+            indices[:, j] = self.low[which, j] + left % width
             left //= width
-        return self._inside(places)
+        return self._inside(indices)
 
-    def _inside(self, places: IntArray) -> IntArray:
-        return places[self.bounds.hold(self.chain.costs(places))]
+    def _inside(self, indices: IntArray) -> IntArray:
+        return indices[self.bounds.hold(self.chain.costs(indices))]
 
 
 # -- halves ---------------------------------------------------------------------------------------------------
@@ -375,8 +375,8 @@ class Halves:
         numbers = (offset * np.int64(self.left.n) + self.left.order[left]) * self.right.n + self.right.order[right]
         return np.asarray(numbers[self.bounds.hold(costs.T)])
 
-    def places(self, numbers: IntArray) -> IntArray:
-        """The places [n, d] on the space's axes of the codes with these numbers [n]."""
+    def indices(self, numbers: IntArray) -> IntArray:
+        """The indices [n, d] into the space's axes of the codes with these numbers [n]."""
         terms, stages = self.chain.terms, len(self.chain.terms)
         out = np.zeros((len(numbers), len(self.chain.space.axes)), dtype=np.int64)
 
@@ -408,9 +408,9 @@ class Halves:
 class Forest:
     """Trees over rows of costs, one for each of t boundary widths, grown level by level where they are needed.
 
-    ``costs`` [t * n, kinds] and ``order`` [t * n], the row of its tree, stand in the trees' own order; a node holds the
-    rows from ``start`` to ``stop``, whose costs lie between ``low`` and ``high`` [nodes, kinds]. ``child`` is the first
-    of a node's children, which follow each other, or -1.
+    ``costs`` [t * n, kinds] and ``order`` [t * n], the row of its tree, are in the order of the trees' leaves; a node
+    holds the rows from ``start`` to ``stop``, whose costs lie between ``low`` and ``high`` [nodes, kinds]. ``child`` is
+    the first of a node's children, which follow each other, or -1.
     """
 
     def __init__(self, rows: IntArray, scale: NDArray[np.float64]) -> None:
@@ -450,9 +450,9 @@ class Forest:
         each = np.arange(last)
         node = np.repeat(each, self.stop[-last:] - self.start[-last:])
         span = (high - low)[each, axis] + 1.0
-        place = (self.costs[np.arange(len(node)), axis[node]] - low[each, axis][node]) / span[node]
-        # Rows stay in their node: each takes its own unit of the sort key.
-        rank = np.argsort(node + place * (1 - 1e-6), kind="stable")
+        position = (self.costs[np.arange(len(node)), axis[node]] - low[each, axis][node]) / span[node]
+        # Rows stay in their node: each node takes one unit of the sort key.
+        rank = np.argsort(node + position * (1 - 1e-6), kind="stable")
         self.costs, self.order = self.costs[rank], self.order[rank]
         self._add_level()
         return True
@@ -490,21 +490,21 @@ class Blocks(_Parts):
         return cls(halves, nodes[:, may], ~whole[may])
 
     def split(self) -> Blocks | None:
-        """The blocks with the largest open ones split in the half in which each is wider, as far as it has children."""
+        """The blocks with the largest open ones split in the half in which each is wider and has children."""
         open_ = np.flatnonzero(self.open)
         if not len(open_) or len(self.sizes) > _MOST_BLOCKS:
             return None
         order = open_[np.argsort(-self.sizes[open_], kind="stable")]
         weight = np.cumsum(self.sizes[order])
         cut = order[: int(np.searchsorted(weight, 0.9 * weight[-1])) + 1][: _MOST_BLOCKS // 4]
-        kept = np.ones(len(self.sizes), dtype=bool)
-        kept[cut] = False
+        uncut = np.ones(len(self.sizes), dtype=bool)
+        uncut[cut] = False
         children, leaves = self._children(self.nodes[:, cut])
         inner = Blocks._reachable(self.halves, children)
         return Blocks(
             self.halves,
-            np.concatenate([self.nodes[:, kept], leaves, inner.nodes], axis=1),
-            np.concatenate([self.open[kept], np.zeros(leaves.shape[1], dtype=bool), inner.open]),
+            np.concatenate([self.nodes[:, uncut], leaves, inner.nodes], axis=1),
+            np.concatenate([self.open[uncut], np.zeros(leaves.shape[1], dtype=bool), inner.open]),
         )
 
     def _children(self, nodes: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -534,19 +534,19 @@ class Blocks(_Parts):
             low = tree.start[node]
             rows.append(low + rng.integers(0, tree.stop[node] - low))
         numbers = self.halves.inside(rows[0], offset, rows[1])
-        return numbers, self.halves.places(numbers)
+        return numbers, self.halves.indices(numbers)
 
     def listed(self, start: int, stop: int) -> IntArray:
         """As ``_Parts.listed``, one block after the other."""
         ends = np.cumsum(self.sizes.astype(np.int64))
-        place = np.arange(start, min(stop, int(ends[-1])))
-        which = np.searchsorted(ends, place, side="right")
-        place -= np.concatenate([[0], ends])[which]
+        number = np.arange(start, min(stop, int(ends[-1])))
+        which = np.searchsorted(ends, number, side="right")
+        number -= np.concatenate([[0], ends])[which]
         left, offset, right = self.nodes[:, which]
         trees = self.halves
         width = (trees.right.stop - trees.right.start)[right]
-        rows = trees.left.start[left] + place // width, trees.right.start[right] + place % width
-        return trees.places(trees.inside(rows[0], offset, rows[1]))
+        rows = trees.left.start[left] + number // width, trees.right.start[right] + number % width
+        return trees.indices(trees.inside(rows[0], offset, rows[1]))
 
 
 def _rows_of(terms: tuple[IntArray, ...], stages: int) -> int:
@@ -564,8 +564,8 @@ def _before(terms: list[IntArray]) -> IntArray:
     rows = terms[0][:, 0].reshape(kinds, terms[0].shape[2], -1)
     for term in terms[1:]:
         _, before, widths = term.shape[:3]
-        own = term.transpose(0, 2, 1, 3, 4).reshape(kinds, widths, before, 1, -1)
-        rows = (rows[:, None, :, :, None] + own).reshape(kinds, widths, -1)
+        added = term.transpose(0, 2, 1, 3, 4).reshape(kinds, widths, before, 1, -1)
+        rows = (rows[:, None, :, :, None] + added).reshape(kinds, widths, -1)
     return rows
 
 

@@ -28,7 +28,7 @@ from bsszoo.texts import parse_json
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-#: The figures that limits are on, in the order of a chain's kinds.
+#: The costs that limits are on, in the order of a chain's kinds.
 FIGURES: Final = ("macs", "params", "activations", "depth", "latency")
 _NONE: Final = (-(2**62), 2**62)
 
@@ -77,12 +77,12 @@ class Limits:
         min_params, max_params: Parameters.
         min_activations, max_activations: Elements of the outputs of all convolutions.
         max_depth: Convolutions on the main path.
-        max_latency: Milliseconds, as ``latency`` tells them.
+        max_latency: Milliseconds, as ``latency`` predicts them.
         latency: A ``LatencyTable`` (or a mapping, or its file), or a function of a code that returns milliseconds.
             Without ``max_latency`` it only fills the candidates' column.
 
     Raises:
-        BudgetError: A limit is below 1, a lower one is above its upper one, or a latency is limited that nothing tells.
+        BudgetError: A limit is below 1, a lower one is above its upper one, or ``max_latency`` has no ``latency``.
     """
 
     min_macs: int | None = None
@@ -110,7 +110,7 @@ class Limits:
                 raise BudgetError(f"max_latency is {self.max_latency!r}; it takes milliseconds above 0.")
             if self.latency is None:
                 raise BudgetError(
-                    f"max_latency is {self.max_latency} ms, but nothing tells a code's latency: give a "
+                    f"max_latency is {self.max_latency} ms, but no model predicts a code's latency: give a "
                     "latency table or a latency function with it."
                 )
 
@@ -170,11 +170,11 @@ NS_PER_MS = 1_000_000
 
 @runtime_checkable
 class LatencyModel(Protocol):
-    """Anything that tells the latencies of codes before they are built."""
+    """Predicts the latencies of codes before they are built."""
 
     @property
     def name(self) -> str:
-        """What it is, for messages and settings."""
+        """Its name in messages and settings."""
         ...
 
     def latencies(self, space: Space, codes: IntArray) -> FloatArray:
@@ -186,12 +186,12 @@ class LatencyModel(Protocol):
 class LatencyTable:
     """Milliseconds of each block; a code's latency is the sum over its blocks, stem, head and classifier included.
 
-    The sum leaves out what blocks share (caches, overlapping launches on a GPU), so it ranks codes better than it tells
-    their milliseconds. ``bsszoo.latency.table.measure_latency_table`` makes one for a space on this machine.
+    The sum leaves out what blocks share (caches, overlapping launches on a GPU), so it ranks codes better than it
+    predicts their milliseconds. ``bsszoo.latency.table.measure_latency_table`` makes one for a space on this machine.
 
     Args:
         blocks: Milliseconds, above 0, for each ``BlockShape`` or its text (``mbconv_in16_out24_mid96_k3_s2_px112``).
-        name: What it is, for messages.
+        name: Its name in messages.
 
     Raises:
         BudgetError: There is no block, a key is no block, or a time is no positive number.
@@ -250,14 +250,14 @@ class LatencyTable:
         return np.array([self.of(space.code(row)) for row in np.asarray(codes)], dtype=np.float64)
 
     def digest(self) -> str:
-        """A mark of its content."""
+        """A fingerprint of its content."""
         text = "\n".join(sorted(f"{shape} {ns}" for shape, ns in self._ns.items()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def save(self, file: str | Path, **notes: Any) -> None:
         """Write it as JSON, or as CSV (columns ``block`` and ``ms``) where the name ends in ``.csv``.
 
-        ``notes`` (where it was measured, say) are kept in the JSON beside the blocks.
+        ``notes`` (where it was measured, say) are written to the JSON beside the blocks.
         """
         rows = {str(shape): ns / NS_PER_MS for shape, ns in sorted(self._ns.items())}
         path = Path(file)
@@ -285,10 +285,10 @@ class LatencyTable:
                 raise BudgetError(f"The latency table {path} takes the columns block and ms, and a row for each block.")
             return cls({row["block"] or "": row["ms"] for row in rows}, name=path.name)  # type: ignore[misc]
         try:
-            found = parse_json(text)
+            content = parse_json(text)
         except ValueError as error:
             raise BudgetError(f"The latency table {path} is no JSON: {error}.") from None
-        blocks = found.get("blocks", found) if isinstance(found, dict) else None
+        blocks = content.get("blocks", content) if isinstance(content, dict) else None
         if not isinstance(blocks, dict):
             raise BudgetError(f"The latency table {path} holds no JSON object of blocks and milliseconds.")
         return cls(blocks, name=path.name)
@@ -302,7 +302,7 @@ class LatencyFunction:
         function: Takes a ``Code`` and returns its milliseconds, or, with ``arrays``, an integer array of codes [n, d]
             and returns an array [n]. It is called for every candidate that keeps the other limits.
         arrays: Which of the two.
-        name: What it is, for messages; by default the function's name.
+        name: Its name in messages; by default the function's.
 
     Example:
         >>> from bsszoo.spaces import Space
@@ -317,22 +317,22 @@ class LatencyFunction:
 
     def __post_init__(self) -> None:
         if not callable(self.function) or isinstance(self.function, type):
-            raise BudgetError(f"A latency function takes a code and returns milliseconds; given was {self.function!r}.")
-        own = f"{getattr(self.function, '__module__', '')}:{getattr(self.function, '__qualname__', 'function')}"
-        object.__setattr__(self, "name", self.name or own)
+            raise BudgetError(f"A latency function takes a code and returns milliseconds; got {self.function!r}.")
+        default = f"{getattr(self.function, '__module__', '')}:{getattr(self.function, '__qualname__', 'function')}"
+        object.__setattr__(self, "name", self.name or default)
 
     def __call__(self, codes: Any) -> Any:
-        """What the function itself returns."""
+        """What the function returns."""
         return self.function(codes)
 
     def latencies(self, space: Space, codes: IntArray) -> FloatArray:
         """The function's milliseconds [n] of the codes [n, d]; a ``BudgetError`` when they are no finite numbers."""
         try:
-            given = self.function(codes) if self.arrays else [self.function(space.code(row)) for row in codes]
+            returned = self.function(codes) if self.arrays else [self.function(space.code(row)) for row in codes]
         except Exception as error:
             raise BudgetError(f"The latency function {self.name} failed: {type(error).__name__}: {error}") from error
         try:
-            values = np.asarray(given, dtype=np.float64)
+            values = np.asarray(returned, dtype=np.float64)
         except (TypeError, ValueError):
             values = np.empty(0)
         if values.shape != (len(codes),) or not np.isfinite(values).all():
@@ -340,36 +340,36 @@ class LatencyFunction:
             raise BudgetError(
                 f"The latency function {self.name} takes "
                 f"{'codes [n, d]' if self.arrays else 'a code'} and returns {wanted} milliseconds; for "
-                f"{len(codes)} codes it gave {str(given)[:80]}."
+                f"{len(codes)} codes it returned {str(returned)[:80]}."
             )
         return values
 
 
 def predicted(model: LatencyModel | None, code: Code) -> float | None:
-    """What a model says of one code [ms], also of one that is in no space; None where it cannot tell."""
+    """A model's prediction for one code [ms], also for one outside every space; None where it has none."""
     try:
         if isinstance(model, LatencyTable):
             return model.of(code)
         if isinstance(model, LatencyFunction):
-            given = model.function(np.array([code.entries])) if model.arrays else [model.function(code)]
-            return _number(given[0])
-    except Exception:  # a table that lacks a block; a user's function that knows the grid's codes only
+            ms = model.function(np.array([code.entries])) if model.arrays else [model.function(code)]
+            return _number(ms[0])
+    except Exception:  # a table that lacks a block; a user's function that takes the grid's codes only
         return None
     return None
 
 
-def as_latency_model(given: object) -> LatencyModel:
-    """A model as it is, a mapping or a file as a ``LatencyTable``, a function of a code as a ``LatencyFunction``."""
-    if isinstance(given, LatencyModel) and not isinstance(given, type):
-        return given
-    if isinstance(given, Mapping):
-        return LatencyTable(given)
-    if isinstance(given, (str, Path)):
-        return LatencyTable.load(given)
-    if callable(given) and not inspect.iscoroutinefunction(given):
-        return LatencyFunction(given)
+def as_latency_model(value: object) -> LatencyModel:
+    """A model unchanged, a mapping or a file as a ``LatencyTable``, a function of a code as a ``LatencyFunction``."""
+    if isinstance(value, LatencyModel) and not isinstance(value, type):
+        return value
+    if isinstance(value, Mapping):
+        return LatencyTable(value)
+    if isinstance(value, (str, Path)):
+        return LatencyTable.load(value)
+    if callable(value) and not inspect.iscoroutinefunction(value):
+        return LatencyFunction(value)
     raise BudgetError(
-        f"latency is {given!r}; it takes a LatencyTable (or a mapping, or its file), a function of a "
+        f"latency is {value!r}; it takes a LatencyTable (or a mapping, or its file), a function of a "
         "code that returns milliseconds, or a LatencyFunction."
     )
 

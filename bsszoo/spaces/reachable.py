@@ -18,7 +18,7 @@ from bsszoo.spaces.space import Space
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest code found beyond one limit that keeps all others.
+    """The nearest code beyond one limit that keeps all others.
 
     Args:
         figure: What the limit is on: ``macs``, ``params``, ``activations``, ``depth`` or ``latency``.
@@ -27,7 +27,7 @@ class Nearest:
         value: The code's figure.
         bound: No code that keeps the other limits has less (for a lower limit: more).
         code: The code.
-        alone: No code of the space keeps this limit, whatever the others are; they are not kept by ``code``.
+        alone: No code of the space keeps this limit, whatever the others are; ``code`` may break them.
     """
 
     figure: str
@@ -56,11 +56,11 @@ class Nearest:
 
 
 def contradiction(space: Space, limits: Limits, *, effort: float = 1.0) -> tuple[Nearest, ...]:
-    """How each limit alone would have to give way for a code to keep all; the one that has to least stands first.
+    """How each limit alone would have to give way for a code to keep all, the smallest change first.
 
-    Empty when a code keeps all limits, and where it could not be proven by that much work that none does. A limit that
-    no code of the space keeps even alone stands by itself. A latency function's limit is left out: only asking it about
-    each code could tell.
+    Empty when a code keeps all limits, and where that much work did not prove that none does. Limits that no code of
+    the space keeps even alone are returned without the others. A latency function's limit is left out: it would have to
+    be asked about each code.
 
     Args:
         space: The codes.
@@ -76,28 +76,28 @@ def contradiction(space: Space, limits: Limits, *, effort: float = 1.0) -> tuple
     """
     chain = limits.chain(space)
     bounds = limits.bounds(chain)
-    given = list(_given(bounds))
+    sides = list(_limited_sides(bounds))
     low, high = chain.extremes()
-    alone = [(k, upper) for k, upper in given if (low[k] > bounds.high[k] if upper else high[k] < bounds.low[k])]
+    alone = [(k, upper) for k, upper in sides if (low[k] > bounds.high[k] if upper else high[k] < bounds.low[k])]
     if alone:
         free = Bounds(np.full_like(bounds.low, -(2**62)), np.full_like(bounds.high, 2**62))
         ways = [_nearest(chain, bounds, free, k, upper, effort) for k, upper in alone]
-        found = [way and replace(way, alone=True) for way in ways]
+        changes = [way and replace(way, alone=True) for way in ways]
     else:
-        found = []
-        for k, upper in given:
+        changes = []
+        for k, upper in sides:
             nearest = _nearest(chain, bounds, _relaxed(bounds, k, upper=upper), k, upper, effort)
             if nearest is not None and nearest.stretch <= 1:
                 return ()
-            found.append(nearest)
-    known = [nearest for nearest in found if nearest is not None]
-    if not any(nearest.proven for nearest in known):
+            changes.append(nearest)
+    reachable = [nearest for nearest in changes if nearest is not None]
+    if not any(nearest.proven for nearest in reachable):
         return ()
-    return tuple(sorted(known, key=lambda nearest: nearest.stretch))
+    return tuple(sorted(reachable, key=lambda nearest: nearest.stretch))
 
 
 def least_latency(space: Space, limits: Limits, rng: np.random.Generator | int, asked: int = 500) -> Nearest | None:
-    """The fastest of some codes that keep the other limits, as a latency function tells; None when none keeps them."""
+    """The fastest of some codes that keep the other limits, by a latency function; None when none keeps them."""
     assert limits.max_latency is not None
     drawn = draw_candidates(space, replace(limits, max_latency=None), asked, rng)
     if drawn is None or drawn.latency is None:
@@ -106,8 +106,8 @@ def least_latency(space: Space, limits: Limits, rng: np.random.Generator | int, 
     return Nearest("latency", True, limits.max_latency, float(drawn.latency[row]), 0.0, space.code(drawn.codes[row]))
 
 
-def _given(bounds: Bounds) -> Iterator[tuple[int, bool]]:
-    """The limits given: (kind, whether it is the upper one)."""
+def _limited_sides(bounds: Bounds) -> Iterator[tuple[int, bool]]:
+    """The limits that are set: (kind, whether it is the upper one)."""
     for k in bounds.limited:
         if bounds.high[k] < 2**61:
             yield int(k), True
@@ -134,13 +134,13 @@ def _nearest(
 ) -> Nearest | None:
     """The code that keeps ``rest`` and has the least (most) of a kind, or any within its limit; None without one."""
     sign, limit = (1, int(bounds.high[kind])) if upper else (-1, int(bounds.low[kind]))
-    found = least(chain, kind, sign, rest.low, rest.high, effort, sign * limit)
-    if found.places is None:
+    best = least(chain, kind, sign, rest.low, rest.high, effort, sign * limit)
+    if best.indices is None:
         return None
     unit = NS_PER_MS if FIGURES[kind] == "latency" else 1
-    code = chain.space.code(chain.space.rows(found.places)[0])
-    value = int(chain.costs(found.places)[kind, 0])
-    return Nearest(FIGURES[kind], upper, limit / unit, value / unit, sign * found.bound / unit, code)
+    code = chain.space.code(chain.space.rows(best.indices)[0])
+    value = int(chain.costs(best.indices)[kind, 0])
+    return Nearest(FIGURES[kind], upper, limit / unit, value / unit, sign * best.bound / unit, code)
 
 
 # The code of a space that has the least of one cost within limits on the others
@@ -149,9 +149,9 @@ def _nearest(
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-# Weights tried at once, those kept of them, and how far from them the next ones are, in powers of e.
+# Weights tried at once, those that are refined, and how far from them the next ones are, in powers of e.
 _WEIGHTS: Final = 64
-_KEPT: Final = 8
+_REFINED: Final = 8
 _SPREAD: Final = (4.0, 0.93)
 # Codes from which neighbours are tried, and how many steps are taken at most.
 _BEAM: Final = 48
@@ -170,9 +170,9 @@ class _TooManyError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Least:
-    """``places`` [1, d] of the best code met, None without one; no code within the limits costs less than ``bound``."""
+    """``indices`` [1, d] of the best code, None without one; no code within the limits costs less than ``bound``."""
 
-    places: IntArray | None
+    indices: IntArray | None
     bound: float
 
 
@@ -195,14 +195,14 @@ def least(
     against = lower if sign > 0 else upper
     if len(against) <= 1:
         try:
-            places = _with_one_limit(chain, [(kind, sign, 2**62), *against], round(effort * _MOST_SUMS))
+            indices = _with_one_limit(chain, [(kind, sign, 2**62), *against], round(effort * _MOST_SUMS))
         except _TooManyError:
             return _with_weights(chain, kind, sign, lower + upper, effort, stop)
-        if places is None:
+        if indices is None:
             return Least(None, np.inf)
-        costs = chain.costs(places)
+        costs = chain.costs(indices)
         if ((costs[:, 0] >= low) & (costs[:, 0] <= high)).all():
-            return Least(places, float(sign * costs[kind, 0]))
+            return Least(indices, float(sign * costs[kind, 0]))
     return _with_weights(chain, kind, sign, lower + upper, effort, stop)
 
 
@@ -210,7 +210,7 @@ def least(
 
 
 def _with_one_limit(chain: Chain, rows: list[tuple[int, int, int]], most: int) -> IntArray | None:
-    """The places [1, d] of the code with the least of the first row, (kind, sign, limit), within the second, if any.
+    """The indices [1, d] of the code with the least of the first row, (kind, sign, limit), within the second, if any.
 
     A ``_TooManyError`` where it takes more than ``most`` sums.
     """
@@ -222,45 +222,45 @@ def _with_one_limit(chain: Chain, rows: list[tuple[int, int, int]], most: int) -
         left.append((term.min(axis=(3, 4)) + left[-1][:, None, :]).min(axis=2))
     left.reverse()
 
-    known: list[list[IntArray]] = []  # of each stage and width: signed sums [m, k]
-    origin: list[list[IntArray]] = []  # and (width before, its row, place of depth and third) [m, 3]
+    partial: list[list[IntArray]] = []  # of each stage and width: signed sums [m, k]
+    origin: list[list[IntArray]] = []  # and (width before, its row, index of depth and third) [m, 3]
     for i, term in enumerate(terms):
         k, before, widths, _, _ = term.shape
-        own = term.reshape(k, before, widths, -1)
-        known.append([])
+        cells = term.reshape(k, before, widths, -1)
+        partial.append([])
         origin.append([])
         for c in range(widths):
             sums, froms = [], []
             for p in range(before):
-                prior = known[i - 1][p] if i else np.zeros((1, k), dtype=np.int64)
-                most -= len(prior) * own.shape[3]
+                prior = partial[i - 1][p] if i else np.zeros((1, k), dtype=np.int64)
+                most -= len(prior) * cells.shape[3]
                 if most < 0:
                     raise _TooManyError
-                added = (prior[:, None, :] + own[:, p, c].T[None, :, :]).reshape(-1, k)
+                added = (prior[:, None, :] + cells[:, p, c].T[None, :, :]).reshape(-1, k)
                 fits = np.flatnonzero((added + left[i][:, c] <= top).all(axis=1))
-                fits = fits[_not_undercut(added[fits])]
-                prior_row, cell = np.divmod(fits, own.shape[3])
+                fits = fits[_pareto_rows(added[fits])]
+                prior_row, cell = np.divmod(fits, cells.shape[3])
                 sums.append(added[fits])
                 froms.append(np.stack([np.full(len(fits), p), prior_row, cell], axis=1))
             together = np.concatenate(sums)
-            keep = _not_undercut(together)
-            known[i].append(together[keep])
-            origin[i].append(np.concatenate(froms)[keep])
-    ends = [int(rows[:, 0].min()) if len(rows) else 2**62 for rows in known[-1]]
+            pareto = _pareto_rows(together)
+            partial[i].append(together[pareto])
+            origin[i].append(np.concatenate(froms)[pareto])
+    ends = [int(rows[:, 0].min()) if len(rows) else 2**62 for rows in partial[-1]]
     width = int(np.argmin(ends))
     if ends[width] == 2**62:
         return None
-    row = int(known[-1][width][:, 0].argmin())
-    cells: list[tuple[int, int]] = []
+    row = int(partial[-1][width][:, 0].argmin())
+    path: list[tuple[int, int]] = []
     for i in range(len(terms) - 1, -1, -1):
-        previous, previous_row, own_cell = (int(v) for v in origin[i][width][row])
-        cells.append((width, own_cell))
+        previous, previous_row, cell_index = (int(v) for v in origin[i][width][row])
+        path.append((width, cell_index))
         width, row = previous, previous_row
-    return _places(chain, np.array([cells[::-1]]))
+    return _indices(chain, np.array([path[::-1]]))
 
 
-def _not_undercut(sums: IntArray) -> IntArray:
-    """The rows of ``sums`` [n, 1 or 2] that no other one undercuts or equals in all kinds."""
+def _pareto_rows(sums: IntArray) -> IntArray:
+    """The Pareto optimal rows of ``sums`` [n, 1 or 2], smaller is better; of equal rows the first."""
     if len(sums) < 2:
         return np.arange(len(sums))
     order = np.lexsort(sums.T[::-1])
@@ -290,17 +290,17 @@ def _with_weights(
     best, best_value, bound = None, np.inf, -np.inf
     centres, spread = np.zeros((1, len(rows))), _SPREAD[0]
     rounds, judged = max(1, round(effort * _ROUNDS)), effort * _MOST_JUDGED
-    met: list[IntArray] = []
+    promising: list[IntArray] = []
 
-    def look(places: IntArray, weights: FloatArray) -> FloatArray:
-        """Note the best code within the limits; the merit of each: its cost and what it breaks, weighted."""
+    def evaluate(indices: IntArray, weights: FloatArray) -> FloatArray:
+        """The cost of each code plus weighted penalties for broken limits; updates the best code within the limits."""
         nonlocal best, best_value
-        costs = chain.costs(places)
+        costs = chain.costs(indices)
         broken = np.maximum(costs[kinds].T * signs - top, 0) / unit
         values = np.where(broken.any(axis=1), np.inf, sign * costs[kind])
         if values.min() < best_value:
             at = int(values.argmin())
-            best, best_value = places[at : at + 1], float(values[at])
+            best, best_value = indices[at : at + 1], float(values[at])
         return np.asarray(sign * costs[kind] / size + broken @ weights)
 
     for _ in range(rounds):
@@ -310,24 +310,24 @@ def _with_weights(
         logs = near + spread * rng.standard_normal(near.shape)
         # Most limits do not matter for the best code: their weights shall get to nothing.
         logs[rng.random(logs.shape) < 0.1] = -30.0
-        sums, places = _least_weighted(chain, terms, np.concatenate([np.ones((_WEIGHTS, 1)), np.exp(logs)], axis=1))
+        sums, indices = _least_weighted(chain, terms, np.concatenate([np.ones((_WEIGHTS, 1)), np.exp(logs)], axis=1))
         bounds = (sums - (np.exp(logs) * (top / unit)).sum(axis=1)) * size
         bound = max(bound, float(bounds.max()))
-        look(places, np.exp(logs[0]))
-        met.append(places[np.argsort(-bounds)[:_KEPT]])
-        centres = np.concatenate([logs[np.argsort(-bounds)[:_KEPT]], centres[:2]])
+        evaluate(indices, np.exp(logs[0]))
+        promising.append(indices[np.argsort(-bounds)[:_REFINED]])
+        centres = np.concatenate([logs[np.argsort(-bounds)[:_REFINED]], centres[:2]])
         spread *= _SPREAD[1]
     # From the codes of the best weights on to better neighbours; what breaks a limit costs more than it can gain.
     weights = 1.0 + 4.0 * np.exp(centres[0])
-    beam = np.concatenate(met[-6:])
+    beam = np.concatenate(promising[-6:])
     for _ in range(_STEPS):
         # Without any code within the limits there is nothing to say, so the search for one goes on for longer.
         if best_value <= stop or judged < (0 if best is not None else -effort * _MOST_JUDGED):
             break
         tried = np.unique(np.concatenate([beam, _neighbours(chain, beam)]), axis=0)
-        merit = look(tried, weights)
+        penalised = evaluate(tried, weights)
         judged -= len(tried)
-        after = tried[np.argsort(merit, kind="stable")[:_BEAM]]
+        after = tried[np.argsort(penalised, kind="stable")[:_BEAM]]
         if after.shape == beam.shape and (after == beam).all():
             break
         beam = after
@@ -335,25 +335,25 @@ def _with_weights(
     return Least(best, min(float(np.ceil(bound - 1e-9 * size)), best_value))
 
 
-def _neighbours(chain: Chain, places: IntArray) -> IntArray:
+def _neighbours(chain: Chain, indices: IntArray) -> IntArray:
     """All codes that differ from one of these [b, d] in one entry."""
     out = []
     for j, axis in enumerate(chain.space.axes):
-        each = np.repeat(places, len(axis), axis=0)
-        each[:, j] = np.tile(np.arange(len(axis)), len(places))
+        each = np.repeat(indices, len(axis), axis=0)
+        each[:, j] = np.tile(np.arange(len(axis)), len(indices))
         out.append(each)
     return np.concatenate(out)
 
 
 def _least_weighted(chain: Chain, terms: list[FloatArray], weights: FloatArray) -> tuple[FloatArray, IntArray]:
-    """For each of b weightings [b, k] the least weighted sum over all codes [b] and the places of its code [b, d]."""
+    """For each of b weightings [b, k] the least weighted sum over all codes [b] and the indices of its code [b, d]."""
     b = len(weights)
     ends, picks, froms = np.zeros((b, 1)), [], []
     for term in terms:
         k, before, widths = term.shape[:3]
-        own = (weights @ term.reshape(k, -1)).reshape(b, before, widths, -1)
-        picks.append(own.argmin(axis=3))
-        total = ends[:, :, None] + own.min(axis=3)
+        weighted = (weights @ term.reshape(k, -1)).reshape(b, before, widths, -1)
+        picks.append(weighted.argmin(axis=3))
+        total = ends[:, :, None] + weighted.min(axis=3)
         froms.append(total.argmin(axis=1))
         ends = total.min(axis=1)
     each = np.arange(b)
@@ -363,11 +363,11 @@ def _least_weighted(chain: Chain, terms: list[FloatArray], weights: FloatArray) 
         before_width = froms[i][each, width]
         cells[:, i, 0], cells[:, i, 1] = width, picks[i][each, before_width, width]
         width = before_width
-    return ends.min(axis=1), _places(chain, cells)
+    return ends.min(axis=1), _indices(chain, cells)
 
 
-def _places(chain: Chain, cells: IntArray) -> IntArray:
-    """Places [b, d] of codes given as (width, place of depth and third) of each stage, [b, stages, 2]."""
+def _indices(chain: Chain, cells: IntArray) -> IntArray:
+    """Indices [b, d] of codes from (width, index of depth and third) of each stage, [b, stages, 2]."""
     stages = len(chain.terms)
     out = np.zeros((len(cells), len(chain.space.axes)), dtype=np.int64)
     for i, term in enumerate(chain.terms):

@@ -1,4 +1,4 @@
-"""``Space``: the set of codes that given ranges allow (the paper's Lambda, section B.2.2), and grids scaled from it."""
+"""``Space``: the codes within ranges of their entries (the paper's Lambda, section B.2.2), and grids scaled from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All codes whose entries are taken from given values, each independently of the others.
+    """All codes whose entries are taken from lists of values, each independently of the others.
 
     Args:
         family: The family's name.
@@ -31,12 +31,12 @@ class Space:
         depths: Allowed ``L_i`` of each stage.
         thirds: Allowed third entries: expansion factors ``T_i``, group widths ``G_i``, or for ResNet-50 the ratios
             ``B_i / C_i`` as fractions; empty for ResNet-18.
-        scale: The factor its grid was scaled by; 1 for section B.2.2's own.
+        scale: The factor its grid was scaled by; 1 for section B.2.2's.
         stem_width, stage2_width, stage2_depth, image_size, stride_in: The fixed parts that its codes share.
         head: The detector's head that its codes are backbones of; their costs are then the detector's.
 
     ``Space.of(family)`` gives section B.2.2's ranges, ``.scaled(s)`` the grid for a smaller budget and
-    ``.replace(C3=[..], L4=range(1, 4))`` a user's own.
+    ``.replace(C3=[..], L4=range(1, 4))`` a custom one.
 
     Raises:
         SpaceError: A range is empty, not rising, out of bounds or gives a fractional bottleneck.
@@ -66,7 +66,7 @@ class Space:
         kinds = [("C", self.widths), ("L", self.depths)] + ([(data.letter, self.thirds)] if data.letter else [])
         for letter, axes in kinds:
             if len(axes) != data.stages:
-                raise SpaceError(f"A {self.family} space takes {data.stages} ranges for {letter}; {len(axes)} given.")
+                raise SpaceError(f"A {self.family} space takes {data.stages} ranges for {letter}; got {len(axes)}.")
             for i, axis in enumerate(axes):
                 self._check_axis(f"{letter}{data.numbers[i]}", axis, i)
         if not data.letter and self.thirds:
@@ -79,7 +79,7 @@ class Space:
             if part != "stem_width" or data.stem_width is not None:
                 object.__setattr__(self, part, getattr(template, part))
             elif self.stem_width != FAMILY_DEFAULT:
-                raise SpaceError("A resnet18 space has no stem_width of its own: its codes' stems follow C2.")
+                raise SpaceError("A resnet18 space has no stem_width: its codes' stems follow C2.")
 
     def _check_axis(self, name: str, axis: tuple[Any, ...], stage: int) -> None:
         data = family_of(self.family)
@@ -128,12 +128,12 @@ class Space:
         )
 
     def scaled(self, scale: float) -> Space:
-        """Section B.2.2's grid for networks ``scale`` times as wide; depths, ratios and expansions are kept.
+        """Section B.2.2's grid for networks ``scale`` times as wide; depths, ratios and expansions stay.
 
         Each stage keeps its multiples and scales their step: MobileNetV2's steps (4, 8, 16, 24, 40, 80) become
         (2, 5, 10, 14, 24, 48) at 0.6, the grid on which Table 4's codes lie. ResNet steps stay multiples of 8.
         The stem goes to the nearest multiple of 8 and stage 2 up to a multiple of 4: (16, 12) at 0.6, which the
-        paper leaves open and its Table 4 figures require. Ranges changed by ``replace`` are not kept.
+        paper leaves open and its Table 4 figures require. Ranges changed by ``replace`` are lost.
         """
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= 16:
             raise SpaceError(f"scale is {formatted(scale)}; allowed is a number above 0 and up to 16.")
@@ -155,7 +155,7 @@ class Space:
     def replace(self, entries: Mapping[str, Iterable[Any]] | None = None, **ranges: Iterable[Any]) -> Space:
         """This space with other ranges for some entries, e.g. ``replace(C3=[16, 24], L3=range(1, 4))``.
 
-        ``B2`` .. ``B5`` take ratios of the stage's width (``Fraction(1, 4)``, or ``0.25``). A mapping does for
+        ``B2`` .. ``B5`` take ratios of the stage's width (``Fraction(1, 4)``, or ``0.25``). A mapping takes
         names held in variables. Raises ``SpaceError`` for an unknown entry or an impossible range.
         """
         data = family_of(self.family)
@@ -191,7 +191,7 @@ class Space:
     def smallest(self) -> Code:
         """The code with every entry at its least; in section B.2.2's and scaled spaces none has fewer MACs.
 
-        In a ResNet-50 space with a user's own C2 one may: a block as wide as the stem has no projection shortcut.
+        In a ResNet-50 space with a custom C2 one may: a block as wide as the stem has no projection shortcut.
         """
         return self.code([axis[0] for axis in self.axes], ratios=True)
 
@@ -273,17 +273,17 @@ class Space:
         """The allowed values of each entry, in the order of the entries; of B the ratios to C."""
         return (*self.widths, *self.depths, *self.thirds)
 
-    def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The codes [n, d] whose entries stand at these places [n, d] of their ``axes``."""
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The codes [n, d] whose entries are at these indices [n, d] of their ``axes``."""
         import numpy as np
 
         stages = len(self.widths)
-        out = np.empty(places.shape, dtype=np.int64)
+        out = np.empty(indices.shape, dtype=np.int64)
         for j, axis in enumerate(self.axes):
             shares = [Fraction(v) for v in axis]
-            out[:, j] = np.array([s.numerator for s in shares], dtype=np.int64)[places[:, j]]
+            out[:, j] = np.array([s.numerator for s in shares], dtype=np.int64)[indices[:, j]]
             if j >= 2 * stages and self._has_ratios:
-                bottom = np.array([s.denominator for s in shares], dtype=np.int64)[places[:, j]]
+                bottom = np.array([s.denominator for s in shares], dtype=np.int64)[indices[:, j]]
                 out[:, j] = out[:, j] * out[:, j - 2 * stages] // bottom
         return out
 
@@ -319,7 +319,7 @@ MAX_SCALE = 4.0
 
 
 def uniform_code(code: Code, scale: float) -> Code:
-    """The code with every width ``scale`` times as large, depths and expansions kept.
+    """The code with every width ``scale`` times as large and the same depths and expansions.
 
     Widths go to the nearest multiple of 4 (of 8 for ResNets, of their rescaled group width for RegNets), the stem to
     one of 8 and stage 2 up to one of 4: at 0.6 the original MobileNetV2 becomes Table 4's uniformly rescaled row, stem
@@ -344,7 +344,7 @@ def uniform_code(code: Code, scale: float) -> Code:
 def fit_scale(code: Code, macs: int, params: int | None = None, head: DetectorHead | None = None) -> float | None:
     """The largest scale, in steps of 0.001, at which the uniformly rescaled code keeps the limits.
 
-    At most ``macs`` MACs and, when given, ``params`` parameters. None when even ``MIN_SCALE`` has more; at most
+    At most ``macs`` MACs and, unless None, ``params`` parameters. None when even ``MIN_SCALE`` has more; at most
     ``MAX_SCALE``. With ``head`` the limits are on the detector that has the code as its backbone. Where every width
     grows with the scale, and the costs with every width, bisection finds it; RegNets' costs may fall where their group
     width grows, so all scales up to a quarter beyond are looked at.

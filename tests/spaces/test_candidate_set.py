@@ -15,19 +15,19 @@ from bsszoo.spaces import CandidateSet
 @given(st.integers(0, 10**6), st.integers(1, 80), st.integers(1, 6))
 def test_a_row_is_found_again_and_repeats_are_dropped(seed, n, d):
     codes = np.random.default_rng(seed).integers(1, 4, size=(n, d))
-    found = CandidateSet(codes, macs=np.arange(n))
-    assert len(found) == len(np.unique(codes, axis=0))
-    for i, row in enumerate(found.codes):
-        assert found.index(dict(zip(found.names, row.tolist(), strict=True))) == i
-        assert (codes[found.macs[i]] == row).all()
-        assert found.macs[i] == np.flatnonzero((codes == row).all(axis=1))[0]
-    assert found.row(np.full(d, 9)) is None
+    candidates = CandidateSet(codes, macs=np.arange(n))
+    assert len(candidates) == len(np.unique(codes, axis=0))
+    for i, row in enumerate(candidates.codes):
+        assert candidates.index(dict(zip(candidates.names, row.tolist(), strict=True))) == i
+        assert (codes[candidates.macs[i]] == row).all()
+        assert candidates.macs[i] == np.flatnonzero((codes == row).all(axis=1))[0]
+    assert candidates.row(np.full(d, 9)) is None
 
 
 def test_distributions_span_the_bounds():
-    found = CandidateSet(np.array([[2, 7], [4, 7]]), names=("a", "b"), bounds=((1, 9), (7, 7)))
-    assert {n: (x.low, x.high) for n, x in found.distributions.items()} == {"a": (1, 9), "b": (7, 7)}
-    assert found.index({"a": 2}) is None
+    candidates = CandidateSet(np.array([[2, 7], [4, 7]]), names=("a", "b"), bounds=((1, 9), (7, 7)))
+    assert {n: (x.low, x.high) for n, x in candidates.distributions.items()} == {"a": (1, 9), "b": (7, 7)}
+    assert candidates.index({"a": 2}) is None
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_arrays_that_disagree_are_refused(arguments):
 
 
 def test_the_set_cannot_be_changed():
-    found = CandidateSet(np.array([[1, 2]]))
+    candidates = CandidateSet(np.array([[1, 2]]))
     with pytest.raises(ValueError, match="read-only"):
-        found.codes[0, 0] = 5
+        candidates.codes[0, 0] = 5
 
 
 def test_costs_in_another_unit_are_kept_and_unknown_ones_refused():

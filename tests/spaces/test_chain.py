@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bsszoo.codes import FAMILIES, Code, code_cost, depth, stages_of
 from bsszoo.errors import CodeError, SpaceError
 from bsszoo.spaces import Space
-from bsszoo.spaces.chain import BlockShape, Chain, block_shapes, places_of, space_shapes
+from bsszoo.spaces.chain import BlockShape, Chain, block_shapes, indices_of, space_shapes
 
 
 def _drawn(space, n, seed):
@@ -25,8 +25,8 @@ def _drawn(space, n, seed):
 def test_sums_of_terms_are_the_costs_of_the_codes(family, scale):
     space = Space.of(family).scaled(scale)
     chain = Chain.of(space, lambda shape: shape.in_width + 7 * shape.size)
-    places = _drawn(space, 40, 0)
-    for at, row in zip(places, space.rows(places), strict=True):
+    indices = _drawn(space, 40, 0)
+    for at, row in zip(indices, space.rows(indices), strict=True):
         code = space.code(row)
         cost = code_cost(code)
         value = sum(shape.in_width + 7 * shape.size for shape in block_shapes(code))
@@ -117,9 +117,9 @@ def test_every_shape_of_a_small_space_occurs_in_a_code():
 @given(st.sampled_from(sorted(FAMILIES)), st.integers(0, 10**6))
 def test_places_and_shapes_are_read_back(family, seed):
     space = Space.of(family)
-    places = _drawn(space, 5, seed)
-    codes = space.rows(places)
-    assert (places_of(space, codes) == places).all()
+    indices = _drawn(space, 5, seed)
+    codes = space.rows(indices)
+    assert (indices_of(space, codes) == indices).all()
     for shape in block_shapes(space.code(codes[0])):
         assert BlockShape.parse(str(shape)) == shape
 
@@ -127,9 +127,9 @@ def test_places_and_shapes_are_read_back(family, seed):
 def test_what_is_no_place_and_no_shape_is_told():
     space = Space.of("resnet50")
     with pytest.raises(SpaceError, match="its C3 is 100"):
-        places_of(space, np.array([[64, 100, 256, 512, 1, 1, 1, 1, 8, 16, 32, 64]]))
+        indices_of(space, np.array([[64, 100, 256, 512, 1, 1, 1, 1, 8, 16, 32, 64]]))
     with pytest.raises(SpaceError, match="its B2 is 9"):
-        places_of(space, np.array([[64, 128, 256, 512, 1, 1, 1, 1, 9, 16, 32, 64]]))
+        indices_of(space, np.array([[64, 128, 256, 512, 1, 1, 1, 1, 9, 16, 32, 64]]))
     with pytest.raises(CodeError, match="is no block"):
         BlockShape.parse("mbconv_16_24")
 

@@ -79,11 +79,11 @@ def _limits(space):
 def _inside(space, limits):
     every = _all_codes(space)
     costs = cost_array(space, every)
-    kept = np.ones(len(every), dtype=bool)
+    inside = np.ones(len(every), dtype=bool)
     for figure in ("macs", "params", "activations"):
         low, high = getattr(limits, f"min_{figure}"), getattr(limits, f"max_{figure}")
-        kept &= (getattr(costs, figure) >= (low or 0)) & (getattr(costs, figure) <= (high or np.inf))
-    return every[kept & (depth_array(space, every) <= (limits.max_depth or np.inf))]
+        inside &= (getattr(costs, figure) >= (low or 0)) & (getattr(costs, figure) <= (high or np.inf))
+    return every[inside & (depth_array(space, every) <= (limits.max_depth or np.inf))]
 
 
 def _force(monkeypatch, way, *, listing):
@@ -103,9 +103,9 @@ def test_a_small_space_gives_exactly_the_feasible_codes(monkeypatch, space, way)
     _force(monkeypatch, way, listing=True)
     monkeypatch.setattr(feasible, "_LIST", 64)
     limits = _limits(space)
-    found = draw_candidates(space, limits, 10_000, 0)
-    assert sorted(map(tuple, found.codes)) == sorted(map(tuple, _inside(space, limits)))
-    for row, macs, params, activations in zip(found.codes, found.macs, found.params, found.activations, strict=True):
+    drawn = draw_candidates(space, limits, 10_000, 0)
+    assert sorted(map(tuple, drawn.codes)) == sorted(map(tuple, _inside(space, limits)))
+    for row, macs, params, activations in zip(drawn.codes, drawn.macs, drawn.params, drawn.activations, strict=True):
         cost = code_cost(space.code(row))
         assert (cost.macs, cost.params, cost.activations) == (macs, params, activations)
 
@@ -119,9 +119,9 @@ def test_drawing_is_uniform_among_the_feasible_codes(monkeypatch, way, listing):
     every = _inside(space, limits)
     counts = dict.fromkeys(map(tuple, every), 0)
     for seed in range(60):
-        found = draw_candidates(space, limits, 25, seed, max_draws=2000)
-        assert len(found) == 25
-        for row in found.codes:
+        drawn = draw_candidates(space, limits, 25, seed, max_draws=2000)
+        assert len(drawn) == 25
+        for row in drawn.codes:
             counts[tuple(row)] += 1
     assert chisquare(list(counts.values())).pvalue > 0.001
 
@@ -144,8 +144,8 @@ def test_no_feasible_code_is_lost_and_none_outside_is_drawn(seed, way, stemmed):
     with pytest.MonkeyPatch.context() as patch:
         _force(patch, way, listing=True)
         patch.setattr(feasible, "_LIST", 10)
-        found = draw_candidates(space, limits, 10_000, 0)
-    codes = np.empty((0, every.shape[1]), dtype=int) if found is None else found.codes
+        drawn = draw_candidates(space, limits, 10_000, 0)
+    codes = np.empty((0, every.shape[1]), dtype=int) if drawn is None else drawn.codes
     assert sorted(map(tuple, codes)) == sorted(map(tuple, _inside(space, limits)))
 
 
@@ -165,10 +165,10 @@ def test_a_latency_table_is_kept_exactly_whatever_it_holds(seed):
     with pytest.MonkeyPatch.context() as patch:
         _force(patch, "halves", listing=True)
         patch.setattr(feasible, "_LIST", 10)
-        found = draw_candidates(space, limits, 10_000, 0)
-    assert sorted(map(tuple, [] if found is None else found.codes)) == sorted(map(tuple, inside))
-    if found is not None:
-        assert [table.of(space.code(row)) for row in found.codes] == found.latency.tolist()
+        drawn = draw_candidates(space, limits, 10_000, 0)
+    assert sorted(map(tuple, [] if drawn is None else drawn.codes)) == sorted(map(tuple, inside))
+    if drawn is not None:
+        assert [table.of(space.code(row)) for row in drawn.codes] == drawn.latency.tolist()
 
 
 def test_a_latency_function_is_asked_about_each_code_once_and_kept():
@@ -179,20 +179,20 @@ def test_a_latency_function_is_asked_about_each_code_once_and_kept():
         return code.depths[0] + code.widths[3] / 1024
 
     limits = Limits(max_latency=2.0, latency=ms, max_macs=10**10)
-    found = draw_candidates(space, limits, 10_000, 0)
+    drawn = draw_candidates(space, limits, 10_000, 0)
     assert len(asked) == len(set(asked)) == len(_inside(space, limits))
     expected = [row for row in _inside(space, limits) if row[4] + row[3] / 1024 <= 2]
-    assert sorted(map(tuple, found.codes)) == sorted(map(tuple, expected))
-    assert found.latency.max() <= 2
+    assert sorted(map(tuple, drawn.codes)) == sorted(map(tuple, expected))
+    assert drawn.latency.max() <= 2
     by_arrays = LatencyFunction(lambda codes: codes[:, 4] + codes[:, 3] / 1024, arrays=True)
     again = draw_candidates(space, Limits(max_latency=2.0, latency=by_arrays, max_macs=10**10), 10_000, 0)
-    np.testing.assert_array_equal(again.codes, found.codes)
+    np.testing.assert_array_equal(again.codes, drawn.codes)
     assert draw_candidates(space, Limits(max_latency=0.1, latency=by_arrays), 10, 0) is None
 
 
-@pytest.mark.parametrize("given_back", [np.array([1.0]), np.array([[1.0, 2.0]]), [np.nan, 1.0], ["fast", "slow"], None])
-def test_a_latency_function_that_gives_no_numbers_is_told(given_back):
-    model = LatencyFunction(lambda _: given_back, arrays=True, name="mine")
+@pytest.mark.parametrize("returned", [np.array([1.0]), np.array([[1.0, 2.0]]), [np.nan, 1.0], ["fast", "slow"], None])
+def test_a_latency_function_that_returns_no_numbers_is_an_error(returned):
+    model = LatencyFunction(lambda _: returned, arrays=True, name="mine")
     with pytest.raises(BudgetError, match="The latency function mine"):
         model.latencies(_tiny(), _all_codes(_tiny())[:2])
 
@@ -204,11 +204,11 @@ def test_a_proven_empty_set_is_told_at_once_and_one_code_among_many_is_found(mon
     space = Space.of("mobilenetv2")  # 2 x 10^11 codes
     least = code_cost(space.smallest)
     assert draw_candidates(space, Limits(max_macs=least.macs - 1), 5, 0, max_draws=1000) is None
-    found = draw_candidates(space, Limits(max_macs=least.macs), 5, 0)
-    assert [space.code(row) for row in found.codes] == [space.smallest]
+    drawn = draw_candidates(space, Limits(max_macs=least.macs), 5, 0)
+    assert [space.code(row) for row in drawn.codes] == [space.smallest]
     most = code_cost(space.largest)
-    found = draw_candidates(space, Limits(min_macs=most.macs), 5, 0)
-    assert [space.code(row) for row in found.codes] == [space.largest]
+    drawn = draw_candidates(space, Limits(min_macs=most.macs), 5, 0)
+    assert [space.code(row) for row in drawn.codes] == [space.largest]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -238,10 +238,10 @@ def test_a_space_beyond_63_bits_is_drawn_from():
     fine = {n: range(a[0], a[-1] + 1) for n, a in zip(space.entry_names, space.widths, strict=False)}
     space = space.replace(fine, T3=range(1, 7))
     assert space.size > 2**63
-    found = draw_candidates(space, Limits(max_macs=300_000_000), 50, 0)
-    assert len(found) == 50
-    assert found.macs.max() <= 300_000_000
-    assert all(space.code(row) in space for row in found.codes)
+    drawn = draw_candidates(space, Limits(max_macs=300_000_000), 50, 0)
+    assert len(drawn) == 50
+    assert drawn.macs.max() <= 300_000_000
+    assert all(space.code(row) in space for row in drawn.codes)
 
 
 def test_limits_that_no_code_keeps_draw_nothing():
@@ -266,7 +266,7 @@ def test_the_same_seed_draws_the_same_codes():
         ({"max_macs": 0}, "a limit is at least 1"),
         ({"min_params": 5, "max_params": 4}, "from 5 to 4 params"),
         ({"min_activations": 9, "max_activations": 3}, "from 9 to 3 activations"),
-        ({"max_latency": 3.0}, "nothing tells a code's latency"),
+        ({"max_latency": 3.0}, "no model predicts a code's latency"),
         ({"max_latency": -1.0, "latency": len}, "above 0"),
         ({"latency": 3}, "it takes a LatencyTable"),
         ({"latency": {}}, "holds no block"),

@@ -32,9 +32,9 @@ def test_a_list_is_judged_against_itself(seed, n, d, factor):
     rng = np.random.default_rng(seed)
     codes = np.unique(rng.integers(1, 4, size=(n, d)), axis=0) * factor
     rng.shuffle(codes)
-    found = CandidateSet(codes)
-    assert found.maximal.tolist() == _brute(codes, np.arange(len(codes))).tolist()
-    assert not found.maximal.flags.writeable
+    candidates = CandidateSet(codes)
+    assert candidates.maximal.tolist() == _brute(codes, np.arange(len(codes))).tolist()
+    assert not candidates.maximal.flags.writeable
 
 
 @settings(max_examples=100, deadline=None)
@@ -62,8 +62,8 @@ def test_many_columns_of_many_values_are_told_apart():
     base = rng.integers(1, 50, size=(60, 40))
     grown = base.copy()
     grown[np.arange(60), rng.integers(40, size=60)] += 1
-    found = CandidateSet(np.concatenate([base, grown]))
-    assert found.maximal.tolist() == [False] * 60 + [True] * 60
+    candidates = CandidateSet(np.concatenate([base, grown]))
+    assert candidates.maximal.tolist() == [False] * 60 + [True] * 60
 
 
 def test_keys_that_are_not_one_for_each_code_are_refused():
@@ -116,8 +116,8 @@ def _stemmed():
 def test_a_drawn_set_is_judged_against_its_space(seed, stemmed, timed):
     rng = np.random.default_rng(seed)
     space = _stemmed() if stemmed else _mobile()
-    places = np.array(list(itertools.product(*(range(len(axis)) for axis in space.axes))))
-    costs = cost_array(space, space.rows(places))
+    indices = np.array(list(itertools.product(*(range(len(axis)) for axis in space.axes))))
+    costs = cost_array(space, space.rows(indices))
     table = LatencyTable({shape: float(rng.integers(1, 900)) for shape in space_shapes(space)}) if timed else None
     limits = Limits(
         max_macs=int(np.quantile(costs.macs, rng.uniform(0.2, 1))),
@@ -129,9 +129,9 @@ def test_a_drawn_set_is_judged_against_its_space(seed, stemmed, timed):
     drawn = draw_candidates(space, limits, 12, seed)
     if drawn is None:
         return
-    place_of = {tuple(row): tuple(at) for at, row in zip(places, space.rows(places), strict=True)}
+    index_of = {tuple(row): tuple(at) for at, row in zip(indices, space.rows(indices), strict=True)}
     for row, maximal in zip(drawn.codes, drawn.maximal, strict=True):
-        at = np.array(place_of[tuple(row)])
+        at = np.array(index_of[tuple(row)])
         larger = [
             at + step * np.eye(len(at), dtype=int)[j]
             for j in range(len(at))
@@ -140,8 +140,8 @@ def test_a_drawn_set_is_judged_against_its_space(seed, stemmed, timed):
         assert maximal == (not any(_keeps(space, p, limits, table) for p in larger))
 
 
-def _keeps(space, place, limits, table):
-    code = space.code(space.rows(place[None])[0])
+def _keeps(space, index, limits, table):
+    code = space.code(space.rows(index[None])[0])
     cost = code_cost(code)
     return (
         cost.macs <= limits.max_macs

@@ -71,11 +71,11 @@ def test_what_is_called_contradictory_is_and_what_is_called_exact_is_the_nearest
     if any(given_limits.get(f"min_{f}", 0) > given_limits.get(f"max_{f}", np.inf) for f in FIGURES):
         return
     limits = Limits(latency=TABLE, **given_limits)
-    kept = {
+    inside = {
         (f, s): FIGURES[f] <= given_limits[f"{s}_{f}"] if s == "max" else FIGURES[f] >= given_limits[f"{s}_{f}"]
         for f, s in chosen
     }
-    feasible = np.all(list(kept.values()), axis=0).any()
+    feasible = np.all(list(inside.values()), axis=0).any()
     ways = contradiction(SPACE, limits)
     assert not (ways and feasible)
     if not ways:
@@ -85,7 +85,7 @@ def test_what_is_called_contradictory_is_and_what_is_called_exact_is_the_nearest
     for way in ways:
         side = "max" if way.upper else "min"
         others = np.ones(len(EVERY), dtype=bool)
-        for key, which in kept.items():
+        for key, which in inside.items():
             others &= which | (key == (way.figure, side)) | way.alone
         values = FIGURES[way.figure][others]
         nearest = values.min() if way.upper else values.max()

@@ -44,10 +44,10 @@ def test_fit_scale_is_the_largest_of_all_scales_that_keep_the_budget(family: str
     code = original(family)
     budget = int(share * code_cost(code).macs)
     # Bisection needs MACs that never fall when the scale grows; the ladder shows whether they do.
-    kept = [s for s, macs in ladder(family).items() if macs <= budget]
+    inside = [s for s, macs in ladder(family).items() if macs <= budget]
     fitted = fit_scale(code, budget)
     if fitted is None:
-        assert kept == []
+        assert inside == []
         return
     assert code_cost(uniform_code(code, fitted)).macs <= budget
-    assert kept == [s for s in ladder(family) if s <= 1000 * fitted + 1e-6]
+    assert inside == [s for s in ladder(family) if s <= 1000 * fitted + 1e-6]

@@ -132,10 +132,10 @@ class TestScaled:
     def test_by_0_6_the_steps_are_2_5_10_14_24_48(self) -> None:
         space = Space.of("mobilenetv2").scaled(0.6)
         steps = (2, 5, 10, 14, 24, 48)
-        for axis, step, whole, own in zip(
+        for axis, step, whole, default_step in zip(
             space.widths, steps, Space.of("mobilenetv2").widths, MOBILENET[0], strict=True
         ):
-            assert axis == tuple(step * (v // own) for v in whole)
+            assert axis == tuple(step * (v // default_step) for v in whole)
         assert (space.stem_width, space.stage2_width, space.stage2_depth) == (16, 12, 1)
 
     @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -256,9 +256,9 @@ class TestUserRanges:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"widths": ((8,),) * 5}, "6 ranges for C; 5 given"),
+            ({"widths": ((8,),) * 5}, "6 ranges for C; got 5"),
             ({"depths": ((2, 1),) * 6}, "L3 is 2, 1; .* rising order"),
-            ({"thirds": ()}, "6 ranges for T; 0 given"),
+            ({"thirds": ()}, "6 ranges for T; got 0"),
             ({"stem_width": 0}, "stem_width is 0"),
         ],
     )
