@@ -1,4 +1,4 @@
-"""How the next code is chosen: the paper's sampler and ours for Optuna, and what they choose from. No torch."""
+"""How the next code is chosen: the paper's sampler and a default one for Optuna, and their candidates. No torch."""
 
 from bsszoo.search.pruning import HalvingPruner
 from bsszoo.search.sampler import AutoBSSSampler

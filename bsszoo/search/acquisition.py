@@ -1,12 +1,12 @@
 """What to evaluate next: expected improvement, its logarithm, and its expectation over pending results.
 
 Notation:
-    q      codes to judge         u      pending codes: suggested, result unknown     s      Monte Carlo draws
-    tau    the best Y so far      mu, var  posterior mean and variance of f at the judged codes [q]
+    q      candidates             u      pending codes: suggested, result unknown     s      Monte Carlo draws
+    tau    the best Y so far      mu, var  posterior mean and variance of f at the candidates [q]
 
 Expected improvement is E max(0, f - tau) for f ~ N(mu, var), equation (2). With z = (mu - tau) / sqrt(var) it is
-sqrt(var) h(z), h(z) = phi(z) + z Phi(z), which is 0 in doubles from z = -39 on. Its logarithm never is, so a maximum of
-it always says which code promises most: S. Ament et al., Unexpected improvements to expected improvement for Bayesian
+sqrt(var) h(z), h(z) = phi(z) + z Phi(z), which is 0 in doubles from z = -39 on. Its logarithm never is, so its
+maximum always is the most promising code: S. Ament et al., Unexpected improvements to expected improvement for Bayesian
 optimization, NeurIPS 2023.
 """
 
@@ -93,16 +93,16 @@ def expected_expected_improvement(
 ) -> FloatArray:
     """The expected value of EI over the unknown results of pending codes, equation (3), by Monte Carlo.
 
-    Each draw of the pending results is taken as observed: it moves the mean at the judged codes and may raise tau.
+    Each draw of the pending results is conditioned on: it moves the mean at the candidates and may raise tau.
     The variance does not depend on the results drawn, so one factorisation serves all draws.
 
     Args:
-        posterior: The process given the finished results, at least one.
+        posterior: The process conditioned on the finished results, at least one.
         X_pending: Points of codes whose results are unknown [u, m]; with u = 0 this is equation (2).
-        Xq: Points of codes to judge [q, m].
+        Xq: Points of the candidates [q, m].
         rng: Source of the draws.
-        draws: Number of draws s; the standard error falls with its square root. 0 takes each pending result for its
-            expectation instead (the kriging believer).
+        draws: Number of draws s; the standard error falls with its square root. 0 replaces each pending result by
+            its posterior mean instead (the kriging believer).
         tau: The largest result, observed or drawn; or the largest posterior mean of f at the evaluated and pending
             codes, since the largest of noisy results is too high a bar.
         log: The logarithm of the expected value.
@@ -123,8 +123,8 @@ def expected_expected_improvement(
     base = condition(posterior.kernel, X, Y)
     mean0, var = base.mean_var(Xq)
     mean = mean0 + drawn @ base.solve(base.kernel(X, Xq))[-u:]  # [s, q]
-    bars = np.concatenate([np.tile(posterior.Y, (draws, 1)), drawn], axis=1)  # Y_s of each draw [s, n + u]
+    results = np.concatenate([np.tile(posterior.Y, (draws, 1)), drawn], axis=1)  # Y_s of each draw [s, n + u]
     if tau == "mean":
-        bars = bars - base.kernel.noise * base.solve(bars.T).T
-    gain = improvement(mean, var, bars.max(axis=1, keepdims=True))
+        results = results - base.kernel.noise * base.solve(results.T).T
+    gain = improvement(mean, var, results.max(axis=1, keepdims=True))
     return np.asarray(logsumexp(gain, axis=0) - np.log(draws) if log else gain.mean(axis=0))

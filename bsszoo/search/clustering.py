@@ -24,7 +24,7 @@ def representatives(points: FloatArray, k: int, rng: np.random.Generator) -> NDA
     if len(distinct) <= k:
         return np.sort(distinct)
     with warnings.catch_warnings():
-        # An empty cluster keeps its old centre, whose nearest free point still is a dispersed one.
+        # An empty cluster stays at its old centre, whose nearest free point still is a dispersed one.
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
         centres, _ = kmeans2(points, _spread(points, k, rng), iter=_ITERATIONS, minit="matrix")
     return nearest_distinct(points[distinct], centres, distinct)
@@ -33,7 +33,7 @@ def representatives(points: FloatArray, k: int, rng: np.random.Generator) -> NDA
 def _spread(points: FloatArray, k: int, rng: np.random.Generator) -> FloatArray:
     """k-means++ (Arthur and Vassilvitskii, 2007): each start is drawn by its squared distance to the starts so far.
 
-    scipy's own recomputes all distances for each start; keeping the nearest one makes k starts cost k n, not k^2 n.
+    scipy's recomputes all distances for each start; storing the nearest one makes k starts cost k n, not k^2 n.
     """
     starts = [int(rng.integers(len(points)))]
     nearest = np.full(len(points), np.inf)
@@ -51,8 +51,8 @@ def nearest_distinct(points: FloatArray, centres: FloatArray, rows: NDArray[np.i
     for centre in centres:
         near = 1
         while True:
-            found = np.atleast_1d(tree.query(centre, k=near)[1])
-            free = [int(f) for f in found if int(f) not in taken]
+            neighbours = np.atleast_1d(tree.query(centre, k=near)[1])
+            free = [int(i) for i in neighbours if int(i) not in taken]
             if free:
                 taken.add(free[0])
                 break

@@ -3,7 +3,7 @@
     first codes: dispersed -> kernels.fit_kernel -> shortlist -> LogEI, pending results expected -> code
 
 It differs from the paper's search (``paper_mode``) in what docs/comparison.md shows to pay: the model sees costs beside
-entries and learns its length scales, and every candidate is judged instead of 256 centres.
+entries and learns its length scales, and every candidate is scored instead of 256 centres.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REACH: Final = 3.0
 _FIRST_FROM: Final = 20_000
 # Most results that the kernel's parameters are fitted to; the process itself is conditioned on all.
 _FIT_MOST: Final = 256
-#: Up to so many free candidates all are judged.
+#: Up to so many free candidates are all scored exactly.
 ALL: Final = 4096
 #: Otherwise so many with the largest cheap mean, as many with the largest upper bound, and as many drawn.
 EACH: Final = 384
@@ -41,7 +41,7 @@ _CHUNK: Final = 32_768
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What the finished results teach: the process of standardised results, (y - centre) / spread."""
+    """The Gaussian process fitted to the standardised results, (y - centre) / spread."""
 
     posterior: Posterior[AdditiveMatern]
     centre: float
@@ -62,10 +62,10 @@ class DefaultMode:
         self.features = Features(candidates)
         self._first: IntArray | None = None
         self._fitted: tuple[object, AdditiveMatern] | None = None
-        self._memo: tuple[object, Model] | None = None
+        self._cached: tuple[object, Model] | None = None
 
     def suggest(self, history: History, free: NDArray[np.bool_]) -> int:
-        """The row of the next code, given what the study holds and which rows [n] may still be suggested."""
+        """The row of the next code, from the study's history and the rows that may still be suggested, ``free`` [n]."""
         held = len(history.numbers)
         if held < self.batch_size:
             first = self._first_rows()
@@ -88,30 +88,30 @@ class DefaultMode:
         return int(rows[np.argmax(gain)])
 
     def model(self, history: History) -> Model:
-        """The process given the finished results, remembered for as long as no further result comes in."""
+        """The process conditioned on the finished results, cached until a further result comes in."""
         done = history.done
         numbers, y = history.numbers[done], history.values[done]
         codes = history.codes[done]
         key = (numbers.tobytes(), codes.tobytes(), y.tobytes())
-        kept = self._memo  # read once: another thread may be asking for another study
-        if kept is None or kept[0] != key:
+        cached = self._cached  # read once: another thread may be asking for another study
+        if cached is None or cached[0] != key:
             Z = self.features.of_codes(codes, history.rows[done])
             Y, centre, spread = standardise_results(y)
-            kept = key, Model(condition(self._kernel(Z, y), Z, Y), centre, spread)
-            self._memo = kept
-        return kept[1]
+            cached = key, Model(condition(self._kernel(Z, y), Z, Y), centre, spread)
+            self._cached = cached
+        return cached[1]
 
     def _kernel(self, Z: FloatArray, y: FloatArray) -> AdditiveMatern:
         """The kernel fitted to the first m results, where m follows n in steps that grow with n."""
         n = len(y)
         m = n - n % max(1, 2 ** (n.bit_length() - 6))
         key = (Z[:m].tobytes(), y[:m].tobytes())
-        kept = self._fitted
-        if kept is None or kept[0] != key:
+        fitted = self._fitted
+        if fitted is None or fitted[0] != key:
             some = np.linspace(0, m - 1, min(m, _FIT_MOST)).astype(np.int64)
-            kept = key, fit_kernel(Z[some], standardise_results(y[some])[0])
-            self._fitted = kept
-        return kept[1]
+            fitted = key, fit_kernel(Z[some], standardise_results(y[some])[0])
+            self._fitted = fitted
+        return fitted[1]
 
     def _first_rows(self) -> IntArray:
         """Dispersed candidates, costs included: k-means centres' nearest ones."""
@@ -145,7 +145,7 @@ def standardise_results(y: FloatArray) -> tuple[FloatArray, float, float]:
 def shortlist(
     posterior: Posterior[AdditiveMatern], features: Features, free: NDArray[np.bool_], rng: np.random.Generator
 ) -> IntArray:
-    """Rows of free candidates to judge exactly, rising [q]; all of them where they are few.
+    """Rows of free candidates to score exactly, rising [q]; all of them where they are few.
 
     The linear and the additive part of the process are sums over entries, so their posterior mean and a bound of their
     deviation are tables, one value for each value of an entry; a million codes cost a look-up each. The joint part
@@ -165,21 +165,21 @@ def cheap_scores(posterior: Posterior[AdditiveMatern], features: Features) -> tu
 
     The deviation takes the entries' contributions for independent. Single precision: it only ranks.
     """
-    n = features.places.shape[1]
+    n = features.indices.shape[1]
     tables = [_table(posterior, features, j) for j in range(features.size)]
     mean, bound = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
     for start in range(0, n, _CHUNK):
         part = slice(start, min(start + _CHUNK, n))
         total = np.zeros(part.stop - start, dtype=np.complex64)  # mean + i variance: one look-up serves both
-        for table, places in zip(tables, features.places[:, part], strict=True):
-            total += table[places]
+        for table, indices in zip(tables, features.indices[:, part], strict=True):
+            total += table[indices]
         mean[part] = total.real
         bound[part] = total.real + np.sqrt(np.maximum(total.imag, 0.0))
     return mean, bound
 
 
 def _table(posterior: Posterior[AdditiveMatern], features: Features, j: int) -> NDArray[np.complex64]:
-    """Posterior mean and variance of entry j's own contribution at each of its values."""
+    """Posterior mean and variance of entry j's contribution at each of its values."""
     kernel, values, column = posterior.kernel, features.values[j], posterior.X[:, j]
     slope = kernel.v_lin / features.size
     cross = kernel.curve(j, values, column) + slope * np.outer(values, column)  # [v, n]

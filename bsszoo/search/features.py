@@ -1,7 +1,7 @@
-"""What the default mode's model sees of a code: its entries and the logarithms of its costs, standardised.
+"""The inputs of the default mode's model: its entries and the logarithms of its costs, standardised.
 
-Results tend to follow cost along a curve of their own, and a budget leaves candidates of many costs; a model that sees
-only the entries has to learn that curve through each of them. Where the set knows no costs there are only entries.
+Results tend to follow cost along a curve, and a budget leaves candidates of many costs; a model that sees only the
+entries has to learn that curve through each of them. A set without costs has entries only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bsszoo.spaces.candidate_set import CandidateSet
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-#: Costs that become features, where the set knows them.
+#: Costs that become features, where the set has them.
 COSTS: Final = ("macs", "params")
 #: Standard deviation of a cost among the candidates, where an entry's is 1: each cost sums many entries up, and a
 #: larger unit lets the model bend along it more readily than along one entry.
@@ -32,8 +32,8 @@ _SAMPLE: Final = 20_000
 class Features:
     """Standardised features of the candidates of a set, d entries and c costs.
 
-    Columns are kept as small integers, a place in a table of values each, so that a million candidates fit; exact
-    features are made for the few that are asked for.
+    Columns are stored as small integers, ``indices`` [d + c, n] into the tables ``values``, so that a million
+    candidates fit; exact features are computed for the rows that are asked for.
 
     Args:
         candidates: The set.
@@ -47,7 +47,7 @@ class Features:
         self.d, self.size = codes.shape[1], codes.shape[1] + len(self._costs)
         self._mean, self._std = np.empty(self.size), np.empty(self.size)
         self.values: list[FloatArray] = []  # standardised, rising, for each column
-        self.places = np.empty((self.size, len(codes)), dtype=np.uint16)
+        self.indices = np.empty((self.size, len(codes)), dtype=np.uint16)
         for j in range(self.size):
             column = codes[:, j].astype(np.float64) if j < self.d else np.log(self._costs[j - self.d])
             self._mean[j], std = column.mean(), column.std()
@@ -55,9 +55,9 @@ class Features:
             values = np.unique(column)
             if len(values) > _STEPS:
                 values = np.linspace(column.min(), column.max(), _STEPS)
-                self.places[j] = np.rint((column - values[0]) / (values[1] - values[0]))
+                self.indices[j] = np.rint((column - values[0]) / (values[1] - values[0]))
             else:
-                self.places[j] = np.searchsorted(values, column)
+                self.indices[j] = np.searchsorted(values, column)
             self.values.append((values - self._mean[j]) / self._std[j])
         self._estimate: FloatArray | None = None
 
@@ -69,7 +69,7 @@ class Features:
     def of_codes(self, codes: IntArray, rows: IntArray) -> FloatArray:
         """Features of any codes [n, d]; ``rows`` [n] says which candidates they are, -1 for codes outside the set.
 
-        The costs of codes outside are not known: they are estimated by a regression of the candidates' log costs on
+        The costs of codes outside are estimated by a regression of the candidates' log costs on
         their entries and the entries' logarithms.
         """
         costs = [np.where(rows >= 0, np.log(c[rows]), 0.0) for c in self._costs]
@@ -88,7 +88,7 @@ class Features:
             step = -(-len(self.candidates) // _SAMPLE)
             terms = self._terms(self.candidates.codes[::step])
             logs = np.stack([np.log(c[::step]) for c in self._costs], axis=1)
-            # A little ridge: entries that never vary, or always together, have no coefficient of their own.
+            # A little ridge: entries that never vary, or always together, have no coefficient.
             gram = terms.T @ terms + 1e-6 * len(terms) * np.eye(terms.shape[1])
             self._estimate = np.linalg.solve(gram, terms.T @ logs)
         return self._estimate

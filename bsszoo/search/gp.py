@@ -1,10 +1,10 @@
-"""The Gaussian process of both searches: its posterior given results, under any kernel.
+"""The Gaussian process of both searches: its posterior under any kernel.
 
     mu_n(x) = k^T (K + noise I)^-1 Y,   kappa_n(x, x') = kappa(x, x') - k^T (K + noise I)^-1 k'      (1)
 
 Notation:
-    n  evaluated codes          q   codes to judge               m  entries of a point
-    X  evaluated points [n, m]  Xq  points to judge [q, m]       Y  standardised results [n]
+    n  evaluated codes          q   candidates                   m  entries of a point
+    X  evaluated points [n, m]  Xq  candidates' points [q, m]       Y  standardised results [n]
     K  kernel matrix [n, n]     k   kernel between X and Xq [n, q]
 """
 
@@ -45,7 +45,7 @@ KernelT = TypeVar("KernelT", bound=Kernel)
 
 @dataclass(frozen=True, eq=False)
 class Posterior(Generic[KernelT]):
-    """The process given n results: equation (1). Build it with ``condition``."""
+    """The process conditioned on n results: equation (1). Made by ``condition``."""
 
     kernel: KernelT
     X: FloatArray  # [n, m]
@@ -84,14 +84,14 @@ class Posterior(Generic[KernelT]):
 
 
 def condition(kernel: KernelT, X: FloatArray, Y: FloatArray) -> Posterior[KernelT]:
-    """The process given standardised results Y [n] at X [n, m], each with the kernel's noise; n = 0 gives the prior."""
+    """The process conditioned on standardised results Y [n] at X [n, m], under the kernel's noise; n = 0: prior."""
     gram = kernel(X, X) + kernel.noise * np.eye(len(Y))
     chol = np.tril(cho_factor(gram, lower=True)[0])
     return Posterior(kernel, X, Y, chol, np.asarray(cho_solve((chol, True), Y)))
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """A context in which numpy and scipy multiply and factorise on one thread; torch keeps its own.
+    """A context in which numpy and scipy multiply and factorise on one thread; torch's threads stay.
 
     The search's matrices have some hundred rows: the threads of a BLAS cost more than they save there, many times more
     where workers or an evaluation share the cores.
@@ -102,5 +102,5 @@ def one_thread() -> AbstractContextManager[Any]:
 
 @lru_cache
 def _controller() -> ThreadpoolController:
-    """The BLAS libraries that are loaded; finding them takes longer than an ask may."""
+    """The BLAS libraries that are loaded; looking them up takes longer than an ask may."""
     return ThreadpoolController()

@@ -1,6 +1,6 @@
-"""What a study tells its sampler: the codes it holds, their results, and those whose worker was lost.
+"""A study as its sampler sees it: the codes of its trials, their results, and those whose worker was lost.
 
-A trial's code stands in its parameters or, from the moment it is chosen, in a system attribute that one write sets as a
+A trial's code is in its parameters or, from the moment it is chosen, in a system attribute that one write sets as a
 whole: other processes then see the code before Optuna has written its parameters one by one.
 """
 
@@ -28,7 +28,7 @@ CHOSEN: Final = "bsszoo:code"
 DROPPED: Final = "bsszoo:dropped"
 #: Its worker died; the code is evaluated again, once.
 LOST: Final = "worker lost"
-#: Its worker was told to stop and gave the code back; it is evaluated again.
+#: Its worker was stopped and returned the code; it is evaluated again.
 RETURNED: Final = "given back"
 #: It was asked for when enough others were; the code is free again.
 SURPLUS: Final = "not needed"
@@ -38,7 +38,7 @@ STARTED: Final = "bsszoo:started"
 ENDED: Final = "bsszoo:ended"
 #: A code whose evaluation took so many processes with it is a failed one.
 MOST_DEATHS: Final = 2
-#: User attribute with what an evaluation gave, set as a whole before the trial is told.
+#: User attribute with the result of an evaluation, set as a whole before the trial is told.
 RESULT: Final = "bsszoo:result"
 
 
@@ -46,11 +46,11 @@ def code_of(trial: FrozenTrial, names: Sequence[str]) -> CodeTuple | None:
     """A trial's code: its parameters, else the code chosen or enqueued for it; None while there is no whole one."""
     for params in (trial.params, trial.system_attrs.get("fixed_params", {})):
         if isinstance(params, Mapping) and is_whole(params, names):
-            found = _whole_numbers([params[n] for n in names])
-            if found is not None:
-                return found
+            code = _whole_numbers([params[n] for n in names])
+            if code is not None:
+                return code
     chosen = trial.system_attrs.get(CHOSEN)
-    # A study that was begun with other entries shows codes that are none of these.
+    # A study of other entries has codes of another length.
     if not isinstance(chosen, (list, tuple)) or len(chosen) != len(names) or not trial.params.keys() <= set(names):
         return None
     return _whole_numbers(chosen)
@@ -58,25 +58,25 @@ def code_of(trial: FrozenTrial, names: Sequence[str]) -> CodeTuple | None:
 
 def _whole_numbers(values: Sequence[object]) -> CodeTuple | None:
     """Values as a code; None where one is no whole number of 64 bits, as in a study that something else wrote."""
-    found = [int(v) for v in values if isinstance(v, (int, float, np.integer)) and abs(v) < 2**63 and int(v) == v]
-    return tuple(found) if len(found) == len(values) else None
+    whole = [int(v) for v in values if isinstance(v, (int, float, np.integer)) and abs(v) < 2**63 and int(v) == v]
+    return tuple(whole) if len(whole) == len(values) else None
 
 
 def result_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    """What the evaluation of a trial gave; None before that, and where something else stands in its place.
+    """The result of a trial's evaluation; None before it is written, and where the attribute is something else.
 
     ``value`` is a finite number or None, ``pruned`` whether it stopped after a rung, ``seconds`` a number, ``error``
     and ``trace`` texts or None, ``repeats`` numbers.
     """
-    found = trial.user_attrs.get(RESULT)
-    if not isinstance(found, Mapping) or not (found.get("value") is None or is_number(found["value"])):
+    result = trial.user_attrs.get(RESULT)
+    if not isinstance(result, Mapping) or not (result.get("value") is None or is_number(result["value"])):
         return None
-    texts = {key: found[key] if isinstance(found.get(key), str) else None for key in ("error", "trace")}
-    repeats = found.get("repeats", ())
+    texts = {key: result[key] if isinstance(result.get(key), str) else None for key in ("error", "trace")}
+    repeats = result.get("repeats", ())
     return {
-        "value": found.get("value"),
-        "pruned": found.get("pruned") is True and found.get("value") is None,
-        "seconds": found["seconds"] if is_number(found.get("seconds")) else 0.0,
+        "value": result.get("value"),
+        "pruned": result.get("pruned") is True and result.get("value") is None,
+        "seconds": result["seconds"] if is_number(result.get("seconds")) else 0.0,
         **texts,
         "repeats": tuple(repeats) if isinstance(repeats, list) and all(map(is_number, repeats)) else (),
     }
@@ -94,7 +94,7 @@ def dropped(trial: FrozenTrial) -> str | None:
     """Why a trial was given up, or None. One that was completed or holds a result was not, whatever was written later.
 
     The write of the attribute decides, not the state: a process may be killed between the two. A result that came in
-    just as the trial was ended without it is not kept by Optuna, so that trial counts as given up after all.
+    just as the trial was ended without it is not stored by Optuna, so that trial counts as given up after all.
     """
     why = trial.user_attrs.get(DROPPED)
     result = result_of(trial)
@@ -114,7 +114,7 @@ def deaths(trial: FrozenTrial, trials: Sequence[FrozenTrial], names: Sequence[st
 
 
 def holders(trials: Sequence[FrozenTrial], names: Sequence[str]) -> list[tuple[FrozenTrial, CodeTuple]]:
-    """The trials that hold a code, with it, in the order given: what a search counts, and the rows of its result.
+    """The trials that hold a code, with it, in their order: what a search counts, and the rows of its result.
 
     Trials that were given up hold none, but for the last one of a code that took two workers with it: that code is
     given up as a failed one. Nor does a failed trial whose code was asked for again.

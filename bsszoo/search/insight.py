@@ -1,11 +1,11 @@
-"""What finished results teach about the codes: which entries matter, what a score costs, whether to believe either.
+"""What finished results show about the codes: importance of entries, score against cost, and a check of the model.
 
     results -> default_mode's process f -> draws of f at a sample of the candidates -> shares, curves, envelope
 
-The process is always the default search's, whatever searched: the question is what the results say, not what the
-search thought. Everything is about f, the score without its noise, *as a function of the code over the candidates*:
-a cost that the process sees as a feature of its own is a function of the code too, so its part is counted with the
-entries that make it up, and the costs stand beside them as what they explain when nothing but the cost is known.
+The process is always the default search's, whatever searched: the question is what the results show, not what the
+search assumed. Everything is about f, the score without its noise, *as a function of the code over the candidates*:
+a cost, which is a feature of the process, is a function of the code too, so its part is counted with the entries that
+make it up; the costs are listed beside them with what a cost alone explains.
 
 Notation:
     n  results   m  candidates sampled   d  entries   s  draws   v  groups of one entry's values   F  draws of f [s, m]
@@ -33,7 +33,7 @@ IntArray = NDArray[np.int64]
 #: Candidates at which f is drawn jointly, and the number of draws.
 SAMPLE: Final = 1000
 DRAWS: Final = 200
-#: Candidates among which the best expected score for a cost is looked for.
+#: Candidates among which the best expected score for a cost is taken.
 ENVELOPE: Final = 5000
 #: Most groups that the values of an entry or of a cost are put into.
 GROUPS: Final = 12
@@ -86,9 +86,9 @@ class Effect:
 
 @dataclass(frozen=True, eq=False)
 class CostView:
-    """f against MACs: a sample of candidates, and the best expected score at most at a cost.
+    """f against MACs: a sample of candidates, and the best expected score up to each cost.
 
-    The best is looked for among up to ``ENVELOPE`` candidates drawn and those that were evaluated.
+    The best is taken among up to ``ENVELOPE`` candidates drawn and those that were evaluated.
     """
 
     macs: IntArray  # of the sample [m]
@@ -96,7 +96,7 @@ class CostView:
     deviation: FloatArray  # [m]
     best_macs: IntArray  # where the best expected score rises, dearer each time [k]
     best: FloatArray  # [k]
-    best_low: FloatArray  # 90% interval of f at that very code [k]
+    best_low: FloatArray  # 90% interval of f at that code [k]
     best_high: FloatArray  # [k]
 
 
@@ -106,8 +106,8 @@ class Check:
 
     ``predicted``, ``deviation``, ``correlation`` and ``coverage`` leave out one result at a time at the kernel that was
     fitted to all. That flatters: on results of pure noise the correlation comes out around 0.4. The ``refitted``
-    figures leave out a fifth at a time (one at a time below ten results) and fit the kernel anew; these are what to
-    judge the model by. Correlations are None for fewer than five results or equal predictions. A coverage is the share
+    figures leave out a fifth at a time (one at a time below ten results) and refit the kernel; judge the model
+    by these. Correlations are None for fewer than five results or equal predictions. A coverage is the share
     of results inside their 90% intervals, noise included: far below 0.9 such intervals are too narrow.
     """
 
@@ -122,14 +122,14 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class Insight:
-    """What the results of a study teach; scores keep their own sign and unit.
+    """What the results of a study show, in the scores' sign and unit.
 
-    ``importance`` has one share for each entry on its own: the variance, over the candidates, of the average f given
-    the entry's value. Under a budget entries are not independent (a wide stage leaves less for the others), so the
+    ``importance`` has one share for each entry alone: the variance, over the candidates, of the average f conditioned
+    on the entry's value. Under a budget entries are not independent (a wide stage leaves less for the others), so the
     shares overlap and may add up to more than 1. ``additive`` is what the best sum of one curve for each entry
     explains; ``together`` is the rest, which entries explain only in combination; both are None where candidates are
-    too few to tell. ``costs`` is what MACs, or parameters, explain on their own. Where ``flat``, all results are equal
-    and there is nothing to tell: no shares, no curves, no check.
+    too few to tell. ``costs`` is what MACs, or parameters, explain alone. Where ``flat``, all results are equal: no
+    shares, no curves, no check.
     """
 
     results: int
@@ -148,7 +148,7 @@ class Insight:
 def study_insight(
     candidates: CandidateSet, codes: IntArray, values: FloatArray, *, maximise: bool = True, seed: int = 0
 ) -> Insight:
-    """What finished results teach.
+    """The insight from finished results.
 
     Args:
         candidates: The codes that shares and curves average over; the evaluated codes need not be among them.
@@ -163,16 +163,16 @@ def study_insight(
     Example:
         >>> import numpy as np
         >>> codes = np.array([[w, d] for w in range(8) for d in range(8)])
-        >>> seen = codes[::3]
-        >>> found = study_insight(CandidateSet(codes, names=("width", "depth")), seen, seen[:, 0] * 1.0)
-        >>> [share.name for share in found.importance if share.median > 0.9]
+        >>> evaluated = codes[::3]
+        >>> insight = study_insight(CandidateSet(codes, names=("width", "depth")), evaluated, evaluated[:, 0] * 1.0)
+        >>> [share.name for share in insight.importance if share.median > 0.9]
         ['width']
     """
     codes, values = np.asarray(codes, dtype=np.int64), np.asarray(values, dtype=np.float64)
     if len(values) < 2 or codes.shape != (len(values), len(candidates.names)) or not np.isfinite(values).all():
         raise ValueError(
-            f"An insight takes two finite results or more, of codes [n, {len(candidates.names)}]; given "
-            f"were codes {list(codes.shape)} and values {list(values.shape)}."
+            f"An insight takes two finite results or more, of codes [n, {len(candidates.names)}]; got "
+            f"codes {list(codes.shape)} and values {list(values.shape)}."
         )
     with one_thread():
         return _insight(candidates, codes, values, maximise=maximise, seed=seed)
@@ -197,21 +197,21 @@ def _insight(candidates: CandidateSet, codes: IntArray, values: FloatArray, *, m
 
     groups = [_grouped(sampled[:, j].astype(np.float64), least=1) for j in range(len(candidates.names))]
     named = list(zip(candidates.names, groups, strict=True))
-    known = [(c, v[rows].astype(np.float64)) for c in ("macs", "params") if (v := getattr(candidates, c)) is not None]
+    costs = [(c, v[rows].astype(np.float64)) for c in ("macs", "params") if (v := getattr(candidates, c)) is not None]
     sample = len(rows) < len(candidates)
-    additive = _additive(F, [places for places, _ in groups], sample=sample)
+    additive = _additive(F, [group_of for group_of, _ in groups], sample=sample)
     scale = sign * model.spread
     return Insight(
         results=n,
         maximise=maximise,
         flat=False,
         noise=float(np.sqrt(model.posterior.kernel.noise)) * model.spread,
-        importance=tuple(_share(name, _explained(F, places, sample=sample)) for name, (places, _) in named),
-        costs=tuple(_share(name, _explained(F, _grouped(v)[0], sample=sample)) for name, v in known),
+        importance=tuple(_share(name, _explained(F, group_of, sample=sample)) for name, (group_of, _) in named),
+        costs=tuple(_share(name, _explained(F, _grouped(v)[0], sample=sample)) for name, v in costs),
         additive=None if additive is None else _share("additive", additive),
         together=None if additive is None else _share("together", 1 - additive),
         effects=tuple(
-            _effect(name, F, places, centres, sign * model.centre, scale) for name, (places, centres) in named
+            _effect(name, F, group_of, centres, sign * model.centre, scale) for name, (group_of, centres) in named
         ),
         cost=_cost_view(mode, model, rows, mean, cov, history.rows, sign, rng),
         check=_check(model, sign, rng),
@@ -219,7 +219,7 @@ def _insight(candidates: CandidateSet, codes: IntArray, values: FloatArray, *, m
 
 
 def insight_of_rows(candidates: CandidateSet, rows: Sequence[Evaluated], *, seed: int = 0) -> Insight | None:
-    """What the finished trials of a search teach (larger scores are better); None for fewer than two results."""
+    """The insight from the finished trials of a search (larger scores are better); None for fewer than two results."""
     done = [t for t in rows if t.score is not None]
     if len(done) < 2:
         return None
@@ -241,7 +241,7 @@ def _history(candidates: CandidateSet, codes: IntArray, values: FloatArray) -> H
 
 
 def _drawn(mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Joint draws of f [s, m]; directions in which f is known exactly have variances around zero, of either sign."""
+    """Joint draws of f [s, m]; directions without uncertainty have variances around zero, of either sign."""
     variances, directions = np.linalg.eigh((cov + cov.T) / 2)
     root = directions * np.sqrt(np.maximum(variances, 0.0))
     return np.asarray(mean + rng.standard_normal((DRAWS, len(mean))) @ root.T)
@@ -250,33 +250,33 @@ def _drawn(mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> Float
 def _grouped(column: FloatArray, *, least: int = 5) -> tuple[IntArray, FloatArray]:
     """The group of each value [m] and the groups' mean values, rising [v].
 
-    Every value is a group of its own where they are few; else groups hold about equally many, on average at least
-    ``least``. An entry's values are never put together for being rare: a reader takes a group for one value.
+    Every value is one group where they are few; else groups hold about equally many, on average at least
+    ``least``. An entry's rare values are not merged: a reader takes a group for one value.
     """
-    values, places = np.unique(column, return_inverse=True)
+    values, group_of = np.unique(column, return_inverse=True)
     most = min(GROUPS, max(2, len(column) // least))
     if len(values) > most:
         edges = np.unique(np.quantile(column, np.linspace(0, 1, most + 1)[1:-1]))
-        _, places = np.unique(np.searchsorted(edges, column, side="right"), return_inverse=True)
-    places = places.reshape(-1).astype(np.int64)
-    return places, np.bincount(places, weights=column) / np.bincount(places)
+        _, group_of = np.unique(np.searchsorted(edges, column, side="right"), return_inverse=True)
+    group_of = group_of.reshape(-1).astype(np.int64)
+    return group_of, np.bincount(group_of, weights=column) / np.bincount(group_of)
 
 
-def _means(F: FloatArray, places: IntArray) -> tuple[FloatArray, FloatArray]:
+def _means(F: FloatArray, group_of: IntArray) -> tuple[FloatArray, FloatArray]:
     """Mean of each draw in each group [s, v], and the groups' sizes [v]."""
-    sizes = np.bincount(places).astype(np.float64)
-    member = np.zeros((len(places), len(sizes)))
-    member[np.arange(len(places)), places] = 1.0
+    sizes = np.bincount(group_of).astype(np.float64)
+    member = np.zeros((len(group_of), len(sizes)))
+    member[np.arange(len(group_of)), group_of] = 1.0
     return np.asarray(F @ member / sizes), sizes
 
 
-def _explained(F: FloatArray, places: IntArray, *, sample: bool) -> FloatArray:
+def _explained(F: FloatArray, group_of: IntArray, *, sample: bool) -> FloatArray:
     """Share of each draw's variance that the group explains [s].
 
     In a sample the groups' means differ by chance too; what v groups explain by chance is taken off (epsilon squared).
     """
-    means, sizes = _means(F, places)
-    m, v = len(places), len(sizes)
+    means, sizes = _means(F, group_of)
+    m, v = len(group_of), len(sizes)
     centred = means - F.mean(axis=1, keepdims=True)
     between = (centred * centred) @ sizes
     total = F.var(axis=1) * m
@@ -287,9 +287,9 @@ def _additive(F: FloatArray, columns: list[IntArray], *, sample: bool) -> FloatA
     """Share of each draw's variance that the best sum of one curve for each entry explains [s]."""
     m = F.shape[1]
     blocks = []
-    for places in columns:
-        block = np.zeros((m, int(places.max()) + 1))
-        block[np.arange(m), places] = 1.0
+    for group_of in columns:
+        block = np.zeros((m, int(group_of.max()) + 1))
+        block[np.arange(m), group_of] = 1.0
         blocks.append(block - block.mean(axis=0))
     U, sizes, _ = np.linalg.svd(np.concatenate(blocks, axis=1), full_matrices=False)
     basis = U[:, sizes > 1e-8 * max(float(sizes[0]), 1e-300)]
@@ -313,8 +313,8 @@ def _share(name: str, drawn: FloatArray) -> Share:
     return Share(name, float(median), float(low), float(high))
 
 
-def _effect(name: str, F: FloatArray, places: IntArray, centres: FloatArray, centre: float, scale: float) -> Effect:
-    means = centre + scale * _means(F, places)[0]
+def _effect(name: str, F: FloatArray, group_of: IntArray, centres: FloatArray, centre: float, scale: float) -> Effect:
+    means = centre + scale * _means(F, group_of)[0]
     low, high = np.quantile(means, (LOW, HIGH), axis=0)
     return Effect(name, centres, means.mean(axis=0), low, high)
 
@@ -332,7 +332,7 @@ def _cost_view(
     macs = mode.candidates.macs
     if macs is None:
         return None
-    # The search looked for good codes: leaving out those it evaluated would leave out most of the best ones.
+    # Most of the best codes are among those that the search evaluated.
     more = np.union1d(rng.choice(len(macs), min(ENVELOPE, len(macs)), replace=False), evaluated[evaluated >= 0])
     expected = model.posterior.mean(mode.features.of_rows(more))
     order = np.lexsort((-expected, macs[more]))

@@ -6,9 +6,9 @@ The paper's (appendix A.1), on refined codes, its width by a rule and its noise 
 
 The default search's: a linear, an additive and a joint part, with fitted length scales.
 
-    k_lin(z, z') = v_lin / d  sum_j z_j z'_j                      every entry pays at its own constant rate
-    k_add(z, z') = v_add / d  sum_j m(|z_j - z'_j| / s_j)         every entry pays by its own curve
-    k_ard(z, z') = v_ard  m(sqrt(sum_j (z_j - z'_j)^2 / l_j^2))   entries pay together
+    k_lin(z, z') = v_lin / d  sum_j z_j z'_j                      each entry contributes linearly
+    k_add(z, z') = v_add / d  sum_j m(|z_j - z'_j| / s_j)         each entry contributes a curve
+    k_ard(z, z') = v_ard  m(sqrt(sum_j (z_j - z'_j)^2 / l_j^2))   entries interact
     m(r)         = (1 + sqrt(5) r + 5/3 r^2) exp(-sqrt(5) r)      Matern, nu = 5/2
 
 Block stacking codes respond nearly additively: few results pin the first two parts down, and the third corrects them
@@ -16,7 +16,7 @@ where there is more to learn. Length scales, variances and the noise are those o
 under log-normal priors, which keep a fit to sixteen results sane.
 
 Notation:
-    n  evaluated codes   q  codes to judge   d  entries   theta  logarithms of l [d], s [d], v_ard, v_add, v_lin, noise
+    n  evaluated codes   q  candidates       d  entries   theta  logarithms of l [d], s [d], v_ard, v_add, v_lin, noise
     Z  standardised codes [n, d]   Y  standardised results [n]   W = a a^T - K^-1 with a = K^-1 Y
 """
 
@@ -68,14 +68,14 @@ def sigma_rule(X: FloatArray, y: FloatArray, first: int) -> float:
     """The kernel's width by the paper's rule.
 
     The mean accuracy difference over the pairs of the first iteration is a threshold. All evaluated pairs with a
-    larger difference are kept and their code distances sorted, Dis_0 < .. < Dis_{l-1}; sigma = Dis_{l/20} / 2.
+    larger difference are selected and their code distances sorted, Dis_0 < .. < Dis_{l-1}; sigma = Dis_{l/20} / 2.
 
     Args:
         X: Refined codes [n, m], in the order they were suggested.
         y: Their accuracies [n] in any unit.
         first: How many of them, from the front, make up the first iteration.
 
-    Where no pair is kept (all accuracies equal, or fewer than two codes) the median distance stands in for Dis_{l/20};
+    Where no pair is selected (all accuracies equal, or fewer than two codes) the median distance replaces Dis_{l/20};
     1 where all codes are the same.
     """
     if len(y) < 2:
@@ -83,9 +83,9 @@ def sigma_rule(X: FloatArray, y: FloatArray, first: int) -> float:
     gaps = pdist(y[:, None])
     distances = pdist(X)
     head = pdist(y[: max(first, 2), None])
-    kept = np.sort(distances[(gaps > head.mean()) & (distances > 0)])
-    if len(kept):
-        return float(kept[len(kept) // 20] / 2)
+    selected = np.sort(distances[(gaps > head.mean()) & (distances > 0)])
+    if len(selected):
+        return float(selected[len(selected) // 20] / 2)
     positive = distances[distances > 0]
     return float(np.median(positive) / 2) if len(positive) else 1.0
 
@@ -139,7 +139,7 @@ class AdditiveMatern:
 
 
 def fit_kernel(Z: FloatArray, Y: FloatArray) -> AdditiveMatern:
-    """The kernel of largest posterior density given standardised codes [n, d] and results [n]; the prior's for n = 0.
+    """The kernel of largest posterior density for standardised codes [n, d] and results [n]; the prior's for n = 0.
 
     L-BFGS with the analytic gradient from the prior's medians, so the result depends on the arguments alone.
     """
@@ -150,8 +150,8 @@ def fit_kernel(Z: FloatArray, Y: FloatArray) -> AdditiveMatern:
     if not len(Y):
         return _kernel(start, d)
     density = _Density(Z, Y, median, width)
-    found = minimize(density, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
-    return _kernel(found.x, d)
+    optimum = minimize(density, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
+    return _kernel(optimum.x, d)
 
 
 def _prior(d: int) -> tuple[FloatArray, FloatArray]:
@@ -175,13 +175,13 @@ class _Density:
         self.Z, self.Y, self.median, self.width = Z, Y, median, width
         self.n, self.d = Z.shape
         self.linear = Z @ Z.T / self.d
-        values, places = zip(*(np.unique(Z[:, j], return_inverse=True) for j in range(self.d)), strict=True)
+        values, indices = zip(*(np.unique(Z[:, j], return_inverse=True) for j in range(self.d)), strict=True)
         self.gaps = [np.abs(v[:, None] - v[None]) for v in values]  # [v_j, v_j] each
         offsets = np.concatenate([[0], np.cumsum([len(v) for v in values])])
         self.parts = [slice(a, b) for a, b in pairwise(offsets)]
         self.one_hot = np.zeros((self.n, offsets[-1]))  # which value each code has, entry by entry
         for j in range(self.d):
-            self.one_hot[np.arange(self.n), offsets[j] + places[j]] = 1.0
+            self.one_hot[np.arange(self.n), offsets[j] + indices[j]] = 1.0
 
     def __call__(self, theta: FloatArray) -> tuple[float, FloatArray]:
         d, n = self.d, self.n
@@ -220,8 +220,8 @@ class _Density:
         by_value = W @ self.one_hot
         for j, part in enumerate(self.parts):
             gradient[d + j] = -0.5 * float((self.one_hot[:, part].T @ by_value[:, part] * slopes[j]).sum())
-        for place, part_of_k in zip(range(2 * d, 2 * d + 3), (joint, additive, linear), strict=True):
-            gradient[place] = -0.5 * float((W * part_of_k).sum())
+        for index, part_of_k in zip(range(2 * d, 2 * d + 3), (joint, additive, linear), strict=True):
+            gradient[index] = -0.5 * float((W * part_of_k).sum())
         gradient[-1] = -0.5 * kernel.noise * float(np.trace(W))
 
         z = (theta - self.median) / self.width

@@ -1,11 +1,11 @@
-"""The paper's search (appendix A.1), step by step; the mathematics stands beside it.
+"""The paper's search (appendix A.1), step by step.
 
     codes -> refine -> clustering.representatives -> gp.condition (1) -> acquisition: EI (2), EEI (3) -> code
 
-Refining (step 3) learns a map after which distance tells difference in accuracy. The paper's main text is not at hand,
-so the loss is ours: distance relates linearly to accuracy difference when every pair has the same ratio of the two,
-that is when the variance of r_p over the pairs is zero. A ridge pulls A to the identity, because a study begins with
-fewer codes than A has numbers.
+Refining (step 3) learns a map after which distance reflects difference in accuracy. The paper's main text was not
+available, so the loss differs: distance relates linearly to accuracy difference when every pair has the same ratio of
+the two, that is when the variance of r_p over the pairs is zero. A ridge pulls A to the identity, because a study
+begins with fewer codes than A has numbers.
 
 Notation:
     n      evaluated codes            m      entries of a code
@@ -31,18 +31,18 @@ from bsszoo.spaces.candidate_set import CandidateSet
 
 FloatArray = NDArray[np.float64]
 
-#: Clusters of refined codes whose centres are judged at each step (step 4 of the search).
+#: Clusters of refined codes whose centres are scored at each step (step 4 of the search).
 CLUSTERS = 256
 #: The weight of |A - I|^2 / m beside the variance of the log ratios.
 RIDGE = 0.3
-# Differences of accuracy below the noise say nothing of distance: they are taken as if they were this large
+# Differences of accuracy below the noise carry no information on distance: they count as this large
 # (the sampler's eta, in standard deviations of y).
 NOISE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """What one set of finished results teaches: the refining map, the representatives and the process."""
+    """The refining map, the representatives and the process fitted to the finished results."""
 
     map: FloatArray  # [m, m]
     rows: NDArray[np.int64]  # candidates that stand for the clusters [q]
@@ -65,10 +65,10 @@ class PaperMode:
         self._mean, self._std = codes.mean(axis=0), codes.std(axis=0)
         self._Z = standardise_codes(codes, self._mean, self._std)
         self._first: NDArray[np.int64] | None = None
-        self._memo: tuple[object, _Model] | None = None
+        self._cached: tuple[object, _Model] | None = None
 
     def suggest(self, history: History, free: NDArray[np.bool_]) -> int:
-        """The row of the next code, given what the study holds and which rows [n] may still be suggested."""
+        """The row of the next code, from the study's history and the rows that may still be suggested, ``free`` [n]."""
         held = len(history.numbers)
         if held < self.batch_size:
             centres = self._first_rows()
@@ -94,22 +94,22 @@ class PaperMode:
         return self._first
 
     def _model(self, history: History) -> _Model:
-        """Steps 3 to 5, remembered for as long as no further result comes in."""
+        """Steps 3 to 5, cached until a further result comes in."""
         done = history.done
         numbers, y = history.numbers[done], history.values[done]
         key = (numbers.tobytes(), y.tobytes())
-        if self._memo is None or self._memo[0] != key:
+        if self._cached is None or self._cached[0] != key:
             Z, Y = self._points(history.codes[done]), standardise(y)
             refining = refine(Z, Y)
             rows = representatives(self._Z @ refining.T, self.clusters, self._rng("clusters", len(numbers)))
             X = Z @ refining.T
             last = history.numbers[: self.batch_size][-1]
             head = int((numbers <= last).sum())
-            self._memo = key, _Model(refining, rows, condition(SquaredExponential(sigma_rule(X, Y, head)), X, Y))
-        return self._memo[1]
+            self._cached = key, _Model(refining, rows, condition(SquaredExponential(sigma_rule(X, Y, head)), X, Y))
+        return self._cached[1]
 
     def _points(self, codes: NDArray[np.int64]) -> FloatArray:
-        """Standardised codes [n, m]; codes outside the candidate set teach as well as those inside."""
+        """Standardised codes [n, m]; codes outside the candidate set inform the model too."""
         return standardise_codes(codes, self._mean, self._std)
 
     def _rng(self, purpose: str, *counts: int) -> np.random.Generator:
@@ -158,10 +158,10 @@ def refine(Z: FloatArray, y: FloatArray, *, ridge: float = RIDGE, noise: float =
         r = 0.5 * np.log(squared) - log_gap
         centred = r - r.mean()
         value = (centred**2).mean() + ridge * ((A - identity) ** 2).sum() / m
-        # d r_p / dA = A D_p D_p^T / |A D_p|^2, and the mean's own derivative cancels since centred sums to 0.
+        # d r_p / dA = A D_p D_p^T / |A D_p|^2, and the mean's derivative cancels since centred sums to 0.
         weights = 2 * centred / len(r) / squared
         gradient = R.T @ (weights[:, None] * D) + 2 * ridge * (A - identity) / m
         return float(value), gradient.ravel()
 
-    found = minimize(loss, identity.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
-    return np.asarray(found.x, dtype=np.float64).reshape(m, m)
+    optimum = minimize(loss, identity.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    return np.asarray(optimum.x, dtype=np.float64).reshape(m, m)

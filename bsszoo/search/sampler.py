@@ -30,7 +30,7 @@ Mode = Literal["default", "paper"]
 
 
 class _Search(Protocol):
-    """What both modes are: a function of the history and of the rows that may still be suggested."""
+    """A mode: a function of the history and of the rows that may still be suggested."""
 
     def suggest(self, history: History, free: NDArray[np.bool_]) -> int: ...
 
@@ -39,17 +39,17 @@ class AutoBSSSampler(BaseSampler):
     """Bayesian optimisation of block stacking style codes, or of any other integer codes, in any Optuna study.
 
     The first ``batch_size`` codes are dispersed over the candidates. After them each suggestion is the candidate with
-    the largest expected improvement under a Gaussian process, codes still in training accounted for. It never suggests
+    the largest expected improvement under a Gaussian process, running trials accounted for. It never suggests
     a code outside ``candidates``, nor one that the study already holds, failed ones included; workers that ask at the
     same time choose one after the other (see ``bsszoo.search.turns``).
 
-    A suggestion is a function of the seed and of the trials in the study's storage alone: a study that was killed goes
-    on as if it had not been, and any number of workers share one.
+    A suggestion is a function of the seed and of the trials in the study's storage alone: a study that was killed
+    resumes as if it had not been, and any number of workers share one.
 
     Args:
         candidates: The codes to choose from. Studies take their parameters from ``candidates.distributions``.
-        mode: ``"default"`` is our search (``bsszoo.search.default_mode``), ``"paper"`` the one of AutoBSS's appendix
-            A.1 (``bsszoo.search.paper_mode``).
+        mode: ``"default"`` is the search of ``bsszoo.search.default_mode``, ``"paper"`` that of AutoBSS's appendix A.1
+            (``bsszoo.search.paper_mode``).
         batch_size: Codes of the dispersed first iteration, and about as many as are evaluated at a time.
         seed: Seed of every random choice; None draws one, and two runs differ. Workers that share a study take the
             same seed.
@@ -89,11 +89,11 @@ class AutoBSSSampler(BaseSampler):
                 "CandidateSet(codes, names=...)."
             )
         if batch_size < 1 or clusters < 1:
-            raise ValueError(f"batch_size and clusters are at least 1; given were {batch_size} and {clusters}.")
+            raise ValueError(f"batch_size and clusters are at least 1; got {batch_size} and {clusters}.")
         if seed is not None and seed < 0:
-            raise ValueError(f"seed is at least 0; given was {seed}.")
+            raise ValueError(f"seed is at least 0; got {seed}.")
         if mode not in ("default", "paper"):
-            raise ValueError(f"mode is 'default' or 'paper'; given was {mode!r}.")
+            raise ValueError(f"mode is 'default' or 'paper'; got {mode!r}.")
         self.candidates = candidates
         self.mode = mode
         self.batch_size = batch_size
@@ -110,19 +110,19 @@ class AutoBSSSampler(BaseSampler):
         return dict(self.candidates.distributions)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Choose the trial's code as it begins, so that others see it however late its parameters are asked for."""
+        """Choose the trial's code as it begins, so that other workers see it before its parameters are suggested."""
         if trial.state == TrialState.RUNNING and code_of(trial, self.candidates.names) is None:
             try:
                 self._choose(study, trial)
             except RunError:
-                # The trial exists already; nobody would ever finish it.
+                # The trial exists already; no worker would ever finish it.
                 finish(study, trial, TrialState.FAIL)
                 raise
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A whole code, so that no entry is ever sampled on its own."""
+        """A whole code, so that no entry is ever sampled alone."""
         chosen = read_again(study, trial)
         code = code_of(chosen, self.candidates.names) or self._choose(study, chosen)
         return dict(zip(self.candidates.names, code, strict=True))
@@ -131,17 +131,17 @@ class AutoBSSSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Always an error: one entry sampled alone would make a code that may break the budget."""
-        known = ", ".join(self.candidates.names)
+        names = ", ".join(self.candidates.names)
         raise RunError(
             f"The study asks for {param_name!r} as {param_distribution}, which AutoBSSSampler does not "
-            f"suggest. Its parameters are {known}; take their ranges from candidates.distributions."
+            f"suggest. Its parameters are {names}; take their ranges from candidates.distributions."
         )
 
     def _choose(self, study: Study, trial: FrozenTrial) -> CodeTuple:
         if len(study.directions) > 1:
             raise RunError(
                 f"The study has {len(study.directions)} objectives; AutoBSSSampler searches one. Make the "
-                "other figures budgets of the candidates, or weigh them into one objective."
+                "other figures limits of the candidates, or weigh them into one objective."
             )
         maximise = study.direction == StudyDirection.MAXIMIZE
         fixed = trial.system_attrs.get("fixed_params", {})

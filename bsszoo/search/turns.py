@@ -1,8 +1,8 @@
 """Whose turn it is: workers that ask one study at the same time choose one after the other, and never the same code.
 
-Trial numbers are tickets, as in Lamport's bakery. A trial waits until every earlier one that is being asked for shows
-its code, so it chooses with all of them in view. The wait is a courtesy that ends when nothing moves (an earlier worker
-was killed in its ask); what keeps codes apart is that each trial first writes its code and then reads the others':
+Trial numbers are tickets, as in Lamport's bakery. A trial waits until every earlier one that is being asked for has
+its code, so it chooses with all of them in view. The wait ends when nothing changes for a while (an earlier worker was
+killed in its ask); codes differ because each trial first writes its code and then reads the others':
 of two that chose the same in the same instant at least one sees the other, and chooses again.
 """
 
@@ -21,12 +21,12 @@ from bsszoo.search.history import CHOSEN, CodeTuple, code_of, dropped
 if TYPE_CHECKING:
     from optuna.study import Study
 
-#: Seconds without any movement after which earlier asks are taken for dead.
+#: Seconds without any change after which earlier asks count as dead.
 PATIENCE: Final = 5.0
 
 
 class Turns:
-    """The queue of asks of one study, as one process sees it."""
+    """The queue of asks of one study, as seen by one process."""
 
     def __init__(self, names: Sequence[str], *, patience: float = PATIENCE) -> None:
         self.names = tuple(names)
@@ -41,8 +41,8 @@ class Turns:
         self.__init__(state[0], patience=state[1])  # type: ignore[misc]
 
     def wait(self, study: Study, number: int) -> list[FrozenTrial]:
-        """All trials of the study, once every earlier ask shows its code or has stopped moving."""
-        pause, still, since = 0.01, frozenset[int](), time.monotonic()
+        """All trials of the study, once every earlier ask has its code or counts as dead."""
+        pause, previous, since = 0.01, frozenset[int](), time.monotonic()
         while True:
             trials = study.get_trials(deepcopy=False)
             asking = frozenset(
@@ -55,8 +55,8 @@ class Turns:
             )
             if not asking:
                 return trials
-            if asking != still:
-                still, since = asking, time.monotonic()
+            if asking != previous:
+                previous, since = asking, time.monotonic()
             elif time.monotonic() - since > self.patience:
                 with self._lock:
                     self._given_up |= asking
@@ -65,7 +65,7 @@ class Turns:
             pause = min(1.5 * pause, 0.2)
 
     def take(self, study: Study, trial: FrozenTrial, code: CodeTuple) -> bool:
-        """Show the code that a trial chose; whether no other trial that still runs has it."""
+        """Write the code that a trial chose; whether no other trial has it, those given up aside."""
         write_attribute(study, trial, CHOSEN, list(code), system=True)
         others = study.get_trials(deepcopy=False)
         return not any(

@@ -1,4 +1,4 @@
-"""Representatives: distinct rows, one for each real cluster, and no more left over than by scipy's own k-means."""
+"""Representatives: distinct rows, one for each real cluster, and no more left over than by scipy's k-means."""
 
 from __future__ import annotations
 

@@ -215,14 +215,14 @@ def test_failed_and_pruned_trials_do_not_come_back():
 def test_minimising_the_negative_is_maximising():
     candidates = _lattice()
     truth = _additive(candidates)
-    found = []
+    suggested = []
     for direction, sign in (("maximize", 1), ("minimize", -1)):
         study = optuna.create_study(direction=direction, sampler=AutoBSSSampler(candidates, batch_size=8, seed=0))
         for _ in range(20):
             trial = study.ask(fixed_distributions=candidates.distributions)
             study.tell(trial, sign * truth[candidates.index(trial.params)])
-        found.append([t.params for t in study.trials])
-    assert found[0] == found[1]
+        suggested.append([t.params for t in study.trials])
+    assert suggested[0] == suggested[1]
 
 
 def test_threads_of_one_study_never_agree():

@@ -71,10 +71,10 @@ def test_fitting_finds_which_entries_matter_and_the_noise():
     Y = (Y - Y.mean()) / Y.std()
     kernel = fit_kernel(Z, Y)
     assert np.sqrt(kernel.noise) * 1.25 == pytest.approx(0.3, abs=0.1)  # Y was divided by its deviation of about 1.25
-    given = condition(kernel, Z, Y)
+    posterior = condition(kernel, Z, Y)
     fresh = rng.normal(size=(300, 4))
     truth = np.sin(2 * fresh[:, 0]) + fresh[:, 1]
-    assert np.corrcoef(given.mean(fresh), truth)[0, 1] > 0.95
+    assert np.corrcoef(posterior.mean(fresh), truth)[0, 1] > 0.95
 
 
 def test_no_results_give_the_prior():

@@ -109,8 +109,8 @@ def test_the_first_batch_is_dispersed_far_better_than_random_ones(seed):
 @pytest.mark.parametrize("failed", [(), (0, 3, 7)])
 def test_the_first_iteration_is_the_finished_part_of_the_first_batch_and_no_more(spied, failed):
     calls, study = spied("sigma_rule"), _study(LATTICE)
-    for place, trial in reversed(list(enumerate(_ask(study, LATTICE, BATCH)))):  # told in another order than asked
-        if place in failed:
+    for index, trial in reversed(list(enumerate(_ask(study, LATTICE, BATCH)))):  # told in another order than asked
+        if index in failed:
             study.tell(trial, state=TrialState.FAIL)
         else:
             study.tell(trial, _weighted(trial))

@@ -46,7 +46,7 @@ def test_places_stand_for_values():
     Z = features.of_rows(np.arange(len(candidates)))
     for j, values in enumerate(features.values):
         step = 1e-9 if j < features.d else 1.01 * (values[1] - values[0]) / 2
-        assert np.abs(values[features.places[j]] - Z[:, j]).max() <= step
+        assert np.abs(values[features.indices[j]] - Z[:, j]).max() <= step
 
 
 def test_a_set_without_costs_has_entries_only():
