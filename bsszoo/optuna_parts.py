@@ -1,4 +1,4 @@
-"""What bsszoo uses of Optuna that Optuna keeps private: all of it is here, hence ``optuna<6``.
+"""The private parts of Optuna that bsszoo uses: all of them are here, hence ``optuna<6``.
 
 Optuna's public ``tell`` and ``Trial`` serve the process that asked. Workers also mark and end the trials of others, and
 read one trial without reading all, which only the study's storage can do.
@@ -33,7 +33,7 @@ def write_attribute(study: Study, trial: FrozenTrial, name: str, value: Any, *, 
 
 
 def read_again(study: Study, trial: FrozenTrial) -> FrozenTrial:
-    """The trial as it is in the storage now."""
+    """The trial's present state in the storage."""
     return study._storage.get_trial(trial._trial_id)
 
 
@@ -47,7 +47,7 @@ def finish(study: Study, trial: FrozenTrial, state: TrialState, values: Sequence
 
 
 def write_report(study: Study, trial: FrozenTrial, value: float, step: int) -> None:
-    """Write a trial's intermediate value at a step, in place of one that is there.
+    """Write a trial's intermediate value at a step, replacing an earlier one.
 
     Raises:
         UpdateFinishedTrialError: It is finished.
@@ -86,11 +86,11 @@ def write_params_at_once(database: RDBStorage, trial_id: int, params: Params) ->
 
 
 class ReplayedJournal(JournalStorage):
-    """Optuna's journal storage, whose faults are explained.
+    """Optuna's journal storage, with readable errors.
 
     Args:
         backend: Where its records are.
-        explain: The error to raise in place of one that was raised while records were replayed; its other arguments are
+        explain: The error to raise instead of one that was raised while records were replayed; its other arguments are
             the number of the last record read, from 1, and the ``worker_id`` in the records of this thread.
     """
 

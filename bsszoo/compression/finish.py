@@ -137,7 +137,7 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, callback: Trai
         folder=out.name,
         top1=summary["top1"],
         top5=summary["top5"],
-        pictures=summary["val_pictures"],
+        images=summary["val_pictures"],
         measured_on=summary["validated_on"],
         epochs=summary["epochs"],
         inherited=inherited,

@@ -41,7 +41,7 @@ from bsszoo.search.insight import insight_of_rows
 from bsszoo.spaces.limits import Caps
 from bsszoo.study.loop import SearchPlan, trial_rows
 from bsszoo.study.result import ResolvedBudget
-from bsszoo.study.storages import check_readable, open_storage, shown
+from bsszoo.study.storages import check_readable, masked, open_storage
 from bsszoo.texts import one_line
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ def report_study(storage: str, *, study: str | None = None, out: str | Path | No
     settings, states = opened.user_attrs.get("settings"), _states(opened, folder)
     if not isinstance(settings, dict) or any(key not in settings for key in _NEEDED) or len(opened.directions) > 1:
         raise SettingsError(
-            f"The study {opened.study_name!r} in {shown(url)} is not one of `bsszoo compress`, and this report shows "
-            f"no other. Look at it with `optuna-dashboard {shown(url)}` (pip install optuna-dashboard), or with "
+            f"The study {opened.study_name!r} in {masked(url)} is not one of `bsszoo compress`, and this report shows "
+            f"no other. Look at it with `optuna-dashboard {masked(url)}` (pip install optuna-dashboard), or with "
             "optuna.visualization."
         )
-    with understood(f"The study {opened.study_name!r} in {shown(url)}", "Nothing was changed."):
+    with understood(f"The study {opened.study_name!r} in {masked(url)}", "Nothing was changed."):
         page = _compressed(opened, settings, folder, states)
     write_page(page, target)
     return Reported(target, opened.study_name, counted(states))
@@ -138,7 +138,7 @@ def locate(storage: str) -> tuple[str, Path | None]:
     if path.is_dir():
         return _in_folder(path)
     if not path.exists():
-        raise SettingsError(f"There is no {shown(storage)!r}: give {_FORMS}.")
+        raise SettingsError(f"There is no {masked(storage)!r}: give {_FORMS}.")
     if _start(path) != b"SQLite":
         _check_journal(path)
         return f"journal://{quote(path.resolve().as_posix())}", None
@@ -199,19 +199,19 @@ def _open(url: str, name: str | None) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url, repair=False)
-    with understood(f"The storage {shown(url)}", "Nothing was changed."):
+    with understood(f"The storage {masked(url)}", "Nothing was changed."):
         names = optuna.get_all_study_names(storage)
     if not names:
         raise SettingsError(
-            f"The storage {shown(url)} holds no study. Run a search with it first, such as: bsszoo "
+            f"The storage {masked(url)} holds no study. Run a search with it first, such as: bsszoo "
             "compress mobilenetv2 --flops 130M --storage URL."
         )
     if name is None and len(names) > 1:
         most = ", ".join(sorted(names)[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        raise SettingsError(f"The storage {shown(url)} holds {len(names)} studies; choose one with --study: {most}.")
+        raise SettingsError(f"The storage {masked(url)} holds {len(names)} studies; choose one with --study: {most}.")
     if name is not None and name not in names:
-        raise SettingsError(f"There is no study {name!r} in {shown(url)}.{close_matches(name, names)}")
-    with understood(f"The study in {shown(url)}", "Nothing was changed."):
+        raise SettingsError(f"There is no study {name!r} in {masked(url)}.{close_matches(name, names)}")
+    with understood(f"The study in {masked(url)}", "Nothing was changed."):
         study = optuna.load_study(study_name=name or names[0], storage=storage)
     check_readable(study, url)
     return study

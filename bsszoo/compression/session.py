@@ -52,7 +52,7 @@ from bsszoo.compression.result import (
     with_earlier,
 )
 from bsszoo.compression.stopping import ends_in_order
-from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls, shown
+from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest
 from bsszoo.evaluators.registry import Request, make_evaluator
@@ -65,7 +65,7 @@ from bsszoo.search.sampler import Mode
 from bsszoo.spaces.limits import LatencyTable
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.result import ResolvedBudget
-from bsszoo.study.storages import StudyAddress, first_line
+from bsszoo.study.storages import StudyAddress, first_line, masked
 from bsszoo.study.workers import run_workers
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class Compression:
             },
             "candidates": candidates_fingerprint(plan),
             "search": options.search.search,
-            "storage": None if sharing.storage is None else shown(sharing.storage),
+            "storage": None if sharing.storage is None else masked(sharing.storage),
             "study": sharing.study,
             **({} if head is None else {"head": asdict(head)}),
             **({} if options.search.reduction == REDUCTION else {"reduction": options.search.reduction}),

@@ -15,14 +15,14 @@ from bsszoo.compression.folder import CONTROLS, default_storage, differences, re
 from bsszoo.errors import BssZooError, SettingsError
 from bsszoo.study.leases import Lease
 from bsszoo.study.loop import SearchPlan
-from bsszoo.study.storages import DAMAGE, StudyAddress, check_readable, first_line, open_storage, shown
+from bsszoo.study.storages import DAMAGE, StudyAddress, check_readable, first_line, masked, open_storage
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
     from bsszoo.search.sampler import Mode
 
-__all__ = ["Sharing", "open_study", "share_controls", "shared_controls", "shown"]
+__all__ = ["Sharing", "open_study", "share_controls", "shared_controls"]
 
 _SETTINGS, _CONTROLS, _FOLDER = "settings", "controls", "folder"
 # Where a folder's study is, and under which name, may differ among the machines that share it.
@@ -113,8 +113,8 @@ def open_study(
         raise
     except (SQLAlchemyError, OptunaError, OSError, *DAMAGE) as error:
         raise SettingsError(
-            f"The storage {shown(url)} cannot be opened: {first_line(error, url)}. Nothing was "
-            "removed. Restore a copy of it, or give another --out or --storage."
+            f"The storage {masked(url)} cannot be opened: {first_line(error, url)}. Nothing was "
+            "removed. Bring a copy of it back, or give another --out or --storage."
         ) from None
     _check(study, address, identity)
     if sharing.storage is not None and sharing.study is None:
@@ -162,19 +162,19 @@ def _check(study: Study, address: StudyAddress, identity: Mapping[str, Any]) -> 
         # The process that made it was killed in between, or it was made by hand.
         if study.get_trials(deepcopy=False):
             raise SettingsError(
-                f"The study {address.name!r} in {shown(address.storage)} holds trials that are not of "
+                f"The study {address.name!r} in {masked(address.storage)} holds trials that are not of "
                 "bsszoo. Give another --study."
             )
         study.set_user_attr(_SETTINGS, dict(identity))
         earlier = identity
     if not isinstance(earlier, dict):
         raise SettingsError(
-            f"The study {address.name!r} in {shown(address.storage)} is not of bsszoo: its settings "
-            "are none. Give another --study or --out."
+            f"The study {address.name!r} in {masked(address.storage)} is not of bsszoo: what stands as "
+            "its settings is none. Give another --study or --out."
         )
     if differ := differences(earlier, identity):
         raise SettingsError(
-            f"The study {address.name!r} in {shown(address.storage)} is a search with other settings: "
+            f"The study {address.name!r} in {masked(address.storage)} is a search with other settings: "
             f"{differ}. Give the same settings to join it, or another --study or --out."
         )
 

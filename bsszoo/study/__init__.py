@@ -1,4 +1,4 @@
-"""Who evaluates: the loop that asks, evaluates and tells, its storage, any number of workers, the results. No torch."""
+"""The loop that asks, evaluates and tells, its storage, any number of workers, and the results. No torch."""
 
 from bsszoo.study.leases import Lease
 from bsszoo.study.loop import SearchPlan, run_search, trial_rows

@@ -1,7 +1,7 @@
-"""Optuna's journal file with an end that is repaired: a record that was written in part never stands before another.
+"""Optuna's journal file with an end that is repaired: a record that was written in part never precedes another.
 
 A journal is one JSON object a line. A writer that is killed, or finds the disk full, leaves half a line; Optuna then
-writes the next record behind it, and nobody can read the file any more. Here each writer looks at the end first, under
+writes the next record behind it, and the file cannot be read any more. Here each writer looks at the end first, under
 the lock that writers share, and so does whoever opens the file.
 """
 
@@ -72,7 +72,7 @@ class RepairedJournalFile(BaseJournalBackend):
         except _DamagedLineError:
             pass
         try:
-            # Another process may have cut off a half line just then, which moved what stands behind it.
+            # Another process may have cut off a half line just then, which moved what follows it.
             with self._locked():
                 return iter(self._records(log_number_from))
         except _DamagedLineError as error:
@@ -101,14 +101,14 @@ class RepairedJournalFile(BaseJournalBackend):
         files = f"{shlex.quote(str(self.path))} > {shlex.quote(str(copy))}"
         return SettingsError(
             f"Line {number} of the journal {self.path} is damaged ({one_line(reason, 120)}). Nothing was changed. "
-            f"Bring a copy of the file back, or go on with the records before that line: head -n {number - 1} {files}, "
-            f"then the same command with journal://{quote(copy.as_posix())}."
+            f"Bring a copy of the file back, or continue with the records before that line: head -n {number - 1} "
+            f"{files}, then the same command with journal://{quote(copy.as_posix())}."
         )
 
     def explained(self, error: Exception, number: int, worker_id: str) -> Exception:
         """The error for one that replaying the record of a line raised, where another process wrote the line.
 
-        What ``worker_id``, this thread, asked for itself may be wrong, and then says so.
+        An error in a record that ``worker_id``, this thread, wrote itself is returned unchanged.
         """
         if not number or not isinstance(error, _FAULTS) or isinstance(error, (OptunaError, SettingsError)):
             return error
@@ -127,7 +127,7 @@ class RepairedJournalFile(BaseJournalBackend):
             self._lock.release()
 
     def _records(self, first: int) -> list[dict[str, Any]]:
-        found = []
+        records = []
         offsets = self._offsets
         start = first if first in offsets else 0
         with self.path.open("rb") as file:
@@ -136,9 +136,9 @@ class RepairedJournalFile(BaseJournalBackend):
                 if not line.endswith(b"\n"):
                     break  # another process is writing it, or was killed while it did
                 if number >= first:
-                    found.append(_record(line, number + 1))
+                    records.append(_record(line, number + 1))
                 offsets[number + 1] = offsets[number] + len(line)
-        return found
+        return records
 
     def _ends_whole(self) -> bool:
         with self.path.open("rb") as file:
@@ -162,20 +162,20 @@ class RepairedJournalFile(BaseJournalBackend):
                 file.truncate()
             file.flush()
             os.fsync(file.fileno())
-        done = "it is whole, and its end was added" if whole else "it holds nothing that was finished, and was removed"
+        done = "it is whole, and its end was added" if whole else "it holds no complete record, and was removed"
         _log.warning("The last line of the journal %s was cut off (%d bytes): %s.", self.path, len(half), done)
 
 
 def _half_line(file: IO[bytes]) -> bytes:
-    """What stands behind the last line end of a file."""
+    """The bytes after the last line end of a file."""
     end = file.seek(0, os.SEEK_END)
     half = b""
     while end:
         start = max(0, end - _CHUNK)
         file.seek(start)
-        _, found, after = file.read(end - start).rpartition(b"\n")
+        _, line_end, after = file.read(end - start).rpartition(b"\n")
         half = after + half
-        if found:
+        if line_end:
             break
         end = start
     return half
@@ -183,9 +183,9 @@ def _half_line(file: IO[bytes]) -> bytes:
 
 def _record(line: bytes, number: int) -> dict[str, Any]:
     try:
-        found = parse_json(line)
+        record = parse_json(line)
     except ValueError as error:
         raise _DamagedLineError(number, str(error)) from None
-    if not isinstance(found, dict) or not isinstance(found.get("op_code"), int) or "worker_id" not in found:
+    if not isinstance(record, dict) or not isinstance(record.get("op_code"), int) or "worker_id" not in record:
         raise _DamagedLineError(number, "it is no record of a journal")
-    return found
+    return record

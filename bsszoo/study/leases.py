@@ -1,8 +1,8 @@
-"""Signs of life: how workers that share a study notice that one of them is gone, on any storage and by no common clock.
+"""Heartbeats: how workers that share a study notice that one of them died, on any storage and without a common clock.
 
-A worker counts up in an attribute of the trial it evaluates. Whoever sees that count stand still for the grace time, by
-its own clock, takes the worker for dead and gives its trial up, so that the code is asked for again. Optuna's own
-heartbeat exists on relational databases only, and inside ``study.optimize`` only.
+A worker increments a count in an attribute of the trial it evaluates. A worker that sees another's count unchanged for
+the grace time, by its local clock, counts it as dead and gives its trial up, so that the code is asked for again.
+Optuna's heartbeat exists on relational databases only, and inside ``study.optimize`` only.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 #: User attribute of a running trial: its worker's name, and a count that rises while the worker lives.
 BEAT: Final = "bsszoo:beat"
 
-# Seconds that a worker may take to its first sign of life, however short the grace time is.
-_FIRST_SIGN: Final = 60.0
+# Seconds that a worker may take to its first heartbeat, however short the grace time is.
+_FIRST_BEAT: Final = 60.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """After how many seconds without a sign of life a worker is taken for dead, and how often it gives one [s].
+    """Seconds without a heartbeat after which a worker counts as dead, and the interval of heartbeats.
 
     Raises:
         SettingsError: The grace time is not above 0.
@@ -52,28 +52,28 @@ class Lease:
 
     @property
     def beat(self) -> float:
-        """Seconds between two signs of life: four fit into the grace time."""
+        """Seconds between two heartbeats: four fit into the grace time."""
         return self.grace / 4
 
 
 def worker_name() -> str:
-    """A name that no other worker has: the machine, the process, and some random digits."""
+    """A unique name: the machine, the process, and some random digits."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def owner(trial: FrozenTrial) -> str | None:
-    """The name of the worker that evaluates a trial; None before its first sign of life."""
+    """The name of the worker that evaluates a trial; None before its first heartbeat."""
     beat = trial.user_attrs.get(BEAT)
     return str(beat[0]) if isinstance(beat, (list, tuple)) and beat else None
 
 
 def settle(study: Study, trial: FrozenTrial) -> bool:
-    """Finish a running trial whose evaluation has ended, but which was not told; whether it was one."""
+    """Tell the result of a running trial whose evaluation has ended; whether it had one."""
     result = result_of(trial)
     if result is None:
         return False
     if result["pruned"]:
-        # As Optuna's own tell: its value is the last report, which is no result.
+        # As Optuna's tell: its value is the last report, which is no result.
         last = trial.last_step
         _finish(study, trial, TrialState.PRUNED, None if last is None else [trial.intermediate_values[last]])
     elif result["value"] is None:
@@ -86,7 +86,7 @@ def settle(study: Study, trial: FrozenTrial) -> bool:
 def give_up(study: Study, trial: FrozenTrial, why: str) -> None:
     """End a trial without a result: ``LOST``, ``RETURNED`` or ``SURPLUS``. Harmless when another did so just before.
 
-    A result that its worker wrote in the meantime is kept.
+    A result that its worker wrote in the meantime stays.
     """
     try:
         write_attribute(study, trial, DROPPED, why)
@@ -114,35 +114,37 @@ class Observer:
         self._seen: dict[int, tuple[Any, float]] = {}
         self._last = time.monotonic()
 
-    def look(self, own: frozenset[int] = frozenset()) -> list[int]:
-        """Give up the trials whose workers are gone, but for one's ``own``; the numbers of both."""
+    def look(self, held: frozenset[int] = frozenset()) -> list[int]:
+        """Give up the trials whose workers died, except those that this worker holds (``held``, their numbers).
+
+        Returns the numbers of the trials given up."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         now = time.monotonic()
         step, self._last = min(now - self._last, self._lease.beat), now
-        seen, gone = {}, []
+        seen, lost = {}, []
         for trial in trials:
-            if trial.number in own:
+            if trial.number in held:
                 continue
-            # A trial that is being asked for shows its code after a while, and its owner's name after that.
-            sign = (trial.user_attrs.get(BEAT), code_of(trial, self._names), RESULT in trial.user_attrs)
-            before, still = self._seen.get(trial.number, (None, 0.0))
-            still = still + step if before == sign else 0.0
-            # Before its first sign a worker draws codes, fits a model, or its process still starts.
-            grace = self._lease.grace if sign[0] is not None else max(self._lease.grace, _FIRST_SIGN)
-            if still >= grace:
+            # A trial that is being asked for gets its code after a while, and its owner's name after that.
+            state = (trial.user_attrs.get(BEAT), code_of(trial, self._names), RESULT in trial.user_attrs)
+            before, silent = self._seen.get(trial.number, (None, 0.0))
+            silent = silent + step if before == state else 0.0
+            # Before its first heartbeat a worker draws codes, fits a model, or its process still starts.
+            grace = self._lease.grace if state[0] is not None else max(self._lease.grace, _FIRST_BEAT)
+            if silent >= grace:
                 give_up(self._study, trial, LOST)
-                gone.append(trial.number)
+                lost.append(trial.number)
             else:
-                seen[trial.number] = (sign, still)
+                seen[trial.number] = (state, silent)
         self._seen = seen
-        return gone
+        return lost
 
 
-class Keeper:
-    """A thread that gives this worker's signs of life and watches the others', for as long as the context is entered.
+class Heartbeat:
+    """A thread that sends this worker's heartbeats and watches the others', while the context is entered.
 
-    It lives beside the evaluation: one that holds Python's interpreter lock for longer than the grace time is taken for
-    dead. When the storage fails, it goes on with the next beat; the main thread meets the same fault and reports it.
+    A worker whose evaluation holds Python's interpreter lock for longer than the grace time counts as dead. When the
+    storage fails, the thread continues with the next beat; the main thread meets the same error and reports it.
     """
 
     def __init__(self, study: Study, names: Sequence[str], lease: Lease, name: str | None = None) -> None:
@@ -152,9 +154,9 @@ class Keeper:
         self._held: dict[int, tuple[FrozenTrial, int]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="bsszoo-signs-of-life", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="bsszoo-heartbeat", daemon=True)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 
@@ -163,17 +165,17 @@ class Keeper:
         self._thread.join(timeout=5.0)
 
     def hold(self, trial: FrozenTrial) -> None:
-        """Begin to give signs of life for a trial.
+        """Start to send heartbeats for a trial.
 
         Raises:
-            UpdateFinishedTrialError: The trial was taken for lost before it began.
+            UpdateFinishedTrialError: The trial was given up as lost before it began.
         """
         write_attribute(self._study, trial, BEAT, [self.name, 0])
         with self._lock:
             self._held[trial.number] = trial, 0
 
     def release(self, trial: FrozenTrial) -> None:
-        """End them."""
+        """Stop them."""
         with self._lock:
             self._held.pop(trial.number, None)
 
@@ -182,17 +184,17 @@ class Keeper:
             try:
                 self._beat()
                 with self._lock:
-                    own = frozenset(self._held)
-                for number in self._observer.look(own):
+                    held = frozenset(self._held)
+                for number in self._observer.look(held):
                     _log.warning(
-                        "Trial %d gave no sign of life for %g s: its worker is taken for dead, its code will "
+                        "Trial %d had no heartbeat for %g s: its worker counts as dead, its code will "
                         "be evaluated again.",
                         number,
                         self._lease.grace,
                     )
             except Exception as error:
-                # A storage that is away for a while must not end the thread that keeps the trials.
-                _log.debug("no sign of life could be given: %s", error)
+                # A storage that is away for a while must not end the thread that holds the trials.
+                _log.debug("the heartbeat failed: %s", error)
 
     def _beat(self) -> None:
         with self._lock:

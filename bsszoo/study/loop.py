@@ -32,7 +32,7 @@ from bsszoo.search.history import (
     is_number,
     result_of,
 )
-from bsszoo.study.leases import Keeper, Lease, give_up, settle
+from bsszoo.study.leases import Heartbeat, Lease, give_up, settle
 from bsszoo.study.result import TrialRow
 from bsszoo.texts import one_line
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at a study in which others still evaluate.
 POLL: Final = 0.2
-# Lines of a failed evaluation's traceback that are kept: the fault is at the end.
+# Lines of a failed evaluation's traceback that are stored: the fault is at the end.
 _TRACE_LINES = 12
 
 _log = logging.getLogger(__name__)
@@ -52,10 +52,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What a search needs beside its study: where codes come from, who judges them, and how many.
+    """What a search needs beside its study: the candidates, the evaluator, and the number of trials.
 
     ``batch_size`` is that of the dispersed first codes; later it only groups the rows of the result. Of the codes that
-    report at a rung one in ``reduction`` goes on to the next.
+    report at a rung one in ``reduction`` continues to the next.
     """
 
     space: Space
@@ -81,56 +81,56 @@ def run_search(
 ) -> None:
     """Evaluate codes one after the other until the study holds ``plan.trials`` of them, or every candidate.
 
-    An evaluator that raises, or gives no finite number, makes a failed trial whose reason is kept; one that stops after
-    a rung makes a pruned trial, whose reports are kept and no score. The search goes on after either.
-    So does a code whose evaluation ends the process (out of memory, a crash) twice: the next process fails its trial.
+    An evaluator that raises, or gives no finite number, makes a failed trial with its reason; one that stops after a
+    rung makes a pruned trial with its reports and no score. The search continues after either. A code whose evaluation
+    ends the process (out of memory, a crash) twice fails as well: the next process fails its trial.
 
     Args:
         study: Any Optuna study whose sampler suggests whole codes.
         plan: The search.
         on_trial: Called with each trial as it finishes, those of other workers included.
         lease: None says that no other process works on the study: trials that an earlier process left running are
-            evaluated again under their own numbers, so that the study goes on as if it had never stopped. Otherwise
-            the study may be shared: running trials are others', until they give no sign of life for the grace time.
+            evaluated again under the same numbers, so that the study resumes as if it had never stopped. Otherwise
+            the study may be shared: running trials are other workers', until they have no heartbeat for the grace time.
         waiting: Called once when only trials of other workers are left, with their number; the call returns when
             these are finished, or were lost and evaluated here.
     """
-    report = Report(study, plan, on_trial)
+    notifier = Notifier(study, plan, on_trial)
     with ExitStack() as stack:
-        keeper = None if lease is None else stack.enter_context(Keeper(study, plan.candidates.names, lease))
-        if keeper is None:
+        heartbeat = None if lease is None else stack.enter_context(Heartbeat(study, plan.candidates.names, lease))
+        if heartbeat is None:
             left = abandoned(study, plan)
-            report.catch_up()
+            notifier.notify()
             for trial in left:
                 evaluate(study, plan, trial)
-                report.catch_up()
+                notifier.notify()
         else:
             settle_all(study)
-        told = False
+        waiting_reported = False
         while True:
-            if work_once(study, plan, keeper):
-                told = False
-                report.catch_up()
+            if work_once(study, plan, heartbeat):
+                waiting_reported = False
+                notifier.notify()
                 continue
             others = left_running(study, plan)
-            if keeper is None or not others:
+            if heartbeat is None or not others:
                 break
-            if waiting is not None and not told:
+            if waiting is not None and not waiting_reported:
                 waiting(len(others))
-                told = True
+                waiting_reported = True
             time.sleep(POLL)
-            report.catch_up()
-    report.catch_up()
+            notifier.notify()
+    notifier.notify()
 
 
-def work_once(study: Study, plan: SearchPlan, keeper: Keeper | None) -> bool:
+def work_once(study: Study, plan: SearchPlan, heartbeat: Heartbeat | None) -> bool:
     """Ask for one code and evaluate it; False when no more are wanted for now."""
     if missing(study, plan) <= 0:
         return False
     try:
         trial = study.ask()
     except UpdateFinishedTrialError:
-        # This process stood still for so long that its ask was taken for dead.
+        # This process was suspended for so long that its ask counted as dead.
         return True
     except RunError:
         if len(holders(study.get_trials(deepcopy=False), plan.candidates.names)) >= plan.wanted:
@@ -139,19 +139,19 @@ def work_once(study: Study, plan: SearchPlan, keeper: Keeper | None) -> bool:
     everything = study.get_trials(deepcopy=False)
     frozen = next(t for t in everything if t.number == trial.number)
     if code_of(frozen, plan.candidates.names) is None:
-        # Another sampler than ours, which shows no code before it is asked for one.
+        # Another sampler, which writes no code before its parameters are suggested.
         for name, distribution in plan.candidates.distributions.items():
             suggest(trial, name, distribution)
         everything = study.get_trials(deepcopy=False)
         frozen = next(t for t in everything if t.number == trial.number)
-    places = {t.number: place for place, (t, _) in enumerate(holders(everything, plan.candidates.names))}
-    if places.get(trial.number, 0) >= plan.wanted:
+    indices = {t.number: index for index, (t, _) in enumerate(holders(everything, plan.candidates.names))}
+    if indices.get(trial.number, 0) >= plan.wanted:
         give_up(study, frozen, SURPLUS)
         return False
     if _evaluated_elsewhere(everything, frozen, plan):
         give_up(study, frozen, SURPLUS)  # two processes enqueued one code, as two --retry-failed do
         return True
-    evaluate(study, plan, frozen, keeper)
+    evaluate(study, plan, frozen, heartbeat)
     return True
 
 
@@ -161,12 +161,12 @@ def missing(study: Study, plan: SearchPlan) -> int:
     return plan.wanted - sum(t.state != TrialState.WAITING for t, _ in held)
 
 
-def _evaluated_elsewhere(trials: Sequence[FrozenTrial], mine: FrozenTrial, plan: SearchPlan) -> bool:
+def _evaluated_elsewhere(trials: Sequence[FrozenTrial], trial: FrozenTrial, plan: SearchPlan) -> bool:
     """Whether an earlier trial has the same code and is not a failed or given-up one."""
     names = plan.candidates.names
-    code = code_of(mine, names)
+    code = code_of(trial, names)
     return any(
-        t.number < mine.number
+        t.number < trial.number
         and t.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
         and dropped(t) is None
         and code_of(t, names) == code
@@ -177,8 +177,8 @@ def _evaluated_elsewhere(trials: Sequence[FrozenTrial], mine: FrozenTrial, plan:
 def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
     """The trials that a dead process left running with a code, for a caller that alone works on the study.
 
-    Those without one are failed, those that only had to be told are told, and those beyond the number wanted stay. A
-    code whose evaluation took two processes with it is failed, since it would take this one too.
+    Trials without one are failed, those with a result are told, and those beyond the number wanted stay. A code whose
+    evaluation ended two processes is failed, since it would end this one too.
     """
     left, names = [], plan.candidates.names
     everything = study.get_trials(deepcopy=False)
@@ -201,12 +201,12 @@ def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
 
 
 def died(trial: FrozenTrial, plan: SearchPlan) -> str:
-    """That a code took two processes with it, and which code, in words."""
-    found = code_of(trial, plan.candidates.names)
-    assert found is not None
+    """A message: the code that ended two processes, and how the last one ended."""
+    entries = code_of(trial, plan.candidates.names)
+    assert entries is not None
     how = trial.user_attrs.get(ENDED)
     last = f"the last one {one_line(how, 80)}" if how else "killed, out of memory, or by a crash"
-    return f"Two processes died while they evaluated {plan.space.code(list(found))}, {last}"
+    return f"Two processes died while they evaluated {plan.space.code(list(entries))}, {last}"
 
 
 def _fail(study: Study, trial: FrozenTrial, why: str) -> None:
@@ -215,7 +215,7 @@ def _fail(study: Study, trial: FrozenTrial, why: str) -> None:
 
 
 def settle_all(study: Study) -> None:
-    """Tell the running trials whose result is there: their workers were killed before they could, or just do so."""
+    """Tell the running trials that have a result: their workers were killed before they could, or are about to."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         settle(study, trial)
 
@@ -231,42 +231,41 @@ def left_running(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
     ]
 
 
-def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, keeper: Keeper | None = None) -> None:
-    """Evaluate a running trial's code and tell what it gave.
+def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, heartbeat: Heartbeat | None = None) -> None:
+    """Evaluate a running trial's code and tell its result.
 
-    The outcome is one write before the trial is told, so that a kill between the two loses nothing. When this process
-    is told to stop (Ctrl-C) while others share the study, the code is given back to them at once.
+    The result is one write before the trial is told, so that a kill between the two loses nothing. When this process
+    is stopped (Ctrl-C) while others share the study, the code is returned to them at once.
     """
     code = code_of(frozen, plan.candidates.names)
     assert code is not None
     begun = started(frozen)
     try:
-        if keeper is not None:
-            keeper.hold(frozen)
+        if heartbeat is not None:
+            heartbeat.hold(frozen)
         _write_params(study, plan, frozen)
         _describe(study, plan, frozen, code)
-        # What is still there when the process is gone says that the evaluation took it along.
+        # If the attribute remains after the process ended, the evaluation ended the process.
         write_attribute(study, frozen, STARTED, begun + 1)
-        result = _judged(plan, code, StudyTrial(study, frozen))
+        result = _evaluated(plan, code, StudyTrial(study, frozen))
         write_attribute(study, frozen, RESULT, result)
         settle(study, read_again(study, frozen))
     except UpdateFinishedTrialError:
         _log.warning(
-            "Trial %d was taken for lost, since this process gave no sign of life for too long; what it "
-            "gave is dropped.",
+            "Trial %d was given up as lost, since this process sent no heartbeat for too long; its result is dropped.",
             frozen.number,
         )
     except (Exception, KeyboardInterrupt, SystemExit):
         with suppress(Exception):  # a storage that is gone must not hide why
             write_attribute(study, frozen, STARTED, begun)
-        if keeper is not None:
-            keeper.release(frozen)
+        if heartbeat is not None:
+            heartbeat.release(frozen)
             with suppress(Exception):
                 give_up(study, frozen, RETURNED)
         raise
     finally:
-        if keeper is not None:
-            keeper.release(frozen)
+        if heartbeat is not None:
+            heartbeat.release(frozen)
 
 
 def started(trial: FrozenTrial) -> int:
@@ -276,7 +275,7 @@ def started(trial: FrozenTrial) -> int:
 
 
 def survived(study: Study, trials: Sequence[FrozenTrial]) -> None:
-    """Say of running trials that their processes were ended from outside: their codes are not the cause."""
+    """Record that the processes of running trials were ended from outside: their codes are not the cause."""
     for trial in trials:
         if started(trial) and RESULT not in trial.user_attrs:
             with suppress(UpdateFinishedTrialError):
@@ -297,7 +296,7 @@ def _write_params(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
 
 
 def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: CodeTuple) -> None:
-    """Write what Optuna's dashboard and plots show beside the entries: the code as text, and its costs."""
+    """Write the code as text and its costs as user attributes, for Optuna's dashboard and plots."""
     code = plan.space.code(list(entries))
     cost = plan.space.cost(code)
     for name, value in (("code", str(code)), ("macs", cost.macs), ("params", cost.params)):
@@ -326,7 +325,7 @@ class StudyTrial:
         return self.stopped
 
 
-def _judged(plan: SearchPlan, code: CodeTuple, trial: StudyTrial) -> dict[str, object]:
+def _evaluated(plan: SearchPlan, code: CodeTuple, trial: StudyTrial) -> dict[str, object]:
     start = time.perf_counter()
     value, error, trace = None, None, None
     repeats: tuple[float, ...] = ()
@@ -353,7 +352,7 @@ def _judged(plan: SearchPlan, code: CodeTuple, trial: StudyTrial) -> dict[str, o
 
 
 def reason(error: BaseException) -> str:
-    """Why an evaluation failed, as text that every file takes and that is no longer than a person reads."""
+    """Why an evaluation failed, as text that any file encoding takes, cut to 2,000 characters."""
     return _plain(f"{type(error).__name__}: {error}", 2000)
 
 
@@ -362,20 +361,20 @@ def _plain(text: str, most: int) -> str:
     return text if len(text) <= most else text[:most] + " .."
 
 
-class Report:
-    """Tells of each trial of a study as it finishes, whoever evaluated it; not of those finished before."""
+class Notifier:
+    """Calls ``on_trial`` with each trial of a study that finishes from now on, whoever evaluated it."""
 
     def __init__(self, study: Study, plan: SearchPlan, on_trial: Callable[[TrialRow], None]) -> None:
         self._study, self._plan, self._on_trial = study, plan, on_trial
         self._seen = {t.number for t in _finished(study, plan).values()}
 
-    def catch_up(self) -> int:
-        """Tell of those finished since the last call; how many of them were evaluated to their end."""
+    def notify(self) -> int:
+        """Call ``on_trial`` with the trials finished since the last call; how many of them have a result."""
         done = _finished(self._study, self._plan)
-        fresh = {place: trial for place, trial in done.items() if trial.number not in self._seen}
-        for place, trial in fresh.items():
+        fresh = {index: trial for index, trial in done.items() if trial.number not in self._seen}
+        for index, trial in fresh.items():
             self._seen.add(trial.number)
-            self._on_trial(_row(self._plan, place, trial))
+            self._on_trial(_row(self._plan, index, trial))
         return sum(RESULT in trial.user_attrs for trial in fresh.values())
 
 
@@ -391,7 +390,7 @@ def retry_failed(study: Study, plan: SearchPlan) -> int:
 
 def trial_rows(study: Study, plan: SearchPlan) -> list[TrialRow]:
     """The finished trials of a study in the order of their numbers; given-up ones are not among them."""
-    return [_row(plan, place, trial) for place, trial in _finished(study, plan).items()]
+    return [_row(plan, index, trial) for index, trial in _finished(study, plan).items()]
 
 
 def held_trials(study: Study, plan: SearchPlan) -> int:
@@ -400,16 +399,16 @@ def held_trials(study: Study, plan: SearchPlan) -> int:
 
 
 def _finished(study: Study, plan: SearchPlan) -> dict[int, FrozenTrial]:
-    """The finished trials that hold a code, by their place among all that hold one."""
+    """The finished trials that hold a code, by their index among all that hold one."""
     held = enumerate(holders(study.get_trials(deepcopy=False), plan.candidates.names))
-    return {place: trial for place, (trial, _) in held if trial.state.is_finished()}
+    return {index: trial for index, (trial, _) in held if trial.state.is_finished()}
 
 
-def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
-    """A finished trial; its ``place`` among all that hold a code tells its batch."""
-    found = code_of(trial, plan.candidates.names)
-    assert found is not None
-    code = plan.space.code(list(found))
+def _row(plan: SearchPlan, index: int, trial: FrozenTrial) -> TrialRow:
+    """A finished trial; its ``index`` among all that hold a code gives its batch."""
+    entries = code_of(trial, plan.candidates.names)
+    assert entries is not None
+    code = plan.space.code(list(entries))
     complete, pruned = trial.state == TrialState.COMPLETE and is_number(trial.value), trial.state == TrialState.PRUNED
     result = result_of(trial) or {}
     lost = died(trial, plan) if dropped(trial) else "no reason was recorded"
@@ -420,7 +419,7 @@ def _row(plan: SearchPlan, place: int, trial: FrozenTrial) -> TrialRow:
         score=trial.value if complete else None,
         state="complete" if complete else "pruned" if pruned else "failed",
         seconds=float(result.get("seconds", 0.0)),
-        batch=place // plan.batch_size,
+        batch=index // plan.batch_size,
         error=None if complete or pruned else result.get("error") or lost,
         trace=result.get("trace"),
         repeats=result.get("repeats", ()),

@@ -1,4 +1,4 @@
-"""Optuna storages that wait for a database which is away: a restart in mid-search costs time, and nothing else."""
+"""Optuna storages that wait for a database which does not answer: a restart in mid-search costs time only."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
 class Patience:
-    """Calls a storage again, with growing pauses, while it is away; says so once, and once when it is back.
+    """Calls a storage again, with growing pauses, while it is away; logs one line then, and one when it is back.
 
     Args:
         seconds: For how long one call is repeated [s].
         away: Whether an error means that the storage is away, rather than that a call was wrong.
-        where: The storage in words, for the two lines.
+        where: The storage's name in the two lines.
     """
 
     def __init__(self, seconds: float, away: Callable[[BaseException], bool], where: str) -> None:
@@ -44,16 +44,16 @@ class Patience:
             except Exception as error:
                 if not self.away(error) or time.monotonic() - start > self.seconds:
                     raise
-                self._say_away(error)
+                self._log_away(error)
                 attempt += 1
                 time.sleep(pause * (0.5 + random.random()))
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if attempt:
-                self._say_back()
+                self._log_back()
             return result
 
-    def _say_away(self, error: BaseException) -> None:
+    def _log_away(self, error: BaseException) -> None:
         with self._lock:
             if self._since is None:
                 self._since = time.monotonic()
@@ -64,7 +64,7 @@ class Patience:
                     self.seconds,
                 )
 
-    def _say_back(self) -> None:
+    def _log_back(self) -> None:
         with self._lock:
             if self._since is not None:
                 _log.warning("The storage %s answers again, after %.0f s.", self.where, time.monotonic() - self._since)

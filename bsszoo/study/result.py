@@ -1,4 +1,4 @@
-"""What a compression run found, as one frozen value: written to ``result.json`` and read by the report."""
+"""The result of a compression run, as one frozen value: written to ``result.json`` and read by the report."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def _is(kind: type, value: Any, *, none: bool = False) -> Any:
         or isinstance(value, bool)
         or (isinstance(value, (int, float)) and not abs(value) < 1e300)
     ):
-        raise ValueError(f"{str(value)[:80]!r} stands where a {kind.__name__} has to")
+        raise ValueError(f"{str(value)[:80]!r} is not a {kind.__name__}")
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedBudget:
-    """Hard limits on a code: ``min_macs <= MACs <= macs`` [multiply-adds], and the others where given.
+    """Hard limits on a code: ``min_macs <= MACs <= macs`` [multiply-adds], and the others unless None.
 
-    ``params`` and ``activations`` [elements] are counts; ``latency_ms`` is in ms, as the run's latency model tells it.
+    ``params`` and ``activations`` [elements] are counts; ``latency_ms`` is the run's latency model's prediction [ms].
     """
 
     macs: int
@@ -74,11 +74,11 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRow:
-    """One network of the closing table: a control (``original``, ``uniform``) or a code found.
+    """One network of the closing table: a control (``original``, ``uniform``) or a code of the search.
 
     ``latency_ms`` is the median time of one forward of one image on the machine of the run [ms], None when it was
-    not measured; ``predicted_ms`` what the model of a limit on latency says [ms], None without one; ``score`` None when
-    the network was not evaluated.
+    not measured; ``predicted_ms`` the prediction of the limit's latency model [ms], None without one; ``score`` None
+    when the network was not evaluated.
     """
 
     label: str
@@ -92,7 +92,7 @@ class NetworkRow:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedRow:
-    """A network whose fresh trainings were measured on pictures that the search never saw.
+    """A network whose fresh trainings were measured on images that the search never used.
 
     ``tests`` are their results [%]; ``low`` to ``high`` is the 95% interval of their mean, None where there is none.
     """
@@ -108,9 +108,9 @@ class ConfirmedRow:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The best code found beside the controls at its budget, all trained afresh in the same way.
+    """The best code beside the controls at its budget, all trained afresh in the same way.
 
-    ``measures`` says what the figures are, ``verdicts`` what they allow to say, ``notes`` what went wrong.
+    ``measures`` describes the results, ``verdicts`` the conclusions they allow, ``notes`` what went wrong.
     """
 
     measures: str
@@ -169,21 +169,21 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The best code's training in full: its accuracy [%] on a split, and what it began with and learnt from."""
+    """The best code's training in full: its accuracy [%] on a split, its initial weights and its teacher."""
 
     code: str
     folder: str
     top1: float
     top5: float
-    pictures: int
+    images: int
     measured_on: str
     epochs: int
     inherited: str | None = None
     teacher: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values, which the constructor takes."""
-        return asdict(self)
+        """JSON-ready values, which ``from_dict`` takes."""
+        return {"pictures" if name == "images" else name: value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Finished:
@@ -193,7 +193,7 @@ class Finished:
             folder=_is(str, data["folder"]),
             top1=_is(float, data["top1"]),
             top5=_is(float, data["top5"]),
-            pictures=_is(int, data["pictures"]),
+            images=_is(int, data["pictures"]),
             measured_on=_is(str, data["measured_on"]),
             epochs=_is(int, data["epochs"]),
             inherited=_is(str, data["inherited"], none=True),
@@ -202,7 +202,7 @@ class Finished:
 
     def __str__(self) -> str:
         text = (
-            f"Finished: top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}% of {self.pictures:,} pictures "
+            f"Finished: top-1 {self.top1:.2f}%, top-5 {self.top5:.2f}% of {self.images:,} images "
             f"({self.measured_on}) after {self.epochs} epoch{'' if self.epochs == 1 else 's'}"
         )
         text += f"; inherited {self.inherited}" if self.inherited else ""
@@ -211,9 +211,9 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFacts:
-    """How a run's codes are trained on the user's pictures, for the commands that train the code found.
+    """How a run's codes are trained on the user's images, for the commands that train the best code.
 
-    ``recipe`` is a file in the run's folder, ``folder`` that folder, ``data`` the pictures' as it was given.
+    ``recipe`` is a file in the run's folder, ``folder`` that folder, ``data`` the images', as the user wrote it.
     """
 
     folder: str
@@ -226,7 +226,7 @@ class TrainingFacts:
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingFacts:
         """As they were written; ``KeyError`` or ``ValueError`` where they are something else.
 
-        They stand in commands that a person copies, so a text in the place of a number would be run.
+        They become part of commands that a user copies, so a text instead of a number would be run.
         """
         return cls(
             _is(str, data["folder"]),
@@ -239,10 +239,10 @@ class TrainingFacts:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished search. ``networks`` starts with the controls; the found codes follow, best first.
+    """A finished search. ``networks`` starts with the controls; the search's codes follow, best first.
 
-    ``caps`` are the limits beside the budget in words, ``notes`` what the run had to say (a cap dropped, a trial
-    failed), ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid,
+    ``caps`` are the limits beside the budget in words, ``notes`` the run's messages (a cap dropped, a trial failed),
+    ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid,
     ``head`` what stands on the codes of a detector's search.
     """
 
@@ -270,7 +270,7 @@ class Result:
 
     @property
     def noise(self) -> float | None:
-        """Standard deviation of one evaluation around its code's own mean, over the codes evaluated several times."""
+        """Standard deviation of one evaluation around its code's mean, over the codes evaluated several times."""
         repeated = [t.repeats for t in self.trials if len(t.repeats) > 1]
         freedom = sum(len(r) - 1 for r in repeated)
         if not freedom:
@@ -279,7 +279,7 @@ class Result:
 
     @property
     def best(self) -> NetworkRow:
-        """The best code found."""
+        """The best code of the search."""
         return next(n for n in self.networks if n.role == "found")
 
     def to_dict(self) -> dict[str, Any]:

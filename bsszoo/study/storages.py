@@ -1,4 +1,4 @@
-"""Where a study is kept: a storage URL opened as an Optuna storage that outlives a restart of its database.
+"""Storages of studies: a URL opened as an Optuna storage that outlives a restart of its database.
 
 sqlite:///file.db                      one machine
 postgresql://user@host/database        any number of machines (MySQL likewise)
@@ -34,8 +34,8 @@ SQLITE_WAIT: Final = 60.0
 CONNECT_WAIT: Final = 10
 # What `pip install` takes for each kind of database.
 _DRIVERS: Final = {"postgresql": "bsszoo[postgresql]", "mysql": "pymysql", "mariadb": "pymysql"}
-# Options of a URL or of a text of libpq (name='value' or name=value), and words in the names of those that are shown to
-# nobody.
+# Options of a URL or of a text of libpq (name='value' or name=value), and words in the names of those that are
+# masked.
 _OPTION: Final = re.compile(r"""([^\s=?&;]+)\s*=\s*(?:('(?:[^'\\]|\\.)*(?:'|$)|"[^"]*(?:"|$))|((?:\\.|[^\s&;])*))""")
 _SECRET: Final = ("pass", "pwd", "secret", "token", "key")
 _FORMS: Final = (
@@ -99,33 +99,38 @@ def open_storage(url: str, *, patience: float = 600.0, opened_before: bool = Fal
         kind = scheme.partition("+")[0]
         package = "bsszoo[grpc]" if kind == "grpc" else _DRIVERS.get(kind, f"the driver of {scheme}")
         raise SettingsError(
-            f"The storage {shown(url)} needs a package that is not installed: pip install "
+            f"The storage {masked(url)} needs a package that is not installed: pip install "
             f"'{package}' ({str(error).splitlines()[0]})."
         ) from None
 
 
-def shown(storage: str) -> str:
-    """A storage URL as it may be shown and written: without its password, wherever in it that stands."""
+def masked(storage: str) -> str:
+    """A storage URL for messages and files: any password in it is masked."""
     for secret in sorted(secrets_of(storage), key=len, reverse=True):
         storage = storage.replace(secret, "***")
     return storage
 
 
 def secrets_of(storage: str) -> tuple[str, ...]:
-    """What a message must not hold: the passwords in a storage URL, as written and as read.
+    """The passwords in a storage URL, as written and as decoded, which no message may hold.
 
-    Also those of a text that is no URL, such as ``host=db user=me password=..``: it is shown in the error that says so.
+    Also those of a text that is no URL, such as ``host=db user=me password=..``: it appears in the error about it.
     """
     # A password that was not escaped may hold @, / and ?: all before the last @ belongs to the user.
     head, at, _ = storage.partition("://")[2].rpartition("@") if "://" in storage else storage.rpartition("@")
-    found = {head.partition(":")[2].lstrip("/").partition(":")[2]} if at else set()
+    passwords = {head.partition(":")[2].lstrip("/").partition(":")[2]} if at else set()
     if at:
-        found.add(head.partition(":")[2])
+        passwords.add(head.partition(":")[2])
     for name, quoted, plain in _OPTION.findall(storage):
         if any(word in name.lower() for word in _SECRET):
-            found.add(quoted.strip(quoted[:1]) if quoted else plain)
+            passwords.add(quoted.strip(quoted[:1]) if quoted else plain)
     return tuple(
-        {p for written in found for p in (written, unquote(written), unquote_plus(written), repr(written)[1:-1]) if p}
+        {
+            p
+            for written in passwords
+            for p in (written, unquote(written), unquote_plus(written), repr(written)[1:-1])
+            if p
+        }
     )
 
 
@@ -137,11 +142,11 @@ def _journal(url: str, *, repair: bool) -> BaseStorage:
     path = Path(unquote(parts.path))
     if parts.netloc or not path.is_absolute():
         raise SettingsError(
-            f"The storage {shown(url)} names no file: a journal's path starts at the root, with three "
+            f"The storage {masked(url)} names no file: a journal's path starts at the root, with three "
             "slashes, e.g. journal:///shared/search.log."
         )
     if not path.parent.is_dir():
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: there is no folder {path.parent}.")
+        raise SettingsError(f"The storage {masked(url)} cannot be opened: there is no folder {path.parent}.")
     try:
         file = RepairedJournalFile(path, repair=repair)
         return ReplayedJournal(file, file.explained)
@@ -149,7 +154,7 @@ def _journal(url: str, *, repair: bool) -> BaseStorage:
         if isinstance(error, SettingsError):
             raise
         why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, url)
-        raise SettingsError(f"The storage {shown(url)} cannot be opened: {why}.") from None
+        raise SettingsError(f"The storage {masked(url)} cannot be opened: {why}.") from None
 
 
 def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
@@ -160,7 +165,7 @@ def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
         host = None
     if not host:
         raise SettingsError(
-            f"The storage {shown(url)} names no server; it takes grpc://host:port, e.g. grpc://localhost:13000."
+            f"The storage {masked(url)} names no server; it takes grpc://host:port, e.g. grpc://localhost:13000."
         )
     if importlib.util.find_spec("grpc") is None:
         raise ImportError("No module named 'grpc'")
@@ -169,13 +174,13 @@ def _proxy(url: str, patience: float, *, opened_before: bool) -> BaseStorage:
     from bsszoo.study.patience import Patience, PatientStorage, server_away
 
     proxy = GrpcStorageProxy(host=host, port=port)
-    opening = Patience(patience if opened_before else 0.0, lambda e: isinstance(e, ConnectionError), shown(url))
+    opening = Patience(patience if opened_before else 0.0, lambda e: isinstance(e, ConnectionError), masked(url))
     try:
         opening.call(lambda _: proxy.wait_server_ready(timeout=CONNECT_WAIT))
     except ConnectionError:
         wait = patience if opened_before else CONNECT_WAIT
         raise SettingsError(
-            f"The storage {shown(url)} cannot be opened: no server answered within {wait:g} s. "
+            f"The storage {masked(url)} cannot be opened: no server answered within {wait:g} s. "
             "Start optuna.storages.run_grpc_proxy_server there; see docs/many-machines."
         ) from None
     return PatientStorage(proxy, Patience(patience, server_away, f"grpc://{host}:{port}"))
@@ -193,17 +198,17 @@ def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorag
         full = _with_driver(make_url(url))
     except (ArgumentError, ValueError):
         raise SettingsError(
-            f"The storage {shown(url)} cannot be opened: it is no URL. It takes one such as {_FORMS}."
+            f"The storage {masked(url)} cannot be opened: it is no URL. It takes one such as {_FORMS}."
         ) from None
     address = full.render_as_string(hide_password=False)
     # A first connection that fails is a mistake in the URL, which no waiting mends, unless another process made it.
-    opening = Patience(patience if opened_before else 0.0, database_away, shown(url))
+    opening = Patience(patience if opened_before else 0.0, database_away, masked(url))
     for attempt in range(6):
         try:
             database = opening.call(lambda _: RDBStorage(address, _engine_settings(full)))
         except NoSuchModuleError:
             raise SettingsError(
-                f"The storage {shown(url)} cannot be opened: there is no database "
+                f"The storage {masked(url)} cannot be opened: there is no database "
                 f"{full.drivername!r}. It takes a URL such as {_FORMS}."
             ) from None
         except (SQLAlchemyError, StorageInternalError, RuntimeError, OSError, *DAMAGE) as error:
@@ -211,10 +216,10 @@ def _relational(url: str, patience: float, *, opened_before: bool) -> BaseStorag
             if attempt < 5 and _made_meanwhile(error):
                 time.sleep(0.2 + 0.5 * random.random())
                 continue
-            raise SettingsError(f"The storage {shown(url)} cannot be opened: {first_line(error, url)}.") from None
+            raise SettingsError(f"The storage {masked(url)} cannot be opened: {first_line(error, url)}.") from None
         else:
             # Behind the cache that Optuna puts before a database.
-            return PatientStorage(get_storage(database), Patience(patience, database_away, shown(url)), database)
+            return PatientStorage(get_storage(database), Patience(patience, database_away, masked(url)), database)
     raise AssertionError
 
 
@@ -240,14 +245,14 @@ def check_readable(study: Study, url: str) -> None:
         if isinstance(error, SettingsError) or away(error):
             raise
         raise SettingsError(
-            f"The study {study.study_name!r} in {shown(url)} is damaged and cannot be read: {type(error).__name__}: "
+            f"The study {study.study_name!r} in {masked(url)} is damaged and cannot be read: {type(error).__name__}: "
             f"{one_line(first_line(error, url))}. Nothing was changed. Bring a copy of the storage back; "
             "the results so far are in trials.csv of the run's folder too."
         ) from None
 
 
 def first_line(error: BaseException, url: str) -> str:
-    """The first line of what an error says, its cause's before its own, without the storage's password."""
+    """The first line of an error's message, or of its cause's, without the storage's password."""
     text = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0].rstrip(".")
     for secret in secrets_of(url):
         text = text.replace(secret, "***")
@@ -262,10 +267,10 @@ def _with_driver(url: URL) -> URL:
         "mysql": ("MySQLdb", "pymysql"),
         "mariadb": ("MySQLdb", "pymysql"),
     }
-    found = [d for d in choices.get(kind, ()) if importlib.util.find_spec(d) is not None]
-    if not found:
+    installed = [d for d in choices.get(kind, ()) if importlib.util.find_spec(d) is not None]
+    if not installed:
         return url.set(drivername=kind)
-    return url.set(drivername=f"{kind}+{found[0].lower()}")
+    return url.set(drivername=f"{kind}+{installed[0].lower()}")
 
 
 def _engine_settings(url: URL) -> dict[str, Any]:

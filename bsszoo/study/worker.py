@@ -1,7 +1,7 @@
 """A worker: a process that joins a study and evaluates codes until no more are wanted; ``study/workers.py`` starts it.
 
-Its arguments are the file that holds the search, its own name, and the number of the trial that it takes over first, if
-any. Beside that file it writes one of its name: empty when it begins to work, and the reason when it ends by a fault.
+Its arguments are the file that holds the search, its name, and the number of the trial that it resumes first, if any.
+Beside that file it writes one of its name: empty when it begins to work, and the reason when it ends by an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 
 from bsszoo.study import workers
-from bsszoo.study.leases import Keeper, owner
+from bsszoo.study.leases import Heartbeat, owner
 from bsszoo.study.loop import evaluate, survived, work_once
 from bsszoo.study.storages import first_line
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Do what ``sys.argv`` asks for."""
-    # Ctrl-C reaches every process of a terminal; the one that started this one decides what becomes of it.
+    """Run the worker that ``sys.argv`` describes."""
+    # Ctrl-C reaches every process of a terminal; the parent decides how this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     file, name, numbers = Path(sys.argv[1]), sys.argv[2], [int(number) for number in sys.argv[3:]]
-    # The standard input ends with the process that started this one, so it is no evaluator's to read.
+    # The standard input ends with the process that started this one, so no evaluator may read it.
     parent, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -46,7 +46,7 @@ def main() -> None:
         sys.argv, script, address, lease = pickle.load(search)
         if script is not None:
             _load(*script)
-        # The first process says for all of them that a storage is away.
+        # The parent logs for all of them that a storage is away.
         logging.getLogger("bsszoo.study").setLevel(logging.ERROR)
         beside = file.with_name(name)
         try:
@@ -54,11 +54,11 @@ def main() -> None:
             study = address.open(plan)
             studies.append(study)
             beside.touch()
-            with Keeper(study, plan.candidates.names, lease, name) as keeper:
+            with Heartbeat(study, plan.candidates.names, lease, name) as heartbeat:
                 for trial in study.get_trials(deepcopy=False):
                     if trial.number in numbers:
-                        evaluate(study, plan, trial, keeper)
-                while work_once(study, plan, keeper):
+                        evaluate(study, plan, trial, heartbeat)
+                while work_once(study, plan, heartbeat):
                     pass
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]

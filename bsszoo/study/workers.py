@@ -1,4 +1,4 @@
-"""``run_workers``: several processes on this machine search one study; the one that started them watches over them.
+"""``run_workers``: several processes on this machine search one study, started and watched by one parent.
 
 A worker is an ordinary process that joins the study (``study/worker.py``). It reads the search from a file: a pipe is
 smaller than a search, and would hang this process for good when a worker dies before it reads. It ends with this
@@ -30,7 +30,7 @@ from bsszoo.errors import RunError, SettingsError
 from bsszoo.optuna_parts import write_attribute
 from bsszoo.search.history import ENDED, LOST, MOST_DEATHS, RETURNED, code_of, dropped
 from bsszoo.study.leases import Lease, Observer, give_up, owner, worker_name
-from bsszoo.study.loop import Report, SearchPlan, abandoned, left_running, missing, settle_all, survived
+from bsszoo.study.loop import Notifier, SearchPlan, abandoned, left_running, missing, settle_all, survived
 from bsszoo.study.result import TrialRow
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ _log = logging.getLogger(__name__)
 LAST_SECONDS: Final = 5.0
 # What limits the threads of the numerical libraries; each process takes its share of the cores.
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Seconds between two looks at what other machines did, and at the processes of this one.
+# Seconds between two checks of other machines' trials, and of this machine's processes.
 _LOOK: Final = 1.0
-_GLANCE: Final = 0.05
-# Processes that may be starting at the same time: a machine that cannot carry all of them shows it with few.
+_POLL: Final = 0.05
+# Processes that may be starting at the same time: a machine too small for all of them then fails with few.
 _STARTING: Final = 8
 # Processes that may die one after the other, with none in between that finished a trial, however many there are.
 _MOST_DEATHS: Final = 64
@@ -85,8 +85,8 @@ def run_workers(
         plan: The search; its evaluator is sent to other processes.
         on_trial: Called with each trial as it finishes, whoever evaluated it.
         workers: How many processes.
-        lease: When a worker is taken for dead that gives no sign of life, on other machines too.
-        alone: Whether no other machine works on the study; trials that an earlier process left are then taken over.
+        lease: When a worker without heartbeats counts as dead, on other machines too.
+        alone: Whether no other machine works on the study; trials that an earlier process left are then resumed.
         waiting: Called once when only trials of other machines are left, with their number.
 
     Raises:
@@ -98,61 +98,61 @@ def run_workers(
     lease = lease or Lease()
     search = _pickled(address, plan, lease, workers)
     study = address.open(plan)
-    with _Crew(study, plan, search, workers) as crew:
-        report, observer = Report(study, plan, on_trial), Observer(study, plan.candidates.names, lease)
+    with _WorkerPool(study, plan, search, workers) as pool:
+        notifier, observer = Notifier(study, plan, on_trial), Observer(study, plan.candidates.names, lease)
         if alone:
-            crew.take_over()
+            pool.resume()
         settle_all(study)
-        looked, told = time.monotonic(), False
+        looked, waiting_reported = time.monotonic(), False
         try:
             while True:
-                crew.bury()
-                if report.catch_up():
-                    crew.deaths, told = 0, False
+                pool.reap()
+                if notifier.notify():
+                    pool.deaths, waiting_reported = 0, False
                 if time.monotonic() - looked > lease.beat:
                     looked = time.monotonic()
                     observer.look()
-                crew.fill()
-                if not crew.members and not crew.adopted:
+                pool.fill()
+                if not pool.workers and not pool.resumable:
                     others = left_running(study, plan)
                     if alone and others:
-                        # Nobody evaluates them: their workers died before they gave a sign of life.
+                        # No worker evaluates them: theirs died before their first heartbeat.
                         for trial in others:
                             give_up(study, trial, RETURNED)
                         continue
                     if not others and missing(study, plan) <= 0:
                         break
-                    if others and waiting is not None and not told:
+                    if others and waiting is not None and not waiting_reported:
                         waiting(len(others))
-                        told = True
-                crew.pause(min(_LOOK, lease.beat))
+                        waiting_reported = True
+                pool.pause(min(_LOOK, lease.beat))
         finally:
-            stopped = crew.stop()
+            stopped = pool.stop()
             with suppress(Exception):
                 running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
                 mine = [trial for trial in running if owner(trial) in stopped]
                 survived(study, mine)
                 for trial in () if alone else mine:
                     give_up(study, trial, RETURNED)
-        report.catch_up()
+        notifier.notify()
 
 
 @contextmanager
 def share_of_threads(workers: int) -> Iterator[None]:
     """The environment in which a process is started, so that its libraries take their share of the cores only."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    mine = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(mine, str(max(1, cores // workers))))
+    unset = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, str(max(1, cores // workers))))
     try:
         yield
     finally:
-        for name in mine:
+        for name in unset:
             del os.environ[name]
 
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker process; ``beside`` is the file it writes, ``number`` the trial that it takes over first."""
+    """A worker process; ``beside`` is the file it writes, ``number`` the trial that it resumes first."""
 
     process: subprocess.Popen[bytes]
     beside: Path
@@ -167,7 +167,7 @@ class _Worker:
 
     @property
     def fault(self) -> str:
-        """Why it ended, if it could say."""
+        """Why it ended, if it wrote that down."""
         return self.beside.read_text(encoding="utf-8") if self.beside.exists() else ""
 
     @property
@@ -182,23 +182,23 @@ class _Worker:
             return f"killed by signal {-code}"
 
 
-class _Crew:
+class _WorkerPool:
     """The worker processes of a run, while the context is entered.
 
-    ``adopted`` are the numbers of an earlier run's trials that wait for a worker, ``deaths`` counts those since a trial
-    was finished, ``false_starts`` the errors before work began, ``refusals`` the starts refused in a row.
+    ``resumable`` are the numbers of an earlier run's trials that wait for a worker, ``deaths`` counts those since a
+    trial was finished, ``false_starts`` the errors before work began, ``refusals`` the starts refused in a row.
     """
 
     def __init__(self, study: Study, plan: SearchPlan, search: bytes, size: int) -> None:
         self.study, self.plan, self.size = study, plan, size
-        self.members: list[_Worker] = []
-        self.adopted: list[int] = []
+        self.workers: list[_Worker] = []
+        self.resumable: list[int] = []
         self.deaths = self.false_starts = self.refusals = 0
         self._next_start = time.monotonic()
         self._search = search
         self._file: Path | None = None
 
-    def __enter__(self) -> _Crew:
+    def __enter__(self) -> _WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -206,24 +206,24 @@ class _Crew:
         if self._file is not None:
             shutil.rmtree(self._file.parent, ignore_errors=True)
 
-    def take_over(self) -> None:
-        """Have trials that a dead run left go on under their numbers, one for each worker at most."""
+    def resume(self) -> None:
+        """Have trials that a dead run left resumed under their numbers, one for each worker at most."""
         left = abandoned(self.study, self.plan)
         for trial in left[self.size :]:
-            # Nobody would give signs of life for one that waits; its code is asked for again instead.
+            # A waiting one would have no heartbeat; its code is asked for again instead.
             give_up(self.study, trial, RETURNED)
-        self.adopted = [trial.number for trial in left[: self.size]]
+        self.resumable = [trial.number for trial in left[: self.size]]
 
-    def bury(self) -> None:
+    def reap(self) -> None:
         """Free the codes of the processes that have ended.
 
         Raises:
             RunError: They end in a way that another one would end in as well.
         """
-        gone = [worker for worker in self.members if worker.look()]
-        if any(worker.ready for worker in self.members):
+        gone = [worker for worker in self.workers if worker.look()]
+        if any(worker.ready for worker in self.workers):
             self.false_starts = 0
-        self.members = [worker for worker in self.members if worker not in gone]
+        self.workers = [worker for worker in self.workers if worker not in gone]
         for worker in gone:
             worker.process.communicate()  # closes its standard input
             if worker.ready and worker.process.returncode == 0:
@@ -236,7 +236,7 @@ class _Crew:
                 self.false_starts += 1
             if self.false_starts >= 2:
                 raise RunError(
-                    f"A worker process ended before it could begin ({worker.end}); what it said stands above. {_GUARD}"
+                    f"A worker process ended before it could begin ({worker.end}); its output is above. {_GUARD}"
                 )
             where, then = (
                 ("", "its code is evaluated again, by another one")
@@ -252,7 +252,7 @@ class _Crew:
                 )
 
     def _free(self, worker: _Worker) -> None:
-        """Give up the trial that a dead process had, or keep for another one what it was to take over."""
+        """Give up the trial that a dead process had, or leave the one that it was to resume to another worker."""
         trials, names = self.study.get_trials(deepcopy=False), self.plan.candidates.names
         for trial in trials:
             if trial.state != TrialState.RUNNING:
@@ -271,7 +271,7 @@ class _Crew:
                         worker.end,
                     )
             elif trial.number == worker.number and dropped(trial) is None:
-                self.adopted.insert(0, trial.number)
+                self.resumable.insert(0, trial.number)
 
     def fill(self) -> None:
         """Start as many processes as there are codes to evaluate.
@@ -280,9 +280,9 @@ class _Crew:
             RunError: The system starts none.
         """
         # Those that start have not asked yet, so the codes that they will take still seem to be missing.
-        for _ in range(missing(self.study, self.plan) + len(self.adopted)):
-            starting = sum(not worker.ready for worker in self.members)
-            room = len(self.members) < self.size and starting < max(_STARTING, os.cpu_count() or 1)
+        for _ in range(missing(self.study, self.plan) + len(self.resumable)):
+            starting = sum(not worker.ready for worker in self.workers)
+            room = len(self.workers) < self.size and starting < max(_STARTING, os.cpu_count() or 1)
             if not room or time.monotonic() < self._next_start:
                 return
             try:
@@ -293,22 +293,22 @@ class _Crew:
             self.refusals = 0
 
     def _start(self) -> None:
-        if self._file is None or not self._file.exists():  # the first one; or a cleaner of old files was there
-            # Readable by nobody else: whoever can write there would run code here.
+        if self._file is None or not self._file.exists():  # the first one; or old temporary files were removed
+            # Private: whoever can write there would run code here.
             self._file = Path(tempfile.mkdtemp(prefix="bsszoo-workers-")) / "search.pickle"
             self._file.write_bytes(self._search)
         # What can be imported here can be imported there, bsszoo among it.
         path = [entry for entry in sys.path if isinstance(entry, str)]
         begin = f"import sys; sys.path[:] = {path!r}; from bsszoo.study.worker import main; main()"
-        beside, numbers = self._file.with_name(worker_name()), self.adopted[:1]
+        beside, numbers = self._file.with_name(worker_name()), self.resumable[:1]
         command = [sys.executable, "-c", begin, str(self._file), beside.name, *map(str, numbers)]
         with share_of_threads(self.size):
             process = subprocess.Popen(command, stdin=subprocess.PIPE)
-        self.members.append(_Worker(process, beside, numbers[0] if numbers else None))
-        del self.adopted[:1]
+        self.workers.append(_Worker(process, beside, numbers[0] if numbers else None))
+        del self.resumable[:1]
 
     def _refused(self, error: OSError) -> None:
-        running = sum(worker.ready for worker in self.members)
+        running = sum(worker.ready for worker in self.workers)
         self.refusals += 1
         self._next_start = time.monotonic() + _REFUSED_PAUSE
         if error.errno in _PASSING and (running or self.refusals < _REFUSALS):
@@ -321,31 +321,31 @@ class _Crew:
                 )
             return
         raise RunError(
-            f"Worker process {len(self.members) + 1} of {self.size} cannot be started: {error.strerror or error}. "
-            "Finished trials are kept; the same command goes on from them, with fewer --workers if need be."
+            f"Worker process {len(self.workers) + 1} of {self.size} cannot be started: {error.strerror or error}. "
+            "Finished trials are saved; the same command resumes from them, with fewer --workers if need be."
         ) from error
 
     def pause(self, seconds: float) -> None:
-        """Wait until a process begins to work or ends; for so long at most, for what has no process here."""
-        end, ready = time.monotonic() + seconds, [worker.ready for worker in self.members]
-        while time.monotonic() < end and not any(worker.look() for worker in self.members):
-            if [worker.ready for worker in self.members] != ready:
+        """Wait until a process begins to work or ends; at most ``seconds``."""
+        end, ready = time.monotonic() + seconds, [worker.ready for worker in self.workers]
+        while time.monotonic() < end and not any(worker.look() for worker in self.workers):
+            if [worker.ready for worker in self.workers] != ready:
                 return
-            time.sleep(_GLANCE)
+            time.sleep(_POLL)
 
     def stop(self) -> set[str]:
         """End all processes; the names of those that still ran."""
-        running = [worker for worker in self.members if worker.process.poll() is None]
+        running = [worker for worker in self.workers if worker.process.poll() is None]
         for worker in running:
             worker.process.terminate()
         deadline = time.monotonic() + LAST_SECONDS
         for worker in running:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
-            worker.process.kill()  # no more than a look, where it has ended
-        for worker in self.members:
+            worker.process.kill()  # does nothing where it has ended
+        for worker in self.workers:
             worker.process.communicate()
-        self.members = []
+        self.workers = []
         return {worker.beside.name for worker in running}
 
 

@@ -11,9 +11,9 @@ import pytest
 
 import bsszoo
 from bsszoo.codes import code_cost
-from bsszoo.compression.storage import shown
 from bsszoo.errors import BudgetError, EvaluationError, SettingsError
 from bsszoo.evaluators import EvaluatorInfo, Score
+from bsszoo.study.storages import masked
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 2, "latency": False}
 
@@ -172,5 +172,5 @@ def test_a_custom_evaluator_is_recorded_by_its_info(tmp_path):
 
 
 def test_passwords_are_not_shown():
-    assert "secret" not in shown("postgresql://me:secret@host/db")
-    assert "host" in shown("postgresql://me:secret@host/db")
+    assert "secret" not in masked("postgresql://me:secret@host/db")
+    assert "host" in masked("postgresql://me:secret@host/db")

@@ -1,4 +1,4 @@
-"""Signs of life: who is taken for dead, when, and what becomes of the code."""
+"""Heartbeats: which worker counts as dead, when, and what becomes of the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bsszoo.search import AutoBSSSampler, CandidateSet
 from bsszoo.search.history import DROPPED, LOST, RESULT, RETURNED, SURPLUS, codes_due, holders, read_history
 from bsszoo.spaces import Space
 from bsszoo.study import Lease, SearchPlan, leases, run_search, trial_rows
-from bsszoo.study.leases import BEAT, Keeper, Observer, give_up, owner
+from bsszoo.study.leases import BEAT, Heartbeat, Observer, give_up, owner
 from bsszoo.study.loop import retry_failed, work_once
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -54,7 +54,7 @@ def _code(trial):
     return [trial.params[n] for n in NAMES]
 
 
-def test_a_trial_whose_count_stands_still_is_given_up_after_the_grace_time(study, clock):
+def test_a_trial_whose_count_does_not_change_is_given_up_after_the_grace_time(study, clock):
     asked = study.ask(fixed_distributions=CANDIDATES.distributions)
     asked.set_user_attr(BEAT, ["other", 0])
     observer = Observer(study, NAMES, Lease(8.0))
@@ -82,7 +82,7 @@ def test_an_outage_or_a_sleep_of_the_observer_does_not_count_as_silence(study, c
     assert _trial(study, 0).state == TrialState.RUNNING
 
 
-def test_an_ask_that_never_shows_a_code_is_failed_and_ones_own_trials_are_left_alone(study, clock):
+def test_an_ask_that_never_gets_a_code_is_failed_and_held_trials_are_left_alone(study, clock):
     mine = study.ask(fixed_distributions=CANDIDATES.distributions)
     study._storage.create_new_trial(study._study_id)
     observer = Observer(study, NAMES, Lease(4.0))
@@ -91,13 +91,13 @@ def test_an_ask_that_never_shows_a_code_is_failed_and_ones_own_trials_are_left_a
         clock.now += 1.0
         observer.look(frozenset([mine.number]))
         states.append([t.state for t in study.get_trials()])
-    # Before its first sign of life a worker has a minute, however short the grace time: an ask may take long.
+    # Before its first heartbeat a worker has a minute, however short the grace time: an ask may take long.
     assert states[50] == [TrialState.RUNNING, TrialState.RUNNING]
     assert states[-1] == [TrialState.RUNNING, TrialState.FAIL]
     assert [t.number for t, _ in holders(study.get_trials(), NAMES)] == [0]
 
 
-def test_giving_up_twice_is_harmless_and_a_result_in_the_meantime_is_kept(study):
+def test_giving_up_twice_is_harmless_and_a_result_in_the_meantime_stays(study):
     first = study.ask(fixed_distributions=CANDIDATES.distributions)
     give_up(study, _trial(study, 0), LOST)
     give_up(study, _trial(study, 0), SURPLUS)
@@ -111,7 +111,7 @@ def test_giving_up_twice_is_harmless_and_a_result_in_the_meantime_is_kept(study)
     assert codes_due(study.get_trials(), NAMES) == []
 
 
-def test_a_code_lost_twice_is_a_failed_one_and_one_given_back_is_not(study):
+def test_a_code_lost_twice_is_a_failed_one_and_one_returned_is_not(study):
     for why in (RETURNED, RETURNED, LOST, LOST):
         study.ask(fixed_distributions=CANDIDATES.distributions)
         give_up(study, study.get_trials()[-1], why)
@@ -128,20 +128,20 @@ def test_a_code_lost_twice_is_a_failed_one_and_one_given_back_is_not(study):
     assert f"Two processes died while they evaluated {rows[0].code}" in rows[0].error
 
 
-def test_what_a_worker_gives_after_it_was_taken_for_dead_is_dropped(study, caplog):
+def test_the_result_of_a_worker_that_counted_as_dead_is_dropped(study, caplog):
     def slow(_code):
         give_up(study, study.get_trials()[-1], LOST)  # as another machine does
         return 1.0
 
-    with Keeper(study, NAMES, Lease(60)) as keeper:
-        assert work_once(study, _plan(slow), keeper)
+    with Heartbeat(study, NAMES, Lease(60)) as heartbeat:
+        assert work_once(study, _plan(slow), heartbeat)
     assert _trial(study, 0).state == TrialState.FAIL
-    assert "taken for lost" in caplog.text
+    assert "given up as lost" in caplog.text
     run_search(study, _plan(trials=3), lambda _: None)
     assert len({r.code for r in trial_rows(study, _plan())}) == 3
 
 
-def test_ctrl_c_gives_a_shared_code_back_at_once(study):
+def test_ctrl_c_returns_a_shared_code_at_once(study):
     def interrupted(_code):
         raise KeyboardInterrupt
 
@@ -151,7 +151,7 @@ def test_ctrl_c_gives_a_shared_code_back_at_once(study):
     assert codes_due(study.get_trials(), NAMES) == [tuple(_code(_trial(study, 0)))]
 
 
-def test_a_keeper_counts_up_while_the_evaluation_runs(study):
+def test_a_heartbeat_counts_up_while_the_evaluation_runs(study):
     counts = []
 
     def slow(_code):

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from bsszoo.errors import SettingsError
 from bsszoo.study import open_storage, patience, storages
-from bsszoo.study.storages import shown
+from bsszoo.study.storages import masked
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -61,7 +61,7 @@ def test_no_password_is_shown_by_any_error(password):
         open_storage(f"postgresql://me:{password}@127.0.0.1:{_free_port()}/db")
     assert "cr3t" not in str(error.value)
     assert "me:***@127.0.0.1" in str(error.value)
-    assert "cr3t" not in shown(f"postgresql://me:{password}/@host:x/db")
+    assert "cr3t" not in masked(f"postgresql://me:{password}/@host:x/db")
 
 
 def test_a_server_that_is_not_there_is_an_error_at_once_and_not_waited_for(monkeypatch):
@@ -192,5 +192,5 @@ def test_a_full_disk_or_a_wrong_call_is_not_waited_for(database, monkeypatch):
     ],
 )
 def test_no_part_of_a_password_is_shown(url):
-    assert "hunter2" not in shown(url)
-    assert "host" in shown(url)
+    assert "hunter2" not in masked(url)
+    assert "host" in masked(url)
