@@ -25,15 +25,15 @@ from bsszoo.spaces.candidate_set import CandidateSet
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-# Results lower than so many times the distance of the lower quartile below the median are raised to it.
+# Results further below the median than this many times its distance to the lower quartile are raised to that bound.
 _REACH: Final = 3.0
-# First codes are chosen among so many candidates, drawn from all.
+# Number of candidates, drawn from all, among which the first codes are chosen.
 _FIRST_FROM: Final = 20_000
 # Most results that the kernel's parameters are fitted to; the process itself is conditioned on all.
 _FIT_MOST: Final = 256
-#: Up to so many free candidates are all scored exactly.
+#: Number of free candidates up to which all are scored exactly.
 ALL: Final = 4096
-#: Otherwise so many with the largest cheap mean, as many with the largest upper bound, and as many drawn.
+#: Otherwise the number with the largest cheap mean, with the largest upper bound, and drawn at random, each.
 EACH: Final = 384
 # Candidates looked up at once: what fits the cache.
 _CHUNK: Final = 32_768

@@ -21,7 +21,7 @@ COSTS: Final = ("macs", "params")
 #: Standard deviation of a cost among the candidates, where an entry's is 1: each cost sums many entries up, and a
 #: larger unit lets the model bend along it more readily than along one entry.
 COST_WEIGHT: Final = 1.5
-# A feature with more values than this is seen in so many steps by the shortlist (never by the model itself).
+# A feature with more values than this is rounded to this many steps in the shortlist (never in the model).
 _STEPS: Final = 256
 # Codes outside the set are not taken for farther away than this, in standard deviations: the model could not be solved.
 _FAR: Final = 20.0

@@ -36,7 +36,7 @@ SURPLUS: Final = "not needed"
 STARTED: Final = "bsszoo:started"
 #: User attribute of a trial whose worker died: how it ended, in words.
 ENDED: Final = "bsszoo:ended"
-#: A code whose evaluation took so many processes with it is a failed one.
+#: Number of processes that a code's evaluation ends before the code counts as failed.
 MOST_DEATHS: Final = 2
 #: User attribute with the result of an evaluation, set as a whole before the trial is told.
 RESULT: Final = "bsszoo:result"

@@ -37,7 +37,7 @@ DRAWS: Final = 200
 ENVELOPE: Final = 5000
 #: Most groups that the values of an entry or of a cost are put into.
 GROUPS: Final = 12
-#: Results that the process is conditioned on at most; of more, so many spread evenly over their order.
+#: Results that the process is conditioned on at most; of more, this number evenly spaced in their order.
 RESULTS: Final = 2000
 #: Every band and interval holds this share, from LOW to HIGH; Z is the normal quantile of the latter.
 LEVEL: Final = 0.9
@@ -94,7 +94,7 @@ class CostView:
     macs: IntArray  # of the sample [m]
     mean: FloatArray  # [m]
     deviation: FloatArray  # [m]
-    best_macs: IntArray  # where the best expected score rises, dearer each time [k]
+    best_macs: IntArray  # where the best expected score rises, increasing [k]
     best: FloatArray  # [k]
     best_low: FloatArray  # 90% interval of f at that code [k]
     best_high: FloatArray  # [k]

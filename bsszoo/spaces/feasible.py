@@ -39,8 +39,8 @@ _ENOUGH: Final = 0.25
 # feasible than wanted they are listed.
 _LIST: Final = 400_000
 _LIST_TIMES: Final = 8
-# A latency function is asked about so many codes for each one wanted before the search for more is given up, and about
-# so many before the search for a first one is. Counts, not seconds: a run that is resumed has to draw the same codes.
+# Codes that a latency function is asked about, for each one wanted, before the search for more is given up, and before
+# the search for a first one is. Counts, not seconds: a run that is resumed has to draw the same codes.
 _ASKED_TIMES: Final = 4
 _ASKED_IN_VAIN: Final = 5_000
 
@@ -220,7 +220,7 @@ def _parts(chain: Chain, bounds: Bounds, rng: np.random.Generator) -> _Parts | N
 
 # -- boxes ----------------------------------------------------------------------------------------------------
 
-# Narrowing stops with so many (about half a second's work).
+# Number of boxes at which narrowing stops (about half a second's work).
 _MOST_BOXES: Final = 16_384
 
 
@@ -319,10 +319,10 @@ class Boxes(_Parts):
 
 # Rows of both lists together; about a second and 150 MB.
 _MOST_ROWS: Final = 3_000_000
-# Nodes are split in so many; those of so few rows are not split on.
+# Number of children of a node; rows of a node that is not split further.
 _WAYS: Final = 4
 _LEAF: Final = 8
-# Narrowing stops with so many (about a second's work).
+# Number of blocks at which narrowing stops (about a second's work).
 _MOST_BLOCKS: Final = 400_000
 
 

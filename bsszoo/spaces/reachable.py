@@ -321,7 +321,7 @@ def _with_weights(
     weights = 1.0 + 4.0 * np.exp(centres[0])
     beam = np.concatenate(promising[-6:])
     for _ in range(_STEPS):
-        # Without any code within the limits there is nothing to say, so the search for one goes on for longer.
+        # Without any code within the limits there is no answer, so the search for one continues for longer.
         if best_value <= stop or judged < (0 if best is not None else -effort * _MOST_JUDGED):
             break
         tried = np.unique(np.concatenate([beam, _neighbours(chain, beam)]), axis=0)

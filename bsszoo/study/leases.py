@@ -117,7 +117,8 @@ class Observer:
     def look(self, held: frozenset[int] = frozenset()) -> list[int]:
         """Give up the trials whose workers died, except those that this worker holds (``held``, their numbers).
 
-        Returns the numbers of the trials given up."""
+        Returns the numbers of the trials given up.
+        """
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         now = time.monotonic()
         step, self._last = min(now - self._last, self._lease.beat), now

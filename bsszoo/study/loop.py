@@ -89,7 +89,7 @@ def run_search(
         study: Any Optuna study whose sampler suggests whole codes.
         plan: The search.
         on_trial: Called with each trial as it finishes, those of other workers included.
-        lease: None says that no other process works on the study: trials that an earlier process left running are
+        lease: None when no other process works on the study: trials that an earlier process left running are
             evaluated again under the same numbers, so that the study resumes as if it had never stopped. Otherwise
             the study may be shared: running trials are other workers', until they have no heartbeat for the grace time.
         waiting: Called once when only trials of other workers are left, with their number; the call returns when

@@ -243,7 +243,7 @@ class Result:
 
     ``caps`` are the limits beside the budget in words, ``notes`` the run's messages (a cap dropped, a trial failed),
     ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid,
-    ``head`` what stands on the codes of a detector's search.
+    ``head`` the detector's head on the codes of a detector's search.
     """
 
     family: str
@@ -265,7 +265,7 @@ class Result:
     head: DetectorHead | None = None
 
     def name_of(self, code: Code) -> str:
-        """The text by which the network of a code is built: the code's own, or that of the detector on it."""
+        """The text by which the network of a code is built: the code's, or that of the detector on it."""
         return str(code if self.head is None else self.head.on(code))
 
     @property

@@ -130,9 +130,9 @@ def run_workers(
             stopped = pool.stop()
             with suppress(Exception):
                 running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                mine = [trial for trial in running if owner(trial) in stopped]
-                survived(study, mine)
-                for trial in () if alone else mine:
+                held = [trial for trial in running if owner(trial) in stopped]
+                survived(study, held)
+                for trial in () if alone else held:
                     give_up(study, trial, RETURNED)
         notifier.notify()
 

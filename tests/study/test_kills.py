@@ -52,7 +52,7 @@ def _ends(study, plan):
 
 
 class _Writes:
-    """Counts the writes to a study's storage, and ends the process in place of, or just after, the one given."""
+    """Counts the writes to a study's storage, and ends the process instead of, or just after, one of them."""
 
     def __init__(self, monkeypatch, study, last=None, after=False):
         self.count, self.names = 0, []

@@ -83,13 +83,13 @@ def test_an_outage_or_a_sleep_of_the_observer_does_not_count_as_silence(study, c
 
 
 def test_an_ask_that_never_gets_a_code_is_failed_and_held_trials_are_left_alone(study, clock):
-    mine = study.ask(fixed_distributions=CANDIDATES.distributions)
+    held = study.ask(fixed_distributions=CANDIDATES.distributions)
     study._storage.create_new_trial(study._study_id)
     observer = Observer(study, NAMES, Lease(4.0))
     states = []
     for _ in range(70):
         clock.now += 1.0
-        observer.look(frozenset([mine.number]))
+        observer.look(frozenset([held.number]))
         states.append([t.state for t in study.get_trials()])
     # Before its first heartbeat a worker has a minute, however short the grace time: an ask may take long.
     assert states[50] == [TrialState.RUNNING, TrialState.RUNNING]

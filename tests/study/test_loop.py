@@ -140,9 +140,9 @@ def test_functions_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     request = Request(resolve("resnet18"), TrainingOptions(), tmp_path)
-    found = make_evaluator("mine_for_a_test:widest", request)
-    assert found(SPACE.largest).value == 640
-    assert found.info.measures == "Widest stage."
+    evaluator = make_evaluator("mine_for_a_test:widest", request)
+    assert evaluator(SPACE.largest).value == 640
+    assert evaluator.info.measures == "Widest stage."
     for spec, error, text in (
         ("mine_for_a_test:widst", UnknownNameError, "Did you mean 'widest'"),
         ("no_such_module:f", UnknownNameError, "no module 'no_such_module'"),

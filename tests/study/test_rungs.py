@@ -87,7 +87,7 @@ def test_one_code_in_so_many_goes_on_and_a_stopped_one_keeps_its_reports_only(re
         assert row.score == (at_rung(row.code, FINAL) if complete else None)
         assert row.error is None
     assert any(row.state == "pruned" for row in rows) == (reduction > 1)
-    # As Optuna's own tell: a pruned trial's value is its last report, and it never is the best trial.
+    # As Optuna's tell: a pruned trial's value is its last report, and it never is the best trial.
     for trial in study.trials:
         assert (trial.state == TrialState.PRUNED) == (len(trial.intermediate_values) < FINAL)
     assert study.best_trial.state == TrialState.COMPLETE
@@ -152,10 +152,10 @@ def test_killed_after_any_report_it_ends_as_if_it_had_not_been(tmp_path, reports
 def test_workers_share_the_rungs(tmp_path):
     url = f"sqlite:///{tmp_path / 's.db'}"
     study_at(url)
-    told = []
-    run_workers(StudyAddress(url, "s", 0), plan(), told.append, workers=2)
+    reported = []
+    run_workers(StudyAddress(url, "s", 0), plan(), reported.append, workers=2)
     rows = trial_rows(study_at(url), plan())
-    assert sorted(r.number for r in told) == [r.number for r in rows]
+    assert sorted(r.number for r in reported) == [r.number for r in rows]
     assert len({r.code for r in rows}) == len(rows) == 24
     # Which codes stop depends on which came first; what each leaves does not, and some stop in any order.
     for row in rows:
@@ -209,11 +209,11 @@ def test_a_compression_says_what_was_stopped_everywhere(tmp_path: Path) -> None:
     pruned = [t for t in result.trials if t.state == "pruned"]
     assert pruned
     assert all(len(t.reports) == judge.reached[str(t.code)] for t in result.trials)
-    # Controls are not stopped, and no stopped code is among those that are shown.
+    # Controls are not stopped, and no stopped code is among those that are listed.
     assert all(judge.reached[str(n.code)] == FINAL for n in result.networks if n.score is not None)
     assert not {t.code for t in pruned} & {n.code for n in result.networks if n.role == "found"}
-    kept = json.loads((tmp_path / "run" / "result.json").read_text())["trials"]
-    assert kept == {"complete": 20 - len(pruned), "pruned": len(pruned), "failed": 0}
+    counts = json.loads((tmp_path / "run" / "result.json").read_text())["trials"]
+    assert counts == {"complete": 20 - len(pruned), "pruned": len(pruned), "failed": 0}
     table = (tmp_path / "run" / "trials.csv").read_text()
     assert f"0:{pruned[0].reports[0][1]!r}" in table
     page = (tmp_path / "run" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""Storage URLs: what opens, what is said of those that do not, and waiting for a database that is away."""
+"""Storage URLs: what opens, the errors of those that do not, and waiting for a database that is away."""
 
 from __future__ import annotations
 

@@ -56,17 +56,17 @@ class Search:
     def starting(self):
         """The worker processes that have evaluated nothing yet."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        found = []
+        children = []
         for child in (int(p) for p in path.read_text().split()):
             with contextlib.suppress(OSError):
                 if b"bsszoo.study.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(child)
-        return [child for child in found if child not in {pid for _, pid in self.seen()}]
+                    children.append(child)
+        return [child for child in children if child not in {pid for _, pid in self.seen()}]
 
     def codes(self, state="complete"):
         """The codes of the result, once it is there."""
-        out, self.said = self.process.communicate(timeout=LONG)
-        assert self.process.returncode == 0, self.said
+        out, self.stderr = self.process.communicate(timeout=LONG)
+        assert self.process.returncode == 0, self.stderr
         rows = [line.split(maxsplit=3)[1:] for line in out.splitlines() if line.startswith("ROW")]
         self.errors = {code: error for code, _, error in rows}
         return [code for code, its_state, _ in rows if its_state == state]
@@ -126,7 +126,7 @@ def test_the_code_of_a_killed_worker_is_evaluated_again_once(tmp_path):
     codes = search.codes()
     assert len(codes) == len(set(codes)) == 12
     times = Counter(code for code, _ in search.seen())
-    assert "A worker process ended (killed by SIGKILL); its code is evaluated again" in search.said
+    assert "A worker process ended (killed by SIGKILL); its code is evaluated again" in search.stderr
     assert times.pop(lost) == 2
     assert set(times.values()) == {1}
     assert {*times, lost} == set(codes)
@@ -177,16 +177,16 @@ def _alive(pid):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_ends_all_workers_and_the_search_goes_on_later_as_often_as_one_likes(tmp_path, workers):
+def test_ctrl_c_ends_all_workers_and_the_search_resumes_any_number_of_times(tmp_path, workers):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     seen = 2
     for _ in range(2):
         search = Search(tmp_path, url, workers=workers, trials=6, HOLD=f"3:{tmp_path / 'go'}")
         search.wait_for(seen + 1)
         search.process.send_signal(signal.SIGINT)
-        _, said = search.process.communicate(timeout=LONG)
+        _, stderr = search.process.communicate(timeout=LONG)
         assert search.process.returncode != 0
-        assert "KeyboardInterrupt" in said
+        assert "KeyboardInterrupt" in stderr
         assert not any(_alive(pid) for _, pid in search.seen())
         seen = len(search.seen())
     (tmp_path / "go").touch()
@@ -199,15 +199,15 @@ def test_a_database_restart_in_mid_search_is_survived(tmp_path, postgres, mode):
     search = Search(tmp_path, postgres.database(f"restart_{mode}"), workers=2, trials=20, HOLD=f"5:{go}")
     search.wait_for(5)
     postgres.stop(mode)
-    # The one that watches meets the outage; its word is what the test waits for.
-    said = [search.process.stderr.readline()]
-    while "does not answer" not in said[-1]:
-        assert said[-1], said
-        said.append(search.process.stderr.readline())
+    # The parent meets the outage, and the test waits for its message.
+    stderr = [search.process.stderr.readline()]
+    while "does not answer" not in stderr[-1]:
+        assert stderr[-1], stderr
+        stderr.append(search.process.stderr.readline())
     postgres.start()
     go.touch()
     _distinct(search, 20)
-    assert "".join([*said, search.said]).count("does not answer") == search.said.count("answers again") == 1
+    assert "".join([*stderr, search.stderr]).count("does not answer") == search.stderr.count("answers again") == 1
 
 
 # -- workers that die -----------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_workers_killed_while_they_start_are_replaced(tmp_path, workers, kills):
     codes = search.codes()
     assert len(codes) == len(set(codes)) == 8
     assert killed
-    assert "A worker process ended while it started (killed by SIGKILL); another one takes its place" in search.said
+    assert "A worker process ended while it started (killed by SIGKILL); another one takes its place" in search.stderr
 
 
 def test_the_temporary_folder_of_the_workers_is_taken_away(tmp_path):
@@ -351,7 +351,7 @@ def test_workers_say_which_code_takes_them_along(tmp_path):
     assert all(times[code] == (2 if code in failed else 1) for code in search.errors)
     for code in failed:
         assert f"Two processes died while they evaluated {code}, the last one killed by SIGKILL" in search.errors[code]
-        assert f"while they evaluated {code}, the last one killed by SIGKILL: it counts as a failed" in search.said
+        assert f"while they evaluated {code}, the last one killed by SIGKILL: it counts as a failed" in search.stderr
 
 
 @pytest.mark.parametrize("mode", ["immediate", pytest.param("fast", marks=pytest.mark.slow)])
