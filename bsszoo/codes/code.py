@@ -13,7 +13,7 @@ from bsszoo.errors import CodeError, close_matches, formatted
 
 StrideIn = Literal["3x3", "1x1"]
 
-#: A fixed part given as this takes the family's own value.
+#: The value of a fixed part that stands for the family's default.
 FAMILY_DEFAULT: Final = -1
 
 MAX_WIDTH: Final = 65536
@@ -49,8 +49,8 @@ class Code:
         stride_in: Which convolution of a ResNet-50 block takes the stride: ``"3x3"`` (torchvision, the paper's
             ImageNet rows) or the first ``"1x1"`` (the caffe layout, the paper's detectors).
 
-    The fixed parts hold the family's own values unless given. Two codes are equal when they build the same network
-    for the same input size.
+    Fixed parts default to the family's values. Two codes are equal when they build the same network for the same input
+    size.
 
     Raises:
         CodeError: An entry is missing, not an integer or out of range; the text names the entry.
@@ -103,13 +103,13 @@ class Code:
             )
 
     def _check_list(self, family: Family, letter: str, field: str, most: int) -> None:
-        given = getattr(self, field)
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise CodeError(f"{family.name} code: {field} is {formatted(given)}; it takes {family.stages} integers.")
-        values = tuple(given)
+        value = getattr(self, field)
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise CodeError(f"{family.name} code: {field} is {formatted(value)}; it takes {family.stages} integers.")
+        values = tuple(value)
         if len(values) != family.stages:
             raise CodeError(
-                f"{family.name} code: {len(values)} {field} given {formatted(list(values))}, "
+                f"{family.name} code: got {len(values)} {field} {formatted(list(values))}; "
                 f"{family.stages} are needed ({family.form})."
             )
         names = (f"{letter}{i}" for i in family.numbers)
@@ -125,17 +125,17 @@ class Code:
                 )
 
     def _fix(self, field: str, default: int, most: int) -> None:
-        given = getattr(self, field)
-        if isinstance(given, int) and given == FAMILY_DEFAULT:
+        value = getattr(self, field)
+        if isinstance(value, int) and value == FAMILY_DEFAULT:
             object.__setattr__(self, field, default)
         elif default == 0:
-            if given != 0:
+            if value != 0:
                 raise CodeError(
-                    f"{self.family} code: {field} is {formatted(given)}, but the family has no fixed stage 2."
+                    f"{self.family} code: {field} is {formatted(value)}, but the family has no fixed stage 2."
                 )
             object.__setattr__(self, field, 0)
         else:
-            object.__setattr__(self, field, _integer(self.family, field, given, most))
+            object.__setattr__(self, field, _integer(self.family, field, value, most))
 
     # -- entries ---------------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class Code:
 
     @property
     def fixed_parts(self) -> dict[str, Any]:
-        """The fixed parts that differ from the family's own, by field name; empty for most codes."""
+        """The fixed parts that differ from the family's defaults, by field name; empty for most codes."""
         family = family_of(self.family)
         stage2 = family.stage2 or (0, 0)
         default = (family.stem_width or self.widths[0], *stage2, family.image_size, "3x3")
@@ -178,13 +178,13 @@ class Code:
         data = family_of(family)
         # numpy integers become plain ones, so that a code from an array prints and pickles like any other.
         if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise CodeError(f"A {family} code is made of {data.form}; given was {formatted(entries)}.")
+            raise CodeError(f"A {family} code is made of {data.form}; got {formatted(entries)}.")
         values = tuple(plain_number(v) for v in entries)
         n = data.stages
         if len(values) != len(data.entry_names):
             raise CodeError(
                 f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
-                f"{len(values)} were given: {formatted(list(values))}."
+                f"got {len(values)}: {formatted(list(values))}."
             )
         thirds: dict[str, Any] = {FIELDS[data.letter]: values[2 * n :]} if data.letter else {}
         return cls(
@@ -226,7 +226,7 @@ class Code:
 
         Args:
             text: What ``str(code)`` gives (safe as a file, repository and shell word), or the paper's flat form
-                ``{24,40,..}``, with any bracket or none, after the family's name or with ``family`` given.
+                ``{24,40,..}``, with any bracket or none, after the family's name or with ``family``.
             family: Needed for the flat form when the text does not start with it; must agree when it does.
 
         Raises:
@@ -236,7 +236,7 @@ class Code:
         if not isinstance(text, str):
             raise CodeError(f"A code is parsed from text, not from {type(text).__name__}: {formatted(text)}.")
         if len(text) > MAX_TEXT:
-            raise CodeError(f"A code's text has at most {MAX_TEXT} characters; {len(text)} were given: {text[:40]!r}..")
+            raise CodeError(f"A code's text has at most {MAX_TEXT} characters; got {len(text)}: {text[:40]!r}..")
         word = text.strip().lower()
         named = next((f for f in FAMILIES if re.match(f"{f}(?![a-z0-9])", word)), None)
         if flat := _FLAT.fullmatch(word[len(named or "") :].lstrip("_: ")):
@@ -260,15 +260,15 @@ class Code:
         fixed: dict[str, Any] = {}
         for word in words:
             if match := re.fullmatch(r"([clbtg])(\d+(?:-\d+)*)", word):
-                key, found = match.group(1), [int(v) for v in match.group(2).split("-")]
+                key, values = match.group(1), [int(v) for v in match.group(2).split("-")]
                 if key in lists:
-                    raise CodeError(f"Cannot read {text!r}: the part {key!r} stands there twice.")
+                    raise CodeError(f"Cannot read {text!r}: the part {key!r} appears twice.")
                 if key not in "cl" + letter:
                     raise CodeError(
                         f"Cannot read {text!r}: a {family} code has no {key.upper()} entries; "
                         f"it is made of {family_of(family).form}."
                     )
-                lists[key] = found
+                lists[key] = values
                 continue
             parts: dict[str, Any]
             if match := re.fullmatch(r"stem(\d+)", word):
@@ -285,7 +285,7 @@ class Code:
                     f"stem.., stage2-WIDTHxDEPTH, px.., stride1x1, stride3x3. A code looks like {_FORM}."
                 )
             if parts.keys() & fixed.keys():
-                raise CodeError(f"Cannot read {text!r}: the part {word!r} says again what another part says.")
+                raise CodeError(f"Cannot read {text!r}: the part {word!r} repeats another part.")
             fixed |= parts
         for key in "cl" + letter:
             if key not in lists:
@@ -299,7 +299,7 @@ class Code:
     # -- JSON ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The code as JSON-ready values; fixed parts appear only where they differ from the family's own."""
+        """The code as JSON-ready values; fixed parts appear only where they differ from the family's defaults."""
         data: dict[str, Any] = {"family": self.family, "widths": list(self.widths), "depths": list(self.depths)}
         if letter := family_of(self.family).letter:
             data[FIELDS[letter]] = list(self.thirds)
@@ -310,13 +310,13 @@ class Code:
         """The code that ``to_dict`` wrote; an unknown or missing key is a ``CodeError`` that names it."""
         if not isinstance(data, Mapping):
             raise CodeError(f"A code is read from a mapping, not from {type(data).__name__}: {formatted(data)}.")
-        known = ("family", *FIELDS.values(), *_FIXED)
+        allowed = ("family", *FIELDS.values(), *_FIXED)
         for key in data:
-            if key not in known:
-                raise CodeError(f"A code has no key {formatted(key)}; allowed are {', '.join(known)}.")
-        for key in known[:3]:
+            if key not in allowed:
+                raise CodeError(f"A code has no key {formatted(key)}; allowed are {', '.join(allowed)}.")
+        for key in allowed[:3]:
             if key not in data:
-                raise CodeError(f"A code needs the key {key!r}; given were {', '.join(map(str, data)) or 'none'}.")
+                raise CodeError(f"A code needs the key {key!r}; got {', '.join(map(str, data)) or 'none'}.")
         return cls(**cast("dict[str, Any]", dict(data)))
 
 
@@ -343,8 +343,8 @@ def plain_number(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
-def _is_empty(given: object) -> bool:
-    return given is None or (isinstance(given, Iterable) and not tuple(given))
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, Iterable) and not tuple(value))
 
 
 def _integer(family: str, name: str, value: object, most: int) -> int:

@@ -80,7 +80,7 @@ def stage_costs(
 ) -> tuple[StageCost, ...]:
     """The cost stage by stage in the order of the forward; the rows sum to ``code_cost`` of the same arguments.
 
-    ``inner`` of a row is the first block's inner width, 0 where the block has none of its own.
+    ``inner`` of a row is the first block's inner width, 0 where that is its output width.
     """
     check_arguments(num_classes, in_chans)
     size = checked_size(code.image_size if image_size is None else image_size)
@@ -126,7 +126,7 @@ def block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], 
         weights = outputs * (layer.kernel * layer.kernel)
         if not (isinstance(layer.group_width, int) and layer.group_width == 1):
             weights = weights * layer.group_width
-        if not (isinstance(layer.present, int) and layer.present == 1):  # a column has no one truth
+        if not (isinstance(layer.present, int) and layer.present == 1):  # a column has no single truth value
             outputs, weights = outputs * layer.present, weights * layer.present
         macs = macs + weights * (h * w)
         params = params + weights + outputs * (layer.bias + (2 if layer.norm else 0))
@@ -142,8 +142,8 @@ def blocks_by_stage(
 ) -> list[list[tuple[Block[Any], Any, tuple[int, int]]]]:
     """The blocks of each searched stage of n codes, columns [d, n]: (block, how many times, size of its input).
 
-    What stands before the first searched stage belongs to it, what stands behind the last one to that. Sizes are the
-    same for all codes.
+    The stem and the fixed second stage count towards the first searched stage, head and classifier towards the last.
+    Sizes are the same for all codes.
     """
     family = family_of(template.family)
     out: list[list[Any]] = [[] for _ in range(family.stages)]
@@ -183,7 +183,7 @@ def stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans: 
 
 
 def checked_size(image_size: ImageSize) -> tuple[int, int]:
-    """(height, width) [px] of an image size given as a side or a pair; a ``CodeError`` for anything else."""
+    """(height, width) [px] of an image size, a side or a pair; a ``CodeError`` for anything else."""
     sides: Sequence[object] = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
     pair = tuple(plain_number(side) for side in sides)
     if len(pair) != 2 or not all(
@@ -197,7 +197,7 @@ def checked_size(image_size: ImageSize) -> tuple[int, int]:
 
 
 def check_arguments(num_classes: object, in_chans: object) -> None:
-    """A ``CodeError`` unless a network can have so many classes (from 0) and input channels (from 1)."""
+    """Raise a ``CodeError`` unless ``num_classes`` is an integer from 0 and ``in_chans`` one from 1, within limits."""
     for name, value, least, most in (
         ("num_classes", num_classes, 0, _MOST_CLASSES),
         ("in_chans", in_chans, 1, MAX_WIDTH),

@@ -23,11 +23,11 @@ Kind = Literal["maskrcnn", "retinanet"]
 SIZE: Final = 800
 #: Classes as the paper counts: Mask R-CNN with a background, as COCO's category numbers go (91), RetinaNet COCO's 80.
 CLASSES: Final[dict[Kind, int]] = {"maskrcnn": 91, "retinanet": 80}
-#: Channels of the pyramid's features and of the heads, unless a detector says otherwise.
+#: Channels of the pyramid's features and of the heads, by default.
 CHANNELS: Final = 256
-#: Anchors at each place of a feature: three shapes of one size, or of three sizes.
+#: Anchors at each position of a feature map: three shapes of one size, or of three sizes.
 ANCHORS: Final[dict[Kind, int]] = {"maskrcnn": 3, "retinanet": 9}
-#: The linear layers of the box head are so many times as wide as the pyramid.
+#: Width of the box head's linear layers as a multiple of the pyramid's.
 BOX_HEAD: Final = 4
 _TITLES: Final[dict[Kind, str]] = {"maskrcnn": "Mask R-CNN", "retinanet": "RetinaNet"}
 
@@ -38,7 +38,7 @@ class Detector:
 
     ``p6_from`` says what RetinaNet's coarser levels are made from: the backbone's last features (``c5``, as the paper
     counts and the RetinaNet paper describes) or the pyramid's (``p5``, as torchvision's published weights have it).
-    ``channels`` is the width of the pyramid and of all heads: what stands beside a small backbone costs more than it.
+    ``channels`` is the width of the pyramid and of all heads: beside a small backbone they cost more than it does.
     """
 
     kind: Kind
@@ -49,7 +49,7 @@ class Detector:
 
     def __post_init__(self) -> None:
         if self.kind not in CLASSES:
-            raise CodeError(f"A detector is maskrcnn or retinanet; given was {formatted(self.kind)}.")
+            raise CodeError(f"A detector is maskrcnn or retinanet; got {formatted(self.kind)}.")
         if self.num_classes == 0:
             object.__setattr__(self, "num_classes", CLASSES[self.kind])
         if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
@@ -68,18 +68,18 @@ class Detector:
 
     @property
     def title(self) -> str:
-        """Its kind as a person writes it, with the backbone's family."""
+        """Its kind and the backbone's family, for display."""
         return f"{_TITLES[self.kind]} on {family_of(self.backbone.family).title}"
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Which of the backbone's features (by their place: strides 4, 8, 16, 32) the pyramid starts from."""
+        """Indices of the backbone's features (at strides 4, 8, 16, 32) that the pyramid takes."""
         return (0, 1, 2, 3) if self.kind == "maskrcnn" else (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorHead:
-    """A detector without its backbone: what a search over backbones keeps as it is. Fields as ``Detector``'s."""
+    """A detector without its backbone: what a search over backbones leaves unchanged. Fields as ``Detector``'s."""
 
     kind: Kind
     num_classes: int = 0
@@ -93,7 +93,7 @@ class DetectorHead:
 
     @property
     def title(self) -> str:
-        """Its kind as a person writes it."""
+        """Its kind, for display."""
         return _TITLES[self.kind]
 
     def on(self, code: Code) -> Detector:
@@ -106,7 +106,7 @@ class Convolution:
     """A convolution or linear layer beside the backbone: its module's path, widths, kernel, and where it runs.
 
     ``sides`` are the (height, width) of its outputs, one for each level of the pyramid that it is shared by; none where
-    it runs on proposals, whose number depends on the picture.
+    it runs on proposals, whose number depends on the image.
     """
 
     name: str
@@ -119,12 +119,12 @@ class Convolution:
     def cost(self) -> Cost:
         """Its MACs, parameters (it has biases) and outputs."""
         weights = self.in_width * self.out_width * self.kernel**2
-        places = sum(h * w for h, w in self.sides)
-        return Cost(weights * places, weights + self.out_width, self.out_width * places)
+        positions = sum(h * w for h, w in self.sides)
+        return Cost(weights * positions, weights + self.out_width, self.out_width * positions)
 
 
 def backbone_stages(code: Code, image_size: ImageSize | None = None) -> tuple[StageCost, ...]:
-    """The stages of a code's features, without what stands behind them: classifier, last 1x1 of an MBConv net."""
+    """The stages of a code's features, without the layers behind them: classifier, last 1x1 of an MBConv net."""
     rows = zip(stage_costs(code, image_size, num_classes=0), stages_of(code), strict=False)
     return tuple(row for row, stage in rows if stage.first.in_features)
 
@@ -162,16 +162,16 @@ def detector_cost(detector: Detector, image_size: ImageSize = SIZE) -> Cost:
 
 
 def network_cost(code: Code, head: DetectorHead | None = None) -> Cost:
-    """The cost of a code's network at its own image size: of the classifier, or of the detector with this head."""
+    """The cost of a code's network at the code's image size: of the classifier, or of the detector with this head."""
     return code_cost(code) if head is None else detector_cost(head.on(code), code.image_size)
 
 
 @dataclass(frozen=True, slots=True)
 class HeadCost:
-    """The cost of a head on any code of a family: ``fixed``, and for each channel of the stages that it takes.
+    """The cost of a head on any code of a family: ``fixed``, and per channel of the stages whose features it takes.
 
-    ``by_stage`` has (the searched stage's place, cost of a channel of it). Every layer beside the backbone takes one
-    feature at most, so that nothing else is in it.
+    ``by_stage`` has (index of the searched stage, cost per channel). Every layer beside the backbone takes at most one
+    feature, so the cost has no other terms.
     """
 
     fixed: Cost
@@ -182,7 +182,7 @@ def head_cost(head: DetectorHead, template: Code) -> HeadCost:
     """The cost of a head on the codes of a template's family, at the template's image size."""
     detector = head.on(template)
     _, sides = _features(detector, checked_size(template.image_size))
-    places = feature_stages(template.family)
+    stages = feature_stages(template.family)
 
     def at(widths: tuple[int, ...]) -> Cost:
         total = Cost(0, 0, 0)
@@ -195,32 +195,32 @@ def head_cost(head: DetectorHead, template: Code) -> HeadCost:
     for level in detector.levels:
         one = at(tuple(int(i == level) for i in range(len(sides))))
         by_stage.append(
-            (places[level], Cost(one.macs - fixed.macs, one.params - fixed.params, one.activations - fixed.activations))
+            (stages[level], Cost(one.macs - fixed.macs, one.params - fixed.params, one.activations - fixed.activations))
         )
     return HeadCost(fixed, tuple(by_stage))
 
 
 def feature_stages(family: str) -> tuple[int, ...]:
-    """The places of the searched stages whose outputs are the features at strides 4, 8, 16 and 32: the last at each."""
+    """Indices of the searched stages whose outputs are the features at strides 4, 8, 16 and 32: the last at each."""
     data = family_of(family)
     stride = data.stem_stride
-    found: dict[int, int] = {}
-    for place, step in enumerate(data.strides):
-        stride *= step
-        found[stride] = place
-    return tuple(found[s] for s in (4, 8, 16, 32))
+    last_stage: dict[int, int] = {}
+    for index, stage_stride in enumerate(data.strides):
+        stride *= stage_stride
+        last_stage[stride] = index
+    return tuple(last_stage[s] for s in (4, 8, 16, 32))
 
 
 def _features(detector: Detector, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """Widths and sizes of the backbone's features at strides 4, 8, 16 and 32 [px]: the last stage at each."""
-    found: dict[int, tuple[int, tuple[int, int]]] = {}
+    by_stride: dict[int, tuple[int, tuple[int, int]]] = {}
     for row in backbone_stages(detector.backbone, size):
         if row.number == 1:
             continue
         stride = round(size[0] / row.size[0])
-        found[stride] = row.width, row.size
-    chosen = [found[stride] for stride in sorted(found) if stride >= 4][:4]
-    return tuple(w for w, _ in chosen), tuple(s for _, s in chosen)
+        by_stride[stride] = row.width, row.size
+    features = [by_stride[stride] for stride in sorted(by_stride) if stride >= 4][:4]
+    return tuple(w for w, _ in features), tuple(s for _, s in features)
 
 
 def _pyramid(detector: Detector, widths: Sequence[int], sides: Sequence[tuple[int, int]]) -> Iterator[Convolution]:

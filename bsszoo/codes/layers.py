@@ -2,8 +2,7 @@
 
 Networks are built from the ``Block`` values of this file and costs sum their layers, so that a cost cannot drift from
 its network. The numbers of a block are integers for one code or integer columns [n] for n codes at once: the same lines
-serve both (``N``). Layer names are the module paths of the built timm model. What kinds of residual blocks there are is
-said by the families.
+serve both (``N``). Layer names are the module paths of the built timm model. Each family defines its residual blocks.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Layer(Generic[N]):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How one block sits in the built network, where that differs from its place in the code.
+    """How one block sits in the built network, where that differs from the code.
 
     ``stride`` is 1 where the output stride turned the code's stride into dilation; ``first_dilation`` is the dilation
     up to the convolution that has the stride, ``dilation`` that of all after it. ``drop_path`` is a probability.
@@ -82,10 +81,10 @@ class Block(Generic[N]):
     stride_in: Literal["3x3", "1x1"] = "3x3"
     group_width: N | None = None
 
-    #: Its kind in the text of a latency table's block, and the letter of the code's third entry that says its inside.
+    #: Its kind in the text of a latency table's block, and the letter of the code's third entry that shapes its inside.
     kind: ClassVar[str] = ""
     letter: ClassVar[str] = ""
-    #: Whether its inner width is one of its own.
+    #: Whether its inner width is independent of its output width.
     waisted: ClassVar[bool] = False
     #: Whether a stage stacks it, whether a detector takes features before it, and whether it reads pooled features.
     stacked: ClassVar[bool] = True
@@ -96,7 +95,7 @@ class Block(Generic[N]):
         """Its layers in the order of its modules; absent ones have ``present`` 0."""
         raise NotImplementedError
 
-    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """Its module, freshly initialised; ``dd`` holds the device and the dtype of its parameters."""
         raise NotImplementedError
 
@@ -166,7 +165,7 @@ class Stem(Block[N]):
             )
         ]
 
-    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """The convolution, its normalisation and its activation."""
         from timm.layers.create_act import get_act_layer
         from torch import nn
@@ -206,7 +205,7 @@ class Classifier(Block[N]):
         """The linear layer."""
         return [Layer(self.name, self.in_width, self.out_width, 1, 1, self.in_width, True, "", "classifier")]
 
-    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """The layer, on flattened features."""
         from torch import nn
 

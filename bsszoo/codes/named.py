@@ -1,7 +1,5 @@
-"""The named codes: every network of the paper's tables, read from ``bsszoo/models/entries.json``, and what the families
-know as published.
-
-The reading stands here, below ``nets``, because both the networks' registration with timm and the zoo need it.
+"""The named codes: every network of the paper's tables, read from ``bsszoo/models/entries.json``, and the
+networks that the families list as published.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from bsszoo.codes.families import FAMILIES, Published
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """What the paper prints for one network: where, the code as it stands there, and its two figures as text."""
+    """What the paper prints for one network: the table, the code as printed, and its two figures as text."""
 
     place: str
     code: str
@@ -33,7 +31,7 @@ class Printed:
 class WeightTag:
     """One set of weights of an entry: its tag, the Hub repository and whether anything was published there.
 
-    ``sha256`` is the checksum of the weights' file (hexadecimal), None where nobody has recorded one.
+    ``sha256`` is the checksum of the weights' file (hexadecimal), None where none is recorded.
     """
 
     tag: str
@@ -46,10 +44,9 @@ class WeightTag:
 class ModelEntry:
     """One network of the zoo.
 
-    ``cost`` is exact, at the code's own image size, with 1000 classes and 3 input channels; ``stored`` is that of the
-    paper's networks, others are counted when they are asked for. ``timm`` is timm's name
-    of the same architecture, None for the searched codes. ``paper`` is None for a network that is in none of its
-    tables. The first of ``tags`` is the default.
+    ``cost`` is exact, at the code's image size, with 1000 classes and 3 input channels; ``stored`` is that of the
+    paper's networks, others are counted on access. ``timm`` is timm's name of the same architecture, None for the
+    searched codes. ``paper`` is None for a network outside its tables. The first of ``tags`` is the default.
     """
 
     name: str
@@ -68,7 +65,7 @@ class ModelEntry:
 
     @property
     def architecture(self) -> str:
-        """The name under which timm knows the network once ``bsszoo.nets`` is imported."""
+        """The network's name in timm once ``bsszoo.nets`` is imported."""
         return self.timm or self.name
 
     @property

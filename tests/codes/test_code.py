@@ -110,7 +110,7 @@ class TestThePapersForm:
 
     def test_the_stray_6_of_the_mobilenetv2_row_is_an_error_that_counts(self) -> None:
         printed = "{24,32,64,96,160,320,2,3,4,3,3,1,6,6,6,6,6,6,6}"
-        with pytest.raises(CodeError, match=r"18 entries .* 19 were given"):
+        with pytest.raises(CodeError, match=r"18 entries .* got 19"):
             Code.parse(printed, family="mobilenetv2")
 
     def test_resnet18s_stem_follows_c2(self) -> None:
@@ -239,11 +239,11 @@ class TestErrors:
             ("resnet18_c64-128-256-512", None, ["'l..'", "missing"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_c1", None, ["'c'", "twice"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_t6-6-6-6", None, ["no T entries"]),
-            ("resnet18_c64-128-256-512_l2-2-2-2_px224_px160", None, ["'px160'", "again"]),
+            ("resnet18_c64-128-256-512_l2-2-2-2_px224_px160", None, ["'px160'", "repeats"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_foo", None, ["'foo'", "stem.."]),
             ("resnet18_c64-128-256-512_l2-2-2", None, ["3 depths", "4 are needed"]),
             ("resnet18_c64-128--512_l2-2-2-2", None, ["'c64-128--512'", "c.."]),
-            ("{64,128,256,512,2,2,2}", "resnet18", ["8 entries", "7 were given"]),
+            ("{64,128,256,512,2,2,2}", "resnet18", ["8 entries", "got 7"]),
             ("{64,128,,256,512,2,2,2}", "resnet18", ["{64,128,,256,512,2,2,2}"]),
             ("{64,128,-256,512,2,2,2,2}", "resnet18", ["-256"]),
             ("{64.5,128,256,512,2,2,2,2}", "resnet18", ["64.5"]),

@@ -1,4 +1,4 @@
-"""``Family``: what all codes of one family share, and what it is asked for. Each family is one file beside this one."""
+"""``Family``: the interface of a family and the data that its codes share. Each family is one file beside this one."""
 
 from __future__ import annotations
 
@@ -109,21 +109,21 @@ class Family(ABC):
     """A family: its data, and how its codes become stages, networks and spaces.
 
     Args:
-        name, title: As in a code's text, and as a person writes it.
+        name, title: As in a code's text, and for display.
         letter: Of the code's third entries: ``B`` (bottleneck width), ``T`` (expansion), ``G`` (group width) or none.
         first_stage: The paper's number of the first searched stage; those before it are fixed, the stem among them.
         strides, kernels: Of the first block of each searched stage.
         stem_width: None where the stem follows the first width of the code (ResNet-18, see docs/findings).
         stage2: (width, depth) of the fixed second stage of MobileNetV2 and EfficientNet, None elsewhere.
         activation: timm's name of it.
-        image_size: Side of the input at which costs are counted unless a code says otherwise [px].
+        image_size: Side of the input at which costs are counted by default [px].
         original: The entries of the published network.
         original_stage2_depth: Differs from the searched codes' in EfficientNet-B1 only.
         width_ranges, max_depths: Of the search space at scale 1: section B.2.2 of the paper, or ours.
         third_values: The third entries that each stage of the space may have; of ``B`` as shares of the width.
         grid_divisor: What the steps of a scaled space are multiples of.
         uniform_divisor: What the widths of a uniformly rescaled network are multiples of.
-        interpolation: How timm's configurations of it resize pictures.
+        interpolation: How timm's configurations of it resize images.
         first_conv, classifier: Module paths of the first and the last layer.
         training: How it is trained on ImageNet.
         published: Further published networks by timm's name.
@@ -245,7 +245,7 @@ class Family(ABC):
 
     @property
     def stem_stride(self) -> int:
-        """The stride of the features that the first searched stage takes."""
+        """The stride of the first searched stage's input."""
         stage = self.stem(3, 8)
         return stage.first.stride * stage.pool
 
@@ -314,11 +314,11 @@ class Family(ABC):
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """The fields of the code of a trained network, from the shapes of its tensors under timm's keys; else None.
 
-        The image size and where a stride is are not in them: they are the family's own.
+        The image size and where a stride is are not in them and take the family's defaults.
         """
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
-        """timm's names of tensors by torchvision's, where these differ and the tensors have such; else None."""
+        """timm's module names by torchvision's, None where the tensors are not named as torchvision's."""
         return None
 
 
@@ -334,7 +334,7 @@ def widths_in(shapes: Shapes, name: str) -> int:
 
 
 def counted(shapes: Shapes, path: Any) -> int:
-    """How many of ``path(0)``, ``path(1)``, .. name a convolution that is there."""
+    """How many of ``path(0)``, ``path(1)``, .. name a convolution in ``shapes``."""
     index = 0
     while f"{path(index)}.weight" in shapes:
         index += 1

@@ -29,7 +29,7 @@ class CodeInvertedResidual(InvertedResidual):
     timm rounds the expanded width to a multiple of 8; the paper's figures come out only without.
     """
 
-    def __init__(self, block: Block[int], place: Placement, act: type[nn.Module], dd: dict[str, Any]) -> None:
+    def __init__(self, block: Block[int], placement: Placement, act: type[nn.Module], dd: dict[str, Any]) -> None:
         # Not the parent's, which rounds. Every attribute that its forward reads is set here.
         nn.Module.__init__(self)
         norm_act = get_norm_act_layer(nn.BatchNorm2d, act)
@@ -40,14 +40,21 @@ class CodeInvertedResidual(InvertedResidual):
         self.conv_pw = _conv(block.in_width, mid, 1, padding="", **dd)
         self.bn1 = norm_act(mid, inplace=True, **dd)
         self.conv_dw = _conv(
-            mid, mid, block.kernel, stride=place.stride, dilation=place.first_dilation, groups=mid, padding="", **dd
+            mid,
+            mid,
+            block.kernel,
+            stride=placement.stride,
+            dilation=placement.first_dilation,
+            groups=mid,
+            padding="",
+            **dd,
         )
         self.bn2 = norm_act(mid, inplace=True, **dd)
         self.aa = nn.Identity()
         self.se = _squeeze_excite(block, mid, act, dd)
         self.conv_pwl = _conv(mid, block.out_width, 1, padding="", **dd)
         self.bn3 = norm_act(block.out_width, apply_act=False, **dd)
-        self.drop_path = DropPath(place.drop_path) if place.drop_path else nn.Identity()
+        self.drop_path = DropPath(placement.drop_path) if placement.drop_path else nn.Identity()
 
 
 class CodeEfficientNet(EfficientNet):
@@ -100,7 +107,7 @@ class CodeEfficientNet(EfficientNet):
 class CodeEfficientNetFeatures(EfficientNetFeatures):
     """The trunk of ``CodeEfficientNet`` that returns its features at each stride, as timm's ``features_only`` does.
 
-    Arguments as ``CodeEfficientNet``; ``out_indices`` are places in the list of features (by default all five).
+    Arguments as ``CodeEfficientNet``; ``out_indices`` are indices into the list of features (by default all five).
     """
 
     def __init__(
@@ -155,8 +162,8 @@ def _add_trunk(
             if stride > 1 and reduction * stride > output_stride:
                 dilation, stride = dilation * stride, 1
             reduction *= stride
-            place = Placement(stride, dilation, previous, drop_path_rate * index / blocks_of_net)
-            blocks.append(build_mbconv(block, place, act, dd))
+            placement = Placement(stride, dilation, previous, drop_path_rate * index / blocks_of_net)
+            blocks.append(build_mbconv(block, placement, act, dd))
             index += 1
         made.append(nn.Sequential(*blocks))
         if _ends_level(body, i):
@@ -172,11 +179,11 @@ def _ends_level(body: list[Stage[int]], i: int) -> bool:
     return i + 1 == len(body) or body[i + 1].first.stride > 1
 
 
-def build_mbconv(block: Block[int], place: Placement, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
+def build_mbconv(block: Block[int], placement: Placement, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
     """The module of one inverted residual block; without expansion it is timm's depthwise-separable one."""
     made: nn.Module
     if block.mid_width != block.in_width:
-        return CodeInvertedResidual(block, place, act, dd)
+        return CodeInvertedResidual(block, placement, act, dd)
     squeeze: Any = None
     if block.squeeze_width is not None:
         squeeze = partial(SqueezeExcite, rd_channels=block.squeeze_width)
@@ -184,12 +191,12 @@ def build_mbconv(block: Block[int], place: Placement, act: type[nn.Module], dd: 
         block.in_width,
         block.out_width,
         block.kernel,
-        place.stride,
-        place.first_dilation,
+        placement.stride,
+        placement.first_dilation,
         noskip=not _has_skip(block),
         act_layer=act,
         se_layer=squeeze,
-        drop_path_rate=place.drop_path,
+        drop_path_rate=placement.drop_path,
         **dd,
     )
     return made

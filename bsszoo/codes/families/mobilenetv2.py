@@ -1,4 +1,4 @@
-"""MobileNetV2: stages of inverted residual blocks. What EfficientNets share with it stands here too."""
+"""MobileNetV2: stages of inverted residual blocks. The base that EfficientNets share with it is here too."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class MBConv(Block[N]):
             ]
         return [*out, self._conv("conv_pw" if alone else "conv_pwl", m, self.out_width, "bn2" if alone else "bn3")]
 
-    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block, with exactly these widths."""
         from timm.layers.create_act import get_act_layer
 
         from bsszoo.codes.families.mbconv_modules import build_mbconv
 
         act: Any = get_act_layer(activation)
-        return build_mbconv(self, place, act, dd)
+        return build_mbconv(self, placement, act, dd)
 
     def title(self: Block[int]) -> str:
         """``MBConv k5 + SE``."""
@@ -112,7 +112,7 @@ class MBConvNet(Family):
         return partial(CodeEfficientNet, activation=self.activation)
 
     def features(self) -> Any:
-        """A class of its own, as timm's EfficientNets have, whose keys stay those of the whole network."""
+        """A separate class, as for timm's EfficientNets, whose keys stay those of the whole network."""
         from bsszoo.codes.families.mbconv_modules import CodeEfficientNetFeatures
 
         return partial(CodeEfficientNetFeatures, activation=self.activation)
@@ -144,7 +144,7 @@ class MBConvNet(Family):
         }
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
-        """torchvision's MobileNetV2 numbers its blocks through: a stage begins where the width changes."""
+        """torchvision's MobileNetV2 numbers its blocks consecutively: a stage begins where the width changes."""
         if "features.1.conv.0.0.weight" not in shapes:
             return None
         blocks = counted(shapes, lambda i: f"features.{i + 1}.conv.0.0")

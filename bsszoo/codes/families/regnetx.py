@@ -52,7 +52,7 @@ class GroupedBottleneck(Block[N]):
             self._conv("downsample.conv", a, b, "downsample.bn", 1, self.stride, role="shortcut", present=present),
         ]
 
-    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block."""
         from timm.layers.create_act import get_act_layer
         from timm.models.regnet import Bottleneck
@@ -61,12 +61,12 @@ class GroupedBottleneck(Block[N]):
         made: nn.Module = Bottleneck(
             self.in_width,
             self.out_width,
-            place.stride,
-            (place.first_dilation, place.dilation),
+            placement.stride,
+            (placement.first_dilation, placement.dilation),
             group_size=self.group_width or 1,
             se_ratio=(self.squeeze_width or 0) / self.in_width,
             act_layer=act,
-            drop_path_rate=place.drop_path,
+            drop_path_rate=placement.drop_path,
             **dd,
         )
         return made
@@ -234,18 +234,18 @@ def build_regnet(
     reduction, dilation, index = 2, 1, 0
     drop_paths = torch.linspace(0, drop_path_rate, sum(stage.depth for stage in body), device="cpu").tolist()
     for stage in body:
-        # timm's container, whose forward knows gradient checkpointing.
+        # timm's container, whose forward supports gradient checkpointing.
         made: Any = RegStage.__new__(RegStage)
         nn.Module.__init__(made)
         made.grad_checkpointing = False
         blocks: dict[str, nn.Module] = OrderedDict()
         for block in stage.blocks():
-            stride, before = block.stride, dilation
+            stride, previous = block.stride, dilation
             if stride > 1 and reduction >= output_stride:
                 dilation, stride = dilation * stride, 1
             reduction *= stride
-            place = Placement(stride, dilation, before, drop_paths[index])
-            blocks[block.name.rpartition(".")[2]] = block.build(place, "relu", dd)
+            placement = Placement(stride, dilation, previous, drop_paths[index])
+            blocks[block.name.rpartition(".")[2]] = block.build(placement, "relu", dd)
             index += 1
         for name, module in blocks.items():
             made.add_module(name, module)
@@ -271,8 +271,8 @@ TRAINING: Final = Training(
 )
 
 
-def regnet(make: type[RegNet], name: str, title: str, **own: Any) -> RegNet:
-    """A family of RegNets: what all share, and its ``own`` original, ranges, depths and published networks."""
+def regnet(make: type[RegNet], name: str, title: str, **settings: Any) -> RegNet:
+    """A family of RegNets: what all share, and its ``settings``: original, ranges, depths and published networks."""
     return make(
         name=name,
         title=title,
@@ -293,7 +293,7 @@ def regnet(make: type[RegNet], name: str, title: str, **own: Any) -> RegNet:
         first_conv="stem.conv",
         classifier="head.fc",
         training=TRAINING,
-        **own,
+        **settings,
     )
 
 

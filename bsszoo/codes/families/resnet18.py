@@ -1,4 +1,4 @@
-"""ResNet-18: stages of basic blocks. What all ResNets share stands here too."""
+"""ResNet-18: stages of basic blocks. The base of all ResNets is here too."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class PooledStem(Stem[N]):
 
     __slots__ = ()
 
-    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """The convolution, its normalisation, its activation and the pooling."""
         from torch import nn
 
-        return nn.Sequential(Stem.build(self, place, activation, dd), nn.MaxPool2d(3, 2, 1))
+        return nn.Sequential(Stem.build(self, placement, activation, dd), nn.MaxPool2d(3, 2, 1))
 
 
 class Residual(Block[N]):
@@ -52,11 +52,11 @@ class Residual(Block[N]):
             present=present,
         )
 
-    def build(self: Block[int], place: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block."""
         from bsszoo.codes.families.resnet_modules import build_residual
 
-        return build_residual(self, place, dd)
+        return build_residual(self, placement, dd)
 
 
 class BasicBlock(Residual[N]):
@@ -102,7 +102,7 @@ class ResNet(Family):
         return True
 
     def timm_arguments(self, code: CodeFields) -> tuple[str, dict[str, Any]] | None:
-        """timm's own network of the family with other layers and channels."""
+        """timm's network of the family with other layers and channels."""
         # With the stride on the first 1x1 convolution the tensors are the same, and the network is another one.
         if code.stride_in != "3x3":
             return None
@@ -127,9 +127,9 @@ class ResNet18(ResNet):
 
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``layer1.0.conv2`` and the like."""
-        if "layer1.0.conv3.weight" in shapes or (found := self._stages_in(shapes, "conv2")) is None:
+        if "layer1.0.conv3.weight" in shapes or (stages := self._stages_in(shapes, "conv2")) is None:
             return None
-        widths, depths = found
+        widths, depths = stages
         return {"widths": tuple(widths), "depths": tuple(depths), "stem_width": widths_in(shapes, "conv1")}
 
 

@@ -62,9 +62,9 @@ class ResNet50(ResNet):
 
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``layer1.0.conv3`` and the like."""
-        if (found := self._stages_in(shapes, "conv3")) is None:
+        if (stages := self._stages_in(shapes, "conv3")) is None:
             return None
-        widths, depths = found
+        widths, depths = stages
         inner = tuple(widths_in(shapes, f"{self.stage_name(s)}.0.conv1") for s in range(self.stages))
         return {
             "widths": tuple(widths),

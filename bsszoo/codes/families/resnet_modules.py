@@ -14,15 +14,17 @@ from bsszoo.codes.layers import Block, Placement, Stage
 
 
 class CodeBottleneck(Bottleneck):
-    """timm's ``Bottleneck`` with the code's own inner width and placement of the stride."""
+    """timm's ``Bottleneck`` with the code's inner width and position of the stride."""
 
     expansion = 1
 
-    def __init__(self, block: Block[int], place: Placement, downsample: nn.Module | None, dd: dict[str, Any]) -> None:
+    def __init__(
+        self, block: Block[int], placement: Placement, downsample: nn.Module | None, dd: dict[str, Any]
+    ) -> None:
         # Not the parent's: it derives the widths from each other. Every attribute that its forward reads is set here.
         nn.Module.__init__(self)
-        first, second = (place.stride, 1) if block.stride_in == "1x1" else (1, place.stride)
-        dilation = place.dilation if block.stride_in == "1x1" else place.first_dilation
+        first, second = (placement.stride, 1) if block.stride_in == "1x1" else (1, placement.stride)
+        dilation = placement.dilation if block.stride_in == "1x1" else placement.first_dilation
         mid = block.mid_width
         self.conv1 = nn.Conv2d(block.in_width, mid, 1, stride=first, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(mid, **dd)
@@ -37,9 +39,9 @@ class CodeBottleneck(Bottleneck):
         self.se = None
         self.act3 = nn.ReLU(inplace=True)
         self.downsample = downsample
-        self.stride = place.stride
-        self.dilation = place.dilation
-        self.drop_path = _drop_path(place)
+        self.stride = placement.stride
+        self.dilation = placement.dilation
+        self.drop_path = _drop_path(placement)
 
 
 class CodeResNet(ResNet):
@@ -97,8 +99,8 @@ class CodeResNet(ResNet):
                 if stride > 1 and reduction >= output_stride:
                     dilation, stride = dilation * stride, 1
                 reduction *= stride
-                place = Placement(stride, dilation, previous, drop_path_rate * index / last)
-                blocks.append(build_residual(block, place, dd))
+                placement = Placement(stride, dilation, previous, drop_path_rate * index / last)
+                blocks.append(build_residual(block, placement, dd))
                 previous = dilation
                 index += 1
             self.add_module(stage.name, nn.Sequential(*blocks))
@@ -110,28 +112,28 @@ class CodeResNet(ResNet):
         self.init_weights(zero_init_last=zero_init_last)
 
 
-def build_residual(block: Block[int], place: Placement, dd: dict[str, Any]) -> nn.Module:
+def build_residual(block: Block[int], placement: Placement, dd: dict[str, Any]) -> nn.Module:
     """The module of one basic or bottleneck block, with the projection that its shapes call for."""
     downsample = None
-    # The code's stride decides, not the placed one: weights must fit at every output stride.
+    # The code's stride decides, not the placement's: weights must fit at every output stride.
     if block.stride != 1 or block.in_width != block.out_width:
         downsample = downsample_conv(
-            block.in_width, block.out_width, kernel_size=1, stride=place.stride, norm_layer=nn.BatchNorm2d, **dd
+            block.in_width, block.out_width, kernel_size=1, stride=placement.stride, norm_layer=nn.BatchNorm2d, **dd
         )
     if block.waisted:
-        return CodeBottleneck(block, place, downsample, dd)
+        return CodeBottleneck(block, placement, downsample, dd)
     made: nn.Module = BasicBlock(
         block.in_width,
         block.out_width,
-        place.stride,
+        placement.stride,
         downsample,
-        dilation=place.dilation,
-        first_dilation=place.first_dilation,
-        drop_path=_drop_path(place),
+        dilation=placement.dilation,
+        first_dilation=placement.first_dilation,
+        drop_path=_drop_path(placement),
         **dd,
     )
     return made
 
 
-def _drop_path(place: Placement) -> nn.Module | None:
-    return DropPath(place.drop_path) if place.drop_path > 0 else None
+def _drop_path(placement: Placement) -> nn.Module | None:
+    return DropPath(placement.drop_path) if placement.drop_path > 0 else None
