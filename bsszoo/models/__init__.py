@@ -1,4 +1,4 @@
-"""The networks by name and by code: resolved, created, loaded, kept.
+"""The networks by name and by code: resolved, created, loaded, saved.
 
 This package loads neither torch nor timm; ``bsszoo.models.create`` and ``bsszoo.models.build`` do.
 """

@@ -1,8 +1,8 @@
 """``build``: the timm model of any code; and the registration of these models with timm.
 
-timm finds a module's weight configurations in its ``default_cfgs`` and its models in its namespace, so both stand
+timm takes a module's weight configurations from its ``default_cfgs`` and its models from its namespace, so both are
 here, made from the zoo's entries: ``timm.create_model("resnet50_autobss")``, and ``bsszoo_code`` for any other code.
-timm's own names are left alone: an original code is timm's model already.
+timm's names are not registered again: an original code is timm's model already.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def build(
         global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or empty for none.
         output_stride: 32, 16 or 8: input px per px of the last features; the weights are the same ones.
         features_only: A model that returns the list of features at strides 2, 4, 8, 16 and 32 instead.
-        out_indices: Which of these features, as places in that list; all by default.
+        out_indices: Indices of these features in that list; all by default.
         pretrained_cfg: Entries that replace those of ``config_of(code)`` in the model's ``default_cfg``.
         device, dtype: Where and as what the parameters are made; ``"meta"`` makes none.
 
@@ -93,23 +93,23 @@ def build(
     arguments |= {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
     cfg = {**config_of(code), "architecture": architecture, **(pretrained_cfg or {})}
     model = build_as_timm(code, architecture, pretrained_cfg=cfg, **arguments)
-    # What timm.create_model would have noted: how timm.models.save_for_hf and push_to_hf_hub record the network.
+    # As timm.create_model sets it: how timm.models.save_for_hf and push_to_hf_hub record the network.
     recorded = {"output_stride": output_stride} if output_stride != 32 else {}
     model._model_args = recorded if entry else {"code": code.to_dict(), **recorded}  # type: ignore[assignment]
     return model
 
 
 def build_as_timm(code: Code, variant: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The model of a code through timm's own builder; keywords are those that ``timm.create_model`` passes on."""
+    """The model of a code through timm's own builder; keywords as ``timm.create_model`` passes them."""
     family = family_of(code.family)
     stages = stages_of(code, in_chans=kwargs.get("in_chans", 3))
-    own_features = family.features() if kwargs.get("features_only") else None
-    if own_features is None:
+    features_class = family.features() if kwargs.get("features_only") else None
+    if features_class is None:
         model: nn.Module = build_model_with_cfg(family.network(), variant, pretrained, stages=stages, **kwargs)
         return model
     kwargs.pop("features_only")
     features: Any = build_model_with_cfg(
-        own_features,
+        features_class,
         variant,
         pretrained,
         stages=stages,
@@ -170,7 +170,7 @@ def recount(
 ) -> tuple[int, int]:
     """A second count of a code's network: MACs by thop and parameters by torch of the built one.
 
-    The code says what is built and nothing of what it costs; the image size is the code's by default.
+    Only the built network is counted, not the layer list; the image size is the code's by default.
     thop counts a batch norm at 4 operations an element and an average pooling at its inputs; both are zeroed, since
     the paper's FLOPs count convolutions and linear layers only.
     """
@@ -213,7 +213,7 @@ def _default_cfgs() -> Any:
         if not entry.tags:
             cfgs[name] = base
         for tag in entry.tags:
-            # Without a source timm answers pretrained=True at once, instead of asking a Hub where nothing is.
+            # Without a source timm answers pretrained=True at once, without a request for a missing repository.
             cfgs[f"{name}.{tag.tag}"] = {**base, **({"hf_hub_id": tag.repository} if tag.published else {})}
     return generate_default_cfgs(cfgs)
 
@@ -227,7 +227,7 @@ def bsszoo_code(
     code: str | Mapping[str, Any],
     **kwargs: Any,
 ) -> nn.Module:
-    """The model of any code, given as its text or as the dict of ``Code.to_dict``.
+    """The model of any code, from its text or the dict of ``Code.to_dict``.
 
     Both forms are JSON, so the code travels in the ``model_args`` of a checkpoint's ``config.json``.
 
@@ -236,11 +236,10 @@ def bsszoo_code(
     """
     if isinstance(code, Code):
         raise CodeError(
-            "code is given as text or as a dict here, so that it can be saved with the weights: "
-            "pass str(code) or code.to_dict()."
+            "code is a text or a dict here, so that it can be saved with the weights: pass str(code) or code.to_dict()."
         )
     made = Code.parse(code) if isinstance(code, str) else Code.from_dict(code)
-    # A configuration from a checkpoint, or from the caller, comes first; the code's own fills in the rest.
+    # A configuration from a checkpoint, or from the caller, comes first; the code's fills in the rest.
     kwargs["pretrained_cfg"] = {**config_of(made), "architecture": GENERIC, **_as_dict(kwargs.get("pretrained_cfg"))}
     return build_as_timm(made, GENERIC, pretrained=pretrained, **kwargs)
 
@@ -249,13 +248,13 @@ def _as_dict(cfg: Any) -> dict[str, Any]:
     if cfg is None:
         return {}
     if isinstance(cfg, str):
-        raise CodeError(f"{GENERIC} has no weights tagged {cfg!r}: a code of its own has none published.")
-    given = dict(cfg) if isinstance(cfg, Mapping) else dict(cfg.to_dict())
+        raise CodeError(f"{GENERIC} has no weights tagged {cfg!r}: none are published for a custom code.")
+    entries = dict(cfg) if isinstance(cfg, Mapping) else dict(cfg.to_dict())
     # timm's training script asks for a name's configuration before the network is built. For this name, which stands
-    # for any code, it gets timm's bare default, which says nothing and must not hide the code's own input size.
+    # for any code, it gets timm's bare default, which is empty and must not hide the code's input size.
     default: Any = PretrainedCfg()
     bare = default.to_dict()
-    return {} if all(bare.get(key) == value for key, value in given.items() if key != "architecture") else given
+    return {} if all(bare.get(key) == value for key, value in entries.items() if key != "architecture") else entries
 
 
 def _register(entry: ModelEntry) -> None:
@@ -263,8 +262,8 @@ def _register(entry: ModelEntry) -> None:
         return build_as_timm(entry.code, entry.name, pretrained=pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = entry.name
-    place = f" ({entry.paper.place} of the AutoBSS paper)" if entry.paper is not None else ""
-    create.__doc__ = f"{entry.title}{place}."
+    table = f" ({entry.paper.place} of the AutoBSS paper)" if entry.paper is not None else ""
+    create.__doc__ = f"{entry.title}{table}."
     globals()[entry.name] = register_model(create)
 
 

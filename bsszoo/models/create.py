@@ -34,14 +34,13 @@ def create(
     org: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> nn.Module:
-    """The timm model of a zoo entry, of any code, or of what a repository or a folder holds.
+    """The timm model of a zoo entry, of any code, or of a repository or a folder.
 
     Args:
         name_or_code: Whatever ``bsszoo.models.resolve`` takes: a zoo name, ``name.tag``, a code's text (canonical, or
             the paper's flat form after the family's name), a ``Code``, a weights file, a training's folder, or
-            ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``. With an organisation, any name that it has a
-            repository of. Or a detector's name (``maskrcnn_resnet50``), for which
-            ``models.detector.create_detector`` says what holds.
+            ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``. With an organisation, also the name of any of its
+            repositories. Or a detector's name (``maskrcnn_resnet50``): see ``models.detector.create_detector``.
         pretrained: False for fresh weights; True for the tag's or the default ones, or those of the repository or
             folder; a tag; ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or the path of a weights file
             (torchvision's keys are recognised). From repositories and folders only safetensors are taken.
@@ -51,9 +50,9 @@ def create(
             others as timm does.
         drop_rate, drop_path_rate, global_pool, output_stride, features_only, out_indices: See ``bsszoo.models.build``.
         org: An organisation or user of the Hub where searched networks are looked up, as ``ORG/NAME.TAG``, and every
-            name that the zoo does not know, as ``ORG/NAME``; by default that of the environment variable
+            name that is not in the zoo, as ``ORG/NAME``; by default that of the environment variable
             ``BSSZOO_HUB_ORG``. Original networks keep timm's weights under timm's tags.
-        cache_dir: Where fetched files are kept; huggingface_hub's own place by default.
+        cache_dir: Where fetched files are stored; huggingface_hub's cache by default.
 
     Raises:
         UnknownNameError: No such name or tag.
@@ -71,13 +70,13 @@ def create(
             "'local-dir:PATH' and the path of a weights file."
         )
     org = hub_org(org)
-    named = resolve(name_or_code, org=org, cache_dir=cache_dir)
-    if named.module is not None:
-        raise CodeError(f"create makes a network, and was given a built one: {named.code}. Give that code, or a name.")
-    if named.detector is not None:
-        # What a training's folder holds says more of a detector than its name.
-        detector = named.source if named.source is not None else named.detector
-        given = {
+    network = resolve(name_or_code, org=org, cache_dir=cache_dir)
+    if network.module is not None:
+        raise CodeError(f"create makes a network, and got a built one: {network.code}. Pass that code, or a name.")
+    if network.detector is not None:
+        # A training's folder has settings that the detector's name does not.
+        detector = network.source if network.source is not None else network.detector
+        unsupported = {
             "in_chans": in_chans,
             "drop_rate": drop_rate or None,
             "drop_path_rate": drop_path_rate or None,
@@ -91,13 +90,13 @@ def create(
             detector,
             pretrained=pretrained,
             num_classes=num_classes,
-            refused=[name for name, value in given.items() if value is not None],
+            refused=[name for name, value in unsupported.items() if value is not None],
         )
-    code, entry = named.code, named.entry
-    source = named.source if pretrained is True and named.source is not None else pretrained
+    code, entry = network.code, network.entry
+    source = network.source if pretrained is True and network.source is not None else pretrained
     if source is False:
-        named.check_size()
-    weights = None if source is False else fetch(source, code, entry, named.tag, org=org, cache_dir=cache_dir)
+        network.check_size()
+    weights = None if source is False else fetch(source, code, entry, network.tag, org=org, cache_dir=cache_dir)
     state = None if weights is None else read_state(weights)
     classes, channels = (0, 0) if state is None else sizes_of(state, code)
     if weights is not None and state is not None:
@@ -105,9 +104,9 @@ def create(
     num_classes = (classes or 1000) if num_classes is None else num_classes
     in_chans = (channels or 3) if in_chans is None else in_chans
     config = (
-        (weights.config or (named.config if source == named.source else {}))
+        (weights.config or (network.config if source == network.source else {}))
         if weights
-        else _tag_config(entry, named.tag)
+        else _tag_config(entry, network.tag)
     )
     if classes not in (0, num_classes):
         # A classifier of other classes has other labels, whatever they are.
@@ -131,7 +130,7 @@ def create(
 
 
 def _tag_config(entry: ModelEntry | None, tag: str | None) -> Mapping[str, Any]:
-    # As timm: the tag of an untrained network still says for which input its weights would be.
+    # As timm: the tag of an untrained network still sets the input that its weights have.
     if entry is None or entry.timm is None or tag is None:
         return {}
     cfg: Any = get_arch_pretrained_cfgs(entry.timm).get(f"{entry.timm}.{tag}")

@@ -50,7 +50,7 @@ class _Body(nn.Module):
         self.network = network
 
     def forward(self, images: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
-        """Features by their place in the pyramid."""
+        """Features by their index in the pyramid."""
         return OrderedDict((str(i), feature) for i, feature in enumerate(self.network(images)))
 
 
@@ -120,7 +120,7 @@ def build_detector(
     masks = detector.kind == "maskrcnn"
     make = MaskRCNN if masks else RetinaNet
     allowed = set(inspect.signature(make).parameters) - {"backbone", "num_classes", "kwargs"}
-    if unknown := sorted(set(settings) - allowed):  # which torchvision would take without a word
+    if unknown := sorted(set(settings) - allowed):  # which torchvision would ignore silently
         raise CodeError(
             f"torchvision's {make.__name__} does not take {unknown[0]!r}; it takes {', '.join(sorted(allowed))}."
         )
@@ -148,12 +148,12 @@ def _heads(detector: Detector) -> dict[str, nn.Module]:
 def _body(detector: Detector) -> tuple[nn.Module, list[int]]:
     code: Code = detector.backbone
     if not family_of(code.family).torchvision_body:
-        places = [place + 1 for place in detector.levels]
-        features: Any = build(code, features_only=True, out_indices=places)
-        found = dict(zip(detector.levels, features.feature_info.channels(), strict=True))
-        return _Body(features), [found.get(i, 0) for i in range(4)]
+        indices = [level + 1 for level in detector.levels]
+        features: Any = build(code, features_only=True, out_indices=indices)
+        channels = dict(zip(detector.levels, features.feature_info.channels(), strict=True))
+        return _Body(features), [channels.get(i, 0) for i in range(4)]
     network = build(code, num_classes=0)
-    layers = {f"layer{place + 1}": str(i) for i, place in enumerate(detector.levels)}
+    layers = {f"layer{level + 1}": str(i) for i, level in enumerate(detector.levels)}
     return IntermediateLayerGetter(network, layers), list(code.widths)
 
 
@@ -192,7 +192,7 @@ def _anchors(detector: Detector, smallest: int) -> AnchorGenerator:
 # With weights, and from the folder of a training
 
 
-#: What says in a detector's folder how it is rebuilt, and the file of its weights there.
+#: The file in a detector's folder from which the network is rebuilt.
 CONFIG: Final = "config.json"
 # Parameters by which a detector may exceed its file before it is built, to say what differs: 80 MB.
 _SLACK: Final = 20_000_000
@@ -210,18 +210,18 @@ def create_detector(
     refused: Sequence[str] = (),
     **settings: Any,
 ) -> nn.Module:
-    """torchvision's detector on a code; it takes lists of pictures [3, h, w] of any sizes, as torchvision's do.
+    """torchvision's detector on a code; it takes lists of images [3, h, w] of any sizes, as torchvision's do.
 
-    Of a training's folder its ``label_names`` say what each output stands for.
+    With a training's folder, ``label_names`` holds the name of each output.
 
     Args:
         detector: A detector, its name, or ``local-dir:PATH``, the folder of its training: rebuilt as it was trained.
-        pretrained: False for fresh weights; True for those of the folder; the path of a file of this network's own, or
-            of such a folder; or ``torchvision`` for its COCO weights, which are those of ResNet-50 with the stride on
-            the 3x3 convolution (``resnet50_.._px800``).
+        pretrained: False for fresh weights; True for those of the folder; the path of a weights file of this network,
+            or of such a folder; or ``torchvision`` for its COCO weights, which are of ResNet-50 with the stride on the
+            3x3 convolution (``resnet50_.._px800``).
         num_classes: Outputs of the classifiers: 91 for Mask R-CNN, one of them the background, 80 for RetinaNet.
         norm: ``batch``, ``sync`` or ``frozen``: see ``build_detector``.
-        refused: Arguments that were given and that a detector does not take.
+        refused: Arguments that a detector does not take.
         settings: Passed on to torchvision's class.
 
     Raises:
@@ -236,10 +236,10 @@ def create_detector(
     if isinstance(detector, str) and detector.startswith(LOCAL):
         return _from_folder(Path(detector.removeprefix(LOCAL)).expanduser(), pretrained, num_classes, norm, settings)
     if isinstance(detector, str):
-        found = find_detector(detector)
-        if found is None:
+        named = find_detector(detector)
+        if named is None:
             raise CodeError(f"{detector!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
-        detector = found
+        detector = named
     if num_classes is not None:
         detector = replace(detector, num_classes=num_classes)
     if pretrained is True:
@@ -257,11 +257,11 @@ def create_detector(
     if not path.is_file():
         raise WeightsError(f"There is no weights file {str(pretrained)!r}. Allowed are a file and {TORCHVISION!r}.")
     state = read_state(Weights(path, str(path)))
-    held, counted = sum(tensor.numel() for tensor in state.values()), detector_cost(detector).params
-    if counted > 2 * held + _SLACK:
+    stored, expected = sum(tensor.numel() for tensor in state.values()), detector_cost(detector).params
+    if expected > 2 * stored + _SLACK:
         raise WeightsError(
-            f"{path} holds the weights of another network: {held:,} numbers, and {detector} for "
-            f"{detector.num_classes:,} classes has {counted:,} parameters."
+            f"{path} holds the weights of another network: {stored:,} numbers, and {detector} for "
+            f"{detector.num_classes:,} classes has {expected:,} parameters."
         )
     model = build_detector(detector, norm=norm, **settings)
     check_same(state, model.state_dict(), model.state_dict(), set(), str(path))
@@ -272,7 +272,7 @@ def create_detector(
 
 @dataclass(frozen=True)
 class SavedDetector:
-    """What a detector's folder says of it: ``settings`` as ``create_detector`` takes them, ``labels`` as trained."""
+    """The contents of a detector's folder: ``settings`` as ``create_detector`` takes them, ``labels`` as trained."""
 
     detector: Detector
     norm: Norm
@@ -282,18 +282,20 @@ class SavedDetector:
 
 def saved_text(detector: Detector, *, norm: str, settings: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     """The ``config.json`` of a detector, which ``saved_detector`` reads."""
-    own = {
+    section = {
         "detector": str(detector),
         "p6_from": detector.p6_from,
         "norm": norm,
         "settings": dict(settings),
         "labels": dict(labels),
     }
-    return json.dumps({"architecture": detector.kind, "num_classes": detector.num_classes, OWN: own}, indent=2) + "\n"
+    return (
+        json.dumps({"architecture": detector.kind, "num_classes": detector.num_classes, OWN: section}, indent=2) + "\n"
+    )
 
 
 def saved_detector(folder: Path) -> SavedDetector | None:
-    """The detector of a folder, None where it holds something else or nothing.
+    """The detector of a folder, None where there is none.
 
     Raises:
         WeightsError: Its ``config.json`` is broken.
@@ -305,14 +307,14 @@ def saved_detector(folder: Path) -> SavedDetector | None:
         if file.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it has {file.stat().st_size:,} bytes, and at most {_MOST_BYTES:,} are read")
         data = parse_json(file.read_text(encoding="utf-8"))
-        own = data.get(OWN) if isinstance(data, dict) else None
-        if not isinstance(own, dict) or "detector" not in own:
+        section = data.get(OWN) if isinstance(data, dict) else None
+        if not isinstance(section, dict) or "detector" not in section:
             return None
-        named = find_detector(own["detector"]) if isinstance(own["detector"], str) else None
+        named = find_detector(section["detector"]) if isinstance(section["detector"], str) else None
         if named is None:
-            raise ValueError(f"{one_line(own['detector'])!r} is no detector")
-        detector = replace(named, num_classes=data["num_classes"], p6_from=own["p6_from"])
-        norm, settings, labels = own["norm"], own["settings"], own["labels"]
+            raise ValueError(f"{one_line(section['detector'])!r} is no detector")
+        detector = replace(named, num_classes=data["num_classes"], p6_from=section["p6_from"])
+        norm, settings, labels = section["norm"], section["settings"], section["labels"]
         if norm not in ("batch", "sync", "frozen"):
             raise ValueError(f"its norm is {one_line(norm)!r}")
         if not isinstance(settings, dict) or not all(_is_setting(value) for value in settings.values()):
@@ -328,12 +330,12 @@ def saved_detector(folder: Path) -> SavedDetector | None:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise WeightsError(
             f"The config.json of {folder} is broken: {one_line(error)}. The same `bsszoo train` command "
-            "writes it anew once summary.json is taken away; a pulled one is pulled again."
+            "rewrites it once summary.json is removed; a pulled one is pulled again."
         ) from error
 
 
 def _is_setting(value: object) -> bool:
-    """What a setting of torchvision's detectors may be in a file: sizes, counts, shares and flags, not modules."""
+    """Whether a file's value may be a setting of torchvision's detectors: a size, count, share or flag, no module."""
     if isinstance(value, (list, tuple)):
         return len(value) <= 16 and all(_is_setting(one) for one in value)
     if isinstance(value, str):
@@ -348,29 +350,29 @@ def _from_folder(
     norm: Norm,
     settings: Mapping[str, Any],
 ) -> nn.Module:
-    kept = saved_detector(folder)
-    if kept is None:
+    saved = saved_detector(folder)
+    if saved is None:
         raise WeightsError(f"{folder} holds no detector.")
     if pretrained is False:
-        check_size(kept.detector, f"local-dir:{folder}")
+        check_size(saved.detector, f"local-dir:{folder}")
     if pretrained is True and (folder / WEIGHTS_FILE).is_file():
         check_recorded(folder / WEIGHTS_FILE, folder / CONFIG, f"local-dir:{folder}")
     try:
         made: Any = create_detector(
-            kept.detector,
+            saved.detector,
             pretrained=folder / WEIGHTS_FILE if pretrained is True else pretrained,
             num_classes=num_classes,
-            norm=kept.norm if norm == "batch" else norm,
-            **{**kept.settings, **settings},
+            norm=saved.norm if norm == "batch" else norm,
+            **{**saved.settings, **settings},
         )
     except BssZooError:
         raise
-    except Exception as error:  # whatever torchvision's classes say of settings of the wrong kind
+    except Exception as error:  # whatever torchvision's classes raise on settings of the wrong kind
         raise WeightsError(
             f"The detector of {folder} cannot be built with the settings in its config.json: {one_line(error)}."
         ) from error
-    if num_classes in (None, kept.detector.num_classes):
-        made.label_names = tuple(kept.labels["names"])
+    if num_classes in (None, saved.detector.num_classes):
+        made.label_names = tuple(saved.labels["names"])
     network: nn.Module = made
     return network
 

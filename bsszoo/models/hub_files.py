@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from bsszoo.errors import WeightsError
 from bsszoo.texts import one_line
 
-# A disk that takes nothing more, and a place that takes nothing at all.
+# A full or read-only disk, and a path that cannot be written.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _DISK: Final = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO, errno.ENAMETOOLONG)
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 WEIGHTS_FILE: Final = "model.safetensors"
 #: Weights that are no safetensors: a pickle runs what it likes when it is opened.
 PICKLES: Final = ("pytorch_model.bin", "model.pth", "model.pt")
-# A name, and a branch, tag or commit, that can neither leave its folder in the cache nor its place in an address.
+# A name, and a branch, tag or commit, that can leave neither its folder in the cache nor its part of an address.
 _NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 _REVISION: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
@@ -42,7 +42,7 @@ _REVISION: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za
 class HubRepository:
     """A Hub repository ``org/name`` and a revision (branch, tag or commit; None for the main branch).
 
-    ``commit`` is the one that the revision meant when it was last looked at, for files that belong together.
+    ``commit`` is what the revision resolved to, so that several files come from one commit.
     """
 
     name: str
@@ -64,7 +64,7 @@ class HubRepository:
 
     @property
     def at(self) -> str | None:
-        """What files are asked for by."""
+        """The commit, else the revision, that files are requested at."""
         return self.commit or self.revision
 
     @property
@@ -74,7 +74,7 @@ class HubRepository:
 
     @property
     def label(self) -> str:
-        """The repository as a person gives it: ``hf-hub:org/name``."""
+        """The repository as a source: ``hf-hub:org/name``."""
         return f"hf-hub:{self.text}"
 
 
@@ -109,16 +109,16 @@ def hub_file(
 ) -> Path | None:
     """The local path of the first of these files that a repository has.
 
-    huggingface_hub repeats a request to an unreachable host for about 24 s; one request first tells whether the host
-    answers, and when it does not, only the cache is asked.
+    huggingface_hub repeats a request to an unreachable host for about 24 s; one request first checks whether the host
+    answers, and when it does not, only the cache is used.
 
     Args:
         repository: Where.
         names: File names, the preferred one first.
-        cache_dir: The cache; huggingface_hub's own by default.
-        advice: What a person can do without the file: the end of the error's text.
+        cache_dir: The cache; huggingface_hub's by default.
+        advice: What to do without the file: the end of the error's text.
         what: What the files are, for the error's text.
-        missing_ok: None instead of an error when the repository has none of them; not when nobody can tell.
+        missing_ok: None instead of an error when the repository has none of them; not when the host cannot be reached.
 
     Raises:
         WeightsError: No such repository, revision or file, no access, or neither host nor cache has it.
@@ -162,7 +162,7 @@ def hub_file(
 
 
 def _refused(repository: HubRepository, error: Exception, what: str, advice: str) -> WeightsError:
-    """What a Hub's refusal means, in words: no access, no such repository, no such revision."""
+    """The error for a refusal by the Hub: no access, no such repository, no such revision."""
     if isinstance(error, GatedRepoError):
         return WeightsError(
             f"Access to {repository.label} is restricted. Ask for it on its page, log in with "
@@ -195,7 +195,7 @@ def disk_error(error: BaseException) -> OSError | None:
 
 
 def cache_advice(error: OSError, cache_dir: str | Path | None = None) -> str:
-    """What a cache that cannot be written means, and what to do."""
+    """A text about a cache that cannot be written, and what to do."""
     where = Path(cache_dir) if cache_dir is not None else Path(constants.HF_HUB_CACHE)
     return (
         f"the Hub's cache, {where}, cannot be written ({error.strerror or first_line(error)}"
@@ -205,16 +205,16 @@ def cache_advice(error: OSError, cache_dir: str | Path | None = None) -> str:
 
 
 def forget(path: Path) -> None:
-    """Take a file out of the Hub's cache, with the data behind its name, so that it is fetched anew."""
+    """Remove a file from the Hub's cache, with the blob that it links to, so that it is fetched again."""
     data = path.resolve()
     path.unlink(missing_ok=True)
-    # In the cache a file's name is a link to its data, which stand under their checksum in `blobs`.
+    # In the cache a file is a link to its data, which are in `blobs` under their checksum.
     if data != path and data.parent.name == "blobs":
         data.unlink(missing_ok=True)
 
 
 def _trouble(repository: HubRepository, name: str) -> str:
-    """Why the host cannot be asked for the file, or nothing; raises what the host answers about the repository."""
+    """Why the host cannot serve the file, empty if it can; raises the host's errors about the repository."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
@@ -256,6 +256,6 @@ def _cached(repository: HubRepository, name: str, cache_dir: str | Path | None) 
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line; a server's answer may be part of it."""
+    """An error in one line, safe to print: a server's answer may be part of it."""
     text = str(error).strip()
     return f"{type(error).__name__}: {one_line(text.splitlines()[0])}" if text else type(error).__name__

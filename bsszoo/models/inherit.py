@@ -1,7 +1,7 @@
-"""``inherit_weights``: a network starts from the weights of a trained one of its family, as far as their shapes allow.
+"""``inherit_weights``: a network starts from the weights of a trained one of its family where their shapes allow.
 
-Block i of a stage takes its weights from a block of the trained network's same stage, channel by channel. Which
-channels are taken is decided once for all that have to agree: everything that writes or reads the outputs of a stage
+Block i of a stage takes its weights from a block of the trained network's same stage, channel by channel. The
+channels are selected once for all layers that have to agree: everything that writes or reads the outputs of a stage
 uses the same ones, and so do the layers inside a block.
 
     a narrower axis takes the most important channels, in their order; a wider one all of them, and then fresh ones
@@ -32,17 +32,17 @@ FRESH: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """How much of a network came from another: ``carried`` of ``params`` parameters, ``blocks`` of ``of_blocks``."""
+    """How much of a network was inherited: ``inherited`` of ``params`` parameters, ``blocks`` of ``total_blocks``."""
 
-    carried: int
+    inherited: int
     params: int
     blocks: int
-    of_blocks: int
+    total_blocks: int
 
     def __str__(self) -> str:
         return (
-            f"{self.carried:,} of {self.params:,} parameters ({100 * self.carried / self.params:.1f}%), in "
-            f"{self.blocks} of {self.of_blocks} blocks"
+            f"{self.inherited:,} of {self.params:,} parameters ({100 * self.inherited / self.params:.1f}%), in "
+            f"{self.blocks} of {self.total_blocks} blocks"
         )
 
 
@@ -58,8 +58,8 @@ class _Layer(NamedTuple):
 class _Block(NamedTuple):
     """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
 
-    ``names`` tell blocks of one make; ``joined`` whether the block adds its input to its output as it is, so that both
-    are one set of channels.
+    ``names`` identify the type of block; ``joined`` says whether its skip is the identity, so that input and output
+    share one set of channels.
     """
 
     branch: list[_Layer]
@@ -74,8 +74,8 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
     """Give a fresh network the weights of a trained one of the same family, where their shapes allow.
 
     A network inherits itself exactly. Blocks that a deeper stage has beyond the trained one's keep their fresh weights,
-    but begin as the identity where they have a skip; the weights by which carried channels read fresh ones begin at 0.
-    The classifier is carried when both have as many classes, the first layer when both have as many input channels.
+    but begin as the identity where they have a skip; weights by which inherited channels read fresh ones begin at 0.
+    The classifier is inherited when both have as many classes, the first layer when both have as many input channels.
 
     Args:
         network: The model of ``code``, changed in place.
@@ -96,65 +96,67 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
     if code.family != trained_code.family:
         raise CodeError(
             f"A {code.family} code cannot inherit the weights of a {trained_code.family} one: their blocks "
-            "differ. Give the weights of a network of its own family."
+            "differ. Give the weights of a network of the same family."
         )
-    carry = _Carry()
+    copier = _Copier()
     (stem, stages, head, classifier), (from_stem, from_stages, from_head, from_classifier) = (
         _parts(network, code),
         _parts(trained, trained_code),
     )
-    stream = _chosen(_loudness([from_stem.norm]), stem.conv.out_channels)
+    stream = _channel_map(_output_rms([from_stem.norm]), stem.conv.out_channels)
     if stages[0][0].joined and from_stages[0][0].joined:
         # The first stage writes what the stem writes as well.
-        stream = _chosen(_loudness([b.branch[-1].norm for b in from_stages[0]]), len(stream))
+        stream = _channel_map(_output_rms([b.branch[-1].norm for b in from_stages[0]]), len(stream))
     if (inputs := stem.conv.in_channels) == from_stem.conv.in_channels:
-        carry.layer(stem, from_stem, _straight(inputs, inputs), stream)
-    carried = 0
+        copier.layer(stem, from_stem, _identity_map(inputs, inputs), stream)
+    inherited = 0
     for blocks, from_blocks in zip(stages, from_stages, strict=True):
         first, from_first = blocks[0], from_blocks[0]
         if first.joined and from_first.joined:
             out = stream  # the skip of the first block adds the stage before: one set of channels for both
         else:
-            out = _chosen(_loudness([b.branch[-1].norm for b in from_blocks]), first.branch[-1].conv.out_channels)
-        taken = _kept_blocks(from_blocks, len(blocks))
+            out = _channel_map(
+                _output_rms([b.branch[-1].norm for b in from_blocks]), first.branch[-1].conv.out_channels
+            )
+        taken = _selected_blocks(from_blocks, len(blocks))
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
             if source is None or source.names != block.names:
-                _silence(block)
+                _zero_branch(block)
             else:
-                carry.block(block, source, stream, out)
-                carried += 1
+                copier.block(block, source, stream, out)
+                inherited += 1
             stream = out
     if head is not None and from_head is not None:
-        features = _chosen(_loudness([from_head.norm]), head.conv.out_channels)
-        carry.layer(head, from_head, stream, features)
+        features = _channel_map(_output_rms([from_head.norm]), head.conv.out_channels)
+        copier.layer(head, from_head, stream, features)
         stream = features
     if (
         isinstance(classifier, nn.Linear)
         and isinstance(from_classifier, nn.Linear)
         and (classifier.out_features == from_classifier.out_features)
     ):
-        same = _straight(classifier.out_features, from_classifier.out_features)
-        carry.weight(classifier.weight, from_classifier.weight, same, stream)
-        carry.vector(classifier.bias, from_classifier.bias, same)
+        same = _identity_map(classifier.out_features, from_classifier.out_features)
+        copier.weight(classifier.weight, from_classifier.weight, same, stream)
+        copier.vector(classifier.bias, from_classifier.bias, same)
     params = sum(p.numel() for p in network.parameters())
-    return Inheritance(carry.count, params, carried, sum(len(blocks) for blocks in stages))
+    return Inheritance(copier.count, params, inherited, sum(len(blocks) for blocks in stages))
 
 
-class _Carry:
+class _Copier:
     """Copies weights by maps, and counts the parameters it copied."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def weight(self, to: torch.Tensor, source: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
-        """A weight [out, in, ..]: carried rows read fresh columns by zero, so that the carried function stays."""
+        """A weight [out, in, ..]: inherited rows read fresh columns by zero, so that the inherited function stays."""
         have_rows, have_columns = rows != FRESH, columns != FRESH
         fresh = to.clone()
         fresh[have_rows] = 0
         block = source[rows[have_rows]][:, columns[have_columns]]
-        places = torch.where(have_rows)[0][:, None], torch.where(have_columns)[0][None]
-        fresh[places] = block.to(fresh)
+        indices = torch.where(have_rows)[0][:, None], torch.where(have_columns)[0][None]
+        fresh[indices] = block.to(fresh)
         to.copy_(fresh)
         self.count += block.numel()
 
@@ -181,34 +183,36 @@ class _Carry:
         to.norm.num_batches_tracked.copy_(source.norm.num_batches_tracked)
 
     def _grouped(self, to: Any, source: Any, reads: torch.Tensor, writes: torch.Tensor) -> None:
-        """The weight [out, in of a group, ..] of a convolution in groups: what an output reads in both is carried."""
+        """The weight [out, in of a group, ..] of a grouped convolution: inputs that both read are inherited."""
         have = writes != FRESH
         rows, outputs = writes[have], torch.where(have)[0]
         wide, from_wide = to.weight.shape[1], source.weight.shape[1]
-        # Of each carried output the trained channels behind its inputs, and their places in its trained group.
+        # For each inherited output the trained channels behind its inputs, and their indices in its trained group.
         group = outputs // (to.out_channels // to.groups)
         channels = reads[group[:, None] * wide + torch.arange(wide)]
-        place = channels - (rows // (source.out_channels // source.groups) * from_wide)[:, None]
-        known = (channels != FRESH) & (place >= 0) & (place < from_wide)
-        found = source.weight[rows[:, None], place.clamp(0, from_wide - 1)]
-        found[~known] = 0
-        to.weight[outputs] = found.to(to.weight)
-        self.count += int(known.sum()) * found[0, 0].numel()
+        index = channels - (rows // (source.out_channels // source.groups) * from_wide)[:, None]
+        shared = (channels != FRESH) & (index >= 0) & (index < from_wide)
+        weights = source.weight[rows[:, None], index.clamp(0, from_wide - 1)]
+        weights[~shared] = 0
+        to.weight[outputs] = weights.to(to.weight)
+        self.count += int(shared.sum()) * weights[0, 0].numel()
 
     def block(self, to: _Block, source: _Block, reads: torch.Tensor, writes: torch.Tensor) -> None:
         """A block whose inner channels are chosen by their importance in the trained one."""
         maps = {"in": reads, "out": writes}
-        # A grouped convolution reads and writes whole groups, so that both of its axes keep the same ones.
+        # A grouped convolution reads and writes whole groups, so that both of its axes use the same ones.
         groups = next((x.conv.weight.shape[1] for x in source.branch if 1 < x.conv.groups < x.conv.in_channels), 1)
         alike = groups == next((x.conv.weight.shape[1] for x in to.branch if 1 < x.conv.groups < x.conv.in_channels), 1)
         for layer in to.branch:
             if layer.writes not in maps:
-                maps[layer.writes] = _chosen(_inner_importance(source.branch, layer.writes), layer.conv.out_channels)
+                maps[layer.writes] = _channel_map(
+                    _inner_importance(source.branch, layer.writes), layer.conv.out_channels
+                )
         if groups > 1 and alike:
             inner = [x for x in to.branch if 1 < x.conv.groups < x.conv.in_channels]
             for layer in inner:
                 both = sum(_inner_importance(source.branch, axis) for axis in (layer.reads, layer.writes))
-                chosen = _chosen(both.reshape(-1, groups).sum(1), layer.conv.groups)  # type: ignore[union-attr]
+                chosen = _channel_map(both.reshape(-1, groups).sum(1), layer.conv.groups)  # type: ignore[union-attr]
                 whole = chosen[:, None] * groups + torch.arange(groups)
                 whole[chosen == FRESH] = FRESH
                 maps[layer.reads] = maps[layer.writes] = whole.reshape(-1)
@@ -223,7 +227,7 @@ class _Carry:
     def _squeeze(self, to: tuple[Any, Any], source: tuple[Any, Any], channels: torch.Tensor) -> None:
         (reduce, expand), (from_reduce, from_expand) = to, source
         importance = _norms(from_reduce.weight, 0) * _norms(from_expand.weight, 1)
-        inner = _chosen(importance, reduce.out_channels)
+        inner = _channel_map(importance, reduce.out_channels)
         self.weight(reduce.weight, from_reduce.weight, inner, channels)
         self.vector(reduce.bias, from_reduce.bias, inner)
         self.weight(expand.weight, from_expand.weight, channels, inner)
@@ -268,20 +272,20 @@ def _block(network: nn.Module, block: Block[int]) -> _Block:
     )
 
 
-def _chosen(importance: torch.Tensor, size: int) -> torch.Tensor:
+def _channel_map(importance: torch.Tensor, size: int) -> torch.Tensor:
     """The map of an axis of ``size``: the most important channels in their order, or all and then fresh ones."""
     have = len(importance)
     if size >= have:
-        return _straight(size, have)
+        return _identity_map(size, have)
     return importance.topk(size).indices.sort().values
 
 
-def _straight(size: int, have: int) -> torch.Tensor:
-    places = torch.arange(size)
-    return torch.where(places < have, places, torch.full_like(places, FRESH))
+def _identity_map(size: int, have: int) -> torch.Tensor:
+    indices = torch.arange(size)
+    return torch.where(indices < have, indices, torch.full_like(indices, FRESH))
 
 
-def _loudness(norms: Sequence[Any]) -> torch.Tensor:
+def _output_rms(norms: Sequence[Any]) -> torch.Tensor:
     """Root mean square of each channel after normalisation, summed over layers [channels]."""
     return torch.stack([torch.sqrt(n.weight**2 + n.bias**2) for n in norms]).sum(dim=0).cpu()
 
@@ -289,11 +293,11 @@ def _loudness(norms: Sequence[Any]) -> torch.Tensor:
 def _inner_importance(branch: Sequence[_Layer], axis: str) -> torch.Tensor:
     written = [x for x in branch if x.writes == axis][-1]
     read = sum(_read_norms(x.conv) for x in branch if x.reads == axis and x.writes != axis)
-    return _loudness([written.norm]) * read
+    return _output_rms([written.norm]) * read
 
 
 def _read_norms(conv: Any) -> torch.Tensor:
-    """L1 norm of the weights that read each input channel [in_channels], of a convolution in groups too."""
+    """L1 norm of the weights that read each input channel [in_channels], also of a grouped convolution."""
     return _norms(conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).transpose(1, 2).flatten(0, 1), 0)
 
 
@@ -302,18 +306,18 @@ def _norms(weight: torch.Tensor, axis: int) -> torch.Tensor:
     return weight.abs().sum(dim=[d for d in range(weight.dim()) if d != axis]).cpu()
 
 
-def _kept_blocks(blocks: Sequence[_Block], depth: int) -> list[_Block]:
-    """The blocks that a stage of some depth takes: the first, and of the others those that add most, in their order."""
+def _selected_blocks(blocks: Sequence[_Block], depth: int) -> list[_Block]:
+    """The blocks that a stage of some depth inherits: the first, and those with the largest outputs, in their order."""
     if depth >= len(blocks):
         return list(blocks)
-    loud = torch.stack([_loudness([b.branch[-1].norm]).sum() for b in blocks[1:]]) if len(blocks) > 1 else None
-    kept = [] if loud is None else (1 + loud.topk(depth - 1).indices).sort().values.tolist()
-    return [blocks[i] for i in (0, *kept)]
+    rms = torch.stack([_output_rms([b.branch[-1].norm]).sum() for b in blocks[1:]]) if len(blocks) > 1 else None
+    rest = [] if rms is None else (1 + rms.topk(depth - 1).indices).sort().values.tolist()
+    return [blocks[i] for i in (0, *rest)]
 
 
-def _silence(block: _Block) -> None:
-    """Let a fresh block begin as the identity, where it has a skip."""
+def _zero_branch(block: _Block) -> None:
+    """Initialise a fresh block as the identity, where it has a skip."""
     if block.joined:
-        last = block.branch[-1].norm
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        norm = block.branch[-1].norm
+        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.bias)

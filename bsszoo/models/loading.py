@@ -20,13 +20,13 @@ from bsszoo.codes.families import family_of
 from bsszoo.errors import WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.hub_files import first_line, forget
-from bsszoo.models.recognise import Recognised, known_names, recognise, renamed, sizes_in
+from bsszoo.models.recognise import Recognised, recognise, renamed, sizes_in, timm_names
 from bsszoo.models.weights import Weights
 from bsszoo.texts import one_line
 
 State = Mapping[str, torch.Tensor]
 
-# What a network holds beside its parameters.
+# Buffers of a network, which are no parameters.
 _BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")
 # Parameters by which a network may exceed a file that lacks its last layers: 80 MB, which is no harm to build.
 _SLACK: Final = 20_000_000
@@ -35,8 +35,8 @@ _SLACK: Final = 20_000_000
 def read_state(weights: Weights) -> dict[str, torch.Tensor]:
     """The tensors of a weights file by timm's names, whichever of timm, torchvision and bsszoo wrote it.
 
-    Of a checkpoint those of its average (EMA) where it has one. A file of the Hub's cache that cannot be read is taken
-    out of the cache, so that the next call fetches it again.
+    Of a checkpoint the averaged weights (EMA) where it has them. An unreadable file is removed from the Hub's cache, so
+    that the next call fetches it again.
 
     Raises:
         WeightsError: It is no safetensors file and no PyTorch file of tensors only, or is cut off.
@@ -48,7 +48,7 @@ def read_state(weights: Weights) -> dict[str, torch.Tensor]:
         again = ""
         if weights.cached:
             forget(weights.path)
-            again = " It was taken out of the cache: the next call fetches it again."
+            again = " It was removed from the cache: the next call fetches it again."
         raise WeightsError(
             f"Cannot read {weights.label} as weights ({reason}). Allowed are whole safetensors files "
             f"and PyTorch files that hold tensors only (torch.load with weights_only=True).{again}"
@@ -61,19 +61,19 @@ def read_state(weights: Weights) -> dict[str, torch.Tensor]:
 def _tensors(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    # What training scripts keep beside the tensors: their options, which are a plain record.
+    # Training scripts save their options, an argparse.Namespace, beside the tensors.
     with torch.serialization.safe_globals([argparse.Namespace]):
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(found, dict):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(checkpoint, dict):
         for key in ("state_dict_ema", "model_ema", "ema", "state_dict", "model"):
-            if isinstance(found.get(key), dict):
-                return found[key]
-    return found
+            if isinstance(checkpoint.get(key), dict):
+                return checkpoint[key]
+    return checkpoint
 
 
 def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    known = known_names({name: tensor.shape for name, tensor in state.items() if isinstance(name, str)})
-    return {known[name]: tensor for name, tensor in state.items() if name in known}
+    names = timm_names({name: tensor.shape for name, tensor in state.items() if isinstance(name, str)})
+    return {names[name]: tensor for name, tensor in state.items() if name in names}
 
 
 def recognise_file(path: Path) -> Recognised:
@@ -106,29 +106,29 @@ def check_file(path: Path, code: Code, label: str) -> None:
     check_count(shapes, code, label)
     state: State = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     classes, channels = sizes_of(state, code)
-    own = build(code, num_classes=classes, in_chans=channels or 3, device="meta").state_dict()
-    check_same(state, own, own, set(), label)
+    expected = build(code, num_classes=classes, in_chans=channels or 3, device="meta").state_dict()
+    check_same(state, expected, expected, set(), label)
 
 
 def check_count(shapes: Mapping[str, Sequence[int]], code: Code, label: str) -> None:
     """A ``WeightsError`` where a code's network is far larger than its weights.
 
-    Counted from the code, before anything is built: a code that names widths of thousands beside a small file would
-    else fill the memory before the first shape is compared.
+    Counted from the code, before anything is built: widths of thousands beside a small file would otherwise fill the
+    memory before the first shape is compared.
     """
     classes, channels = sizes_in(shapes, code)
-    held = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS))
-    counted = code_cost(code, num_classes=classes, in_chans=channels or 3).params
-    if counted > 2 * held + _SLACK or sum(code.depths) > len(shapes):
+    stored = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_BUFFERS))
+    expected = code_cost(code, num_classes=classes, in_chans=channels or 3).params
+    if expected > 2 * stored + _SLACK or sum(code.depths) > len(shapes):
         raise WeightsError(
-            f"{label} holds the weights of another network: {held:,} parameters in {len(shapes):,} "
-            f"tensors, and {code} has {counted:,} in {sum(code.depths):,} blocks. Build the code that "
+            f"{label} holds the weights of another network: {stored:,} parameters in {len(shapes):,} "
+            f"tensors, and {code} has {expected:,} in {sum(code.depths):,} blocks. Build the code that "
             "they were trained for."
         )
 
 
 def sizes_of(state: State, code: Code) -> tuple[int, int]:
-    """The classes and the input channels that weights of a code were trained with; 0 where they do not say."""
+    """The classes and input channels that weights of a code were trained with; 0 for a layer that is not there."""
     return sizes_in({name: tensor.shape for name, tensor in state.items()}, code)
 
 
@@ -164,11 +164,11 @@ def load(
         WeightsError: The tensors are not those of the network.
     """
     first_conv, classifier = _ends(code)
-    own = model.state_dict()
-    # A features-only network lacks what stands behind the features; a checkpoint may hold it all the same.
-    whole = build(code, device="meta").state_dict() if features_only else own
+    expected = model.state_dict()
+    # A features-only network lacks the layers behind the features; a checkpoint may still hold them.
+    allowed = build(code, device="meta").state_dict() if features_only else expected
     # Checkpoints older than PyTorch 0.4.1 have no counters; they are used only by momentum=None.
-    state = {**{name: value for name, value in own.items() if name.endswith("num_batches_tracked")}, **state}
+    state = {**{name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}, **state}
     classes, channels = sizes_of(state, code)
     if classes == 0 and num_classes > 0 and not features_only:
         raise WeightsError(
@@ -184,10 +184,10 @@ def load(
     free = {f"{first_conv}.weight"} if channels != in_chans else set()
     if classes != num_classes:
         free |= {f"{classifier}.weight", f"{classifier}.bias"}
-    check_same(state, own, whole, free, label)
-    check_values(state, own, label)
+    check_same(state, expected, allowed, free, label)
+    check_values(state, expected, label)
     if features_only:
-        state, num_classes = {name: tensor for name, tensor in state.items() if name in own}, classes
+        state, num_classes = {name: tensor for name, tensor in state.items() if name in expected}, classes
     source = {
         "state_dict": state,
         "num_classes": classes,
@@ -204,15 +204,17 @@ def _ends(code: Code) -> tuple[str, str]:
     return family.first_conv, family.classifier
 
 
-def check_same(state: State, own: State, whole: State, free: set[str], label: str) -> None:
-    """A ``WeightsError`` unless ``state`` has all of ``own`` and nothing outside ``whole``, but for the ``free``."""
-    shapes = [k for k in own if k in state and k not in free and own[k].shape != state[k].shape]
-    missing = [k for k in own if k not in state and k not in free and not k.endswith("num_batches_tracked")]
-    extra = [k for k in state if k not in whole and k not in free]
+def check_same(state: State, expected: State, allowed: State, free: set[str], label: str) -> None:
+    """A ``WeightsError`` unless ``state`` has all of ``expected`` and nothing outside ``allowed``, but for ``free``."""
+    shapes = [k for k in expected if k in state and k not in free and expected[k].shape != state[k].shape]
+    missing = [k for k in expected if k not in state and k not in free and not k.endswith("num_batches_tracked")]
+    extra = [k for k in state if k not in allowed and k not in free]
     parts = []
     if shapes:
         key = shapes[0]
-        parts.append(f"{len(shapes)} of other shapes ({key} {list(state[key].shape)}, here {list(own[key].shape)})")
+        parts.append(
+            f"{len(shapes)} of other shapes ({key} {list(state[key].shape)}, here {list(expected[key].shape)})"
+        )
     parts += [f"{len(keys)} {what} ({keys[0]})" for what, keys in (("missing", missing), ("unknown", extra)) if keys]
     if parts:
         raise WeightsError(
@@ -221,15 +223,15 @@ def check_same(state: State, own: State, whole: State, free: set[str], label: st
         )
 
 
-def check_values(state: State, own: State, label: str) -> None:
-    """A ``WeightsError`` where a tensor would change its kind of number, or holds what no network can compute with."""
-    for name in own:
+def check_values(state: State, expected: State, label: str) -> None:
+    """A ``WeightsError`` where a tensor has another kind of number, or values that are not finite."""
+    for name in expected:
         if name in state:
-            _check_value(name, state[name], own[name], label)
+            _check_value(name, state[name], expected[name], label)
 
 
-def _check_value(name: str, tensor: torch.Tensor, own: torch.Tensor, label: str) -> None:
-    kind, wanted = _kind(tensor), _kind(own)
+def _check_value(name: str, tensor: torch.Tensor, expected: torch.Tensor, label: str) -> None:
+    kind, wanted = _kind(tensor), _kind(expected)
     if kind != wanted:
         raise WeightsError(
             f"{label} holds {one_line(name)} as {str(tensor.dtype).removeprefix('torch.')}, where "
@@ -239,7 +241,7 @@ def _check_value(name: str, tensor: torch.Tensor, own: torch.Tensor, label: str)
     if kind != "floating-point":
         return
     # As they will be used: a float64 beyond float32's range becomes infinite.
-    wrong = int((~torch.isfinite(tensor.to(own.dtype))).sum())
+    wrong = int((~torch.isfinite(tensor.to(expected.dtype))).sum())
     if wrong:
         raise WeightsError(
             f"{label} holds {wrong:,} values of {tensor.numel():,} in {one_line(name)} that are no "

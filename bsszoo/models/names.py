@@ -1,4 +1,4 @@
-"""The zoo's entries and the names by which a person asks for a code or a detector. Loads neither torch nor timm."""
+"""The zoo's entries and the names of codes and detectors. Loads neither torch nor timm."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
     "split_tag",
 ]
 
-#: What the folder of a training is named by.
+#: Prefix of a folder as a source.
 LOCAL: Final = "local-dir:"
-#: What a network's name begins with when it is named by where it is kept.
+#: Prefixes of a network's source: a Hub repository or a folder.
 SOURCES: Final = ("hf-hub:", LOCAL)
 #: Endings of weights files.
 SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 #: The environment variable that names the organisation in which names are looked up.
 ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
 _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
-# What in a name of timm's says which family is nearest to it, the first that fits.
+# Parts of timm's names and the family nearest to them; the first match counts.
 _NEAREST: Final = (
     ("efficientnet", "efficientnet_b0"),
     ("mobile", "mobilenetv2"),
@@ -57,7 +57,7 @@ _NEAREST: Final = (
     ("repvgg", "resnet18"),
     ("vgg", "resnet18"),
 )
-# What only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
+# Only a code's text has: a bracket, a comma, blanks between numbers, or the word of its widths.
 _CODE_TEXT = re.compile(r"[{}\[\](),]|\d\s+\d|_c\d+(-\d+)+(_|$)", re.IGNORECASE)
 
 
@@ -73,33 +73,33 @@ def split_tag(name: str) -> tuple[str, str | None]:
 
 
 def find(name: str) -> ModelEntry:
-    """The entry with this name; ``name.tag`` finds the entry too, and the tag must be one of its own.
+    """The entry with this name; ``name.tag`` is accepted too, and the tag must be the entry's.
 
     Raises:
         UnknownNameError: There is no such entry or tag; the text gives close matches.
     """
-    known = entries()
+    models = entries()
     head, tag = split_tag(name)
-    entry = known.get(head) or known.get(head.lower())
+    entry = models.get(head) or models.get(head.lower())
     if entry is None:
         raise UnknownNameError(
-            _what_timm_calls_it(head)
+            _timm_hint(head)
             or (
-                f"There is no model {formatted(head)} in the zoo.{close_matches(head, known)} "
+                f"There is no model {formatted(head)} in the zoo.{close_matches(head, models)} "
                 "A code's text works as well, for example 'resnet18{64,128,256,512,2,2,2,2}'."
             )
         )
-    if tag is not None and tag not in (own := [t.tag for t in entry.tags]):
+    if tag is not None and tag not in (tags := [t.tag for t in entry.tags]):
         raise UnknownNameError(
-            f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, own)}"
-            if own
+            f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, tags)}"
+            if tags
             else f"{entry.name} has no weights tagged {tag!r}, nor any others."
         )
     return entry
 
 
-def _what_timm_calls_it(name: str) -> str:
-    """The text for a name that timm has and the zoo has not; empty for any other."""
+def _timm_hint(name: str) -> str:
+    """The message for a name that is timm's and not the zoo's; empty for any other."""
     wanted = name.lower()
     same = next((e.name for e in entries().values() if e.timm == wanted), None)
     if same is not None:
@@ -136,25 +136,25 @@ def is_timms(name: str) -> bool:
 
 
 def hub_org(org: str | None) -> str | None:
-    """The organisation in which names are looked up: the one given, else that of ``BSSZOO_HUB_ORG``, else None.
+    """The organisation in which names are looked up: ``org``, else that of ``BSSZOO_HUB_ORG``, else None.
 
     Raises:
         WeightsError: It is no name of an organisation or user.
     """
-    found = org if org is not None else os.environ.get(ORG_VARIABLE) or None
-    if found is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,94}[A-Za-z0-9])?", found):
+    name = org if org is not None else os.environ.get(ORG_VARIABLE) or None
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,94}[A-Za-z0-9])?", name):
         where = "org" if org is not None else ORG_VARIABLE
-        raise WeightsError(f"{where} is {found!r}, which is no name of an organisation or user of the Hub.")
-    return found
+        raise WeightsError(f"{where} is {name!r}, which is no name of an organisation or user of the Hub.")
+    return name
 
 
 def is_detector(name: str) -> bool:
-    """Whether a name is a detector's, known or not: it begins with a kind of detector."""
+    """Whether a name begins with a kind of detector; the rest may be invalid."""
     return name.strip().lower().startswith(_DETECTOR_PREFIXES)
 
 
 def no_classifier(detector: str) -> UnknownNameError:
-    """The error that a classifier was wanted and a detector given."""
+    """The error for a detector where a classifier is needed."""
     return UnknownNameError(
         f"{detector} is a detector, and this takes classifiers. Detectors are taken by bsszoo.create and bsszoo.cost, "
         "and by bsszoo show, cost, compress, train, validate and predict."
@@ -178,7 +178,7 @@ def resolve_code(name_or_code: str | Code) -> Code:
         return name_or_code
     if not isinstance(name_or_code, str):
         raise CodeError(
-            f"A network is named by a zoo name, a code's text or a bsszoo.Code; given was "
+            f"A network is named by a zoo name, a code's text or a bsszoo.Code; got "
             f"{formatted(name_or_code)} of type {type(name_or_code).__name__}."
         )
     if is_detector(name_or_code):
@@ -224,12 +224,12 @@ DETECTORS: Final = (
     "retinanet_resnet50_autobss",
     "retinanet_resnet50_autobss_printed",
 )
-# The codes that were searched for each kind, by the entries of their backbones.
+# The codes searched for each kind of detector, by the names of their backbones.
 _SEARCHED: Final = {
     "resnet50_autobss": "resnet50_{}_autobss",
     "resnet50_autobss_printed": "resnet50_{}_autobss_printed",
 }
-#: What names torchvision's COCO weights of the two ResNet-50 detectors, and their outputs, by the categories' ids.
+#: The source of torchvision's COCO weights of the two ResNet-50 detectors, and their outputs, by the categories' ids.
 TORCHVISION: Final = "torchvision"
 TORCHVISION_CLASSES: Final = 91
 _WIDTH: Final = re.compile(r"fpn(\d{1,6})_", re.IGNORECASE)
@@ -240,8 +240,8 @@ def find_detector(name: str) -> Detector | None:
 
     ``maskrcnn_resnet50`` and ``retinanet_resnet50`` have the paper's caffe layout (stride on the first 1x1), and so
     have their ``_autobss`` codes, which were searched for each; ``retinanet_resnet50_autobss_printed`` has the code as
-    printed. After the kind any other name of the zoo, or a code's text, is the backbone as it stands. Between them
-    ``fpn64`` says that pyramid and heads are 64 channels wide, in place of 256: ``maskrcnn_fpn64_resnet18``.
+    printed. After the kind any other name of the zoo, or a code's text, is the backbone unchanged. Between them
+    ``fpn64`` makes pyramid and heads 64 channels wide instead of 256: ``maskrcnn_fpn64_resnet18``.
 
     Raises:
         CodeError: The text after the kind is a broken code.

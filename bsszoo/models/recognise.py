@@ -1,7 +1,7 @@
 """The code of a trained network, read off the names and shapes of its tensors. Loads no torch.
 
 The names are timm's or torchvision's, also behind the prefixes that wrappers put before them (``module.``,
-``_orig_mod.``, ``model.``). What a family makes of the shapes is checked tensor by tensor against its layer list.
+``_orig_mod.``, ``model.``). The code that a family reads off the shapes is checked tensor by tensor by its layer list.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from bsszoo.codes.named import named_entries
 from bsszoo.errors import BssZooError, WeightsError
 from bsszoo.texts import one_line
 
-# What a wrapper puts before every name: of data parallelism, of torch.compile, of Lightning's and others' modules.
+# Prefixes of wrappers: data parallelism, torch.compile, Lightning's and others' modules.
 _PREFIXES: Final = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _COUNTER: Final = "num_batches_tracked"
-# Beyond it no file holds a network of ours, and the layers of a code need not be listed.
+# No network of the families has more; a file with more is refused before layers are listed.
 _MOST_TENSORS: Final = 100_000
 
 
@@ -33,16 +33,16 @@ class Recognised:
     in_chans: int
 
 
-def bare_names(names: Sequence[str]) -> dict[str, str]:
-    """Names by themselves, without the prefixes that all of them share."""
-    found = {name: name for name in names}
-    while prefix := next((p for p in _PREFIXES if found and all(n.startswith(p) for n in found.values())), None):
-        found = {name: bare.removeprefix(prefix) for name, bare in found.items()}
-    return found
+def unprefixed(names: Sequence[str]) -> dict[str, str]:
+    """Names by their full forms, without the prefixes that all of them share."""
+    bare = {name: name for name in names}
+    while prefix := next((p for p in _PREFIXES if bare and all(n.startswith(p) for n in bare.values())), None):
+        bare = {name: short.removeprefix(prefix) for name, short in bare.items()}
+    return bare
 
 
-def timm_names(shapes: Shapes) -> dict[str, str]:
-    """timm's names of tensors by those that they have, torchvision's or timm's."""
+def _from_torchvision(shapes: Shapes) -> dict[str, str]:
+    """timm's names of tensors by torchvision's or timm's, without prefixes."""
     for family in FAMILIES.values():
         modules = family.from_torchvision(shapes)
         if modules is None:
@@ -51,22 +51,22 @@ def timm_names(shapes: Shapes) -> dict[str, str]:
         for name in shapes:
             module, _, kind = name.rpartition(".")
             out[name] = f"{modules[module]}.{kind}" if module in modules else name
-        # Squeeze-and-excitation and depths tell EfficientNets apart; all of one make have one form of names.
+        # Squeeze-and-excitation and depths tell EfficientNets apart; both have the same names.
         return out
     return {name: name for name in shapes}
 
 
-def known_names(shapes: Shapes) -> dict[str, str]:
-    """timm's names of tensors by those that they have, whichever prefixes and library they are from."""
-    bare = bare_names(list(shapes))
-    timms = timm_names({bare[name]: shape for name, shape in shapes.items()})
+def timm_names(shapes: Shapes) -> dict[str, str]:
+    """timm's names of tensors by their names in a file, with any prefixes, of timm or torchvision."""
+    bare = unprefixed(list(shapes))
+    timms = _from_torchvision({bare[name]: shape for name, shape in shapes.items()})
     return {name: timms[bare[name]] for name in shapes}
 
 
 def renamed(shapes: Shapes) -> dict[str, Sequence[int]]:
     """The shapes by timm's names."""
-    known = known_names(shapes)
-    return {known[name]: shape for name, shape in shapes.items()}
+    names = timm_names(shapes)
+    return {names[name]: shape for name, shape in shapes.items()}
 
 
 def recognise(shapes: Shapes, label: str) -> Recognised:
@@ -77,12 +77,12 @@ def recognise(shapes: Shapes, label: str) -> Recognised:
         label: Where they are from, for messages.
 
     Raises:
-        WeightsError: They are of no network of the families; the text says which tensors did not fit the nearest one.
+        WeightsError: No network of the families has these tensors; the text says which did not fit the nearest one.
     """
     if len(shapes) > _MOST_TENSORS:
         raise WeightsError(f"{label} holds {len(shapes):,} tensors, which no network of bsszoo's families has.")
     nearest: tuple[int, Recognised, list[str]] | None = None
-    found = []
+    matches = []
     for family in FAMILIES.values():
         try:
             fields = family.code_of(shapes)
@@ -94,13 +94,15 @@ def recognise(shapes: Shapes, label: str) -> Recognised:
         except (BssZooError, ValueError, IndexError, TypeError):
             continue  # shapes from which the family makes an impossible code
         if not wrong:
-            found.append(one)
+            matches.append(one)
         elif nearest is None or len(wrong) < nearest[0]:
             nearest = len(wrong), one, wrong
-    if found:
+    if matches:
         # EfficientNet-B0 and B1 differ in the size of their input, which no tensor has: a published code decides.
         published = {(e.code.family, e.code.entries, e.code.stage2_depth) for e in named_entries().values()}
-        return next((f for f in found if (f.code.family, f.code.entries, f.code.stage2_depth) in published), found[0])
+        return next(
+            (f for f in matches if (f.code.family, f.code.entries, f.code.stage2_depth) in published), matches[0]
+        )
     if nearest is None:
         first = ", ".join(one_line(name, 60) for name in list(shapes)[:3])
         raise WeightsError(
@@ -118,14 +120,14 @@ def recognise(shapes: Shapes, label: str) -> Recognised:
 
 
 def sizes_in(shapes: Shapes, code: Code) -> tuple[int, int]:
-    """The classes and the input channels of the network of a code, from its tensors; 0 where they do not say."""
+    """The classes and input channels of a code's network, from its tensors; 0 for a layer that is not there."""
     family = family_of(code.family)
     head, stem = shapes.get(f"{family.classifier}.weight"), shapes.get(f"{family.first_conv}.weight")
     return int(head[0]) if head else 0, int(stem[1]) if stem is not None and len(stem) == 4 else 0
 
 
 def _misfits(shapes: Shapes, network: Recognised) -> Iterator[str]:
-    """What of the tensors is not as in the network: other shapes, missing ones, further ones; as words."""
+    """Messages about tensors that differ from the network's: other shapes, missing and further ones."""
     wanted = _shapes_of(network)
     for name, shape in wanted.items():
         have = shapes.get(name)

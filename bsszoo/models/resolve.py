@@ -1,6 +1,6 @@
-"""``resolve``: what a person means by a network, whichever way it is named.
+"""``resolve``: the network that a name, text, file, folder, repository, code or module stands for.
 
-A name and a code's text are resolved without torch; a file, a folder and a repository are looked into.
+A name and a code's text are resolved without torch; a file, a folder and a repository are read.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _FORMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network that somebody named.
+    """A resolved network.
 
-    ``code`` is its code, of a detector the backbone's. ``source`` says where its own weights are, as
+    ``code`` is its code, of a detector the backbone's. ``source`` says where its weights are, as
     ``bsszoo.create(pretrained=..)`` takes it (``hf-hub:..``, ``local-dir:..``, a file's path), None of a name or a code
-    alone. ``config`` holds what came with it of timm's ``default_cfg`` (input size, mean, std, label names), ``module``
-    the built network where that was given. ``recognised`` says in words what it was taken for.
+    alone. ``config`` holds entries of timm's ``default_cfg`` that came with it (input size, mean, std, label names),
+    ``module`` the built network where ``resolve`` got one. ``recognised`` describes it in words.
     """
 
     code: Code
@@ -68,7 +68,7 @@ class Network:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """What its outputs stand for, where that is known."""
+        """The names of its outputs, None without."""
         names = self.config.get("label_names")
         return tuple(names) if isinstance(names, (list, tuple)) else None
 
@@ -90,22 +90,22 @@ class Network:
 def resolve(
     what: object, *, code: str | Code | None = None, org: str | None = None, cache_dir: str | Path | None = None
 ) -> Network:
-    """The network that somebody means.
+    """The network that a value stands for.
 
     Args:
         what: A name of the zoo or ``name.tag``; a code's text or a ``Code``; a detector's name or a ``Detector``; a
             weights file of timm, torchvision or bsszoo, whose code is read off its shapes; the folder of a training, of
             a pulled network or of a search (the best code, with its weights if it was trained in full);
             ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or a built ``torch.nn.Module``.
-        code: The network of a weights file, which is then not read for it.
+        code: The network of a weights file, instead of reading it off the file's shapes.
         org: As in ``bsszoo.create``.
         cache_dir: As in ``bsszoo.create``.
 
     Raises:
         UnknownNameError: There is no such name, file or folder.
-        CodeError: The text describes an impossible code, or ``what`` is nothing that names a network.
+        CodeError: The text describes an impossible code, or ``what`` does not name a network.
         WeightsError: A file or a folder holds no network of the families, or it cannot be read.
-        SettingsError: A folder holds nothing that was finished.
+        SettingsError: A folder holds no finished network.
 
     Example:
         >>> resolve("resnet34").recognised
@@ -119,12 +119,12 @@ def resolve(
         return _of_module(what)
     if not isinstance(what, (str, Path)):
         raise CodeError(
-            f"A network is named by a zoo name, a code's text, a bsszoo.Code, a file or a folder; given "
-            f"was {formatted(what)} of type {type(what).__name__}."
+            f"A network is named by a zoo name, a code's text, a bsszoo.Code, a file or a folder; got "
+            f"{formatted(what)} of type {type(what).__name__}."
         )
     text = str(what).strip()
     if text.startswith(SOURCES):
-        return _kept(text, cache_dir)
+        return _saved(text, cache_dir)
     path = Path(text).expanduser()
     if path.is_dir() and (isinstance(what, Path) or not _is_name(text)):
         return _folder(path)
@@ -134,7 +134,7 @@ def resolve(
 
 
 def _is_name(text: str) -> bool:
-    """Whether a text is a name of the zoo, which no folder of the same name takes the place of."""
+    """Whether a text is a name of the zoo, which has precedence over a folder of the same name."""
     head = split_tag(text)[0]
     return "/" not in text and (head in entries() or head.lower() in entries())
 
@@ -143,22 +143,24 @@ def _detector(detector: Detector, named: str) -> Network:
     return Network(detector.backbone, f"the detector {named}", detector, num_classes=detector.num_classes)
 
 
-def _named(text: str, path: Path, given: str | Code | None, org: str | None, cache_dir: str | Path | None) -> Network:
+def _named(
+    text: str, path: Path, override: str | Code | None, org: str | None, cache_dir: str | Path | None
+) -> Network:
     if is_detector(text):
         detector = find_detector(text)
         if detector is not None:
             return _detector(detector, text)
     head, tag = split_tag(text)
-    known = head.lower() in entries()
+    in_zoo = head.lower() in entries()
     org = hub_org(org)
     try:
-        # An organisation may have tags of its own.
-        code = resolve_code(head if known and org is not None else text)
+        # An organisation may have further tags.
+        code = resolve_code(head if in_zoo and org is not None else text)
     except UnknownNameError as error:
         timms = is_timms(text)
         if org is not None:
             try:
-                return _kept(f"hf-hub:{org}/{text}", cache_dir)
+                return _saved(f"hf-hub:{org}/{text}", cache_dir)
             except WeightsError as other:
                 if not timms:
                     raise WeightsError(f"{error} And {org} has no such network: {other}") from other
@@ -169,27 +171,27 @@ def _named(text: str, path: Path, given: str | Code | None, org: str | None, cac
                 f"There is no file or folder {text!r}, and no network of that name. {_FORMS}"
             ) from error
         raise
-    if given is not None:
-        code = resolve_code(given)
+    if override is not None:
+        code = resolve_code(override)
     entry = entry_of(code)
-    words = f"{entry.name} of the zoo, {code}" if known and entry is not None else f"the code {code}"
-    return Network(code, words, entry=entry, tag=tag if known else None)
+    words = f"{entry.name} of the zoo, {code}" if in_zoo and entry is not None else f"the code {code}"
+    return Network(code, words, entry=entry, tag=tag if in_zoo else None)
 
 
 def _of_timm(name: str, unknown: UnknownNameError) -> Network:
-    """A network that timm names and the zoo does not, where it is of one of the families; else the error."""
+    """A network of timm outside the zoo, where it is of one of the families; else the error is raised."""
     import timm
     import torch
 
     try:
-        found = _of_module(timm.create_model(name, device=torch.device("meta")))
-    except (WeightsError, TypeError):  # of no family, or timm's constructor knows no such device
+        network = _of_module(timm.create_model(name, device=torch.device("meta")))
+    except (WeightsError, TypeError):  # of no family, or timm's constructor takes no device
         raise unknown from None
-    return replace(found, module=None, recognised=f"timm's {name}, {found.code}")
+    return replace(network, module=None, recognised=f"timm's {name}, {network.code}")
 
 
-def _kept(source: str, cache_dir: str | Path | None = None) -> Network:
-    """What a repository or a folder holds, by its ``config.json``."""
+def _saved(source: str, cache_dir: str | Path | None = None) -> Network:
+    """The network of a repository or a folder, by its ``config.json``."""
     from bsszoo.models.saved_config import code_in, config_from, sizes_in
     from bsszoo.models.weights import saved_config
 
@@ -214,10 +216,10 @@ def _kept(source: str, cache_dir: str | Path | None = None) -> Network:
 def _saved_detector(folder: Path, source: str) -> Network | None:
     from bsszoo.models.detector import saved_detector
 
-    kept = saved_detector(folder)
-    if kept is None:
+    saved = saved_detector(folder)
+    if saved is None:
         return None
-    detector = kept.detector
+    detector = saved.detector
     return Network(
         detector.backbone,
         f"{detector}, as the config.json of {folder} says",
@@ -228,13 +230,13 @@ def _saved_detector(folder: Path, source: str) -> Network | None:
 
 
 def _folder(folder: Path) -> Network:
-    """A training, a pulled network, what timm wrote, or a search."""
+    """The network of a training, a pulled network, a folder written by timm, or a search."""
     if (folder / _CONFIG).is_file():
-        return _kept(f"{LOCAL}{folder}")
+        return _saved(f"{LOCAL}{folder}")
     if (folder / _RECIPE).is_file():
         if not (folder / _WEIGHTS).is_file():
             raise SettingsError(
-                f"The training in {folder} has not come to its end; the same `bsszoo train` command goes on with it."
+                f"The training in {folder} is not finished; the same `bsszoo train` command resumes it."
             )
         return _file(folder / _WEIGHTS, None)
     if (folder / _RESULT).is_file():
@@ -263,32 +265,32 @@ def _best_of(run: Path) -> Network:
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise WeightsError(
             f"{file} cannot be read as a search's result ({one_line(error)}). The same `bsszoo "
-            "compress` command writes it anew."
+            "compress` command rewrites it."
         ) from error
     if inside is not None and (run / inside / _CONFIG).is_file():
-        found = _kept(f"{LOCAL}{run / inside}")
-        return replace(found, recognised=f"{found.code}, the best code of the search in {run}, trained in full")
+        trained = _saved(f"{LOCAL}{run / inside}")
+        return replace(trained, recognised=f"{trained.code}, the best code of the search in {run}, trained in full")
     return replace(code, recognised=f"{best}, the best code of the search in {run}, which has no weights")
 
 
-def _file(path: Path, given: str | Code | None) -> Network:
+def _file(path: Path, override: str | Code | None) -> Network:
     """The network of a weights file: as the ``config.json`` beside it says, else read off its shapes."""
     from bsszoo.models.loading import recognise_file
 
     if not path.is_file():
         raise UnknownNameError(f"There is no file {str(path)!r}.")
-    if given is not None:
-        code = resolve_code(given)
-        return Network(code, f"the code {code}, as was said", source=str(path), entry=entry_of(code))
-    found = recognise_file(path)
-    code = found.code
+    if override is not None:
+        code = resolve_code(override)
+        return Network(code, f"the code {code}, as specified", source=str(path), entry=entry_of(code))
+    recognised = recognise_file(path)
+    code = recognised.code
     config: Mapping[str, Any] = {}
     beside = path.parent / _CONFIG
     if beside.is_file():
-        kept = _kept(f"{LOCAL}{path.parent}")
-        if kept.detector is None and _alike(kept.code, code):
-            # It knows what no tensor has: the size of the input, and where a stride is.
-            code, config = kept.code, kept.config
+        saved = _saved(f"{LOCAL}{path.parent}")
+        if saved.detector is None and _alike(saved.code, code):
+            # No tensor has the size of the input and where a stride is.
+            code, config = saved.code, saved.config
     entry = entry_of(code)
     words = f"{entry.name}, {code}" if entry is not None else str(code)
     return Network(
@@ -296,14 +298,14 @@ def _file(path: Path, given: str | Code | None) -> Network:
         f"{words}, read off the shapes in {path}",
         source=str(path),
         entry=entry,
-        num_classes=found.num_classes,
-        in_chans=found.in_chans or 3,
+        num_classes=recognised.num_classes,
+        in_chans=recognised.in_chans or 3,
         config=config,
     )
 
 
 def _alike(one: Code, other: Code) -> bool:
-    """Whether two codes have the same tensors: they may differ in what these do not show."""
+    """Whether two codes have the same tensors: they may differ where tensors do not."""
     return replace(one, image_size=other.image_size, stride_in=other.stride_in) == other or (
         one.family != other.family
         and {one.family, other.family} == {"efficientnet_b0", "efficientnet_b1"}
@@ -312,26 +314,26 @@ def _alike(one: Code, other: Code) -> bool:
 
 
 def _of_module(module: Any) -> Network:
-    """The network that a built module is, by its tensors and by the ``default_cfg`` that timm keeps with it."""
+    """The network that a built module is, by its tensors and by its ``default_cfg``."""
     from bsszoo.models.recognise import recognise, renamed
 
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = recognise(renamed(shapes), f"this {type(module).__name__}")
+    recognised = recognise(renamed(shapes), f"this {type(module).__name__}")
     config = getattr(module, "default_cfg", None)
     config = {k: v for k, v in config.items() if v is not None} if isinstance(config, Mapping) else {}
     size = config.get("input_size")
-    code = found.code
+    code = recognised.code
     if isinstance(size, (list, tuple)) and len(size) == 3 and size[1] == size[2]:
         code = replace(code, image_size=int(size[1]))
-    own = getattr(module, "code", None)
-    if isinstance(own, Code) and _alike(own, code):
-        code = own
+    declared = getattr(module, "code", None)
+    if isinstance(declared, Code) and _alike(declared, code):
+        code = declared
     return Network(
         code,
         f"{code}, read off the shapes of a {type(module).__name__}",
         entry=entry_of(code),
-        num_classes=found.num_classes,
-        in_chans=found.in_chans or 3,
+        num_classes=recognised.num_classes,
+        in_chans=recognised.in_chans or 3,
         config=config,
         module=module,
     )
@@ -350,10 +352,10 @@ def cost(
 
     Args:
         network: Whatever ``bsszoo.models.resolve`` takes.
-        image_size: Side of the square input, or (height, width) [px]; by default the network's own.
-        num_classes: Outputs of the classifier; 0 counts the network without one. By default the network's own: 1000 of
+        image_size: Side of the square input, or (height, width) [px]; by default the network's.
+        num_classes: Outputs of the classifier; 0 counts the network without one. By default the network's: 1000 of
             a name or a code; a detector's are 91 (Mask R-CNN) or 80 (RetinaNet).
-        in_chans: Channels of the input; by default the network's own, 3 of a name or a code.
+        in_chans: Channels of the input; by default the network's, 3 of a name or a code.
 
     Raises:
         UnknownNameError, CodeError, WeightsError, SettingsError: As ``resolve``; ``CodeError`` also for impossible
@@ -363,15 +365,17 @@ def cost(
         >>> cost("resnet18").macs
         1814073344
     """
-    found = resolve(network)
-    if found.detector is not None:
+    resolved = resolve(network)
+    if resolved.detector is not None:
         if in_chans not in (None, 3):
-            raise CodeError("Detectors take pictures of 3 channels.")
-        detector = found.detector if num_classes is None else replace(found.detector, num_classes=num_classes or -1)
+            raise CodeError("Detectors take images of 3 channels.")
+        detector = (
+            resolved.detector if num_classes is None else replace(resolved.detector, num_classes=num_classes or -1)
+        )
         return detector_cost(detector, SIZE if image_size is None else image_size)
     return code_cost(
-        found.code,
+        resolved.code,
         image_size,
-        num_classes=found.num_classes if num_classes is None else num_classes,
-        in_chans=found.in_chans if in_chans is None else in_chans,
+        num_classes=resolved.num_classes if num_classes is None else num_classes,
+        in_chans=resolved.in_chans if in_chans is None else in_chans,
     )

@@ -1,4 +1,4 @@
-"""``config.json`` beside saved weights, as timm writes it: what it says about the network and its input."""
+"""``config.json`` beside saved weights, as timm writes it: the network, its classes and its input."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bsszoo.codes.named import named_entries
 from bsszoo.errors import BssZooError, WeightsError
 from bsszoo.texts import one_line, parse_json
 
-#: The part of a config.json that is bsszoo's own; timm leaves it alone.
+#: The section of a config.json that only bsszoo reads; timm ignores it.
 OWN = "bsszoo"
-# Where the weights lie is known already, and the architecture is ours to say; our networks take inputs of any size.
+# Sources of weights and the architecture come from the caller; our networks take inputs of any size.
 _NOT_TAKEN = (
     "url",
     "file",
@@ -31,9 +31,9 @@ _NOT_TAKEN = (
     "classifier",
     "fixed_input_size",
 )
-# What timm writes beside the configuration proper, and reads before it.
+# Keys that timm writes beside the configuration, and that take precedence over it.
 _OUTER: Final = ("num_classes", "label_names", "label_descriptions")
-# What is read of a file: names of 100,000 classes with their descriptions fit in.
+# The largest file that is read: names of 100,000 classes with their descriptions fit in.
 _MOST_BYTES: Final = 1 << 24
 _MOST_CLASSES, _MOST_CHANNELS, _MOST_SIDE = 1_000_000, 1024, 4096
 # Numbers in one input: 3 x 4096 x 4096 and some more, 268 MB.
@@ -70,10 +70,10 @@ def sizes_in(path: Path, label: str) -> tuple[int, int]:
 
 
 def checksum_in(path: Path, label: str) -> str | None:
-    """The SHA-256 of the weights that ``bsszoo push`` wrote into a ``config.json``; None where nobody wrote one."""
-    own = _read(path, label).get(OWN)
-    found = own.get("sha256") if isinstance(own, Mapping) else None
-    return found if isinstance(found, str) else None
+    """The SHA-256 of the weights that ``bsszoo push`` wrote into a ``config.json``; None without."""
+    section = _read(path, label).get(OWN)
+    checksum = section.get("sha256") if isinstance(section, Mapping) else None
+    return checksum if isinstance(checksum, str) else None
 
 
 def code_in(path: Path, label: str) -> Code:
@@ -85,10 +85,10 @@ def code_in(path: Path, label: str) -> Code:
     data = _read(path, label)
     try:
         saved = _saved_code(data, strict=True)
-        own = data.get(OWN)
-        if isinstance(own, Mapping) and "detector" in own:
+        section = data.get(OWN)
+        if isinstance(section, Mapping) and "detector" in section:
             raise WeightsError(
-                f"{label} holds a detector, {one_line(own['detector'])}, and this takes classifiers. "
+                f"{label} holds a detector, {one_line(section['detector'])}, and this takes classifiers. "
                 "bsszoo.create, `bsszoo validate` and `bsszoo predict` take it from its training's "
                 "folder."
             )
@@ -107,7 +107,7 @@ def code_in(path: Path, label: str) -> Code:
 
 
 def _read(path: Path, label: str) -> dict[str, Any]:
-    """What a ``config.json`` holds; whatever else of bsszoo's reads it finds values of the right kinds there."""
+    """The content of a ``config.json``, with its values checked to be of the right kinds."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, and at most {_MOST_BYTES:,} are read")
@@ -123,14 +123,14 @@ def _read(path: Path, label: str) -> dict[str, Any]:
             raise ValueError(f"it has {len(names):,} label_names for {classes:,} classes")
     except (ValueError, OSError) as error:
         raise WeightsError(
-            f"The config.json of {label} is broken: {one_line(error)}. Write it anew with "
+            f"The config.json of {label} is broken: {one_line(error)}. Rewrite it with "
             "timm.models.save_for_hf, or pass the weights file alone."
         ) from error
     return data
 
 
 def _check(config: Mapping[str, Any]) -> None:
-    """A ``ValueError`` that names an entry which is not what timm's networks and readers of pictures take."""
+    """A ``ValueError`` that names an entry which timm's networks and image transforms do not take."""
     for key, value in config.items():
         fits, wanted = _KINDS.get(key, (_anything, ""))
         if value is not None and not fits(value):
@@ -176,7 +176,7 @@ def _anything(_: object) -> bool:
 
 
 _INPUT: Final = (_is_input, f"three whole numbers (channels to {_MOST_CHANNELS}, sides to {_MOST_SIDE} px)")
-_CROP: Final = (lambda value: _number(value, 0.01, 100), "a share of the picture")
+_CROP: Final = (lambda value: _number(value, 0.01, 100), "a share of the image")
 _TEXT: Final = (lambda value: isinstance(value, str), "a text")
 _TEXTS: Final = (lambda value: isinstance(value, str) or _are_texts(value), "a text or a list of texts")
 _FLAG: Final = (lambda value: isinstance(value, bool), "true or false")
@@ -219,11 +219,11 @@ def same_network(one: Code, other: Code) -> bool:
 
 def _saved_code(data: Mapping[str, Any], *, strict: bool = False) -> Code | None:
     """The code that the file names, or None: other networks with fitting tensors are allowed (torchvision's, ours)."""
-    arguments, own = data.get("model_args"), data.get(OWN)
+    arguments, section = data.get("model_args"), data.get(OWN)
     saved = arguments.get("code") if isinstance(arguments, Mapping) else None
-    if saved is None and isinstance(own, Mapping):
-        # Networks that timm builds by itself keep their code apart from the arguments that timm takes.
-        saved = own.get("code")
+    if saved is None and isinstance(section, Mapping):
+        # Networks that timm builds alone have their code outside the arguments that timm takes.
+        saved = section.get("code")
     try:
         if isinstance(saved, str):
             return Code.parse(saved)

@@ -1,4 +1,4 @@
-"""A code in timm's own words: what builds the same network where bsszoo is not installed.
+"""A code as arguments of timm, which build the same network where bsszoo is not installed.
 
 timm rounds widths and ties them to each other, so not every code has such a form. Each is checked: the network that
 timm builds from it has the same tensors, name by name and shape by shape, as ours.
@@ -37,9 +37,9 @@ class TimmArguments:
 
     def script(self, num_classes: int = 1000, in_chans: int = 3) -> str:
         """Python that builds it."""
-        given = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
-        given += f", num_classes={num_classes}" + (f", in_chans={in_chans}" if in_chans != 3 else "")
-        return f'import timm\n\nmodel = timm.create_model("{self.architecture}"{given})\n'
+        arguments = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
+        arguments += f", num_classes={num_classes}" + (f", in_chans={in_chans}" if in_chans != 3 else "")
+        return f'import timm\n\nmodel = timm.create_model("{self.architecture}"{arguments})\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ def timm_arguments(code: Code) -> TimmArguments | None:
     entry = entry_of(replace(code, image_size=family_of(code.family).image_size))
     if entry is not None and entry.timm is not None:
         return TimmArguments(entry.timm)
-    found = family_of(code.family).timm_arguments(code)
-    form = None if found is None else TimmArguments(*found)
+    arguments = family_of(code.family).timm_arguments(code)
+    form = None if arguments is None else TimmArguments(*arguments)
     return form if form is not None and _same(code, partial(_create, form)) else None
 
 
@@ -131,11 +131,11 @@ def _create(form: TimmArguments) -> nn.Module:
     return made
 
 
-def _same(code: Code, theirs: Callable[[], nn.Module]) -> bool:
+def _same(code: Code, build_timm: Callable[[], nn.Module]) -> bool:
     """Whether timm's network has our tensors; timm raises where it cannot build one."""
     ours = build(code, device="meta").state_dict()
     try:
-        found = theirs().state_dict()
+        theirs = build_timm().state_dict()
     except Exception:  # whatever a constructor of timm's says of widths that it does not take
         return False
-    return {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in found.items()}
+    return {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}

@@ -1,4 +1,4 @@
-"""Where weights come from: the Hub, an organisation of one's own, a folder or a file. Never silently random ones."""
+"""Where weights come from: the Hub, your own organisation, a folder or a file. Never silently random ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bsszoo.models.hub_files import PICKLES, WEIGHTS_FILE, HubRepository, forget
 from bsszoo.models.names import SUFFIXES
 from bsszoo.models.saved_config import checksum_in, config_from, same_network
 
-#: The tag that a name without one has in an organisation, where the zoo knows none.
+#: The default tag in an organisation, for a network without tags in the zoo.
 DEFAULT_TAG: Final = "in1k"
 # Ten times the zoo's largest, 2 GB in float32.
 _MOST_PARAMS: Final = 500_000_000
@@ -30,8 +30,8 @@ _MOST_PARAMS: Final = 500_000_000
 class Weights:
     """A weights file on this machine.
 
-    ``label`` names it for messages; ``config`` holds the entries of timm's ``default_cfg`` that came with it (input
-    size, normalisation, ...), empty when nothing did; ``cached`` says that it is a file of the Hub's cache.
+    ``label`` names it in messages; ``config`` holds the entries of timm's ``default_cfg`` that came with it (input
+    size, normalisation, ...), empty without; ``cached`` says that it is a file of the Hub's cache.
     """
 
     path: Path
@@ -49,16 +49,16 @@ def fetch(
     org: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Weights:
-    """The weights that ``pretrained`` means for a code, fetched from the Hub where they are not here yet.
+    """The weights that ``pretrained`` means for a code, fetched from the Hub where they are not in its cache.
 
     Args:
         pretrained: True (the tag, or the default one), a tag, ``hf-hub:org/name[@revision]``, ``local-dir:PATH`` or
             the path of a file or of such a folder.
         code: The network that is to take them.
-        entry: The zoo's entry of this code, None for a code of one's own.
+        entry: The zoo's entry of this code, None for a custom code.
         tag: The tag that came with the name (``resnet50.a1_in1k``).
         org: The organisation whose repositories ``NAME.TAG`` hold the searched networks' weights; see ``hub_org``.
-        cache_dir: Where the Hub's files are kept; huggingface_hub's own place by default.
+        cache_dir: Where the Hub's files are stored; huggingface_hub's cache by default.
 
     Raises:
         WeightsError: They do not exist, cannot be reached, or are of another network; the text says what to do.
@@ -99,7 +99,7 @@ def check_size(network: Code | Detector, source: str) -> None:
 
 
 def saved_config(source: str, cache_dir: str | Path | None) -> tuple[Path, str]:
-    """The ``config.json`` of a repository or a folder, and what that is called in messages.
+    """The ``config.json`` of a repository or a folder, and its label in messages.
 
     Args:
         source: ``hf-hub:org/name[@revision]`` or ``local-dir:PATH``.
@@ -131,26 +131,28 @@ def _tagged(
     code: Code, entry: ModelEntry | None, tag: str | None, org: str | None, cache_dir: str | Path | None
 ) -> Weights:
     if entry is None:
-        raise WeightsError(f"No weights are known for the code {code}: it is not one of the zoo's. {_what_to_do(code)}")
-    own = {t.tag: t for t in entry.tags}
-    if org is not None and (entry.timm is None or (tag is not None and tag not in own)):
+        raise WeightsError(
+            f"No weights are published for the code {code}: it is not one of the zoo's. {_what_to_do(code)}"
+        )
+    tags = {t.tag: t for t in entry.tags}
+    if org is not None and (entry.timm is None or (tag is not None and tag not in tags)):
         named = tag or (entry.tags[0].tag if entry.tags else DEFAULT_TAG)
         return _from_hub(HubRepository(f"{org}/{entry.name}.{named}"), code, entry, cache_dir)
     if entry.timm is not None:
         return _from_timm(entry, tag, cache_dir)
     if not entry.tags:
         raise WeightsError(f"{entry.name} names no Hub repository with weights. {_what_to_do(code)}")
-    if tag is not None and tag not in own:
-        raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, own)}")
-    chosen = own[tag] if tag else entry.tags[0]
+    if tag is not None and tag not in tags:
+        raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, tags)}")
+    chosen = tags[tag] if tag else entry.tags[0]
     return _from_hub(HubRepository(chosen.repository), code, entry, cache_dir, chosen)
 
 
 def _from_timm(entry: ModelEntry, tag: str | None, cache_dir: str | Path | None) -> Weights:
-    known = {name.partition(".")[2]: cfg for name, cfg in get_arch_pretrained_cfgs(entry.architecture).items()}
-    if tag is not None and tag not in known:
-        raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, known)}")
-    cfg: Any = known[tag] if tag else get_pretrained_cfg(entry.architecture)
+    configs = {name.partition(".")[2]: cfg for name, cfg in get_arch_pretrained_cfgs(entry.architecture).items()}
+    if tag is not None and tag not in configs:
+        raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, configs)}")
+    cfg: Any = configs[tag] if tag else get_pretrained_cfg(entry.architecture)
     names = (cfg.hf_hub_filename or WEIGHTS_FILE,)
     repository = HubRepository.parse(cfg.hf_hub_id)
     path = hub_file(repository, names, cache_dir=cache_dir, advice=_what_to_do(entry.code, original=False))
@@ -168,21 +170,21 @@ def _from_hub(
     advice = _what_to_do(code, original=entry is None or entry.timm is None)
     if tag is not None and not tag.published and entry is not None:
         advice = f"Nobody has published weights of {entry.name} there so far. {advice}"
-    # What it says of itself comes first: weights of another network are not worth their download.
+    # config.json comes first, so that weights of another network are not downloaded.
     saved = hub_file(repository, ("config.json",), cache_dir=cache_dir, advice=advice, missing_ok=True)
     config = config_from(saved, code, repository.label) if saved else {}
-    own_sum = checksum_in(saved, repository.label) if saved else None
+    checksum = checksum_in(saved, repository.label) if saved else None
     # Of the same commit, whatever is pushed meanwhile: in the cache files lie in a folder named after it.
-    at = saved.parent.name if saved and re.fullmatch(r"[0-9a-f]{40}", saved.parent.name) else None
-    path = hub_file(replace(repository, commit=at), (WEIGHTS_FILE,), cache_dir=cache_dir, advice=advice)
+    commit = saved.parent.name if saved and re.fullmatch(r"[0-9a-f]{40}", saved.parent.name) else None
+    path = hub_file(replace(repository, commit=commit), (WEIGHTS_FILE,), cache_dir=cache_dir, advice=advice)
     _check_sum(path, tag.sha256 if tag else None, repository.label)
-    _check_sum(path, own_sum, repository.label, by="its config.json")
+    _check_sum(path, checksum, repository.label, by="its config.json")
     return Weights(path, repository.label, {**config, "hf_hub_id": repository.text}, cached=True)
 
 
 def _from_folder(folder: Path, code: Code) -> Weights:
-    found = folder / WEIGHTS_FILE
-    if not found.is_file():
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
         pickles = [name for name in PICKLES if (folder / name).is_file()]
         if pickles:
             raise WeightsError(
@@ -199,9 +201,9 @@ def _from_folder(folder: Path, code: Code) -> Weights:
     saved = folder / "config.json"
     label = f"local-dir:{folder}"
     if not saved.is_file():
-        return Weights(found, label)
-    check_recorded(found, saved, label)
-    return Weights(found, label, config_from(saved, code, label))
+        return Weights(weights, label)
+    check_recorded(weights, saved, label)
+    return Weights(weights, label, config_from(saved, code, label))
 
 
 def _what_to_do(code: Code, *, original: bool = True) -> str:
@@ -219,12 +221,12 @@ def _what_to_do(code: Code, *, original: bool = True) -> str:
 def _check_sum(path: Path, expected: str | None, label: str, *, by: str = "the zoo") -> None:
     if expected is None:
         return
-    found = sha256_of(path)
-    if found != expected.lower():
+    actual = sha256_of(path)
+    if actual != expected.lower():
         forget(path)
         raise WeightsError(
-            f"The weights of {label} are not those that {by} recorded: sha256 {found}, expected "
-            f"{expected}. The download is broken or the repository changed. The file was taken out of "
+            f"The weights of {label} are not those that {by} recorded: sha256 {actual}, expected "
+            f"{expected}. The download is broken or the repository changed. The file was removed from "
             "the cache; try again, and if it stays so, do not use this repository."
         )
 
@@ -235,7 +237,7 @@ def check_recorded(weights: Path, config: Path, label: str) -> None:
     if recorded is not None and sha256_of(weights) != recorded.lower():
         raise WeightsError(
             f"The weights of {label} are not those that its config.json recorded: {weights.name} was "
-            "changed, is damaged or is another network's. Train, pull or push it anew, or name the file "
+            "changed, is damaged or is another network's. Train, pull or push it again, or name the file "
             "itself."
         )
 

@@ -34,11 +34,11 @@ def weights(tmp_path: Path) -> Path:
 
 def test_a_weights_file(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = run(str(weights), "--code", CODE, "--format", "torch")
-    assert "File: net.safetensors.pt2 (torch.export program" in said
-    assert "images [batch, 3, 64, 64] float32" in said
-    assert "logits [batch, 5]" in said
-    assert "real ones (grace_hopper.jpg" in said
+    output = run(str(weights), "--code", CODE, "--format", "torch")
+    assert "File: net.safetensors.pt2 (torch.export program" in output
+    assert "images [batch, 3, 64, 64] float32" in output
+    assert "logits [batch, 5]" in output
+    assert "real ones (grace_hopper.jpg" in output
     net = bsszoo.create(CODE, pretrained=weights).eval()
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
@@ -47,9 +47,9 @@ def test_a_weights_file(weights: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_random_weights_are_asked_for_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    said = run(CODE, "--random", "--format", "torch", "--out", str(tmp_path / "net.pt2"))
-    assert "Its weights are random" in said
-    with pytest.raises(BssZooError, match=r"No weights are known .* --weights SOURCE, or --random"):
+    output = run(CODE, "--random", "--format", "torch", "--out", str(tmp_path / "net.pt2"))
+    assert "Its weights are random" in output
+    with pytest.raises(BssZooError, match=r"No weights are published .* --weights SOURCE, or --random"):
         run(CODE, "--format", "torch", "--out", str(tmp_path / "other.pt2"))
     with pytest.raises(BssZooError, match="exclude each other"):
         run(CODE, "--random", "--weights", "x", "--format", "torch", "--out", str(tmp_path / "other.pt2"))

@@ -45,9 +45,9 @@ def test_the_terms_of_a_space_add_up_to_the_detectors_cost(
 ) -> None:
     space = replace(Space.of(family), image_size=size, head=head)
     rng = np.random.default_rng(seed)
-    places = np.stack([rng.integers(0, len(axis), 5) for axis in space.axes], axis=1)
-    counted = Chain.of(space).costs(places)
-    for i, row in enumerate(space.rows(places)):
+    indices = np.stack([rng.integers(0, len(axis), 5) for axis in space.axes], axis=1)
+    counted = Chain.of(space).costs(indices)
+    for i, row in enumerate(space.rows(indices)):
         code = space.code(row.tolist())
         cost = detector_cost(head.on(code), size)
         assert counted[:, i].tolist() == [cost.macs, cost.params, cost.activations, depth(code)]
@@ -60,8 +60,8 @@ def test_the_features_of_a_family_are_the_stages_that_the_built_backbone_gives(f
 
     code = Space.of(family).smallest
     mbconv = FAMILIES[family].block == "mbconv"
-    places = (1, 2, 3, 4)
-    widths = build(code, features_only=True, out_indices=places).feature_info.channels()
+    indices = (1, 2, 3, 4)
+    widths = build(code, features_only=True, out_indices=indices).feature_info.channels()
     assert [code.widths[i] for i in feature_stages(family)] == list(widths), mbconv
 
 

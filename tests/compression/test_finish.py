@@ -66,7 +66,7 @@ def test_it_starts_from_the_original_and_learns_from_it(tmp_path: Path, recipe: 
     wanted = bsszoo.create(best, num_classes=4)
     found = inherit_weights(wanted, best, source, original)
     assert result.finished.inherited == str(found)
-    assert 0 < found.carried <= found.params
+    assert 0 < found.inherited <= found.params
     start = load_file(written.model.pretrained)
     assert all(torch.equal(start[name], value) for name, value in wanted.state_dict().items())
     assert f"inherited {found}" in str(result.finished)

@@ -22,11 +22,11 @@ def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: in
     assert [name for name, _ in built] == [layer.name for layer in listed]
     for (name, module), layer in zip(built, listed, strict=True):
         if isinstance(module, nn.Linear):
-            found = (module.in_features, module.out_features, 1, 1, 1, module.bias is not None)
+            actual = (module.in_features, module.out_features, 1, 1, 1, module.bias is not None)
         else:
             assert module.kernel_size[0] == module.kernel_size[1]
             assert module.stride[0] == module.stride[1]
-            found = (
+            actual = (
                 module.in_channels,
                 module.out_channels,
                 module.kernel_size[0],
@@ -35,7 +35,7 @@ def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: in
                 module.bias is not None,
             )
         groups = layer.groups
-        assert found == (layer.in_width, layer.out_width, layer.kernel, layer.stride, groups, layer.bias), name
+        assert actual == (layer.in_width, layer.out_width, layer.kernel, layer.stride, groups, layer.bias), name
     norms = [m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     assert sorted(norms) == sorted(layer.out_width for layer in listed if layer.norm)
 

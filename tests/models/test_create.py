@@ -194,9 +194,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     state = net.state_dict()
 
-    def refused(changed: dict[str, torch.Tensor], said: str, **arguments: Any) -> None:
+    def refused(changed: dict[str, torch.Tensor], words: str, **arguments: Any) -> None:
         save_file(changed, path)
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=words):
             create(TINY, pretrained=path, **arguments)
 
     refused({k: v for k, v in state.items() if k != "bn1.bias"}, r"1 missing \(bn1.bias\)")
@@ -230,7 +230,7 @@ def test_a_file_that_holds_no_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "error", "said"),
+    ("source", "error", "words"),
     [
         (True, WeightsError, "not one of the zoo's"),
         ("in1k", WeightsError, "not one of the zoo's"),
@@ -245,8 +245,8 @@ def test_a_file_that_holds_no_weights(tmp_path: Path) -> None:
         (None, WeightsError, "pretrained is None"),
     ],
 )
-def test_sources_that_are_none(source: Any, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_sources_that_are_none(source: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
         create(TINY, pretrained=source)
 
 

@@ -129,26 +129,26 @@ ODD: list[Any] = [
 ]
 
 
-def places(value: Any) -> list[tuple[Any, Any]]:
+def locations(value: Any) -> list[tuple[Any, Any]]:
     """Every (object or list, key in it) of a value."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    return [found for key in keys for found in ((value, key), *places(value[key]))]
+    return [location for key in keys for location in ((value, key), *locations(value[key]))]
 
 
 def damaged(config: dict[str, Any], chance: random.Random) -> str:
     """The text of a configuration with one to three changes."""
     data = json.loads(json.dumps(config))
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        place, key = chance.choice(places(data) or [(data, "architecture")])
+        container, key = chance.choice(locations(data) or [(data, "architecture")])
         change = chance.random()
         if change < 0.2:
-            del place[key]
-        elif change < 0.3 and isinstance(place, dict):
-            place[chance.choice(("x", "", "code", "input_size", "label_names", "detector"))] = chance.choice(ODD)
+            del container[key]
+        elif change < 0.3 and isinstance(container, dict):
+            container[chance.choice(("x", "", "code", "input_size", "label_names", "detector"))] = chance.choice(ODD)
         elif change < 0.35:
-            place[key] = json.loads(json.dumps(data))
+            container[key] = json.loads(json.dumps(data))
         else:
-            place[key] = chance.choice(ODD)
+            container[key] = chance.choice(ODD)
     text = json.dumps(data)
     if chance.random() < 0.08:  # damage to the text itself
         cut = chance.randrange(len(text))
@@ -167,17 +167,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcome(act: Callable[[], object], text: str) -> str:
     """What became of a call; anything but success and an error of ours in bounds fails the test."""
-    said = ""
+    message = ""
     try:
         act()
     except BssZooError as error:
-        said = str(error)
+        message = str(error)
     except Exception as error:
         raise AssertionError(f"{type(error).__name__}: {error} of {text[:2000]}") from error
-    assert len(said) < 1500, (len(said), text[:500])
-    assert said.isprintable(), (said, text[:500])
-    assert not said or "code" in said.lower() or "config.json" in said or "weights" in said, (said, text[:500])
-    return "refused" if said else "done"
+    assert len(message) < 1500, (len(message), text[:500])
+    assert message.isprintable(), (message, text[:500])
+    assert not message or "code" in message.lower() or "config.json" in message or "weights" in message, (
+        message,
+        text[:500],
+    )
+    return "refused" if message else "done"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -217,7 +220,7 @@ def test_any_configuration_of_a_detector_is_one_or_one_text(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"pretrained_cfg": {"input_size": [3, 20_000, 20_000]}}, "its input_size is [3, 20000, 20000]"),
         ({"pretrained_cfg": {"input_size": ["3", 32, 32]}}, "its input_size is ['3', 32, 32]"),
@@ -237,11 +240,11 @@ def test_any_configuration_of_a_detector_is_one_or_one_text(tmp_path: Path) -> N
         ({"model_args": {"code": {"family": "resnet18", "widths": [8] * 100_000, "depths": [1]}}}, "impossible code"),
     ],
 )
-def test_what_is_wrong_is_said(changes: dict[str, Any], said: str, folder: Path) -> None:
+def test_errors_name_the_wrong_entry(changes: dict[str, Any], message: str, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
     with pytest.raises(WeightsError) as refused:
         create(f"local-dir:{folder}", pretrained=True)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert str(folder) in str(refused.value)
     assert len(str(refused.value)) < 1000
 
@@ -257,5 +260,5 @@ def test_nulls_are_what_timm_takes_by_default(folder: Path) -> None:
     config = {**CONFIG, "pretrained_cfg": dict.fromkeys(CONFIG["pretrained_cfg"])}
     (folder / "config.json").write_text(json.dumps(config))
     network: Any = create(f"local-dir:{folder}", pretrained=True)
-    assert network.default_cfg["input_size"] == (3, 64, 64)  # the code's own
+    assert network.default_cfg["input_size"] == (3, 64, 64)  # the code's
     assert bsszoo.Code.parse(str(resolve(f"local-dir:{folder}").code)) == Code.parse(f"{CODE}_px64")

@@ -1,4 +1,4 @@
-"""Detectors on codes: the paper's figures exactly, torchvision's outputs from torchvision's weights, odd pictures."""
+"""Detectors on codes: the paper's figures exactly, torchvision's outputs from torchvision's weights, odd images."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_the_papers_figures(name: str, macs: str, params: str) -> None:
 
 
 def hook_count(model: nn.Module, size: int) -> tuple[int, int]:
-    """MACs and outputs of backbone, pyramid and the heads that run on every place, counted on the built network."""
-    found = [0, 0]
+    """MACs and outputs of backbone, pyramid and the heads that run at every position, counted on the built network."""
+    counted = [0, 0]
 
     def hook(module: Any, _: object, output: torch.Tensor) -> None:
-        found[0] += output.numel() * module.weight[0].numel()
-        found[1] += output.numel()
+        counted[0] += output.numel() * module.weight[0].numel()
+        counted[1] += output.numel()
 
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -65,7 +65,7 @@ def hook_count(model: nn.Module, size: int) -> tuple[int, int]:
     with torch.no_grad():
         features = list(made.backbone(torch.zeros(1, 3, size, size)).values())
         (made.rpn.head if hasattr(made, "rpn") else made.head)(features)
-    return found[0], found[1]
+    return counted[0], counted[1]
 
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
@@ -89,20 +89,20 @@ def test_with_torchvisions_weights_the_outputs_are_torchvisions(kind: str) -> No
     theirs = getattr(torchvision.models.detection, f"{kind}_resnet50_fpn")(
         weights=None, weights_backbone=None, min_size=160, max_size=240
     )
-    found = find_detector(f"{kind}_{ORIGINAL}")
-    assert found is not None
+    parsed = find_detector(f"{kind}_{ORIGINAL}")
+    assert parsed is not None
     ours = build_detector(
-        Detector(found.kind, found.backbone, 91, "p5" if kind == "retinanet" else "c5"), min_size=160, max_size=240
+        Detector(parsed.kind, parsed.backbone, 91, "p5" if kind == "retinanet" else "c5"), min_size=160, max_size=240
     )
     ours.load_state_dict(theirs.state_dict())
-    pictures = [torch.rand(3, 120, 180), torch.rand(3, 160, 100)]
+    images = [torch.rand(3, 120, 180), torch.rand(3, 160, 100)]
     for model in (ours, theirs):
         head = model if kind == "retinanet" else model.roi_heads
         head.score_thresh = 0.0  # of random weights nothing is left else
         head.detections_per_img = 20  # each has a mask, which costs more than all the rest
         model.eval()
     with torch.no_grad():
-        for a, b in zip(ours(pictures), theirs(pictures), strict=True):
+        for a, b in zip(ours(images), theirs(images), strict=True):
             assert len(a["boxes"]) == 20
             assert a.keys() == b.keys()
             assert all(torch.equal(a[key], b[key]) for key in a)
@@ -110,24 +110,24 @@ def test_with_torchvisions_weights_the_outputs_are_torchvisions(kind: str) -> No
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
 @pytest.mark.parametrize("code", [SMALL, MBCONV])
-def test_pictures_of_any_sizes_with_no_objects_tiny_ones_and_a_thousand(kind: str, code: str) -> None:
+def test_images_of_any_sizes_with_no_objects_tiny_ones_and_a_thousand(kind: str, code: str) -> None:
     model = create_detector(f"{kind}_fpn32_{code}", num_classes=5, min_size=64, max_size=128)
     many = torch.rand(1000, 2) * 50
     boxes = [torch.zeros(0, 4), torch.tensor([[10.0, 10.0, 11.0, 11.0]]), torch.cat([many, many + 8], 1)]
-    pictures = [torch.rand(3, 40, 90), torch.rand(3, 64, 64), torch.rand(3, 70, 60)]
+    images = [torch.rand(3, 40, 90), torch.rand(3, 64, 64), torch.rand(3, 70, 60)]
     targets = [{"boxes": b, "labels": torch.ones(len(b), dtype=torch.int64)} for b in boxes]
     if kind == "maskrcnn":
-        for target, picture in zip(targets, pictures, strict=True):
-            target["masks"] = torch.ones(len(target["boxes"]), *picture.shape[1:], dtype=torch.uint8)
-    losses = model.train()(pictures, targets)
+        for target, image in zip(targets, images, strict=True):
+            target["masks"] = torch.ones(len(target["boxes"]), *image.shape[1:], dtype=torch.uint8)
+    losses = model.train()(images, targets)
     total = sum(losses.values())
     assert torch.isfinite(total)
     total.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     with torch.no_grad():
-        found = model.eval()(pictures)
-    for one, picture in zip(found, pictures, strict=True):
-        height, width = picture.shape[1:]
+        predictions = model.eval()(images)
+    for one, image in zip(predictions, images, strict=True):
+        height, width = image.shape[1:]
         if len(one["boxes"]):
             assert one["boxes"].min() >= 0
             assert one["boxes"][:, 2].max() <= width
@@ -188,7 +188,7 @@ def test_names() -> None:
 def test_torchvisions_published_weights(kind: str) -> None:
     theirs = getattr(torchvision.models.detection, f"{kind}_resnet50_fpn")(weights="COCO_V1").eval()
     ours = bsszoo.create(f"{kind}_{ORIGINAL}", pretrained="torchvision").eval()
-    picture = [torch.rand(3, 300, 400)]
+    image = [torch.rand(3, 300, 400)]
     with torch.no_grad():
-        a, b = ours(picture)[0], theirs(picture)[0]
+        a, b = ours(image)[0], theirs(image)[0]
     assert all(torch.equal(a[key], b[key]) for key in b)

@@ -49,7 +49,7 @@ def test_forms_of_one_code(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("value", "error", "words"),
     [
         ("resnet50_autobs", UnknownNameError, "'resnet50_autobss'"),
         ("resnet19", UnknownNameError, "There is no model 'resnet19' in the zoo. Did you mean 'resnet18'"),
@@ -58,14 +58,14 @@ def test_forms_of_one_code(text: str) -> None:
         ("resnet50_retinanet_autobss_printed.in1k", UnknownNameError, "nor any others"),
         ("resnet18{64,128,256,512,2,2,2}", CodeError, "8 entries"),
         ("mobilenetv3_c8-8_l1-1", CodeError, "starts with no family's name"),
-        (18, CodeError, "given was 18 of type int"),
+        (18, CodeError, "got 18 of type int"),
         (None, CodeError, "NoneType"),
     ],
 )
-def test_what_is_not_known_is_said(given: object, error: type[Exception], said: str) -> None:
+def test_unknown_names_are_errors(value: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error) as raised:
-        resolve_code(given)  # type: ignore[arg-type]
-    assert said in str(raised.value)
+        resolve_code(value)  # type: ignore[arg-type]
+    assert words in str(raised.value)
 
 
 def test_split_tag() -> None:
@@ -108,10 +108,10 @@ def test_cost_of_names_and_codes() -> None:
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.timm], ids=lambda entry: entry.name)
 def test_tags_of_the_originals_are_timms(entry) -> None:
-    known = get_arch_pretrained_cfgs(entry.timm)
+    configs = get_arch_pretrained_cfgs(entry.timm)
     assert timm.is_model(entry.timm)
     assert {f"{entry.timm}.{tag.tag}": tag.repository for tag in entry.tags} == {
-        name: cfg.hf_hub_id for name, cfg in known.items()
+        name: cfg.hf_hub_id for name, cfg in configs.items()
     }
     assert entry.tags[0].tag == get_pretrained_cfg(entry.timm).tag
     assert entry.published

@@ -33,9 +33,9 @@ def onnx_agrees(net: torch.nn.Module, x: torch.Tensor, path: Path) -> None:
     pytest.importorskip("onnxscript")
     torch.onnx.export(net, (x,), path, dynamo=True, verbose=False)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(found), net(x), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(logits), net(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["caffe", "mobilenetv2", "efficientnet"])

@@ -108,8 +108,8 @@ class User:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(case) + "\n")
         self._process.stdin.flush()
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return found
+        result: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return result
 
     def end(self) -> None:
         """Let it end."""
@@ -165,9 +165,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
         "HEAD /someone/forbidden": 403,
         "HEAD /someone/half/resolve/main/config.json": 507,
     }
-    # A network of a user's own, which no version of bsszoo knows by name, and a named one for the user's own data.
-    own = build(Code.parse(TINY), num_classes=7, in_chans=1)
-    save_for_hf(own, str(folder), safe_serialization=True)
+    # A custom network, which no version of bsszoo has by name, and a named one for custom data.
+    custom = build(Code.parse(TINY), num_classes=7, in_chans=1)
+    save_for_hf(custom, str(folder), safe_serialization=True)
     hub.add("acme/shoes", {file.name: file.read_bytes() for file in folder.iterdir()})
     # A name that timm has and the zoo has not is the organisation's first.
     hub.add("acme/regnety_040", {file.name: file.read_bytes() for file in folder.iterdir()})
@@ -180,7 +180,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     hub.totals = {  # type: ignore[attr-defined]
         NAME: total(net),
         "resnet18": total(resnet),
-        "shoes": total(own),
+        "shoes": total(custom),
         "ten": total(ten),
     }
     hub.commit = hub.repositories["someone/copy"].refs["main"]  # type: ignore[attr-defined]
@@ -259,7 +259,7 @@ def runs(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     # The server is gone: the same address now refuses connections, of a process that has none open.
     cases = {"searched": create(NAME, pretrained=True), "original": create("resnet18", pretrained=True)}
     user, offline = User(endpoint, home), User(endpoint, home, HF_HUB_OFFLINE="1")
-    found = {
+    result = {
         "online": online,
         "breaks off": breaks_off,
         "organisation by environment": named,
@@ -269,7 +269,7 @@ def runs(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     }
     user.end()
     offline.end()
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
@@ -289,12 +289,12 @@ def runs(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     ],
 )
 def test_published_weights_load(case: str, runs: Any, hub: LocalHub) -> None:
-    found = runs["online"][case]
-    assert "error" not in found, found.get("text")
-    assert found["sum"] == pytest.approx(hub.totals[NAME], rel=1e-12)
-    assert found["cfg"]["architecture"] == NAME
+    result = runs["online"][case]
+    assert "error" not in result, result.get("text")
+    assert result["sum"] == pytest.approx(hub.totals[NAME], rel=1e-12)
+    assert result["cfg"]["architecture"] == NAME
     if case != "by timm":
-        assert found["cfg"]["crop_pct"] == 0.9, "the input that the weights were saved with"
+        assert result["cfg"]["crop_pct"] == 0.9, "the input that the weights were saved with"
 
 
 def test_the_repository_is_said_in_the_configuration(runs: Any) -> None:
@@ -304,14 +304,14 @@ def test_the_repository_is_said_in_the_configuration(runs: Any) -> None:
 
 @pytest.mark.parametrize("case", ["original", "original by code"])
 def test_an_original_takes_timms_weights(case: str, runs: Any, hub: LocalHub) -> None:
-    found = runs["online"][case]
-    assert found["sum"] == pytest.approx(hub.totals["resnet18"], rel=1e-12)
-    assert (found["cfg"]["hf_hub_id"], found["cfg"]["tag"], found["cfg"]["crop_pct"]) == (RESNET, "a1_in1k", 0.95)
-    assert runs["online"]["features"]["sum"] != found["sum"]
+    result = runs["online"][case]
+    assert result["sum"] == pytest.approx(hub.totals["resnet18"], rel=1e-12)
+    assert (result["cfg"]["hf_hub_id"], result["cfg"]["tag"], result["cfg"]["crop_pct"]) == (RESNET, "a1_in1k", 0.95)
+    assert runs["online"]["features"]["sum"] != result["sum"]
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "expected"),
     [
         ("not published", [f"bsszoo/{OTHER}.in1k", "Nobody has published", "PATH/model.safetensors", "'mobilenetv2'"]),
         ("no repository", ["someone/nothing", "no such repository", "hf-hub:ORG/NAME"]),
@@ -342,11 +342,11 @@ def test_an_original_takes_timms_weights(case: str, runs: Any, hub: LocalHub) ->
         ("no tag", ["no weights tagged 'a9_in1k'", "'a1_in1k'"]),
     ],
 )
-def test_what_is_not_there_is_one_clear_error(case: str, said: list[str], runs: Any) -> None:
-    found = runs["online"][case]
-    assert found["error"] == ("UnknownNameError" if case == "no tag" else "WeightsError")
-    for words in said:
-        assert words in found["text"]
+def test_what_is_not_there_is_one_clear_error(case: str, expected: list[str], runs: Any) -> None:
+    result = runs["online"][case]
+    assert result["error"] == ("UnknownNameError" if case == "no tag" else "WeightsError")
+    for words in expected:
+        assert words in result["text"]
 
 
 def test_a_right_checksum_passes(runs: Any) -> None:
@@ -356,19 +356,19 @@ def test_a_right_checksum_passes(runs: Any) -> None:
 @pytest.mark.parametrize("state", ["cached", "offline"])
 def test_without_network_the_cache_serves(state: str, runs: Any, hub: LocalHub) -> None:
     for case, name in (("searched", NAME), ("original", "resnet18")):
-        found = runs[state][case]
-        assert "error" not in found, found.get("text")
-        assert found["sum"] == pytest.approx(hub.totals[name], rel=1e-12)
+        result = runs[state][case]
+        assert "error" not in result, result.get("text")
+        assert result["sum"] == pytest.approx(hub.totals[name], rel=1e-12)
 
 
 @pytest.mark.parametrize("case", ["searched", "original"])
 def test_an_unreachable_hub_is_a_quick_clear_error(case: str, runs: Any) -> None:
-    found = runs["unreachable"][case]
-    assert found["error"] == "WeightsError"
-    assert "cannot be reached" in found["text"]
-    assert "http://127.0.0.1" in found["text"]
-    assert "pretrained='PATH/model.safetensors'" in found["text"]
-    assert found["seconds"] < 10, "huggingface_hub alone repeats for about 24 s"
+    result = runs["unreachable"][case]
+    assert result["error"] == "WeightsError"
+    assert "cannot be reached" in result["text"]
+    assert "http://127.0.0.1" in result["text"]
+    assert "pretrained='PATH/model.safetensors'" in result["text"]
+    assert result["seconds"] < 10, "huggingface_hub alone repeats for about 24 s"
 
 
 @pytest.mark.network
@@ -384,22 +384,22 @@ def test_the_real_hub() -> None:
 
 def test_timm_itself_does_not_ask_where_nothing_is_published(runs: Any) -> None:
     """The zoo records no published weights of this name, so timm is given no source and answers at once."""
-    found = runs["online"]["by timm"]
-    assert found["error"] == "RuntimeError"
-    assert "No pretrained weights exist" in found["text"]
+    result = runs["online"]["by timm"]
+    assert result["error"] == "RuntimeError"
+    assert "No pretrained weights exist" in result["text"]
 
 
 def test_a_network_that_bsszoo_does_not_know_is_rebuilt_from_its_code(runs: Any, hub: LocalHub) -> None:
-    for found in (
+    for result in (
         runs["online"]["unknown to bsszoo"],
         runs["online"]["organisation's own name"],
         runs["online"]["organisation's own by a name of timm's"],
         runs["organisation by environment"]["name"],
     ):
-        assert "error" not in found, found.get("text")
-        assert found["sum"] == pytest.approx(hub.totals["shoes"], rel=1e-12)  # type: ignore[attr-defined]
-        assert found["classes"] == 7
-        assert found["cfg"]["architecture"] == "bsszoo_code"
+        assert "error" not in result, result.get("text")
+        assert result["sum"] == pytest.approx(hub.totals["shoes"], rel=1e-12)  # type: ignore[attr-defined]
+        assert result["classes"] == 7
+        assert result["cfg"]["architecture"] == "bsszoo_code"
     fresh = runs["online"]["unknown to bsszoo, without its weights"]
     assert fresh["classes"] == 1000
     assert fresh["sum"] != pytest.approx(hub.totals["shoes"], rel=1e-6)  # type: ignore[attr-defined]
@@ -407,21 +407,21 @@ def test_a_network_that_bsszoo_does_not_know_is_rebuilt_from_its_code(runs: Any,
 
 
 def test_an_organisation_has_weights_of_its_own_for_the_zoos_names(runs: Any, hub: LocalHub) -> None:
-    for found in (
+    for result in (
         runs["online"]["organisation"],
         runs["online"]["organisation's tag"],
         runs["online"]["organisation's tag by argument"],
         runs["organisation by environment"]["org"],
     ):
-        assert "error" not in found, found.get("text")
-        assert (found["classes"], found["cfg"]["architecture"]) == (10, NAME)
-        assert found["sum"] == pytest.approx(hub.totals["ten"], rel=1e-12)  # type: ignore[attr-defined]
+        assert "error" not in result, result.get("text")
+        assert (result["classes"], result["cfg"]["architecture"]) == (10, NAME)
+        assert result["sum"] == pytest.approx(hub.totals["ten"], rel=1e-12)  # type: ignore[attr-defined]
     original = runs["online"]["organisation, an original"]
     assert original["sum"] == pytest.approx(hub.totals["resnet18"], rel=1e-12)  # type: ignore[attr-defined]
 
 
 def test_a_download_that_breaks_off_leaves_the_cache_whole(runs: Any, hub: LocalHub) -> None:
-    found = runs["breaks off"]["cut"]
-    assert found["error"] == "WeightsError"
-    assert "cannot be reached" in found["text"]
+    result = runs["breaks off"]["cut"]
+    assert result["error"] == "WeightsError"
+    assert "cannot be reached" in result["text"]
     assert runs["breaks off"]["whole"]["sum"] == pytest.approx(hub.totals[NAME], rel=1e-12)  # type: ignore[attr-defined]

@@ -247,7 +247,7 @@ def test_meta_device_and_dtype() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         ({"num_classes": -1}, "num_classes is -1"),
         ({"in_chans": 0}, "in_chans is 0"),
@@ -257,8 +257,8 @@ def test_meta_device_and_dtype() -> None:
         ({"out_indices": (1,)}, "features_only=True"),
     ],
 )
-def test_impossible_arguments_are_named(arguments: dict, said: str) -> None:
-    with pytest.raises(CodeError, match=said):
+def test_impossible_arguments_are_named(arguments: dict, words: str) -> None:
+    with pytest.raises(CodeError, match=words):
         build(small("resnet18"), **arguments)
 
 

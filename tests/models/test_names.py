@@ -33,13 +33,13 @@ from bsszoo.models.names import resolve_code
 )
 def test_a_network_of_timms_alone_is_said_to_be_one(name: str, near: str) -> None:
     assert timm.is_model(name)
-    for act in (bsszoo.cost, create, lambda given: bsszoo.compress(given, flops="60%")):
+    for act in (bsszoo.cost, create, lambda value: bsszoo.compress(value, flops="60%")):
         with pytest.raises(UnknownNameError) as refused:
             act(name)
-        said = str(refused.value)
-        assert f"timm has {name!r}, and bsszoo has not" in said
-        assert f"The nearest of them is {near!r}" in said
-        assert f"timm.create_model({name!r})" in said
+        message = str(refused.value)
+        assert f"timm has {name!r}, and bsszoo has not" in message
+        assert f"The nearest of them is {near!r}" in message
+        assert f"timm.create_model({name!r})" in message
 
 
 def test_a_network_that_timm_names_otherwise_is_the_same_one() -> None:
@@ -74,7 +74,7 @@ TAKE_NETWORKS = (bsszoo.cost, lambda v: bsszoo.compress(v, flops="60%"))
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [
         NETWORK,
         nn.Linear(2, 2),
@@ -86,7 +86,7 @@ TAKE_NETWORKS = (bsszoo.cost, lambda v: bsszoo.compress(v, flops="60%"))
         b"x" * 10_000,
         10**5000,
     ],
-    ids=lambda given: type(given).__name__,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize(
     "act",
@@ -109,19 +109,19 @@ TAKE_NETWORKS = (bsszoo.cost, lambda v: bsszoo.compress(v, flops="60%"))
         lambda v: bsszoo.Space.of(v),
     ],
 )
-def test_an_object_that_is_no_name_is_not_printed_whole(act: Callable[[Any], object], given: object) -> None:
-    if given is NETWORK and act in TAKE_NETWORKS:
+def test_an_object_that_is_no_name_is_not_printed_whole(act: Callable[[Any], object], value: object) -> None:
+    if value is NETWORK and act in TAKE_NETWORKS:
         return
     with pytest.raises(BssZooError) as refused:
-        act(given)
-    said = str(refused.value)
-    assert len(said) < 700, said[:300]
-    assert "\n" not in said
+        act(value)
+    message = str(refused.value)
+    assert len(message) < 700, message[:300]
+    assert "\n" not in message
 
 
 def test_a_built_network_is_counted_by_its_tensors_and_not_made_again() -> None:
     assert bsszoo.cost(NETWORK) == bsszoo.cost("resnet18")
-    with pytest.raises(CodeError, match="create makes a network, and was given a built one: resnet18_c64-128-256-512"):
+    with pytest.raises(CodeError, match="create makes a network, and got a built one: resnet18_c64-128-256-512"):
         create(NETWORK)
     with pytest.raises(WeightsError, match="this Linear holds no network that bsszoo recognises"):
         bsszoo.cost(nn.Linear(2, 2))

@@ -83,11 +83,11 @@ def test_stored_cost_is_the_cost_of_the_code(entry: Any) -> None:
 
 def test_known_values_of_the_originals() -> None:
     """Parameters as timm's and torchvision's model tables give them."""
-    known = {
+    expected = {
         "resnet18": 11_689_512,
         "resnet50": 25_557_032,
         "mobilenetv2": 3_504_872,
         "efficientnet_b0": 5_288_548,
         "efficientnet_b1": 7_794_184,
     }
-    assert {name: named_entries()[name].cost.params for name in known} == known
+    assert {name: named_entries()[name].cost.params for name in expected} == expected

@@ -57,11 +57,11 @@ def test_the_code_of_any_code_is_read_off_its_shapes(family: str, scale: float) 
     space = Space.of(family).scaled(scale)
     for row in space.sample(6, np.random.default_rng(5)):
         code = space.code(row)
-        found = recognise(shapes(build(code, num_classes=5, in_chans=1, device="meta").state_dict()), "it")
+        recognised = recognise(shapes(build(code, num_classes=5, in_chans=1, device="meta").state_dict()), "it")
         # EfficientNet-B1's codes are B0's at another input, which no tensor has.
-        same = Code.from_dict({**code.to_dict(), "family": found.code.family}) if "efficient" in family else code
-        assert found.code == Code.from_dict({**same.to_dict(), "image_size": found.code.image_size})
-        assert (found.num_classes, found.in_chans) == (5, 1)
+        same = Code.from_dict({**code.to_dict(), "family": recognised.code.family}) if "efficient" in family else code
+        assert recognised.code == Code.from_dict({**same.to_dict(), "image_size": recognised.code.image_size})
+        assert (recognised.num_classes, recognised.in_chans) == (5, 1)
 
 
 @pytest.mark.parametrize(("theirs", "ours"), TORCHVISION.items())
@@ -69,8 +69,8 @@ def test_torchvisions_networks_are_recognised_and_give_the_same_outputs(theirs: 
     torch.manual_seed(0)
     network = getattr(torchvision.models, theirs)(num_classes=7).eval()
     torch.save(network.state_dict(), tmp_path / "net.pth")
-    found = resolve(tmp_path / "net.pth")
-    assert (found.code, found.num_classes, found.in_chans) == (resolve(ours).code, 7, 3)
+    resolved = resolve(tmp_path / "net.pth")
+    assert (resolved.code, resolved.num_classes, resolved.in_chans) == (resolve(ours).code, 7, 3)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -100,8 +100,8 @@ def test_checkpoints_of_all_kinds_hold_the_network(how: str, tmp_path: Path) -> 
     network = small()
     file = tmp_path / "my.pth"
     torch.save(WRAPPED[how](network.state_dict()), file)
-    found = resolve(str(file))
-    assert (found.code, found.num_classes, found.in_chans, found.source) == (SMALL, 5, 1, str(file))
+    resolved = resolve(str(file))
+    assert (resolved.code, resolved.num_classes, resolved.in_chans, resolved.source) == (SMALL, 5, 1, str(file))
     images = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(create(str(file), pretrained=True).eval()(images), network(images))
@@ -110,8 +110,8 @@ def test_checkpoints_of_all_kinds_hold_the_network(how: str, tmp_path: Path) -> 
 def test_safetensors_and_a_built_network_too(tmp_path: Path) -> None:
     network = small(num_classes=0)
     save_file(network.state_dict(), tmp_path / "net.safetensors")
-    found = resolve(tmp_path / "net.safetensors")
-    assert (found.code, found.num_classes) == (SMALL, 0)
+    resolved = resolve(tmp_path / "net.safetensors")
+    assert (resolved.code, resolved.num_classes) == (SMALL, 0)
     assert resolve(network).code == SMALL
     theirs = timm.create_model("regnety_002", num_classes=3)
     assert resolve(theirs).recognised.startswith("regnety_c24-56-152-368_l1-1-4-7_g8-8-8-8, read off the shapes of a R")
@@ -130,10 +130,10 @@ def test_a_trainings_folder_says_what_no_tensor_has(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(small().state_dict(), tmp_path / "model.safetensors")
     for named in (tmp_path, str(tmp_path), f"local-dir:{tmp_path}", tmp_path / "model.safetensors"):
-        found = resolve(named)
-        assert (found.image_size, found.num_classes, found.in_chans) == (48, 5, 1)
-        assert found.label_names == tuple("abcde")
-        assert tuple(found.config["mean"]) == (0.3,)
+        resolved = resolve(named)
+        assert (resolved.image_size, resolved.num_classes, resolved.in_chans) == (48, 5, 1)
+        assert resolved.label_names == tuple("abcde")
+        assert tuple(resolved.config["mean"]) == (0.3,)
         model = create(named, pretrained=True)
         assert model.default_cfg["mean"] == (0.3,)
         assert model.default_cfg["input_size"] == (1, 48, 48)
@@ -159,7 +159,7 @@ def test_names_codes_and_detectors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "words"),
     [
         (
             "efficientnet_b2",
@@ -171,11 +171,11 @@ def test_names_codes_and_detectors() -> None:
         ("convnext_tiny", r"its 182 tensors \(stem.0.weight, stem.0.bias, stem.1.weight, \.\.\) are not named"),
     ],
 )
-def test_a_network_of_no_family_says_which_tensors_did_not_fit(name: str, said: str, tmp_path: Path) -> None:
+def test_a_network_of_no_family_says_which_tensors_did_not_fit(name: str, words: str, tmp_path: Path) -> None:
     network = timm.create_model(name)
     torch.save(network.state_dict(), tmp_path / "net.pt")
     for what in (tmp_path / "net.pt", network):
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=words):
             resolve(what)
 
 
@@ -198,9 +198,9 @@ def test_damaged_shapes_are_refused_in_words(seed: int) -> None:
 
 
 def test_a_network_that_only_timm_names_is_read_off_its_tensors() -> None:
-    found = resolve("regnety_040")
-    assert str(found.code) == "regnety_c128-192-512-1088_l2-6-12-2_g64-64-64-64"
-    assert found.recognised == f"timm's regnety_040, {found.code}"
+    resolved = resolve("regnety_040")
+    assert str(resolved.code) == "regnety_c128-192-512-1088_l2-6-12-2_g64-64-64-64"
+    assert resolved.recognised == f"timm's regnety_040, {resolved.code}"
     theirs = timm.create_model("mobilenetv2_050", device=torch.device("meta"))
     assert bsszoo.cost("mobilenetv2_050").params == sum(p.numel() for p in theirs.parameters())
     with pytest.raises(UnknownNameError, match="timm has 'convnext_tiny', and bsszoo has not"):
@@ -214,7 +214,7 @@ def test_what_is_nothing_is_said(tmp_path: Path) -> None:
         resolve("my.pth")
     with pytest.raises(SettingsError, match=re.escape(f"There is no network in {str(tmp_path)!r}")):
         resolve(tmp_path)
-    with pytest.raises(CodeError, match="given was 3 of type int"):
+    with pytest.raises(CodeError, match="got 3 of type int"):
         resolve(3)
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(WeightsError, match=r"Cannot read .*text\.pth as weights"):

@@ -67,10 +67,10 @@ def test_create_model_by_name_and_tag_and_features() -> None:
 @pytest.mark.parametrize("kind", SMALL)
 def test_any_code_travels_in_model_args(kind: str, form: str, tmp_path: Path) -> None:
     code = small(kind)
-    given = str(code) if form == "text" else code.to_dict()
-    net = timm.create_model("bsszoo_code", code=given, num_classes=4, in_chans=1).eval()
+    value = str(code) if form == "text" else code.to_dict()
+    net = timm.create_model("bsszoo_code", code=value, num_classes=4, in_chans=1).eval()
     save_for_hf(net, str(tmp_path), safe_serialization=True)
-    assert json.loads((tmp_path / "config.json").read_text())["model_args"]["code"] == given
+    assert json.loads((tmp_path / "config.json").read_text())["model_args"]["code"] == value
     assert not (tmp_path / "pytorch_model.bin").exists()
     read = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     x = torch.randn(2, 1, 64, 64)
@@ -135,5 +135,5 @@ def test_timms_training_script_sees_the_codes_own_input_size() -> None:
     code = "efficientnet_b1_c24-40-80-112-192-320_l1-1-1-1-1-1_t3-3-3-3-3-3"
     model = timm.create_model(**resolve_model_input_args("bsszoo_code", {}, code=code))
     assert model.default_cfg["input_size"] == (3, 240, 240)
-    kept = timm.create_model("bsszoo_code", code=code, pretrained_cfg={"input_size": (3, 128, 128), "tag": "mine"})
-    assert kept.default_cfg["input_size"] == (3, 128, 128)
+    model = timm.create_model("bsszoo_code", code=code, pretrained_cfg={"input_size": (3, 128, 128), "tag": "mine"})
+    assert model.default_cfg["input_size"] == (3, 128, 128)

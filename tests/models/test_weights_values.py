@@ -38,7 +38,7 @@ def with_one(value: float, dtype: torch.dtype = torch.float32) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "words"),
     [
         (
             "layer1.0.conv1.weight",
@@ -59,7 +59,7 @@ def with_one(value: float, dtype: torch.dtype = torch.float32) -> Change:
 )
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
 def test_numbers_that_no_training_writes_are_refused_by_name(
-    name: str, change: Change, said: str, ending: str, tmp_path: Path
+    name: str, change: Change, words: str, ending: str, tmp_path: Path
 ) -> None:
     changed = state()
     changed[name] = change(changed[name])
@@ -68,28 +68,28 @@ def test_numbers_that_no_training_writes_are_refused_by_name(
         torch.save(changed, path)
     else:
         save_file(changed, path)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=words):
         create(CODE, pretrained=path)
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=words):
         push(path, "me/net", code=CODE, dry_run=tmp_path / "card")
     assert not (tmp_path / "card" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_widths_of_floating_point_are_taken(dtype: torch.dtype, tmp_path: Path) -> None:
-    given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state().items()}
-    save_file(given, tmp_path / "net.safetensors")
+    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state().items()}
+    save_file(tensors, tmp_path / "net.safetensors")
     read = create(CODE, pretrained=tmp_path / "net.safetensors").state_dict()
-    assert all(torch.equal(read[name], tensor.to(read[name].dtype)) for name, tensor in given.items())
+    assert all(torch.equal(read[name], tensor.to(read[name].dtype)) for name, tensor in tensors.items())
 
 
 def test_a_detectors_weights_are_as_strict(tmp_path: Path) -> None:
     name = "retinanet_fpn8_resnet18_c8-8-8-8_l1-1-1-1"
-    given: dict[str, torch.Tensor] = {k: v.contiguous() for k, v in create(name, num_classes=2).state_dict().items()}
-    key = next(k for k, v in given.items() if k.startswith("head") and v.numel() > 1)
-    for changed, said in ((with_one(float("nan"))(given[key]), "no finite"), (given[key] > 0, "as bool")):
-        save_file({**given, key: changed}, tmp_path / "net.safetensors")
-        with pytest.raises(WeightsError, match=said):
+    tensors: dict[str, torch.Tensor] = {k: v.contiguous() for k, v in create(name, num_classes=2).state_dict().items()}
+    key = next(k for k, v in tensors.items() if k.startswith("head") and v.numel() > 1)
+    for changed, words in ((with_one(float("nan"))(tensors[key]), "no finite"), (tensors[key] > 0, "as bool")):
+        save_file({**tensors, key: changed}, tmp_path / "net.safetensors")
+        with pytest.raises(WeightsError, match=words):
             create(name, num_classes=2, pretrained=tmp_path / "net.safetensors")
 
 
@@ -121,17 +121,17 @@ def test_a_code_far_larger_than_its_weights_is_never_built(tmp_path: Path) -> No
             attempt()
     large = tmp_path / "detector"
     large.mkdir()
-    own = {
+    section = {
         "detector": f"retinanet_{HUGE}",
         "p6_from": "c5",
         "norm": "batch",
         "settings": {},
         "labels": {"ids": [1], "names": ["a"]},
     }
-    (large / "config.json").write_text(json.dumps({"num_classes": 1, "bsszoo": own}))
+    (large / "config.json").write_text(json.dumps({"num_classes": 1, "bsszoo": section}))
     save_file(state(), large / "model.safetensors")
-    for pretrained, said in ((False, "at most 500,000,000 are built"), (True, "holds the weights of another network")):
-        with pytest.raises(WeightsError, match=said):
+    for pretrained, words in ((False, "at most 500,000,000 are built"), (True, "holds the weights of another network")):
+        with pytest.raises(WeightsError, match=words):
             create(f"local-dir:{large}", pretrained=pretrained)
     with pytest.raises(WeightsError, match="holds the weights of another network"):
         create(CODE.replace("l1-", "l1000-"), pretrained=tmp_path / "net" / "model.safetensors")
