@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whenever the process that writes them is killed."""
+"""Files that are written as a whole or not at all, even when the process is killed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-#: How the names of unfinished files end; those of killed processes may be removed.
+#: Suffix of unfinished files; those of killed processes may be removed.
 PART: Final = ".part"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; when the block ends it takes the place of ``path``, on disk for good.
+    """A path beside ``path`` to write to; at the end of the block it replaces ``path``, synced to disk.
 
-    When the block raises, or the process is killed in it, ``path`` stays as it was.
+    When the block raises, or the process is killed in it, ``path`` is unchanged.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     os.close(handle)
@@ -39,12 +39,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def plain_name(text: str) -> str:
-    """A text as a part of a file's name: what is no letter, digit, dot, line or underscore becomes a ``-``."""
+    """A text as a part of a file's name: anything but letters, digits, dots, lines and underscores becomes a ``-``."""
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file (UTF-8, line ends as they are) as a whole; ``OSError`` when it cannot be written."""
+    """Write a text file (UTF-8, line ends unchanged) as a whole; ``OSError`` when it cannot be written."""
     with whole_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
 

@@ -1,4 +1,4 @@
-"""``predict``: what a network, classifier or detector, says of some pictures, drawn and as values."""
+"""``predict``: the outputs of a classifier or detector for images, drawn and as values."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ TOP: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """An object that a detector found: corners of its box [px], label, score, and its pixels [h, w] or None.
+class DetectedObject:
+    """An object in an image: corners of its box [px], label, score, and its pixels [h, w] or None.
 
-    ``number`` is the label's place among the network's outputs.
+    ``index`` is the label's index among the network's outputs.
     """
 
     box: tuple[float, float, float, float]
-    number: int
+    index: int
     label: str
     score: float
     mask: NDArray[np.bool_] | None
@@ -49,27 +49,27 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of a picture.
+    """The output of a network for an image.
 
-    ``labels`` are a classifier's first ones with their probabilities, ``objects`` what a detector found, the surest
-    first; the other one is None.
+    ``labels`` are a classifier's most probable ones with their probabilities, ``objects`` a detector's, best score
+    first; the other is None.
     """
 
     file: Path
     image: Image.Image
     labels: tuple[tuple[str, float], ...] | None = None
-    objects: tuple[Found, ...] | None = None
-    #: Of a detector that found nothing sure enough: the surest (label, score), and the least score asked for.
+    objects: tuple[DetectedObject, ...] | None = None
+    #: Of a detector without an object of the least score: (label, score) of the best one, and the least score.
     missed: tuple[str, float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values: boxes as [left, top, right, bottom], masks as COCO's runs, the output's number."""
+        """JSON-ready values: boxes as [left, top, right, bottom], masks as COCO's runs, the output's index."""
         out: dict[str, Any] = {"file": str(self.file), "width": self.image.width, "height": self.image.height}
         if self.labels is not None:
             out["labels"] = [{"label": name, "probability": round(p, 6)} for name, p in self.labels]
         if self.objects is not None:
             out["objects"] = [
-                {"label": o.label, "output": o.number, "score": round(o.score, 6), "box": [round(v, 2) for v in o.box]}
+                {"label": o.label, "output": o.index, "score": round(o.score, 6), "box": [round(v, 2) for v in o.box]}
                 | ({} if o.mask is None else {"mask": _runs(o.mask)})
                 for o in self.objects
             ]
@@ -79,16 +79,16 @@ class Prediction:
         if self.labels is not None:
             return ", ".join(f"{name} {100 * p:.1f}%" for name, p in self.labels)
         scores: dict[str, list[float]] = {}
-        for found in self.objects or ():
-            scores.setdefault(found.label, []).append(100 * found.score)
-        said = [
-            f"{name} {max(own):.0f}%" if len(own) == 1 else f"{len(own)} x {name} {max(own):.0f}% to {min(own):.0f}%"
-            for name, own in scores.items()
+        for detected in self.objects or ():
+            scores.setdefault(detected.label, []).append(100 * detected.score)
+        parts = [
+            f"{name} {max(s):.0f}%" if len(s) == 1 else f"{len(s)} x {name} {max(s):.0f}% to {min(s):.0f}%"
+            for name, s in scores.items()
         ]
-        if not said and self.missed is not None:
+        if not parts and self.missed is not None:
             label, best, least = self.missed
             return f"nothing of {100 * least:.0f}% or more; the surest is {label} {100 * best:.0f}% (--least-score)"
-        return ", ".join(said) or "nothing found"
+        return ", ".join(parts) or "no objects"
 
 
 def _runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -98,61 +98,61 @@ def _runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 def predict(
     what: str,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     *,
     weights: str | None = None,
     top: int = TOP,
     least_score: float = LEAST_SCORE,
     device: str | None = None,
 ) -> Iterator[Prediction]:
-    """What a network says of each picture, one after the other.
+    """The output of a network for each image, one after the other.
 
     Args:
         what: A name, a code's text, ``hf-hub:org/name``, or the folder of a training.
-        pictures: Files or folders of pictures.
+        images: Files or folders of images.
         weights: Of a name or a code, as ``bsszoo.create`` takes them; of a detector a file, a training's folder or
-            ``torchvision``. Published ones, or a training's own, by default.
+            ``torchvision``. By default the published ones, or the training's.
         top: Labels of a classifier.
         least_score: Least score of an object.
         device: As in ``train``.
 
     Raises:
-        SettingsError: ``top`` or ``least_score`` make no sense, or there is no such folder.
-        DataError: There is no such picture, or it cannot be read.
+        SettingsError: ``top`` or ``least_score`` is out of range, or there is no such folder.
+        DataError: An image does not exist or cannot be read.
         WeightsError, UnknownNameError, CodeError: As ``bsszoo.create``.
     """
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise SettingsError(f"--top is {top!r}; it takes a whole number from 1.")
     if not 0 <= least_score < 1:
         raise SettingsError(f"--least-score is {least_score!r}; it takes a number from 0 and below 1.")
-    files = image_files(pictures, most=None)
-    place = device_of(device)
+    files = image_files(images, most=None)
+    torch_device = device_of(device)
     if is_detection(what):
         opened = open_detector(what, weights)
-        labels, model = _labels_of(opened, weights), opened.model.to(place).eval()
-        return (_objects(model, labels, file, least_score, place) for file in files)
-    network = create(what, pretrained=weights or True).eval().to(place)
-    return _classified(network, files, top, place)
+        labels, model = _labels_of(opened, weights), opened.model.to(torch_device).eval()
+        return (_objects(model, labels, file, least_score, torch_device) for file in files)
+    network = create(what, pretrained=weights or True).eval().to(torch_device)
+    return _classified(network, files, top, torch_device)
 
 
 @torch.inference_mode()
-def _objects(model: nn.Module, labels: Labels, file: Path, least: float, place: torch.device) -> Prediction:
+def _objects(model: nn.Module, labels: Labels, file: Path, least: float, device: torch.device) -> Prediction:
     image = converted(read_image(file), "RGB", str(file))
     pixels = torch.from_numpy(np.array(image).transpose(2, 0, 1))
-    output = {name: value.cpu() for name, value in model([to_float(pixels, place)])[0].items()}
+    output = {name: value.cpu() for name, value in model([to_float(pixels, device)])[0].items()}
     masks = output.get("masks")
-    found = []
+    objects = []
     for i, (box, label, score) in enumerate(
         zip(output["boxes"].tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True)
     ):
         if score >= least:
             mask = None if masks is None else (masks[i, 0] > MASK_THRESHOLD).numpy()
-            found.append(Found((box[0], box[1], box[2], box[3]), label, labels.names[label], score, mask))
+            objects.append(DetectedObject((box[0], box[1], box[2], box[3]), label, labels.names[label], score, mask))
     missed = None
-    if not found and len(output["scores"]):
+    if not objects and len(output["scores"]):
         first = int(output["scores"].argmax())
         missed = labels.names[int(output["labels"][first])], float(output["scores"][first]), least
-    return Prediction(file, image, objects=tuple(found), missed=missed)
+    return Prediction(file, image, objects=tuple(objects), missed=missed)
 
 
 def _labels_of(opened: Opened, weights: str | None) -> Labels:
@@ -169,7 +169,7 @@ def _torchvision_names() -> tuple[str, ...]:
     return tuple(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 
 
-def _classified(network: Any, files: Sequence[Path], top: int, place: torch.device) -> Iterator[Prediction]:
+def _classified(network: Any, files: Sequence[Path], top: int, device: torch.device) -> Iterator[Prediction]:
     from timm.data import create_transform
 
     config = input_config(network)
@@ -177,23 +177,23 @@ def _classified(network: Any, files: Sequence[Path], top: int, place: torch.devi
     names = label_names(network)
     mode = MODES.get(network.in_chans)
     if mode is None:
-        raise SettingsError(f"The network takes {network.in_chans} channels, and pictures have 1, 3 or 4.")
+        raise SettingsError(f"The network takes {network.in_chans} channels, and images have 1, 3 or 4.")
     for file in files:
         image = read_image(file)
         with torch.inference_mode():
-            chances = network(transform(converted(image, mode, str(file)))[None].to(place))[0].float().softmax(0).cpu()
+            chances = network(transform(converted(image, mode, str(file)))[None].to(device))[0].float().softmax(0).cpu()
         best = chances.topk(min(top, len(chances)))
-        said = tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        yield Prediction(file, converted(image, "RGB", str(file)), labels=said)
+        labels = tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        yield Prediction(file, converted(image, "RGB", str(file)), labels=labels)
 
 
 def label_names(network: Any) -> tuple[str, ...]:
-    """What the outputs of a classifier stand for: the names that came with its weights, ImageNet's, or numbers."""
+    """The names of a classifier's outputs: those that came with its weights, ImageNet's, or numbers."""
     classes = int(network.num_classes)
     config = network.pretrained_cfg or {}
-    given = config.get("label_names")
-    if given and len(given) == classes:
-        return tuple(map(str, given))
+    names = config.get("label_names")
+    if names and len(names) == classes:
+        return tuple(map(str, names))
     if classes == 1000:
         from timm.data import ImageNetInfo
 
@@ -202,11 +202,11 @@ def label_names(network: Any) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range(classes))
 
 
-# A prediction drawn on its picture: boxes, masks and labels, or the bars of the first labels below it
+# A prediction drawn on its image: boxes, masks and labels, or the bars of the first labels below it
 
 
 Colour = tuple[int, int, int]
-#: Pictures with a shorter side below it are enlarged, so that text on them can be read [px].
+#: Images with a shorter side below it are enlarged, so that text on them can be read [px].
 LEAST_SIDE: Final = 480
 _MASK: Final = 0.45  # share of the colour over an object
 _GOLDEN: Final = 0.6180339887498949
@@ -214,8 +214,8 @@ _INK: Final = (20, 22, 26)
 _PAPER: Final = (255, 255, 255)
 
 
-def drawn(prediction: Prediction) -> Image.Image:
-    """The picture with what the network says of it."""
+def draw(prediction: Prediction) -> Image.Image:
+    """The image with its prediction drawn on it."""
     scale = max(1, -(-LEAST_SIDE // min(prediction.image.size)))
     size = (prediction.image.width * scale, prediction.image.height * scale)
     image = prediction.image.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.NEAREST)
@@ -224,41 +224,41 @@ def drawn(prediction: Prediction) -> Image.Image:
     return _with_labels(image, prediction.labels or ())
 
 
-def colour_of(number: int) -> Colour:
-    """The colour of a label by its place, the same in every picture; places near each other have hues far apart."""
-    r, g, b = colorsys.hls_to_rgb((0.58 + number * _GOLDEN) % 1, 0.42, 0.8)
+def colour_of(index: int) -> Colour:
+    """The colour of a label by its index, the same in every image; neighbouring indices have hues far apart."""
+    r, g, b = colorsys.hls_to_rgb((0.58 + index * _GOLDEN) % 1, 0.42, 0.8)
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def _with_objects(image: Image.Image, objects: tuple[Found, ...], scale: int) -> Image.Image:
+def _with_objects(image: Image.Image, objects: tuple[DetectedObject, ...], scale: int) -> Image.Image:
     pixels = np.asarray(image, dtype=np.float32).copy()
-    for found in reversed(objects):  # the surest on top
-        if found.mask is not None:
-            covered = found.mask.repeat(scale, axis=0).repeat(scale, axis=1)
-            pixels[covered] = (1 - _MASK) * pixels[covered] + _MASK * np.array(colour_of(found.number))
+    for detected in reversed(objects):  # the surest on top
+        if detected.mask is not None:
+            covered = detected.mask.repeat(scale, axis=0).repeat(scale, axis=1)
+            pixels[covered] = (1 - _MASK) * pixels[covered] + _MASK * np.array(colour_of(detected.index))
     made = Image.fromarray(pixels.round().astype(np.uint8))
     pen = ImageDraw.Draw(made)
     line = max(2, min(made.size) // 240)
     font = _font(max(13, min(made.size) // 36))
-    for found in reversed(objects):
-        pen.rectangle([v * scale for v in found.box], outline=colour_of(found.number), width=line)
-    for found in reversed(objects):
-        _tag(pen, found, scale, font, made.size)
+    for detected in reversed(objects):
+        pen.rectangle([v * scale for v in detected.box], outline=colour_of(detected.index), width=line)
+    for detected in reversed(objects):
+        _tag(pen, detected, scale, font, made.size)
     return made
 
 
 def _tag(
-    pen: ImageDraw.ImageDraw, found: Found, scale: int, font: ImageFont.FreeTypeFont, size: tuple[int, int]
+    pen: ImageDraw.ImageDraw, detected: DetectedObject, scale: int, font: ImageFont.FreeTypeFont, size: tuple[int, int]
 ) -> None:
-    text = f"{found.label} {100 * found.score:.0f}%"
+    text = f"{detected.label} {100 * detected.score:.0f}%"
     text = " ".join(text.split())  # on one line
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left + 8, bottom - top + 6
-    # Above the box, or in it where there is no room; always inside the picture.
-    x = min(max(found.box[0] * scale, 0), max(size[0] - wide, 0))
-    y = found.box[1] * scale - high
-    y = y if y >= 0 else found.box[1] * scale
-    pen.rectangle([x, y, x + wide, y + high], fill=colour_of(found.number))
+    # Above the box, or in it where there is no room; always inside the image.
+    x = min(max(detected.box[0] * scale, 0), max(size[0] - wide, 0))
+    y = detected.box[1] * scale - high
+    y = y if y >= 0 else detected.box[1] * scale
+    pen.rectangle([x, y, x + wide, y + high], fill=colour_of(detected.index))
     pen.text((x + 4 - left, y + 3 - top), text, fill=_PAPER, font=font)
 
 
@@ -297,22 +297,22 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
-# Predictions as files: a PNG for each picture, and all of them as values
+# Predictions as files: a PNG for each image, and all of them as values
 
 
-#: The values of all predictions, beside their pictures.
+#: The values of all predictions, beside their images.
 VALUES: Final = "predictions.json"
 
 
 def write_predictions(predictions: Iterable[Prediction], out: Path) -> Iterator[Prediction]:
-    """Write each prediction's picture into a folder, and give it on; in the end the values of all.
+    """Draw each prediction into a folder and yield it; at the end write the values of all.
 
-    Pictures of the same name become ``NAME.png``, ``NAME_2.png``, .. Files of an earlier call are replaced.
+    Images of the same name become ``NAME.png``, ``NAME_2.png``, .. Files of an earlier call are replaced.
 
     Raises:
         RunError: The folder cannot be written.
     """
-    said = []
+    values = []
     names: set[str] = set()
     try:
         for prediction in predictions:
@@ -324,14 +324,14 @@ def write_predictions(predictions: Iterable[Prediction], out: Path) -> Iterator[
             )
             names.add(name)
             with whole_file(out / name) as scratch:
-                drawn(prediction).save(scratch, format="PNG")
-            said.append(prediction.to_dict() | {"drawn": name})
+                draw(prediction).save(scratch, format="PNG")
+            values.append(prediction.to_dict() | {"drawn": name})
             yield prediction
     except OSError as error:
         raise RunError(
             f"The folder {out} cannot be written: {error.strerror or error}. Give another with --out."
         ) from None
     finally:
-        # Also where a later picture could not be read, or a person stopped.
-        if said:
-            write_whole(out / VALUES, json.dumps(said, indent=2) + "\n")
+        # Also where a later image could not be read, or on Ctrl-C.
+        if values:
+            write_whole(out / VALUES, json.dumps(values, indent=2) + "\n")

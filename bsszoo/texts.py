@@ -1,4 +1,4 @@
-"""Texts from outside (files, repositories, studies): parsed within bounds, and made safe to show."""
+"""Texts from outside (files, repositories, studies): parsed within bounds, and made safe to print."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import yaml
 
-# Digits of the longest whole number that is taken: enough for 64 bits, so that none is too large for a float.
+# Digits of the longest integer that is read: enough for 64 bits, so that none is too large for a float.
 _DIGITS: Final = 20
-# Objects and lists inside each other: far below Python's stack, so that whatever walks a value afterwards can.
+# Nested objects and lists: far below Python's recursion limit, so that a value can be walked recursively.
 _DEPTH: Final = 100
 # Values that a YAML text may hold with its aliases written out. A recipe has about 60, a model card some hundreds.
 _VALUES: Final = 20_000
@@ -24,7 +24,7 @@ def parse_json(text: str | bytes) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        ValueError: It is no JSON, is nested deeper than 100 levels, or has a whole number of more than 20 digits.
+        ValueError: It is no JSON, is nested deeper than 100 levels, or has an integer of more than 20 digits.
     """
     try:
         value = json.loads(text, parse_int=_whole_number)
@@ -67,7 +67,7 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 
 
 def one_line(value: object, most: int = 200) -> str:
-    """A value from outside as part of a sentence: one line of at most so many characters, none of them a command."""
+    """A value from outside as part of a sentence: one line of at most ``most`` characters, none a command."""
     text = printable(" ".join(str(value)[: 4 * most].split()))
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -93,7 +93,7 @@ def _is_deep(value: Any) -> bool:
     containers = (dict, list, tuple)
     level = [value] if isinstance(value, containers) else []
     for _ in range(_DEPTH):
-        # Only what can hold more goes on to the next level: annotations of pictures are millions of numbers.
+        # The next level has containers only: annotations of images are millions of numbers.
         level = [
             inner
             for outer in level
@@ -105,20 +105,20 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _values_of(node: yaml.Node, known: dict[int, int]) -> int:
+def _values_of(node: yaml.Node, counts: dict[int, int]) -> int:
     """How many values a node stands for; each node is counted once, so aliases cost nothing."""
-    if id(node) in known:
-        if not known[id(node)]:
+    if id(node) in counts:
+        if not counts[id(node)]:
             raise yaml.YAMLError("an alias stands inside what it names")
-        return known[id(node)]
-    known[id(node)] = 0
+        return counts[id(node)]
+    counts[id(node)] = 0
     inside = (
         []
         if isinstance(node, yaml.ScalarNode)
         else ([n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value)
     )
-    known[id(node)] = 1 + sum(_values_of(n, known) for n in inside)
-    return known[id(node)]
+    counts[id(node)] = 1 + sum(_values_of(n, counts) for n in inside)
+    return counts[id(node)]
 
 
 def _refuse_long_numbers(value: Any) -> None:

@@ -48,7 +48,7 @@ def compress_command(
 
       bsszoo compress efficientnet_b0 --flops 0.2G --evaluator mytraining:accuracy --trials 32
 
-    Ctrl-C keeps every finished trial; the same command goes on.
+    Ctrl-C keeps every finished trial; the same command resumes.
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.cli.progress import CompressProgress
@@ -62,24 +62,24 @@ def compress_command(
         except KeyboardInterrupt:
             if job.folder is not None:
                 typer.echo(
-                    f"\nStopped after {progress.trials} of {options['trials']} trials, which are kept. "
-                    "The same command goes on from there.",
+                    f"\nStopped after {progress.trials} of {options['trials']} trials, which are saved. "
+                    "The same command resumes from there.",
                     err=True,
                 )
             raise
     show("", result_table(result), *trained_tables(result))
-    _say_next(result)
+    _print_next(result)
 
 
-def _say_next(result: CompressResult) -> None:
+def _print_next(result: CompressResult) -> None:
     from bsszoo.cli.console import say, show
     from bsszoo.report.commands import commands_of
 
-    say("", "The codes found differ from each other; others that score well, close to these, are in trials.csv.")
+    say("", "The best codes differ from each other; others that score well, close to these, are in trials.csv.")
     for note in result.notes:
         say(f"Note: {' '.join(note.splitlines())}")
     for command in commands_of(result, result.best.code):
-        show("", f"{command.title} (the first code found):", command.text.rstrip())
+        show("", f"{command.title} (the best code):", command.text.rstrip())
         if command.note:
             say(command.note)
     folder = result.folder

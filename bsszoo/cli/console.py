@@ -1,4 +1,4 @@
-"""Where the commands print: one console for results on stdout, one for what goes on meanwhile on stderr."""
+"""Where the commands print: one console for results on stdout, one for progress on stderr."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def say(*sentences: str) -> None:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print renderables and codes to stdout, no line broken, so that what is copied is whole."""
+    """Print renderables and codes to stdout, without breaking lines, so that they can be copied."""
     console = _console()
     for part in parts:
         console.print(part, soft_wrap=True)
 
 
 def message(text: str) -> None:
-    """Print a message to stderr as it is, but for control characters: it may hold texts of files and repositories."""
+    """Print a message to stderr without control characters: it may hold texts of files and repositories."""
     print(printable(text), file=sys.stderr)
 
 
@@ -41,7 +41,7 @@ def _console() -> Console:
 
     class Pipe(_safe(Console)):  # type: ignore[misc]
         def on_broken_pipe(self) -> None:
-            # `bsszoo list | head`: the reader has gone, which is no fault. Nothing may be flushed into the closed pipe.
+            # `bsszoo list | head`: the reader has closed, which is no error. Nothing may be flushed into the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0)
 
@@ -57,7 +57,7 @@ def progress_console() -> Console:
 
 
 def _safe(console: type[Console]) -> Any:
-    """A console whose texts hold no control characters, from wherever they came; its own styles stay."""
+    """A console class that strips control characters from all texts; its styles stay."""
     from rich.segment import Segment
 
     class Safe(console):  # type: ignore[valid-type, misc]

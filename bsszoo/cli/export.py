@@ -1,4 +1,4 @@
-"""``bsszoo export``: a network as a file for other runtimes, or as arguments of timm's."""
+"""``bsszoo export``: a network as a file for other runtimes, or as arguments of timm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CodeOption = Annotated[
         "--code",
         metavar="NAME_OR_CODE",
         show_default=False,
-        help="The network of a weights file, where its shapes do not say.",
+        help="The network of a weights file, where its shapes do not determine it.",
     ),
 ]
 
@@ -40,7 +40,7 @@ def export_command(
         str | None,
         typer.Option(
             metavar="WEIGHTS",
-            show_default="published ones, a training's own",
+            show_default="published ones, the training's",
             help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.",
         ),
     ] = None,
@@ -54,8 +54,8 @@ def export_command(
         typer.Option(
             "--images",
             metavar="PATH",
-            show_default="two photographs that come along",
-            help="Pictures, or folders of them, to check on. May be given several times.",
+            show_default="two bundled photographs",
+            help="Images, or folders of them, to check on. May be repeated.",
         ),
     ] = None,
     bound: Annotated[
@@ -149,6 +149,6 @@ def export_command(
         + f", where the largest output is {done.largest:.3g}: {done.share:.1g} of it"
     )
     if num_classes is not None and not random:
-        say(f"Its classifier is freshly initialised if the weights have not {num_classes} classes.")
+        say(f"Its classifier is freshly initialised unless the weights have {num_classes} classes.")
     if random:
         say("Its weights are random: it is for trying a runtime, not for use.")

@@ -44,7 +44,7 @@ def push_command(
         typer.Option(
             metavar="NAME_OR_CODE",
             show_default=False,
-            help="The network of a weights file, where its shapes do not say.",
+            help="The network of a weights file, where its shapes do not determine it.",
         ),
     ] = None,
     search: Annotated[
@@ -52,7 +52,7 @@ def push_command(
         typer.Option(
             metavar="RUN",
             show_default=False,
-            help="The run of `bsszoo compress` that found the code, if it lies elsewhere.",
+            help="The run of `bsszoo compress` that selected the code, if it is elsewhere.",
         ),
     ] = None,
     licence: Annotated[
@@ -61,7 +61,7 @@ def push_command(
             "--license",
             metavar="ID",
             show_default=False,
-            help="Licence of the weights, e.g. apache-2.0; the card says when none is stated.",
+            help="Licence of the weights, e.g. apache-2.0; the card notes when none is stated.",
         ),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
@@ -81,9 +81,9 @@ def push_command(
     ] = None,
     token: TokenOption = None,
 ) -> None:
-    """Publish a trained network: weights, config.json, model card, recipe and the search that found it.
+    """Publish a trained network: weights, config.json, model card, recipe and its search.
 
-    The same command again changes nothing, and finishes a push that broke off. bsszoo and timm load it by
+    The same command again changes nothing, and finishes an interrupted push. bsszoo and timm load it by
     hf-hub:ORG/NAME.
 
     Try it first:  bsszoo push runs/first me/shoes --dry-run shoes
@@ -134,13 +134,13 @@ def pull_command(
     done = pull(repository, out, token=token)
     say(f"Code: {done.code}", f"Folder: {done.folder} ({_names(done.files)})")
     if done.left:
-        say(f"Left on the Hub, as hidden or no kind of file that is taken: {_names(done.left)}")
+        say(f"Left on the Hub, as hidden or not an accepted kind of file: {_names(done.left)}")
     say(f'Load it: bsszoo.create("local-dir:{done.folder}", pretrained=True)')
 
 
 @hub_app.command("show")
 def show_command(repository: RepositoryArgument, as_json: JsonOption = False, token: TokenOption = None) -> None:
-    """Show what a repository says of its network; the weights are not fetched."""
+    """Show the network of a repository, from its card and configuration; the weights are not fetched."""
     from bsszoo.cli.console import say, show
     from bsszoo.hub.pull import look
     from bsszoo.report.figures import human

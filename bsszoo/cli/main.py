@@ -67,7 +67,7 @@ def main() -> None:
         message(f"bsszoo: {error}")
         sys.exit(1 if isinstance(error, (RunError, WeightsError)) else 2)
     except KeyboardInterrupt:
-        # The commands that keep results say what was kept before this.
+        # The commands that save results have printed what was saved.
         sys.exit(130)
     except OSError as error:
         message(f"bsszoo: {error.strerror or error}")

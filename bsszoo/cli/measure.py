@@ -28,8 +28,7 @@ def measure_command(
     ] = "eager,compile,onnx",
     batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 1,
     image_size: Annotated[
-        int | None,
-        typer.Option("--image-size", metavar="PX", show_default="each network's own", help="Side of the input."),
+        int | None, typer.Option("--image-size", metavar="PX", show_default="each network's", help="Side of the input.")
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1.")] = "cpu",
@@ -42,9 +41,9 @@ def measure_command(
 ) -> None:
     """Measure how long a forward takes on this machine, and how much memory, with random weights.
 
-    Every figure is over several processes that take turns; the interval is where one more of them is expected, from
-    four processes on. Five processes of three engines take two to three minutes for a network. Compare figures of one
-    run, or of a quiet machine.
+    Every figure is over several processes that take turns; the interval, from four processes on, is where one more is
+    expected. Five processes of three engines take two to three minutes for a network. Compare figures of one run, or of
+    a quiet machine.
 
     Example:  bsszoo measure resnet50 resnet50_autobss --engines eager,onnx --threads 1
     """
@@ -55,17 +54,17 @@ def measure_command(
     from bsszoo.report.tables import speed_table
 
     console = progress_console()
-    given = {name: resolve(name) for name in networks}
-    named = [(name, network.classifier) for name, network in given.items()]
-    for network in given.values():
+    resolved = {name: resolve(name) for name in networks}
+    named = [(name, network.classifier) for name, network in resolved.items()]
+    for network in resolved.values():
         network.check_size()
-    sizes = {name: (network.num_classes, network.in_chans) for name, network in given.items()}
+    sizes = {name: (network.num_classes, network.in_chans) for name, network in resolved.items()}
 
-    def tell(done: int, total: int, what: str) -> None:
+    def report(done: int, total: int, what: str) -> None:
         console.print(f"{done}/{total} processes: {what}", markup=False, soft_wrap=not console.is_terminal)
 
     chosen = tuple(engine.strip() for engine in engines.split(",") if engine.strip())
-    found = measure(
+    result = measure(
         named,
         engines=chosen,
         batch=batch,
@@ -76,23 +75,23 @@ def measure_command(
         half=fp16,
         processes=processes,
         seconds=seconds,
-        on_process=tell,
+        on_process=report,
     )
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        typer.echo(json.dumps(result.to_dict(), indent=2))
         return
-    show(speed_table(found.rows))
-    threads_said = f", {found.threads} thread{'' if found.threads == 1 else 's'}" if found.threads else ""
+    show(speed_table(result.rows))
+    thread_count = f", {result.threads} thread{'' if result.threads == 1 else 's'}" if result.threads else ""
     say(
-        f"{found.where}{threads_said}, batch {found.batch}, {'float16' if found.half else 'float32'}, "
-        f"{found.processes} processes; " + ", ".join(f"{name} {v}" for name, v in found.versions.items()),
-        f"Median: of the processes' medians. {_spread(found.rows)} p90, p99: of all forwards. First: the first "
+        f"{result.where}{thread_count}, batch {result.batch}, {'float16' if result.half else 'float32'}, "
+        f"{result.processes} processes; " + ", ".join(f"{name} {v}" for name, v in result.versions.items()),
+        f"Median: of the processes' medians. {_spread(result.rows)} p90, p99: of all forwards. First: the first "
         "forward, with what compiles in it. Memory: the most that the network and its forwards took, beyond PyTorch "
         "itself.",
     )
-    if differ := sizes_differ(row.image_size for row in found.rows):
+    if differ := sizes_differ(row.image_size for row in result.rows):
         say(f"{differ} --image-size PX measures all of them at one.")
-    for row in found.rows:
+    for row in result.rows:
         if row.error:
             say(f"{row.network}, {row.engine}: not measured ({row.error})")
 

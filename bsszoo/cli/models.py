@@ -1,4 +1,4 @@
-"""``bsszoo list``, ``bsszoo show``, ``bsszoo cost``: what the zoo holds and what networks cost."""
+"""``bsszoo list``, ``bsszoo show``, ``bsszoo cost``: the zoo's networks and their costs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ NetworkArgument = Annotated[
     ),
 ]
 SizeOption = Annotated[
-    int | None,
-    typer.Option("--image-size", metavar="PX", help="Side of the square input; by default the network's own."),
+    int | None, typer.Option("--image-size", metavar="PX", help="Side of the square input; by default the network's.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -40,7 +39,7 @@ def list_command(
     """List the networks of the zoo with their exact costs and the paper's figures."""
     from bsszoo.models.names import find, list_models
 
-    found = [find(name) for name in list_models(pattern, family=family, pretrained=pretrained)]
+    matches = [find(name) for name in list_models(pattern, family=family, pretrained=pretrained)]
     if as_json:
         rows = [
             {
@@ -52,11 +51,11 @@ def list_command(
                 "image_size": e.code.image_size,
                 "weights": [t.tag for t in e.tags if t.published],
             }
-            for e in found
+            for e in matches
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    if not found:
+    if not matches:
         typer.echo("No network of the zoo matches.", err=True)
         raise typer.Exit(1)
     from bsszoo.cli.console import say, show
@@ -75,12 +74,12 @@ def list_command(
                     weights="timm" if any(t.published for t in e.tags) else "none published",
                     size=e.code.image_size,
                 )
-                for e in found
+                for e in matches
             ],
             with_codes=codes,
         )
     )
-    if any(e.code.stride_in == "1x1" for e in found):
+    if any(e.code.stride_in == "1x1" for e in matches):
         from bsszoo.models.names import DETECTORS
 
         say(
@@ -97,14 +96,16 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
     from bsszoo.report.tables import code_summary, stage_table
     from bsszoo.spaces.space import Space
 
-    found = resolve(network)
-    if found.detector is not None:
-        _show_detector(found.detector, image_size)
+    resolved = resolve(network)
+    if resolved.detector is not None:
+        _show_detector(resolved.detector, image_size)
         return
-    code, entry = found.code, found.entry
-    sizes = {"num_classes": found.num_classes, "in_chans": found.in_chans}
-    if found.source is not None:
-        say(f"Recognised: {found.recognised}; {found.num_classes} classes, {found.in_chans} input channels", "")
+    code, entry = resolved.code, resolved.entry
+    sizes = {"num_classes": resolved.num_classes, "in_chans": resolved.in_chans}
+    if resolved.source is not None:
+        say(
+            f"Recognised: {resolved.recognised}; {resolved.num_classes} classes, {resolved.in_chans} input channels", ""
+        )
     show(
         code_summary(code, code_cost(code, image_size, **sizes), image_size), "", stage_table(code, image_size, **sizes)
     )
@@ -134,7 +135,7 @@ def _show_detector(detector: Detector, image_size: int | None) -> None:
         f"at {size} x {size} px, {detector.num_classes} classes",
         cost_line(cost),
         "",
-        "The backbone, without what stands behind its features:",
+        "The backbone, without the layers behind its features:",
         cost_line(backbone_cost(detector.backbone, size)),
         stage_table(detector.backbone, size, num_classes=0),
         "",
@@ -176,21 +177,21 @@ def cost_command(
     rows: list[dict[str, Any]] = []
     sizes: list[int] = []
     for network in networks:
-        found = resolve(network)
-        detector = found.detector
-        classes = found.num_classes if num_classes is None else num_classes
-        sizes.append(image_size or found.image_size)
+        resolved = resolve(network)
+        detector = resolved.detector
+        classes = resolved.num_classes if num_classes is None else num_classes
+        sizes.append(image_size or resolved.image_size)
         figures = cost(
-            detector or found.code,
+            detector or resolved.code,
             image_size,
             num_classes=classes,
-            in_chans=None if detector is not None else found.in_chans,
+            in_chans=None if detector is not None else resolved.in_chans,
         )
         rows.append(
             {
                 "network": network,
                 "image_size": sizes[-1],
-                "code": str(detector or found.code),
+                "code": str(detector or resolved.code),
                 "macs": figures.macs,
                 "two_x_macs": figures.macs2,
                 "params": figures.params,
@@ -209,11 +210,11 @@ def cost_command(
         if check and detector is not None:
             from bsszoo.errors import SettingsError
 
-            raise SettingsError("--check counts classifiers again with thop; it does not know detectors.")
+            raise SettingsError("--check counts classifiers again with thop; it does not support detectors.")
         if check:
             from bsszoo.models.build import recount
 
-            macs, params = recount(found.code, image_size, num_classes=classes, in_chans=found.in_chans)
+            macs, params = recount(resolved.code, image_size, num_classes=classes, in_chans=resolved.in_chans)
             rows[-1]["thop_macs"], rows[-1]["built_params"] = macs, params
             if not as_json:
                 show(

@@ -17,9 +17,9 @@ def with_options(*groups: type) -> Callable[[Callable[..., None]], Callable[...,
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        declared = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         added = [_parameter(name, field) for name, field in options_of(*groups).items()]
-        command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        command.__signature__ = signature.replace(parameters=[*declared, *added])  # type: ignore[attr-defined]
         return command
 
     return decorated

@@ -1,4 +1,4 @@
-"""``bsszoo predict``: what a network says of pictures, drawn on them."""
+"""``bsszoo predict``: predictions of a network, drawn on images."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ def predict_command(
             "(maskrcnn_resnet50), hf-hub:ORG/NAME, or the folder of a training.",
         ),
     ],
-    pictures: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", show_default=False, help="Pictures, or folders of them.")
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", show_default=False, help="Images, or folders of them.")
     ],
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="WEIGHTS",
-            show_default="published ones, a training's own",
+            show_default="published ones, the training's",
             help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file; of a detector a "
             "file, a training's folder, or torchvision.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the drawn pictures.")] = Path("predictions"),
-    top: Annotated[int, typer.Option(metavar="N", help="Of a classifier: labels of each picture.")] = 5,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the drawn images.")] = Path("predictions"),
+    top: Annotated[int, typer.Option(metavar="N", help="Of a classifier: labels of each image.")] = 5,
     least_score: Annotated[
-        float, typer.Option(metavar="SHARE", help="Of a detector: least score of an object that is shown.")
+        float, typer.Option(metavar="SHARE", help="Of a detector: least score of an object that is drawn.")
     ] = 0.5,
     device: Annotated[
         str | None,
         typer.Option(metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps."),
     ] = None,
 ) -> None:
-    """Draw what a network says of pictures: boxes and masks of a detector, the first labels of a classifier.
+    """Draw a network's predictions on images: boxes and masks of a detector, the first labels of a classifier.
 
-    Each picture becomes a PNG file in the folder; predictions.json there holds the same as values.
+    Each image becomes a PNG file in the folder; predictions.json there holds the same as values.
 
     Examples:
 
@@ -58,7 +58,7 @@ def predict_command(
     from bsszoo.predict import predict, write_predictions
 
     number = 0
-    found = predict(what, pictures, weights=weights, top=top, least_score=least_score, device=device)
-    for number, prediction in enumerate(write_predictions(found, out), start=1):  # noqa: B007  the last one is said
+    predictions = predict(what, images, weights=weights, top=top, least_score=least_score, device=device)
+    for number, prediction in enumerate(write_predictions(predictions, out), start=1):  # noqa: B007  the count is printed
         show(one_line(f"{prediction.file}: {prediction}", 2000))  # labels may be a repository's
-    show(f"Drawn: {number} picture{'' if number == 1 else 's'} in {out}")
+    show(f"Drawn: {number} image{'' if number == 1 else 's'} in {out}")

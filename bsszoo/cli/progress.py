@@ -1,4 +1,4 @@
-"""How a compression goes on, as a person sees it: a bar on a terminal, lines of text elsewhere."""
+"""The progress of a compression: a bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from bsszoo.compression.events import Event
 
-# What the steps of a phase are.
+# The unit of a phase's steps.
 _UNITS = {"search": "trials", "confirm": "trainings", "finish": "updates"}
 
 

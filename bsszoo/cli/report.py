@@ -34,7 +34,7 @@ def report_command(
 ) -> None:
     """Open the study of a search by `bsszoo compress` again and write its report page.
 
-    It is the page that the search writes at its end, one HTML file that needs no network; it can be had while the
+    It is the page that the search writes at its end, one HTML file that needs no network; it can be written while the
     search runs, or after it was stopped. The study is only read. Other Optuna studies: optuna-dashboard URL.
 
     Examples:
@@ -43,7 +43,7 @@ def report_command(
 
       bsszoo report postgresql://me@host/db --study mobilenet --out mobilenet.html
 
-    To watch a search as it goes: optuna-dashboard sqlite:///DIR/study.db
+    To watch a running search: optuna-dashboard sqlite:///DIR/study.db
     """
     from bsszoo.cli.console import say
     from bsszoo.compression.reopen import report_study

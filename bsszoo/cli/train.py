@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SPLITS = ("training", "validation")
 
 _Data = Annotated[
-    str | None, typer.Option("--data", metavar="DIR", show_default=False, help="The folder of the pictures.")
+    str | None, typer.Option("--data", metavar="DIR", show_default=False, help="The folder of the images.")
 ]
 _Dataset = Annotated[
     str | None,
@@ -46,9 +46,7 @@ def train_command(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            metavar="DIR", show_default=False, help="Folder of the training; the same command goes on with it."
-        ),
+        typer.Option(metavar="DIR", show_default=False, help="Folder of the training; the same command resumes it."),
     ],
     data: _Data = None,
     dataset: _Dataset = None,
@@ -58,7 +56,7 @@ def train_command(
             "--set",
             metavar="KEY=VALUE",
             show_default=False,
-            help="Another value than the recipe's, such as optim.lr=0.35. May be given several times.",
+            help="Another value than the recipe's, such as optim.lr=0.35. May be repeated.",
         ),
     ] = None,
     device: _Device = None,
@@ -66,15 +64,15 @@ def train_command(
         bool,
         typer.Option(
             "--check-files",
-            help="First decode every picture of a folder, however many there are. Without it "
+            help="First decode every image of a folder, however many there are. Without it "
             "up to 20,000 of a classifier's split are opened, not decoded.",
         ),
     ] = False,
 ) -> None:
-    """Train a network by a recipe: a classifier, or a detector on pictures in COCO's format.
+    """Train a network by a recipe: a classifier, or a detector on images in COCO's format.
 
-    Everything is kept: Ctrl-C, SIGTERM or a crash lose at most the updates since the last checkpoint, and the same
-    command goes on, in the middle of an epoch too, to the same weights.
+    Checkpoints are saved: Ctrl-C, SIGTERM or a crash lose at most the updates since the last one, and the same command
+    resumes, in the middle of an epoch too, to the same weights.
 
     Examples:
 
@@ -101,11 +99,11 @@ def train_command(
         from bsszoo.train.detection.task import train_detector
 
         if check_files and first:
-            _check_pictures(read, data)
+            _check_coco(read, data)
         with TrainingProgress(progress_console()) as progress:
             summary = train_detector(read, data, out, device=device, callback=progress)
         if summary:
-            _say_detector(summary, out)
+            _print_detector(summary, out)
         return
     read = assigned(read, [f"data.dataset={dataset}"] if dataset else [])
     from bsszoo.train.loop import train
@@ -118,7 +116,7 @@ def train_command(
         return  # one of several processes; the first one reports
     show(
         f"Trained {summary['model']}: top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}% of "
-        f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['epochs']} epochs, seed "
+        f"{summary['val_pictures']:,} images ({summary['validated_on']}), {summary['epochs']} epochs, seed "
         f"{summary['seed']}",
         *_tested(summary),
         f"Best epoch: {summary['best_epoch']}, top-1 {summary['best_top1']:.2f}%",
@@ -127,7 +125,7 @@ def train_command(
     )
 
 
-def _say_detector(summary: dict[str, Any], out: Path) -> None:
+def _print_detector(summary: dict[str, Any], out: Path) -> None:
     from bsszoo.cli.console import show
 
     masks = (
@@ -142,12 +140,12 @@ def _say_detector(summary: dict[str, Any], out: Path) -> None:
         else [
             f"Test: box AP {test['box']['ap']:.2f}%"
             + ("" if test["mask"] is None else f", mask AP {test['mask']['ap']:.2f}%")
-            + f" of {test['pictures']:,} pictures ({summary['tested_on']})"
+            + f" of {test['pictures']:,} images ({summary['tested_on']})"
         ]
     )
     show(
         f"Trained {summary['model']}: box AP {summary['box_ap']:.2f}% (AP50 {summary['box_ap50']:.2f}%){masks} of "
-        f"{summary['val_pictures']:,} pictures ({summary['validated_on']}), {summary['updates']:,} updates, seed "
+        f"{summary['val_pictures']:,} images ({summary['validated_on']}), {summary['updates']:,} updates, seed "
         f"{summary['seed']}",
         *tested,
         f"Best validation: after {summary['best_update']:,} updates, {'box' if not masks else 'mask'} AP "
@@ -159,18 +157,18 @@ def _say_detector(summary: dict[str, Any], out: Path) -> None:
     )
 
 
-def _check_pictures(recipe: DetectionRecipe, data: str | None) -> None:
-    """Decode every picture of a detector's splits; ``DataError`` names the first that is broken."""
+def _check_coco(recipe: DetectionRecipe, data: str | None) -> None:
+    """Decode every image of a detector's splits; ``DataError`` names the first that is broken."""
     from bsszoo.train.detection.data import open_coco
     from bsszoo.train.detection.samples import read_annotated_image
 
     splits = open_coco(recipe.data, data, masks=recipe.detector.kind == "maskrcnn")
     for split, name in zip(splits, _SPLITS, strict=True):
-        _check_each(name, (read_annotated_image(split, picture) for picture, _ in split), len(split))
+        _check_each(name, (read_annotated_image(split, image) for image, _ in split), len(split))
 
 
 def _check_all(recipe: Recipe, data: str | None) -> None:
-    """Decode every picture of a classifier's splits; ``DataError`` names the first that is broken."""
+    """Decode every image of a classifier's splits; ``DataError`` names the first that is broken."""
     from bsszoo.train.classification.data import ImageSplit, open_splits, open_test
 
     classes = recipe.model.num_classes
@@ -181,15 +179,15 @@ def _check_all(recipe: Recipe, data: str | None) -> None:
             _check_each(name, (split.image(index, "RGB") for index in range(len(split))), len(split))
 
 
-def _check_each(name: str, pictures: Iterable[object], number: int) -> None:
-    """Take each of a split's pictures, which decodes it, and say how far that is."""
+def _check_each(name: str, images: Iterable[object], total: int) -> None:
+    """Iterate over a split's images, which decodes them, with a progress bar."""
     from bsszoo.cli.console import progress_console
     from bsszoo.cli.training_progress import Bars
 
     with Bars(progress_console()) as bars:
-        for place, _ in enumerate(pictures):
-            if not place % 100:
-                bars.show(f"checking {name}", place, number)
+        for index, _ in enumerate(images):
+            if not index % 100:
+                bars.show(f"checking {name}", index, total)
 
 
 def _tested(summary: dict[str, Any]) -> list[str]:
@@ -197,7 +195,7 @@ def _tested(summary: dict[str, Any]) -> list[str]:
         return []
     return [
         f"Test: top-1 {summary['test_top1']:.2f}%, top-5 {summary['test_top5']:.2f}% of "
-        f"{summary['test_pictures']:,} pictures ({summary['tested_on']})"
+        f"{summary['test_pictures']:,} images ({summary['tested_on']})"
     ]
 
 
@@ -214,14 +212,14 @@ def validate_command(
         str | None,
         typer.Option(
             metavar="WEIGHTS",
-            show_default="published ones, a training's own",
+            show_default="published ones, the training's",
             help="For a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.",
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", show_default="validation", help="The split.")] = None,
-    batch: Annotated[int | None, typer.Option(metavar="N", show_default="128", help="Pictures of a batch.")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", show_default="128", help="Images of a batch.")] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", show_default="4", help="Processes that read pictures.")
+        int | None, typer.Option(metavar="N", show_default="4", help="Processes that read images.")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(metavar="P", show_default="float32", help="float32, bfloat16 or float16.")
@@ -232,15 +230,15 @@ def validate_command(
             metavar="FILE",
             show_default=False,
             help="A text file with one class a line, in the order of the "
-            "network's outputs, for weights that do not name them.",
+            "network's outputs, for weights without label names.",
         ),
     ] = None,
     device: _Device = None,
 ) -> None:
     """Measure the accuracy of a trained network, or the average precision of a detector.
 
-    For the folder of a training it gives the figure that ended the training. Pictures are labelled by the names of
-    their class folders, as the network was trained: a class that it does not know is refused.
+    For the folder of a training it gives the training's last figure. Images are labelled by the names of their class
+    folders, as the network was trained: other classes are an error.
 
     Examples:
 
@@ -262,7 +260,7 @@ def validate_command(
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
         with Bars(progress_console()) as bars:
-            found = validate_detector(
+            result = validate_detector(
                 what,
                 data,
                 weights=weights,
@@ -271,13 +269,13 @@ def validate_command(
                 workers=workers,
                 precision=precision,
                 device=device,
-                on_batch=lambda pictures: bars.show("validating", pictures, None),
+                on_batch=lambda images: bars.show("validating", images, None),
                 on_note=lambda note: bars.say(f"Note: {note}"),
             )
         show(
-            f"boxes: {found.box}",
-            *([] if found.mask is None else [f"masks: {found.mask}"]),
-            f"of {found.objects:,} objects in {found.images:,} images ({found.split})",
+            f"boxes: {result.box}",
+            *([] if result.mask is None else [f"masks: {result.mask}"]),
+            f"of {result.objects:,} objects in {result.images:,} images ({result.split})",
         )
         return
     settings |= {} if dataset is None else {"dataset": dataset}
@@ -292,7 +290,7 @@ def validate_command(
             precision=precision,
             device=device,
             labels=None if labels is None else _lines_of(labels),
-            on_batch=lambda pictures: bars.show("validating", pictures, None),
+            on_batch=lambda images: bars.show("validating", images, None),
             on_note=lambda note: bars.say(f"Note: {note}"),
         )
     show(
@@ -310,8 +308,8 @@ def _lines_of(file: Path) -> list[str]:
 
 
 def _refuse_dataset(dataset: str | None) -> None:
-    """A ``SettingsError`` where --dataset was given for a detector."""
+    """A ``SettingsError`` for --dataset with a detector."""
     from bsszoo.errors import SettingsError
 
     if dataset is not None:
-        raise SettingsError("--dataset is for classifiers; a detector's pictures are in COCO's format.")
+        raise SettingsError("--dataset is for classifiers; a detector's images are in COCO's format.")

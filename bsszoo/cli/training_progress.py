@@ -1,4 +1,4 @@
-"""How a training goes on, on a terminal or in a file: what was understood, the loss, the time left, each validation."""
+"""The progress of a training, on a terminal or in a file: the recipe, the loss, the time left, each validation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from bsszoo.train.classification.recipe import Recipe
     from bsszoo.train.detection.recipe import DetectionRecipe
 
-# On a terminal bars move; into a file a line is written after this many seconds at the earliest.
+# Outside a terminal the least time between two lines [s].
 _LINE_SECONDS = 10.0
 
 
 class Bars:
-    """rich's bars on a terminal, a row for each unit that is counted; elsewhere lines of text, not too many of them."""
+    """rich's bars on a terminal, a row for each unit that is counted; elsewhere lines of text, at intervals."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._last = console, time.monotonic()
@@ -33,9 +33,9 @@ class Bars:
         self.close()
 
     def show(
-        self, title: str, done: int, total: int | None, *, unit: str = "pictures", words: str = "", left: float = 0
+        self, title: str, done: int, total: int | None, *, unit: str = "images", words: str = "", left: float = 0
     ) -> None:
-        """Say how far it is: ``done`` of ``total`` units, anything in words, and the seconds that are left."""
+        """Show ``done`` of ``total`` units, further words, and the time left [s]."""
         if self._console.is_terminal:
             progress = self._opened()
             if unit not in self._rows:
@@ -52,7 +52,7 @@ class Bars:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
             from rich.table import Column
 
-            # No thread redraws them: processes that read pictures are forked meanwhile and would inherit its lock.
+            # No thread redraws them: processes that read images are forked meanwhile and would inherit its lock.
             self._progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
@@ -84,7 +84,7 @@ class Bars:
 
 
 class TrainingProgress:
-    """Says how a training goes on: pictures a second, loss, time left; a line for each validation."""
+    """Shows a training: images per second, loss, time left; a line for each validation."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(console)
@@ -102,7 +102,7 @@ class TrainingProgress:
         self._bars.close()
 
     def started(self, start: Start) -> None:
-        """Say what was understood."""
+        """Print the recipe, the data and the batch."""
         from bsszoo.train.classification.recipe import Recipe
 
         self._start = start
@@ -140,14 +140,14 @@ class TrainingProgress:
         )
 
     def validating(self, images: int) -> None:
-        """How far validation is."""
+        """The progress of a validation."""
         assert self._start is not None
         self._bars.show("validating", images, self._start.val)
 
     def validated(self, row: Row) -> None:
         """The line of a validation."""
         assert self._start is not None
-        self._bars.remove("pictures")
+        self._bars.remove("images")
         self._bars.say(row.text(len(self._start.ends)))
 
     def note(self, text: str) -> None:

@@ -128,7 +128,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The same command goes on" in errors
+    assert "The same command resumes" in errors
     assert "Traceback" not in errors
     assert "Stopped after 2 of 12 trials" in errors
     done = _bsszoo(*arguments, cwd=tmp_path)

@@ -28,14 +28,14 @@ def test_the_cost_of_a_detector_and_of_its_backbone_are_two_things() -> None:
         json.loads(run("cost", "resnet18", "--num-classes", "10", "--json"))[0]["params"]
         == bsszoo.cost("resnet18", num_classes=10).params
     )
-    with pytest.raises(SettingsError, match="does not know detectors"):
+    with pytest.raises(SettingsError, match="does not support detectors"):
         run("cost", "maskrcnn_resnet50", "--check")
 
 
 def test_the_layers_of_a_detector() -> None:
-    said = run("show", "retinanet_resnet50_autobss")
-    assert "RetinaNet on ResNet-50" in said
-    assert "146.1B" in said
-    assert "head.classification_head.cls_logits" in said
+    output = run("show", "retinanet_resnet50_autobss")
+    assert "RetinaNet on ResNet-50" in output
+    assert "146.1B" in output
+    assert "head.classification_head.cls_logits" in output
     assert "each proposal" in run("show", "maskrcnn_resnet50", "--image-size", "400")
     assert "maskrcnn_resnet50_autobss" in run("list")

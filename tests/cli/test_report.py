@@ -134,11 +134,11 @@ def test_a_study_that_something_else_made_is_left_to_optunas_own_tools(tmp_path)
     before = held(tmp_path / "plain.db")
     with pytest.raises(SettingsError) as raised:
         report_study(storage, out=tmp_path / "page.html")
-    said = str(raised.value)
-    assert "The study 'lr' in " in said
-    assert "is not one of `bsszoo compress`" in said
-    assert f"optuna-dashboard {storage}" in said
-    assert "optuna.visualization" in said
+    message = str(raised.value)
+    assert "The study 'lr' in " in message
+    assert "is not one of `bsszoo compress`" in message
+    assert f"optuna-dashboard {storage}" in message
+    assert "optuna.visualization" in message
     assert [p.name for p in tmp_path.iterdir()] == ["plain.db"]
     assert held(tmp_path / "plain.db") == before
 
@@ -204,6 +204,6 @@ def test_the_command_prints_what_it_wrote_and_exits_2_on_a_mistake(run, tmp_path
     wrong = bsszoo("copy.db", "--study", "x")
     assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)
     assert "There is no study 'x'" in wrong.stderr
-    told = bsszoo("--help").stdout
-    assert "--study" in told
-    assert "optuna-dashboard" in told
+    help_text = bsszoo("--help").stdout
+    assert "--study" in help_text
+    assert "optuna-dashboard" in help_text

@@ -1,4 +1,4 @@
-"""How far a training is: whole on a narrow terminal, in lines of text elsewhere."""
+"""The progress of a training: whole on a narrow terminal, in lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WORDS = "loss 12.3456, lr 0.0001234, 12,345 images/s"
 
 
 def screens(width: int) -> list[str]:
-    """Every line that a terminal is shown, of two bars at the size of ImageNet's numbers."""
+    """Every line on a terminal, of two bars at the size of ImageNet's numbers."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, legacy_windows=False)
     with Bars(console) as bars:
         bars.show("epoch 12/240", 123_456, 600_480, unit="updates", words=WORDS, left=5000)
         bars.show("validating", 9_984, 50_000)
-        bars.remove("pictures")
+        bars.remove("images")
         bars.say("epoch 12/240: done")
     assert isinstance(console.file, io.StringIO)
     return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()))
@@ -45,5 +45,5 @@ def test_elsewhere_it_is_a_line_of_text_now_and_then(monkeypatch: pytest.MonkeyP
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
         "epoch 1/3: 123 of 6,000 updates, loss 1.0, about 1 h 23 min left",
-        "validating: 9,984 pictures",
+        "validating: 9,984 images",
     ]

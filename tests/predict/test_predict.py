@@ -18,7 +18,7 @@ from bsszoo.errors import DataError, SettingsError, UnknownNameError, WeightsErr
 from bsszoo.images import image_files
 from bsszoo.models.detector import saved_text
 from bsszoo.models.names import find_detector
-from bsszoo.predict import LEAST_SIDE, Found, Prediction, colour_of, drawn, predict, write_predictions
+from bsszoo.predict import LEAST_SIDE, DetectedObject, Prediction, colour_of, draw, predict, write_predictions
 from bsszoo.train.detection.labels import labels_of
 
 NARROW = "maskrcnn_fpn8_resnet18_c8-8-16-16_l1-1-1-1"
@@ -59,14 +59,14 @@ def test_a_classifiers_labels_are_the_largest_outputs(picture: Path, tmp_path: P
     network = bsszoo.create(CODE, num_classes=7).eval()
     file = tmp_path / "weights.pt"
     torch.save(network.state_dict(), file)
-    found = next(iter(predict(CODE, [picture], weights=str(file), top=3, device="cpu")))
+    prediction = next(iter(predict(CODE, [picture], weights=str(file), top=3, device="cpu")))
     transform = create_transform(**resolve_data_config(model=network), is_training=False)
     with torch.inference_mode():
         chances = network(transform(Image.open(picture).convert("RGB"))[None])[0].softmax(0)
     best = chances.topk(3)
-    assert found.labels is not None
-    assert [n for n, _ in found.labels] == [f"class {i}" for i in best.indices.tolist()]
-    assert [p for _, p in found.labels] == pytest.approx(best.values.tolist(), abs=1e-6)
+    assert prediction.labels is not None
+    assert [n for n, _ in prediction.labels] == [f"class {i}" for i in best.indices.tolist()]
+    assert [p for _, p in prediction.labels] == pytest.approx(best.values.tolist(), abs=1e-6)
 
 
 def test_a_detectors_objects_are_its_outputs_from_the_least_score_on(picture: Path, trained: Path) -> None:
@@ -78,11 +78,11 @@ def test_a_detectors_objects_are_its_outputs_from_the_least_score_on(picture: Pa
     assert whole is not None
     assert len(whole) == len(output["boxes"]) == 5
     assert {o.label for o in whole} <= {"cat", "dog"}
-    for found, box, score, mask in zip(whole, output["boxes"], output["scores"], output["masks"], strict=True):
-        assert found.box == pytest.approx(box.tolist())
-        assert found.score == pytest.approx(float(score))
-        assert found.mask is not None
-        assert np.array_equal(found.mask, (mask[0] > 0.5).numpy())
+    for detected, box, score, mask in zip(whole, output["boxes"], output["scores"], output["masks"], strict=True):
+        assert detected.box == pytest.approx(box.tolist())
+        assert detected.score == pytest.approx(float(score))
+        assert detected.mask is not None
+        assert np.array_equal(detected.mask, (mask[0] > 0.5).numpy())
     middle = sorted(o.score for o in whole)[2]
     some = next(iter(predict(str(trained), [picture], least_score=middle, device="cpu"))).objects
     assert [o.score for o in some or ()] == [o.score for o in whole if o.score >= middle]
@@ -92,8 +92,8 @@ def test_boxes_masks_and_tags_are_where_they_belong() -> None:
     image = Image.new("RGB", (600, 500), (10, 10, 10))
     mask = np.zeros((500, 600), dtype=bool)
     mask[200:300, 100:200] = True
-    found = Found((80.0, 180.0, 320.0, 400.0), 2, "dog", 0.9, mask)
-    made = np.asarray(drawn(Prediction(Path("x.png"), image, objects=(found,))))
+    detected = DetectedObject((80.0, 180.0, 320.0, 400.0), 2, "dog", 0.9, mask)
+    made = np.asarray(draw(Prediction(Path("x.png"), image, objects=(detected,))))
     assert made.shape == (500, 600, 3)
     colour = np.array(colour_of(2))
     assert np.array_equal(made[400, 300], colour)  # the box's lower edge
@@ -104,9 +104,9 @@ def test_boxes_masks_and_tags_are_where_they_belong() -> None:
     assert (made[:178, 80:180] == 255).all(axis=2).any()  # its text
 
 
-def test_small_pictures_are_enlarged_and_labels_stand_below() -> None:
+def test_small_images_are_enlarged_and_labels_are_below() -> None:
     image = Image.new("RGB", (50, 40), (200, 0, 0))
-    made = drawn(Prediction(Path("x.png"), image, labels=(("a very long name " * 9, 0.75), ("b", 0.25))))
+    made = draw(Prediction(Path("x.png"), image, labels=(("a very long name " * 9, 0.75), ("b", 0.25))))
     assert made.width == 50 * 12
     assert min(made.width, 40 * 12) >= LEAST_SIDE
     pixels = np.asarray(made)
@@ -117,7 +117,7 @@ def test_small_pictures_are_enlarged_and_labels_stand_below() -> None:
     assert len({colour_of(i) for i in range(91)}) > 80
 
 
-def test_the_command_writes_pictures_and_values(picture: Path, trained: Path, tmp_path: Path) -> None:
+def test_the_command_writes_images_and_values(picture: Path, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "more").mkdir()
     Image.open(picture).save(tmp_path / "more" / "noise.jpg")
@@ -138,21 +138,21 @@ def test_the_command_writes_pictures_and_values(picture: Path, trained: Path, tm
     )
     assert done.exit_code == 0, done.output
     assert {p.name for p in out.iterdir()} == {"noise.png", "noise_2.png", "predictions.json"}
-    said = json.loads((out / "predictions.json").read_text())
-    assert [row["drawn"] for row in said] == ["noise.png", "noise_2.png"]
-    assert len(said[0]["objects"]) == 5
+    values = json.loads((out / "predictions.json").read_text())
+    assert [row["drawn"] for row in values] == ["noise.png", "noise_2.png"]
+    assert len(values[0]["objects"]) == 5
     from pycocotools import mask as coder
 
     mask = next(iter(predict(str(trained), [picture], least_score=0.0, device="cpu"))).objects[0].mask  # type: ignore
-    assert np.array_equal(coder.decode(said[0]["objects"][0]["mask"]), mask)
+    assert np.array_equal(coder.decode(values[0]["objects"][0]["mask"]), mask)
     few = CliRunner().invoke(
         app, ["predict", str(trained), str(picture), "--out", str(out), "--least-score", "0.999", "--device", "cpu"]
     )
     assert "nothing of 100% or more; the surest is" in few.output
-    assert "Drawn: 2 pictures" in done.output
+    assert "Drawn: 2 images" in done.output
 
 
-def test_every_picture_of_a_folder_is_drawn_and_what_was_said_is_kept_when_one_is_broken(
+def test_every_image_of_a_folder_is_drawn_and_the_values_are_written_when_one_is_broken(
     trained: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "many"
@@ -163,31 +163,31 @@ def test_every_picture_of_a_folder_is_drawn_and_what_was_said_is_kept_when_one_i
     (folder / "03.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"03\.png cannot be read: no image that PIL knows"):
         list(write_predictions(predict(str(trained), [folder], device="cpu"), tmp_path / "out"))
-    said = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [row["drawn"] for row in said] == ["00.png", "01.png", "02.png"]
+    values = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["drawn"] for row in values] == ["00.png", "01.png", "02.png"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"pictures": ["gone.jpg"]}, DataError, "There is no image 'gone.jpg'"),
+        ({"images": ["gone.jpg"]}, DataError, "There is no image 'gone.jpg'"),
         ({"top": 0}, SettingsError, "--top is 0"),
         ({"least_score": 1.0}, SettingsError, "--least-score is 1.0"),
         ({"what": "maskrcnn_resnet50"}, WeightsError, "Nobody has published weights of maskrcnn_resnet50"),
         ({"what": "nowhere/run"}, UnknownNameError, "There is no file or folder 'nowhere/run'"),
     ],
 )
-def test_wrong_arguments_are_said(
+def test_wrong_arguments_are_reported(
     picture: Path, trained: Path, arguments: dict[str, object], error: type[Exception], words: str
 ) -> None:
-    given = {"what": str(trained), "pictures": [picture], **arguments}
+    settings = {"what": str(trained), "images": [picture], **arguments}
     with pytest.raises(error, match=words):
-        list(predict(**given))  # type: ignore[arg-type]
+        list(predict(**settings))  # type: ignore[arg-type]
 
 
 def test_labels_of_several_lines_are_drawn_on_one(picture: Path) -> None:
-    from bsszoo.predict import Prediction, drawn
+    from bsszoo.predict import Prediction, draw
 
     with Image.open(picture) as image:
-        found = Prediction(picture, image.convert("RGB"), labels=(("a\nb\r\nc", 0.7), ("d", 0.3)))
-    assert drawn(found).size[0] % found.image.size[0] == 0  # small pictures are drawn larger
+        prediction = Prediction(picture, image.convert("RGB"), labels=(("a\nb\r\nc", 0.7), ("d", 0.3)))
+    assert draw(prediction).size[0] % prediction.image.size[0] == 0  # small images are drawn larger
