@@ -208,7 +208,7 @@ class SearchOptions:
     )
     grace: float = option(
         60.0,
-        "A worker without a heartbeat for so long counts as dead, and its code is evaluated again.",
+        "Seconds without a heartbeat after which a worker counts as dead, and its code is evaluated again.",
         metavar="SECONDS",
     )
     retry_failed: bool = option(False, "Evaluate the codes again that failed in an earlier run.")

@@ -114,7 +114,7 @@ def open_study(
     except (SQLAlchemyError, OptunaError, OSError, *DAMAGE) as error:
         raise SettingsError(
             f"The storage {masked(url)} cannot be opened: {first_line(error, url)}. Nothing was "
-            "removed. Bring a copy of it back, or give another --out or --storage."
+            "removed. Restore a copy of it, or give another --out or --storage."
         ) from None
     _check(study, address, identity)
     if sharing.storage is not None and sharing.study is None:
@@ -169,8 +169,8 @@ def _check(study: Study, address: StudyAddress, identity: Mapping[str, Any]) -> 
         earlier = identity
     if not isinstance(earlier, dict):
         raise SettingsError(
-            f"The study {address.name!r} in {masked(address.storage)} is not of bsszoo: what stands as "
-            "its settings is none. Give another --study or --out."
+            f"The study {address.name!r} in {masked(address.storage)} is not of bsszoo: its settings "
+            "are none. Give another --study or --out."
         )
     if differ := differences(earlier, identity):
         raise SettingsError(
