@@ -215,7 +215,7 @@ def test_damaged_settings_are_moved_and_the_run_resumes_from_the_study(finished,
     shutil.copytree(finished, folder)
     before = (folder / "trials.csv").read_text()
     (folder / "settings.json").write_text("{")
-    with pytest.raises(SettingsError, match=r"Keep it .*: mv .*settings\.json .*settings\.json\.damaged"):
+    with pytest.raises(SettingsError, match=r"Move it .*: mv .*settings\.json .*settings\.json\.damaged"):
         bsszoo.compress(NETWORK, out=folder, **SMALL)
     (folder / "settings.json").rename(folder / "settings.json.damaged")
     with pytest.raises(SettingsError, match="seed was 0 and now is 1"):
