@@ -46,6 +46,12 @@ def options_of(*groups: type) -> dict[str, Field[Any]]:
     return {f.name: f for group in groups for f in fields(group) if "help" in f.metadata}
 
 
+def refuse_dataset(dataset: str | None) -> None:
+    """A ``SettingsError`` where ``dataset`` is set for a detector."""
+    if dataset is not None:
+        raise SettingsError("--dataset is for classifiers; a detector's images are in COCO's format.")
+
+
 def check_count(name: str, value: object, least: int) -> None:
     """A ``SettingsError`` unless a value is an integer from ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -159,11 +165,6 @@ class TrainingOptions:
     def folder(self) -> str | None:
         """The folder of the images as text."""
         return None if self.data is None else str(self.data)
-
-    def refuse_for_detector(self) -> None:
-        """A ``SettingsError`` where an option of classifiers only is set."""
-        if self.dataset is not None:
-            raise SettingsError("--dataset is for classifiers; a detector's images are in COCO's format.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bsszoo.errors import SettingsError
+from bsszoo.options import refuse_dataset
 
 if TYPE_CHECKING:
     from bsszoo.train.classification.recipe import Recipe
@@ -95,7 +96,7 @@ def train_command(
     read = any_recipe_of(recipe, assignments or [])
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
-        _refuse_dataset(dataset)
+        refuse_dataset(dataset)
         from bsszoo.train.detection.task import train_detector
 
         if check_files and first:
@@ -256,7 +257,7 @@ def validate_command(
 
     settings: dict[str, Any] = {} if split is None else {"val_split": split}
     if is_detection(what):
-        _refuse_dataset(dataset)
+        refuse_dataset(dataset)
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
         with Bars(progress_console()) as bars:
@@ -305,11 +306,3 @@ def _lines_of(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise SettingsError(f"--labels {file} cannot be read: {why}.") from None
-
-
-def _refuse_dataset(dataset: str | None) -> None:
-    """A ``SettingsError`` for --dataset with a detector."""
-    from bsszoo.errors import SettingsError
-
-    if dataset is not None:
-        raise SettingsError("--dataset is for classifiers; a detector's images are in COCO's format.")

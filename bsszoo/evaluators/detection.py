@@ -15,6 +15,7 @@ from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.trainings import HOLDOUT, Trainings
 from bsszoo.models.names import find_detector
 from bsszoo.models.resolve import Network
+from bsszoo.options import refuse_dataset
 from bsszoo.train.classification.recipe import recipe_text, with_values
 from bsszoo.train.detection.data import check_objects, open_coco, open_coco_split
 from bsszoo.train.detection.labels import labels_of
@@ -131,7 +132,7 @@ class DetectionEvaluator(Trainings):
         how, detector = request.training, request.network.detector
         if detector is None:
             raise SettingsError(f"--evaluator detection judges detectors, and {request.network.code} is none.")
-        how.refuse_for_detector()
+        refuse_dataset(how.dataset)
         recipe = detection_recipe(
             str(detector), how.data, recipe=how.recipe, epochs=how.epochs, image_size=how.image_size, subset=how.subset
         )
