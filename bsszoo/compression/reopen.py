@@ -30,13 +30,12 @@ from bsszoo.compression.folder import (
     understood,
 )
 from bsszoo.compression.plan import Plan, make_plan
-from bsszoo.compression.result import assemble, candidates_fingerprint, controls_of, with_earlier
+from bsszoo.compression.result import assemble, candidates_fingerprint, controls_of, seconds_of, with_earlier
 from bsszoo.errors import SettingsError, close_matches
 from bsszoo.evaluators.base import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.registry import BUILT_IN, built_in
 from bsszoo.files import plain_name
 from bsszoo.report.page import render_page, write_page
-from bsszoo.search.history import is_number
 from bsszoo.search.insight import insight_of_rows
 from bsszoo.spaces.limits import Caps
 from bsszoo.study.loop import SearchPlan, trial_rows
@@ -275,7 +274,7 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
         wanted=1,
         scores=scores,
         notes={} if folder is None else notes_in(folder),
-        seconds=_span(study) if earlier is None else _seconds(earlier),
+        seconds=_span(study) if earlier is None else seconds_of(earlier),
         folder=folder,
     )
     if folder is not None:
@@ -295,11 +294,6 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
         else ""
     )
     return render_page(result, insight_of_rows(plan.candidates, rows), note=note)
-
-
-def _seconds(earlier: Mapping[str, Any]) -> float:
-    seconds = earlier.get("seconds")
-    return float(seconds) if is_number(seconds) else 0.0
 
 
 def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[str]]:

@@ -182,6 +182,12 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
     )
 
 
+def seconds_of(earlier: Mapping[str, Any] | None) -> float:
+    """Duration of a run [s] by its ``result.json``; 0 without one, or where it is no number."""
+    seconds = (earlier or {}).get("seconds")
+    return float(seconds) if is_number(seconds) else 0.0
+
+
 def _notes(
     plan: Plan,
     evaluator: Evaluator,

@@ -48,6 +48,7 @@ from bsszoo.compression.result import (
     assemble,
     candidates_fingerprint,
     controls_of,
+    seconds_of,
     training_facts,
     with_earlier,
 )
@@ -113,8 +114,7 @@ class _Opened:
     @property
     def seconds(self) -> float:
         """Duration of the run [s], in this process and in earlier ones."""
-        before = (self.earlier or {}).get("seconds", 0.0)
-        return time.perf_counter() - self.since + (before if isinstance(before, (int, float)) else 0.0)
+        return time.perf_counter() - self.since + seconds_of(self.earlier)
 
 
 class Compression:
@@ -469,7 +469,7 @@ class Compression:
             wanted=prepared.search.trials,
             scores=scores_in(read_json(run.folder / CONTROLS)),
             notes=notes_in(run.folder),
-            training=training_facts(self._full_training(), run.folder),
+            training=training_facts(self._full_training, run.folder),
             seconds=run.seconds,
             versions=_versions(),
             folder=run.folder,
@@ -477,7 +477,9 @@ class Compression:
         with understood(run.folder / RESULT, result_aside(run.folder)):
             return with_earlier(result, read_result(run.folder), prepared.plan)
 
+    @cached_property
     def _full_training(self) -> FullTraining | None:
+        # Once for all phases: whether there is a test split is read off the images' folder.
         finish = self._prepared.finish
         if finish is None:
             return self._prepared.evaluator.full_training()
