@@ -1,11 +1,15 @@
-"""Recipes of detectors that train in seconds, and the command that trains them in processes of their own."""
+"""Data and recipes of detectors that train in seconds, and the command that trains them in processes of their own."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import forked
 
@@ -21,6 +25,17 @@ optim: {{lr: 0.01, batch_size: 4, weight_decay: 0.0001}}
 schedule: {{updates: 6, warmup_updates: 2, validate_every: 4}}
 run: {{workers: 0, device_batch: 2, checkpoint_minutes: 0.00001}}
 """
+
+
+def changed_copy(shapes: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a data set in COCO's format below a folder, the training split's annotations changed."""
+    root = folder / "changed"
+    shutil.copytree(shapes, root)
+    file = root / "annotations" / "instances_train.json"
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+    return root
 
 
 def small_recipe(folder: Path, *assignments: str) -> DetectionRecipe:

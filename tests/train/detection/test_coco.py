@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coder
 from pycocotools.coco import COCO
-from small_detectors import BOXES, small_recipe
+from small_detectors import BOXES, changed_copy, small_recipe
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -117,7 +117,7 @@ def test_too_few_images_of_one_shape_for_a_micro_batch_go_with_the_others(shapes
 
 
 def test_null_and_odd_values_are_as_absent_or_named(shapes: Path, tmp_path: Path) -> None:
-    root = broken(shapes, tmp_path, lambda d: d["annotations"][0].update(area=None, iscrowd=None))
+    root = changed_copy(shapes, tmp_path, lambda d: d["annotations"][0].update(area=None, iscrowd=None))
     assert len(open_coco(PART, root, masks=True)[0])
     for number, (change, words) in enumerate(
         {
@@ -128,7 +128,7 @@ def test_null_and_odd_values_are_as_absent_or_named(shapes: Path, tmp_path: Path
         }.values()
     ):
         with pytest.raises(DataError, match=words):
-            open_coco(PART, broken(shapes, tmp_path / str(number), change), masks=True)
+            open_coco(PART, changed_copy(shapes, tmp_path / str(number), change), masks=True)
 
 
 def test_images_of_more_than_eight_bits_are_not_bleached(shapes: Path, tmp_path: Path) -> None:
@@ -160,16 +160,6 @@ def test_outputs_are_categories_in_order_or_by_their_ids() -> None:
         labels_of("maskrcnn", categories, "order", 3)
     with pytest.raises(RecipeError, match=r"'nothing' has the id 0, which is Mask R-CNN's output for the background"):
         labels_of("maskrcnn", [(0, "nothing")], "id", None)
-
-
-def broken(shapes: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    root = folder / "broken"
-    shutil.copytree(shapes, root)
-    file = root / "annotations" / "instances_train.json"
-    data = json.loads(file.read_text())
-    change(data)
-    file.write_text(json.dumps(data))
-    return root
 
 
 def polygon(data: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +218,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 def test_broken_annotations_are_named(shapes: Path, tmp_path: Path, name: str) -> None:
     change, words = FAULTS[name]
     with pytest.raises(DataError, match=words):
-        open_coco(PART, broken(shapes, tmp_path, change), masks=True)
+        open_coco(PART, changed_copy(shapes, tmp_path, change), masks=True)
 
 
 def test_broken_annotations_can_be_left_out_and_are_counted(shapes: Path, tmp_path: Path) -> None:
@@ -237,7 +227,7 @@ def test_broken_annotations_can_be_left_out_and_are_counted(shapes: Path, tmp_pa
         data["annotations"][1]["category_id"] = 3
         data["annotations"][2]["bbox"][0] = -0.7  # COCO's boxes reach out by rounding
 
-    root = broken(shapes, tmp_path, change)
+    root = changed_copy(shapes, tmp_path, change)
     with pytest.raises(DataError, match=r"2 broken annotations: .*data\.broken=skip"):
         open_coco(PART, root, masks=True)
     train, _ = open_coco(CocoPart(train_split="train", val_split="val", broken="skip"), root, masks=True)
@@ -254,7 +244,7 @@ def test_retinanet_takes_annotations_without_outlines(shapes: Path, tmp_path: Pa
         for annotation in data["annotations"]:
             del annotation["segmentation"]
 
-    root = broken(shapes, tmp_path, change)
+    root = changed_copy(shapes, tmp_path, change)
     assert small_recipe(tmp_path, f"model.name={BOXES}").detector.kind == "retinanet"
     assert len(open_coco(PART, root, masks=False)[0])
     with pytest.raises(DataError, match=r"No annotation of .* has an outline"):

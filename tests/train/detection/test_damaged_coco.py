@@ -16,7 +16,7 @@ import shapes_coco
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coder
-from small_detectors import environment
+from small_detectors import changed_copy, environment
 
 from bsszoo.errors import DataError
 from bsszoo.train.detection.checks import faults_of
@@ -35,16 +35,6 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def changed(few: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    root = tmp_path / "changed"
-    shutil.copytree(few, root)
-    file = root / "annotations" / "instances_train.json"
-    data = json.loads(file.read_text())
-    change(data)
-    file.write_text(json.dumps(data))
-    return root
-
-
 def polygon(data: dict[str, Any]) -> dict[str, Any]:
     annotation: dict[str, Any] = next(a for a in data["annotations"] if isinstance(a["segmentation"], list))
     return annotation
@@ -56,7 +46,7 @@ def crowds(split: CocoSplit) -> list[Any]:
 
 @pytest.mark.parametrize("value", ["0", "1", "false", "", "no", 2, -1, 0.5, 1.0, [], {}, [1], float("nan")])
 def test_a_crowd_flag_that_is_none_is_a_fault(few: Path, tmp_path: Path, value: object) -> None:
-    root = changed(few, tmp_path, lambda d: d["annotations"][0].update(iscrowd=value))
+    root = changed_copy(few, tmp_path, lambda d: d["annotations"][0].update(iscrowd=value))
     with pytest.raises(DataError, match=r"annotation 1 .*its 'iscrowd' is .*; it is 0 or 1, true or"):
         open_coco(PART, root, masks=True)
     train, _ = open_coco(SKIP, root, masks=True)
@@ -67,7 +57,7 @@ def test_a_crowd_flag_that_is_none_is_a_fault(few: Path, tmp_path: Path, value: 
 def test_a_crowd_flag_is_zero_or_one_true_or_false_or_left_out(
     few: Path, tmp_path: Path, value: object, crowd: int
 ) -> None:
-    root = changed(few, tmp_path, lambda d: [a.update(iscrowd=value) for a in d["annotations"][:1]])
+    root = changed_copy(few, tmp_path, lambda d: [a.update(iscrowd=value) for a in d["annotations"][:1]])
     train, _ = open_coco(PART, root, masks=True)
     flags = {a["id"]: a["iscrowd"] for _, objects in train for a in objects}
     assert flags[1] == crowd
@@ -78,7 +68,7 @@ def test_crowds_are_counted_in_a_note(few: Path, tmp_path: Path) -> None:
         for annotation in data["annotations"]:
             annotation["iscrowd"] = int(annotation["id"] in (1, 2))
 
-    train, _ = open_coco(PART, changed(few, tmp_path, change), masks=True)
+    train, _ = open_coco(PART, changed_copy(few, tmp_path, change), masks=True)
     assert len(crowds(train)) == 2
     assert any(note.startswith("2 annotations are crowds ('iscrowd') and not trained on") for note in train.notes)
 
@@ -86,7 +76,7 @@ def test_crowds_are_counted_in_a_note(few: Path, tmp_path: Path) -> None:
         for annotation in data["annotations"]:
             del annotation["iscrowd"]
 
-    train, _ = open_coco(PART, changed(few, tmp_path / "none", none), masks=True)
+    train, _ = open_coco(PART, changed_copy(few, tmp_path / "none", none), masks=True)
     assert not any("crowd" in note for note in train.notes)
 
 
@@ -139,7 +129,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_cannot_be_right_is_named(few: Path, tmp_path: Path, name: str) -> None:
     change, words = FAULTS[name]
-    root = changed(few, tmp_path, change)
+    root = changed_copy(few, tmp_path, change)
     with pytest.raises(DataError, match=words) as caught:
         open_coco(PART, root, masks=True)
     assert str(root / "annotations" / "instances_train.json") in str(caught.value)
@@ -154,7 +144,7 @@ def test_numbers_of_python_that_no_file_holds_are_faults_too() -> None:
 
 
 def test_outlines_that_reach_out_a_little_are_right(few: Path, tmp_path: Path) -> None:
-    train, _ = open_coco(PART, changed(few, tmp_path, outlined(-20, 1, 50, 1, 50, 200)), masks=True)
+    train, _ = open_coco(PART, changed_copy(few, tmp_path, outlined(-20, 1, 50, 1, 50, 200)), masks=True)
     assert len(train)
 
 
@@ -162,7 +152,7 @@ def test_outlines_that_reach_out_a_little_are_right(few: Path, tmp_path: Path) -
     "text", ["", "[", "null", "[" * 200_000, '{"a": ' * 50_000, '{"images": ' + "1" * 5000 + "}", "\x00", "NaN"]
 )
 def test_what_is_no_json_is_refused_with_the_files_name(few: Path, tmp_path: Path, text: str) -> None:
-    root = changed(few, tmp_path, lambda _: None)
+    root = changed_copy(few, tmp_path, lambda _: None)
     file = root / "annotations" / "instances_train.json"
     for data in (text.encode(), text.encode() + b"\xff\xfe\xfd"):
         file.write_bytes(data)
@@ -174,7 +164,7 @@ def test_names_given_twice_are_said(few: Path, tmp_path: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         data["categories"][1]["name"] = data["categories"][0]["name"]
 
-    root = changed(few, tmp_path, change)
+    root = changed_copy(few, tmp_path, change)
     shutil.copy(root / "annotations" / "instances_train.json", root / "annotations" / "instances_both.json")
     shutil.copytree(root / "train", root / "both")
     train, _ = open_coco(CocoPart(train_split="train", val_split="both"), root, masks=True)
@@ -184,7 +174,7 @@ def test_names_given_twice_are_said(few: Path, tmp_path: Path) -> None:
 def test_other_fields_in_the_patterns_of_paths_are_only_text(few: Path, tmp_path: Path) -> None:
     part = CocoPart(train_split="train", val_split="val", annotations="annotations/{0}{split}{x.y}.json")
     with pytest.raises(DataError, match=r"There is no .*\{0\}train\{x\.y\}\.json"):
-        open_coco(part, changed(few, tmp_path, lambda _: None), masks=True)
+        open_coco(part, changed_copy(few, tmp_path, lambda _: None), masks=True)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.binary(min_size=1, max_size=40), st.data())
