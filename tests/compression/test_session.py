@@ -78,6 +78,18 @@ def test_phases_by_several_processes_give_what_one_call_gives(tmp_path):
     assert confirmed.confirmation.verdicts[0] in html.unescape(page)
 
 
+def test_all_phases_ask_once_how_a_code_is_trained_in_full(tmp_path):
+    """The answer lists the images' folder, which takes long where they are many."""
+    asked = []
+
+    class Asked(Judge):
+        def full_training(self):
+            asked.append(1)
+
+    job(tmp_path / "run", Asked()).run()
+    assert asked == [1]
+
+
 def test_the_folder_is_held_for_as_long_as_the_context(tmp_path):
     with job(tmp_path / "run") as held:
         held.search()
