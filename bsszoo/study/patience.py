@@ -1,13 +1,20 @@
-"""Optuna storages that wait for a database which does not answer: a restart in mid-search costs time only."""
+"""Optuna storages that wait for a database which does not answer: a restart in mid-search costs time only.
+
+Nor is any of their calls cut off in the middle by Ctrl-C, which would leave a database's session, and the lock that it
+holds, as they happened to be.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -19,6 +26,38 @@ from bsszoo.optuna_parts import Params, write_params_at_once
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM when what runs within has ended; a second one is handled at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread only
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held: list[tuple[int, FrameType | None]] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append((number, frame))
+        if len(held) > 1:
+            handle()
+
+    def handle() -> None:
+        while held:
+            number, frame = held.pop(0)
+            handler = handlers[signal.Signals(number)]
+            assert callable(handler)
+            handler(number, frame)
+
+    try:
+        with ExitStack() as stack:
+            for number, handler in handlers.items():
+                if callable(handler):
+                    stack.callback(signal.signal, number, handler)
+                    signal.signal(number, hold)
+            yield
+    finally:
+        handle()
 
 
 class Patience:
@@ -36,11 +75,12 @@ class Patience:
         self._since: float | None = None
 
     def call(self, do: Callable[[int], Any]) -> Any:
-        """The result of ``do(attempt)``, attempts counted from 0."""
+        """The result of ``do(attempt)``, attempts counted from 0; signals are handled between two of them."""
         start, pause, attempt = time.monotonic(), _FIRST_PAUSE, 0
         while True:
             try:
-                result = do(attempt)
+                with signals_held():
+                    result = do(attempt)
             except Exception as error:
                 if not self.away(error) or time.monotonic() - start > self.seconds:
                     raise
@@ -82,7 +122,7 @@ def _repeated(name: str) -> Any:
 
 
 class PatientStorage(BaseStorage):
-    """Another storage, each of whose calls is repeated while it is away.
+    """Another storage, each of whose calls is done whole, and repeated while it is away.
 
     Args:
         inner: The storage.

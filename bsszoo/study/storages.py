@@ -137,6 +137,7 @@ def secrets_of(storage: str) -> tuple[str, ...]:
 def _journal(url: str, *, repair: bool) -> BaseStorage:
     from bsszoo.optuna_parts import ReplayedJournal
     from bsszoo.study.journal import RepairedJournalFile
+    from bsszoo.study.patience import Patience, PatientStorage
 
     parts = urlsplit(url)
     path = Path(unquote(parts.path))
@@ -149,7 +150,8 @@ def _journal(url: str, *, repair: bool) -> BaseStorage:
         raise SettingsError(f"The storage {masked(url)} cannot be opened: there is no folder {path.parent}.")
     try:
         file = RepairedJournalFile(path, repair=repair)
-        return ReplayedJournal(file, file.explained)
+        # A disk that fails is not waited for.
+        return PatientStorage(ReplayedJournal(file, file.explained), Patience(0.0, lambda _: False, str(path)))
     except (OSError, ValueError) as error:
         if isinstance(error, SettingsError):
             raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import sqlite3
 import threading
 
 import optuna
@@ -179,6 +182,78 @@ def test_a_full_disk_or_a_wrong_call_is_not_waited_for(database, monkeypatch):
     assert flaky.calls == 1
     with pytest.raises(KeyError):
         database.get_study_id_from_name("no such study")
+
+
+# -- Ctrl-C in the middle of a call ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupt_at(database):
+    """Has this process send itself a signal at the next SQL statements of some numbers, counted from 1."""
+    from sqlalchemy import event
+
+    engine, countdown = database.database.engine, []
+
+    def statement(*_):
+        countdown[:] = [n - 1 for n in countdown]
+        if 0 in countdown:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    event.listen(engine, "before_cursor_execute", statement)
+    yield lambda *numbers: countdown.__setitem__(slice(None), numbers)
+    event.remove(engine, "before_cursor_execute", statement)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_ctrl_c_in_the_middle_of_a_write_comes_after_it_and_leaves_no_lock(database, interrupt_at, tmp_path, at):
+    study = optuna.create_study(storage=database)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interrupt_at(at)
+    with pytest.raises(KeyboardInterrupt) as stopped:  # what it refers to keeps cursors alive, and with them locks
+        study.set_user_attr("a", 1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    with sqlite3.connect(tmp_path / "study.db", timeout=0) as another:
+        another.execute("BEGIN EXCLUSIVE")
+    study.set_user_attr("b", 2)
+    assert study.user_attrs == {"a": 1, "b": 2}
+    del stopped
+
+
+def test_a_second_ctrl_c_is_not_made_to_wait(database, interrupt_at):
+    study = optuna.create_study(storage=database)
+    interrupt_at(1, 2)
+    with pytest.raises(KeyboardInterrupt):
+        study.set_user_attr("a", 1)
+    assert "a" not in optuna.load_study(study_name=None, storage=open_storage(database.database.url)).user_attrs
+
+
+def test_ctrl_c_ends_the_wait_for_a_database_that_is_away(database, monkeypatch):
+    flaky = _Flaky(monkeypatch, "get_all_studies", times=10**6)
+    monkeypatch.setattr(patience.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        database.get_all_studies()
+    assert flaky.calls == 1
+
+
+def test_sigterm_in_the_middle_of_a_journals_record_comes_after_it(tmp_path, monkeypatch):
+    url = f"journal://{tmp_path / 'study.log'}"
+    study = optuna.create_study(storage=open_storage(url))
+    to_disk = os.fsync
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(list(tmp_path.iterdir())))
+
+    def interrupted(descriptor):
+        os.kill(os.getpid(), signal.SIGTERM)
+        to_disk(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    try:
+        study.set_user_attr("a", 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    # The lock, a file beside it, was gone by then.
+    assert received == [[tmp_path / "study.log"]]
+    assert optuna.load_study(study_name=None, storage=open_storage(url)).user_attrs == {"a": 1}
 
 
 @pytest.mark.parametrize(
