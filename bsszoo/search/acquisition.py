@@ -112,8 +112,7 @@ def expected_expected_improvement(
     improvement = log_expected_improvement if log else expected_improvement
     u = len(X_pending)
     if u and not draws:
-        X, Y = np.concatenate([posterior.X, X_pending]), np.concatenate([posterior.Y, posterior.mean(X_pending)])
-        posterior = condition(posterior.kernel, X, Y)
+        posterior = posterior.with_results(X_pending, posterior.mean(X_pending))
     if not (u and draws):
         best = posterior.Y if tau == "result" else posterior.fitted
         return improvement(*posterior.mean_var(Xq), float(best.max()))

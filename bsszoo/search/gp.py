@@ -74,6 +74,17 @@ class Posterior(Generic[KernelT]):
         half = self.half_solve(k)
         return k.T @ self.weights, self.kernel(Xq, Xq) - half.T @ half
 
+    def with_results(self, X: FloatArray, Y: FloatArray) -> Posterior[KernelT]:
+        """The process conditioned on results Y [u] at X [u, m] too: O(n^2 u), where ``condition`` is O((n + u)^3)."""
+        n = len(self.Y)
+        side = self.half_solve(self.kernel(self.X, X))  # [n, u]
+        rest = self.kernel(X, X) + self.kernel.noise * np.eye(len(Y)) - side.T @ side
+        chol = np.zeros((n + len(Y), n + len(Y)))
+        chol[:n, :n], chol[n:, :n], chol[n:, n:] = self.chol, side.T, np.linalg.cholesky(rest)
+        all_Y = np.concatenate([self.Y, Y])
+        weights = np.asarray(cho_solve((chol, True), all_Y, check_finite=False))
+        return Posterior(self.kernel, np.concatenate([self.X, X]), all_Y, chol, weights)
+
     def solve(self, B: FloatArray) -> FloatArray:
         """(K + noise I)^-1 B, of the shape of B [n, ..]."""
         return np.asarray(cho_solve((self.chol, True), B, check_finite=False))

@@ -58,3 +58,17 @@ def test_it_is_the_conditional_under_the_default_kernel_too():
     np.testing.assert_allclose(process.mean_var(Zq)[1], np.diag(cov), atol=1e-9)
     np.testing.assert_allclose(process.mean_cov(Zq)[1], cov, atol=1e-9)
     np.testing.assert_allclose(process.fitted, process.mean(Z), atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(1, 6))
+def test_further_results_change_it_as_if_all_had_been_there_at_once(seed, n, u):
+    rng = np.random.default_rng(seed)
+    Z, Zq, Y = rng.normal(size=(n + u, 4)), rng.normal(size=(6, 4)), rng.normal(size=n + u)
+    kernel = AdditiveMatern(*rng.uniform(0.5, 3, (2, 4)), v_ard=0.4, v_add=0.7, v_lin=0.3, noise=0.1)
+    once, stepwise = condition(kernel, Z, Y), condition(kernel, Z[:n], Y[:n]).with_results(Z[n:], Y[n:])
+    for a, b in ((once.mean_cov(Zq), stepwise.mean_cov(Zq)), (once.mean_var(Zq), stepwise.mean_var(Zq))):
+        np.testing.assert_allclose(a[0], b[0], atol=1e-9)
+        np.testing.assert_allclose(a[1], b[1], atol=1e-9)
+    np.testing.assert_allclose(once.fitted, stepwise.fitted, atol=1e-9)
+    np.testing.assert_allclose(once.solve(Z), stepwise.solve(Z), atol=1e-8)
