@@ -1,4 +1,4 @@
-"""A detector's training beside torchvision's reference training: pictures a second and peak memory of the same model.
+"""A detector's training beside torchvision's reference training: images a second and peak memory of the same model.
 
     python examples/detection/shapes_coco.py shapes --train 400 --val 40
     python benchmarks/detection.py --data shapes                        what the README quotes, on this machine's CPU
@@ -7,7 +7,7 @@
 
 Each run is a process of its own; the second half of its updates is timed. Ours is `bsszoo.train.detection.task`'s
 training; the peer is the loop below, which does what torchvision's references/detection does: COCO's polygons to masks
-by pycocotools, a random flip, pictures grouped by aspect ratio, SGD, one update a batch. Both train the same module
+by pycocotools, a random flip, images grouped by aspect ratio, SGD, one update a batch. Both train the same module
 and take turns.
 """
 
@@ -58,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--proposals", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures (default 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images (default 1)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (default 5)")
     parser.add_argument("--one", choices=["ours", "reference"], help=argparse.SUPPRESS)
@@ -146,7 +146,7 @@ def _ours(given: argparse.Namespace) -> list[float]:
 
 
 class _Reference:
-    """What torchvision's coco_utils and presets make of a picture: masks by pycocotools, then a random flip."""
+    """What torchvision's coco_utils and presets make of a image: masks by pycocotools, then a random flip."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         from torchvision.datasets import CocoDetection
@@ -188,7 +188,7 @@ class _Reference:
 
 
 def _grouped(data: _Reference, batch: int) -> Iterator[list[int]]:
-    """Batches of pictures of one aspect ratio, epoch after epoch."""
+    """Batches of images of one aspect ratio, epoch after epoch."""
     import torch
 
     images = [data.dataset.coco.imgs[i] for i in data.dataset.ids]

@@ -49,14 +49,14 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a recipe's YAML file; its network does not matter")
-    parser.add_argument("--data", help="the folder of the pictures")
+    parser.add_argument("--data", help="the folder of the images")
     parser.add_argument("--original", required=True, metavar="NAME_OR_CODE")
     parser.add_argument("--weights", required=True, help="the original's weights, as bsszoo.create takes them")
     parser.add_argument("--code", required=True, metavar="NAME_OR_CODE", help="the smaller network")
     parser.add_argument("--epochs", default="1,4", metavar="A,B", help="numbers of epochs (default 1,4)")
     parser.add_argument("--ways", default=",".join(WAYS), metavar="A,B", help=f"of {', '.join(WAYS)} (default all)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--subset", type=float, help="share of the pictures to train on")
+    parser.add_argument("--subset", type=float, help="share of the images to train on")
     parser.add_argument("--out", type=Path, default=Path("inheriting"))
     given = parser.parse_args()
     if unknown := set(given.ways.split(",")) - set(WAYS):

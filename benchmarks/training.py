@@ -1,8 +1,8 @@
-"""Training beside a plain loop on timm: pictures a second and peak memory of the same network, pictures and batch.
+"""Training beside a plain loop on timm: images a second and peak memory of the same network, images and batch.
 
     python benchmarks/training.py                                     what the README quotes, on this machine's CPU
     python benchmarks/training.py --device cuda --batch 256 --image-size 224 --precision bfloat16 --channels-last \\
-        --pictures 20480 --workers 8
+        --images 20480 --workers 8
 
 Each run is a process of its own and trains two epochs; the second is timed, from its first update to its last. Ours is
 `bsszoo.train.loop.train`; the peer is the loop below, made of timm's loader, augmentation, optimiser, schedule and loss
@@ -39,7 +39,7 @@ def main() -> None:
         rows = []
         for kind in given.inputs.split(","):
             if kind == "jpeg":
-                _write_jpegs(Path(folder), given.pictures, int(given.image_size * 1.25))
+                _write_jpegs(Path(folder), given.images, int(given.image_size * 1.25))
             for network in given.networks.split(","):
                 runs = take_turns(
                     ("ours", "plain"),
@@ -49,7 +49,7 @@ def main() -> None:
                 )
                 rows.append(f"| {network} | {kind} | {' | '.join(cells(runs, 'plain', FORMS))} |")
     print(
-        f"{given.device}, batch {given.batch} at {given.image_size} px, {given.precision}, {given.pictures} pictures "
+        f"{given.device}, batch {given.batch} at {given.image_size} px, {given.precision}, {given.images} images "
         f"an epoch, {given.workers} reading processes, {given.repeats} pairs in turns\n"
     )
     print("| network | input | plain timm loop, images/s | ours / plain | peak memory, plain [MB] | ours / plain |")
@@ -61,12 +61,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="resnet50,mobilenetv2", metavar="A,B")
     parser.add_argument("--inputs", default="synthetic,jpeg", metavar="A,B", help="synthetic, jpeg or both")
-    parser.add_argument("--pictures", type=int, default=320, help="of an epoch (default 320)")
+    parser.add_argument("--images", type=int, default=320, help="of an epoch (default 320)")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--image-size", type=int, default=64, metavar="PX")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read pictures (default 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images (default 1)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7, help="pairs of runs (default 7)")
     parser.add_argument("--one", choices=["ours", "plain"], help=argparse.SUPPRESS)
@@ -76,18 +76,18 @@ def _arguments() -> argparse.Namespace:
 
 def _process(given: argparse.Namespace, network: str, kind: str, folder: str, who: str) -> dict[str, float]:
     words = [sys.executable, __file__, "--one", who, "--networks", network, "--inputs", kind, "--folder", folder]
-    for name in ("pictures", "batch", "image_size", "precision", "workers", "device"):
+    for name in ("images", "batch", "image_size", "precision", "workers", "device"):
         words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     words += ["--channels-last"] if given.channels_last else []
     return result_of(words)
 
 
-def _write_jpegs(folder: Path, pictures: int, side: int) -> None:
+def _write_jpegs(folder: Path, images: int, side: int) -> None:
     import numpy as np
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for split, number in (("train", pictures), ("validation", CLASSES)):
+    for split, number in (("train", images), ("validation", CLASSES)):
         for i in range(number):
             place = folder / split / f"class{i % CLASSES}"
             place.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         optim=OptimPart(lr=0.01, batch_size=given.batch, weight_decay=1e-4),
         schedule=SchedulePart(epochs=EPOCHS),
         loss=LossPart(label_smoothing=0.1),
-        data=DataPart(dataset="folder" if jpeg else f"synthetic/{given.pictures}", image_size=given.image_size),
+        data=DataPart(dataset="folder" if jpeg else f"synthetic/{given.images}", image_size=given.image_size),
         run=RunPart(
             device_batch=given.batch,
             workers=given.workers,
@@ -155,7 +155,7 @@ def _speed(times: list[float], batch: int) -> float:
 
 
 class _InMemory:
-    """The pictures of our own synthetic data set, as timm's loader takes a data set."""
+    """The images of our own synthetic data set, as timm's loader takes a data set."""
 
     def __init__(self, recipe: Recipe) -> None:
         from bsszoo.train.classification.data import open_splits

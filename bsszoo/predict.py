@@ -22,9 +22,10 @@ from bsszoo.images import MODES, converted, image_files, read_image
 from bsszoo.models.build import input_config
 from bsszoo.models.create import create
 from bsszoo.models.names import TORCHVISION
+from bsszoo.models.resolve import resolve
 from bsszoo.train.detection.evaluation import MASK_THRESHOLD, runs_of
 from bsszoo.train.detection.labels import Labels
-from bsszoo.train.detection.opening import Opened, is_detection, open_detector
+from bsszoo.train.detection.opening import Opened, open_detector
 from bsszoo.train.detection.samples import to_float
 from bsszoo.train.devices import device_of
 
@@ -127,7 +128,7 @@ def predict(
         raise SettingsError(f"--least-score is {least_score!r}; it takes a number from 0 and below 1.")
     files = image_files(images, most=None)
     torch_device = device_of(device)
-    if is_detection(what):
+    if resolve(what).detector is not None:
         opened = open_detector(what, weights)
         labels, model = _labels_of(opened, weights), opened.model.to(torch_device).eval()
         return (_objects(model, labels, file, least_score, torch_device) for file in files)

@@ -251,12 +251,12 @@ def validate_command(
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.cli.training_progress import Bars
+    from bsszoo.models.resolve import resolve
     from bsszoo.train.classification.validate import validate
-    from bsszoo.train.detection.opening import is_detection
     from bsszoo.train.detection.validate import validate_detector
 
     settings: dict[str, Any] = {} if split is None else {"val_split": split}
-    if is_detection(what):
+    if resolve(what).detector is not None:
         refuse_dataset(dataset)
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")

@@ -31,7 +31,7 @@ from bsszoo.hub.source import (
 from bsszoo.models.build import GENERIC
 from bsszoo.models.create import create
 from bsszoo.models.hub_files import WEIGHTS_FILE
-from bsszoo.models.saved_config import OWN
+from bsszoo.models.saved_config import SECTION
 from bsszoo.models.timm_arguments import TimmArguments, timm_arguments
 from bsszoo.models.weights import sha256_of
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
@@ -124,7 +124,7 @@ def _config(trained: Trained, network: nn.Module, timm: TimmArguments | None, ch
         config["architecture"], config["model_args"] = timm.architecture, {**timm.arguments, **arguments}
     else:
         config["architecture"], config["model_args"] = GENERIC, {"code": trained.code.to_dict(), **arguments}
-    config[OWN] = {"code": trained.code.to_dict(), "version": __version__, "sha256": checksum}
+    config[SECTION] = {"code": trained.code.to_dict(), "version": __version__, "sha256": checksum}
     return config
 
 

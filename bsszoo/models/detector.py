@@ -32,7 +32,7 @@ from bsszoo.models.build import build, synchronised
 from bsszoo.models.hub_files import WEIGHTS_FILE
 from bsszoo.models.loading import check_same, check_values, read_state
 from bsszoo.models.names import LOCAL, TORCHVISION, TORCHVISION_CLASSES, find_detector
-from bsszoo.models.saved_config import OWN
+from bsszoo.models.saved_config import SECTION
 from bsszoo.models.weights import Weights, check_recorded, check_size
 from bsszoo.texts import one_line, parse_json
 
@@ -290,7 +290,8 @@ def saved_text(detector: Detector, *, norm: str, settings: Mapping[str, Any], la
         "labels": dict(labels),
     }
     return (
-        json.dumps({"architecture": detector.kind, "num_classes": detector.num_classes, OWN: section}, indent=2) + "\n"
+        json.dumps({"architecture": detector.kind, "num_classes": detector.num_classes, SECTION: section}, indent=2)
+        + "\n"
     )
 
 
@@ -307,7 +308,7 @@ def saved_detector(folder: Path) -> SavedDetector | None:
         if file.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it has {file.stat().st_size:,} bytes, and at most {_MOST_BYTES:,} are read")
         data = parse_json(file.read_text(encoding="utf-8"))
-        section = data.get(OWN) if isinstance(data, dict) else None
+        section = data.get(SECTION) if isinstance(data, dict) else None
         if not isinstance(section, dict) or "detector" not in section:
             return None
         named = find_detector(section["detector"]) if isinstance(section["detector"], str) else None

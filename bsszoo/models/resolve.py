@@ -148,8 +148,9 @@ def _named(
 ) -> Network:
     if is_detector(text):
         detector = find_detector(text)
-        if detector is not None:
-            return _detector(detector, text)
+        if detector is None:
+            raise UnknownNameError(f"{text!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
+        return _detector(detector, text)
     head, tag = split_tag(text)
     in_zoo = head.lower() in entries()
     org = hub_org(org)

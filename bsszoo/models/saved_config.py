@@ -16,7 +16,7 @@ from bsszoo.errors import BssZooError, WeightsError
 from bsszoo.texts import one_line, parse_json
 
 #: The section of a config.json that only bsszoo reads; timm ignores it.
-OWN = "bsszoo"
+SECTION = "bsszoo"
 # Sources of weights and the architecture come from the caller; our networks take inputs of any size.
 _NOT_TAKEN = (
     "url",
@@ -71,7 +71,7 @@ def sizes_in(path: Path, label: str) -> tuple[int, int]:
 
 def checksum_in(path: Path, label: str) -> str | None:
     """The SHA-256 of the weights that ``bsszoo push`` wrote into a ``config.json``; None without."""
-    section = _read(path, label).get(OWN)
+    section = _read(path, label).get(SECTION)
     checksum = section.get("sha256") if isinstance(section, Mapping) else None
     return checksum if isinstance(checksum, str) else None
 
@@ -85,7 +85,7 @@ def code_in(path: Path, label: str) -> Code:
     data = _read(path, label)
     try:
         saved = _saved_code(data, strict=True)
-        section = data.get(OWN)
+        section = data.get(SECTION)
         if isinstance(section, Mapping) and "detector" in section:
             raise WeightsError(
                 f"{label} holds a detector, {one_line(section['detector'])}, and this takes classifiers. "
@@ -219,7 +219,7 @@ def same_network(one: Code, other: Code) -> bool:
 
 def _saved_code(data: Mapping[str, Any], *, strict: bool = False) -> Code | None:
     """The code that the file names, or None: other networks with fitting tensors are allowed (torchvision's, ours)."""
-    arguments, section = data.get("model_args"), data.get(OWN)
+    arguments, section = data.get("model_args"), data.get(SECTION)
     saved = arguments.get("code") if isinstance(arguments, Mapping) else None
     if saved is None and isinstance(section, Mapping):
         # Networks that timm builds alone have their code outside the arguments that timm takes.

@@ -18,7 +18,7 @@ from torch import nn
 
 from bsszoo.errors import BssZooError, RunError, SettingsError
 from bsszoo.files import PART, whole_file
-from bsszoo.models.saved_config import OWN
+from bsszoo.models.saved_config import SECTION
 from bsszoo.models.weights import sha256_of
 from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint_contents import read_checkpoint
@@ -350,13 +350,13 @@ class Folder:
         return hashlib.sha256(data).hexdigest()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``; it is there only when the training has come to its end."""
+        """Write ``summary.json``; it is there only when the training is finished."""
         self.write_text(SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     # -- a finished training --------------------------------------------------------------------------------------
 
     def finished(self, row_kind: type[Row]) -> dict[str, Any] | None:
-        """The summary of a training that has come to its end, or None where it is not finished.
+        """The summary of a finished training, or None.
 
         Files that are missing or damaged are written again from the last checkpoint, where there is one.
 
@@ -402,14 +402,14 @@ class Folder:
             return None
         try:
             config = parse_json((self.path / CONFIG).read_bytes())
-            return None if config[OWN]["sha256"] == recorded else "is of other weights"
+            return None if config[SECTION]["sha256"] == recorded else "is of other weights"
         except FileNotFoundError:
             return "is missing"
         except (OSError, ValueError, TypeError, KeyError):
             return "is damaged"
 
     def summary(self, row_kind: type[Row]) -> dict[str, Any] | None:
-        """``summary.json``, or None while the training has not come to its end.
+        """``summary.json``, or None while the training is not finished.
 
         Raises:
             SettingsError: It is damaged.

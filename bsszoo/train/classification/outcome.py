@@ -19,7 +19,7 @@ from bsszoo.codes.cost import code_cost
 from bsszoo.errors import RecipeError
 from bsszoo.models.create import create
 from bsszoo.models.names import resolve_code
-from bsszoo.models.saved_config import OWN
+from bsszoo.models.saved_config import SECTION
 from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder, best_of
 from bsszoo.train.classification.data import ImageSplit, Split, class_names
@@ -185,7 +185,7 @@ def write_config(recipe: Recipe, network: Any, folder: Folder, train: Split, che
             },
         )
         made = json.loads(scratch.read_text(encoding="utf-8"))
-        made[OWN] = {**made.get(OWN, {}), "version": __version__, "sha256": checksum}
+        made[SECTION] = {**made.get(SECTION, {}), "version": __version__, "sha256": checksum}
         scratch.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 

@@ -87,7 +87,7 @@ def validate(
         recipe = read_recipe(folder / RECIPE)
         if not (folder / WEIGHTS).is_file():
             raise SettingsError(
-                f"The training in {folder} has not come to its end; the same `bsszoo train` command resumes it."
+                f"The training in {folder} is not finished; the same `bsszoo train` command resumes it."
             )
         part = recipe.model
         source = f"{LOCAL}{folder}" if (folder / "config.json").is_file() else str(folder / WEIGHTS)

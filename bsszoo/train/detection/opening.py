@@ -10,7 +10,8 @@ from torch import nn
 from bsszoo.codes.detector import Detector
 from bsszoo.errors import SettingsError, UnknownNameError, WeightsError
 from bsszoo.models.detector import CONFIG, SavedDetector, create_detector, saved_detector
-from bsszoo.models.names import LOCAL, TORCHVISION, TORCHVISION_CLASSES, find_detector, is_detector
+from bsszoo.models.names import LOCAL, TORCHVISION, TORCHVISION_CLASSES
+from bsszoo.models.resolve import resolve
 from bsszoo.models.weights import check_recorded
 from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.classification.recipe import read_tree_of
@@ -28,19 +29,11 @@ class Opened:
     recipe: DetectionRecipe | None
 
 
-def is_detection(what: str | Path) -> bool:
-    """Whether a text names a detector: by its name, or by the folder of its training."""
-    folder = Path(str(what).removeprefix(LOCAL)).expanduser()
-    if folder.is_dir():
-        return saved_detector(folder) is not None or _recipe_in(folder) is not None
-    return is_detector(str(what))
-
-
 def open_detector(what: str | Path, weights: str | None) -> Opened:
-    """The detector that a text names.
+    """The detector that a value stands for.
 
     Args:
-        what: The folder of a training, or a detector's name.
+        what: Whatever ``bsszoo.models.resolve`` takes for a detector: its name, or the folder of a training.
         weights: Of a name: a training's folder, a weights file, or ``torchvision``. A file beside a ``config.json`` (a
             training's ``best.safetensors``) is run as that says.
 
@@ -49,17 +42,18 @@ def open_detector(what: str | Path, weights: str | None) -> Opened:
         UnknownNameError, CodeError: There is no such detector.
         WeightsError: A name without weights, or weights of another detector.
     """
-    folder = Path(str(what).removeprefix(LOCAL)).expanduser()
-    if folder.is_dir():
+    network = resolve(what)
+    detector = network.detector
+    if detector is None:
+        raise UnknownNameError(f"{str(what)!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
+    if network.source is not None:
+        folder = Path(network.source.removeprefix(LOCAL)).expanduser()
         trained = saved_detector(folder)
         if trained is None or not (folder / WEIGHTS).is_file():
             raise SettingsError(
-                f"The training in {folder} has not come to its end; the same `bsszoo train` command resumes it."
+                f"The training in {folder} is not finished; the same `bsszoo train` command resumes it."
             )
         return _from_folder(trained, folder, folder / WEIGHTS)
-    detector = find_detector(str(what))
-    if detector is None:
-        raise UnknownNameError(f"{str(what)!r} names no detector; names are maskrcnn_.. and retinanet_.., then a code.")
     if weights is None:
         raise WeightsError(
             f"Nobody has published weights of {what}. Give a file, a training's folder or torchvision with --weights."

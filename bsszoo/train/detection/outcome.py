@@ -15,7 +15,7 @@ from bsszoo.errors import RecipeError, WeightsError
 from bsszoo.models.create import create
 from bsszoo.models.detector import CONFIG, create_detector, saved_text
 from bsszoo.models.names import TORCHVISION, TORCHVISION_CLASSES
-from bsszoo.models.saved_config import OWN
+from bsszoo.models.saved_config import SECTION
 from bsszoo.train.checkpoint import WEIGHTS, Folder, Kinds, best_of
 from bsszoo.train.classification.outcome import describe_weights, how_trained, of_files
 from bsszoo.train.detection.data import CocoSplit
@@ -202,7 +202,7 @@ def conclude_detection(
     config = json.loads(
         saved_text(detector, norm=recipe.model.norm, settings=settings_of(recipe), labels=labels.to_dict())
     )
-    config[OWN]["sha256"] = checksum
+    config[SECTION]["sha256"] = checksum
     folder.write_text(CONFIG, json.dumps(config, indent=2) + "\n")
     cost = detector_cost(detector, recipe.data.image_size)
     data, last = recipe.data, rows[-1]
