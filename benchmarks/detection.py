@@ -146,7 +146,7 @@ def _ours(given: argparse.Namespace) -> list[float]:
 
 
 class _Reference:
-    """What torchvision's coco_utils and presets make of a image: masks by pycocotools, then a random flip."""
+    """What torchvision's coco_utils and presets make of an image: masks by pycocotools, then a random flip."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         from torchvision.datasets import CocoDetection
