@@ -60,8 +60,12 @@ def resnet(
     in_chans: int = 3,
     classes: int = 1000,
     stride_in: str = "3x3",
+    basic: Sequence[int] | None = None,
 ) -> Walk:
-    """ResNet-18 (``b`` None) or ResNet-50 with widths ``c``, depths ``n`` and bottleneck widths ``b``."""
+    """ResNet-18 (``b`` None) or ResNet-50 with widths ``c``, depths ``n`` and bottleneck widths ``b``.
+
+    ``basic`` are the widths between the two convolutions of a basic block, where they are not ``c``.
+    """
     net = Walk(in_chans, *size)
     net.conv_bn(stem, 7, 2)
     net.h, net.w = net.window(3, 2)  # the max pooling
@@ -70,7 +74,7 @@ def resnet(
             stride = 2 if i > 0 and j == 0 else 1
             shape = net.c, net.h, net.w
             if b is None:
-                net.conv_bn(c[i], 3, stride)
+                net.conv_bn((basic or c)[i], 3, stride)
                 net.conv_bn(c[i], 3)
             else:
                 net.conv_bn(b[i], 1, stride if stride_in == "1x1" else 1)
@@ -95,16 +99,22 @@ def mbconv_net(
     size: tuple[int, int] = (224, 224),
     in_chans: int = 3,
     classes: int = 1000,
+    inner: Sequence[tuple[int, int]] | None = None,
 ) -> Walk:
-    """MobileNetV2 (``squeeze`` False) or EfficientNet with widths ``c``, depths ``n`` and expansions ``t``."""
+    """MobileNetV2 (``squeeze`` False) or EfficientNet with widths ``c``, depths ``n`` and expansions ``t``.
+
+    ``inner`` are the expanded widths of the first and of the further blocks of each stage, in place of ``t``.
+    """
     net = Walk(in_chans, *size)
     net.conv_bn(stem, 3, 2)
     rows = [(stage2[0], stage2[1], 1, 3, 1)]
-    rows += list(zip(c, n, t, kernels, (2, 2, 2, 1, 2, 1), strict=True))
+    rows += list(zip(c, n, inner or t, kernels, (2, 2, 2, 1, 2, 1), strict=True))
     for width, depth, expansion, kernel, first_stride in rows:
         for j in range(depth):
             came = net.c
-            if expansion != 1:
+            if isinstance(expansion, tuple):
+                net.conv_bn(expansion[j > 0], 1)
+            elif expansion != 1:
                 net.conv_bn(came * expansion, 1)
             net.conv_bn(net.c, kernel, first_stride if j == 0 else 1, groups=net.c)
             if squeeze:

@@ -13,17 +13,20 @@ REGNETS = ("regnetx", "regnety")
 
 @st.composite
 def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_parts: bool = True) -> Code:
-    """Any code of any family, with odd widths and, unless told otherwise, fixed parts of its own."""
+    """Any code of any family, with odd widths, inner ones too, and, unless told otherwise, fixed parts of its own."""
     family = draw(st.sampled_from(FAMILY_NAMES))
     mbconv = family not in RESNETS + REGNETS
     stages = 6 if mbconv else 4
     width, depth = st.integers(1, max_width), st.integers(1, max_depth)
     parts: dict[str, object] = {}
-    if family == "resnet50":
+    inner = family not in REGNETS and draw(st.booleans())
+    if family == "resnet50" or inner:
         parts["bottlenecks"] = tuple(draw(width) for _ in range(stages))
-        if fixed_parts:
-            parts["stride_in"] = draw(st.sampled_from(["3x3", "1x1"]))
-    if mbconv:
+    if family == "resnet50" and fixed_parts:
+        parts["stride_in"] = draw(st.sampled_from(["3x3", "1x1"]))
+    if mbconv and inner and draw(st.booleans()):
+        parts["first_bottlenecks"] = tuple(draw(width) for _ in range(stages))
+    if mbconv and not inner:
         parts["expansions"] = tuple(draw(st.integers(1, 8)) for _ in range(stages))
     if fixed_parts:
         names = ["stem_width", "image_size"] + (["stage2_width", "stage2_depth"] if mbconv else [])

@@ -20,7 +20,7 @@ MAX_WIDTH: Final = 65536
 MAX_DEPTH: Final = 1000
 MAX_EXPANSION: Final = 64
 #: The most that an entry may be, by its letter.
-MOST: Final = {"C": MAX_WIDTH, "L": MAX_DEPTH, "B": MAX_WIDTH, "T": MAX_EXPANSION, "G": MAX_WIDTH}
+MOST: Final = {"C": MAX_WIDTH, "L": MAX_DEPTH, "B": MAX_WIDTH, "E": MAX_WIDTH, "T": MAX_EXPANSION, "G": MAX_WIDTH}
 MAX_IMAGE_SIZE: Final = 16384
 MAX_TEXT: Final = 1000
 
@@ -39,7 +39,9 @@ class Code:
             ``regnety``.
         widths: Output channels ``C_i`` of each searched stage.
         depths: Number of blocks ``L_i`` of each stage.
-        bottlenecks: Channels ``B_i`` of the 3x3 convolution of each stage (ResNet-50 only).
+        bottlenecks: Channels ``B_i`` inside the blocks of each stage: of the 3x3 convolution of a bottleneck. In the
+            subnetworks of other families, of a basic block's first convolution (by default ``C_i``), or expanded
+            channels in place of ``expansions``.
         expansions: Expansion factor ``T_i`` of each stage (MobileNetV2 and EfficientNet only); the expanded
             width is exactly input width x ``T_i``.
         group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets only).
@@ -49,8 +51,9 @@ class Code:
         stride_in: Which convolution of a ResNet-50 block takes the stride: ``"3x3"`` (torchvision, the paper's
             ImageNet rows) or the first ``"1x1"`` (the caffe layout, the paper's detectors).
 
-    Fixed parts default to the family's values. Two codes are equal when they build the same network for the same input
-    size.
+    Fixed parts default to the family's values. ``first_bottlenecks`` are the expanded channels ``E_i`` of the first
+    block of each stage of an MBConv subnetwork, by default ``bottlenecks``. Two codes are equal when they build the
+    same network for the same input size.
 
     Raises:
         CodeError: An entry is missing, not an integer or out of range; the text names the entry.
@@ -75,14 +78,22 @@ class Code:
     image_size: int = FAMILY_DEFAULT
     stride_in: StrideIn = "3x3"
     group_widths: tuple[int, ...] = ()
+    first_bottlenecks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         family = family_of(self.family)
+        form = family.letter if _is_empty(self.bottlenecks) else family.forms[-1]
+        if family.letter and family.letter not in form and not _is_empty(getattr(self, FIELDS[family.letter])):
+            raise CodeError(
+                f"A {family.name} code has either {FIELDS[family.letter]} or, as a subnetwork, bottlenecks; got both."
+            )
+        if "E" in form and _is_empty(self.first_bottlenecks):
+            object.__setattr__(self, "first_bottlenecks", self.bottlenecks)
         for letter, field in FIELDS.items():
-            if letter in "CL" + family.letter:
-                self._check_list(family, letter, field, MOST[letter])
+            if letter in "CL" + form:
+                self._check_list(family, form, letter, MOST[letter])
             elif not _is_empty(getattr(self, field)):
-                raise CodeError(f"A {family.name} code has no {field}; it is made of {family.form}.")
+                raise CodeError(f"A {family.name} code has no {field}; it is made of {family.words_of(form)}.")
             else:
                 object.__setattr__(self, field, ())
         stage2 = family.stage2 or (0, 0)
@@ -96,13 +107,31 @@ class Code:
             )
         if family.whole_groups:
             self._check_groups(family)
+        self._simplify(family)
         if self.stride_in == "1x1" and family.letter != "B":
             raise CodeError(
                 f"{family.name} code: stride_in '1x1' exists only where blocks have a first 1x1 "
                 "convolution with a choice of stride, in resnet50."
             )
 
-    def _check_list(self, family: Family, letter: str, field: str, most: int) -> None:
+    def _simplify(self, family: Family) -> None:
+        """Write a subnetwork in the published form where that describes it too: equal networks have one code."""
+        if self.form == family.letter:
+            return
+        if self.first_bottlenecks:
+            # The inner width of further blocks means nothing where there are none.
+            pairs = zip(self.bottlenecks, self.first_bottlenecks, self.depths, strict=True)
+            inner = tuple(e if depth == 1 else b for b, e, depth in pairs)
+            object.__setattr__(self, "bottlenecks", inner)
+        published = family.published_thirds(self)
+        if published is not None and max(published, default=1) <= MAX_EXPANSION:
+            for letter in self.form:
+                object.__setattr__(self, FIELDS[letter], ())
+            if family.letter:
+                object.__setattr__(self, FIELDS[family.letter], published)
+
+    def _check_list(self, family: Family, form: str, letter: str, most: int) -> None:
+        field = FIELDS[letter]
         value = getattr(self, field)
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise CodeError(f"{family.name} code: {field} is {formatted(value)}; it takes {family.stages} integers.")
@@ -110,7 +139,7 @@ class Code:
         if len(values) != family.stages:
             raise CodeError(
                 f"{family.name} code: got {len(values)} {field} {formatted(list(values))}; "
-                f"{family.stages} are needed ({family.form})."
+                f"{family.stages} are needed ({family.words_of(form)})."
             )
         names = (f"{letter}{i}" for i in family.numbers)
         checked = tuple(_integer(family.name, n, v, most) for n, v in zip(names, values, strict=True))
@@ -145,14 +174,19 @@ class Code:
         return self.widths + self.depths + self.thirds
 
     @property
+    def form(self) -> str:
+        """The letters of the third entries: ``B``, ``T``, ``G``, ``BE`` or none."""
+        return "".join(letter for letter, field in FIELDS.items() if letter not in "CL" and getattr(self, field))
+
+    @property
     def thirds(self) -> tuple[int, ...]:
-        """The third entries: bottlenecks, expansions or group widths; empty where the family has none."""
-        return self.bottlenecks + self.expansions + self.group_widths
+        """The third entries, letter by letter: inner widths, expansions or group widths; empty where there are none."""
+        return self.bottlenecks + self.first_bottlenecks + self.expansions + self.group_widths
 
     @property
     def entry_names(self) -> tuple[str, ...]:
         """The names of ``entries``, e.g. ``('C2', .., 'L2', .., 'B2', ..)``."""
-        return family_of(self.family).entry_names
+        return family_of(self.family).names_of(self.form)
 
     @property
     def fixed_parts(self) -> dict[str, Any]:
@@ -168,25 +202,30 @@ class Code:
         family: str,
         entries: Iterable[int],
         *,
+        form: str | None = None,
         stem_width: int = FAMILY_DEFAULT,
         stage2_width: int = FAMILY_DEFAULT,
         stage2_depth: int = FAMILY_DEFAULT,
         image_size: int = FAMILY_DEFAULT,
         stride_in: StrideIn = "3x3",
     ) -> Code:
-        """A code from its numbers in the paper's order (a row of an integer array will do)."""
+        """A code from its numbers in the paper's order (a row of an integer array will do).
+
+        ``form`` are the letters of the third entries, by default those of the family's published networks.
+        """
         data = family_of(family)
+        form = data.letter if form is None else form
         # numpy integers become plain ones, so that a code from an array prints and pickles like any other.
         if isinstance(entries, str) or not isinstance(entries, Iterable):
-            raise CodeError(f"A {family} code is made of {data.form}; got {formatted(entries)}.")
+            raise CodeError(f"A {family} code is made of {data.words_of(form)}; got {formatted(entries)}.")
         values = tuple(plain_number(v) for v in entries)
         n = data.stages
-        if len(values) != len(data.entry_names):
+        if len(values) != (2 + len(form)) * n:
             raise CodeError(
-                f"A {family} code has {len(data.entry_names)} entries ({data.form}); "
+                f"A {family} code has {(2 + len(form)) * n} entries ({data.words_of(form)}); "
                 f"got {len(values)}: {formatted(list(values))}."
             )
-        thirds: dict[str, Any] = {FIELDS[data.letter]: values[2 * n :]} if data.letter else {}
+        thirds: dict[str, Any] = {FIELDS[c]: values[k * n : (k + 1) * n] for k, c in enumerate(form, start=2)}
         return cls(
             family,
             values[:n],
@@ -205,10 +244,10 @@ class Code:
         def join(values: Iterable[int]) -> str:
             return "-".join(map(str, values))
 
-        family = family_of(self.family)
         text = f"{self.family}_c{join(self.widths)}_l{join(self.depths)}"
-        if family.letter:
-            text += f"_{family.letter.lower()}{join(self.thirds)}"
+        for letter in self.form:
+            if letter != "E" or self.first_bottlenecks != self.bottlenecks:
+                text += f"_{letter.lower()}{join(getattr(self, FIELDS[letter]))}"
         fixed = self.fixed_parts
         if "stem_width" in fixed:
             text += f"_stem{self.stem_width}"
@@ -255,15 +294,15 @@ class Code:
 
     @classmethod
     def _from_words(cls, family: str, words: list[str], text: str) -> Code:
-        letter = family_of(family).letter.lower()
+        forms = [form.lower() for form in family_of(family).forms]
         lists: dict[str, list[int]] = {}
         fixed: dict[str, Any] = {}
         for word in words:
-            if match := re.fullmatch(r"([clbtg])(\d+(?:-\d+)*)", word):
+            if match := re.fullmatch(r"([clbetg])(\d+(?:-\d+)*)", word):
                 key, values = match.group(1), [int(v) for v in match.group(2).split("-")]
                 if key in lists:
                     raise CodeError(f"Cannot read {text!r}: the part {key!r} appears twice.")
-                if key not in "cl" + letter:
+                if key not in "cl" + "".join(forms):
                     raise CodeError(
                         f"Cannot read {text!r}: a {family} code has no {key.upper()} entries; "
                         f"it is made of {family_of(family).form}."
@@ -287,7 +326,7 @@ class Code:
             if parts.keys() & fixed.keys():
                 raise CodeError(f"Cannot read {text!r}: the part {word!r} repeats another part.")
             fixed |= parts
-        for key in "cl" + letter:
+        for key in "cl" + next((form[:1] for form in forms if form and form[0] in lists), forms[0]):
             if key not in lists:
                 raise CodeError(
                     f"Cannot read {text!r}: the part '{key}..' is missing; "
@@ -301,8 +340,7 @@ class Code:
     def to_dict(self) -> dict[str, Any]:
         """The code as JSON-ready values; fixed parts appear only where they differ from the family's defaults."""
         data: dict[str, Any] = {"family": self.family, "widths": list(self.widths), "depths": list(self.depths)}
-        if letter := family_of(self.family).letter:
-            data[FIELDS[letter]] = list(self.thirds)
+        data |= {FIELDS[letter]: list(getattr(self, FIELDS[letter])) for letter in self.form}
         return data | self.fixed_parts
 
     @classmethod
@@ -322,9 +360,26 @@ class Code:
 
 def stages_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tuple[Stage[int], ...]:
     """The stages of one code in the order of the forward: stem, searched stages, head, classifier."""
-    fixed = Fixed(code.stem_width, code.stage2_width, code.stage2_depth, code.stride_in)
-    thirds = code.thirds or (0,) * len(code.widths)
-    return family_of(code.family).layout(code.widths, code.depths, thirds, fixed, num_classes, in_chans)
+    fixed = Fixed(code.stem_width, code.stage2_width, code.stage2_depth, code.stride_in, code.form)
+    return family_of(code.family).layout(code.widths, code.depths, code.thirds, fixed, num_classes, in_chans)
+
+
+def entries_of(code: Code, form: str) -> tuple[int, ...]:
+    """A code's entries with third entries of another form that its family has: of its networks' inner widths.
+
+    Example:
+        >>> entries_of(Code.parse("resnet18_c24-48-96-192_l2-2-2-2"), "B")
+        (24, 48, 96, 192, 2, 2, 2, 2, 24, 48, 96, 192)
+    """
+    if form == code.form:
+        return code.entries
+    numbers = family_of(code.family).numbers
+    stages = [stage for stage in stages_of(code) if stage.number in numbers and stage.first.stacked]
+    inner = {
+        "B": tuple((stage.rest if stage.depth > 1 else stage.first).mid_width for stage in stages),
+        "E": tuple(stage.first.mid_width for stage in stages),
+    }
+    return code.widths + code.depths + tuple(width for letter in form for width in inner[letter])
 
 
 def layers_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tuple[Layer[int], ...]:

@@ -176,10 +176,13 @@ def stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans: 
     family = family_of(template.family)
     n = family.stages
     zero = columns[0] * 0
-    third = tuple(columns[2 * n :]) or (zero,) * n
-    stem = columns[0] if family.stem_width is None else zero + template.stem_width
-    fixed = Fixed(stem, zero + template.stage2_width, zero + template.stage2_depth, template.stride_in)
-    return family.layout(tuple(columns[:n]), tuple(columns[n : 2 * n]), third, fixed, num_classes, in_chans)
+    # A template may be written in the published form, as the largest subnetwork is.
+    form = family.forms[0] if len(columns) == len(family.entry_names) else family.forms[-1]
+    follows = family.stem_width is None and template.stem_width == template.widths[0]
+    stem = columns[0] if follows else zero + template.stem_width
+    fixed = Fixed(stem, zero + template.stage2_width, zero + template.stage2_depth, template.stride_in, form)
+    widths, depths, thirds = tuple(columns[:n]), tuple(columns[n : 2 * n]), tuple(columns[2 * n :])
+    return family.layout(widths, depths, thirds, fixed, num_classes, in_chans)
 
 
 def checked_size(image_size: ImageSize) -> tuple[int, int]:

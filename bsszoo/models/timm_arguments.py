@@ -110,7 +110,7 @@ def timm_arch_def(code: Code) -> TimmArchDef | None:
 
     timm's blocks have expanded widths in multiples of 8, so codes with others have none.
     """
-    if not code.expansions:
+    if code.form != "T":
         return None
     stem, *body, head, _ = stages_of(code)
     arch_def = tuple((_block(stage.first, stage.depth),) for stage in body)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from bsszoo.codes.code import entries_of
 from bsszoo.codes.families import TITLES, family_of
 from bsszoo.errors import RunError
 from bsszoo.files import write_whole
@@ -116,11 +117,14 @@ def cards(result: Result) -> str:
     Bars of one column share their scale over all cards; the thin mark on a bar is the uniformly rescaled network's.
     """
     family = family_of(result.family)
-    titles = [TITLES[c][0].removesuffix(" width") for c in "CL" + family.letter]  # a column is narrow
+    # Networks of the table may be written in two forms; inner widths describe all of them.
+    forms = {row.code.form for row in result.networks}
+    form = family.forms[-1] if len(forms) > 1 else next(iter(forms), family.letter)
+    titles = [TITLES[c][0].removesuffix(" width") for c in "CL" + form[:1]]  # a column is narrow
     column = (_WIDTH - _LEFT - _GAP * (len(titles) - 1)) / len(titles)
 
     def entries(row: Any, k: int) -> tuple[int, ...]:
-        return tuple(row.code.entries[k * family.stages : (k + 1) * family.stages])
+        return entries_of(row.code, form)[k * family.stages : (k + 1) * family.stages]
 
     uniform = next((row for row in result.networks if row.role == "uniform"), None)
     drawn = []

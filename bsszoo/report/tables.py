@@ -74,7 +74,7 @@ def stage_table(
     """
     rows = stage_costs(code, image_size, num_classes=num_classes, in_chans=in_chans)
     total = sum((row.cost for row in rows), Cost(0, 0, 0))
-    letter = family_of(code.family).letter
+    letter = code.form[:1]
     columns = [("#", True), ("Module", False), ("Operator", False), ("Output", True), ("C", True), ("L", True)]
     columns += [(letter, True)] if letter else []
     table = _table([*columns, (MACS_NAME, True), ("Share", True), ("Params", True)])
@@ -89,7 +89,7 @@ def stage_table(
             str(row.width),
             str(row.depth),
         ]
-        cells += [inner(stage)] if letter else []
+        cells += [inner(stage, letter)] if letter else []
         table.add_row(*cells, human(row.cost.macs), percent(row.cost.macs, total.macs), human(row.cost.params))
     table.add_section()
     blank = [""] * (len(columns) - 2)
@@ -109,9 +109,12 @@ def operator(stage: Stage[int]) -> str:
     return stage.first.title() + (" + pool" if stage.pool > 1 else "")
 
 
-def inner(stage: Stage[int]) -> str:
-    """A stage's third entry as text; ``-`` where its blocks have none."""
-    return str(stage.first.third()) if stage.first.letter else ABSENT
+def inner(stage: Stage[int], letter: str) -> str:
+    """A stage's third entry as text, ``first/further`` where its blocks differ; ``-`` where they have none."""
+    if stage.first.letter != letter:
+        return ABSENT
+    first, rest = stage.first.third(), stage.rest.third()
+    return str(first) if stage.depth == 1 or first == rest else f"{first}/{rest}"
 
 
 def code_summary(code: Code, cost: Cost, image_size: ImageSize | None = None) -> Group:

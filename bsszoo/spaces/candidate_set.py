@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.codes.families import family_of
 from bsszoo.errors import SpaceError
 from bsszoo.spaces.chain import Chain, indices_of
 from bsszoo.spaces.limits import Limits
@@ -280,13 +279,12 @@ class GrowthInSpace:
         stages, lengths = len(chain.terms), [len(axis) for axis in self.space.axes]
         high = self.limits.bounds(chain).high
         costs = chain.costs(indices)
-        family = family_of(self.space.family)
         grows = self.limits.max_latency is None
         maximal = np.ones(len(indices), dtype=bool)
         for j, length in enumerate(lengths):
             stage = j % stages
             # Beside a stem of fixed width a wider first stage can cost less: its projection falls away.
-            monotone = grows and not (j == 0 and family.loses_projection)
+            monotone = grows and not (j == 0 and self.space.loses_projection)
             touched = [stage, *([stage + 1] if j < stages and stage + 1 < stages else [])]
             for step in range(1, 2 if monotone else length):
                 rows = np.flatnonzero(maximal & (indices[:, j] + step < length))

@@ -91,10 +91,10 @@ class BlockShape(NamedTuple):
         return cls(kind=parts["kind"], stride1x1=parts["stride1x1"] is not None, **numbers)
 
 
-def block_shapes(code: Code) -> list[BlockShape]:
+def block_shapes(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> list[BlockShape]:
     """The shapes of all blocks of a code's network in the order of the forward, stem, head and classifier included."""
     out, size = [], (code.image_size, code.image_size)
-    for stage in stages_of(code):
+    for stage in stages_of(code, num_classes=num_classes, in_chans=in_chans):
         if stage.first.pooled:
             size = (1, 1)
         for block in stage.blocks():
@@ -203,7 +203,7 @@ def indices_of(space: Space, codes: IntArray) -> IntArray:
         unit = math.lcm(*(v.denominator for v in fractions))
         values = np.array([int(v * unit) for v in fractions], dtype=np.int64)
         wanted = rows[:, j] * unit
-        if j >= 2 * n and space.entry_names[j][0] == "B":
+        if j >= 2 * n and space.shares_width:
             wanted, remainder = np.divmod(wanted, rows[:, j - 2 * n])
             wanted = np.where(remainder == 0, wanted, -1)
         indices[:, j] = np.searchsorted(values, wanted).clip(0, len(values) - 1)
@@ -228,12 +228,12 @@ def _stage_terms(
     indices[:, stage], indices[:, n + stage] = c, depth
     if space.thirds:
         indices[:, 2 * n + stage] = t
-    columns = np.ascontiguousarray(space.rows(indices).T, dtype=np.float64)
+    columns = np.ascontiguousarray(space.columns(space.rows(indices)).T, dtype=np.float64)
     kinds = len(KINDS) + (block_value is not None)
     total = np.zeros((kinds, len(p)))
     template = space.template
     side = checked_size(template.image_size)
-    for block, times, size in blocks_by_stage(template, columns, side, 1000, 3)[stage]:
+    for block, times, size in blocks_by_stage(template, columns, side, space.num_classes, space.in_chans)[stage]:
         # A detector takes the features before the classifier's layers.
         beside = space.head is not None and not block.in_features
         cost, _ = block_cost(block, size)

@@ -38,8 +38,8 @@ def cost_array(
     codes: IntArray,
     *,
     image_size: ImageSize | None = None,
-    num_classes: int = 1000,
-    in_chans: int = 3,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
 ) -> CostArray:
     """The exact costs of n codes at once, equal to ``code_cost`` of each.
 
@@ -48,8 +48,9 @@ def cost_array(
             name, for the family's default fixed parts.
         codes: Integers of shape [n, d], columns in the order of the family's entries.
         image_size: As in ``code_cost``; by default the space's.
-        num_classes: Outputs of the classifier; 0 counts the networks without one.
-        in_chans: Channels of the input.
+        num_classes: Outputs of the classifier; 0 counts the networks without one. By default the space's; 1000 for a
+            family.
+        in_chans: Channels of the input; by default the space's, 3 for a family.
 
     Raises:
         CodeError: ``codes`` has another shape, no integers, or an entry below 1; or a code's cost is beyond 2^53,
@@ -64,6 +65,10 @@ def cost_array(
     """
     import numpy as np
 
+    if not isinstance(space, str):
+        num_classes = space.num_classes if num_classes is None else num_classes
+        in_chans = space.in_chans if in_chans is None else in_chans
+    num_classes, in_chans = 1000 if num_classes is None else num_classes, 3 if in_chans is None else in_chans
     check_arguments(num_classes, in_chans)
     if not isinstance(space, str) and space.head is not None:
         raise CodeError(
@@ -71,7 +76,7 @@ def cost_array(
             "one code, bsszoo.spaces.chain.Chain many."
         )
     template = _template(space)
-    rows = _checked_rows(template, codes)
+    rows = _checked_rows(space, codes)
     size = checked_size(template.image_size if image_size is None else image_size)
     counted = _looked_up(template, rows, size, num_classes, in_chans)
     if counted is not None:
@@ -94,27 +99,26 @@ def cost_array(
     return CostArray(*out)
 
 
-def _checked_rows(template: Code, codes: Any) -> IntArray:
+def _checked_rows(space: Space | str, codes: Any) -> IntArray:
+    """The codes as the layer list takes them, [n, d]."""
     import numpy as np
 
-    family = family_of(template.family)
+    names = family_of(space).entry_names if isinstance(space, str) else space.entry_names
+    family = space if isinstance(space, str) else space.family
     try:
         rows = np.asarray(codes)
     except ValueError:
+        raise CodeError(f"codes are an array of shape [n, {len(names)}]; got rows of different lengths.") from None
+    if rows.ndim != 2 or rows.shape[1] != len(names):
         raise CodeError(
-            f"codes are an array of shape [n, {len(family.entry_names)}]; got rows of different lengths."
-        ) from None
-    if rows.ndim != 2 or rows.shape[1] != len(family.entry_names):
-        raise CodeError(
-            f"codes of {family.name} have the shape [n, {len(family.entry_names)}] "
-            f"({', '.join(family.entry_names)}); got {list(rows.shape)}."
+            f"codes of {family} have the shape [n, {len(names)}] ({', '.join(names)}); got {list(rows.shape)}."
         )
     if not np.issubdtype(rows.dtype, np.integer):
         raise CodeError(f"codes are integers; got an array of {rows.dtype}.")
     if rows.size and rows.min() < 1:
         i, j = np.argwhere(rows < 1)[0]
-        raise CodeError(f"codes[{i}, {j}] is {rows[i, j]}, but {family.entry_names[j]} is at least 1.")
-    return rows
+        raise CodeError(f"codes[{i}, {j}] is {rows[i, j]}, but {names[j]} is at least 1.")
+    return rows if isinstance(space, str) else space.columns(rows)
 
 
 def _check_groups(family: Family, rows: IntArray) -> None:
@@ -133,7 +137,7 @@ def depth_array(space: Space | str, codes: IntArray) -> IntArray:
     import numpy as np
 
     template = _template(space)
-    rows = _checked_rows(template, codes)
+    rows = _checked_rows(space, codes)
     _check_groups(family_of(template.family), rows)
     columns = rows.T.astype(np.int64)
     total = np.zeros(columns.shape[1], dtype=np.int64)

@@ -20,7 +20,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.codes.families import family_of
 from bsszoo.spaces.candidate_set import CandidateSet, GrowthInSpace, row_keys
 from bsszoo.spaces.chain import KINDS, Chain
 from bsszoo.spaces.limits import NS_PER_MS, Bounds, Limits
@@ -248,7 +247,7 @@ class Boxes(_Parts):
         low = np.zeros((1, len(space.axes)), dtype=np.int64)
         high = np.array([[len(axis) - 1 for axis in space.axes]])
         narrower = sum(width < space.stem_width for width in space.widths[0])
-        if 0 < narrower < len(space.widths[0]) and family_of(space.family).loses_projection:
+        if 0 < narrower < len(space.widths[0]) and space.loses_projection:
             below, rest = high.copy(), low.copy()
             below[0, 0], rest[0, 0] = narrower - 1, narrower
             low, high = np.concatenate([low, rest]), np.concatenate([below, high])

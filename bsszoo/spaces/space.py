@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from bsszoo.codes.code import FAMILY_DEFAULT, MOST, Code
-from bsszoo.codes.cost import Cost
+from bsszoo.codes.code import FAMILY_DEFAULT, MAX_WIDTH, MOST, Code, entries_of
+from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.families import FIELDS, family_of
 from bsszoo.codes.families.base import scaled
@@ -19,6 +19,10 @@ from bsszoo.errors import CodeError, SpaceError, close_matches, formatted
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+#: What widths of subnetworks are multiples of, by default [channels]: what devices compute without waste.
+DIVISOR: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,17 @@ class Space:
         widths: Allowed ``C_i`` of each stage, in rising order.
         depths: Allowed ``L_i`` of each stage.
         thirds: Allowed third entries: expansion factors ``T_i``, group widths ``G_i``, or for ResNet-50 the ratios
-            ``B_i / C_i`` as fractions; empty for ResNet-18.
+            ``B_i / C_i`` as fractions; empty for ResNet-18. Of subnetworks inner widths ``B_i``.
         scale: The factor its grid was scaled by; 1 for section B.2.2's.
         stem_width, stage2_width, stage2_depth, image_size, stride_in: The fixed parts that its codes share.
         head: The detector's head that its codes are backbones of; their costs are then the detector's.
+        base: The network whose subnetworks they are. Where the first block of a stage has another inner width than the
+            others in it, its ``E_i`` is the same share of it as ``B_i`` is of theirs.
+        divisor: What shares of widths are rounded to multiples of [channels].
+        num_classes, in_chans: Outputs and input channels of the networks whose costs are counted.
 
-    ``Space.of(family)`` gives section B.2.2's ranges, ``.scaled(s)`` the grid for a smaller budget and
+    ``Space.of(family)`` gives section B.2.2's ranges, ``.scaled(s)`` the grid for a smaller budget,
+    ``Space.subnetworks(code)`` what is left of a network when channels and blocks are removed, and
     ``.replace(C3=[..], L4=range(1, 4))`` a custom one.
 
     Raises:
@@ -60,16 +69,21 @@ class Space:
     image_size: int = FAMILY_DEFAULT
     stride_in: Any = "3x3"
     head: DetectorHead | None = None
+    base: Code | None = None
+    divisor: int = DIVISOR
+    num_classes: int = 1000
+    in_chans: int = 3
 
     def __post_init__(self) -> None:
         data = family_of(self.family)
-        kinds = [("C", self.widths), ("L", self.depths)] + ([(data.letter, self.thirds)] if data.letter else [])
+        letter = self.form[:1]
+        kinds = [("C", self.widths), ("L", self.depths)] + ([(letter, self.thirds)] if letter else [])
         for letter, axes in kinds:
             if len(axes) != data.stages:
                 raise SpaceError(f"A {self.family} space takes {data.stages} ranges for {letter}; got {len(axes)}.")
             for i, axis in enumerate(axes):
                 self._check_axis(f"{letter}{data.numbers[i]}", axis, i)
-        if not data.letter and self.thirds:
+        if not letter and self.thirds:
             raise SpaceError(f"A {self.family} space has widths and depths only.")
         try:
             template = self.template
@@ -78,7 +92,7 @@ class Space:
         for part in ("stem_width", "stage2_width", "stage2_depth", "image_size"):
             if part != "stem_width" or data.stem_width is not None:
                 object.__setattr__(self, part, getattr(template, part))
-            elif self.stem_width != FAMILY_DEFAULT:
+            elif self.stem_width != FAMILY_DEFAULT and self.base is None:
                 raise SpaceError("A resnet18 space has no stem_width: its codes' stems follow C2.")
 
     def _check_axis(self, name: str, axis: tuple[Any, ...], stage: int) -> None:
@@ -87,7 +101,7 @@ class Space:
             raise SpaceError(f"The range of {name} is empty.")
         if list(axis) != sorted(set(axis)):
             raise SpaceError(f"The range of {name} is {_values(axis)}; it takes distinct values in rising order.")
-        ratio = name[0] == data.letter and data.shares_width
+        ratio = name[0] == data.letter and self.shares_width
         if not ratio and not all(Fraction(v).denominator == 1 and v >= 1 for v in axis):
             raise SpaceError(f"The range of {name} is {_values(axis)}; it takes integers from 1.")
         if axis[-1] > MOST[name[0]]:
@@ -109,6 +123,62 @@ class Space:
                         )
 
     # -- making one ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def subnetworks(
+        cls,
+        base: Code,
+        *,
+        divisor: int = DIVISOR,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        head: DetectorHead | None = None,
+    ) -> Space:
+        """The networks that are left of one when channels and blocks are removed, itself among them.
+
+        Widths and inner widths are multiples of ``divisor`` from an eighth of the network's on: of 4 or 2 where a stage
+        has fewer than 64 or 32 channels, of more where it is wide, so that there are at most 16. Group widths stay, and
+        so do the fixed parts.
+
+        Raises:
+            SpaceError: A stage of the network has no expansion, so that its blocks have no inner width.
+
+        Example:
+            >>> space = Space.subnetworks(Code.parse("resnet18_c24-48-96-192_l2-2-2-2"))
+            >>> space.widths[0], space.depths[0]
+            ((4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24), (1, 2))
+        """
+        if not isinstance(divisor, int) or isinstance(divisor, bool) or not 1 <= divisor <= MAX_WIDTH:
+            raise SpaceError(f"divisor is {formatted(divisor)}; it takes a number of channels from 1.")
+        family = family_of(base.family)
+        form = family.forms[-1]
+        if "E" in form and 1 in base.expansions:
+            raise SpaceError(
+                f"{base} has a stage with no expansion (T = 1), whose blocks have no inner width to choose: its "
+                "subnetworks are not searched."
+            )
+        entries = entries_of(base, form)
+        n = family.stages
+        groups = entries[2 * n : 3 * n] if family.whole_groups else (1,) * n
+        inner = [
+            (t,) if family.whole_groups else _subwidths(t, divisor) for t in (entries[2 * n : 3 * n] if form else ())
+        ]
+        return cls(
+            family.name,
+            tuple(_subwidths(c, divisor, g) for c, g in zip(base.widths, groups, strict=True)),
+            tuple(tuple(range(1, depth + 1)) for depth in base.depths),
+            tuple(tuple(Fraction(t) for t in axis) for axis in inner),
+            stem_width=FAMILY_DEFAULT if _follows(base) else base.stem_width,
+            stage2_width=base.stage2_width,
+            stage2_depth=base.stage2_depth,
+            image_size=base.image_size,
+            stride_in=base.stride_in,
+            head=head,
+            base=base,
+            divisor=divisor,
+            num_classes=num_classes,
+            in_chans=in_chans,
+        )
 
     @classmethod
     def of(cls, family: str) -> Space:
@@ -159,7 +229,7 @@ class Space:
         names held in variables. Raises ``SpaceError`` for an unknown entry or an impossible range.
         """
         data = family_of(self.family)
-        axes = dict(zip(data.entry_names, self.axes, strict=True))
+        axes = dict(zip(self.entry_names, self.axes, strict=True))
         for name, values in {**(entries or {}), **ranges}.items():
             if name not in axes:
                 raise SpaceError(f"A {self.family} code has no entry {name!r}.{close_matches(name, axes)}")
@@ -167,20 +237,28 @@ class Space:
                 axis = tuple(sorted({Fraction(v) for v in values}))
             except (TypeError, ValueError, ArithmeticError):
                 raise SpaceError(f"The range of {name} is {formatted(values)}; it takes a list of numbers.") from None
-            axes[name] = axis if name[0] == data.letter else tuple(int(v) if v.denominator == 1 else v for v in axis)
+            axes[name] = axis if name[0] not in "CL" else tuple(int(v) if v.denominator == 1 else v for v in axis)
         n, every = data.stages, tuple(axes.values())
         return replace(self, widths=every[:n], depths=every[n : 2 * n], thirds=every[2 * n :])
 
     def cost(self, code: Code) -> Cost:
         """The cost of a code's network: of the classifier, or of the detector where the space has a ``head``."""
-        return network_cost(code, self.head)
+        if self.head is not None:
+            return network_cost(code, self.head)
+        return code_cost(code, num_classes=self.num_classes, in_chans=self.in_chans)
 
     # -- what it holds ---------------------------------------------------------------------------------------
 
     @property
     def entry_names(self) -> tuple[str, ...]:
         """The paper's names of the entries, in the order of a row of codes."""
-        return family_of(self.family).entry_names
+        return family_of(self.family).names_of(self.form[:1])
+
+    @property
+    def form(self) -> str:
+        """The letters of the third entries of its codes. ``E`` follows from ``B`` and is in no row."""
+        family = family_of(self.family)
+        return family.letter if self.base is None else family.forms[-1]
 
     @property
     def size(self) -> int:
@@ -202,15 +280,15 @@ class Space:
 
     @property
     def template(self) -> Code:
-        """A code of this space, for the fixed parts that all its codes share (the smallest one)."""
-        return self.smallest
+        """A code of this space, for the fixed parts that all its codes share: the smallest one, or ``base``."""
+        return self.smallest if self.base is None else self.base
 
     @property
     def bounds(self) -> tuple[tuple[int, int], ...]:
         """The least and the largest value of each entry (of B as a width, not as a ratio)."""
         pairs = [(axis[0], axis[-1]) for axis in self.widths + self.depths]
         for i, axis in enumerate(self.thirds):
-            least, most = (self.widths[i][0], self.widths[i][-1]) if self._has_ratios else (1, 1)
+            least, most = (self.widths[i][0], self.widths[i][-1]) if self.shares_width else (1, 1)
             pairs.append((int(axis[0] * least), int(axis[-1] * most)))
         return tuple(pairs)
 
@@ -218,11 +296,15 @@ class Space:
         """The code with these entries and the space's fixed parts; ``ratios`` says that B are shares of C."""
         values = list(row)
         n = len(self.widths)
-        if ratios and self._has_ratios:
+        if ratios and self.shares_width:
             values[2 * n :] = [share * width for share, width in zip(values[2 * n :], values[:n], strict=True)]
+        plain = [int(v) for v in values]
+        if "E" in self.form:
+            plain += [self._first_inner(i, b) for i, b in enumerate(plain[2 * n :])]
         return Code.from_entries(
             self.family,
-            [int(v) for v in values],
+            plain,
+            form=self.form,
             stem_width=self.stem_width,
             stage2_width=self.stage2_width,
             stage2_depth=self.stage2_depth,
@@ -231,8 +313,37 @@ class Space:
         )
 
     @property
-    def _has_ratios(self) -> bool:
-        return family_of(self.family).shares_width
+    def shares_width(self) -> bool:
+        """Whether its third entries are held as shares of their stage's width."""
+        return self.base is None and family_of(self.family).shares_width
+
+    @property
+    def loses_projection(self) -> bool:
+        """Whether a first stage just as wide as the stem needs no projection, and costs less for it."""
+        family = family_of(self.family)
+        return family.loses_projection or (family.stem_width is None and self.stem_width != FAMILY_DEFAULT)
+
+    def _first_inner(self, stage: int, inner: int) -> int:
+        """``E`` of a stage whose other blocks have this ``B``."""
+        assert self.base is not None
+        n = len(self.widths)
+        whole = entries_of(self.base, self.form)
+        most, other = whole[3 * n + stage], whole[2 * n + stage]
+        step = _finest(most, self.divisor)
+        return most if inner == other else min(most, scaled(most * inner / other, step))
+
+    def columns(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The entries of codes [n, d] as the layer list takes them, with the ``E`` that no row has: [n, d or more]."""
+        import numpy as np
+
+        if "E" not in self.form:
+            return rows
+        n = len(self.widths)
+        firsts = []
+        for i in range(n):
+            values, where = np.unique(rows[:, 2 * n + i], return_inverse=True)
+            firsts.append(np.array([self._first_inner(i, int(b)) for b in values], dtype=np.int64)[where.reshape(-1)])
+        return np.concatenate([rows, np.stack(firsts, axis=1)], axis=1)
 
     def __contains__(self, code: object) -> bool:
         return isinstance(code, Code) and not self.reasons(code)
@@ -243,14 +354,25 @@ class Space:
             return (f"it is a {code.family} code, not a {self.family} code",)
         n = len(self.widths)
         out = []
-        for i, (name, value) in enumerate(zip(self.entry_names, code.entries, strict=True)):
+        if self.base is None and self.form != code.form:
+            return ("its blocks have inner widths of their own, as only subnetworks have",)
+        entries = entries_of(code, self.form)
+        for i, (name, value) in enumerate(zip(self.entry_names, entries, strict=False)):
+            if "E" in self.form and i >= 2 * n:
+                break
             if i < 2 * n:
                 allowed: tuple[Any, ...] = (self.widths + self.depths)[i]
             else:
-                width = code.widths[i - 2 * n] if self._has_ratios else 1
+                width = code.widths[i - 2 * n] if self.shares_width else 1
                 allowed = tuple(share * width for share in self.thirds[i - 2 * n])
             if value not in allowed:
                 out.append(f"{name} is {value}; allowed are {_values(allowed)}")
+        for i, (inner, first) in enumerate(zip(entries[2 * n : 3 * n], entries[3 * n :], strict=False)):
+            pairs = [(int(b), self._first_inner(i, int(b))) for b in self.thirds[i]]
+            # A stage of one block has no other inner width.
+            if not any(first == e and (inner == b or code.depths[i] == 1) for b, e in pairs):
+                number = self.entry_names[i][1:]
+                out.append(f"B{number} and E{number} are {inner} and {first}; allowed are {_values(pairs)}")
         template = self.template
         for part in ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in"):
             wanted = code.widths[0] if part == "stem_width" and self.stem_width < 0 else getattr(template, part)
@@ -282,10 +404,30 @@ class Space:
         for j, axis in enumerate(self.axes):
             shares = [Fraction(v) for v in axis]
             out[:, j] = np.array([s.numerator for s in shares], dtype=np.int64)[indices[:, j]]
-            if j >= 2 * stages and self._has_ratios:
+            if j >= 2 * stages and self.shares_width:
                 bottom = np.array([s.denominator for s in shares], dtype=np.int64)[indices[:, j]]
                 out[:, j] = out[:, j] * out[:, j - 2 * stages] // bottom
         return out
+
+
+def _finest(width: int, divisor: int) -> int:
+    """A divisor of which a width has at least 8 multiples, where it may be halved down to 2."""
+    while divisor > 2 and width < 8 * divisor:
+        divisor = max(2, divisor // 2)
+    return divisor
+
+
+def _subwidths(width: int, divisor: int, group: int = 1) -> tuple[int, ...]:
+    """Up to 16 widths of a subnetwork's stage, from an eighth of its own on, multiples of a group width."""
+    step = math.lcm(_finest(width, divisor), group)
+    step *= max(1, math.ceil(width / (16 * step)))
+    least = step * max(1, math.ceil(width / (8 * step)))
+    return (*range(least, width, step), width)
+
+
+def _follows(code: Code) -> bool:
+    """Whether the stem is as wide as the first stage because the family's is."""
+    return family_of(code.family).stem_width is None and code.stem_width == code.widths[0]
 
 
 def scaled_fixed_widths(family: str, scale: float) -> tuple[int, int]:
@@ -328,15 +470,23 @@ def uniform_code(code: Code, scale: float) -> Code:
     if scale == 1:
         return code
     family = family_of(code.family)
-    follows = family.stem_width is None and code.stem_width == code.widths[0]
-    thirds = code.thirds or (0,) * len(code.widths)
-    stages = [family.rescaled(c, t, scale) for c, t in zip(code.widths, thirds, strict=True)]
-    inner: dict[str, Any] = {FIELDS[family.letter]: tuple(t for _, t in stages)} if family.letter else {}
+    inner: dict[str, Any]
+    if code.form == family.letter:
+        thirds = code.thirds or (0,) * len(code.widths)
+        stages = [family.rescaled(c, t, scale) for c, t in zip(code.widths, thirds, strict=True)]
+        widths = tuple(c for c, _ in stages)
+        inner = {FIELDS[family.letter]: tuple(t for _, t in stages)} if family.letter else {}
+    else:
+        widths, *more = (
+            tuple(scaled(scale * width, family.uniform_divisor) for width in values)
+            for values in (code.widths, *(getattr(code, FIELDS[letter]) for letter in code.form))
+        )
+        inner = {FIELDS[letter]: values for letter, values in zip(code.form, more, strict=True)}
     return replace(
         code,
-        widths=tuple(c for c, _ in stages),
+        widths=widths,
         **inner,
-        stem_width=FAMILY_DEFAULT if follows else family.rescaled_stem(code.stem_width, scale),
+        stem_width=FAMILY_DEFAULT if _follows(code) else family.rescaled_stem(code.stem_width, scale),
         stage2_width=scaled_stage2(code.stage2_width, scale) if family.stage2 else FAMILY_DEFAULT,
     )
 

@@ -57,7 +57,7 @@ class TestWrittenForms:
 
     @given(codes(fixed_parts=False))
     def test_entries_in_the_papers_order_make_the_code_again(self, code: Code) -> None:
-        assert Code.from_entries(code.family, code.entries) == code
+        assert Code.from_entries(code.family, code.entries, form=code.form) == code
         assert len(code.entry_names) == len(code.entries)
 
     def test_text_of_a_code_with_every_fixed_part(self) -> None:
@@ -171,7 +171,8 @@ MALFORMED = [
     (C4 | {"widths": np.ones((4, 2), int)}, ["C2", "array", "integer"]),
     (C4 | {"depths": (2, 2, 2, 2, 2)}, ["5 depths", "4 are needed"]),
     (C4 | {"depths": (2, 2, 2, 1001)}, ["L5", "1001", "1 to 1000"]),
-    (C4 | {"bottlenecks": (1, 1, 1, 1)}, ["no bottlenecks", "4 widths, 4 depths"]),
+    (C4 | {"bottlenecks": (1, 1, 1)}, ["3 bottlenecks", "4 are needed", "4 widths, 4 depths, 4 bottleneck widths"]),
+    (C4 | {"first_bottlenecks": (1, 1, 1, 1)}, ["no first_bottlenecks", "4 widths, 4 depths"]),
     (C4 | {"expansions": (6, 6, 6, 6)}, ["no expansions", "4 widths, 4 depths"]),
     (C4 | {"stage2_width": 16}, ["stage2_width", "16", "no fixed stage 2"]),
     (C4 | {"stride_in": "1x1"}, ["stride_in", "resnet50"]),
@@ -180,7 +181,8 @@ MALFORMED = [
     (C4 | {"image_size": (224, 224)}, ["image_size", "(224, 224)", "integer"]),
     (M6 | {"expansions": (6, 6, 6, 6, 6, 65)}, ["T8", "65", "1 to 64"]),
     (M6 | {"expansions": (6, 6, 6)}, ["3 expansions", "6 are needed"]),
-    (M6 | {"bottlenecks": (8,) * 6}, ["no bottlenecks", "6 widths, 6 depths, 6 expansions"]),
+    (M6 | {"bottlenecks": (8,) * 6}, ["expansions", "bottlenecks", "got both"]),
+    (M6 | {"first_bottlenecks": (8,) * 6}, ["no first_bottlenecks", "6 widths, 6 depths, 6 expansions"]),
     (M6 | {"stem_width": 0}, ["stem_width", "0", "1 to 65536"]),
     (M6 | {"stage2_depth": 1001}, ["stage2_depth", "1001", "1 to 1000"]),
     (RESNET50.to_dict() | {"bottlenecks": ()}, ["0 bottlenecks", "4 are needed"]),
@@ -239,6 +241,8 @@ class TestErrors:
             ("resnet18_c64-128-256-512", None, ["'l..'", "missing"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_c1", None, ["'c'", "twice"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_t6-6-6-6", None, ["no T entries"]),
+            ("resnet18_c64-128-256-512_l2-2-2-2_b6-6-6", None, ["3 bottlenecks", "4 are needed"]),
+            ("resnet18_c64-128-256-512_l2-2-2-2_e6-6-6-6", None, ["no E entries"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_px224_px160", None, ["'px160'", "repeats"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_foo", None, ["'foo'", "stem.."]),
             ("resnet18_c64-128-256-512_l2-2-2", None, ["3 depths", "4 are needed"]),

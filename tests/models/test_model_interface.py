@@ -185,11 +185,14 @@ def test_drop_path_rises_to_the_rate_and_acts_in_training_only(kind: str) -> Non
     net = build(small(kind), drop_path_rate=0.3, num_classes=5)
     rates = [m.drop_prob for m in net.modules() if type(m).__name__ == "DropPath"]
     blocks = sum(
-        stage.depth for stage in stages_of(small(kind)) if stage.first.kind in ("basic", "bottleneck", "mbconv")
+        stage.depth
+        for stage in stages_of(small(kind))
+        if stage.first.kind in ("basic", "bottleneck", "mbconv", "inverted")
     )
     assert len(rates) == blocks - 1  # the first block's rate is 0
     assert rates == sorted(rates)
-    assert rates[-1] == pytest.approx(0.3 if kind in ("resnet18", "resnet50", "caffe") else 0.3 * (blocks - 1) / blocks)
+    resnet = kind == "caffe" or kind.startswith("resnet")
+    assert rates[-1] == pytest.approx(0.3 if resnet else 0.3 * (blocks - 1) / blocks)
     # A branch that starts at zero shows no drop.
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):

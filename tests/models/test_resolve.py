@@ -64,6 +64,16 @@ def test_the_code_of_any_code_is_read_off_its_shapes(family: str, scale: float) 
         assert (recognised.num_classes, recognised.in_chans) == (5, 1)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_code_of_any_subnetwork_is_read_off_its_shapes(family: str) -> None:
+    space = Space.subnetworks(Code.from_entries(family, FAMILIES[family].original))
+    for row in space.sample(6, np.random.default_rng(5)):
+        code = space.code(row)
+        recognised = recognise(shapes(build(code, device="meta").state_dict()), "it").code
+        same = {**code.to_dict(), "family": recognised.family} if "efficient" in family else code.to_dict()
+        assert recognised == Code.from_dict(same)
+
+
 @pytest.mark.parametrize(("theirs", "ours"), TORCHVISION.items())
 def test_torchvisions_networks_are_recognised_and_give_the_same_outputs(theirs: str, ours: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -14,12 +14,20 @@ from bsszoo.codes.layers import Block, Classifier, N, Stage
 from bsszoo.errors import CodeError
 
 #: The field of a ``Code`` that holds the entries of each letter.
-FIELDS: Final = {"C": "widths", "L": "depths", "B": "bottlenecks", "T": "expansions", "G": "group_widths"}
+FIELDS: Final = {
+    "C": "widths",
+    "L": "depths",
+    "B": "bottlenecks",
+    "E": "first_bottlenecks",
+    "T": "expansions",
+    "G": "group_widths",
+}
 #: What the entries of each letter are, in words: of one stage, and of several.
 TITLES: Final = {
     "C": ("width", "widths"),
     "L": ("depth", "depths"),
     "B": ("bottleneck width", "bottleneck widths"),
+    "E": ("bottleneck width of the first block", "bottleneck widths of the first blocks"),
     "T": ("expansion", "expansions"),
     "G": ("group width", "group widths"),
 }
@@ -41,6 +49,14 @@ class CodeFields(Protocol):
     @property
     def thirds(self) -> tuple[int, ...]:
         """The third entries of each stage."""
+
+    @property
+    def stage2_width(self) -> int:
+        """Width of the fixed second stage."""
+
+    @property
+    def form(self) -> str:
+        """The letters of its third entries."""
 
     @property
     def stride_in(self) -> str:
@@ -96,12 +112,16 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """The parts of a network that its code does not search; of many codes as columns [n]."""
+    """The parts of a network that its code does not search; of many codes as columns [n].
+
+    ``form`` are the letters of the codes' third entries.
+    """
 
     stem_width: Any
     stage2_width: Any
     stage2_depth: Any
     stride_in: Literal["3x3", "1x1"] = "3x3"
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,8 @@ class Family(ABC):
 
     Args:
         name, title: As in a code's text, and for display.
-        letter: Of the code's third entries: ``B`` (bottleneck width), ``T`` (expansion), ``G`` (group width) or none.
+        letter: Of the published networks' third entries: ``B`` (bottleneck width), ``T`` (expansion), ``G`` (group
+            width) or none.
         first_stage: The paper's number of the first searched stage; those before it are fixed, the stem among them.
         strides, kernels: Of the first block of each searched stage.
         stem_width: None where the stem follows the first width of the code (ResNet-18, see docs/findings).
@@ -163,7 +184,19 @@ class Family(ABC):
     @property
     def entry_names(self) -> tuple[str, ...]:
         """The paper's names of the entries in order, e.g. ``C3 .. C8, L3 .. L8, T3 .. T8``."""
-        return tuple(f"{letter}{i}" for letter in "CL" + self.letter for i in self.numbers)
+        return self.names_of(self.letter)
+
+    def names_of(self, form: str) -> tuple[str, ...]:
+        """The names of the entries of codes whose third entries have these letters."""
+        return tuple(f"{letter}{i}" for letter in "CL" + form for i in self.numbers)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The letters of the third entries that codes may have: the published networks', then the subnetworks'.
+
+        A subnetwork has inner widths of its own: ``B``, and ``E`` where the first block of a stage has another one.
+        """
+        return (self.letter,)
 
     @property
     def original_name(self) -> str:
@@ -178,7 +211,15 @@ class Family(ABC):
     @property
     def form(self) -> str:
         """The entries in words, for messages: ``6 widths, 6 depths, 6 expansions``."""
-        return ", ".join(f"{self.stages} {TITLES[letter][1]}" for letter in "CL" + self.letter)
+        return self.words_of(self.letter)
+
+    def words_of(self, form: str) -> str:
+        """The entries of codes whose third entries have these letters, in words."""
+        return ", ".join(f"{self.stages} {TITLES[letter][1]}" for letter in "CL" + form)
+
+    def published_thirds(self, code: CodeFields) -> tuple[int, ...] | None:
+        """The third entries that describe a subnetwork's code in the published networks' form; None where none do."""
+        return None
 
     @property
     def shares_width(self) -> bool:
@@ -194,7 +235,7 @@ class Family(ABC):
 
     @abstractmethod
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
-        """A block of a searched stage, ``third`` its third entry."""
+        """A block of a searched stage, ``third`` its third entry, of the form ``fixed.form``; 0 without."""
 
     @abstractmethod
     def stem(self, in_chans: N, width: N) -> Stage[N]:
@@ -221,15 +262,21 @@ class Family(ABC):
         num_classes: int,
         in_chans: int,
     ) -> tuple[Stage[N], ...]:
-        """The stages in the order of the forward, of one code or of n codes whose entries are columns [n]."""
+        """The stages in the order of the forward, of one code or of n codes whose entries are columns [n].
+
+        ``thirds`` has as many values as stages for each letter of ``fixed.form``, one letter after the other.
+        """
         zero = 0 * fixed.stem_width
+        n = self.stages
+        rest_thirds = thirds[:n] if thirds else (zero,) * n
+        first_thirds = thirds[n:] if len(thirds) > n else rest_thirds
         out = [self.stem(zero + in_chans, fixed.stem_width)]
         out += self.before(fixed.stem_width, fixed)
         width = out[-1].first.out_width
-        for i, (c, depth, third) in enumerate(zip(widths, depths, thirds, strict=True)):
+        for i, (c, depth) in enumerate(zip(widths, depths, strict=True)):
             name = self.stage_name(i)
-            first = self.block(name, width, c, third, self.kernels[i], self.strides[i], fixed)
-            rest = self.block(name, c, c, third, self.kernels[i], 1, fixed)
+            first = self.block(name, width, c, first_thirds[i], self.kernels[i], self.strides[i], fixed)
+            rest = self.block(name, c, c, rest_thirds[i], self.kernels[i], 1, fixed)
             out.append(Stage(self.first_stage + i, name, first, rest, depth))
             width = c
         out += self.behind(width)
@@ -255,15 +302,14 @@ class Family(ABC):
         Raises:
             CodeError: They have none of this kind.
         """
-        fixed = Fixed(8, 8, 1)
-        stages = self.layout((8,) * self.stages, (1,) * self.stages, (1,) * self.stages, fixed, 1, 3)
-        for stage in stages:
-            if stage.first.kind == kind:
-                return type(stage.first)(*parts)
-        raise CodeError(
-            f"A {self.title} has no block of kind {kind!r}; it has "
-            f"{', '.join(dict.fromkeys(stage.first.kind for stage in stages))}."
-        )
+        kinds: dict[str, type[Block[int]]] = {}
+        for form in self.forms:
+            ones = (1,) * self.stages
+            for stage in self.layout((8,) * self.stages, ones, ones * len(form), Fixed(8, 8, 1, form=form), 1, 3):
+                kinds.setdefault(stage.first.kind, type(stage.first))
+        if kind not in kinds:
+            raise CodeError(f"A {self.title} has no block of kind {kind!r}; it has {', '.join(kinds)}.")
+        return kinds[kind](*parts)
 
     # -- spaces ----------------------------------------------------------------------------------------------
 

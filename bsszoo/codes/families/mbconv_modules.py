@@ -182,7 +182,7 @@ def _ends_level(body: list[Stage[int]], i: int) -> bool:
 def build_mbconv(block: Block[int], placement: Placement, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
     """The module of one inverted residual block; without expansion it is timm's depthwise-separable one."""
     made: nn.Module
-    if block.mid_width != block.in_width:
+    if block.layers()[0].present:
         return CodeInvertedResidual(block, placement, act, dd)
     squeeze: Any = None
     if block.squeeze_width is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from bsszoo.codes.families.base import Family, Fixed, Shapes, Training, counted, multiples, widths_in
+from bsszoo.codes.families.base import CodeFields, Family, Fixed, Shapes, Training, counted, multiples, widths_in
 from bsszoo.codes.layers import Block, HeadConv, Layer, N, Placement, Stage, Stem, never
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class MBConv(Block[N]):
     def layers(self) -> list[Layer[N]]:
         """The convolutions; without expansion timm's block is the depthwise-separable one."""
         a, m = self.in_width, self.mid_width
-        expanded = 1 * (m != a)
+        expanded = self._expanded()
         alone = never(expanded)
         out: list[Layer[N]] = [
             self._conv("conv_pw", a, m, "bn1", present=expanded),
@@ -52,6 +53,10 @@ class MBConv(Block[N]):
         act: Any = get_act_layer(activation)
         return build_mbconv(self, placement, act, dd)
 
+    def _expanded(self) -> N | int:
+        """1 where it has the first convolution, else 0."""
+        return 1 * (self.mid_width != self.in_width)
+
     def title(self: Block[int]) -> str:
         """``MBConv k5 + SE``."""
         return f"MBConv k{self.kernel}" + (" + SE" if self.squeeze_width is not None else "")
@@ -59,6 +64,22 @@ class MBConv(Block[N]):
     def third(self: Block[int]) -> int:
         """The expansion T."""
         return self.mid_width // self.in_width
+
+
+class InnerMBConv(MBConv[N]):
+    """An inverted residual block with an inner width of its own; it expands, even to as many channels as it reads."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str] = "inverted"
+    letter: ClassVar[str] = "B"
+
+    def _expanded(self) -> N | int:
+        return 1
+
+    def third(self: Block[int]) -> int:
+        """The inner width, B or E."""
+        return self.mid_width
 
 
 def torchvision_ends(last: int) -> dict[str, str]:
@@ -81,7 +102,25 @@ class MBConvNet(Family):
 
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """An inverted residual block."""
+        if fixed.form == "BE":
+            return InnerMBConv(name, width_in, width, third, kernel, stride, self.squeeze(width_in))
         return MBConv(name, width_in, width, width_in * third, kernel, stride, self.squeeze(width_in))
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Expansions, or inner widths."""
+        return ("T", "BE")
+
+    def published_thirds(self, code: CodeFields) -> tuple[int, ...] | None:
+        """The expansions, where inner widths are whole multiples of the input's, each of one factor above 1 a stage."""
+        before = (code.stage2_width, *code.widths[:-1])
+        inner, first = code.thirds[: self.stages], code.thirds[self.stages :]
+        factors = tuple(e // width for e, width in zip(first, before, strict=True))
+        whole = all(
+            t > 1 and e == t * a and (depth == 1 or b == t * c)
+            for t, a, c, b, e, depth in zip(factors, before, code.widths, inner, first, code.depths, strict=True)
+        )
+        return factors if whole else None
 
     def stem(self, in_chans: N, width: N) -> Stage[N]:
         """A 3x3 convolution with stride 2."""
@@ -90,8 +129,9 @@ class MBConvNet(Family):
 
     def before(self, width: N, fixed: Fixed) -> list[Stage[N]]:
         """Stage 2: kernel 3, stride 1, no expansion (T = 1)."""
+        plain = replace(fixed, form="T")
         first, rest = (
-            self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, fixed) for a in (width, fixed.stage2_width)
+            self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, plain) for a in (width, fixed.stage2_width)
         )
         return [Stage(2, "blocks.0", first, rest, fixed.stage2_depth)]
 
@@ -121,23 +161,32 @@ class MBConvNet(Family):
         """Read off ``blocks.1.0.conv_pwl`` and the like, of this family's squeeze-and-excitation only."""
         if "conv_stem.weight" not in shapes or self._squeezes != any(".se." in name for name in shapes):
             return None
-        widths, depths, expansions = [], [], []
+        widths, depths, firsts, inners = [], [], [], []
         width = widths_in(shapes, "blocks.0.0.conv_pw")
+        expanded = True
         for stage in range(self.stages):
             name = self.stage_name(stage)
             depth = counted(shapes, lambda i, at=name: f"{at}.{i}.conv_dw")
-            inner = widths_in(shapes, f"{name}.0.conv_dw")
             out = widths_in(shapes, f"{name}.0.conv_pwl") or widths_in(shapes, f"{name}.0.conv_pw")
-            if not depth or not width or inner % width or self._kernel(shapes, name) != self.kernels[stage]:
+            if not depth or not width or self._kernel(shapes, name) != self.kernels[stage]:
                 return None
+            firsts.append(widths_in(shapes, f"{name}.0.conv_dw"))
+            inners.append(widths_in(shapes, f"{name}.{min(1, depth - 1)}.conv_dw"))
+            expanded = expanded and f"{name}.0.conv_pwl.weight" in shapes
             widths.append(out)
             depths.append(depth)
-            expansions.append(inner // width)
             width = out
+        if expanded:
+            inside = {"bottlenecks": tuple(inners), "first_bottlenecks": tuple(firsts)}
+        else:  # a block without expansion has none in the other form
+            before = (widths_in(shapes, "blocks.0.0.conv_pw"), *widths)
+            if any(first % width for first, width in zip(firsts, before, strict=False)):
+                return None
+            inside = {"expansions": tuple(first // width for first, width in zip(firsts, before, strict=False))}
         return {
             "widths": tuple(widths),
             "depths": tuple(depths),
-            "expansions": tuple(expansions),
+            **inside,
             "stem_width": widths_in(shapes, "conv_stem"),
             "stage2_width": widths_in(shapes, "blocks.0.0.conv_pw"),
             "stage2_depth": counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"),

@@ -60,7 +60,7 @@ class Residual(Block[N]):
 
 
 class BasicBlock(Residual[N]):
-    """Two 3x3 convolutions; ``mid_width`` is the output width."""
+    """Two 3x3 convolutions; ``mid_width`` is the output width, but of subnetworks."""
 
     __slots__ = ()
 
@@ -68,12 +68,25 @@ class BasicBlock(Residual[N]):
 
     def layers(self) -> list[Layer[N]]:
         """Both, and the projection."""
-        a, b = self.in_width, self.out_width
-        return [self._conv("conv1", a, b, "bn1", 3, self.stride), self._conv("conv2", b, b, "bn2", 3), self.shortcut()]
+        a, m, b = self.in_width, self.mid_width, self.out_width
+        return [self._conv("conv1", a, m, "bn1", 3, self.stride), self._conv("conv2", m, b, "bn2", 3), self.shortcut()]
 
     def title(self: Block[int]) -> str:
         """``BasicBlock 3x3``."""
         return f"BasicBlock {self.kernel}x{self.kernel}"
+
+
+class InnerBasicBlock(BasicBlock[N]):
+    """A basic block with an inner width of its own."""
+
+    __slots__ = ()
+
+    waisted: ClassVar[bool] = True
+    letter: ClassVar[str] = "B"
+
+    def third(self: Block[int]) -> int:
+        """The inner width B."""
+        return self.mid_width
 
 
 class ResNet(Family):
@@ -104,7 +117,7 @@ class ResNet(Family):
     def timm_arguments(self, code: CodeFields) -> tuple[str, dict[str, Any]] | None:
         """timm's network of the family with other layers and channels."""
         # With the stride on the first 1x1 convolution the tensors are the same, and the network is another one.
-        if code.stride_in != "3x3":
+        if code.stride_in != "3x3" or code.form != self.letter:
             return None
         return self.name, {"layers": list(code.depths), "channels": list(code.thirds or code.widths)}
 
@@ -123,14 +136,30 @@ class ResNet18(ResNet):
 
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """A basic block."""
+        if fixed.form == "B":
+            return InnerBasicBlock(name, width_in, width, third, kernel, stride)
         return BasicBlock(name, width_in, width, width, kernel, stride)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Without inner widths, or with them."""
+        return ("", "B")
+
+    def published_thirds(self, code: CodeFields) -> tuple[int, ...] | None:
+        """None are needed where the inner widths are the widths."""
+        return () if code.thirds == code.widths else None
 
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``layer1.0.conv2`` and the like."""
         if "layer1.0.conv3.weight" in shapes or (stages := self._stages_in(shapes, "conv2")) is None:
             return None
         widths, depths = stages
-        return {"widths": tuple(widths), "depths": tuple(depths), "stem_width": widths_in(shapes, "conv1")}
+        return {
+            "widths": tuple(widths),
+            "depths": tuple(depths),
+            "bottlenecks": tuple(widths_in(shapes, f"{self.stage_name(s)}.0.conv1") for s in range(self.stages)),
+            "stem_width": widths_in(shapes, "conv1"),
+        }
 
 
 RESNET18 = ResNet18(

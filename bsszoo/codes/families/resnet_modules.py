@@ -13,6 +13,32 @@ from torch import nn
 from bsszoo.codes.layers import Block, Placement, Stage
 
 
+class CodeBasicBlock(BasicBlock):
+    """timm's ``BasicBlock`` with an inner width of its own."""
+
+    def __init__(
+        self, block: Block[int], placement: Placement, downsample: nn.Module | None, dd: dict[str, Any]
+    ) -> None:
+        # Not the parent's: its inner width is the output width. Every attribute that its forward reads is set here.
+        nn.Module.__init__(self)
+        first, second = placement.first_dilation, placement.dilation
+        self.conv1 = nn.Conv2d(
+            block.in_width, block.mid_width, 3, stride=placement.stride, padding=first, dilation=first, bias=False, **dd
+        )
+        self.bn1 = nn.BatchNorm2d(block.mid_width, **dd)
+        self.drop_block = nn.Identity()
+        self.act1 = nn.ReLU(inplace=True)
+        self.aa = nn.Identity()
+        self.conv2 = nn.Conv2d(block.mid_width, block.out_width, 3, padding=second, dilation=second, bias=False, **dd)
+        self.bn2 = nn.BatchNorm2d(block.out_width, **dd)
+        self.se = None
+        self.act2 = nn.ReLU(inplace=True)
+        self.downsample = downsample
+        self.stride = placement.stride
+        self.dilation = placement.dilation
+        self.drop_path = _drop_path(placement)
+
+
 class CodeBottleneck(Bottleneck):
     """timm's ``Bottleneck`` with the code's inner width and position of the stride."""
 
@@ -120,8 +146,10 @@ def build_residual(block: Block[int], placement: Placement, dd: dict[str, Any]) 
         downsample = downsample_conv(
             block.in_width, block.out_width, kernel_size=1, stride=placement.stride, norm_layer=nn.BatchNorm2d, **dd
         )
-    if block.waisted:
+    if block.kind == "bottleneck":
         return CodeBottleneck(block, placement, downsample, dd)
+    if block.mid_width != block.out_width:
+        return CodeBasicBlock(block, placement, downsample, dd)
     made: nn.Module = BasicBlock(
         block.in_width,
         block.out_width,
