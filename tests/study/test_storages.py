@@ -188,7 +188,15 @@ def test_a_full_disk_or_a_wrong_call_is_not_waited_for(database, monkeypatch):
 
 
 @pytest.fixture
-def interrupt_at(database):
+def ctrl_c():
+    """Ctrl-C raises ``KeyboardInterrupt``, as in a shell: a process of parallel tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def interrupt_at(database, ctrl_c):  # noqa: ARG001  it lasts as long
     """Has this process send itself a signal at the next SQL statements of some numbers, counted from 1."""
     from sqlalchemy import event
 
@@ -227,6 +235,7 @@ def test_a_second_ctrl_c_is_not_made_to_wait(database, interrupt_at):
     assert "a" not in optuna.load_study(study_name=None, storage=open_storage(database.database.url)).user_attrs
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_wait_for_a_database_that_is_away(database, monkeypatch):
     flaky = _Flaky(monkeypatch, "get_all_studies", times=10**6)
     monkeypatch.setattr(patience.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
