@@ -7,8 +7,8 @@ uses the same ones, and so do the layers inside a block.
     a narrower axis takes the most important channels, in their order; a wider one all of them, and then fresh ones
     a shallower stage takes its first block and the most important others, in their order; a deeper one all of them
 
-The importance of a channel is the root mean square that its normalisation layers give it, sqrt(gamma^2 + beta^2),
-summed over the layers that write it; inside a block times the L1 norm of the weights that read it.
+The importance of a channel is the L2 norm of all weights that write it or read it: it needs no images, and is as good
+as the gradients' (Taylor, Fisher) or better. A channel that its normalisations make 0 is worth nothing.
 
 Notation:
     map  integer array [channels of the new network]: the channel of the trained one, or -1 for a fresh one
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from torch import nn
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.layers import Block, Layer
 from bsszoo.errors import CodeError
+from bsszoo.models.reconstruct import RIDGE, ROWS, Samples, fit, fit_linear, input_of, normalised
 
 FRESH: Final = -1
 
@@ -59,8 +61,10 @@ class _Block(NamedTuple):
     """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
 
     ``names`` identify the type of block; ``joined`` says whether its skip is the identity, so that input and output
-    share one set of channels.
+    share one set of channels. ``module`` is the whole block.
     """
+
+    module: nn.Module
 
     branch: list[_Layer]
     shortcut: _Layer | None
@@ -69,8 +73,76 @@ class _Block(NamedTuple):
     joined: bool
 
 
+class Reference:
+    """What the layers of a trained network give for some images: subnetworks are fitted to it (``models.reconstruct``).
+
+    Args:
+        trained: The network.
+        code: Its code.
+        images: Normalised images [m, c, h, w] on its device; a few hundred to a thousand.
+        rows: Positions at which each layer is fitted.
+        ridge: Weight of the inherited weights in the fit.
+        seed: Of their choice.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        trained: nn.Module,
+        code: Code,
+        images: torch.Tensor,
+        *,
+        rows: int = ROWS,
+        ridge: float = RIDGE,
+        seed: int = 0,
+    ) -> None:
+        self.images, self.samples, self.ridge = images, Samples(len(images), rows, seed), ridge
+        _, stages, head, classifier = _parts(trained, code)
+        #: Of each layer, by its convolution: the normalised output. Of each block, by its module: the sum before the
+        #: activation that follows it. Of the head and the classifier: their outputs.
+        self.targets: dict[nn.Module, torch.Tensor] = {}
+        skips: dict[nn.Module, torch.Tensor] = {}
+        hooks: list[Any] = []
+
+        def of_layer(layer: _Layer) -> None:
+            def keep(conv: nn.Module, _: Any, output: torch.Tensor) -> None:
+                self.targets[conv] = normalised(self.samples.values(output), layer.norm)
+
+            hooks.append(layer.conv.register_forward_hook(keep))
+
+        def of_block(block: _Block) -> None:
+            def before(module: nn.Module, inputs: Any) -> None:
+                if block.joined:
+                    skips[module] = self.samples.values(inputs[0])
+
+            def after(module: nn.Module, *_: Any) -> None:
+                total = self.targets[block.branch[-1].conv]
+                if block.shortcut is not None:
+                    total = total + self.targets[block.shortcut.conv]
+                self.targets[module] = total + skips.pop(module, 0)
+
+            hooks.append(block.module.register_forward_pre_hook(before))
+            hooks.append(block.module.register_forward_hook(after))
+
+        for block in (block for blocks in stages for block in blocks):
+            for layer in (*block.branch, *([block.shortcut] if block.shortcut is not None else [])):
+                of_layer(layer)
+            of_block(block)
+        if head is not None:
+            of_layer(head)
+        try:
+            outputs = trained.eval()(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if isinstance(classifier, nn.Linear):
+            self.targets[classifier] = outputs
+
+
 @torch.no_grad()
-def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_code: Code) -> Inheritance:
+def inherit_weights(
+    network: nn.Module, code: Code, trained: nn.Module, trained_code: Code, *, reference: Reference | None = None
+) -> Inheritance:
     """Give a fresh network the weights of a trained one of the same family, where their shapes allow.
 
     A network inherits itself exactly. Blocks that a deeper stage has beyond the trained one's keep their fresh weights,
@@ -82,6 +154,8 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
         code: Its code.
         trained: The model of ``trained_code``; left as it is.
         trained_code: The code of the trained network.
+        reference: What the trained network gives for some images: of a subnetwork each layer is then fitted to it, on
+            the device of the images, where both networks are.
 
     Raises:
         CodeError: The codes are of different families.
@@ -103,33 +177,46 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
         _parts(network, code),
         _parts(trained, trained_code),
     )
-    stream = _channel_map(_output_rms([from_stem.norm]), stem.conv.out_channels)
-    if stages[0][0].joined and from_stages[0][0].joined:
+    following = [stage[0] for stage in from_stages[1:]]
+    first_writes = stages[0][0].joined and from_stages[0][0].joined
+    if first_writes:
         # The first stage writes what the stem writes as well.
-        stream = _channel_map(_output_rms([b.branch[-1].norm for b in from_stages[0]]), len(stream))
+        importance = _importance([from_stem, *_writers(from_stages[0])], _readers(from_stages[0], following[:1]))
+    else:
+        importance = _importance([from_stem], _readers([], from_stages[0][:1]))
+    stream = _channel_map(importance, stem.conv.out_channels)
     if (inputs := stem.conv.in_channels) == from_stem.conv.in_channels:
         copier.layer(stem, from_stem, _identity_map(inputs, inputs), stream)
     inherited = 0
-    for blocks, from_blocks in zip(stages, from_stages, strict=True):
+    fits: list[_Fit] = []
+    for number, (blocks, from_blocks) in enumerate(zip(stages, from_stages, strict=True)):
         first, from_first = blocks[0], from_blocks[0]
         if first.joined and from_first.joined:
             out = stream  # the skip of the first block adds the stage before: one set of channels for both
         else:
-            out = _channel_map(
-                _output_rms([b.branch[-1].norm for b in from_blocks]), first.branch[-1].conv.out_channels
-            )
+            readers = _readers(from_blocks[1:], following[number : number + 1])
+            readers += [from_head] if from_head is not None and number + 1 == len(from_stages) else []
+            importance = _importance(_writers(from_blocks), readers)
+            out = _channel_map(importance, first.branch[-1].conv.out_channels)
         taken = _selected_blocks(from_blocks, len(blocks))
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
             if source is None or source.names != block.names:
                 _zero_branch(block)
             else:
-                copier.block(block, source, stream, out)
+                maps = copier.block(block, source, stream, out)
                 inherited += 1
+                behind = from_blocks.index(taken[i + 1]) if i + 1 < len(taken) else len(from_blocks)
+                fits.append(_Fit(block, source, from_blocks[behind - 1], maps))
             stream = out
+    if reference is not None:
+        _fit_blocks(network, fits, reference)
     if head is not None and from_head is not None:
-        features = _channel_map(_output_rms([from_head.norm]), head.conv.out_channels)
+        features = _channel_map(_importance([from_head], []), head.conv.out_channels)
         copier.layer(head, from_head, stream, features)
+        if reference is not None:
+            inputs = input_of(head.conv, lambda: network.eval()(reference.images))
+            _fit_layer(head, inputs, reference.targets[from_head.conv][:, features], reference)
         stream = features
     if (
         isinstance(classifier, nn.Linear)
@@ -139,8 +226,46 @@ def inherit_weights(network: nn.Module, code: Code, trained: nn.Module, trained_
         same = _identity_map(classifier.out_features, from_classifier.out_features)
         copier.weight(classifier.weight, from_classifier.weight, same, stream)
         copier.vector(classifier.bias, from_classifier.bias, same)
+        if reference is not None:
+            inputs = input_of(classifier, lambda: network.eval()(reference.images))
+            fit_linear(classifier, inputs, reference.targets[from_classifier], reference.ridge)
     params = sum(p.numel() for p in network.parameters())
     return Inheritance(copier.count, params, inherited, sum(len(blocks) for blocks in stages))
+
+
+class _Fit(NamedTuple):
+    """A block, the trained one it inherits from, the last one removed behind that (or itself), and its channels."""
+
+    block: _Block
+    source: _Block
+    end: _Block
+    maps: dict[str, torch.Tensor]
+
+
+def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) -> None:
+    """Fit the layers of inherited blocks in the order of the forward, each to the inputs of those fitted before it."""
+    if any((channels == FRESH).any() for fit in fits for channels in fit.maps.values()):
+        raise CodeError("Only a subnetwork is fitted to the network it is cut from; this one has more channels.")
+    x = input_of(fits[0].block.module, lambda: network.eval()(reference.images))
+    for block, source, end, maps in fits:
+        targets, samples = reference.targets, reference.samples
+        if block.shortcut is not None and source.shortcut is not None:
+            _fit_layer(block.shortcut, x, targets[source.shortcut.conv][:, maps["out"]], reference)
+        for layer, from_layer in zip(block.branch[:-1], source.branch[:-1], strict=True):
+            inputs = input_of(layer.conv, partial(block.module, x))
+            _fit_layer(layer, inputs, targets[from_layer.conv][:, maps[layer.writes]], reference)
+        wanted = targets[end.module][:, maps["out"]]
+        if block.shortcut is not None:
+            wanted = wanted - normalised(samples.values(block.shortcut.conv(x)), block.shortcut.norm)
+        elif block.joined:
+            wanted = wanted - samples.values(x)
+        last = block.branch[-1]
+        _fit_layer(last, input_of(last.conv, partial(block.module, x)), wanted, reference)
+        x = block.module(x)
+
+
+def _fit_layer(layer: _Layer, inputs: torch.Tensor, targets: torch.Tensor, reference: Reference) -> None:
+    fit(layer, reference.samples.patches(inputs, layer.conv), targets, reference.ridge)
 
 
 class _Copier:
@@ -197,8 +322,8 @@ class _Copier:
         to.weight[outputs] = weights.to(to.weight)
         self.count += int(shared.sum()) * weights[0, 0].numel()
 
-    def block(self, to: _Block, source: _Block, reads: torch.Tensor, writes: torch.Tensor) -> None:
-        """A block whose inner channels are chosen by their importance in the trained one."""
+    def block(self, to: _Block, source: _Block, reads: torch.Tensor, writes: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A block whose inner channels are chosen by their importance in the trained one; the maps of its axes."""
         maps = {"in": reads, "out": writes}
         # A grouped convolution reads and writes whole groups, so that both of its axes use the same ones.
         groups = next((x.conv.weight.shape[1] for x in source.branch if 1 < x.conv.groups < x.conv.in_channels), 1)
@@ -223,6 +348,7 @@ class _Copier:
         if to.gate is not None and source.gate is not None:
             gated = next(x.writes for x in reversed(to.branch[:-1]))
             self._squeeze(to.gate, source.gate, maps[gated])
+        return maps
 
     def _squeeze(self, to: tuple[Any, Any], source: tuple[Any, Any], channels: torch.Tensor) -> None:
         (reduce, expand), (from_reduce, from_expand) = to, source
@@ -264,6 +390,7 @@ def _block(network: nn.Module, block: Block[int]) -> _Block:
     gates = [network.get_submodule(layer.name) for layer in layers if layer.role == "gate"]
     names = tuple(layer.name.removeprefix(block.name) for layer in layers if layer.role != "shortcut")
     return _Block(
+        network.get_submodule(block.name),
         branch,
         shortcut,
         (gates[0], gates[1]) if gates else None,
@@ -291,14 +418,34 @@ def _output_rms(norms: Sequence[Any]) -> torch.Tensor:
 
 
 def _inner_importance(branch: Sequence[_Layer], axis: str) -> torch.Tensor:
-    written = [x for x in branch if x.writes == axis][-1]
-    read = sum(_read_norms(x.conv) for x in branch if x.reads == axis and x.writes != axis)
-    return _output_rms([written.norm]) * read
+    return _importance([x for x in branch if x.writes == axis], [x for x in branch if x.reads == axis != x.writes])
 
 
-def _read_norms(conv: Any) -> torch.Tensor:
-    """L1 norm of the weights that read each input channel [in_channels], also of a grouped convolution."""
-    return _norms(conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).transpose(1, 2).flatten(0, 1), 0)
+def _writers(blocks: Sequence[_Block]) -> list[_Layer]:
+    """The layers that write a stage's output."""
+    return [x for b in blocks for x in (b.branch[-1], b.shortcut) if x is not None]
+
+
+def _readers(blocks: Sequence[_Block], behind: Sequence[_Block]) -> list[_Layer]:
+    """The layers that read a stage's output: in its further blocks, and in the first one behind it."""
+    return [x for b in (*blocks, *behind) for x in (*b.branch, b.shortcut) if x is not None and x.reads == "in"]
+
+
+def _importance(writers: Sequence[_Layer], readers: Sequence[_Layer]) -> torch.Tensor:
+    """L2 norm of the weights that write or read each channel [channels]; 0 where its normalisations make it 0."""
+    squares = torch.stack([*(_squares(x.conv.weight, 0) for x in writers), *(_read_squares(x.conv) for x in readers)])
+    alive = _output_rms([x.norm for x in writers]) > 0
+    return torch.sqrt(squares.sum(0)) * alive
+
+
+def _read_squares(conv: Any) -> torch.Tensor:
+    """Sum of squares of the weights that read each input channel [in_channels], also of a grouped convolution."""
+    return _squares(conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).transpose(1, 2).flatten(0, 1), 0)
+
+
+def _squares(weight: torch.Tensor, axis: int) -> torch.Tensor:
+    """Sum of squares of a weight's slices along an axis."""
+    return (weight**2).sum(dim=[d for d in range(weight.dim()) if d != axis]).cpu()
 
 
 def _norms(weight: torch.Tensor, axis: int) -> torch.Tensor:

@@ -1,0 +1,139 @@
+"""Inherited weights that are fitted: each layer by least squares to the trained network's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models.test_inherit import PAIRS, trained
+from torch import nn
+
+from bsszoo.codes.code import Code
+from bsszoo.errors import CodeError
+from bsszoo.models import inherit
+from bsszoo.models.build import build
+from bsszoo.models.inherit import Reference, inherit_weights
+from bsszoo.models.reconstruct import Samples, ridge_fit
+
+OF_EACH = pytest.mark.parametrize(("small", "large"), PAIRS.values(), ids=PAIRS)
+
+
+def images(number: int, seed: int) -> torch.Tensor:
+    return torch.randn(number, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_ridge_regression_is_that_of_an_augmented_least_squares_problem() -> None:
+    rng = np.random.default_rng(0)
+    X, T, A0 = rng.normal(size=(2, 40, 5)), rng.normal(size=(2, 40, 3)), rng.normal(size=(2, 3, 5))
+    A, shift, mean, var = ridge_fit(*map(torch.from_numpy, (X, T, A0)), ridge=0.2)
+    for b in range(2):
+        centred = X[b] - X[b].mean(0)
+        weight = np.sqrt(0.2 * centred.var(0).mean() * len(X[b]))
+        wanted = np.linalg.lstsq(
+            np.concatenate([centred, weight * np.eye(5)]),
+            np.concatenate([T[b] - T[b].mean(0), weight * A0[b].T]),
+            rcond=None,
+        )[0].T
+        np.testing.assert_allclose(A[b], wanted, atol=1e-10)
+        np.testing.assert_allclose(shift[b], T[b].mean(0) - wanted @ X[b].mean(0), atol=1e-10)
+        np.testing.assert_allclose(mean[b], (X[b] @ wanted.T).mean(0), atol=1e-10)
+        np.testing.assert_allclose(var[b], (X[b] @ wanted.T).var(0), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 1, 2)]
+)
+def test_patches_are_what_the_convolution_reads(kernel: int, stride: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+    x = torch.randn(3, 4, 11, 9)
+    samples = Samples(3, rows=50)
+    wanted = samples.values(conv(x))
+    assert len(wanted) == 50
+    patches = samples.patches(x, conv)
+    torch.testing.assert_close(patches.flatten(1) @ conv.weight.flatten(1).T, wanted)
+
+
+def error(network: nn.Module, original: nn.Module) -> float:
+    """Mean squared difference of the outputs for images that nothing was fitted to, over the outputs' variance."""
+    with torch.no_grad():
+        wanted = original.eval()(images(64, 9))
+        return float(((network.eval()(images(64, 9)) - wanted) ** 2).mean() / wanted.var())
+
+
+@pytest.mark.parametrize("text", [small for small, _ in PAIRS.values()], ids=PAIRS)
+def test_the_whole_network_stays_what_it_is(text: str) -> None:
+    original, code = trained(text)
+    again, _ = trained(text, seed=1)
+    inherit_weights(again, code, original, code, reference=Reference(original, code, images(96, 2)))
+    assert error(again, original) < 1e-6
+
+
+@OF_EACH
+def test_a_subnetwork_comes_nearer_to_the_network_by_the_fit(small: str, large: str) -> None:
+    original, large_code = trained(large)
+    code = Code.parse(small)
+    before, after = build(code, num_classes=7), build(code, num_classes=7)
+    plain = inherit_weights(before, code, original, large_code)
+    fitted = inherit_weights(
+        after, code, original, large_code, reference=Reference(original, large_code, images(128, 2))
+    )
+    assert plain == fitted
+    assert error(after, original) < 0.7 * error(before, original)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resnet18_c16-24-24-32_l1-2-1-1_b16-24-24-32",
+        "resnet50_c32-48-64-64_l1-2-1-1_b16-16-24-32",
+        "mobilenetv2_c8-12-16-16-24-24_l1-2-1-1-2-1_b16-40-40-60-80-80_e16-40-40-60-80-80_stem8_stage2-8x1",
+    ],
+)
+def test_channels_that_say_the_same_as_others_are_removed_without_loss(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, code = trained(text)
+    wide = Code.from_entries(
+        code.family,
+        [
+            *code.widths,
+            *code.depths,
+            *(2 * b for b in code.bottlenecks or code.widths),
+            *(2 * e for e in code.first_bottlenecks),
+        ],
+        form="BE" if code.first_bottlenecks else "B",
+        stem_width=code.stem_width,
+        stage2_width=code.stage2_width,
+        stage2_depth=code.stage2_depth,
+    )
+    # Each inner channel twice, and what reads them halved: the same function in a network twice as wide inside.
+    doubled = build(wide, num_classes=7).eval()
+    state = {}
+    theirs = original.state_dict()
+    for name, tensor in doubled.state_dict().items():
+        value = theirs[name]
+        for axis in (0, 1):
+            if axis < value.dim() and value.shape[axis] != tensor.shape[axis]:
+                value = torch.cat([value, value], axis) / (1 + axis)
+        state[name] = value
+    doubled.load_state_dict(state)
+    assert error(doubled, original) < 1e-6
+    # One of each pair is taken, whatever their importance.
+    monkeypatch.setattr(inherit, "_channel_map", lambda _, size: torch.arange(size))
+    small = build(code, num_classes=7)
+    reference = Reference(doubled, wide, images(128, 2), ridge=1e-6)
+    inherit_weights(small, code, doubled, wide, reference=reference)
+    assert error(small, original) < 1e-3
+    plain = build(code, num_classes=7)
+    inherit_weights(plain, code, doubled, wide)
+    assert error(plain, original) > 10 * error(small, original)
+
+
+def test_a_network_with_more_channels_is_not_fitted() -> None:
+    original, code = trained("resnet18_c16-24-24-32_l1-1-1-1")
+    wider = Code.parse("resnet18_c16-24-24-40_l1-1-1-1")
+    with pytest.raises(CodeError, match="more channels"):
+        inherit_weights(
+            build(wider, num_classes=7), wider, original, code, reference=Reference(original, code, images(8, 0))
+        )
