@@ -113,8 +113,8 @@ class TrainingOptions:
 
     data: str | Path | None = option(
         None,
-        "Judge codes by training them on the images in this folder, as `bsszoo train` reads them; "
-        "accuracy is measured on training images that are held out.",
+        "Judge codes on the images in this folder, as `bsszoo train` reads them: by inherited weights where "
+        "the network has weights, else by training; accuracy is measured on training images that are held out.",
         metavar="DIR",
         display=False,
     )
@@ -177,10 +177,12 @@ class SearchOptions:
 
     evaluator: Any = option(
         None,
-        "The evaluator of codes. structural: a heuristic that needs no data and is no accuracy. "
-        "MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is better.",
-        metavar="structural|MODULE:FUNCTION",
-        display="structural; with --data, training",
+        "The evaluator of codes. structural: a heuristic that needs no data and is no accuracy. With --data, "
+        "inherited: how near a subnetwork of a trained network comes to it after a short fine-tuning; training: the "
+        "accuracy after a training from scratch. MODULE:FUNCTION: your Python function of a bsszoo.Code, higher is "
+        "better.",
+        metavar="NAME|MODULE:FUNCTION",
+        display="structural; with --data inherited, of a network without weights training",
     )
     trials: int = option(64, "Codes to evaluate.", metavar="N")
     batch: int = option(16, "Codes of the dispersed first iteration.", metavar="N")

@@ -21,8 +21,8 @@ def compress_command(
             metavar="NETWORK",
             show_default=False,
             help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1, "
-            "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, a weights file or a "
-            "training's folder (its code is searched from), or a detector, "
+            "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, a weights file, a "
+            "training's folder or hf-hub:ORG/NAME (with --data its weights are inherited), or a detector, "
             "maskrcnn_ or retinanet_ and any of these, whose backbone is searched.",
         ),
     ],
@@ -37,6 +37,8 @@ def compress_command(
     Examples:
 
       bsszoo compress mobilenetv2 --flops 130M
+
+      bsszoo compress my.pth --flops 50% --data pictures
 
       bsszoo compress resnet50 --flops 60% --params 20M --out runs/r50
 
@@ -73,15 +75,23 @@ def compress_command(
 
 def _print_next(result: CompressResult) -> None:
     from bsszoo.cli.console import say, show
-    from bsszoo.report.commands import commands_of
+    from bsszoo.compression.folder import RECOMMENDED
+    from bsszoo.report.commands import commands_of, using
 
-    say("", "The best codes differ from each other; others that score well, close to these, are in trials.csv.")
+    folder, recommendation = result.folder, result.recommendation
+    assert folder is not None
+    if recommendation is not None:
+        say("", recommendation)
+    else:
+        say("", "The best codes differ from each other; others that score well, close to these, are in trials.csv.")
     for note in result.notes:
         say(f"Note: {' '.join(note.splitlines())}")
-    for command in commands_of(result, result.best.code):
-        show("", f"{command.title} (the best code):", command.text.rstrip())
+    for command in using(str(folder / RECOMMENDED)) if recommendation else commands_of(result, result.best.code):
+        show(
+            "",
+            f"{command.title} (the {'recommended network' if recommendation else 'best code'}):",
+            command.text.rstrip(),
+        )
         if command.note:
             say(command.note)
-    folder = result.folder
-    assert folder is not None
     show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")

@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -44,15 +45,32 @@ class Tester(Protocol):
         """Unit of a difference of two results, such as ``points of test accuracy``."""
         ...
 
-    def tested(self, code: Code, number: int) -> float:
-        """The result of fresh training ``number`` of a code."""
+    def tested(self, code: Code, number: int) -> float | tuple[float, float]:
+        """The result of fresh training ``number`` of a code on unseen images.
+
+        With a second figure that is its result on the images that networks are chosen by.
+        """
+        ...
+
+
+@runtime_checkable
+class Deliverer(Protocol):
+    """A tester whose trainings are what a user takes away: of several leaders, beside the network as it is."""
+
+    @property
+    def leaders(self) -> int:
+        """How many of the best codes are trained."""
+        ...
+
+    def deliver(self, code: Code, number: int, folder: Path) -> None:
+        """Copy the network of fresh training ``number`` of a code to a folder, with its configuration."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
     label: str
-    role: Literal["uniform", "random", "found"]
+    role: Literal["original", "uniform", "random", "found"]
     code: Code
     number: int
 
@@ -64,7 +82,7 @@ class _Task:
 def confirm(
     judge: Tester,
     plan: Plan,
-    best: Code,
+    leaders: Sequence[Code],
     study: Study,
     *,
     trainings: int,
@@ -72,21 +90,21 @@ def confirm(
     seed: int = 0,
     on_result: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Confirmation:
-    """The best code beside the controls, on unseen images.
+    """The best codes beside the controls, on unseen images.
 
     Args:
         judge: What trains and measures.
         plan: The search's plan: random codes are drawn from its candidates.
-        best: The best code.
+        leaders: The best codes, best first.
         study: Stores the results.
-        trainings: Fresh trainings each of the best code and the uniformly rescaled network, and the number of random
+        trainings: Fresh trainings each of the best codes and the uniformly rescaled network, and the number of random
             feasible codes, of one training each. Intervals need 3 or more.
         workers: Trainings at the same time.
         seed: Decides which random codes are drawn.
         on_result: Called with the last result as text, the number of finished trainings and their total.
     """
-    tasks = list(_tasks(plan, best, trainings, seed))
-    results = {t.key: float(v) for t in tasks if is_number(v := study.user_attrs.get(t.key))}
+    tasks = list(_tasks(plan, leaders, trainings, seed, original=isinstance(judge, Deliverer)))
+    results = {t.key: r for t in tasks if (r := _stored(study.user_attrs.get(t.key))) is not None}
     notes = []
     remaining = [t for t in tasks if t.key not in results]
     on_result("", len(results), len(tasks))
@@ -96,13 +114,13 @@ def confirm(
             for future in as_completed(running):
                 task = running[future]
                 try:
-                    value = future.result()
+                    result = _results(future.result())
                 except (Exception, SystemExit) as error:
                     notes.append(f"A training of the {task.label} code failed: {reason(error)}")
                     continue
-                results[task.key] = value
-                study.set_user_attr(task.key, value)
-                on_result(f"{task.label}: {value:.2f}", len(results), len(tasks))
+                results[task.key] = result
+                study.set_user_attr(task.key, list(result) if len(result) > 1 else result[0])
+                on_result(f"{task.label}: {result[0]:.2f}", len(results), len(tasks))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -110,28 +128,62 @@ def confirm(
     return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
 
 
-def _tasks(plan: Plan, best: Code, trainings: int, seed: int) -> Iterator[_Task]:
+def _results(value: Any) -> tuple[float, ...]:
+    """One or two results of a training as a tuple."""
+    return tuple(map(float, value if isinstance(value, (list, tuple)) else [value]))
+
+
+def _stored(value: Any) -> tuple[float, ...] | None:
+    """The results that a study holds of a training; None where it holds none."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return _results(value) if values and all(map(is_number, values)) else None
+
+
+def _tasks(
+    plan: Plan, leaders: Sequence[Code], trainings: int, seed: int, *, original: bool = False
+) -> Iterator[_Task]:
     """Training by training over all networks, so that one that is stopped early has some of each."""
-    rng = np.random.default_rng([seed, *b"control"])
-    rows = rng.permutation(len(plan.candidates))[: trainings + 1]
-    drawn = [c for row in rows if (c := plan.space.code(plan.candidates.codes[row].tolist())) != best][:trainings]
+    drawn: list[Code] = []
+    if original:
+        yield _Task("original", "original", plan.reference, 0)
+    else:
+        rng = np.random.default_rng([seed, *b"control"])
+        rows = rng.permutation(len(plan.candidates))[: trainings + 1]
+        random = (plan.space.code(plan.candidates.codes[row].tolist()) for row in rows)
+        drawn = [code for code in random if code not in leaders][:trainings]
     for number in range(trainings):
-        yield _Task("found 1", "found", best, number)
+        for rank, code in enumerate(leaders, start=1):
+            yield _Task(f"found {rank}", "found", code, number)
         yield _Task("uniform", "uniform", plan.uniform, number)
         if number < len(drawn):
             yield _Task(f"random {number + 1}", "random", drawn[number], 0)
 
 
-def _rows(plan: Plan, tasks: Sequence[_Task], results: dict[str, float]) -> Iterator[ConfirmedRow]:
-    order = {"uniform": 0, "random": 1, "found": 2}
+def _rows(plan: Plan, tasks: Sequence[_Task], results: dict[str, tuple[float, ...]]) -> Iterator[ConfirmedRow]:
+    order = {"original": 0, "uniform": 1, "random": 2, "found": 3}
     for label, role, code in sorted({(t.label, t.role, t.code) for t in tasks}, key=lambda r: (order[r[1]], r[0])):
-        tests = tuple(results[t.key] for t in tasks if (t.label, t.code) == (label, code) and t.key in results)
+        mine = [results[t.key] for t in tasks if (t.label, t.code) == (label, code) and t.key in results]
+        tests = tuple(result[0] for result in mine)
+        held = tuple(result[1] for result in mine) if all(len(result) > 1 for result in mine) else ()
         interval = mean_interval(tests) if tests else Interval(0.0)
-        yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, interval.low, interval.high)
+        yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, interval.low, interval.high, held)
+
+
+def chosen(rows: Sequence[ConfirmedRow], roles: Sequence[str] = ("found", "uniform")) -> ConfirmedRow | None:
+    """The network of the best mean on the images that networks are chosen by; on the unseen ones where those lack."""
+    trained = [row for row in rows if row.role in roles and row.tests]
+    by_held = all(row.held for row in trained)
+
+    def mean(row: ConfirmedRow) -> float:
+        values = row.held if by_held else row.tests
+        return sum(values) / len(values)
+
+    return max(trained, key=mean, default=None)
 
 
 def _verdicts(rows: Sequence[ConfirmedRow], unit: str) -> Iterator[str]:
-    best = [v for r in rows if r.role == "found" for v in r.tests]
+    found = chosen(rows, ("found",))
+    best = [] if found is None else found.tests
     groups = (("the uniformly rescaled network", "uniform"), ("random feasible codes", "random"))
     for name, role in groups:
         control = [v for r in rows if r.role == role for v in r.tests]

@@ -65,7 +65,7 @@ def planned(plan: Plan, info: EvaluatorInfo, folder: Path, done: int, trials: in
     )
     lines = [
         f"Candidates: {len(plan.candidates):,} codes within the limits, {human(int(macs.min()))} to "
-        f"{human(int(macs.max()))} MACs, on the grid at scale {plan.scale:g}",
+        f"{human(int(macs.max()))} MACs, {plan.space.described}",
         *(
             [f"Fewer than the {trials} trials asked for: all of them will be evaluated"]
             if len(plan.candidates) < trials

@@ -28,6 +28,8 @@ SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES, NOTES = (
 )
 #: How the best code is trained on the user's images.
 TRAINING_RECIPE = "training_recipe.yaml"
+#: The folder of the recommended network: its weights and configuration, as timm's.
+RECOMMENDED = "recommended"
 # The path of a latency table may differ from machine to machine: ``latency_source`` is the fingerprint of its content.
 _PATHS = ("latency_table",)
 # Settings that are fingerprints: a message says what changed instead of their values.

@@ -18,7 +18,7 @@ from bsszoo.spaces.candidate_set import CandidateSet
 from bsszoo.spaces.feasible import draw_candidates
 from bsszoo.spaces.limits import Caps, LatencyModel, LatencyTable, Limits, predicted
 from bsszoo.spaces.reachable import Nearest, contradiction, least_latency
-from bsszoo.spaces.space import MIN_SCALE, Space, fit_scale, uniform_code
+from bsszoo.spaces.space import MIN_SCALE, Space, fit_scale, fit_subnetwork, uniform_code, uniform_subnetwork
 from bsszoo.study.result import ResolvedBudget
 
 #: Candidates drawn for a search, unless fewer codes are feasible.
@@ -119,6 +119,7 @@ def make_plan(
     strict: bool = False,
     latency: LatencyModel | None = None,
     head: DetectorHead | None = None,
+    space: Space | None = None,
 ) -> Plan:
     """Candidates under a budget, drawn uniformly among the feasible codes.
 
@@ -133,23 +134,18 @@ def make_plan(
         strict: The caps were set by the user: where no code is left inside them, fail instead of dropping one.
         latency: Model of a code's latency.
         head: Of the detector whose backbone the reference is; the budget and the caps are then the detector's.
+        space: Where candidates are drawn, by default ``budget_space``.
 
     Raises:
         BudgetError: No code of the space meets the budget; the text names the limit that binds and the nearest
             reachable figure. Or the latency table lacks a block.
     """
-    space = budget_space(reference, budget.macs, scale, head)
+    space = budget_space(reference, budget.macs, scale, head) if space is None else space
     _check_table(space, latency)
     _check_head(space, budget)
     _check_reachable(space, budget)
 
-    fit = fit_scale(reference, budget.macs, budget.params, head)
-    uniform = uniform_code(reference, MIN_SCALE if fit is None else fit)
-    notes = (
-        []
-        if fit is not None
-        else [f"Even at {MIN_SCALE} of its width the reference is beyond the limits; it is the control all the same."]
-    )
+    uniform, notes = _uniform(reference, budget, space)
     attempts = [
         (attempt, least, without, *_capped(space, uniform, attempt, replace(budget, min_macs=least), latency))
         for attempt, least, without in _attempts(caps, budget, strict=strict)
@@ -180,6 +176,24 @@ def make_plan(
         _describe(attempt, uniform, limits, space),
         tuple(notes),
     )
+
+
+def _uniform(reference: Code, budget: ResolvedBudget, space: Space) -> tuple[Code, list[str]]:
+    """The uniformly rescaled network that keeps the budget, the first control, with a note where there is none."""
+    least = MIN_SCALE
+    if space.base is not None:
+        narrower = fit_subnetwork(space, budget.macs, budget.params)
+        if narrower is not None:
+            return narrower, []
+        uniform, least = uniform_subnetwork(space, MIN_SCALE / 4), MIN_SCALE / 4
+    else:
+        fit = fit_scale(reference, budget.macs, budget.params, space.head)
+        if fit is not None:
+            return uniform_code(reference, fit), []
+        uniform = uniform_code(reference, MIN_SCALE)
+    return uniform, [
+        f"Even at {least:g} of its width the reference is beyond the limits; it is the control all the same."
+    ]
 
 
 def _attempts(caps: Caps, budget: ResolvedBudget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
@@ -280,7 +294,7 @@ def _check_table(space: Space, latency: LatencyModel | None) -> None:
     if isinstance(latency, LatencyTable) and (missing := latency.missing(space)):
         raise BudgetError(
             f"The latency table {latency.name} lacks {len(missing)} of the blocks of {family_of(space.family).title} "
-            f"codes on the grid at scale {space.scale:g}, the first one {missing[0]}. Measure one for this grid: "
+            f"codes {space.described}, the first one {missing[0]}. Measure one for this grid: "
             "bsszoo.latency.table.measure_latency_table(budget_space(reference, macs))."
         )
 
@@ -304,9 +318,9 @@ def _check_reachable(space: Space, budget: ResolvedBudget) -> None:
     most = Limits().chain(space).extremes()[1][0]
     if budget.min_macs > most:
         raise BudgetError(
-            f"A budget of {human(budget.macs)} MACs is above the largest {family_of(space.family).title} code of the "
-            f"grid at scale {space.scale:g}, which has {human(int(most))} ({most}): lower the budget to that, or widen "
-            "the grid with a larger --scale."
+            f"A budget of {human(budget.macs)} MACs is above the largest {family_of(space.family).title} code "
+            f"{space.described}, which has {human(int(most))} ({most}): lower the budget to that"
+            + (", or widen the grid with a larger --scale." if space.base is None else ".")
         )
 
 
@@ -323,7 +337,7 @@ def _check_together(space: Space | None, limits: Limits, budget: ResolvedBudget,
         and (not ways[0].alone or any((w.figure, w.upper) == (figure, side == "max") for w in ways))
     ]
     text = (
-        f"No {family_of(space.family).title} code of the grid at scale {space.scale:g}"
+        f"No {family_of(space.family).title} code {space.described}"
         f"{' inside the caps asked for' if asked else ''} has {' and '.join(named)}. "
     )
     for way in ways:
@@ -340,7 +354,8 @@ def _check_together(space: Space | None, limits: Limits, budget: ResolvedBudget,
         text += f": {way.code}. "
     changes = list(dict.fromkeys(_change(way, budget) for way in ways))
     change = (" and " if ways[0].alone else ", or ").join(changes)
-    text += f"{change[0].upper()}{change[1:]}, or search another grid with --scale, here {space.scale:g}."
+    text += f"{change[0].upper()}{change[1:]}"
+    text += "." if space.base is not None else f", or search another grid with --scale, here {space.scale:g}."
     raise BudgetError(text)
 
 
@@ -365,7 +380,7 @@ def _none_feasible(space: Space | None, limits: Limits, seed: int, *, asked: boo
                 f"{fastest.value:.4g} ms, {fastest.code}. Raise --max-latency to "
                 f"{_exactly('latency', fastest.value)}, or lower --flops."
             )
-    grid = "" if space is None else f" on the grid at scale {space.scale:g}"
+    grid = "" if space is None else f" {space.described}"
     return f"No code within the limits{words} was found{grid}: loosen the limits or caps, or give another --scale."
 
 

@@ -12,20 +12,24 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from bsszoo.codes.code import Code
-from bsszoo.compression.folder import TRAINING_RECIPE
+from bsszoo.compression.confirm import Interval, chosen, format_interval
+from bsszoo.compression.folder import RECOMMENDED, TRAINING_RECIPE
 from bsszoo.compression.plan import Plan
 from bsszoo.errors import RunError
 from bsszoo.evaluators.base import Evaluator, FullTraining
 from bsszoo.files import write_whole
+from bsszoo.report.figures import human
 from bsszoo.search.history import is_number
 from bsszoo.spaces.limits import predicted
-from bsszoo.study.result import Confirmation, Finished, NetworkRow, Result, TrainingFacts, TrialRow
+from bsszoo.study.result import Confirmation, ConfirmedRow, Finished, NetworkRow, Result, TrainingFacts, TrialRow
 
 if TYPE_CHECKING:
     from torch import nn
 
 #: Most codes of the closing table; at least five when as many were evaluated.
 MOST_CODES: Final = 8
+#: Points of accuracy that a recommended network may lose before a larger budget is advised.
+LARGE_DROP: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +43,63 @@ class CompressResult(Result):
 
     @property
     def recommended(self) -> NetworkRow:
-        """The network to take: the best code, or the uniformly rescaled one where that is better in fresh trainings.
+        """The network to take: of the best codes and the uniformly rescaled one the best in fresh trainings.
 
+        It is chosen by the images that the search used, so that its result on the unseen ones does not flatter it.
         Without fresh trainings (``confirmation`` is None) it is the code of the best score, for which the caution of a
         heuristic evaluator holds.
         """
-        best = self.best
-        if self.confirmation is not None:
-            means = {r.role: sum(r.tests) / len(r.tests) for r in self.confirmation.rows if r.tests}
-            if means.get("uniform", float("-inf")) > means.get("found", float("-inf")):
-                return next(row for row in self.networks if row.role == "uniform")
-        return best
+        row = None if self.confirmation is None else chosen(self.confirmation.rows)
+        if row is None:
+            return self.best
+        return next((one for one in self.networks if one.code == row.code and one.role == row.role), self.best)
+
+    def confirmed(self, code: Code) -> ConfirmedRow | None:
+        """The fresh trainings of a code; None without."""
+        rows = () if self.confirmation is None else self.confirmation.rows
+        return next((row for row in rows if row.code == code and row.tests), None)
+
+    @property
+    def recommendation(self) -> str | None:
+        """Which network to take, in a sentence, beside the network as it is; None where that was not measured."""
+        take, whole = self.recommended, next((r for r in self.networks if r.role == "original"), None)
+        mine, theirs = self.confirmed(take.code), None if whole is None else self.confirmed(whole.code)
+        if whole is None or mine is None or theirs is None:
+            return None
+        mean, original = (sum(row.tests) / len(row.tests) for row in (mine, theirs))
+        share = take.cost.macs / whole.cost.macs
+        name = "the uniformly rescaled network" if take.role == "uniform" else take.label
+        text = (
+            f"Take {name}: {format_interval(Interval(mean, mine.low, mine.high))}% with {human(take.cost.macs)} MACs "
+            f"({100 * share:.0f}%), {original - mean:+.2f} points below the network's {original:.2f}%."
+        ).replace("+", "")
+        if original - mean > LARGE_DROP:
+            text += (
+                f" No network of this budget was within {LARGE_DROP:g} point of it: a larger budget keeps more, or a "
+                "longer fine-tuning (--epochs)."
+            )
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``Result.to_dict``, with the networks that matter by their roles where they were trained and measured."""
+        data = Result.to_dict(self)
+        if self.recommendation is None:
+            return data
+        rows = {row.role: row for row in self.networks if row.role != "found"} | {"recommended": self.recommended}
+        return data | {role: self._measured(role, row) for role, row in rows.items()}
+
+    def _measured(self, role: str, row: NetworkRow) -> dict[str, Any]:
+        trained = self.confirmed(row.code)
+        tests = () if trained is None else trained.tests
+        return {
+            "code": str(row.code),
+            "macs": row.cost.macs,
+            "params": row.cost.params,
+            "latency_ms": row.latency_ms,
+            "test_accuracy": sum(tests) / len(tests) if tests else None,
+            "interval": None if trained is None or trained.low is None else [trained.low, trained.high],
+            "weights": f"{RECOMMENDED}/model.safetensors" if role == "recommended" else None,
+        }
 
     def build(self, row: NetworkRow | None = None, *, weights: bool = True, **arguments: Any) -> nn.Module:
         """The network of a row, the recommended one by default.
@@ -127,7 +177,7 @@ def assemble(
     Raises:
         RunError: No trial has a score.
     """
-    best = diverse(trials, MOST_CODES)
+    best = diverse(trials, MOST_CODES) if plan.space.base is None else leading(trials, MOST_CODES)
     if not best:
         cause = next((t.error for t in trials if t.error), "no reason was recorded").rstrip(".")
         raise RunError(
@@ -213,7 +263,7 @@ def _notes(
 def _confirmation(earlier: Mapping[str, Any] | None, best: Code, plan: Plan) -> Confirmation | None:
     """The confirmation, where its code is still the best."""
     confirmation = None if earlier is None else Confirmation.from_dict(earlier, plan.space.cost)
-    if confirmation is None or any(r.role == "found" and r.code != best for r in confirmation.rows):
+    if confirmation is None or any(r.label == "found 1" and r.code != best for r in confirmation.rows):
         return None
     return confirmation
 
@@ -249,6 +299,15 @@ def candidates_fingerprint(plan: Plan) -> str:
     return hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
 
 
+def leading(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
+    """Up to ``most`` finished trials of different codes, best first."""
+    done = sorted((t for t in trials if t.score is not None), key=lambda t: (-float(t.score or 0), t.number))
+    first: dict[Code, TrialRow] = {}
+    for trial in done:
+        first.setdefault(trial.code, trial)
+    return list(first.values())[:most]
+
+
 def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     """Up to ``most`` finished trials of different codes, best first: several to train and compare.
 
@@ -256,11 +315,7 @@ def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     The gap is the largest (shrinking from the median distance of the evaluated codes, each entry divided by its spread)
     at which there are enough codes, so they are as different as their number allows.
     """
-    done = sorted((t for t in trials if t.score is not None), key=lambda t: (-float(t.score or 0), t.number))
-    first: dict[Code, TrialRow] = {}
-    for trial in done:
-        first.setdefault(trial.code, trial)
-    done = list(first.values())
+    done = leading(trials, len(trials))
     if len(done) <= 1:
         return done[:most]
     entries = np.array([t.code.entries for t in done], dtype=np.float64)

@@ -14,10 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import numpy as np
+
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
 from bsszoo.compression.budget import check_not_larger, latency_limit, resolved_budget
-from bsszoo.compression.confirm import Tester
+from bsszoo.compression.confirm import Deliverer, Tester
 from bsszoo.compression.confirm import confirm as confirm_best
 from bsszoo.compression.events import Callback, Event, SearchEvents, TrainingEvents, begun, confirming, planned
 from bsszoo.compression.finish import Finish, read_finish
@@ -26,6 +28,7 @@ from bsszoo.compression.folder import (
     CONTROLS,
     LATENCIES,
     NOTES,
+    RECOMMENDED,
     REPORT,
     RESULT,
     SETTINGS,
@@ -187,6 +190,7 @@ class Compression:
             if options.retry_failed and retry_failed(run.study, prepared.search):
                 earlier = [row for row in earlier if row.state != "failed"]
             self._emit(planned(prepared.plan, prepared.evaluator.info, run.folder, len(earlier), options.trials))
+            prepared.evaluator.prepare(lambda note: self._emit(Event("plan", note)))
             self._judge_controls(run)
             events = SearchEvents(self._emit, earlier, prepared.search.wanted)
             events.started()
@@ -242,17 +246,23 @@ class Compression:
             trainings = self.options.end.confirm if trainings is None else trainings
             if not trainings or not isinstance(judge, Tester):
                 return result
+            found = [row.code for row in result.networks if row.role == "found"]
             confirmation = confirm_best(
                 judge,
                 self._prepared.plan,
-                result.best.code,
+                found[: judge.leaders if isinstance(judge, Deliverer) else 1],
                 run.study,
                 trainings=trainings,
                 workers=self.options.search.workers,
                 seed=result.seed,
                 on_result=lambda *step: self._emit(confirming(*step)),
             )
-            return self._noted(run, replace(result, confirmation=confirmation), "confirm", confirmation.notes)
+            result = replace(result, confirmation=confirmation)
+            if isinstance(judge, Deliverer):
+                row = result.confirmed(result.recommended.code)
+                if row is not None and row.held:
+                    judge.deliver(row.code, int(np.argmax(row.held)), run.folder / RECOMMENDED)
+            return self._noted(run, result, "confirm", confirmation.notes)
 
     def finish(self, how: Finish | None = None) -> CompressResult:
         """Train the best code in full, in the run's folder.
@@ -301,9 +311,9 @@ class Compression:
         evaluator = make_evaluator(options.search.evaluator, request)
         counted = evaluator.searched(network)
         head = None if counted.detector is None else DetectorHead.of(counted.detector)
-        reference = network.code
+        reference, space = counted.code, evaluator.space(counted)
         whole = str(reference if head is None else head.on(reference))
-        cost = _cost(counted)
+        cost = _cost(counted) if space is None else space.cost(reference)
         budget = resolved_budget(wanted, cost, limit)
         # A network named by a path on this machine is recorded by its code, and so is one that is counted otherwise.
         named = isinstance(self.network, str) and self.network[:1] != "{" and network.source is None
@@ -325,6 +335,7 @@ class Compression:
             strict=options.grid.capped,
             latency=None if limit is None else limit.model,
             head=head,
+            space=space,
         )
         evaluator = evaluator.over(plan.space, plan.candidates)
         search = SearchPlan(

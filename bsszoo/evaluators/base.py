@@ -129,6 +129,17 @@ class Evaluator(ABC):
         """The evaluator of a search among candidates, such as one whose scores are relative to them."""
         return self
 
+    def space(self, network: Network) -> Space | None:
+        """The space that is searched; None for the grid of the network's family."""
+        return None
+
+    def prepare(self, note: Callable[[str], None]) -> None:  # noqa: B027  nothing to prepare is the usual case
+        """Make what all trials share; called by a run before its first trial, with what to tell the user.
+
+        Raises:
+            SettingsError: A search would be in vain.
+        """
+
     def searched(self, network: Network) -> Network:
         """The network as its costs are counted, such as a detector with the classes of the images."""
         return network

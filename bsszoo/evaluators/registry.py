@@ -16,6 +16,7 @@ from bsszoo.train.detection.recipe import read_any_recipe
 #: Module and class of each; the class has ``requested(Request) -> Evaluator``.
 BUILT_IN: Final = {
     "structural": ("bsszoo.evaluators.structural", "StructuralEvaluator"),
+    "inherited": ("bsszoo.evaluators.inherited", "InheritedEvaluator"),
     "training": ("bsszoo.evaluators.training", "TrainingEvaluator"),
     "detection": ("bsszoo.evaluators.detection", "DetectionEvaluator"),
 }
@@ -42,8 +43,8 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
     """The evaluator of a name, a function or an object.
 
     Args:
-        what: A name of a built-in one, ``"module:function"``, a function of a code, or an ``Evaluator``; None for a
-            training where there are images, else ``structural``.
+        what: A name of a built-in one, ``"module:function"``, a function of a code, or an ``Evaluator``; None for
+            ``structural`` without images, and with images ``inherited`` for a network with weights, else a training.
         request: What a built-in one is made from.
 
     Raises:
@@ -54,7 +55,9 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
     """
     trains = request.training.has_data
     if what is None:
-        what = "structural" if not trains else "training" if request.network.detector is None else "detection"
+        network = request.network
+        trained = "inherited" if network.source is not None else "training"
+        what = "structural" if not trains else trained if network.detector is None else "detection"
     if request.training.recipe is not None:
         # A wrong recipe is refused before torch is loaded to train by it.
         read_any_recipe(request.training.recipe)

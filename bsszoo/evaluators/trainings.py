@@ -73,6 +73,10 @@ class Trainings(Evaluator):
         """The network that is trained for a code."""
         return str(code)
 
+    def model_part(self, code: Code, out: Path) -> dict[str, Any]:
+        """What a recipe's model section says of a code that is trained in the folder ``out``."""
+        return {"name": self.name_of(code)}
+
     def recipe_for(self, *, test: bool) -> Any:
         """The recipe; with ``test`` the validation split is measured once, after the last update."""
         part = self.recipe.data
@@ -103,8 +107,8 @@ class Trainings(Evaluator):
         results = tuple(self.result_of(self.trained(code, seed + i), test=False) for i in range(self.repeats))
         return Score(sum(results) / len(results), self.measured, results)
 
-    def tested(self, code: Code, number: int) -> float:
-        """The result, on the recipe's validation split, of a training by which nothing was chosen.
+    def tested(self, code: Code, number: int) -> tuple[float, float]:
+        """The results of a training by which nothing was chosen: on the split that the search never sees, and held out.
 
         Its seed is none of the search's; the split is measured once, after the last update.
 
@@ -115,7 +119,8 @@ class Trainings(Evaluator):
         Raises:
             EvaluationError: As ``evaluate``.
         """
-        return self.result_of(self.trained(code, self.recipe.run.seed + FRESH + number, test=True), test=True)
+        summary = self.trained(code, self.recipe.run.seed + FRESH + number, test=True)
+        return self.result_of(summary, test=True), self.result_of(summary, test=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -152,7 +157,7 @@ class Trainings(Evaluator):
         out = self.training_folder(code, seed)
         if not (out / SUMMARY).is_file():
             out.mkdir(parents=True, exist_ok=True)
-            recipe = with_values(self.recipe_for(test=test), model={"name": self.name_of(code)}, run={"seed": seed})
+            recipe = with_values(self.recipe_for(test=test), model=self.model_part(code, out), run={"seed": seed})
             wanted = out.with_suffix(".yaml")
             write_whole(wanted, recipe_text(recipe))
             with self._free_device() as device:

@@ -91,6 +91,23 @@ def commands_of(result: Result, code: Code) -> tuple[Command, ...]:
     return build
 
 
+def using(folder: str) -> tuple[Command, ...]:
+    """The commands that use the trained network in a folder."""
+    quoted = shlex.quote(folder)
+    return (
+        Command(
+            "Load it", f"import bsszoo\n\nmodel = bsszoo.create({f'local-dir:{folder}'!r}, pretrained=True)\n", "python"
+        ),
+        Command(
+            "Use it",
+            f"bsszoo predict {quoted} IMAGE\nbsszoo export {quoted} --format onnx --out model.onnx\n"
+            f"bsszoo push {quoted} ORG/NAME --dry-run card\n",
+            "shell",
+            "Predictions, a file for other runtimes, and what would be published.",
+        ),
+    )
+
+
 def after_training(training: TrainingFacts, finished: Finished) -> tuple[Command, ...]:
     """The commands that load and publish the network of a run's training in full."""
     folder = f"{training.folder}/{finished.folder}"

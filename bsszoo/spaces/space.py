@@ -250,6 +250,11 @@ class Space:
     # -- what it holds ---------------------------------------------------------------------------------------
 
     @property
+    def described(self) -> str:
+        """Where its codes are, in words."""
+        return f"on the grid at scale {self.scale:g}" if self.base is None else "among the network's subnetworks"
+
+    @property
     def entry_names(self) -> tuple[str, ...]:
         """The paper's names of the entries, in the order of a row of codes."""
         return family_of(self.family).names_of(self.form[:1])
@@ -489,6 +494,40 @@ def uniform_code(code: Code, scale: float) -> Code:
         stem_width=FAMILY_DEFAULT if _follows(code) else family.rescaled_stem(code.stem_width, scale),
         stage2_width=scaled_stage2(code.stage2_width, scale) if family.stage2 else FAMILY_DEFAULT,
     )
+
+
+def uniform_subnetwork(space: Space, scale: float) -> Code:
+    """The subnetwork of a space with every width and inner width ``scale`` times as large, to the finest multiples.
+
+    Depths, group widths and the space's fixed parts stay.
+    """
+    base = space.base
+    assert base is not None
+    family, n = family_of(space.family), len(space.widths)
+    entries = entries_of(base, space.form)
+
+    def narrower(width: int, multiple: int) -> int:
+        step = math.lcm(_finest(width, space.divisor), multiple)
+        return min(width, scaled(scale * width, step))
+
+    groups = entries[2 * n : 3 * n] if family.whole_groups else (1,) * n
+    widths = [narrower(c, g) for c, g in zip(base.widths, groups, strict=True)]
+    thirds = entries[2 * n : 3 * n]
+    inner = thirds if family.whole_groups else tuple(narrower(b, 1) for b in thirds)
+    return space.code([*widths, *base.depths, *inner])
+
+
+def fit_subnetwork(space: Space, macs: int, params: int | None = None) -> Code | None:
+    """The largest uniformly narrower subnetwork with at most so many MACs and parameters; None without one."""
+    made = None
+    for step in range(_STEPS, round(_STEPS * MIN_SCALE / 4), -1):
+        code = uniform_subnetwork(space, step / _STEPS)
+        if code == made:
+            continue
+        made, cost = code, space.cost(code)
+        if cost.macs <= macs and (params is None or cost.params <= params):
+            return code
+    return None
 
 
 def fit_scale(code: Code, macs: int, params: int | None = None, head: DetectorHead | None = None) -> float | None:

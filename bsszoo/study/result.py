@@ -95,15 +95,17 @@ class ConfirmedRow:
     """A network whose fresh trainings were measured on images that the search never used.
 
     ``tests`` are their results [%]; ``low`` to ``high`` is the 95% interval of their mean, None where there is none.
+    ``held`` are the results of the same trainings on the images by which networks are chosen.
     """
 
     label: str
-    role: Literal["uniform", "random", "found"]
+    role: Literal["original", "uniform", "random", "found"]
     code: Code
     cost: Cost
     tests: tuple[float, ...]
     low: float | None = None
     high: float | None = None
+    held: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class Confirmation:
                 "tests": list(r.tests),
                 "low": r.low,
                 "high": r.high,
+                **({"held": list(r.held)} if r.held else {}),
             }
             for r in self.rows
         ]
@@ -145,7 +148,7 @@ class Confirmation:
         rows = []
         for row in data["networks"]:
             code, role = Code.parse(row["code"]), row["role"]
-            if role not in ("uniform", "random", "found"):
+            if role not in ("original", "uniform", "random", "found"):
                 raise ValueError(f"{role!r} is no role of a network")
             tests = tuple(_is(float, v) for v in row["tests"])
             rows.append(
@@ -157,6 +160,7 @@ class Confirmation:
                     tests,
                     _is(float, row["low"], none=True),
                     _is(float, row["high"], none=True),
+                    tuple(_is(float, v) for v in row.get("held", ())),
                 )
             )
         return cls(

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_
 from bsszoo.errors import DataError, RecipeError
 from bsszoo.images import MODES, converted, prepared
 from bsszoo.train.classification.data import ImageSplit, Split, Stream
+from bsszoo.train.classification.recipe import with_values
 from bsszoo.train.seeds import drawing, mixed
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _GRACE: Final = 1800
 # The least micro-batch, as a share of the images that would fit: below it divisors were chosen badly, not memory.
 _LEAST_SHARE: Final = 0.25
 _CHECK: Final = 5
+#: Images that are evaluated at once where they are in memory.
+EVALUATION_BATCH: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +249,14 @@ def evaluation_transform(recipe: Recipe) -> Callable[[Any], Any]:
         crop_pct=data.crop_pct,
     )
     return transform
+
+
+def decoded(split: ImageSplit, recipe: Recipe, side: int) -> Iterator[NDArray[np.uint8]]:
+    """The images of a split one by one, their shorter side resized to ``side`` [px] and cut to it, uint8 [c, s, s]."""
+    transform = evaluation_transform(with_values(recipe, data={"image_size": side, "crop_pct": 1.0}))
+    mode = _mode(recipe.model.in_chans)
+    for index in range(len(split)):
+        yield _uint8(transform(split.image(index, mode)))
 
 
 def evaluation_batches(split: Split, recipe: Recipe, process: Process) -> Any:

@@ -1,0 +1,479 @@
+"""``InheritedEvaluator``: a subnetwork is judged by the weights that it inherits from a trained network.
+
+    code --inherit_weights, each layer fitted to the trained network's--> subnetwork: rung 0
+         --fine_tune, a short annealed schedule, taught by the trained network--> score
+
+A score is how near the outputs come to the trained network's on held-out images: minus the Kullback-Leibler
+divergence. Among codes that end within a few tenths of a point it ranks them where accuracy, which counts a few images,
+does not. The trainings at the end of a search start from inherited weights too, and are the recipe's, in full.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from bsszoo.codes.code import Code
+from bsszoo.errors import SettingsError, WeightsError
+from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial
+from bsszoo.evaluators.registry import Request
+from bsszoo.evaluators.training import TrainingEvaluator, updates_of
+from bsszoo.evaluators.trainings import FRESH, HOLDOUT
+from bsszoo.files import whole_file, write_whole
+from bsszoo.models.resolve import Network
+from bsszoo.spaces.space import DIVISOR, Space
+from bsszoo.texts import one_line, parse_json
+from bsszoo.train.checkpoint import BEST, CONFIG, LAST, RECIPE, SUMMARY, WEIGHTS
+from bsszoo.train.classification.data import ImageSplit, Stream, class_names, open_split, open_splits, open_test
+from bsszoo.train.classification.recipe import (
+    AugmentPart,
+    DataPart,
+    ModelPart,
+    OptimPart,
+    Recipe,
+    RunPart,
+    SchedulePart,
+    read_recipe,
+    with_values,
+)
+
+_NEARNESS: Final = "minus the divergence from the trained network's outputs [nats]"
+#: Updates of the fine-tuning by which a code is judged, where an epoch has more.
+JUDGED_UPDATES: Final = 300
+#: Updates of the fine-tuning in full, from which its epochs follow; and the fewest and the most epochs.
+TUNED_UPDATES: Final = 2500
+TUNED_EPOCHS: Final = (3, 30)
+#: Images of a batch, where there are enough of them.
+BATCH: Final = 64
+#: Training images from which means and variances are recomputed.
+NORM_IMAGES: Final = 2048
+#: Values of the inputs (images x channels x side x side) to which layers are fitted: 1,000 images of 32 x 32 px, and
+#: the fewest images.
+FITTED: Final = (3 * 32 * 32 * 1000, 100)
+#: The share of the trained network's outputs in the loss of a fine-tuning, and their temperature.
+TEACHER_SHARE: Final = 0.7
+TEMPERATURE: Final = 2.0
+
+
+def fine_tuning_recipe(network: Network, data: DataPart, images: int, num_classes: int) -> Recipe:
+    """How a trained network's subnetworks are fine-tuned: rates for inherited weights, and as many epochs as pay.
+
+    SGD with Nesterov's momentum, batches of 64, a rate of 0.01 falling to 0 along a cosine, epochs for about 2,500
+    updates (3 to 30), random crops of slightly larger images, and flips.
+
+    Args:
+        network: The trained network.
+        data: The data section.
+        images: Number of training images.
+        num_classes: Outputs.
+    """
+    batch = min(BATCH, max(2, images // 8 // 2 * 2))
+    epochs = min(max(TUNED_EPOCHS[0], math.ceil(TUNED_UPDATES / max(1, images // batch))), TUNED_EPOCHS[1])
+    return Recipe(
+        model=ModelPart(name=str(network.code), num_classes=num_classes, in_chans=network.in_chans),
+        optim=OptimPart(lr=0.01 * batch / BATCH, batch_size=batch, weight_decay=5e-4),
+        schedule=SchedulePart(epochs=epochs),
+        data=data,
+        augment=AugmentPart(crop_mode="rkrc", hflip=0.5),
+        run=RunPart(device_batch=batch, workers=1),
+    )
+
+
+def data_part(network: Network, request: Request) -> DataPart:
+    """The data section of a network's own input: size, crop, mean and deviation as its weights' configuration says."""
+    how, config = request.training, network.config
+    given: dict[str, Any] = {"image_size": network.code.image_size if how.image_size is None else how.image_size}
+    given |= {key: config[key] for key in ("mean", "std", "interpolation") if config.get(key)}
+    if config.get("crop_pct"):
+        given["crop_pct"] = min(1.0, float(config["crop_pct"]))
+    given |= {key: value for key, value in (("dataset", how.dataset), ("subset", how.subset)) if value is not None}
+    return DataPart(**given, holdout=HOLDOUT)
+
+
+@dataclass(frozen=True)
+class InheritedEvaluator(TrainingEvaluator):
+    """Judges a subnetwork by how near it comes to the trained network after a short fine-tuning of inherited weights.
+
+    Args:
+        recipe: The fine-tuning in full; the judge's is its optimiser and augmentation over ``epochs``.
+        data, folder, repeats, device: As ``Trainings``.
+        weights: The trained network's, as ``bsszoo.create`` takes them.
+        original: Its code.
+        order: The network's outputs in the order of the data's classes.
+        epochs: Of the fine-tuning that judges.
+    """
+
+    leaders: ClassVar[int] = 3
+
+    weights: str = ""
+    original: Code | None = None
+    order: tuple[int, ...] = ()
+    epochs: float = 1.0
+    divisor: int = DIVISOR
+
+    @classmethod
+    def requested(cls, request: Request) -> InheritedEvaluator:
+        """The evaluator of a network with weights, on the images of the request.
+
+        Raises:
+            SettingsError: The network has no weights, or its classes are not those of the images.
+            RecipeError, DataError: The recipe or the images cannot be used.
+        """
+        network, how = request.network, request.training
+        if network.detector is not None:
+            raise SettingsError(
+                "Subnetworks of detectors are not searched by inherited weights; leave --evaluator out."
+            )
+        if network.source is None:
+            raise SettingsError(
+                f"{network.recognised} comes without weights, by which --evaluator inherited judges subnetworks. Give "
+                "its weights file, its training's folder, hf-hub:ORG/NAME, or a name with a tag."
+            )
+        part = data_part(network, request)
+        split = open_split(part, how.folder, training=True, num_classes=sys.maxsize)
+        if isinstance(split, Stream):
+            raise SettingsError(
+                f"--dataset {part.dataset} is read in a fixed order; subnetworks are judged on a folder."
+            )
+        order = _order(network, split)
+        if how.recipe is None:
+            train, _ = open_splits(part, how.folder, num_classes=len(order))
+            recipe = fine_tuning_recipe(network, part, len(train), len(order))
+        else:
+            recipe = with_values(
+                read_recipe(how.recipe), model={"num_classes": len(order), "in_chans": network.in_chans}
+            )
+            recipe = with_values(recipe, data={"holdout": recipe.data.holdout or HOLDOUT})
+        if how.epochs is not None:
+            recipe = with_values(recipe, schedule={"epochs": how.epochs})
+        made = cls(
+            recipe,
+            how.folder,
+            (request.folder / "trainings").absolute(),
+            how.repeats,
+            weights=network.source,
+            original=replace(network.code, image_size=recipe.data.image_size),
+            order=order,
+        )
+        if request.tested:
+            made.check_test()
+        return made
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        updates = updates_of(self.recipe, train) / self.recipe.schedule.epochs
+        object.__setattr__(self, "epochs", min(self.epochs, JUDGED_UPDATES / updates))
+
+    # -- what a search asks -----------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """A fingerprint (SHA-256) of the recipe, of the network and its weights' name, and of how codes are judged."""
+        words = f"{super().fingerprint} {self.original} {self.weights} {self.epochs:g} {self.divisor}"
+        return hashlib.sha256(words.encode()).hexdigest()[:8]
+
+    @property
+    def info(self) -> EvaluatorInfo:
+        """What is measured, on what, after how much training."""
+        about = super().info
+        data = self.recipe.data
+        updates = round(self._updates * self.epochs / self.recipe.schedule.epochs)
+        return EvaluatorInfo(
+            f"inherited-{self.fingerprint}",
+            "minus the divergence (Kullback-Leibler) [nats] of a subnetwork's outputs from the trained network's, on "
+            f"{100 * data.holdout:g}% of the training images, held out, with inherited weights after {updates:,} "
+            f"updates of {self.recipe.optim.batch_size:,} images at {data.image_size} px{self.thinned}",
+            about.caution,
+        )
+
+    def searched(self, network: Network) -> Network:
+        """The network at the input size of its images."""
+        assert self.original is not None
+        return replace(network, code=self.original)
+
+    def space(self, network: Network) -> Space:
+        """The subnetworks of the network, at its own input size, classes and channels."""
+        part = self.recipe.model
+        return Space.subnetworks(
+            network.code, divisor=self.divisor, num_classes=part.num_classes, in_chans=part.in_chans
+        )
+
+    def prepare(self, note: Callable[[str], None]) -> None:
+        """Write what all trials share, and measure the network as it is.
+
+        Raises:
+            SettingsError: It is no better than guessing on the held-out images.
+        """
+        shared = self._shared(note)
+        chance = 100 / self.recipe.model.num_classes
+        deviation = math.sqrt(chance * (100 - chance) / max(1, shared.accuracy.images))
+        if shared.accuracy.top1 <= chance + 4 * deviation:
+            raise SettingsError(
+                f"The network is right for {shared.accuracy.top1:.2f}% of {shared.accuracy.images:,} held-out images, "
+                f"which is what guessing among {self.recipe.model.num_classes} classes gives: its weights do not fit "
+                "these images. Are its classes in the order of the folders' names, and its input "
+                f"{self.recipe.data.image_size} px with mean {list(self.recipe.data.mean)}?"
+            )
+        note(f"The network as it is: {shared.accuracy.top1:.2f}% of {shared.accuracy.images:,} held-out images.")
+
+    # -- judging ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, code: Code, trial: Trial) -> Score:
+        """How near a code comes to the trained network [nats]; 0 of that itself, which is not fine-tuned."""
+        from bsszoo.train.classification.in_memory import fine_tune
+
+        shared = self._shared()
+        if code == self.original:
+            return Score(0.0, _NEARNESS)
+        start = shared.subnetwork(code)
+        trial.report(shared.nearness(start), 0)
+        results = []
+        for repeat in range(self.repeats):
+            network = copy.deepcopy(start) if self.repeats > 1 else start
+            seed = self.recipe.run.seed + repeat
+            fine_tune(
+                network,
+                shared.train,
+                self.recipe,
+                shared.normalise,
+                epochs=self.epochs,
+                seed=seed,
+                objective=shared.objective,
+            )
+            results.append(shared.nearness(network))
+        return Score(sum(results) / len(results), _NEARNESS, tuple(results))
+
+    def doubt(self, best: float) -> str | None:
+        """None: the trained network is better than guessing, and a score says how near a code comes to it."""
+        return None
+
+    def recipe_for(self, *, test: bool) -> Recipe:
+        """As ``TrainingEvaluator.recipe_for``, taught by the trained network."""
+        return with_values(super().recipe_for(test=test), loss=self.taught)
+
+    @property
+    def original_file(self) -> Path:
+        """The trained network's weights in the run's folder, its outputs in the order of the data's classes."""
+        return self.folder.parent / "inherited" / f"original_{self.fingerprint}.safetensors"
+
+    @property
+    def taught(self) -> dict[str, Any]:
+        """The loss section of a fine-tuning that the trained network teaches."""
+        return {
+            "teacher": str(self.original),
+            "teacher_weights": str(self.original_file),
+            "teacher_share": TEACHER_SHARE,
+            "temperature": TEMPERATURE,
+        }
+
+    def model_part(self, code: Code, out: Path) -> dict[str, Any]:
+        """A code's network and the file of the weights that its training in full starts from, written beside it."""
+        from safetensors.torch import save_file
+
+        file = out.with_suffix(".start.safetensors")
+        if not file.is_file():
+            shared = self._shared()
+            for path, network in ((self.original_file, shared.network), (file, shared.subnetwork(code))):
+                state = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
+                with whole_file(path) as scratch:
+                    save_file(state, scratch, metadata={"format": "pt"})
+        return {"name": str(code), "pretrained": str(file)}
+
+    @property
+    def test_measures(self) -> str:
+        """What ``tested`` measures."""
+        text = super().test_measures
+        return f"{text}, from inherited weights; of the network itself as it is"
+
+    def tested(self, code: Code, number: int) -> tuple[float, float]:
+        """As ``Trainings.tested``, of fine-tunings from inherited weights; the network itself is measured as it is."""
+        if code == self.original:
+            shared = self._shared()
+            return shared.tested(self), shared.accuracy.top1
+        results = super().tested(code, number)
+        out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
+        # What only a training that was cut off needs.
+        for file in (out / LAST, out / BEST, out.with_suffix(".start.safetensors")):
+            file.unlink(missing_ok=True)
+        return results
+
+    def deliver(self, code: Code, number: int, folder: Path) -> None:
+        """Copy the network of a fresh training to a folder: weights, configuration, recipe and summary."""
+        out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
+        folder.mkdir(exist_ok=True)
+        for name in (WEIGHTS, CONFIG, RECIPE, SUMMARY):
+            with whole_file(folder / name) as scratch:
+                shutil.copyfile(out / name, scratch)
+
+    def _shared(self, note: Callable[[str], None] = lambda _: None) -> _Shared:
+        return _shared_of(self, note)
+
+
+class _Shared:
+    """What all trials share: the trained network, the images in memory, and how the network does as it is."""
+
+    def __init__(self, judge: InheritedEvaluator, note: Callable[[str], None]) -> None:
+        from bsszoo.train.classification.in_memory import Normaliser, accuracy, decode, outputs
+        from bsszoo.train.devices import device_of
+        from bsszoo.train.optim import Objective
+
+        assert judge.original is not None
+        recipe, self.folder = judge.recipe, judge.folder.parent / "inherited"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.code, self.recipe = judge.original, recipe
+        self.device = device_of(judge.device)
+        splits = open_splits(recipe.data, judge.data, num_classes=recipe.model.num_classes)
+        images = []
+        for name, split in zip(("train", "held"), splits, strict=True):
+            assert isinstance(split, ImageSplit)
+            file = self.folder / f"{name}_{_fingerprint(split, recipe)}.npy"
+            if not file.is_file():
+                note(f"Decoding {len(split):,} images ...")
+            images.append(decode(split, recipe, file))
+        self.train, self.held = images
+        self.normalise = Normaliser(recipe, self.device)
+        self.network = _in_order(judge).to(self.device).eval()
+        self.objective = Objective(with_values(recipe, loss=judge.taught), self.network)
+        self._reference: Any = None
+        theirs = outputs(self.network, self.held, self.normalise)
+        self._wanted = theirs.log_softmax(1)
+        self.accuracy = self._measured(judge, lambda: accuracy(theirs, self.held.labels))
+
+    def nearness(self, network: Any) -> float:
+        """Minus the mean divergence of a network's outputs from the trained network's on held-out images [nats]."""
+        import torch
+
+        from bsszoo.train.classification.in_memory import outputs
+
+        log_p = outputs(network, self.held, self.normalise).log_softmax(1)
+        return -float(torch.nn.functional.kl_div(log_p, self._wanted, reduction="batchmean", log_target=True))
+
+    def tested(self, judge: InheritedEvaluator) -> float:
+        """The accuracy [%] of the network as it is on the split that the search never sees."""
+        from bsszoo.train.classification.evaluation import evaluate
+        from bsszoo.train.classification.samples import end_readers, evaluation_batches
+        from bsszoo.train.devices import Process
+
+        recipe = judge.recipe_for(test=True)
+        split = open_test(recipe.data, judge.data, num_classes=recipe.model.num_classes, classes=judge._classes)
+        assert split is not None
+        process = Process(self.device)
+        batches = evaluation_batches(split, with_values(recipe, run={"device_batch": 256}), process)
+        try:
+            found = evaluate(self.network, batches, process)
+        finally:
+            end_readers(batches)
+        assert found is not None  # nothing asks it to stop
+        return found.top1
+
+    def _measured(self, judge: InheritedEvaluator, measure: Callable[[], Any]) -> Any:
+        from bsszoo.train.classification.evaluation import Accuracy
+
+        file = self.folder / f"original_{judge.fingerprint}.json"
+        if file.is_file():
+            try:
+                return Accuracy(**parse_json(file.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                raise SettingsError(
+                    f"{file} cannot be read ({one_line(error)}). Remove it: the same command measures it again."
+                ) from None
+        found = measure()
+        write_whole(file, json.dumps(asdict(found), indent=2) + "\n")
+        return found
+
+    def subnetwork(self, code: Code) -> Any:
+        """A code's network with inherited weights and recomputed batch normalisation."""
+        from bsszoo.models.build import build
+        from bsszoo.models.inherit import Reference, inherit_weights
+        from bsszoo.train.classification.in_memory import recompute_norms
+        from bsszoo.train.seeds import seed_generators
+
+        part = self.recipe.model
+        seed_generators(self.device, self.recipe.run.seed)
+        if self._reference is None:
+            values, least = FITTED
+            number = max(least, values // (part.in_chans * self.train.size**2))
+            images = self.normalise(self.train.centres(slice(0, number)))
+            self._reference = Reference(self.network, self.code, images)
+        network = build(code, num_classes=part.num_classes, in_chans=part.in_chans).to(self.device)
+        inherit_weights(network, code, self.network, self.code, reference=self._reference)
+        recompute_norms(network, self.train, self.normalise, number=NORM_IMAGES)
+        return network
+
+
+#: The shared part of the evaluator that this process used last, by its key.
+_LAST: dict[str, _Shared] = {}
+
+
+def _shared_of(judge: InheritedEvaluator, note: Callable[[str], None]) -> _Shared:
+    """Made once in each process: workers receive the evaluator alone, and read the rest from the run's folder."""
+    key = f"{judge.folder} {judge.fingerprint}"
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = _Shared(judge, note)
+    return _LAST[key]
+
+
+def _in_order(judge: InheritedEvaluator) -> Any:
+    """The trained network, its outputs in the order of the data's classes."""
+    import torch
+
+    from bsszoo.models.create import create
+
+    assert judge.original is not None
+    part = judge.recipe.model
+    network: Any = create(judge.original, pretrained=judge.weights)
+    if network.num_classes != part.num_classes or network.in_chans != part.in_chans:
+        raise WeightsError(
+            f"The weights of {judge.weights} have {network.num_classes} classes and {network.in_chans} input channels, "
+            f"where {part.num_classes} and {part.in_chans} were found before: did the file change?"
+        )
+    classifier = network.get_classifier()
+    order = torch.tensor(judge.order)
+    with torch.no_grad():
+        classifier.weight.copy_(classifier.weight[order].clone())
+        if classifier.bias is not None:
+            classifier.bias.copy_(classifier.bias[order].clone())
+    return network
+
+
+def _order(network: Network, split: ImageSplit) -> tuple[int, ...]:
+    """Which of the network's outputs stands for each class of the data.
+
+    Raises:
+        SettingsError: Its classes are others.
+    """
+    folders, names = class_names(split), network.label_names
+    number = int(split.labels.max()) + 1 if folders is None else len(folders)
+    if number != network.num_classes:
+        raise SettingsError(
+            f"{network.recognised} has {network.num_classes} outputs, and the images are of {number} classes. "
+            "Fine-tune it on them first (`bsszoo train` with model.pretrained), or give the images of its training."
+        )
+    if folders is None or names is None:
+        return tuple(range(number))
+    if set(folders) != set(names):
+        lacking = sorted(set(folders) - set(names)) or sorted(set(names) - set(folders))
+        raise SettingsError(
+            f"The labels of {network.recognised} do not fit the folders: {one_line(lacking[0])!r} is on one side only. "
+            "Name the folders as its labels, "
+            f"{', '.join(one_line(name) for name in names[:3])}{', ..' if len(names) > 3 else ''}."
+        )
+    return tuple(names.index(name) for name in folders)
+
+
+def _fingerprint(split: ImageSplit, recipe: Recipe) -> str:
+    """A fingerprint (SHA-256) of a split's images, and of how they are decoded."""
+    data: Mapping[str, Any] = recipe.data.model_dump()
+    how = [data[key] for key in ("dataset", "image_size", "crop_pct", "interpolation", "holdout", "subset")]
+    words = split.labels.tobytes() + split.indices.tobytes() + repr([*how, recipe.model.in_chans]).encode()
+    return hashlib.sha256(words).hexdigest()[:12]

@@ -1,0 +1,214 @@
+"""Subnetworks of a trained network, judged by inherited weights: a training on drawn shapes, and its compression."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import bsszoo
+from bsszoo.codes import Code
+from bsszoo.errors import RecipeError, SettingsError
+from bsszoo.evaluators.base import Untracked
+from bsszoo.evaluators.inherited import InheritedEvaluator
+from bsszoo.evaluators.registry import Request, make_evaluator
+from bsszoo.models.build import build
+from bsszoo.models.resolve import resolve
+from bsszoo.options import TrainingOptions
+from bsszoo.train.classification.recipe import DataPart, ModelPart, OptimPart, Recipe, RunPart, SchedulePart
+from bsszoo.train.classification.validate import validate
+from bsszoo.train.loop import train
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+BASE = Code.parse("resnet18_c16-24-32-48_l1-2-1-1_px32")
+CLASSES = ("bar", "cross", "disc")
+
+
+def draw(kind: str, rng: np.random.Generator) -> Image.Image:
+    """A bright shape of some size at some place, on noise."""
+    pixels = rng.integers(0, 110, (32, 32, 3))
+    y, x = np.mgrid[:32, :32]
+    top, left = rng.integers(11, 21, 2)
+    size = rng.integers(6, 10)
+    near = (abs(y - top) < size) & (abs(x - left) < size)
+    inside = {
+        "bar": near & (abs(y - top) < 3),
+        "cross": near & ((abs(y - top) < 3) | (abs(x - left) < 3)),
+        "disc": (y - top) ** 2 + (x - left) ** 2 < size**2,
+    }[kind]
+    pixels[inside] += rng.integers(60, 140, 3)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
+    for split, number in (("train", 100), ("test", 40)):
+        for kind in CLASSES:
+            folder = root / split / kind
+            folder.mkdir(parents=True)
+            for i in range(number):
+                draw(kind, rng).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def base(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training."""
+    recipe = Recipe(
+        model=ModelPart(name=str(BASE), num_classes=3),
+        optim=OptimPart(lr=0.1, batch_size=30, weight_decay=5e-4),
+        schedule=SchedulePart(epochs=14, warmup_epochs=1),
+        data=DataPart(image_size=32, crop_pct=1.0, holdout=0.1),
+        run=RunPart(workers=0, device_batch=30),
+    )
+    out = tmp_path_factory.mktemp("runs") / "base"
+    train(recipe, str(shapes), out, device="cpu")
+    return out
+
+
+def evaluator(base: object, shapes: Path, folder: Path, **how: object) -> InheritedEvaluator:
+    request = Request(resolve(base), TrainingOptions(data=str(shapes), **how), folder)  # type: ignore[arg-type]
+    made = make_evaluator(None, request)
+    assert isinstance(made, InheritedEvaluator)
+    return made
+
+
+def test_a_network_with_weights_is_judged_by_them_and_one_without_by_training(
+    shapes: Path, base: Path, tmp_path: Path
+) -> None:
+    judge = evaluator(base, shapes, tmp_path)
+    assert judge.info.name.startswith("inherited-")
+    assert judge.original == BASE
+    space = judge.space(resolve(base))
+    assert space.base == BASE
+    assert (space.num_classes, space.in_chans) == (3, 3)
+    with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024"):  # the paper's recipe
+        make_evaluator(None, Request(resolve(str(BASE)), TrainingOptions(data=str(shapes)), tmp_path))
+    with pytest.raises(SettingsError, match="comes without weights"):
+        make_evaluator("inherited", Request(resolve(str(BASE)), TrainingOptions(data=str(shapes)), tmp_path))
+
+
+def test_the_network_itself_is_measured_as_it_is_and_a_subnetwork_after_a_short_fine_tuning(
+    shapes: Path, base: Path, tmp_path: Path
+) -> None:
+    judge = evaluator(base, shapes, tmp_path)
+    notes: list[str] = []
+    judge.prepare(notes.append)
+    assert judge(BASE).value == 0
+    assert notes[-1].startswith("The network as it is: ")
+    assert notes[-1].endswith("% of 30 held-out images.")
+    assert judge.tested(BASE, 0)[0] == pytest.approx(validate(base, shapes, settings={"val_split": "test"}).top1)
+    trial = Untracked()
+    code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
+    score = judge.evaluate(code, trial)
+    assert list(trial.reports) == [0]
+    # Nearer than a network that knows nothing, before any training and after it.
+    shared = judge._shared()
+    torch.manual_seed(0)
+    knows_nothing = shared.nearness(build(code, num_classes=3))
+    assert knows_nothing < 2 * trial.reports[0] < 0
+    assert knows_nothing < 2 * score.value < 0
+    assert judge.evaluate(code, Untracked()) == score  # whatever was judged in between
+
+
+@pytest.mark.parametrize("how", ["a weights file", "another order of the classes"])
+def test_outputs_go_by_their_labels(shapes: Path, base: Path, tmp_path: Path, how: str) -> None:
+    if how == "a weights file":
+        # No labels: the classes are the folders in their order.
+        file = tmp_path / "mine.safetensors"
+        save_file(load_file(base / "model.safetensors"), file)
+        network: object = file
+        request = TrainingOptions(data=str(shapes), image_size=32)
+    else:
+        # timm's folder of the same network whose outputs stand for the classes in another order.
+        made = bsszoo.create(f"local-dir:{base}", pretrained=True)
+        order = [2, 0, 1]
+        with torch.no_grad():
+            made.fc.weight.copy_(made.fc.weight[order].clone())
+            made.fc.bias.copy_(made.fc.bias[order].clone())
+        folder = tmp_path / "pulled"
+        timm.models.save_for_hf(
+            made, folder, model_config={"label_names": [CLASSES[i] for i in order]}, safe_serialization=True
+        )
+        network, request = f"local-dir:{folder}", TrainingOptions(data=str(shapes))
+    resolved = resolve(network)
+    judge = InheritedEvaluator.requested(Request(resolved, request, tmp_path))
+    judge.prepare(lambda _: None)
+    accuracy = judge._shared().accuracy.top1
+    if how == "a weights file":
+        assert accuracy > 70  # with another crop than its training's, which no tensor says
+    else:
+        assert accuracy == pytest.approx(evaluator(base, shapes, tmp_path / "other")._shared().accuracy.top1)
+
+
+def test_weights_that_do_not_fit_the_images_stop_a_run_with_the_reason(
+    shapes: Path, base: Path, tmp_path: Path
+) -> None:
+    network = resolve(base)
+    options = TrainingOptions(data=str(shapes))
+    other = replace(network, config={**network.config, "label_names": ["bar", "cross", "ring"]})
+    with pytest.raises(SettingsError, match="do not fit the folders: 'disc' is on one side only"):
+        InheritedEvaluator.requested(Request(other, options, tmp_path))
+    with pytest.raises(SettingsError, match="has 5 outputs, and the images are of 3 classes"):
+        InheritedEvaluator.requested(Request(replace(network, num_classes=5), options, tmp_path))
+    torch.manual_seed(0)
+    state = {
+        name: torch.randn_like(t) if t.dim() == 4 else t for name, t in load_file(base / "model.safetensors").items()
+    }
+    file = tmp_path / "noise.safetensors"
+    save_file(state, file)
+    with pytest.raises(SettingsError, match="what guessing among 3 classes gives: its weights do not fit"):
+        bsszoo.compress(file, flops="60%", data=shapes, image_size=32, trials=2, out=tmp_path / "run")
+
+
+def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
+    shapes: Path, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = {
+        "flops": "50%",
+        "data": shapes,
+        "trials": 2,
+        "batch": 2,
+        "confirm": 1,
+        "epochs": 2,
+        "latency": False,
+        "out": out,
+    }
+    result = bsszoo.compress(base, **settings)
+    whole = next(row for row in result.networks if row.role == "original")
+    for row in result.networks:
+        # Counted at the network's own input and classes.
+        assert row.cost == bsszoo.cost(row.code, num_classes=3)
+        assert row.role == "original" or row.cost.macs <= 0.5 * whole.cost.macs
+    assert result.recommendation is not None
+    assert result.recommendation.startswith("Take ")
+    written = json.loads((out / "result.json").read_text())
+    assert {"original", "uniform", "recommended"} <= written.keys()
+    take = written["recommended"]
+    assert take["code"] == str(result.recommended.code)
+    # It is what its figures are of, for bsszoo and timm alike.
+    folder = (out / take["weights"]).parent
+    assert resolve(folder).code == result.recommended.code
+    assert validate(folder, shapes, settings={"val_split": "test"}).top1 == pytest.approx(take["test_accuracy"])
+    assert written["original"]["test_accuracy"] == pytest.approx(
+        validate(base, shapes, settings={"val_split": "test"}).top1
+    )
+    # Chosen among the trained ones by images that it is not reported on.
+    rows = [row for row in result.confirmation.rows if row.role in ("found", "uniform")]
+    assert max(rows, key=lambda row: sum(row.held)).code == result.recommended.code
+    # Nothing is judged or trained again, and only what is needed stays on the disk.
+    before = {p: p.stat().st_mtime_ns for p in (out / "trainings").rglob("summary.json")}
+    assert bsszoo.compress(base, **settings).trials == result.trials
+    assert {p: p.stat().st_mtime_ns for p in (out / "trainings").rglob("summary.json")} == before
+    assert not list(out.rglob("last.pt"))
+    assert not list(out.rglob("*.start.safetensors"))
