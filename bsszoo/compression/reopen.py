@@ -38,6 +38,7 @@ from bsszoo.files import plain_name
 from bsszoo.report.page import render_page, write_page
 from bsszoo.search.insight import insight_of_rows
 from bsszoo.spaces.limits import Caps
+from bsszoo.spaces.space import Space
 from bsszoo.study.loop import SearchPlan, trial_rows
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import check_readable, masked, open_storage
@@ -335,14 +336,21 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
         latency_ms=most,
     )
     computed = budget if limit is not None else replace(budget, latency_ms=None)
+    code, subnetworks = Code.parse(settings["code"]), settings.get("subnetworks")
+    space = None
+    if subnetworks is not None:
+        for name in ("divisor", "num_classes", "in_chans"):
+            _count(name, subnetworks[name])
+        space = Space.subnetworks(code, **{name: subnetworks[name] for name in ("divisor", "num_classes", "in_chans")})
     plan = make_plan(
-        Code.parse(settings["code"]),
+        code,
         computed,
         caps=Caps(**caps),
         seed=settings["seed"],
         scale=settings["scale"],
         latency=None if limit is None else limit.model,
         head=DetectorHead(**settings["head"]) if settings.get("head") else None,
+        space=space,
     )
     return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms)), gaps
 

@@ -368,6 +368,7 @@ class Compression:
             "storage": None if sharing.storage is None else masked(sharing.storage),
             "study": sharing.study,
             **({} if head is None else {"head": asdict(head)}),
+            **({} if space is None else {"subnetworks": space.counted}),
             **({} if options.search.reduction == REDUCTION else {"reduction": options.search.reduction}),
             **({} if limit is None else limit.settings),
         }

@@ -402,8 +402,9 @@ class _Shared:
         if self._reference is None:
             values, least = FITTED
             number = max(least, values // (part.in_chans * self.train.size**2))
-            images = self.normalise(self.train.centres(slice(0, number)))
-            self._reference = Reference(self.network, self.code, images)
+            rows = self.train.some(number)
+            images, labels = self.normalise(self.train.centres(rows)), self.train.labels[rows.tolist()]
+            self._reference = Reference(self.network, self.code, images, labels)
         network = build(code, num_classes=part.num_classes, in_chans=part.in_chans).to(self.device)
         inherit_weights(network, code, self.network, self.code, reference=self._reference)
         recompute_norms(network, self.train, self.normalise, number=NORM_IMAGES)

@@ -250,6 +250,11 @@ class Space:
     # -- what it holds ---------------------------------------------------------------------------------------
 
     @property
+    def counted(self) -> dict[str, int]:
+        """The arguments of ``subnetworks`` beside the network: JSON-ready."""
+        return {"divisor": self.divisor, "num_classes": self.num_classes, "in_chans": self.in_chans}
+
+    @property
     def described(self) -> str:
         """Where its codes are, in words."""
         return f"on the grid at scale {self.scale:g}" if self.base is None else "among the network's subnetworks"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import bsszoo
 from bsszoo.codes import Code
+from bsszoo.compression.reopen import report_study
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluators.base import Untracked
 from bsszoo.evaluators.inherited import InheritedEvaluator
@@ -212,3 +213,8 @@ def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
     assert {p: p.stat().st_mtime_ns for p in (out / "trainings").rglob("summary.json")} == before
     assert not list(out.rglob("last.pt"))
     assert not list(out.rglob("*.start.safetensors"))
+    # The page of the folder alone says the same.
+    report_study(str(out), out=tmp_path / "again.html")
+    page = (tmp_path / "again.html").read_text()
+    assert "The candidates drawn again" not in page
+    assert str(result.best.code) in page

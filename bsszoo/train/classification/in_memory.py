@@ -41,11 +41,15 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def centres(self, rows: slice) -> torch.Tensor:
+    def some(self, number: int) -> NDArray[np.int64]:
+        """Rows of up to so many images, at random, as they may be sorted by class; always the same ones."""
+        return np.random.default_rng(0).permutation(len(self))[:number]
+
+    def centres(self, rows: slice | NDArray[np.int64]) -> torch.Tensor:
         """The centres of some images as the input, uint8 [m, c, s, s]."""
         start = (self.pixels.shape[-1] - self.size) // 2
         span = slice(start, start + self.size)
-        return torch.from_numpy(np.array(self.pixels[rows, :, span, span]))
+        return torch.from_numpy(np.array(self.pixels[rows][:, :, span, span]))
 
     def crops(self, rows: NDArray[np.int64], rng: np.random.Generator, *, flip: float) -> torch.Tensor:
         """Random crops of images, some of them flipped, uint8 [m, c, s, s]."""
@@ -132,8 +136,9 @@ def recompute_norms(
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
     network.train()
-    for start in range(0, min(number, len(images)) // batch * batch or 1, batch):
-        network(normalise(images.centres(slice(start, min(start + batch, len(images))))))
+    rows = images.some(number)
+    for start in range(0, len(rows) // batch * batch or 1, batch):
+        network(normalise(images.centres(rows[start : start + batch])))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     network.eval()
