@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -27,10 +26,12 @@ from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.training import TrainingEvaluator, updates_of
 from bsszoo.evaluators.trainings import FRESH, HOLDOUT
-from bsszoo.files import whole_file, write_whole
+from bsszoo.files import whole_file
+from bsszoo.models.names import LOCAL
 from bsszoo.models.resolve import Network
+from bsszoo.models.weights import sha256_of
 from bsszoo.spaces.space import DIVISOR, Space
-from bsszoo.texts import one_line, parse_json
+from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import BEST, CONFIG, LAST, RECIPE, SUMMARY, WEIGHTS
 from bsszoo.train.classification.data import ImageSplit, Stream, class_names, open_split, open_splits, open_test
 from bsszoo.train.classification.recipe import (
@@ -108,7 +109,9 @@ class InheritedEvaluator(TrainingEvaluator):
         weights: The trained network's, as ``bsszoo.create`` takes them.
         original: Its code.
         order: The network's outputs in the order of the data's classes.
+        checksum: SHA-256 of the weights where they are a file: another file in its place is another run.
         epochs: Of the fine-tuning that judges.
+        divisor: As ``Space.subnetworks``.
     """
 
     leaders: ClassVar[int] = 3
@@ -116,6 +119,7 @@ class InheritedEvaluator(TrainingEvaluator):
     weights: str = ""
     original: Code | None = None
     order: tuple[int, ...] = ()
+    checksum: str = ""
     epochs: float = 1.0
     divisor: int = DIVISOR
 
@@ -162,6 +166,7 @@ class InheritedEvaluator(TrainingEvaluator):
             weights=network.source,
             original=replace(network.code, image_size=recipe.data.image_size),
             order=order,
+            checksum=_checksum(network.source),
         )
         if request.tested:
             made.check_test()
@@ -177,8 +182,9 @@ class InheritedEvaluator(TrainingEvaluator):
 
     @property
     def fingerprint(self) -> str:
-        """A fingerprint (SHA-256) of the recipe, of the network and its weights' name, and of how codes are judged."""
-        words = f"{super().fingerprint} {self.original} {self.weights} {self.epochs:g} {self.divisor}"
+        """A fingerprint (SHA-256) of the recipe, of the network and its weights, and of how codes are judged."""
+        weights = self.checksum or self.weights
+        words = f"{super().fingerprint} {self.original} {weights} {self.order} {self.epochs:g} {self.divisor}"
         return hashlib.sha256(words.encode()).hexdigest()[:8]
 
     @property
@@ -346,7 +352,7 @@ class _Shared:
         self._reference: Any = None
         theirs = outputs(self.network, self.held, self.normalise)
         self._wanted = theirs.log_softmax(1)
-        self.accuracy = self._measured(judge, lambda: accuracy(theirs, self.held.labels))
+        self.accuracy = accuracy(theirs, self.held.labels)
 
     def nearness(self, network: Any) -> float:
         """Minus the mean divergence of a network's outputs from the trained network's on held-out images [nats]."""
@@ -374,21 +380,6 @@ class _Shared:
             end_readers(batches)
         assert found is not None  # nothing asks it to stop
         return found.top1
-
-    def _measured(self, judge: InheritedEvaluator, measure: Callable[[], Any]) -> Any:
-        from bsszoo.train.classification.evaluation import Accuracy
-
-        file = self.folder / f"original_{judge.fingerprint}.json"
-        if file.is_file():
-            try:
-                return Accuracy(**parse_json(file.read_text(encoding="utf-8")))
-            except (ValueError, TypeError) as error:
-                raise SettingsError(
-                    f"{file} cannot be read ({one_line(error)}). Remove it: the same command measures it again."
-                ) from None
-        found = measure()
-        write_whole(file, json.dumps(asdict(found), indent=2) + "\n")
-        return found
 
     def subnetwork(self, code: Code) -> Any:
         """A code's network with inherited weights and recomputed batch normalisation."""
@@ -470,6 +461,13 @@ def _order(network: Network, split: ImageSplit) -> tuple[int, ...]:
             f"{', '.join(one_line(name) for name in names[:3])}{', ..' if len(names) > 3 else ''}."
         )
     return tuple(names.index(name) for name in folders)
+
+
+def _checksum(source: str) -> str:
+    """SHA-256 of a weights file, or of that in a folder; empty for what is not on this machine."""
+    path = Path(source.removeprefix(LOCAL)).expanduser()
+    file = path / WEIGHTS if path.is_dir() else path
+    return sha256_of(file) if file.is_file() else ""
 
 
 def _fingerprint(split: ImageSplit, recipe: Recipe) -> str:

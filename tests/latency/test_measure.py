@@ -49,6 +49,7 @@ def test_engines_take_turns_and_every_figure_is_over_the_processes() -> None:
     assert json.loads(json.dumps(measured.to_dict()))["networks"][0]["cost"]["macs"] == code_cost(SMALL).macs
 
 
+@pytest.mark.slow
 def test_an_engine_that_fails_is_a_row_that_says_why_and_the_others_go_on() -> None:
     words = ["measure", str(SMALL), "--engines", "eager,onnx", "--fp16", "--processes", "1", "--seconds", "0", "--json"]
     eager, onnx = json.loads(CliRunner().invoke(app, words).stdout)["networks"]

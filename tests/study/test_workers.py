@@ -87,6 +87,7 @@ def _distinct(search, trials):
     assert Counter(code for code, _ in search.seen()) == Counter(codes)
 
 
+@pytest.mark.slow
 def test_eight_processes_on_postgresql_never_evaluate_a_code_twice(tmp_path, postgres):
     search = Search(tmp_path, postgres.database("eight"), workers=8, trials=80)
     _distinct(search, 80)

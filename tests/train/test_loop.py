@@ -159,6 +159,7 @@ def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shared: 
     assert all(torch.allclose(one[k], other[k], rtol=1e-3, atol=2e-4) for k in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes of a process in /proc")
 def test_torchrun_restarts_after_a_process_dies_and_goes_on_from_the_last_checkpoint(
     shared: Path, tmp_path: Path
