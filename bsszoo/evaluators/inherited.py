@@ -219,7 +219,7 @@ class InheritedEvaluator(TrainingEvaluator):
         Raises:
             SettingsError: It is no better than guessing on the held-out images.
         """
-        shared = self._shared(note)
+        shared = self.shared(note)
         chance = 100 / self.recipe.model.num_classes
         deviation = math.sqrt(chance * (100 - chance) / max(1, shared.accuracy.images))
         if shared.accuracy.top1 <= chance + 4 * deviation:
@@ -237,7 +237,7 @@ class InheritedEvaluator(TrainingEvaluator):
         """How near a code comes to the trained network [nats]; 0 of that itself, which is not fine-tuned."""
         from bsszoo.train.classification.in_memory import fine_tune
 
-        shared = self._shared()
+        shared = self.shared()
         if code == self.original:
             return Score(0.0, _NEARNESS)
         start = shared.subnetwork(code)
@@ -287,7 +287,7 @@ class InheritedEvaluator(TrainingEvaluator):
 
         file = out.with_suffix(".start.safetensors")
         if not file.is_file():
-            shared = self._shared()
+            shared = self.shared()
             for path, network in ((self.original_file, shared.network), (file, shared.subnetwork(code))):
                 state = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
                 with whole_file(path) as scratch:
@@ -303,7 +303,7 @@ class InheritedEvaluator(TrainingEvaluator):
     def tested(self, code: Code, number: int) -> tuple[float, float]:
         """As ``Trainings.tested``, of fine-tunings from inherited weights; the network itself is measured as it is."""
         if code == self.original:
-            shared = self._shared()
+            shared = self.shared()
             return shared.tested(self), shared.accuracy.top1
         results = super().tested(code, number)
         out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
@@ -320,11 +320,12 @@ class InheritedEvaluator(TrainingEvaluator):
             with whole_file(folder / name) as scratch:
                 shutil.copyfile(out / name, scratch)
 
-    def _shared(self, note: Callable[[str], None] = lambda _: None) -> _Shared:
+    def shared(self, note: Callable[[str], None] = lambda _: None) -> Shared:
+        """What all trials share, made once in each process; ``note`` is called with what takes long."""
         return _shared_of(self, note)
 
 
-class _Shared:
+class Shared:
     """What all trials share: the trained network, the images in memory, and how the network does as it is."""
 
     def __init__(self, judge: InheritedEvaluator, note: Callable[[str], None]) -> None:
@@ -403,15 +404,15 @@ class _Shared:
 
 
 #: The shared part of the evaluator that this process used last, by its key.
-_LAST: dict[str, _Shared] = {}
+_LAST: dict[str, Shared] = {}
 
 
-def _shared_of(judge: InheritedEvaluator, note: Callable[[str], None]) -> _Shared:
+def _shared_of(judge: InheritedEvaluator, note: Callable[[str], None]) -> Shared:
     """Made once in each process: workers receive the evaluator alone, and read the rest from the run's folder."""
     key = f"{judge.folder} {judge.fingerprint}"
     if key not in _LAST:
         _LAST.clear()
-        _LAST[key] = _Shared(judge, note)
+        _LAST[key] = Shared(judge, note)
     return _LAST[key]
 
 

@@ -113,7 +113,7 @@ def test_the_network_itself_is_measured_as_it_is_and_a_subnetwork_after_a_short_
     score = judge.evaluate(code, trial)
     assert list(trial.reports) == [0]
     # Nearer than a network that knows nothing, before any training and after it.
-    shared = judge._shared()
+    shared = judge.shared()
     torch.manual_seed(0)
     knows_nothing = shared.nearness(build(code, num_classes=3))
     assert knows_nothing < 2 * trial.reports[0] < 0
@@ -144,11 +144,11 @@ def test_outputs_go_by_their_labels(shapes: Path, base: Path, tmp_path: Path, ho
     resolved = resolve(network)
     judge = InheritedEvaluator.requested(Request(resolved, request, tmp_path))
     judge.prepare(lambda _: None)
-    accuracy = judge._shared().accuracy.top1
+    accuracy = judge.shared().accuracy.top1
     if how == "a weights file":
         assert accuracy > 70  # with another crop than its training's, which no tensor says
     else:
-        assert accuracy == pytest.approx(evaluator(base, shapes, tmp_path / "other")._shared().accuracy.top1)
+        assert accuracy == pytest.approx(evaluator(base, shapes, tmp_path / "other").shared().accuracy.top1)
 
 
 def test_weights_that_do_not_fit_the_images_stop_a_run_with_the_reason(
