@@ -24,7 +24,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.registry import Request
-from bsszoo.evaluators.training import TrainingEvaluator, updates_of
+from bsszoo.evaluators.training import TrainingEvaluator
 from bsszoo.evaluators.trainings import FRESH, HOLDOUT
 from bsszoo.files import whole_file
 from bsszoo.models.names import LOCAL
@@ -174,8 +174,7 @@ class InheritedEvaluator(TrainingEvaluator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
-        updates = updates_of(self.recipe, train) / self.recipe.schedule.epochs
+        updates = self._updates / self.recipe.schedule.epochs
         object.__setattr__(self, "epochs", min(self.epochs, JUDGED_UPDATES / updates))
 
     # -- what a search asks -----------------------------------------------------------------------------------

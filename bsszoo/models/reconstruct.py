@@ -17,8 +17,7 @@ Notation:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -157,20 +156,12 @@ def ridge_fit(
     return A, mean_t - mean, mean, ((centred @ A.transpose(1, 2)) ** 2).mean(1)
 
 
-@contextmanager
-def recorded(*modules: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """The inputs of modules during forwards within, in the order in which they ran."""
-    seen: list[torch.Tensor] = []
-    hooks = [m.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for m in modules]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def input_of(module: nn.Module, run: Callable[[], Any]) -> torch.Tensor:
     """The input that a module gets when something runs."""
-    with recorded(module) as seen:
+    seen: list[torch.Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
         run()
+    finally:
+        hook.remove()
     return seen[0]
