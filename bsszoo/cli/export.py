@@ -39,6 +39,7 @@ def export_command(
     weights: Annotated[
         str | None,
         typer.Option(
+            "--weights",
             metavar="WEIGHTS",
             show_default="published ones, the training's",
             help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.",

@@ -31,7 +31,7 @@ def measure_command(
         int | None, typer.Option("--image-size", metavar="PX", show_default="each network's", help="Side of the input.")
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", help="CPU threads; 0 leaves the choice to PyTorch.")] = 0,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1.")] = "cpu",
     fp16: Annotated[bool, typer.Option("--fp16", help="Everything in float16.")] = False,
     processes: Annotated[
         int, typer.Option(metavar="N", help="Processes for each figure; an interval over them takes four.")

@@ -26,6 +26,7 @@ def predict_command(
     weights: Annotated[
         str | None,
         typer.Option(
+            "--weights",
             metavar="WEIGHTS",
             show_default="published ones, the training's",
             help="Of a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file; of a detector a "
@@ -39,7 +40,9 @@ def predict_command(
     ] = 0.5,
     device: Annotated[
         str | None,
-        typer.Option(metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps."),
+        typer.Option(
+            "--device", metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps."
+        ),
     ] = None,
 ) -> None:
     """Draw a network's predictions on images: boxes and masks of a detector, the first labels of a classifier.

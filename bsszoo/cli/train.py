@@ -31,7 +31,8 @@ _Dataset = Annotated[
     ),
 ]
 _Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps.")
+    str | None,
+    typer.Option("--device", metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps."),
 ]
 
 
@@ -212,6 +213,7 @@ def validate_command(
     weights: Annotated[
         str | None,
         typer.Option(
+            "--weights",
             metavar="WEIGHTS",
             show_default="published ones, the training's",
             help="For a name or a code: a tag, hf-hub:org/name, local-dir:PATH or a file.",

@@ -11,7 +11,9 @@ import time
 
 import forked
 import pytest
+import typer
 
+from bsszoo.cli.main import app
 from bsszoo.codes import FAMILIES
 
 
@@ -72,6 +74,20 @@ def test_a_mistake_is_named_with_exit_code_2(tmp_path, arguments, words):
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_every_option_is_in_lower_case():
+    """Some versions of typer take an option's name from its placeholder, unless it is declared."""
+
+    def options(command):
+        for parameter in command.params:
+            yield from (name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("-"))
+        for each in getattr(command, "commands", {}).values():
+            yield from options(each)
+
+    names = list(options(typer.main.get_command(app)))
+    assert len(names) > 60
+    assert all(name == name.lower() for name in names)
 
 
 def test_help_names_every_family_and_command(tmp_path):
