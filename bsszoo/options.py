@@ -184,7 +184,13 @@ class SearchOptions:
         metavar="NAME|MODULE:FUNCTION",
         display="structural; with --data inherited, of a network without weights training",
     )
-    trials: int = option(64, "Codes to evaluate.", metavar="N")
+    trials: int | None = option(
+        None,
+        "Codes to evaluate.",
+        metavar="N",
+        display="64; by inherited weights 160, of which about a third are fine-tuned",
+        kind=int,
+    )
     batch: int = option(16, "Codes of the dispersed first iteration.", metavar="N")
     seed: int = option(0, "Seed of everything random.", metavar="N")
     search: str = option(
@@ -224,7 +230,8 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 1), ("batch", 1), ("seed", 0), ("reduction", 1)):
-            check_count(f"--{name}", getattr(self, name), least)
+            if getattr(self, name) is not None:
+                check_count(f"--{name}", getattr(self, name), least)
         if self.search not in ("default", "paper"):
             raise SettingsError(f"--search is {self.search!r}; it takes default or paper.")
 

@@ -64,7 +64,7 @@ def compress_command(
         except KeyboardInterrupt:
             if job.folder is not None:
                 typer.echo(
-                    f"\nStopped after {progress.trials} of {options['trials']} trials, which are saved. "
+                    f"\nStopped after {progress.trials} of {progress.wanted} trials, which are saved. "
                     "The same command resumes from there.",
                     err=True,
                 )

@@ -20,7 +20,7 @@ class CompressProgress:
         from bsszoo.cli.training_progress import Bars
         from bsszoo.compression.events import LogLines
 
-        self.trials = 0
+        self.trials, self.wanted = 0, 0
         self._terminal, self._phase, self._bars = console.is_terminal, "", Bars(console)
         self._lines = LogLines(self._bars.say)
 
@@ -33,7 +33,7 @@ class CompressProgress:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if event.phase == "search":
-            self.trials = event.done
+            self.trials, self.wanted = event.done, event.total
         if not self._terminal:
             self._lines(event)
             return

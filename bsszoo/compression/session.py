@@ -189,7 +189,9 @@ class Compression:
             earlier = trial_rows(run.study, prepared.search)
             if options.retry_failed and retry_failed(run.study, prepared.search):
                 earlier = [row for row in earlier if row.state != "failed"]
-            self._emit(planned(prepared.plan, prepared.evaluator.info, run.folder, len(earlier), options.trials))
+            self._emit(
+                planned(prepared.plan, prepared.evaluator.info, run.folder, len(earlier), prepared.search.trials)
+            )
             prepared.evaluator.prepare(lambda note: self._emit(Event("plan", note)))
             self._judge_controls(run)
             events = SearchEvents(self._emit, earlier, prepared.search.wanted)
@@ -342,7 +344,7 @@ class Compression:
             plan.space,
             plan.candidates,
             evaluator,
-            options.search.trials,
+            evaluator.trials if options.search.trials is None else options.search.trials,
             options.search.batch,
             options.search.reduction,
         )

@@ -109,6 +109,8 @@ class Evaluator(ABC):
 
     #: How far candidates may go from the uniformly rescaled network, where no caps are set.
     caps: ClassVar[Caps] = Caps()
+    #: Codes that a search evaluates, where no number is set.
+    trials: ClassVar[int] = 64
     #: Whether a score costs next to nothing and needs no data: a report then computes those it lacks.
     free: ClassVar[bool] = False
 

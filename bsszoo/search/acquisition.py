@@ -118,12 +118,12 @@ def expected_expected_improvement(
         return improvement(*posterior.mean_var(Xq), float(best.max()))
     drawn = draw_pending(posterior, X_pending, rng, draws=draws)  # [s, u]
     X, Y = np.concatenate([posterior.X, X_pending]), np.concatenate([posterior.Y, np.zeros(u)])
-    # The mean is linear in Y: with Y_s the observations of draw s, mu_s(x) = W^T Y_s, W = (K + noise I)^-1 k.
-    base = condition(posterior.kernel, X, Y)
+    # The mean is linear in Y: with Y_s the observations of draw s, mu_s(x) = W^T Y_s, W = (K + N)^-1 k.
+    base = condition(posterior.kernel, X, Y, np.concatenate([posterior.extra, np.zeros(u)]))
     mean0, var = base.mean_var(Xq)
     mean = mean0 + drawn @ base.solve(base.kernel(X, Xq))[-u:]  # [s, q]
     results = np.concatenate([np.tile(posterior.Y, (draws, 1)), drawn], axis=1)  # Y_s of each draw [s, n + u]
     if tau == "mean":
-        results = results - base.kernel.noise * base.solve(results.T).T
+        results = results - (base.kernel.noise + base.extra) * base.solve(results.T).T
     gain = improvement(mean, var, results.max(axis=1, keepdims=True))
     return np.asarray(logsumexp(gain, axis=0) - np.log(draws) if log else gain.mean(axis=0))

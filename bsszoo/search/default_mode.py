@@ -1,6 +1,6 @@
 """The default search: a Gaussian process with fitted length scales, and expected improvement over all feasible codes.
 
-    first codes: dispersed -> kernels.fit_kernel -> shortlist -> LogEI, pending results expected -> code
+    first codes: dispersed -> results_of -> kernels.fit_kernel -> shortlist -> LogEI, pending results expected -> code
 
 It differs from the paper's search (``paper_mode``) in what docs/comparison.md shows to pay: the model sees costs beside
 entries and learns its length scales, and every candidate is scored instead of 256 centres.
@@ -27,6 +27,8 @@ IntArray = NDArray[np.int64]
 
 # Results further below the median than this many times its distance to the lower quartile are raised to that bound.
 _REACH: Final = 3.0
+# Codes with both a report and a score from which the one tells of the other.
+_LEAST_PAIRS: Final = 5
 # Number of candidates, drawn from all, among which the first codes are chosen.
 _FIRST_FROM: Final = 20_000
 # Most results that the kernel's parameters are fitted to; the process itself is conditioned on all.
@@ -88,28 +90,32 @@ class DefaultMode:
         return int(rows[np.argmax(gain)])
 
     def model(self, history: History) -> Model:
-        """The process conditioned on the finished results, cached until a further result comes in."""
-        done = history.done
-        numbers, y = history.numbers[done], history.values[done]
-        codes = history.codes[done]
-        key = (numbers.tobytes(), codes.tobytes(), y.tobytes())
+        """The process conditioned on the results, cached until a further one comes in.
+
+        The results are the scores, and what the reports of pruned codes say of theirs (``results_of``).
+        """
+        known, y, own = results_of(history)
+        codes = history.codes[known]
+        key = (history.numbers[known].tobytes(), codes.tobytes(), y.tobytes(), own.tobytes())
         cached = self._cached  # read once: another thread may be asking for another study
         if cached is None or cached[0] != key:
-            Z = self.features.of_codes(codes, history.rows[done])
+            Z = self.features.of_codes(codes, history.rows[known])
             Y, centre, spread = standardise_results(y)
-            cached = key, Model(condition(self._kernel(Z, y), Z, Y), centre, spread)
+            kernel = self._kernel(Z, y, own)
+            cached = key, Model(condition(kernel, Z, Y, (own / spread) ** 2), centre, spread)
             self._cached = cached
         return cached[1]
 
-    def _kernel(self, Z: FloatArray, y: FloatArray) -> AdditiveMatern:
+    def _kernel(self, Z: FloatArray, y: FloatArray, own: FloatArray) -> AdditiveMatern:
         """The kernel fitted to the first m results, where m follows n in steps that grow with n."""
         n = len(y)
         m = n - n % max(1, 2 ** (n.bit_length() - 6))
-        key = (Z[:m].tobytes(), y[:m].tobytes())
+        key = (Z[:m].tobytes(), y[:m].tobytes(), own[:m].tobytes())
         fitted = self._fitted
         if fitted is None or fitted[0] != key:
             some = np.linspace(0, m - 1, min(m, _FIT_MOST)).astype(np.int64)
-            fitted = key, fit_kernel(Z[some], standardise_results(y[some])[0])
+            Y, _, spread = standardise_results(y[some])
+            fitted = key, fit_kernel(Z[some], Y, (own[some] / spread) ** 2)
             self._fitted = fitted
         return fitted[1]
 
@@ -121,6 +127,43 @@ class DefaultMode:
             rows = np.arange(n) if n <= _FIRST_FROM else np.sort(rng.choice(n, _FIRST_FROM, replace=False))
             self._first = rows[representatives(self.features.of_rows(rows), self.batch_size, rng)]
         return self._first
+
+
+def results_of(history: History) -> tuple[NDArray[np.bool_], FloatArray, FloatArray]:
+    """What a model learns from: which held codes have a result [h], the results [n], their own noise's deviations [n].
+
+    A code that was stopped after a rung has a report at its end. Reports v and scores y of the codes that have both
+    give a regression y = a + b z on z, the report standardised over all codes that reported there: a slope on z is not
+    biased by stopping codes of low z. With s^2 the variance around it, r^2 = b^2 / (b^2 + s^2) is the squared
+    correlation of scores and reports over all codes, and z measures the score as a + b z / r^2 with a noise of the
+    variance (b^2 + s^2) (1 - r^2) / r^2. Where scores do not rise with the reports, or fewer than ``_LEAST_PAIRS``
+    codes have both, those reports are not used.
+    """
+    y, own = history.values.copy(), np.zeros(len(history.values))
+    done = history.done
+    if history.reports:
+        last = np.array([max(r, default=-1) for r in history.reports])
+        stopped = ~done & ~history.running & (last >= 0)
+        for rung in np.unique(last[stopped]):
+            v = np.array([r.get(int(rung), np.nan) for r in history.reports])
+            both, here = done & np.isfinite(v), stopped & (last == rung)
+            spread = v[np.isfinite(v)].std()
+            if both.sum() < _LEAST_PAIRS or not spread > 0:
+                continue
+            z = (v - v[np.isfinite(v)].mean()) / spread
+            # Bad reports say how bad only: they would bend the line.
+            z = np.maximum(z, np.median(z[np.isfinite(z)]) - _REACH)
+            scores, centred = history.values[both], z[both] - z[both].mean()
+            if not (scores * centred).sum() > 1e-9 * np.abs(scores).max():
+                continue
+            slope = (scores * centred).sum() / (centred**2).sum()
+            at_0 = scores.mean() - slope * z[both].mean()
+            around = ((scores - at_0 - slope * z[both]) ** 2).sum() / (both.sum() - 2)
+            share = slope**2 / (slope**2 + around)
+            y[here] = at_0 + slope * z[here] / share
+            own[here] = np.sqrt((slope**2 + around) * (1 - share) / share)
+    known = np.isfinite(y)
+    return known, y[known], own[known]
 
 
 def standardise_results(y: FloatArray) -> tuple[FloatArray, float, float]:

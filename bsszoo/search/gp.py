@@ -1,6 +1,8 @@
 """The Gaussian process of both searches: its posterior under any kernel.
 
-    mu_n(x) = k^T (K + noise I)^-1 Y,   kappa_n(x, x') = kappa(x, x') - k^T (K + noise I)^-1 k'      (1)
+    mu_n(x) = k^T (K + N)^-1 Y,   kappa_n(x, x') = kappa(x, x') - k^T (K + N)^-1 k',   N = noise I      (1)
+
+Results may have more noise than the kernel's: N is diagonal then, the kernel's noise and each result's own.
 
 Notation:
     n  evaluated codes          q   candidates                   m  entries of a point
@@ -50,13 +52,14 @@ class Posterior(Generic[KernelT]):
     kernel: KernelT
     X: FloatArray  # [n, m]
     Y: FloatArray  # [n]
-    chol: FloatArray  # lower triangle L with L L^T = K + noise I  [n, n]
-    weights: FloatArray  # (K + noise I)^-1 Y  [n]
+    chol: FloatArray  # lower triangle L with L L^T = K + N  [n, n]
+    weights: FloatArray  # (K + N)^-1 Y  [n]
+    extra: FloatArray  # variance of each result's own noise beside the kernel's  [n]
 
     @property
     def fitted(self) -> FloatArray:
-        """The posterior mean of f at the evaluated codes [n]: k^T (K + noise I)^-1 Y = Y - noise (K + noise I)^-1 Y."""
-        return np.asarray(self.Y - self.kernel.noise * self.weights)
+        """The posterior mean of f at the evaluated codes [n]: k^T (K + N)^-1 Y = Y - N (K + N)^-1 Y."""
+        return np.asarray(self.Y - (self.kernel.noise + self.extra) * self.weights)
 
     def mean(self, Xq: FloatArray) -> FloatArray:
         """mu_n(x) at each row of Xq, shape [q]."""
@@ -83,10 +86,11 @@ class Posterior(Generic[KernelT]):
         chol[:n, :n], chol[n:, :n], chol[n:, n:] = self.chol, side.T, np.linalg.cholesky(rest)
         all_Y = np.concatenate([self.Y, Y])
         weights = np.asarray(cho_solve((chol, True), all_Y, check_finite=False))
-        return Posterior(self.kernel, np.concatenate([self.X, X]), all_Y, chol, weights)
+        extra = np.concatenate([self.extra, np.zeros(len(Y))])
+        return Posterior(self.kernel, np.concatenate([self.X, X]), all_Y, chol, weights, extra)
 
     def solve(self, B: FloatArray) -> FloatArray:
-        """(K + noise I)^-1 B, of the shape of B [n, ..]."""
+        """(K + N)^-1 B, of the shape of B [n, ..]."""
         return np.asarray(cho_solve((self.chol, True), B, check_finite=False))
 
     def half_solve(self, B: FloatArray) -> FloatArray:
@@ -94,11 +98,15 @@ class Posterior(Generic[KernelT]):
         return np.asarray(solve_triangular(self.chol, B, lower=True, check_finite=False))
 
 
-def condition(kernel: KernelT, X: FloatArray, Y: FloatArray) -> Posterior[KernelT]:
-    """The process conditioned on standardised results Y [n] at X [n, m], under the kernel's noise; n = 0: prior."""
-    gram = kernel(X, X) + kernel.noise * np.eye(len(Y))
+def condition(kernel: KernelT, X: FloatArray, Y: FloatArray, extra: FloatArray | None = None) -> Posterior[KernelT]:
+    """The process conditioned on standardised results Y [n] at X [n, m]; n = 0: prior.
+
+    Their noise is the kernel's, and where given the variance ``extra`` [n] of each result's own beside it.
+    """
+    extra = np.zeros(len(Y)) if extra is None else extra
+    gram = kernel(X, X) + np.diag(kernel.noise + extra)
     chol = np.tril(cho_factor(gram, lower=True)[0])
-    return Posterior(kernel, X, Y, chol, np.asarray(cho_solve((chol, True), Y)))
+    return Posterior(kernel, X, Y, chol, np.asarray(cho_solve((chol, True), Y)), extra)
 
 
 def one_thread() -> AbstractContextManager[Any]:

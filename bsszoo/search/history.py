@@ -153,6 +153,7 @@ class History:
     running: NDArray[np.bool_]  # [h]
     rows: IntArray  # their rows among the candidates, -1 for codes outside [h]
     due: IntArray  # rows of codes to be evaluated again, the first lost one first
+    reports: tuple[Mapping[int, float], ...] = ()  # at the ends of rungs, by rung; larger is better [h], or none at all
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -189,4 +190,5 @@ def read_history(
         running=np.array(running, dtype=np.bool_),
         rows=candidates.rows(codes),
         due=np.array(due, dtype=np.int64),
+        reports=tuple({r: sign * v for r, v in t.intermediate_values.items() if np.isfinite(v)} for t, _ in held),
     )

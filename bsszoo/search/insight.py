@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, entries_of
 from bsszoo.search.default_mode import DefaultMode, Model
 from bsszoo.search.gp import Posterior, condition, one_thread
 from bsszoo.search.history import History
@@ -223,7 +223,9 @@ def insight_of_rows(candidates: CandidateSet, rows: Sequence[Evaluated], *, seed
     done = [t for t in rows if t.score is not None]
     if len(done) < 2:
         return None
-    codes = np.array([t.code.entries for t in done], dtype=np.int64)
+    # Of subnetworks the rows hold the inner widths, whatever the form that a code has by itself.
+    inner = any(name.startswith("B") for name in candidates.names)
+    codes = np.array([entries_of(t.code, "B") if inner else t.code.entries for t in done], dtype=np.int64)
     return study_insight(candidates, codes, np.array([t.score for t in done], dtype=np.float64), seed=seed)
 
 

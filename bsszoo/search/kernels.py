@@ -138,10 +138,11 @@ class AdditiveMatern:
         return np.asarray(self.v_ard + self.v_add + self.v_lin / A.shape[1] * (A * A).sum(axis=1))
 
 
-def fit_kernel(Z: FloatArray, Y: FloatArray) -> AdditiveMatern:
+def fit_kernel(Z: FloatArray, Y: FloatArray, extra: FloatArray | None = None) -> AdditiveMatern:
     """The kernel of largest posterior density for standardised codes [n, d] and results [n]; the prior's for n = 0.
 
-    L-BFGS with the analytic gradient from the prior's medians, so the result depends on the arguments alone.
+    ``extra`` [n] is the variance of each result's own noise beside the kernel's, which is fitted. L-BFGS with the
+    analytic gradient from the prior's medians, so the result depends on the arguments alone.
     """
     d = Z.shape[1]
     median, width = _prior(d)
@@ -149,7 +150,7 @@ def fit_kernel(Z: FloatArray, Y: FloatArray) -> AdditiveMatern:
     start = np.clip(median, [b[0] for b in bounds], [b[1] for b in bounds])
     if not len(Y):
         return _kernel(start, d)
-    density = _Density(Z, Y, median, width)
+    density = _Density(Z, Y, median, width, np.zeros(len(Y)) if extra is None else extra)
     optimum = minimize(density, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
     return _kernel(optimum.x, d)
 
@@ -171,8 +172,8 @@ class _Density:
     2 (sum_p M_p. z_p^2 - z^T M z), for the additive part W is first summed over the codes that share a value.
     """
 
-    def __init__(self, Z: FloatArray, Y: FloatArray, median: FloatArray, width: FloatArray) -> None:
-        self.Z, self.Y, self.median, self.width = Z, Y, median, width
+    def __init__(self, Z: FloatArray, Y: FloatArray, median: FloatArray, width: FloatArray, extra: FloatArray) -> None:
+        self.Z, self.Y, self.median, self.width, self.extra = Z, Y, median, width, extra
         self.n, self.d = Z.shape
         self.linear = Z @ Z.T / self.d
         values, indices = zip(*(np.unique(Z[:, j], return_inverse=True) for j in range(self.d)), strict=True)
@@ -206,7 +207,7 @@ class _Density:
         linear = kernel.v_lin * self.linear
 
         K = joint + additive + linear
-        K[np.diag_indices(n)] += kernel.noise
+        K[np.diag_indices(n)] += kernel.noise + self.extra
         try:
             factor = cho_factor(K, lower=True)
         except LinAlgError:

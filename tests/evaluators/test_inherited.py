@@ -121,6 +121,21 @@ def test_the_network_itself_is_measured_as_it_is_and_a_subnetwork_after_a_short_
     assert judge.evaluate(code, Untracked()) == score  # whatever was judged in between
 
 
+def test_a_code_that_stands_low_as_fitted_is_not_fine_tuned(shapes: Path, base: Path, tmp_path: Path) -> None:
+    class Low(Untracked):
+        def should_stop(self) -> bool:
+            return True
+
+    judge, trial = evaluator(base, shapes, tmp_path), Low()
+    code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
+    before = judge.shared().subnetwork(code).state_dict()
+    score = judge.evaluate(code, trial)
+    assert trial.reports == {0: score.value}
+    made = build(code, num_classes=3)
+    made.load_state_dict(before)
+    assert judge.shared().nearness(made) == pytest.approx(score.value, rel=1e-6)
+
+
 @pytest.mark.parametrize("how", ["a weights file", "another order of the classes"])
 def test_outputs_go_by_their_labels(shapes: Path, base: Path, tmp_path: Path, how: str) -> None:
     if how == "a weights file":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import optuna
 import pytest
@@ -9,7 +11,7 @@ from optuna.trial import TrialState
 
 from bsszoo.search import AutoBSSSampler, CandidateSet
 from bsszoo.search.acquisition import expected_improvement, log_expected_improvement
-from bsszoo.search.default_mode import DefaultMode
+from bsszoo.search.default_mode import DefaultMode, results_of
 from bsszoo.search.history import History
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -131,6 +133,62 @@ def _history(candidates, rows, values):
         rows=rows,
         due=np.empty(0, dtype=np.int64),
     )
+
+
+def _with_reports(candidates, rows, values, reports):
+    """A history whose codes without a value were stopped at rung 0."""
+    history = _history(candidates, rows, values)
+    running = np.zeros(len(rows), dtype=bool)
+    return dataclasses.replace(history, running=running, reports=tuple({0: float(v)} for v in reports))
+
+
+def test_a_report_tells_of_the_score_as_far_as_it_goes_with_it_whatever_codes_were_stopped():
+    rng = np.random.default_rng(0)
+    candidates = _lattice()
+    rows = rng.choice(len(candidates), 600, replace=False)
+    score = rng.normal(size=600)
+    reports = 5 + 2 * (0.8 * score + 0.6 * rng.normal(size=600))
+    stopped = reports < np.quantile(reports, 2 / 3)
+    known, y, own = results_of(_with_reports(candidates, rows, np.where(stopped, np.nan, 10 + 3 * score), reports))
+    assert known.all()
+    assert (own[~stopped] == 0).all()
+    assert (y[~stopped] == 10 + 3 * score[~stopped]).all()
+    # A report measures the score with a correlation of 0.8: a noise of 3 (1 / 0.64 - 1)^(1/2).
+    assert own[stopped] == pytest.approx(3 * np.sqrt(1 / 0.64 - 1), rel=0.25)
+    surprise = (y - 10 - 3 * score)[stopped] / own[stopped]
+    assert np.abs(surprise.mean()) < 0.4
+    assert 0.7 < surprise.std() < 1.2
+
+
+@pytest.mark.parametrize("case", ["against the scores", "too few scores", "all alike"])
+def test_reports_that_tell_nothing_are_left_out(case):
+    candidates = _lattice()
+    rows, score = np.arange(40), np.linspace(0, 1, 40)
+    values = np.where(np.arange(40) < (36 if case == "too few scores" else 20), np.nan, score)
+    reports = np.zeros(40) if case == "all alike" else -score if case == "against the scores" else score
+    known, y, own = results_of(_with_reports(candidates, rows, values, reports))
+    assert (known == np.isfinite(values)).all()
+    assert (y == values[known]).all()
+    assert (own == 0).all()
+
+
+def test_the_model_knows_more_with_the_reports_of_stopped_codes_than_without():
+    candidates = _lattice()
+    truth = _additive(candidates)
+    gains = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        rows = rng.choice(len(candidates), 30, replace=False)
+        reports = truth[rows] + 0.5 * truth.std() * rng.normal(size=30)
+        values = np.where(reports < np.quantile(reports, 0.7), np.nan, truth[rows])
+        fits = []
+        for told in (reports, np.zeros(30)):
+            mode = DefaultMode(candidates, batch_size=8, seed=0)
+            model = mode.model(_with_reports(candidates, rows, values, told))
+            mean = model.posterior.mean(mode.features.of_rows(np.arange(len(candidates))))
+            fits.append(np.corrcoef(mean, truth)[0, 1])
+        gains.append(fits[0] - fits[1])
+    assert np.mean(gains) > 0.1
 
 
 def test_codes_in_training_are_accounted_for():

@@ -46,7 +46,7 @@ def test_the_gradient_of_the_density_is_its_slope(n, d):
     Z = _codes(n, d)
     Y = np.random.default_rng(1).normal(size=n)
     median, width = kernels._prior(d)
-    density = kernels._Density(Z, Y, median, width)
+    density = kernels._Density(Z, Y, median, width, np.random.default_rng(3).uniform(0, 0.5, n))
     theta = median + 0.4 * np.random.default_rng(2).normal(size=len(median))
     error = check_grad(lambda t: density(t)[0], lambda t: density(t)[1], theta)
     assert error < 1e-4 * np.abs(density(theta)[1]).max()
@@ -56,7 +56,7 @@ def test_the_density_is_that_of_the_results_and_the_prior():
     Z, d = _codes(15, 3), 3
     Y = np.random.default_rng(1).normal(size=15)
     median, width = kernels._prior(d)
-    density = kernels._Density(Z, Y, median, width)
+    density = kernels._Density(Z, Y, median, width, np.zeros(15))
     theta = median + 0.3
     K = kernels._kernel(theta, d)(Z, Z) + (np.exp(theta[-1])) * np.eye(15)
     results = 0.5 * Y @ np.linalg.solve(K, Y) + 0.5 * np.linalg.slogdet(K)[1]
