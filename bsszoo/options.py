@@ -62,29 +62,35 @@ def check_count(name: str, value: object, least: int) -> None:
 class Budget:
     """Upper limits on a code's cost, as a user writes them: ``Budget(flops="50%", params="2M")``.
 
+    One of ``flops``, ``params`` and ``latency`` at least.
+
     Raises:
-        BudgetError: ``slack`` is not in (0, 1].
+        BudgetError: None of them is set, or a value is invalid.
     """
 
-    flops: str | float = option(
-        text="The budget in multiply-adds, as the paper counts FLOPs: 130M, 0.13G, or 60% of the "
-        "network's. Tools that count 2 x MACs report twice this figure.",
+    flops: str | float | None = option(
+        None,
+        "The budget in multiply-adds, as the paper counts FLOPs: 130M, 0.13G, or 60% of the "
+        "network's. Tools that count 2 x MACs report twice this figure. --params or --latency do as well, or several.",
         metavar="MACS",
         display=False,
     )
     params: str | float | None = option(None, "Most parameters, e.g. 2.5M or 70%.", metavar="N", display=False)
+    latency: str | float | None = option(
+        None,
+        "Most milliseconds of a forward: 8ms, or 60% of the network's. As predicted by --latency-table or "
+        "--latency-model; without them a table of blocks is measured on this machine first, and kept.",
+        metavar="MS",
+        display=False,
+    )
     activations: str | float | None = option(
         None,
         "Most activations (elements of the outputs of all convolutions), e.g. 5M or 60%.",
         metavar="N",
         display=False,
     )
-    max_latency: str | float | None = option(
-        None,
-        "Most milliseconds of a code, as predicted by --latency-table or --latency-model.",
-        metavar="MS",
-        display=False,
-    )
+    threads: int = option(1, "Of the forwards that --latency is about: CPU threads.", metavar="N")
+    latency_batch: int = option(1, "Of the forwards that --latency is about: images at a time.", metavar="N")
     latency_table: Any = option(
         None, "Milliseconds of each block, JSON or CSV; a code's latency is their sum.", metavar="FILE", display=False
     )
@@ -94,13 +100,24 @@ class Budget:
         metavar="MODULE:FUNCTION",
         display=False,
     )
-    slack: float = option(0.1, "Share of the budget that a code may leave unused.", metavar="SHARE")
+    slack: float = option(
+        0.1,
+        "Share of the budget that a code may leave unused: of --flops, without it of --params, else of --latency.",
+        metavar="SHARE",
+    )
     grow: bool = option(False, "Allow a budget above the network's cost, which makes it larger.")
 
     def __post_init__(self) -> None:
         slack = self.slack
         if isinstance(slack, bool) or not isinstance(slack, (int, float)) or not 0 < slack <= 1:
             raise BudgetError(f"--slack is {slack!r}; it takes a share above 0 and up to 1, e.g. 0.1.")
+        if self.flops is None and self.params is None and self.latency is None:
+            raise BudgetError(
+                "A compression needs a budget: --flops 50% of the multiply-adds, --params 2M or --latency 8ms, or "
+                "several of them."
+            )
+        for name in ("threads", "latency_batch"):
+            check_count(f"--{name.replace('_', '-')}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
@@ -244,7 +261,7 @@ class EndOptions:
         SettingsError: A number is out of range, or options of the final training are set without ``finish``.
     """
 
-    latency: bool = option(True, "Measure the forward time of the networks in the table.")
+    measure: bool = option(True, "Measure the forward time of the networks in the table.")
     confirm: int = option(
         TRAININGS,
         "With --data: at the end, N fresh trainings each of the best code and of the "
@@ -349,8 +366,6 @@ class Options:
         for name in values:
             if name not in valid:
                 raise SettingsError(f"There is no option {name!r}.{close_matches(name, valid)}")
-        if budget is None and "flops" not in values:
-            raise SettingsError("A compression needs a budget: give flops, such as 130e6 or '60%'.")
         made: dict[str, Any] = {
             group: kind(**{name: values[name] for name in options_of(kind) if name in values})
             for group, kind in groups.items()

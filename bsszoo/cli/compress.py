@@ -28,7 +28,7 @@ def compress_command(
     ],
     **options: Any,
 ) -> None:
-    """Search how a network's blocks should be stacked under a FLOPs budget.
+    """Search how a network's blocks should be stacked under a budget of FLOPs, parameters or latency.
 
     Every candidate keeps the budget before anything is built. Dispersed first codes are followed by Bayesian
     optimisation with a Gaussian process and expected improvement. It ends with several good, different codes, a report
@@ -39,6 +39,8 @@ def compress_command(
       bsszoo compress mobilenetv2 --flops 130M
 
       bsszoo compress my.pth --flops 50% --data pictures
+
+      bsszoo compress my.pth --latency 60% --data pictures
 
       bsszoo compress resnet50 --flops 60% --params 20M --out runs/r50
 

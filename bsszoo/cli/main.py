@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bsszoo.cli import compress, export, hub, measure, models, predict, report, train
+from bsszoo.cli import compress, export, hub, latency_table, measure, models, predict, report, train
 from bsszoo.cli.console import message
 from bsszoo.errors import BssZooError, RunError, StoppedError, WeightsError
 from bsszoo.version import __version__
@@ -50,6 +50,7 @@ app.command("train")(train.train_command)
 app.command("validate")(train.validate_command)
 app.command("predict")(predict.predict_command)
 app.command("measure")(measure.measure_command)
+app.command("latency-table")(latency_table.latency_table_command)
 app.command("export")(export.export_command)
 app.command("push")(hub.push_command)
 app.command("pull")(hub.pull_command)

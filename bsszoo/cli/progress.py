@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from bsszoo.compression.events import Event
 
 # The unit of a phase's steps.
-_UNITS = {"search": "trials", "confirm": "trainings", "finish": "updates"}
+_UNITS = {"latency": "blocks", "search": "trials", "confirm": "trainings", "finish": "updates"}
 
 
 class CompressProgress:

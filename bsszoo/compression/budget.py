@@ -51,21 +51,38 @@ def plausible(macs: int, text: object) -> str:
     return f" Did you mean {text}M?" if macs < 100_000 and str(text).strip().isdigit() else ""
 
 
-def check_not_larger(network: str, reference: int, macs: int) -> None:
-    """A ``BudgetError`` for a budget above the network's multiply-adds, as ``compress`` would make it larger.
+def check_not_larger(
+    network: str, budget: Budget, cost: Cost, limits: ResolvedBudget, own_ms: float | None = None
+) -> None:
+    """A ``BudgetError`` for a budget above the network's own cost, as ``compress`` would make it larger.
 
-    One percent is left to rounding: ResNet-50, of 4.09B, is 4.1B in the paper.
+    One percent is left to rounding: ResNet-50, of 4.09B, is 4.1B in the paper. Where the budget is not about
+    multiply-adds the network has to keep one of the others less than it does: ``own_ms`` is its predicted latency.
     """
-    if macs > reference + reference // _ROUNDING:
+    if limits.macs > cost.macs + cost.macs // _ROUNDING:
         raise BudgetError(
-            f"{network} has {human(reference)} MACs; a budget of {human(macs)} would make it larger. Give a "
+            f"{network} has {human(cost.macs)} MACs; a budget of {human(limits.macs)} would make it larger. Give a "
             "smaller one (60% is a share of its MACs), or --grow (grow=True in Python) if larger networks "
             "are what you look for."
+        )
+    if budget.flops is not None:
+        return
+    own = {
+        f"{human(cost.params)} parameters": limits.params is not None and limits.params < cost.params,
+        f"{own_ms or 0:.4g} ms": limits.latency_ms is not None and (own_ms is None or limits.latency_ms < own_ms),
+    }
+    if not any(own.values()):
+        figure = next(iter(own)) if limits.params is not None else list(own)[1]
+        raise BudgetError(
+            f"{network} has {figure}, which keeps the budget as it is. Give a smaller one; 60% is a share of its own."
         )
 
 
 def resolved_budget(budget: Budget, cost: Cost, latency: LatencyLimit | None) -> ResolvedBudget:
     """A budget in numbers, of a network of a cost.
+
+    The lower limit is on what the budget is about: multiply-adds, without a limit on them parameters, else latency.
+    Multiply-adds are at most the network's own where nothing else is said.
 
     Raises:
         BudgetError: An amount is none.
@@ -75,15 +92,20 @@ def resolved_budget(budget: Budget, cost: Cost, latency: LatencyLimit | None) ->
         value = getattr(budget, name)
         return None if value is None else parse_amount(value, of=getattr(cost, name), what=f"--{name}")
 
-    macs = parse_amount(budget.flops, of=cost.macs, what="--flops")
-    if hint := plausible(macs, budget.flops):
-        raise BudgetError(f"--flops is {budget.flops!r}, {macs} multiply-adds.{hint}")
+    macs, least, params = cost.macs, 1 - budget.slack, amount("params")
+    if budget.flops is not None:
+        macs = parse_amount(budget.flops, of=cost.macs, what="--flops")
+        if hint := plausible(macs, budget.flops):
+            raise BudgetError(f"--flops is {budget.flops!r}, {macs} multiply-adds.{hint}")
+    most = None if latency is None else latency.most
     return ResolvedBudget(
         macs=macs,
-        min_macs=int(macs * (1 - budget.slack)),
-        params=amount("params"),
+        min_macs=0 if budget.flops is None else int(macs * least),
+        params=params,
         activations=amount("activations"),
-        latency_ms=None if latency is None else latency.most,
+        latency_ms=most,
+        min_params=int(params * least) if budget.flops is None and params is not None else None,
+        min_latency_ms=most * least if budget.flops is None and params is None and most is not None else None,
     )
 
 
@@ -100,16 +122,18 @@ def latency_limit(
     most: str | float | None,
     table: str | Path | Mapping[Any, float] | LatencyTable | None,
     model: str | Callable[[Code], Any] | LatencyModel | None,
+    own: Callable[[LatencyModel], float | None] = lambda _: None,
 ) -> LatencyLimit | None:
     """The limit on latency; None without a limit and a model.
 
     Args:
-        most: Upper limit [ms].
+        most: Upper limit [ms], or a share of the network's own such as ``"60%"``.
         table: A ``LatencyTable``, a mapping from blocks to ms, or a JSON or CSV file of one.
         model: ``"module:function"``, a function of a code that returns ms, or a ``LatencyFunction``.
+        own: What a model predicts for the network that is compressed [ms]; a share is taken of it.
 
     Raises:
-        BudgetError: A limit without a model, both models, or an invalid value.
+        BudgetError: A limit without a model, both models, an invalid value, a limit that the network keeps as it is.
         UnknownNameError: There is no such module or function.
 
     Example:
@@ -121,12 +145,13 @@ def latency_limit(
         if most is None:
             return None
         raise BudgetError(
-            f"--max-latency is {formatted(most)} ms, but nothing predicts a code's latency: "
-            "give --latency-table FILE or --latency-model MODULE:FUNCTION with it."
+            f"--latency is {formatted(most)}, but nothing predicts a code's latency: a run measures a table, and "
+            "here one has to be given."
         )
     if table is not None and model is not None:
         raise BudgetError("--latency-table and --latency-model are both set; give one of them.")
-    top = None if most is None else _milliseconds(most)
+    if most is not None:
+        read_latency(most)
     if table is not None:
         latency = as_latency_model(table)
         entries: dict[str, Any] = {
@@ -145,14 +170,32 @@ def latency_limit(
         entries = {"latency_model": model if isinstance(model, str) else latency.name}
         function = latency.function if isinstance(latency, LatencyFunction) else type(latency)
         fingerprint = digest(FunctionEvaluator(function))
+    top = None if most is None else _milliseconds(most, own(latency), latency.name)
     return LatencyLimit(latency, top, {"latency_ms": top, **entries, "latency_source": fingerprint})
 
 
-def _milliseconds(value: str | float) -> float:
+def read_latency(value: str | float) -> tuple[float, bool]:
+    """A limit on latency as a number, and whether it is a share of the network's own instead of milliseconds.
+
+    Raises:
+        BudgetError: It is neither.
+    """
+    text = str(value).strip().lower()
     try:
-        number = float(str(value).strip().lower().removesuffix("ms"))
+        number = float(text.removesuffix("ms").removesuffix("%"))
     except ValueError:
         number = math.nan
     if isinstance(value, bool) or not 0 < number < 1e9:
-        raise BudgetError(f"--max-latency is {formatted(value)}; it takes milliseconds above 0, such as 12.5.")
-    return number
+        raise BudgetError(
+            f"--latency is {formatted(value)}; it takes milliseconds above 0, such as 12.5, or 60% of the "
+            "network's own."
+            + (" Write --no-measure (measure=False) to measure nothing at the end." if value is False else "")
+        )
+    return (number / 100, True) if text.endswith("%") else (number, False)
+
+
+def _milliseconds(value: str | float, own: float | None, name: str) -> float:
+    number, share = read_latency(value)
+    if share and own is None:
+        raise BudgetError(f"--latency is {value}, and {name} has no time for the network itself: give milliseconds.")
+    return number * (own or 0.0) if share else number

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bsszoo.train.callbacks import Start, TrainingState
     from bsszoo.train.checkpoint import Row
 
-Phase = Literal["plan", "controls", "search", "measure", "confirm", "finish"]
+Phase = Literal["latency", "plan", "controls", "search", "measure", "confirm", "finish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,15 @@ Callback = Callable[[Event], None]
 
 def begun(network: str, budget: ResolvedBudget) -> Event:
     """The request was understood; candidates are drawn next, which takes long where few codes are feasible."""
-    limit = f", params at most {human(budget.params)}" if budget.params else ""
-    limit += f", activations at most {human(budget.activations)}" if budget.activations else ""
-    limit += f", latency at most {budget.latency_ms:g} ms" if budget.latency_ms else ""
-    return Event("plan", f"Compressing {network}\nBudget: {both_macs(budget.macs)}{limit}\nDrawing candidates ...")
+    limits = [
+        # Without a lower limit on them the multiply-adds are the network's own, and no budget.
+        both_macs(budget.macs) if budget.min_macs or not (budget.params or budget.latency_ms) else "",
+        f"params at most {human(budget.params)}" if budget.params else "",
+        f"activations at most {human(budget.activations)}" if budget.activations else "",
+        f"latency at most {budget.latency_ms:.4g} ms" if budget.latency_ms else "",
+    ]
+    text = ", ".join(limit for limit in limits if limit)
+    return Event("plan", f"Compressing {network}\nBudget: {text}\nDrawing candidates ...")
 
 
 def planned(plan: Plan, info: EvaluatorInfo, folder: Path, done: int, trials: int) -> Event:
@@ -200,6 +205,9 @@ class LogLines:
             if not event.text or (now - self._last < self._seconds and not over):
                 return
             self._last = now
+        if event.minor and event.phase == "latency":
+            self._write(f"{event.text}: {event.done}/{event.total}{self._left(event, now)}")
+            return
         if event.minor and event.phase == "search":
             code = "" if event.best is None else f"  {event.best.code}"
             self._write(f"{event.done}/{event.total} trials, {event.text}{code}{self._left(event, now)}")

@@ -18,7 +18,15 @@ from bsszoo.spaces.candidate_set import CandidateSet
 from bsszoo.spaces.feasible import draw_candidates
 from bsszoo.spaces.limits import Caps, LatencyModel, LatencyTable, Limits, predicted
 from bsszoo.spaces.reachable import Nearest, contradiction, least_latency
-from bsszoo.spaces.space import MIN_SCALE, Space, fit_scale, fit_subnetwork, uniform_code, uniform_subnetwork
+from bsszoo.spaces.space import (
+    MIN_SCALE,
+    Space,
+    fit_scale,
+    fit_subnetwork,
+    uniform_code,
+    uniform_codes,
+    uniform_subnetwork,
+)
 from bsszoo.study.result import ResolvedBudget
 
 #: Candidates drawn for a search, unless fewer codes are feasible.
@@ -145,16 +153,16 @@ def make_plan(
     _check_head(space, budget)
     _check_reachable(space, budget)
 
-    uniform, notes = _uniform(reference, budget, space)
+    uniform, notes = _uniform(reference, budget, space, latency)
     attempts = [
-        (attempt, least, without, *_capped(space, uniform, attempt, replace(budget, min_macs=least), latency))
-        for attempt, least, without in _attempts(caps, budget, strict=strict)
+        (attempt, lower, without, *_capped(space, uniform, attempt, lower, latency))
+        for attempt, lower, without in _attempts(caps, budget, strict=strict)
     ]
     # The last one limits least: where it leaves nothing, the others are not tried.
     asked = strict and caps != Caps()
     _check_together(attempts[-1][3], attempts[-1][4], budget, asked=asked)
     dropped: list[str] = []
-    for attempt, min_macs, dropped, inside, limits in attempts:  # noqa: B007  used after the loop
+    for attempt, lowered, dropped, inside, limits in attempts:  # noqa: B007  used after the loop
         drawn = None if inside is None else draw_candidates(inside, limits, candidates, seed, max_draws=_MOST_DRAWS)
         if inside is not None and drawn is not None:
             break
@@ -162,14 +170,15 @@ def make_plan(
         raise BudgetError(_none_feasible(inside, limits, seed, asked=asked))
     notes += _beyond(uniform, limits, space)
     if dropped:
-        unused = " A smaller --scale may use more of the budget." if min_macs != budget.min_macs else ""
+        grid = space.base is None and lowered != budget
+        unused = " A smaller --scale may use more of the budget." if grid else ""
         lost = " and ".join(dropped)
         notes.append(f"No code keeps all limits and caps, so the search drops {lost}.{unused}")
     return Plan(
         reference,
         uniform,
         space.scale,
-        replace(budget, min_macs=min_macs),
+        lowered,
         inside,
         limits,
         drawn,
@@ -178,28 +187,42 @@ def make_plan(
     )
 
 
-def _uniform(reference: Code, budget: ResolvedBudget, space: Space) -> tuple[Code, list[str]]:
+def _uniform(
+    reference: Code, budget: ResolvedBudget, space: Space, latency: LatencyModel | None
+) -> tuple[Code, list[str]]:
     """The uniformly rescaled network that keeps the budget, the first control, with a note where there is none."""
     least = MIN_SCALE
+    limited = isinstance(latency, LatencyTable) and budget.latency_ms is not None
+
+    def fast(code: Code) -> bool:
+        ms = predicted(latency, code, space)
+        return budget.latency_ms is None or (ms is not None and ms <= budget.latency_ms)
+
     if space.base is not None:
-        narrower = fit_subnetwork(space, budget.macs, budget.params)
+        narrower = fit_subnetwork(space, budget.macs, budget.params, fast if limited else None)
         if narrower is not None:
             return narrower, []
         uniform, least = uniform_subnetwork(space, MIN_SCALE / 4), MIN_SCALE / 4
     else:
         fit = fit_scale(reference, budget.macs, budget.params, space.head)
         if fit is not None:
-            return uniform_code(reference, fit), []
+            uniform = uniform_code(reference, fit)
+            # A table holds its blocks where it was measured for this run; others hold the grid's alone.
+            if not limited or fast(uniform) or predicted(latency, uniform, space) is None:
+                return uniform, []
+            narrower = next((code for code in uniform_codes(reference, fit) if fast(code)), None)
+            if narrower is not None:
+                return narrower, []
         uniform = uniform_code(reference, MIN_SCALE)
     return uniform, [
         f"Even at {least:g} of its width the reference is beyond the limits; it is the control all the same."
     ]
 
 
-def _attempts(caps: Caps, budget: ResolvedBudget, *, strict: bool) -> Iterator[tuple[Caps, int, list[str]]]:
-    """The caps, then fewer and fewer of them unless ``strict``: (caps, least MACs, what was dropped).
+def _attempts(caps: Caps, budget: ResolvedBudget, *, strict: bool) -> Iterator[tuple[Caps, ResolvedBudget, list[str]]]:
+    """The caps, then fewer and fewer of them unless ``strict``: (caps, the budget, what was dropped).
 
-    The budget itself is never dropped.
+    Of the budget only the lower limit is ever dropped.
     """
     names = {
         "params": "the cap on parameters",
@@ -207,14 +230,19 @@ def _attempts(caps: Caps, budget: ResolvedBudget, *, strict: bool) -> Iterator[t
         "depth": "the cap on depth",
     }
     present = [n for n in names if getattr(caps, n) is not None]
-    for min_macs in dict.fromkeys((budget.min_macs, 0)):
+    lower = {
+        f"{human(budget.min_macs)} MACs": budget.min_macs,
+        f"{human(budget.min_params or 0)} parameters": budget.min_params,
+        f"{budget.min_latency_ms or 0:.4g} ms": budget.min_latency_ms,
+    }
+    for kept in dict.fromkeys((budget, replace(budget, min_macs=0, min_params=None, min_latency_ms=None))):
         for count in range(1 if strict else len(present) + 1):
             for without in itertools.combinations(present, count):
                 left = replace(caps, **dict.fromkeys(without))
                 lost = [names[n] for n in without]
-                if min_macs != budget.min_macs:
-                    lost.append(f"the lower limit of {human(budget.min_macs)} MACs")
-                yield left, min_macs, lost
+                if kept != budget:
+                    lost += [f"the lower limit of {words}" for words, value in lower.items() if value]
+                yield left, kept, lost
 
 
 def _capped(
@@ -229,6 +257,8 @@ def _capped(
     )
     if high is None or (budget.params is not None and budget.params < high):
         high = budget.params
+    if budget.min_params is not None:
+        low = max(low or 0, budget.min_params)
     contrary = low is not None and high is not None and low > high
     limits = Limits(
         min_macs=budget.min_macs or None,
@@ -238,6 +268,7 @@ def _capped(
         max_depth=None if caps.depth is None else int(caps.depth * depth(uniform)),
         max_activations=budget.activations,
         max_latency=budget.latency_ms,
+        min_latency=budget.min_latency_ms,
         latency=latency,
     )
     if contrary:
@@ -275,7 +306,7 @@ _WORDS = {
     "params": ("parameters", "--params"),
     "activations": ("activations", "--activations"),
     "depth": ("convolutions on the main path", "--depth-cap"),
-    "latency": ("ms", "--max-latency"),
+    "latency": ("ms", "--latency"),
 }
 
 
@@ -294,8 +325,8 @@ def _check_table(space: Space, latency: LatencyModel | None) -> None:
     if isinstance(latency, LatencyTable) and (missing := latency.missing(space)):
         raise BudgetError(
             f"The latency table {latency.name} lacks {len(missing)} of the blocks of {family_of(space.family).title} "
-            f"codes {space.described}, the first one {missing[0]}. Measure one for this grid: "
-            "bsszoo.latency.table.measure_latency_table(budget_space(reference, macs))."
+            f"codes {space.described}, the first one {missing[0]}. Make one for these codes with "
+            "`bsszoo latency-table`, or leave --latency-table out: it is measured then."
         )
 
 
@@ -377,7 +408,7 @@ def _none_feasible(space: Space | None, limits: Limits, seed: int, *, asked: boo
             return (
                 f"No code within the limits{words} was found that {limits.function.name} gives at most "
                 f"{limits.max_latency:g} ms: that limit binds. The fastest of 500 codes that keep the others has "
-                f"{fastest.value:.4g} ms, {fastest.code}. Raise --max-latency to "
+                f"{fastest.value:.4g} ms, {fastest.code}. Raise --latency to "
                 f"{_exactly('latency', fastest.value)}, or lower --flops."
             )
     grid = "" if space is None else f" {space.described}"
@@ -388,7 +419,7 @@ def _beyond(uniform: Code, limits: Limits, space: Space) -> list[str]:
     """A note where the control exceeds a limit that its width was not fitted to."""
     figures = (
         ("activations", space.cost(uniform).activations, limits.max_activations),
-        ("latency", predicted(limits.latency, uniform), limits.max_latency),
+        ("latency", predicted(limits.latency, uniform, space), limits.max_latency),
     )
     return [
         f"The uniformly rescaled network has {_amount(name, value)}, beyond the limit of "

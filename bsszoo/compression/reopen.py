@@ -309,9 +309,11 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
             _count("caps", caps[name], float)
     for name in ("macs", "min_macs", "batch", "seed"):
         _count(name, settings[name])
-    for name in ("params", "activations"):
+    for name in ("params", "activations", "min_params"):
         if settings.get(name) is not None:
             _count(name, settings[name])
+    if settings.get("min_latency_ms") is not None:
+        _count("min_latency_ms", settings["min_latency_ms"], float)
     _count("scale", settings["scale"], float)
     most = settings.get("latency_ms")
     limit, gaps = None, []
@@ -334,8 +336,10 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
         params=settings["params"],
         activations=settings.get("activations"),
         latency_ms=most,
+        min_params=settings.get("min_params"),
+        min_latency_ms=settings.get("min_latency_ms"),
     )
-    computed = budget if limit is not None else replace(budget, latency_ms=None)
+    computed = budget if limit is not None else replace(budget, latency_ms=None, min_latency_ms=None)
     code, subnetworks = Code.parse(settings["code"]), settings.get("subnetworks")
     space = None
     if subnetworks is not None:

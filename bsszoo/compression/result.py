@@ -199,7 +199,7 @@ def assemble(
         candidates=len(plan.candidates),
         caps=plan.caps,
         notes=(*plan.notes, *_notes(plan, evaluator, trials, best[0].score, wanted, notes)),
-        networks=tuple(replace(row, predicted_ms=predicted(plan.limits.latency, row.code)) for row in rows),
+        networks=tuple(replace(row, predicted_ms=predicted(plan.limits.latency, row.code, plan.space)) for row in rows),
         trials=tuple(trials),
         seconds=round(seconds, 3),
         versions=versions or {},
@@ -297,6 +297,19 @@ def training_facts(how: FullTraining | None, folder: Path) -> TrainingFacts | No
 def candidates_fingerprint(plan: Plan) -> str:
     """A fingerprint of the candidates that were drawn."""
     return hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
+
+
+def prediction_error(networks: Sequence[NetworkRow]) -> list[str]:
+    """A sentence on how far the predicted latencies are from the measured ones; none without both."""
+    rows = ((row.predicted_ms, row.latency_ms) for row in networks)
+    pairs = [(guess, ms) for guess, ms in rows if guess is not None and ms is not None]
+    if not pairs:
+        return []
+    errors = [100 * (guess - ms) / ms for guess, ms in pairs]
+    return [
+        f"Predicted latencies differ from the measured ones by {np.median(np.abs(errors)):.0f}% at the median, "
+        f"{min(errors):+.0f}% to {max(errors):+.0f}%, over {len(errors)} networks."
+    ]
 
 
 def leading(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
-from bsszoo.compression.budget import check_not_larger, latency_limit, resolved_budget
+from bsszoo.compression.budget import check_not_larger, latency_limit, read_latency, resolved_budget
 from bsszoo.compression.confirm import Deliverer, Tester
 from bsszoo.compression.confirm import confirm as confirm_best
 from bsszoo.compression.events import Callback, Event, SearchEvents, TrainingEvents, begun, confirming, planned
@@ -45,12 +45,13 @@ from bsszoo.compression.folder import (
     write_json,
     write_result,
 )
-from bsszoo.compression.plan import Plan, caps_of, make_plan
+from bsszoo.compression.plan import Plan, budget_space, caps_of, make_plan
 from bsszoo.compression.result import (
     CompressResult,
     assemble,
     candidates_fingerprint,
     controls_of,
+    prediction_error,
     seconds_of,
     training_facts,
     with_earlier,
@@ -66,7 +67,8 @@ from bsszoo.options import REDUCTION, Budget, Options
 from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
-from bsszoo.spaces.limits import LatencyTable
+from bsszoo.spaces.limits import LatencyModel, LatencyTable, predicted
+from bsszoo.spaces.space import Space, uniform_codes, uniform_subnetworks
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line, masked
@@ -141,7 +143,7 @@ class Compression:
         SettingsError, BudgetError: There is no such option, or a value is invalid.
 
     Example:
-        >>> job = Compression("resnet18", Budget(flops="60%"), trials=4, batch=2, latency=False, out="run")
+        >>> job = Compression("resnet18", Budget(flops="60%"), trials=4, batch=2, measure=False, out="run")
         >>> job.search().best.role
         'found'
     """
@@ -226,15 +228,26 @@ class Compression:
 
             number = len(result.networks)
             self._emit(Event("measure", f"Measuring the latency of {number} networks on this machine ..."))
-            latencies = measure_latencies([row.code for row in result.networks])
+            space, budget = self._prepared.plan.space, self.options.budget
+            modelled = isinstance(self._prepared.plan.limits.latency, LatencyTable)
+            latencies = measure_latencies(
+                [row.code for row in result.networks],
+                num_classes=space.num_classes,
+                in_chans=space.in_chans,
+                batch=budget.latency_batch,
+                threads=budget.threads if modelled else 0,
+            )
             networks = [
                 replace(row, latency_ms=latency.median_ms)
                 for row, latency in zip(result.networks, latencies, strict=True)
             ]
             how = (
-                f"median of {latencies[0].runs} forwards of one image, {latencies[0].where}, the networks taking turns."
+                f"median of {latencies[0].runs} forwards of {'one image' if budget.latency_batch == 1 else ''}"
+                f"{f'{budget.latency_batch} images' if budget.latency_batch > 1 else ''}, {latencies[0].where}, the "
+                "networks taking turns."
             )
-            return self._noted(run, replace(result, networks=tuple(networks)), "measure", [f"Latency: {how}"])
+            notes = [f"Latency: {how}", *prediction_error(networks)]
+            return self._noted(run, replace(result, networks=tuple(networks)), "measure", notes)
 
     def confirm(self, trainings: int | None = None) -> CompressResult:
         """Train the best code and controls again, and measure them on images that the search did not see.
@@ -291,7 +304,7 @@ class Compression:
         """All requested phases in order; each one's result is written before the next begins."""
         with self._open():
             result = self.search()
-            if self.options.end.latency:
+            if self.options.end.measure:
                 result = self.measure()
             if self.options.end.confirm:
                 result = self.confirm()
@@ -305,23 +318,47 @@ class Compression:
         sharing = Sharing(options.search.storage, options.search.study, options.search.workers, options.search.grace)
         network = resolve(self.network)
         wanted = options.budget
-        limit = latency_limit(wanted.max_latency, wanted.latency_table, wanted.latency_model)
+        given = wanted.latency_table, wanted.latency_model
+        modelled = any(model is not None for model in given)
+        if wanted.latency is not None:
+            read_latency(wanted.latency)
+            if not modelled and network.detector is not None:
+                raise SettingsError(_NO_LATENCY + " Give --latency-table or --latency-model.")
+            if not modelled and options.search.study is not None:
+                raise SettingsError(
+                    "Machines that share a study need one table of latencies: make one with `bsszoo latency-table` "
+                    "on the machine that the network is for, and give it to all with --latency-table."
+                )
         folder = Path("bsszoo-runs" if options.search.out is None else options.search.out)
         request = Request(network, options.training, folder, tested=options.end.confirm > 0)
         # The budget is read twice: first so that an invalid one is reported before images are opened.
-        resolved_budget(wanted, _cost(network), limit)
+        if modelled:
+            latency_limit(None, *given)
+        resolved_budget(wanted, _cost(network), None)
         evaluator = make_evaluator(options.search.evaluator, request)
         counted = evaluator.searched(network)
         head = None if counted.detector is None else DetectorHead.of(counted.detector)
         reference, space = counted.code, evaluator.space(counted)
         whole = str(reference if head is None else head.on(reference))
         cost = _cost(counted) if space is None else space.cost(reference)
+        priced = space
+        if priced is None and head is None:
+            priced = budget_space(reference, resolved_budget(wanted, cost, None).macs, options.grid.scale)
+        table = None
+        if wanted.latency is not None and not modelled:
+            assert priced is not None
+            table = self._latency_table(priced, reference)
+
+        def own(model: LatencyModel) -> float | None:
+            return None if priced is None else predicted(model, reference, priced)
+
+        limit = latency_limit(wanted.latency, given[0] if table is None else table, given[1], own)
         budget = resolved_budget(wanted, cost, limit)
         # A network named by a path on this machine is recorded by its code, and so is one that is counted otherwise.
         named = isinstance(self.network, str) and self.network[:1] != "{" and network.source is None
         title = str(self.network) if named and counted is network else whole
         if not wanted.grow:
-            check_not_larger(title, cost.macs, budget.macs)
+            check_not_larger(title, wanted, cost, budget, None if limit is None else own(limit.model))
         finish = self._finish(request, evaluator)
         if finish is not None:
             finish.check(reference)
@@ -355,6 +392,8 @@ class Compression:
             "min_macs": budget.min_macs,
             "params": budget.params,
             "activations": budget.activations,
+            **({} if budget.min_params is None else {"min_params": budget.min_params}),
+            **({} if budget.min_latency_ms is None else {"min_latency_ms": budget.min_latency_ms}),
             "evaluator": evaluator.info.name,
             "evaluator_source": digest(evaluator),
             "batch": options.search.batch,
@@ -384,6 +423,30 @@ class Compression:
             finish,
             settings,
             _folder_name(title, budget, evaluator, settings),
+        )
+
+    def _latency_table(self, space: Space, reference: Code) -> LatencyTable:
+        """A table of the space's blocks on this machine, for the network and its uniformly narrower ones too.
+
+        That of the run's folder, where there is one; else the one that an earlier run on this machine kept.
+        """
+        from bsszoo.latency.table import kept_table
+
+        budget, out = self.options.budget, self.options.search.out
+        saved = None if out is None else Path(out) / LATENCIES
+        codes = uniform_codes(reference) if space.base is None else (reference, *uniform_subnetworks(space))
+
+        def report(done: int, total: int) -> None:
+            self._emit(Event("latency", "Timing blocks on this machine", done=done, total=total, minor=True))
+
+        return kept_table(
+            space,
+            codes,
+            saved=saved,
+            batch=budget.latency_batch,
+            threads=budget.threads,
+            on_block=report,
+            note=lambda text: self._emit(Event("latency", text)),
         )
 
     def _finish(self, request: Request, evaluator: Evaluator) -> Finish | None:
@@ -530,11 +593,11 @@ class Compression:
 def compress(
     network: str | Path | Code | Detector | nn.Module,
     *,
-    flops: str | float,
+    flops: str | float | None = None,
     params: str | float | None = None,
     data: str | Path | None = None,
     evaluator: str | Callable[..., Any] | Evaluator | None = None,
-    trials: int = 64,
+    trials: int | None = None,
     workers: int = 1,
     out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
@@ -548,12 +611,13 @@ def compress(
     Args:
         network: The network to compress, as for ``Compression``.
         flops: Most multiply-adds (the paper's FLOPs; half of what tools that count 2 x MACs report): ``"130M"``,
-            ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's.
+            ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's. One of this, ``params`` and ``latency`` (of
+            ``options``: milliseconds on this machine, or ``"60%"``) at least.
         params: Most parameters, likewise.
         data: Folder of images; each code is then trained on them.
         evaluator: ``"structural"``, ``"module:function"``, a function ``(code) -> float`` or ``(code, trial) -> float``
             (higher is better), or an ``Evaluator``; by default a training where there is ``data``.
-        trials: Codes to evaluate.
+        trials: Codes to evaluate; by default 64, and 160 where subnetworks are judged by inherited weights.
         workers: Processes on this machine, each of which evaluates one code at a time.
         out: Folder of the run, by default ``bsszoo-runs/`` and the settings' name.
         callbacks: Called with each ``Event``, such as ``LogLines(print)``.
@@ -563,7 +627,7 @@ def compress(
         BudgetError, UnknownNameError, CodeError, SettingsError, RunError, StoppedError: As ``Compression.search``.
 
     Example:
-        >>> result = compress("mobilenetv2", flops="130M", trials=4, batch=2, latency=False, out="small")
+        >>> result = compress("mobilenetv2", flops="130M", trials=4, batch=2, measure=False, out="small")
         >>> result.best.cost.macs <= 130_000_000
         True
     """

@@ -54,7 +54,7 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
     (latency,) = time_forwards(
         [forward], device=device, seconds=task["seconds"], least=5, most=20_000, warm_up=11 if gpu else 3
     )
-    where = torch.cuda.get_device_name(device) if gpu else f"CPU {_processor()}"
+    where = torch.cuda.get_device_name(device) if gpu else f"CPU {processor()}"
     return {
         "times": latency.times,
         "warm_ms": latency.warm_ms,
@@ -144,7 +144,7 @@ def _peak(torch: Any, device: Any) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's name on screen."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,36 +1,58 @@
-"""A latency table measured on this machine: each distinct block of a space timed once, alone."""
+"""A latency table measured on this machine: the distinct blocks of a space, each timed alone.
+
+Of a space of many blocks some are timed, and a line through them gives the others' times: within a kind of block at a
+place in the network, time is about linear in the channels, in what the channels of each pair of layers multiply to, and
+a constant, each factor 0 or more.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import platform
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Placement
-from bsszoo.errors import BudgetError
-from bsszoo.latency.timer import time_forwards
+from bsszoo.files import write_whole
+from bsszoo.latency.timer import cpu_threads, time_forwards
 from bsszoo.models.build import build
-from bsszoo.spaces.chain import BlockShape, space_shapes
+from bsszoo.spaces.chain import BlockShape, block_shapes, space_shapes
 from bsszoo.spaces.limits import NS_PER_MS, LatencyTable
 from bsszoo.spaces.space import Space
 
-#: Most blocks that are measured; a space of section B.2.2 has 120 to 662.
-MOST_BLOCKS = 5_000
+#: Most blocks that are all timed; a space of section B.2.2 has 120 to 662.
+MOST_TIMED: Final = 300
+#: Of a space of more, about so many are timed, and at least so many of each kind and place.
+TIMED: Final = (300, 12)
+#: How long a block's forwards are repeated [s], in a table that is kept.
+SECONDS_EACH = 0.05
 # Turns in which all blocks are timed: a slow spell of the machine then affects none in all of them.
 _TURNS = 4
+# Of timing whole networks.
+_SECONDS = 2.0
 
 
 def measure_latency_table(
     space: Space,
     *,
+    codes: Sequence[Code] = (),
     device: str = "cpu",
     batch: int = 1,
-    seconds_each: float = 0.05,
+    threads: int = 0,
+    seconds_each: float = SECONDS_EACH,
     networks: int = 8,
     on_block: Callable[[int, int], None] | None = None,
 ) -> LatencyTable:
@@ -43,14 +65,14 @@ def measure_latency_table(
     Args:
         space: Whose codes' blocks to time. What ``bsszoo compress`` searches under a budget is
             ``bsszoo.compression.plan.budget_space(reference, macs)``.
+        codes: Others whose blocks the table shall hold.
         device: A torch device.
         batch: Images at a time.
+        threads: CPU threads; 0 leaves PyTorch's.
         seconds_each: How long to repeat each block, at least three times; 600 blocks take half a minute and more.
-        networks: Random networks of the space to fit that factor to; 0 leaves the blocks' times as they are.
+        networks: Networks to fit that factor to, so many of ``codes`` and of the space's at random (where there are
+            codes, of spaces of subnetworks only); 0 leaves the blocks' times as they are.
         on_block: Called with the timings done and all timings, after each; every block is timed in four turns.
-
-    Raises:
-        BudgetError: The space has more than 5,000 distinct blocks: give it coarser widths.
 
     Example:
         >>> from dataclasses import replace
@@ -60,17 +82,129 @@ def measure_latency_table(
         >>> len(table), table.of(space.smallest) > 0
         (8, True)
     """
-    shapes = space_shapes(space)
-    if len(shapes) > MOST_BLOCKS:
-        raise BudgetError(
-            f"The space has {len(shapes):,} distinct blocks; at most {MOST_BLOCKS:,} are measured. Give "
-            "it fewer widths, for example every other one."
-        )
-    table = _measured(shapes, space.family, device, batch, seconds_each, on_block)
-    if not networks:
-        return table
-    factor = _factor(table, [space.code(row) for row in space.sample(networks, 0)], device, batch)
+    sizes: dict[str, Any] = {"num_classes": space.num_classes, "in_chans": space.in_chans}
+    shapes = sorted({*space_shapes(space), *(shape for code in codes for shape in block_shapes(code, **sizes))})
+    timed = shapes if len(shapes) <= MOST_TIMED else _some(shapes)
+    with cpu_threads(threads):
+        table = _measured(timed, space.family, device, batch, seconds_each, on_block)
+        if len(timed) < len(shapes):
+            table = _extended(table, timed, shapes)
+        factor = 1.0
+        if networks:
+            some = list(codes[:: max(1, len(codes) // networks)][:networks])
+            if space.base is not None or not codes:
+                # A grid's own may be many times as large as what is searched on it.
+                some += [space.code(row) for row in space.sample(networks, 0)]
+            factor = _factor(table, some, sizes, device, batch)
     return LatencyTable({shape: factor * table.nanoseconds(shape) / NS_PER_MS for shape in shapes}, name=table.name)
+
+
+def kept_table(
+    space: Space,
+    codes: Sequence[Code],
+    *,
+    saved: Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    batch: int = 1,
+    threads: int = 1,
+    on_block: Callable[[int, int], None] | None = None,
+) -> LatencyTable:
+    """A table of this machine's CPU: from a file that an earlier call wrote, or measured now and kept.
+
+    Files are in ``bsszoo/latency`` of the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``), each named after
+    a fingerprint of the space, the codes, batch, threads, the processor and PyTorch's version.
+
+    Args:
+        space, codes, batch, threads, on_block: As ``measure_latency_table``.
+        saved: A copy elsewhere, such as a run's; it is taken where it is of the same fingerprint.
+        note: Called with where the table is from.
+    """
+    from importlib.metadata import version
+
+    from bsszoo.latency.engines import processor
+
+    where = {"processor": processor(), "machine": platform.machine(), "torch": version("torch")}
+    about = {**where, "batch": batch, "threads": threads, "way": 1}
+    text = json.dumps([about, repr(space), [str(code) for code in codes]])
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bsszoo" / "latency"
+    file = cache / f"{fingerprint}.json"
+    for path in (saved, file):
+        if path is not None and _notes_of(path).get("fingerprint") == fingerprint:
+            note(f"Latencies: the table of blocks in {path}")
+            return LatencyTable.load(path)
+    threads_word = "1 thread" if threads == 1 else f"{threads} threads"
+    title = family_of(space.family).title
+    note(f"Latencies: timing blocks of {title} networks on {where['processor']}, {threads_word} ...")
+    table = measure_latency_table(
+        space, codes=codes, batch=batch, threads=threads, seconds_each=SECONDS_EACH, on_block=on_block
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    table = LatencyTable(table.blocks, name=f"table measured on {where['processor']}, {threads_word}")
+    write_whole(file, table.text(fingerprint=fingerprint, **about))
+    note(f"Latencies: kept in {file}")
+    return LatencyTable.load(file)
+
+
+def _notes_of(path: Path) -> dict[str, Any]:
+    """What stands in a table's file beside its blocks; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _some(shapes: Sequence[BlockShape]) -> list[BlockShape]:
+    """Some blocks of each kind and place, the extreme ones and others as far from them as there are."""
+    groups = _groups(shapes)
+    each = max(TIMED[1], TIMED[0] // len(groups))
+    chosen = []
+    for group in groups.values():
+        points = np.log([[s.in_width, s.mid_width + 1, s.out_width] for s in group])
+        points = (points - points.min(0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
+        taken = [int(points.sum(1).argmin())]
+        distance = np.full(len(group), np.inf)
+        while len(taken) < min(each, len(group)):
+            distance = np.minimum(distance, ((points - points[taken[-1]]) ** 2).sum(1))
+            taken.append(int(distance.argmax()))
+        chosen += [group[i] for i in taken]
+    return sorted(chosen)
+
+
+def _groups(shapes: Sequence[BlockShape]) -> dict[tuple[object, ...], list[BlockShape]]:
+    """Blocks whose times lie on one line: of a kind and a place, with a shortcut of the same kind."""
+    groups: dict[tuple[object, ...], list[BlockShape]] = defaultdict(list)
+    for s in shapes:
+        projected = s.stride > 1 or s.in_width != s.out_width
+        gate, grouped = s.squeeze_width > 0, s.group_width > 0
+        groups[s.kind, s.kernel, s.stride, s.size, s.stride1x1, projected, gate, grouped].append(s)
+    return groups
+
+
+def _extended(table: LatencyTable, timed: Sequence[BlockShape], shapes: Sequence[BlockShape]) -> LatencyTable:
+    """All blocks' times by lines through those that were timed."""
+    from scipy.optimize import nnls
+
+    known = _groups(timed)
+    times: dict[BlockShape | str, float] = {}
+    for key, group in _groups(shapes).items():
+        ms = np.array([table.nanoseconds(shape) / NS_PER_MS for shape in known[key]])
+        scale = _terms(group).max(0)
+        # Each error counts as a share of the time.
+        weights, _ = nnls(_terms(known[key]) / scale / ms[:, None], np.ones(len(ms)))
+        times |= dict(zip(group, np.maximum(_terms(group) / scale @ weights, ms.min() / 2).tolist(), strict=True))
+    return LatencyTable(times, name=table.name)
+
+
+def _terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
+    """What the time of a block is a sum of [n, terms]."""
+    columns = ("in_width", "mid_width", "out_width", "squeeze_width", "group_width")
+    rows = np.array([[getattr(s, column) for column in columns] for s in shapes], dtype=np.float64)
+    before, middle, after, gate, group = rows.T
+    grouped = middle * np.where(group > 0, group, 1)
+    terms = [np.ones(len(rows)), before, middle, after, before * middle, middle * after, before * after, middle * gate]
+    return np.stack([*terms, grouped], axis=1) + 1e-9
 
 
 def _measured(
@@ -93,17 +227,17 @@ def _measured(
     return LatencyTable(times, name=f"table measured on {device}")
 
 
-def _factor(table: LatencyTable, codes: Sequence[Code], device: str, batch: int) -> float:
-    """What the sums of a table have to be multiplied by to be the networks' times, at the median of some networks."""
-    times = [float("inf")] * len(codes)
-    models = [build(code).eval().to(device) for code in codes]
-    image = torch.randn(batch, 3, codes[0].image_size, codes[0].image_size, device=device)
-    for _ in range(_TURNS):
-        times = [
-            min(least, _least_ms(partial(model, image), device, 0.0))
-            for least, model in zip(times, models, strict=True)
-        ]
-    return statistics.median(ms / table.of(code) for ms, code in zip(times, codes, strict=True))
+def _factor(table: LatencyTable, codes: Sequence[Code], sizes: dict[str, Any], device: str, batch: int) -> float:
+    """What the sums of a table have to be multiplied by to be the networks' times, at the median of some networks.
+
+    The networks take turns, so that each finds the caches as others leave them.
+    """
+    image = torch.randn(batch, sizes["in_chans"], codes[0].image_size, codes[0].image_size, device=device)
+    forwards = [partial(build(code, **sizes).eval().to(device), image) for code in codes]
+    times = time_forwards(forwards, device=device, seconds=_SECONDS, least=5, most=100)
+    return statistics.median(
+        latency.median_ms / table.of(code, **sizes) for latency, code in zip(times, codes, strict=True)
+    )
 
 
 def _least_ms(forward: Callable[[], object], device: str, seconds: float) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -87,14 +88,39 @@ def time_forwards(
     return tuple(Latency(times, first[0], where) for times, first in zip(zip(*turns, strict=True), warm, strict=True))
 
 
-def measure_latencies(codes: Sequence[Code], *, rounds: int = 15, budget_s: float = 20.0) -> tuple[Latency, ...]:
-    """Time eager float32 forwards of one image at each code's input size on the CPU, random weights.
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """PyTorch's threads on the CPU, within; 0 leaves them."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(number or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_latencies(
+    codes: Sequence[Code],
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    batch: int = 1,
+    threads: int = 0,
+    rounds: int = 15,
+    budget_s: float = 20.0,
+) -> tuple[Latency, ...]:
+    """Time eager float32 forwards at each code's input size on the CPU, random weights.
 
     The networks take turns, so that a machine that slows down slows them all: compare them with each other, and with
     other runs only on a quiet machine.
 
     Args:
         codes: The networks.
+        num_classes, in_chans: Their outputs and input channels.
+        batch: Images at a time.
+        threads: CPU threads; 0 leaves PyTorch's.
         rounds: Timed forwards of each; fewer, but at least 3, when all would take longer than ``budget_s`` together.
         budget_s: Seconds the timed forwards may take.
     """
@@ -102,5 +128,12 @@ def measure_latencies(codes: Sequence[Code], *, rounds: int = 15, budget_s: floa
 
     from bsszoo.models.build import build
 
-    forwards = [partial(build(code).eval(), torch.randn(1, 3, code.image_size, code.image_size)) for code in codes]
-    return time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds)
+    forwards = [
+        partial(
+            build(code, num_classes=num_classes, in_chans=in_chans).eval(),
+            torch.randn(batch, in_chans, code.image_size, code.image_size),
+        )
+        for code in codes
+    ]
+    with cpu_threads(threads):
+        return time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
     from bsszoo.codes.detector import Convolution
+    from bsszoo.spaces.chain import BlockShape
+    from bsszoo.spaces.limits import LatencyTable
     from bsszoo.study.result import Result
 
 _TWO_MACS_COLUMN = "2xMACs"
@@ -150,6 +152,37 @@ def paper_form(code: Code) -> str:
     return "{" + ",".join(map(str, code.entries)) + "}"
 
 
+def latency_blocks(table: LatencyTable) -> Table:
+    """A latency table, the blocks of a kind and a place in the network in one row."""
+    groups: dict[tuple[Any, ...], list[tuple[BlockShape, float]]] = {}
+    for shape in sorted(table.shapes, key=lambda s: (-s.size, s.kind, s.stride)):
+        key = (shape.kind, shape.size, shape.kernel, shape.stride)
+        groups.setdefault(key, []).append((shape, table.nanoseconds(shape) / 1e6))
+    out = _table(
+        [
+            ("Block", False),
+            ("Input [px]", True),
+            ("Kernel", True),
+            ("Stride", True),
+            ("Channels in", True),
+            ("Channels out", True),
+            ("Blocks", True),
+            ("Least [ms]", True),
+            ("Median", True),
+            ("Most", True),
+        ]
+    )
+    for (kind, size, kernel, stride), rows in groups.items():
+        times = sorted(ms for _, ms in rows)
+        ends = [
+            f"{min(widths)}" if min(widths) == max(widths) else f"{min(widths)}-{max(widths)}"
+            for widths in ([s.in_width for s, _ in rows], [s.out_width for s, _ in rows])
+        ]
+        figures = (times[0], times[len(times) // 2], times[-1])
+        out.add_row(kind, *map(str, (size, kernel, stride)), *ends, f"{len(rows):,}", *(f"{ms:.3g}" for ms in figures))
+    return out
+
+
 def result_table(result: Result) -> Group:
     """The end of a search: the controls and the best codes, each code whole beneath, and what the score measures.
 
@@ -192,7 +225,7 @@ def result_table(result: Result) -> Group:
     if limited:
         parts.append(
             _prose(
-                "Limited [ms]: the prediction of the model of --max-latency, to which the limit applies."
+                "Limited [ms]: what is predicted, to which the limit applies."
                 + (" Latency: measured." if timed else "")
             )
         )

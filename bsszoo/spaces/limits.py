@@ -77,7 +77,7 @@ class Limits:
         min_params, max_params: Parameters.
         min_activations, max_activations: Elements of the outputs of all convolutions.
         max_depth: Convolutions on the main path.
-        max_latency: Milliseconds, as ``latency`` predicts them.
+        min_latency, max_latency: Milliseconds, as ``latency`` predicts them.
         latency: A ``LatencyTable`` (or a mapping, or its file), or a function of a code that returns milliseconds.
             Without ``max_latency`` it only fills the candidates' column.
 
@@ -93,6 +93,7 @@ class Limits:
     min_activations: int | None = None
     max_activations: int | None = None
     max_latency: float | None = None
+    min_latency: float | None = None
     latency: Any = None
 
     def __post_init__(self) -> None:
@@ -138,8 +139,8 @@ class Limits:
             (None, self.max_depth),
         ]
         if len(chain.kinds) > len(rows):
-            top = None if self.max_latency is None else int(self.max_latency * NS_PER_MS + 1e-6)
-            rows.append((None, top))
+            low = None if self.min_latency is None else math.ceil(self.min_latency * NS_PER_MS)
+            rows.append((low, None if self.max_latency is None else int(self.max_latency * NS_PER_MS + 1e-6)))
         return Bounds(
             *(
                 np.array([_NONE[side] if row[side] is None else row[side] for row in rows], dtype=np.int64)
@@ -151,8 +152,8 @@ class Limits:
         """Which codes [n, d] keep the limit on a latency function's milliseconds, and these, each [n]."""
         assert self.function is not None
         ms = self.function.latencies(space, codes)
-        top = np.inf if self.max_latency is None else self.max_latency
-        return ms <= top, ms
+        low, top = self.min_latency or 0.0, np.inf if self.max_latency is None else self.max_latency
+        return (ms >= low) & (ms <= top), ms
 
 
 @lru_cache(maxsize=4)
@@ -225,6 +226,11 @@ class LatencyTable:
     def __len__(self) -> int:
         return len(self._ns)
 
+    @property
+    def shapes(self) -> tuple[BlockShape, ...]:
+        """The blocks that it holds."""
+        return tuple(self._ns)
+
     def nanoseconds(self, shape: BlockShape) -> int:
         """Whole nanoseconds of one block; a ``BudgetError`` when the table does not hold it."""
         try:
@@ -237,9 +243,10 @@ class LatencyTable:
                 "space; measure_latency_table(space) makes one, space_shapes(space) lists them."
             ) from None
 
-    def of(self, code: Code) -> float:
+    def of(self, code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> float:
         """The latency of one code [ms]."""
-        return sum(self.nanoseconds(shape) for shape in block_shapes(code)) / NS_PER_MS
+        shapes = block_shapes(code, num_classes=num_classes, in_chans=in_chans)
+        return sum(self.nanoseconds(shape) for shape in shapes) / NS_PER_MS
 
     def missing(self, space: Space) -> list[BlockShape]:
         """The blocks of a space's codes that the table does not hold, sorted."""
@@ -247,7 +254,8 @@ class LatencyTable:
 
     def latencies(self, space: Space, codes: IntArray) -> FloatArray:
         """The latency of each of the codes [n, d] of a space, [n] in ms."""
-        return np.array([self.of(space.code(row)) for row in np.asarray(codes)], dtype=np.float64)
+        shape = {"num_classes": space.num_classes, "in_chans": space.in_chans}
+        return np.array([self.of(space.code(row), **shape) for row in np.asarray(codes)], dtype=np.float64)
 
     def digest(self) -> str:
         """A fingerprint of its content."""
@@ -259,13 +267,18 @@ class LatencyTable:
 
         ``notes`` (where it was measured, say) are written to the JSON beside the blocks.
         """
-        rows = {str(shape): ns / NS_PER_MS for shape, ns in sorted(self._ns.items())}
         path = Path(file)
         if path.suffix.lower() == ".csv":
-            text = "block,ms\n" + "".join(f"{block},{ms}\n" for block, ms in rows.items())
+            rows = ((shape, ns / NS_PER_MS) for shape, ns in sorted(self._ns.items()))
+            text = "block,ms\n" + "".join(f"{block},{ms}\n" for block, ms in rows)
         else:
-            text = json.dumps({"unit": "ms", **notes, "blocks": rows}, indent=1) + "\n"
+            text = self.text(**notes)
         path.write_text(text, encoding="utf-8")
+
+    def text(self, **notes: Any) -> str:
+        """Its JSON, with notes beside the blocks."""
+        rows = {str(shape): ns / NS_PER_MS for shape, ns in sorted(self._ns.items())}
+        return json.dumps({"unit": "ms", **notes, "blocks": rows}, indent=1) + "\n"
 
     @classmethod
     def load(cls, file: str | Path) -> LatencyTable:
@@ -345,11 +358,11 @@ class LatencyFunction:
         return values
 
 
-def predicted(model: LatencyModel | None, code: Code) -> float | None:
-    """A model's prediction for one code [ms], also for one outside every space; None where it has none."""
+def predicted(model: LatencyModel | None, code: Code, space: Space) -> float | None:
+    """A model's prediction for one code [ms], also for one outside the space; None where it has none."""
     try:
         if isinstance(model, LatencyTable):
-            return model.of(code)
+            return model.of(code, num_classes=space.num_classes, in_chans=space.in_chans)
         if isinstance(model, LatencyFunction):
             ms = model.function(np.array([code.entries])) if model.arrays else [model.function(code)]
             return _number(ms[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
@@ -501,6 +501,12 @@ def uniform_code(code: Code, scale: float) -> Code:
     )
 
 
+def uniform_codes(code: Code, most: float = 1.0) -> tuple[Code, ...]:
+    """The different uniformly rescaled codes from a scale down to ``MIN_SCALE``, the widest first."""
+    steps = range(round(most * _STEPS), round(MIN_SCALE * _STEPS) - 1, -1)
+    return tuple(dict.fromkeys(uniform_code(code, step / _STEPS) for step in steps))
+
+
 def uniform_subnetwork(space: Space, scale: float) -> Code:
     """The subnetwork of a space with every width and inner width ``scale`` times as large, to the finest multiples.
 
@@ -522,15 +528,22 @@ def uniform_subnetwork(space: Space, scale: float) -> Code:
     return space.code([*widths, *base.depths, *inner])
 
 
-def fit_subnetwork(space: Space, macs: int, params: int | None = None) -> Code | None:
-    """The largest uniformly narrower subnetwork with at most so many MACs and parameters; None without one."""
-    made = None
-    for step in range(_STEPS, round(_STEPS * MIN_SCALE / 4), -1):
-        code = uniform_subnetwork(space, step / _STEPS)
-        if code == made:
-            continue
-        made, cost = code, space.cost(code)
-        if cost.macs <= macs and (params is None or cost.params <= params):
+def uniform_subnetworks(space: Space) -> tuple[Code, ...]:
+    """The different uniformly narrower subnetworks of a space, the widest first."""
+    steps = range(_STEPS, round(_STEPS * MIN_SCALE / 4), -1)
+    return tuple(dict.fromkeys(uniform_subnetwork(space, step / _STEPS) for step in steps))
+
+
+def fit_subnetwork(
+    space: Space, macs: int, params: int | None = None, keeps: Callable[[Code], bool] | None = None
+) -> Code | None:
+    """The largest uniformly narrower subnetwork with at most so many MACs and parameters; None without one.
+
+    ``keeps`` is asked of those that keep both.
+    """
+    for code in uniform_subnetworks(space):
+        cost = space.cost(code)
+        if cost.macs <= macs and (params is None or cost.params <= params) and (keeps is None or keeps(code)):
             return code
     return None
 

@@ -32,6 +32,7 @@ class ResolvedBudget:
     """Hard limits on a code: ``min_macs <= MACs <= macs`` [multiply-adds], and the others unless None.
 
     ``params`` and ``activations`` [elements] are counts; ``latency_ms`` is the run's latency model's prediction [ms].
+    ``min_params`` and ``min_latency_ms`` are set where multiply-adds are not what the budget is about.
     """
 
     macs: int
@@ -39,10 +40,12 @@ class ResolvedBudget:
     params: int | None = None
     activations: int | None = None
     latency_ms: float | None = None
+    min_params: int | None = None
+    min_latency_ms: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; activations and latency only where they are limited."""
-        more = {"activations": self.activations, "latency_ms": self.latency_ms}
+        """JSON-ready values; what not every run limits only where it is limited."""
+        more = {name: getattr(self, name) for name in ("activations", "latency_ms", "min_params", "min_latency_ms")}
         return {
             "macs": self.macs,
             "min_macs": self.min_macs,

@@ -131,7 +131,7 @@ def walk(
         "structural",
         "--trials",
         "16",
-        "--no-latency",
+        "--no-measure",
         "--finish",
         "short.yaml",
         *where,

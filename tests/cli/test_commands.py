@@ -57,7 +57,9 @@ def test_cost_checks_itself_with_thop(tmp_path):
         (["compress", "mobilenetv2", "--flops", "1T"], "--flops is '1T'"),
         (["compress", "mobilenetv2", "--flops", "130M", "--activations", "1M"], "Raise --activations to 1380428"),
         (["compress", "mobilenetv2", "--flops", "130M", "--activations", "x"], "--activations is 'x'"),
-        (["compress", "mobilenetv2", "--flops", "130M", "--max-latency", "9"], "--latency-table FILE or"),
+        (["compress", "mobilenetv2", "--flops", "130M", "--latency", "fast"], "such as 12.5"),
+        (["compress", "mobilenetv2"], "A compression needs a budget"),
+        (["compress", "maskrcnn_resnet50", "--flops", "90B", "--latency", "9"], "of detectors are not measured"),
         (["compress", "mobilenetv2", "--flops", "130M", "--latency-table", "no.csv"], "no.csv cannot be read"),
         (["compress", "mobilenetv2", "--flops", "130M", "--latency-model", "nowhere:f"], "no module 'nowhere'"),
         (["compress", "mobilenetv2", "--flops", "130M", "--params-cap", "2:1"], "--params-cap is '2:1'"),
@@ -98,7 +100,7 @@ def test_help_names_every_family_and_command(tmp_path):
 
 def test_compress_prints_the_table_and_the_commands(tmp_path):
     done = _bsszoo(
-        "compress", "mobilenetv2", "--flops", "130M", "--trials", "8", "--batch", "4", "--no-latency", cwd=tmp_path
+        "compress", "mobilenetv2", "--flops", "130M", "--trials", "8", "--batch", "4", "--no-measure", cwd=tmp_path
     )
     assert done.returncode == 0
     for words in ("original", "uniform", "found 1", "2 x MACs", "not an accuracy", "bsszoo.create(", "report.html"):
@@ -123,7 +125,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
         "12",
         "--batch",
         "4",
-        "--no-latency",
+        "--no-measure",
         "--evaluator",
         "slow:judge",
         "--out",

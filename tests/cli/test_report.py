@@ -23,7 +23,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def run(tmp_path_factory):
     """A finished run of ten trials in a folder."""
     folder = tmp_path_factory.mktemp("run") / "small"
-    return compress("resnet18", flops="70%", trials=10, batch=4, out=folder, latency=False), folder
+    return compress("resnet18", flops="70%", trials=10, batch=4, out=folder, measure=False), folder
 
 
 def held(path):
@@ -95,7 +95,7 @@ def test_an_evaluator_of_the_users_is_not_loaded_again(tmp_path):
         return float(sum(code.depths))
 
     folder = tmp_path / "own"
-    compress("resnet18", flops="70%", evaluator=judge, trials=3, batch=3, out=folder, latency=False)
+    compress("resnet18", flops="70%", evaluator=judge, trials=3, batch=3, out=folder, measure=False)
     assert "What the judge measures" in report_study(str(folder)).path.read_text()
     (folder / "result.json").unlink()
     (folder / "controls.json").unlink()
@@ -107,7 +107,7 @@ def test_an_evaluator_of_the_users_is_not_loaded_again(tmp_path):
 def test_a_journal_is_read(tmp_path):
     path, folder = tmp_path / "search.log", tmp_path / "run"
     journal = f"journal://{path}"
-    result = compress("resnet18", flops="70%", trials=3, batch=3, out=folder, storage=journal, study="j", latency=False)
+    result = compress("resnet18", flops="70%", trials=3, batch=3, out=folder, storage=journal, study="j", measure=False)
     before = held(path)
     for storage in (str(path), journal):
         done = report_study(storage, out=tmp_path / "j.html")

@@ -95,7 +95,8 @@ def test_a_latency_model_is_a_function_or_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((3, None, None), "--latency-table FILE or"),
+        ((3, None, None), "nothing predicts a code's latency"),
+        (("60%", None, len), "has no time for the network itself"),
         ((3, {}, len), "both set"),
         (("fast", None, len), "such as 12.5"),
         ((0, None, len), "above 0"),
@@ -127,7 +128,7 @@ def test_a_budget_that_would_make_the_network_larger_is_refused(
 
 
 def test_a_larger_network_is_searched_when_it_is_asked_for(tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"trials": 2, "batch": 2, "latency": False}
+    asked: dict[str, Any] = {"trials": 2, "batch": 2, "measure": False}
     network = "resnet18_c64-64-64-64_l1-1-1-1"
     own = bsszoo.cost(network).macs
     found = bsszoo.compress(network, flops=2 * own, grow=True, out=tmp_path / "run", **asked)

@@ -13,7 +13,7 @@ from bsszoo.compression.reopen import report_study
 from bsszoo.evaluators import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.study.result import Confirmation
 
-SMALL = {"flops": "130M", "trials": 4, "batch": 4, "latency": False}
+SMALL = {"flops": "130M", "trials": 4, "batch": 4, "measure": False}
 
 
 class Judge(Evaluator):

@@ -16,7 +16,7 @@ from bsszoo.compression.plan import make_plan
 from bsszoo.compression.reopen import report_study
 from bsszoo.errors import BssZooError, SettingsError
 
-SMALL = {"flops": "130M", "trials": 4, "batch": 4, "latency": False}
+SMALL = {"flops": "130M", "trials": 4, "batch": 4, "measure": False}
 NETWORK = "mobilenetv2"
 FILES = ("settings.json", "controls.json", "result.json", "trials.csv", "study.db", ".lock")
 #: What is put in the place of values, of whatever kind these were.

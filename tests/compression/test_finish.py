@@ -19,7 +19,7 @@ from bsszoo.models.names import resolve_code
 from bsszoo.train.classification.recipe import Recipe, read_recipe
 
 ORIGINAL = "mobilenetv2_c16-16-24-24-32-32_l2-1-1-1-1-1_t6-6-6-6-6-6_stem16_stage2-8x1"
-SMALL = {"flops": "60%", "trials": 3, "batch": 3, "latency": False}
+SMALL = {"flops": "60%", "trials": 3, "batch": 3, "measure": False}
 
 
 @pytest.fixture

@@ -167,8 +167,8 @@ def test_a_latency_that_is_not_limited_is_a_column_only():
     ("budget", "latency", "words"),
     [
         ({"activations": 1_000_000}, None, ["at most 1.00M activations", "Raise --activations to 1380428"]),
-        ({"latency_ms": 5.0}, lambda code: 1.0 * sum(code.depths), ["gives at most 5 ms", "Raise --max-latency"]),
-        ({"latency_ms": 0.5}, "table", ["at most 0.5 ms", "binds", "Raise --max-latency to"]),
+        ({"latency_ms": 5.0}, lambda code: 1.0 * sum(code.depths), ["gives at most 5 ms", "Raise --latency"]),
+        ({"latency_ms": 0.5}, "table", ["at most 0.5 ms", "binds", "Raise --latency to"]),
         ({"latency_ms": 9.0}, "other", ["lacks", "the first one"]),
     ],
 )

@@ -18,12 +18,12 @@ from bsszoo.compression.folder import run_folder
 from bsszoo.errors import BudgetError, RunError, SettingsError, UnknownNameError
 from bsszoo.models.names import resolve_code
 
-SMALL = {"flops": "130M", "trials": 12, "batch": 4, "latency": False}
+SMALL = {"flops": "130M", "trials": 12, "batch": 4, "measure": False}
 
 
 @pytest.mark.usefixtures("plots")
 def test_it_finds_diverse_codes_under_the_budget(tmp_path):
-    result = bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**SMALL, "trials": 20, "latency": True})
+    result = bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**SMALL, "trials": 20, "measure": True})
     assert [n.role for n in result.networks[:2]] == ["original", "uniform"]
     found = [n for n in result.networks if n.role == "found"]
     assert 5 <= len(found) <= 10
@@ -56,7 +56,7 @@ def test_several_limits_hold_for_every_code_and_stand_in_the_files(tmp_path):
     space = budget_space(resolve_code("mobilenetv2"), 130_000_000)
     table = LatencyTable({shape: shape.out_width / 1000 for shape in space_shapes(space)})
     table.save(tmp_path / "table.json")
-    limits = {"params": "2.6M", "activations": "60%", "max_latency": "9.5", "latency_table": tmp_path / "table.json"}
+    limits = {"params": "2.6M", "activations": "60%", "latency": "9.5", "latency_table": tmp_path / "table.json"}
     result = bsszoo.compress("mobilenetv2", out=tmp_path / "run", **limits, **SMALL)
     for trial in result.trials:
         assert trial.cost.params <= 2_600_000
@@ -65,7 +65,7 @@ def test_several_limits_hold_for_every_code_and_stand_in_the_files(tmp_path):
     budget = json.loads((tmp_path / "run" / "result.json").read_text())["budget"]
     assert (budget["activations"], budget["latency_ms"]) == (round(0.6 * 6_678_112), 9.5)
     with pytest.raises(SettingsError, match=r"latency_ms was 9\.5 and now is 9\.4"):
-        bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**limits, "max_latency": 9.4}, **SMALL)
+        bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**limits, "latency": 9.4}, **SMALL)
     assert report_study(str(tmp_path / "run")).path.exists()
     # Each network's latency is what the table says, in every output; the control may be beyond the limit.
     for row in result.networks:
@@ -93,8 +93,8 @@ def test_a_page_is_written_without_the_latency_model(tmp_path, monkeypatch):
         "resnet18",
         flops="60%",
         out=tmp_path / "run",
-        max_latency=4.5,
-        latency=False,
+        latency=4.5,
+        measure=False,
         latency_model="mylatency:ms",
         trials=4,
         batch=4,
@@ -114,8 +114,8 @@ def test_fewer_codes_than_trials_are_noted_and_a_control_beyond_the_limit_too(tm
         "resnet18",
         flops="60%",
         out=tmp_path,
-        max_latency=2.1,
-        latency=False,
+        latency=2.1,
+        measure=False,
         depth_cap="none",
         latency_model=lambda code: sum(code.depths) / 2,
         trials=400,
@@ -179,7 +179,7 @@ def slow(code):
     time.sleep(0.15)
     return sum(code.depths) + code.widths[2] / 100
 
-bsszoo.compress("mobilenetv2", flops="130M", trials=12, batch=4, latency=False, evaluator=slow, out=sys.argv[1])
+bsszoo.compress("mobilenetv2", flops="130M", trials=12, batch=4, measure=False, evaluator=slow, out=sys.argv[1])
 """
 
 

@@ -15,7 +15,7 @@ from bsszoo.errors import BudgetError, EvaluationError, SettingsError
 from bsszoo.evaluators import EvaluatorInfo, Score
 from bsszoo.study.storages import masked
 
-SMALL = {"flops": "130M", "trials": 4, "batch": 2, "latency": False}
+SMALL = {"flops": "130M", "trials": 4, "batch": 2, "measure": False}
 
 
 def _blocks(code):
@@ -110,7 +110,7 @@ def test_a_full_disk_is_an_error_in_words_and_the_run_resumes_later(tmp_path):
     script.write_text(
         "import sys, resource\nimport bsszoo.cli.main, bsszoo.report.page, matplotlib\n"
         "if sys.argv[1] == 'full':\n    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))\n"
-        "sys.argv = ['bsszoo', 'compress', 'mobilenetv2', '--flops', '130M', '--trials', '32', '--no-latency', "
+        "sys.argv = ['bsszoo', 'compress', 'mobilenetv2', '--flops', '130M', '--trials', '32', '--no-measure', "
         "'--out', 'run']\nbsszoo.cli.main.main()\n"
     )
     full = forked.run([script, "full"], tmp_path)

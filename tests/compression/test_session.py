@@ -163,7 +163,7 @@ def test_options_are_described_once(tmp_path):
     assert all(field.metadata["help"] for field in known.values())
     with pytest.raises(SettingsError, match=r"no option 'trails'\. Did you mean 'trials'"):
         bsszoo.compress("resnet18", flops="60%", trails=3, out=tmp_path)
-    with pytest.raises(SettingsError, match="give flops"):
+    with pytest.raises(BudgetError, match="A compression needs a budget"):
         Compression("resnet18", trials=3)
     with pytest.raises(SettingsError, match="--reduction is 0"):
         Options.of(flops="60%", reduction=0)

@@ -18,7 +18,7 @@ from bsszoo.compression import storage
 from bsszoo.compression.folder import run_folder
 from bsszoo.errors import RunError, SettingsError
 
-SMALL = {"flops": "130M", "trials": 4, "batch": 4, "latency": False}
+SMALL = {"flops": "130M", "trials": 4, "batch": 4, "measure": False}
 _JUDGE = """
 import os, sys
 def judge(code):
@@ -47,7 +47,7 @@ def _command(folder, *options, expect=0):
         "resnet18",
         "--flops",
         "60%",
-        "--no-latency",
+        "--no-measure",
         *options,
     ]
     done = subprocess.run(

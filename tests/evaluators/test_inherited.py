@@ -198,7 +198,7 @@ def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
         "batch": 2,
         "confirm": 1,
         "epochs": 2,
-        "latency": False,
+        "measure": False,
         "out": out,
     }
     result = bsszoo.compress(base, **settings)

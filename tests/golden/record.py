@@ -99,7 +99,7 @@ def searches() -> dict[str, Any]:
     for family, mode, seed in (*((f, "default", 0) for f in FAMILIES[:4]), *((f, "paper", 1) for f in FAMILIES[1:3])):
         with tempfile.TemporaryDirectory() as folder:
             result = bsszoo.compress(
-                family, flops="60%", trials=10, batch=4, latency=False, search=mode, seed=seed, out=f"{folder}/run"
+                family, flops="60%", trials=10, batch=4, measure=False, search=mode, seed=seed, out=f"{folder}/run"
             )
             data = json.loads((Path(folder) / "run" / "result.json").read_text(encoding="utf-8"))
             found[f"{family} {mode} {seed}"] = {

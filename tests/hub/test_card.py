@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         flops="60%",
         trials=3,
         batch=3,
-        latency=False,
+        measure=False,
         out=folder / "run",
         finish=Finish(recipe, None, device="cpu"),
     )

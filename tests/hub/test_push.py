@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         flops="60%",
         trials=3,
         batch=3,
-        latency=False,
+        measure=False,
         out=folder / "run",
         finish=Finish(recipe, None, device="cpu"),
     )

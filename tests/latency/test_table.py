@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,12 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from bsszoo.codes import FAMILIES, Code, code_cost
-from bsszoo.errors import BudgetError
-from bsszoo.latency.table import block_input, build_block, measure_latency_table
+from bsszoo.latency.table import _extended, _some, block_input, build_block, kept_table, measure_latency_table
 from bsszoo.latency.timer import measure_latencies
+from bsszoo.search import LatencyTable
 from bsszoo.spaces import Space
 from bsszoo.spaces.chain import block_shapes, space_shapes
+from bsszoo.spaces.space import uniform_subnetworks
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,10 +76,61 @@ def test_a_table_holds_every_block_of_its_space_and_sums_them():
     assert table.of(code) == pytest.approx(sum(table.nanoseconds(s) for s in block_shapes(code)) / 1e6)
 
 
-def test_a_space_of_too_many_blocks_is_refused():
-    space = Space.of("mobilenetv2").replace(C3=range(12, 80), C4=range(16, 100))
-    with pytest.raises(BudgetError, match="distinct blocks"):
-        measure_latency_table(space)
+NARROW = Code.parse("resnet18_c16-24-32-64_l2-2-2-2_px32")
+
+
+def test_of_many_blocks_some_are_timed_and_the_others_follow_from_them():
+    space = Space.subnetworks(NARROW, num_classes=10, divisor=1)
+    codes = uniform_subnetworks(space)
+    seen = []
+    table = measure_latency_table(
+        space, codes=codes, seconds_each=0.0, networks=2, on_block=lambda *step: seen.append(step)
+    )
+    blocks = {*space_shapes(space), *(s for code in codes for s in block_shapes(code, num_classes=10))}
+    assert set(table.shapes) == blocks
+    assert seen[-1][0] == seen[-1][1] < len(blocks)
+    # Wider blocks take no less: each part of a line rises.
+    for a, b in itertools.pairwise(sorted(s for s in blocks if s.kind == "basic" and s.size == 8 and s.stride == 1)):
+        if all(x <= y for x, y in zip(a[1:4], b[1:4], strict=True)) and (a[1] == a[2]) == (b[1] == b[2]):
+            assert table.nanoseconds(a) <= table.nanoseconds(b)
+
+
+def test_times_that_are_sums_of_products_of_channels_are_found_from_some_blocks():
+    shapes = space_shapes(Space.subnetworks(NARROW, num_classes=10, divisor=1))
+
+    def ms(s):
+        return 0.1 + 1e-4 * (s.in_width * s.mid_width + s.mid_width * s.out_width) / s.stride**2 + 1e-3 * s.out_width
+
+    some = _some(shapes)
+    assert len(some) < len(shapes) / 2
+    table = _extended(LatencyTable({s: ms(s) for s in some}), some, shapes)
+    assert [table.nanoseconds(s) / 1e6 for s in shapes] == pytest.approx([ms(s) for s in shapes], rel=1e-3)
+
+
+def test_a_table_is_measured_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    timed, notes = [], []
+
+    def table(**how):
+        timed.clear()
+        return kept_table(_space(), (), on_block=lambda *step: timed.append(step), note=notes.append, **how)
+
+    first = table()
+    assert timed
+    assert [f.suffix for f in (tmp_path / "cache" / "bsszoo" / "latency").iterdir()] == [".json"]
+    again = table()
+    assert not timed
+    assert again.digest() == first.digest()
+    # A run's own copy goes before the cache, unless it is of something else.
+    copy = tmp_path / "run.json"
+    copy.write_text(next((tmp_path / "cache" / "bsszoo" / "latency").iterdir()).read_text())
+    table(saved=copy)
+    assert str(copy) in notes[-1]
+    table(threads=2, saved=copy)
+    assert timed
+    copy.write_text("{")
+    table(saved=copy)
+    assert not timed
 
 
 @pytest.mark.slow

@@ -254,7 +254,7 @@ def test_the_commands_take_a_checkpoint(tmp_path: Path) -> None:
             "2",
             "--batch",
             "2",
-            "--no-latency",
+            "--no-measure",
             "--out",
             "run",
         ],

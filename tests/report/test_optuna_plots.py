@@ -23,7 +23,7 @@ PLOTS = [
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plots") / "run"
-    compress("resnet18", flops="70%", trials=8, batch=4, out=folder, latency=False)
+    compress("resnet18", flops="70%", trials=8, batch=4, out=folder, measure=False)
     return optuna.load_study(study_name="bsszoo", storage=f"sqlite:///{folder / 'study.db'}")
 
 

@@ -119,7 +119,7 @@ def test_damage_before_the_end_is_named_by_its_line_and_nothing_is_changed(journ
 def test_a_report_leaves_a_half_line_where_it_is(tmp_path):
     file = tmp_path / "study.log"
     url = f"journal://{file}"
-    bsszoo.compress("resnet18", flops="60%", trials=2, batch=2, latency=False, storage=url, out=tmp_path / "run")
+    bsszoo.compress("resnet18", flops="60%", trials=2, batch=2, measure=False, storage=url, out=tmp_path / "run")
     with file.open("ab") as out:
         out.write(b'{"op_code":6,"tri')
     before = file.read_bytes()

@@ -204,7 +204,7 @@ class Climbing(Evaluator):
 
 def test_a_compression_says_what_was_stopped_everywhere(tmp_path: Path) -> None:
     judge = Climbing()
-    settings = {"flops": "60%", "trials": 20, "batch": 8, "latency": False, "out": tmp_path / "run"}
+    settings = {"flops": "60%", "trials": 20, "batch": 8, "measure": False, "out": tmp_path / "run"}
     result = bsszoo.compress("resnet18", evaluator=judge, **settings)
     pruned = [t for t in result.trials if t.state == "pruned"]
     assert pruned

@@ -1,0 +1,87 @@
+"""Budgets of latency and of parameters alone: what candidates keep, what is measured, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import bsszoo
+from bsszoo.compression import Compression
+from bsszoo.compression.events import Event
+from bsszoo.compression.reopen import report_study
+from bsszoo.errors import BudgetError, SettingsError
+from bsszoo.spaces.limits import LatencyTable
+
+SMALL = "resnet18_c64-64-96-128_l2-2-2-2_px64"
+FEW = {"trials": 6, "batch": 3}
+
+
+def test_parameters_alone_are_a_budget(tmp_path: Path) -> None:
+    own = bsszoo.cost("resnet18")
+    result = bsszoo.compress("resnet18", params="50%", out=tmp_path / "run", measure=False, **FEW)
+    for trial in result.trials:
+        assert 0.45 * own.params - 1 <= trial.cost.params <= 0.5 * own.params
+        assert trial.cost.macs <= own.macs
+    uniform = next(row for row in result.networks if row.role == "uniform")
+    assert uniform.cost.params <= 0.5 * own.params
+    assert result.to_dict()["budget"]["min_params"] == int(0.45 * own.params)
+    assert report_study(str(tmp_path / "run")).path.exists()
+
+
+def test_latency_alone_is_a_budget_by_a_function(tmp_path: Path) -> None:
+    def ms(code: bsszoo.Code) -> float:
+        return sum(code.depths) + sum(code.widths) / 1000
+
+    result = bsszoo.compress("resnet18", latency="75%", latency_model=ms, out=tmp_path / "run", measure=False, **FEW)
+    own = ms(bsszoo.Code.parse("resnet18_c64-128-256-512_l2-2-2-2"))
+    assert result.budget.latency_ms == 0.75 * own
+    for trial in result.trials:
+        assert 0.9 * 0.75 * own <= ms(trial.code) <= 0.75 * own
+
+
+@pytest.mark.slow
+def test_latency_alone_is_a_budget_by_a_table_that_the_run_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bsszoo.latency.table.SECONDS_EACH", 0.0)
+    events: list[Event] = []
+    with Compression(SMALL, latency="70%", out=tmp_path / "run", callbacks=[events.append], **FEW) as job:
+        result = job.run()
+    timings = [e for e in events if e.phase == "latency" and e.total]
+    assert timings[-1].done == timings[-1].total
+    table = LatencyTable.load(tmp_path / "run" / "latency_table.json")
+    limit = result.budget.latency_ms
+    rows = {row.role: row for row in result.networks}
+    assert limit == pytest.approx(0.7 * table.of(rows["original"].code))
+    for trial in result.trials:
+        assert 0.9 * limit - 1e-5 <= table.of(trial.code) <= limit
+    assert rows["uniform"].predicted_ms <= limit
+    assert rows["uniform"].code.depths == rows["original"].code.depths
+    assert any(note.startswith("Predicted latencies differ from the measured ones by") for note in result.notes)
+    # The same command goes on without measuring again, in another process too: the table is kept.
+    events.clear()
+    again = Compression(SMALL, latency="70%", out=tmp_path / "run", callbacks=[events.append], **FEW).result()
+    assert replace(again, seconds=result.seconds) == result
+    assert not [e for e in events if e.phase == "latency" and e.total]
+    assert report_study(str(tmp_path / "run")).path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({}, BudgetError, "A compression needs a budget: --flops 50%"),
+        ({"params": "100%"}, BudgetError, "keeps the budget as it is"),
+        ({"latency": 3}, BudgetError, "has 1 ms, which keeps the budget as it is"),
+        ({"latency": "fast"}, BudgetError, "--latency is 'fast'"),
+        ({"latency": False}, BudgetError, "Write --no-measure"),
+        ({"latency": 1, "threads": 0}, SettingsError, "--threads is 0"),
+        ({"latency": "50%", "study": "s", "storage": "sqlite:///s.db"}, SettingsError, "need one table of latencies"),
+    ],
+)
+def test_what_is_no_budget_is_refused(tmp_path: Path, options: dict, error: type, words: str) -> None:
+    model = {"latency_model": lambda _: 1.0} if options.get("latency") == 3 else {}
+    with pytest.raises(error, match=words):
+        bsszoo.compress(SMALL, out=tmp_path / "run", **options, **model)
+    assert not (tmp_path / "run").exists()
