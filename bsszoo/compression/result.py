@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from bsszoo.codes.code import Code
-from bsszoo.compression.confirm import Interval, chosen, format_interval
+from bsszoo.compression.confirm import Interval, chosen, difference, format_interval
 from bsszoo.compression.folder import RECOMMENDED, TRAINING_RECIPE
 from bsszoo.compression.plan import Plan
 from bsszoo.errors import RunError
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MOST_CODES: Final = 8
 #: Points of accuracy that a recommended network may lose before a larger budget is advised.
 LARGE_DROP: Final = 1.0
+#: Times are alike up to this factor.
+SLOWER: Final = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,32 @@ class CompressResult(Result):
     def recommended(self) -> NetworkRow:
         """The network to take: of the best codes and the uniformly rescaled one the best in fresh trainings.
 
-        It is chosen by the images that the search used, so that its result on the unseen ones does not flatter it.
+        It is chosen by the images that the search used, so that its result on the unseen ones does not flatter it. One
+        that was measured to be slower than the uniformly rescaled network is taken only where it is clearly better.
         Without fresh trainings (``confirmation`` is None) it is the code of the best score, for which the caution of a
         heuristic evaluator holds.
         """
-        row = None if self.confirmation is None else chosen(self.confirmation.rows)
+        row = None if self.confirmation is None else chosen(self._worth_taking(self.confirmation.rows))
         if row is None:
             return self.best
         return next((one for one in self.networks if one.code == row.code and one.role == row.role), self.best)
+
+    def _worth_taking(self, rows: Sequence[ConfirmedRow]) -> list[ConfirmedRow]:
+        """The rows without those that are slower than the uniformly rescaled network and not clearly better."""
+        times = {row.code: row.latency_ms for row in self.networks}
+        uniform = next((row for row in rows if row.role == "uniform" and row.tests), None)
+        least = None if uniform is None else times.get(uniform.code)
+        if uniform is None or least is None:
+            return list(rows)
+
+        def worth(row: ConfirmedRow) -> bool:
+            slower = row.role == "found" and (times.get(row.code) or 0.0) > SLOWER * least
+            held = row.held and uniform.held
+            return (
+                not slower or difference(*((row.held, uniform.held) if held else (row.tests, uniform.tests))).above_zero
+            )
+
+        return [row for row in rows if not row.tests or worth(row)]
 
     def confirmed(self, code: Code) -> ConfirmedRow | None:
         """The fresh trainings of a code; None without."""
@@ -67,13 +87,17 @@ class CompressResult(Result):
         if whole is None or mine is None or theirs is None:
             return None
         mean, original = (sum(row.tests) / len(row.tests) for row in (mine, theirs))
-        share = take.cost.macs / whole.cost.macs
+        share, drop = take.cost.macs / whole.cost.macs, original - mean
         name = "the uniformly rescaled network" if take.role == "uniform" else take.label
+        timed = ""
+        if take.latency_ms is not None and whole.latency_ms is not None:
+            timed = f" and {take.latency_ms:.3g} ms ({100 * take.latency_ms / whole.latency_ms:.0f}%)"
         text = (
             f"Take {name}: {format_interval(Interval(mean, mine.low, mine.high))}% with {human(take.cost.macs)} MACs "
-            f"({100 * share:.0f}%), {original - mean:+.2f} points below the network's {original:.2f}%."
-        ).replace("+", "")
-        if original - mean > LARGE_DROP:
+            f"({100 * share:.0f}%){timed}, {abs(drop):.2f} points {'below' if drop >= 0 else 'above'} the network's "
+            f"{original:.2f}%."
+        )
+        if drop > LARGE_DROP:
             text += (
                 f" No network of this budget was within {LARGE_DROP:g} point of it: a larger budget keeps more, or a "
                 "longer fine-tuning (--epochs)."

@@ -195,6 +195,11 @@ class Compression:
                 planned(prepared.plan, prepared.evaluator.info, run.folder, len(earlier), prepared.search.trials)
             )
             prepared.evaluator.prepare(lambda note: self._emit(Event("plan", note)))
+            left = prepared.search.wanted - len(earlier)
+            trainings = self.options.end.confirm if isinstance(prepared.evaluator, Deliverer) else 0
+            finalists = prepared.evaluator.leaders + 1 if isinstance(prepared.evaluator, Deliverer) else 0
+            if left > 0 and (text := prepared.evaluator.estimate(left, finalists, trainings, prepared.plan.uniform)):
+                self._emit(Event("plan", text))
             self._judge_controls(run)
             events = SearchEvents(self._emit, earlier, prepared.search.wanted)
             events.started()

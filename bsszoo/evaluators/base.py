@@ -142,6 +142,16 @@ class Evaluator(ABC):
             SettingsError: A search would be in vain.
         """
 
+    def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str | None:
+        """How long a search will take, as a sentence; None where that is not known before it has begun.
+
+        Args:
+            trials: Codes to evaluate.
+            finalists, trainings: Networks that are trained again at the end, and how often each.
+            code: Of about the candidates' cost.
+        """
+        return None
+
     def searched(self, network: Network) -> Network:
         """The network as its costs are counted, such as a detector with the classes of the images."""
         return network

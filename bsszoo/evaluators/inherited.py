@@ -15,10 +15,13 @@ import hashlib
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
+
+from scipy.stats import binomtest
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import SettingsError, WeightsError
@@ -30,6 +33,7 @@ from bsszoo.files import whole_file
 from bsszoo.models.names import LOCAL
 from bsszoo.models.resolve import Network
 from bsszoo.models.weights import sha256_of
+from bsszoo.options import REDUCTION
 from bsszoo.spaces.space import DIVISOR, Space
 from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import BEST, CONFIG, LAST, RECIPE, SUMMARY, WEIGHTS
@@ -52,6 +56,8 @@ JUDGED_UPDATES: Final = 300
 #: Updates of the fine-tuning in full, from which its epochs follow; and the fewest and the most epochs.
 TUNED_UPDATES: Final = 2500
 TUNED_EPOCHS: Final = (3, 30)
+# Updates by which the time of one is estimated.
+_TIMED_UPDATES: Final = 8
 #: Images of a batch, where there are enough of them.
 BATCH: Final = 64
 #: Training images from which means and variances are recomputed.
@@ -230,7 +236,40 @@ class InheritedEvaluator(TrainingEvaluator):
                 "these images. Are its classes in the order of the folders' names, and its input "
                 f"{self.recipe.data.image_size} px with mean {list(self.recipe.data.mean)}?"
             )
-        note(f"The network as it is: {shared.accuracy.top1:.2f}% of {shared.accuracy.images:,} held-out images.")
+        right = round(shared.accuracy.top1 / 100 * shared.accuracy.images)
+        interval = binomtest(right, shared.accuracy.images).proportion_ci(method="wilson")
+        note(
+            f"The network as it is: {shared.accuracy.top1:.2f}% of {shared.accuracy.images:,} held-out images (95%: "
+            f"{100 * interval.low:.1f} to {100 * interval.high:.1f})."
+        )
+
+    def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
+        """By the time of one fit and of some updates here."""
+        from bsszoo.train.classification.in_memory import fine_tune
+
+        shared, updates = self.shared(), self._updates / self.recipe.schedule.epochs
+        start = time.perf_counter()
+        network = shared.subnetwork(code)
+        fitted = time.perf_counter()
+        some = min(_TIMED_UPDATES, round(updates * self.epochs))
+        fine_tune(
+            network,
+            shared.train,
+            self.recipe,
+            shared.normalise,
+            epochs=some / updates,
+            seed=0,
+            objective=shared.objective,
+        )
+        each = (time.perf_counter() - fitted) / max(1, some)
+        tuned = math.ceil(trials / REDUCTION)
+        seconds = trials * (fitted - start) + tuned * self.repeats * self.epochs * updates * each
+        seconds += finalists * trainings * self._updates * each
+        finals = f", then {finalists} networks in full, {trainings} times each" if trainings else ""
+        return (
+            f"Estimate: {trials} codes, about {tuned} of them fine-tuned{finals}: about {max(1, round(seconds / 60))} "
+            "minutes on this machine, with one worker."
+        )
 
     # -- judging ----------------------------------------------------------------------------------------------
 

@@ -112,6 +112,39 @@ def test_the_recommended_network_is_what_fresh_trainings_favour(tmp_path):
     assert replace(first, confirmation=none).recommended is first.best
 
 
+@pytest.mark.parametrize(
+    ("found", "uniform", "ms", "role"),
+    [
+        ((91.0, 91.2, 91.1), (90.9, 91.0, 91.1), 0.9, "found"),
+        ((91.0, 91.2, 91.1), (90.9, 91.0, 91.1), 1.04, "found"),  # alike
+        ((91.0, 91.2, 91.1), (90.9, 91.0, 91.1), 1.2, "uniform"),  # slower for nothing that is certain
+        ((92.0, 92.2, 92.1), (90.9, 91.0, 91.1), 1.2, "found"),  # slower, and better beyond doubt
+        ((90.0, 90.2, 90.1), (90.9, 91.0, 91.1), 0.9, "uniform"),
+    ],
+)
+def test_a_slower_network_is_recommended_only_where_it_is_clearly_better(tmp_path, found, uniform, ms, role):
+    first = job(tmp_path / "run").search()
+    rows = {row.role: row for row in reversed(first.networks)}
+    times = {"original": 2.0, "uniform": 1.0, "found": ms}
+    tests = {"original": (93.0,), "uniform": uniform, "found": found}
+    measured = [
+        ConfirmedRow(row.label, role, row.code, row.cost, tests[role], None, None, tests[role])
+        for role, row in rows.items()
+    ]
+    result = replace(
+        first,
+        networks=tuple(replace(row, latency_ms=times[row.role]) for row in first.networks),
+        confirmation=Confirmation("", tuple(measured), ()),
+    )
+    assert result.recommended.role == role
+    assert result.recommendation.startswith("Take the uniformly" if role == "uniform" else "Take found 1")
+    assert f" and {times[role]:.3g} ms ({50 * times[role]:.0f}%)" in result.recommendation
+    drop = 93 - sum(tests[role]) / 3
+    assert f"{drop:.2f} points below the network's 93.00%" in result.recommendation
+    better = replace(result, confirmation=Confirmation("", (replace(measured[-1], tests=(94.0,)), *measured[:-1]), ()))
+    assert ("above the network's" in better.recommendation) == (measured[-1].role == role)
+
+
 def test_a_result_prints_as_its_table_and_builds_its_network(tmp_path):
     result = job(tmp_path / "run").search()
     text, page = str(result), result._repr_html_()

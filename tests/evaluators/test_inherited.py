@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,7 +107,19 @@ def test_the_network_itself_is_measured_as_it_is_and_a_subnetwork_after_a_short_
     judge.prepare(notes.append)
     assert judge(BASE).value == 0
     assert notes[-1].startswith("The network as it is: ")
-    assert notes[-1].endswith("% of 30 held-out images.")
+    # Wilson's interval of 30 images.
+    top1, low, high = map(
+        float, re.fullmatch(r".*: ([\d.]+)% of 30 held-out images \(95%: ([\d.]+) to ([\d.]+)\)\.", notes[-1]).groups()
+    )
+    share, z = top1 / 100, 1.959964
+    centre, half = share + z * z / 60, z * (share * (1 - share) / 30 + z * z / 3600) ** 0.5
+    assert [low, high] == pytest.approx([100 * (centre + s * half) / (1 + z * z / 30) for s in (-1, 1)], abs=0.06)
+    text = judge.estimate(12, 4, 3, Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32"))
+    assert re.fullmatch(
+        r"Estimate: 12 codes, about 4 of them fine-tuned, then 4 networks in full, 3 times each: about \d+ minutes on "
+        r"this machine, with one worker\.",
+        text,
+    )
     assert judge.tested(BASE, 0)[0] == pytest.approx(validate(base, shapes, settings={"val_split": "test"}).top1)
     trial = Untracked()
     code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
