@@ -57,3 +57,8 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def cache_folder() -> Path:
+    """What bsszoo keeps for later runs: ``bsszoo`` in ``XDG_CACHE_HOME``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bsszoo"

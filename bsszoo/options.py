@@ -131,7 +131,8 @@ class TrainingOptions:
     data: str | Path | None = option(
         None,
         "Judge codes on the images in this folder, as `bsszoo train` reads them: by inherited weights where "
-        "the network has weights, else by training; accuracy is measured on training images that are held out.",
+        "the network has weights, else by training; accuracy is measured on training images that are held out. "
+        "digits: real pictures for a first try, on which a network without weights is trained first.",
         metavar="DIR",
         display=False,
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluators.base import EvaluatorInfo
 from bsszoo.report.figures import both_macs, human
@@ -139,11 +138,11 @@ def confirming(result: str, done: int, trainings: int) -> Event:
 
 
 class TrainingEvents:
-    """The events of the training in full of the best code (a ``train.callbacks.TrainingCallback``)."""
+    """The events of a training in this process (a ``train.callbacks.TrainingCallback``); ``text`` says of which one."""
 
-    def __init__(self, emit: Callback, code: Code) -> None:
+    def __init__(self, emit: Callback, text: str) -> None:
         self._emit, self._done, self._total, self._ends, self._val = emit, 0, 0, 0, 0
-        emit(Event("finish", f"Training the best code in full: {code}"))
+        emit(Event("finish", text))
 
     def started(self, start: Start) -> None:
         """Everything is checked and opened."""

@@ -58,6 +58,7 @@ from bsszoo.compression.result import (
 )
 from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
+from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest
 from bsszoo.evaluators.registry import Request, make_evaluator
@@ -296,7 +297,7 @@ class Compression:
             if how is None:
                 return result
             code = result.best.code
-            events = TrainingEvents(self._emit, code)
+            events = TrainingEvents(self._emit, f"Training the best code in full: {code}")
             finished = finish_best(how, code, self._prepared.plan.reference, run.folder, events)
             return self._write(run, replace(result, finished=finished))
 
@@ -335,7 +336,13 @@ class Compression:
                     "on the machine that the network is for, and give it to all with --latency-table."
                 )
         folder = Path("bsszoo-runs" if options.search.out is None else options.search.out)
-        request = Request(network, options.training, folder, tested=options.end.confirm > 0)
+        training = options.training
+        if training.data == DIGITS:
+            training = replace(training, data=digits_folder())
+            if network.source is None and network.detector is None:
+                text = f"Training {network.code} on digits first; it is kept"
+                network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
+        request = Request(network, training, folder, tested=options.end.confirm > 0)
         # The budget is read twice: first so that an invalid one is reported before images are opened.
         if modelled:
             latency_limit(None, *given)

@@ -51,7 +51,7 @@ from bsszoo.train.classification.recipe import (
 )
 
 _NEARNESS: Final = "minus the divergence from the trained network's outputs [nats]"
-#: Updates of the fine-tuning by which a code is judged, where an epoch has more.
+#: Most updates of the fine-tuning by which a code is judged.
 JUDGED_UPDATES: Final = 300
 #: Updates of the fine-tuning in full, from which its epochs follow; and the fewest and the most epochs.
 TUNED_UPDATES: Final = 2500
@@ -74,7 +74,8 @@ def fine_tuning_recipe(network: Network, data: DataPart, images: int, num_classe
     """How a trained network's subnetworks are fine-tuned: rates for inherited weights, and as many epochs as pay.
 
     SGD with Nesterov's momentum, batches of 64, a rate of 0.01 falling to 0 along a cosine, epochs for about 2,500
-    updates (3 to 30), random crops of slightly larger images, and flips.
+    updates (3 to 30), random crops of slightly larger images, and mirrored ones unless the network's own training had
+    none, whose recipe is beside its weights.
 
     Args:
         network: The trained network.
@@ -89,9 +90,15 @@ def fine_tuning_recipe(network: Network, data: DataPart, images: int, num_classe
         optim=OptimPart(lr=0.01 * batch / BATCH, batch_size=batch, weight_decay=5e-4),
         schedule=SchedulePart(epochs=epochs),
         data=data,
-        augment=AugmentPart(crop_mode="rkrc", hflip=0.5),
+        augment=AugmentPart(crop_mode="rkrc", hflip=_flips(network)),
         run=RunPart(device_batch=batch, workers=1),
     )
+
+
+def _flips(network: Network) -> float:
+    """The share of images that are mirrored: as in the network's own training, where its recipe is beside it."""
+    file = Path((network.source or "").removeprefix(LOCAL)).expanduser() / RECIPE
+    return read_recipe(file).augment.hflip if file.is_file() else 0.5
 
 
 def data_part(network: Network, request: Request) -> DataPart:
@@ -116,7 +123,7 @@ class InheritedEvaluator(TrainingEvaluator):
         original: Its code.
         order: The network's outputs in the order of the data's classes.
         checksum: SHA-256 of the weights where they are a file: another file in its place is another run.
-        epochs: Of the fine-tuning that judges.
+        epochs: Of the fine-tuning that judges; at most those of 300 updates, and half of those in full.
         divisor: As ``Space.subnetworks``.
     """
 
@@ -128,7 +135,7 @@ class InheritedEvaluator(TrainingEvaluator):
     original: Code | None = None
     order: tuple[int, ...] = ()
     checksum: str = ""
-    epochs: float = 1.0
+    epochs: float = math.inf
     divisor: int = DIVISOR
 
     @classmethod
@@ -183,7 +190,9 @@ class InheritedEvaluator(TrainingEvaluator):
     def __post_init__(self) -> None:
         super().__post_init__()
         updates = self._updates / self.recipe.schedule.epochs
-        object.__setattr__(self, "epochs", min(self.epochs, JUDGED_UPDATES / updates))
+        # A judge's schedule is whole, and shorter than that in full.
+        most = self.recipe.schedule.epochs / 2
+        object.__setattr__(self, "epochs", min(self.epochs, JUDGED_UPDATES / updates, most))
 
     # -- what a search asks -----------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import statistics
 from collections import defaultdict
@@ -26,7 +25,7 @@ from torch import nn
 from bsszoo.codes.code import Code
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Placement
-from bsszoo.files import write_whole
+from bsszoo.files import cache_folder, write_whole
 from bsszoo.latency.timer import cpu_threads, time_forwards
 from bsszoo.models.build import build
 from bsszoo.spaces.chain import BlockShape, block_shapes, space_shapes
@@ -127,7 +126,7 @@ def kept_table(
     about = {**where, "batch": batch, "threads": threads, "way": 1}
     text = json.dumps([about, repr(space), [str(code) for code in codes]])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bsszoo" / "latency"
+    cache = cache_folder() / "latency"
     file = cache / f"{fingerprint}.json"
     for path in (saved, file):
         if path is not None and _notes_of(path).get("fingerprint") == fingerprint:

@@ -1,0 +1,47 @@
+"""``--data digits``: a first run on real pictures, on which a network without weights is trained first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import bsszoo
+from bsszoo.digits import digits_folder
+from bsszoo.evaluators.inherited import InheritedEvaluator
+from bsszoo.files import cache_folder
+
+
+def test_the_pictures_are_those_of_scikit_learn_once_each() -> None:
+    found, folder = load_digits(), digits_folder()
+    files = sorted(folder.glob("t*/*/*.png"), key=lambda file: file.stem)
+    assert [int(file.stem) for file in files] == list(range(len(found.target)))
+    assert [int(file.parent.name) for file in files] == found.target.tolist()
+    assert sum(file.parts[-3] == "test" for file in files) == 500
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files[:50]])
+    assert (np.round(pixels / 255 * 16) == found.images[:50]).all()
+
+
+def test_a_network_without_weights_is_trained_on_them_and_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InheritedEvaluator, "leaders", 1)
+    code = "resnet18_c8-16-16-24_l1-1-1-1_px32"
+    settings = {"flops": "60%", "data": "digits", "trials": 2, "batch": 2, "confirm": 1, "epochs": 4, "measure": False}
+    result = bsszoo.compress(code, out=tmp_path / "run", **settings)
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["original"]["code"] == code
+    assert written["original"]["test_accuracy"] > 85
+    assert written["recommended"]["test_accuracy"] > 60
+    assert (tmp_path / "run" / written["recommended"]["weights"]).is_file()
+    # No digit is mirrored: the network's own training had none.
+    assert "hflip: 0.0" in (tmp_path / "run" / "training_recipe.yaml").read_text()
+    # The network's training is kept, and a run goes on with it.
+    weights = next((cache_folder() / "digits" / "trainings").rglob("model.safetensors"))
+    before = weights.stat().st_mtime_ns
+    assert bsszoo.compress(code, out=tmp_path / "run", **settings).trials == result.trials
+    assert weights.stat().st_mtime_ns == before
