@@ -323,17 +323,26 @@ def candidates_fingerprint(plan: Plan) -> str:
     return hashlib.sha256(plan.candidates.codes.tobytes()).hexdigest()[:16]
 
 
-def prediction_error(networks: Sequence[NetworkRow]) -> list[str]:
-    """A sentence on how far the predicted latencies are from the measured ones; none without both."""
+def prediction_error(networks: Sequence[NetworkRow], limit: float | None = None) -> list[str]:
+    """Sentences on how far the predicted latencies are from the measured ones, and from a limit; none without both."""
     rows = ((row.predicted_ms, row.latency_ms) for row in networks)
     pairs = [(guess, ms) for guess, ms in rows if guess is not None and ms is not None]
     if not pairs:
         return []
     errors = [100 * (guess - ms) / ms for guess, ms in pairs]
-    return [
+    notes = [
         f"Predicted latencies differ from the measured ones by {np.median(np.abs(errors)):.0f}% at the median, "
         f"{min(errors):+.0f}% to {max(errors):+.0f}%, over {len(errors)} networks."
     ]
+    found = [row for row in networks if row.role == "found" and row.latency_ms is not None]
+    beyond = [row.label for row in found if limit is not None and (row.latency_ms or 0.0) > SLOWER * limit]
+    if limit is not None and beyond:
+        slowest = max(row.latency_ms or 0.0 for row in found)
+        notes.append(
+            f"Measured to be slower than the limit of {limit:.4g} ms: {', '.join(beyond)}. "
+            f"--latency {limit * limit / slowest:.3g} leaves room for it."
+        )
+    return notes
 
 
 def leading(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:

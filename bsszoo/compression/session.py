@@ -252,7 +252,7 @@ class Compression:
                 f"{f'{budget.latency_batch} images' if budget.latency_batch > 1 else ''}, {latencies[0].where}, the "
                 "networks taking turns."
             )
-            notes = [f"Latency: {how}", *prediction_error(networks)]
+            notes = [f"Latency: {how}", *prediction_error(networks, result.budget.latency_ms)]
             return self._noted(run, replace(result, networks=tuple(networks)), "measure", notes)
 
     def confirm(self, trainings: int | None = None) -> CompressResult:

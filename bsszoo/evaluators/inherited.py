@@ -274,10 +274,12 @@ class InheritedEvaluator(TrainingEvaluator):
         tuned = math.ceil(trials / REDUCTION)
         seconds = trials * (fitted - start) + tuned * self.repeats * self.epochs * updates * each
         seconds += finalists * trainings * self._updates * each
+        minutes = round(seconds / 60)
+        span = "about a minute or less" if minutes < 2 else f"about {minutes} minutes"
         finals = f", then {finalists} networks in full, {trainings} times each" if trainings else ""
         return (
-            f"Estimate: {trials} codes, about {tuned} of them fine-tuned{finals}: about {max(1, round(seconds / 60))} "
-            "minutes on this machine, with one worker."
+            f"Estimate: {trials} codes, about {tuned} of them fine-tuned{finals}: {span} on this "
+            "machine, with one worker."
         )
 
     # -- judging ----------------------------------------------------------------------------------------------

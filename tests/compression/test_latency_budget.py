@@ -11,6 +11,7 @@ import bsszoo
 from bsszoo.compression import Compression
 from bsszoo.compression.events import Event
 from bsszoo.compression.reopen import report_study
+from bsszoo.compression.result import prediction_error
 from bsszoo.errors import BudgetError, SettingsError
 from bsszoo.spaces.limits import LatencyTable
 
@@ -85,3 +86,18 @@ def test_what_is_no_budget_is_refused(tmp_path: Path, options: dict, error: type
     with pytest.raises(error, match=words):
         bsszoo.compress(SMALL, out=tmp_path / "run", **options, **model)
     assert not (tmp_path / "run").exists()
+
+
+def test_predictions_are_held_against_what_was_measured(tmp_path: Path) -> None:
+    networks = bsszoo.compress("resnet18", flops="60%", out=tmp_path / "run", measure=False, **FEW).networks
+    rows = [replace(row, predicted_ms=2.0, latency_ms=2.0) for row in networks]
+    assert prediction_error(rows, 2.0) == [
+        f"Predicted latencies differ from the measured ones by 0% at the median, +0% to +0%, over {len(rows)} networks."
+    ]
+    rows[-1] = replace(rows[-1], latency_ms=2.5)
+    first, second = prediction_error(rows, 2.0)
+    assert "-20% to +0%" in first
+    assert second == (
+        f"Measured to be slower than the limit of 2 ms: {rows[-1].label}. --latency 1.6 leaves room for it."
+    )
+    assert prediction_error(networks, 2.0) == []

@@ -27,11 +27,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": BASE | {"codes", "models"},
     "evaluators": BASE | {"codes", "spaces", "models", "train"},
     "study": BASE | {"codes", "spaces", "search", "evaluators.base", "optuna_parts"},
-    "report": BASE | {"codes", "search", "study.result"},
+    "report": BASE | {"codes", "spaces", "search", "study.result"},
+    "digits": {"errors", "files", "codes", "train"},
     "export": BASE | {"codes", "models"},
     "predict": BASE | {"codes", "models", "train"},
     "hub": BASE | {"codes", "models", "train", "report"},
-    "compression": BASE | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report"},
+    "compression": BASE
+    | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report", "digits"},
     "cli": BASE
     | {
         "codes",
