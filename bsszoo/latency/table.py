@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import block_cost
 from bsszoo.codes.families import family_of
-from bsszoo.codes.layers import Placement
+from bsszoo.codes.layers import Block, Placement
 from bsszoo.files import cache_folder, write_whole
 from bsszoo.latency.timer import cpu_threads, time_forwards
 from bsszoo.models.build import build
@@ -41,7 +41,8 @@ SECONDS_EACH = 0.05
 # Turns in which all blocks are timed: a slow spell of the machine then affects none in all of them.
 _TURNS = 4
 # Of timing whole networks.
-_SECONDS = 2.0
+_SECONDS = 4.0
+_MILLION = 1e6
 
 
 def measure_latency_table(
@@ -52,14 +53,15 @@ def measure_latency_table(
     batch: int = 1,
     threads: int = 0,
     seconds_each: float = SECONDS_EACH,
-    networks: int = 8,
+    networks: int = 16,
     on_block: Callable[[int, int], None] | None = None,
 ) -> LatencyTable:
     """Time every distinct block of a space: eager float32 forwards of one batch, random weights, the least of several.
 
     Each block is built from the same description as the networks. A block that is run alone finds its weights in the
-    cache, so the sum is too small: some whole networks are timed as well, and all times multiplied by one factor that
-    makes their sums right at the median. Use the table on the machine it was measured on, for that device and batch.
+    cache, so the sum is too small: some whole networks are timed as well, and a factor, a time for each weight and one
+    for each network make their sums right. Use the table on the machine it was measured on, for that device
+    and batch.
 
     Args:
         space: Whose codes' blocks to time. What ``bsszoo compress`` searches under a budget is
@@ -69,7 +71,7 @@ def measure_latency_table(
         batch: Images at a time.
         threads: CPU threads; 0 leaves PyTorch's.
         seconds_each: How long to repeat each block, at least three times; 600 blocks take half a minute and more.
-        networks: Networks to fit that factor to, so many of ``codes`` and of the space's at random (where there are
+        networks: Networks to fit these figures to, so many of ``codes`` and of the space's at random (where there are
             codes, of spaces of subnetworks only); 0 leaves the blocks' times as they are.
         on_block: Called with the timings done and all timings, after each; every block is timed in four turns.
 
@@ -88,14 +90,13 @@ def measure_latency_table(
         table = _measured(timed, space.family, device, batch, seconds_each, on_block)
         if len(timed) < len(shapes):
             table = _extended(table, timed, shapes)
-        factor = 1.0
         if networks:
             some = list(codes[:: max(1, len(codes) // networks)][:networks])
             if space.base is not None or not codes:
                 # A grid's own may be many times as large as what is searched on it.
                 some += [space.code(row) for row in space.sample(networks, 0)]
-            factor = _factor(table, some, sizes, device, batch)
-    return LatencyTable({shape: factor * table.nanoseconds(shape) / NS_PER_MS for shape in shapes}, name=table.name)
+            table = _in_networks(table, space, some, sizes, device, batch)
+    return table
 
 
 def kept_table(
@@ -123,7 +124,7 @@ def kept_table(
     from bsszoo.latency.engines import processor
 
     where = {"processor": processor(), "machine": platform.machine(), "torch": version("torch")}
-    about = {**where, "batch": batch, "threads": threads, "way": 1}
+    about = {**where, "batch": batch, "threads": threads, "way": 2}
     text = json.dumps([about, repr(space), [str(code) for code in codes]])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     cache = cache_folder() / "latency"
@@ -226,17 +227,42 @@ def _measured(
     return LatencyTable(times, name=f"table measured on {device}")
 
 
-def _factor(table: LatencyTable, codes: Sequence[Code], sizes: dict[str, Any], device: str, batch: int) -> float:
-    """What the sums of a table have to be multiplied by to be the networks' times, at the median of some networks.
+def _in_networks(
+    table: LatencyTable, space: Space, codes: Sequence[Code], sizes: dict[str, Any], device: str, batch: int
+) -> LatencyTable:
+    """The table whose sums are whole networks' times: each block's alone times a factor, and a time for each weight.
 
-    The networks take turns, so that each finds the caches as others leave them.
+    Weights that are in the cache when a block runs alone are not when others have run since; what a network does beside
+    its blocks is counted with the stem. Least squares on the relative errors of some networks, which take turns, gives
+    the three figures, none below 0.
     """
+    from scipy.optimize import nnls
+
     image = torch.randn(batch, sizes["in_chans"], codes[0].image_size, codes[0].image_size, device=device)
     forwards = [partial(build(code, **sizes).eval().to(device), image) for code in codes]
     times = time_forwards(forwards, device=device, seconds=_SECONDS, least=5, most=100)
-    return statistics.median(
-        latency.median_ms / table.of(code, **sizes) for latency, code in zip(times, codes, strict=True)
+    weights = {shape: _weights(shape, space.family) for shape in table.shapes}
+    rows = [
+        [table.of(code, **sizes), sum(weights[shape] for shape in block_shapes(code, **sizes)) / _MILLION, 1.0]
+        for code in codes
+    ]
+    measured = np.array([latency.median_ms for latency in times])
+    factor, of_weights, beside = nnls(np.array(rows) / measured[:, None], np.ones(len(codes)))[0].tolist()
+    return LatencyTable(
+        {
+            shape: factor * table.nanoseconds(shape) / NS_PER_MS
+            + of_weights * weights[shape] / _MILLION
+            + (beside if shape.kind == "stem" else 0.0)
+            for shape in table.shapes
+        },
+        name=table.name,
     )
+
+
+def _weights(shape: BlockShape, family: str) -> int:
+    """Parameters of a block."""
+    (_, params, _), _ = block_cost(_block(shape, family), (shape.size, shape.size))
+    return int(params)
 
 
 def _least_ms(forward: Callable[[], object], device: str, seconds: float) -> float:
@@ -256,8 +282,12 @@ def build_block(shape: BlockShape, family: str) -> nn.Module:
         >>> build_block(shape, "mobilenetv2").eval()(torch.zeros(1, *block_input(shape))).shape
         torch.Size([1, 24, 16, 16])
     """
-    data = family_of(family)
-    block = data.block_of_kind(
+    block = _block(shape, family)
+    return block.build(Placement(block.stride), family_of(family).activation, {})
+
+
+def _block(shape: BlockShape, family: str) -> Block[int]:
+    return family_of(family).block_of_kind(
         shape.kind,
         shape.kind,
         shape.in_width,
@@ -269,7 +299,6 @@ def build_block(shape: BlockShape, family: str) -> nn.Module:
         "1x1" if shape.stride1x1 else "3x3",
         shape.group_width or None,
     )
-    return block.build(Placement(block.stride), data.activation, {})
 
 
 def block_input(shape: BlockShape) -> tuple[int, int, int]:
