@@ -62,7 +62,7 @@ def latency_table_command(
     from bsszoo.spaces.limits import LatencyTable
     from bsszoo.spaces.space import Space, uniform_codes, uniform_subnetworks
 
-    if Path(network).suffix.lower() in (".json", ".csv") and Path(network).is_file():
+    if Path(network).suffix.lower() in (".json", ".csv"):
         show(latency_blocks(LatencyTable.load(network)))
         return
     found = resolve(network)

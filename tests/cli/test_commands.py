@@ -59,6 +59,7 @@ def test_cost_checks_itself_with_thop(tmp_path):
         (["compress", "mobilenetv2", "--flops", "130M", "--activations", "x"], "--activations is 'x'"),
         (["compress", "mobilenetv2", "--flops", "130M", "--latency", "fast"], "such as 12.5"),
         (["compress", "mobilenetv2"], "A compression needs a budget"),
+        (["latency-table", "none.json"], "The latency table none.json cannot be read"),
         (["compress", "maskrcnn_resnet50", "--flops", "90B", "--latency", "9"], "of detectors are not measured"),
         (["compress", "mobilenetv2", "--flops", "130M", "--latency-table", "no.csv"], "no.csv cannot be read"),
         (["compress", "mobilenetv2", "--flops", "130M", "--latency-model", "nowhere:f"], "no module 'nowhere'"),
