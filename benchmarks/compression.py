@@ -173,7 +173,7 @@ def work(given: Any) -> None:
                 cache[job.pictures] = Pictures(given, job.pictures)
             found = globals()[job.kind](given, job, cache.get(job.pictures))
         except Exception as error:  # a tool that cannot do it is a result
-            found = {"error": f"{type(error).__name__}: {error}"[:300]}
+            found = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
         found |= {"seconds": time.time() - start, "cpu": time.process_time() - worked, "device": given.device}
         line = json.dumps({**asdict(job), "epochs": given.epochs, **found})
         scratch = folder / f"{job.name}.new"
