@@ -49,6 +49,8 @@ TOOLS = (
     "Torch-Pruning, magnitude, global",
     "Torch-Pruning, magnitude, local",
 )
+#: Shares of the time are alike up to this factor: what a measurement varies by.
+ALIKE = 1.02
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 BASE, TUNE, TEST, HELD = 30_000, 10_000, 10_000, 1_000
 BATCH, SIZE, CLASSES = 64, 32, 10
@@ -400,7 +402,7 @@ def fast_enough(original: Any, at: Any, share: float) -> Any:
     macs = 0.6
     while macs > 0.02:
         made = at(macs)
-        if latency_share(original, made) <= share:
+        if latency_share(original, made) <= ALIKE * share:
             return made
         macs *= 5 / 6
     raise RuntimeError(f"takes more than {share:.0%} of the time at {macs:.0%} of the multiply-adds")
