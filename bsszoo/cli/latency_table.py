@@ -60,7 +60,7 @@ def latency_table_command(
     from bsszoo.models.resolve import resolve
     from bsszoo.report.tables import latency_blocks
     from bsszoo.spaces.limits import LatencyTable
-    from bsszoo.spaces.space import Space, uniform_codes, uniform_subnetworks
+    from bsszoo.spaces.space import Space
 
     if Path(network).suffix.lower() in (".json", ".csv"):
         show(latency_blocks(LatencyTable.load(network)))
@@ -72,17 +72,16 @@ def latency_table_command(
     if found.source is None:
         own = code_cost(code).macs
         macs = own if flops is None else parse_amount(flops, of=own, what="--flops")
-        space, codes = budget_space(code, macs), uniform_codes(code)
+        space = budget_space(code, macs)
     else:
         space = Space.subnetworks(code, num_classes=found.num_classes, in_chans=found.in_chans)
-        codes = (code, *uniform_subnetworks(space))
     bars = Bars(progress_console())
 
     def report(done: int, total: int) -> None:
         bars.show("latency", done, total, unit="timings", words="")
 
     try:
-        table = kept_table(space, codes, batch=batch, threads=threads, on_block=report, note=bars.say)
+        table = kept_table(space, code, batch=batch, threads=threads, on_block=report, note=bars.say)
     finally:
         bars.close()
     if out is not None:

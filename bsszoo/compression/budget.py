@@ -67,12 +67,10 @@ def check_not_larger(
         )
     if budget.flops is not None:
         return
-    own = {
-        f"{human(cost.params)} parameters": limits.params is not None and limits.params < cost.params,
-        f"{own_ms or 0:.4g} ms": limits.latency_ms is not None and (own_ms is None or limits.latency_ms < own_ms),
-    }
-    if not any(own.values()):
-        figure = next(iter(own)) if limits.params is not None else list(own)[1]
+    smaller = limits.params is not None and limits.params < cost.params
+    faster = limits.latency_ms is not None and (own_ms is None or limits.latency_ms < own_ms)
+    if not smaller and not faster:
+        figure = f"{own_ms:.4g} ms" if limits.params is None else f"{human(cost.params)} parameters"
         raise BudgetError(
             f"{network} has {figure}, which keeps the budget as it is. Give a smaller one; 60% is a share of its own."
         )

@@ -69,7 +69,7 @@ from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
 from bsszoo.spaces.limits import LatencyModel, LatencyTable, predicted
-from bsszoo.spaces.space import Space, uniform_codes, uniform_subnetworks
+from bsszoo.spaces.space import Space
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line, masked
@@ -446,14 +446,13 @@ class Compression:
 
         budget, out = self.options.budget, self.options.search.out
         saved = None if out is None else Path(out) / LATENCIES
-        codes = uniform_codes(reference) if space.base is None else (reference, *uniform_subnetworks(space))
 
         def report(done: int, total: int) -> None:
             self._emit(Event("latency", "Timing blocks on this machine", done=done, total=total, minor=True))
 
         return kept_table(
             space,
-            codes,
+            reference,
             saved=saved,
             batch=budget.latency_batch,
             threads=budget.threads,

@@ -29,8 +29,8 @@ from bsszoo.files import cache_folder, write_whole
 from bsszoo.latency.timer import cpu_threads, time_forwards
 from bsszoo.models.build import build
 from bsszoo.spaces.chain import BlockShape, block_shapes, space_shapes
-from bsszoo.spaces.limits import NS_PER_MS, LatencyTable
-from bsszoo.spaces.space import Space
+from bsszoo.spaces.limits import LatencyTable
+from bsszoo.spaces.space import Space, uniform_codes, uniform_subnetworks
 
 #: Most blocks that are all timed; a space of section B.2.2 has 120 to 662.
 MOST_TIMED: Final = 300
@@ -103,7 +103,7 @@ def measure_latency_table(
 
 def kept_table(
     space: Space,
-    codes: Sequence[Code],
+    reference: Code,
     *,
     saved: Path | None = None,
     note: Callable[[str], None] = lambda _: None,
@@ -117,7 +117,8 @@ def kept_table(
     a fingerprint of the space, the codes, batch, threads, the processor and PyTorch's version.
 
     Args:
-        space, codes, batch, threads, on_block: As ``measure_latency_table``.
+        space, batch, threads, on_block: As ``measure_latency_table``.
+        reference: The network that is compressed; the table holds its uniformly narrower ones' blocks too.
         saved: A copy elsewhere, such as a run's; it is taken where it is of the same fingerprint.
         note: Called with where the table is from.
     """
@@ -125,6 +126,7 @@ def kept_table(
 
     from bsszoo.latency.engines import processor
 
+    codes = uniform_codes(reference) if space.base is None else uniform_subnetworks(space)
     where = {"processor": processor(), "machine": platform.machine(), "torch": version("torch")}
     about = {**where, "batch": batch, "threads": threads, "way": 2}
     text = json.dumps([about, repr(space), [str(code) for code in codes]])
@@ -142,7 +144,6 @@ def kept_table(
         space, codes=codes, batch=batch, threads=threads, seconds_each=SECONDS_EACH, on_block=on_block
     )
     cache.mkdir(parents=True, exist_ok=True)
-    table = LatencyTable(table.blocks, name=f"table measured on {where['processor']}, {threads_word}")
     write_whole(file, table.text(fingerprint=fingerprint, **about))
     note(f"Latencies: kept in {file}")
     return LatencyTable.load(file)
@@ -191,7 +192,7 @@ def _extended(table: LatencyTable, timed: Sequence[BlockShape], shapes: Sequence
     known = _groups(timed)
     times: dict[BlockShape | str, float] = {}
     for key, group in _groups(shapes).items():
-        ms = np.array([table.nanoseconds(shape) / NS_PER_MS for shape in known[key]])
+        ms = np.array([table.milliseconds(shape) for shape in known[key]])
         scale = _terms(group).max(0)
         # Each error counts as a share of the time.
         weights, _ = nnls(_terms(known[key]) / scale / ms[:, None], np.ones(len(ms)))
@@ -257,7 +258,7 @@ def _in_networks(
         factor, of_weights, beside = lsq_linear(shares, np.ones(len(codes)), bounds=(least, np.inf)).x.tolist()
     return LatencyTable(
         {
-            shape: factor * table.nanoseconds(shape) / NS_PER_MS
+            shape: factor * table.milliseconds(shape)
             + of_weights * weights[shape] / _MILLION
             + (beside if shape.kind == "stem" else 0.0)
             for shape in table.shapes

@@ -157,7 +157,7 @@ def latency_blocks(table: LatencyTable) -> Table:
     groups: dict[tuple[Any, ...], list[tuple[BlockShape, float]]] = {}
     for shape in sorted(table.shapes, key=lambda s: (-s.size, s.kind, s.stride)):
         key = (shape.kind, shape.size, shape.kernel, shape.stride)
-        groups.setdefault(key, []).append((shape, table.nanoseconds(shape) / 1e6))
+        groups.setdefault(key, []).append((shape, table.milliseconds(shape)))
     out = _table(
         [
             ("Block", False),

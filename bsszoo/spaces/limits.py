@@ -193,6 +193,7 @@ class LatencyTable:
     Args:
         blocks: Milliseconds, above 0, for each ``BlockShape`` or its text (``mbconv_in16_out24_mid96_k3_s2_px112``).
         name: Its name in messages.
+        notes: What stands beside the blocks in its file, such as where it was measured.
 
     Raises:
         BudgetError: There is no block, a key is no block, or a time is no positive number.
@@ -206,6 +207,7 @@ class LatencyTable:
 
     blocks: Mapping[BlockShape | str, float]
     name: str = "latency table"
+    notes: Mapping[str, Any] = field(default_factory=dict)
     _ns: dict[BlockShape, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -243,6 +245,10 @@ class LatencyTable:
                 "space; measure_latency_table(space) makes one, space_shapes(space) lists them."
             ) from None
 
+    def milliseconds(self, shape: BlockShape) -> float:
+        """The time of one block [ms]; a ``BudgetError`` when the table does not hold it."""
+        return self.nanoseconds(shape) / NS_PER_MS
+
     def of(self, code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> float:
         """The latency of one code [ms]."""
         shapes = block_shapes(code, num_classes=num_classes, in_chans=in_chans)
@@ -278,7 +284,7 @@ class LatencyTable:
     def text(self, **notes: Any) -> str:
         """Its JSON, with notes beside the blocks."""
         rows = {str(shape): ns / NS_PER_MS for shape, ns in sorted(self._ns.items())}
-        return json.dumps({"unit": "ms", **notes, "blocks": rows}, indent=1) + "\n"
+        return json.dumps({"unit": "ms", **self.notes, **notes, "blocks": rows}, indent=1) + "\n"
 
     @classmethod
     def load(cls, file: str | Path) -> LatencyTable:
@@ -304,7 +310,8 @@ class LatencyTable:
         blocks = content.get("blocks", content) if isinstance(content, dict) else None
         if not isinstance(blocks, dict):
             raise BudgetError(f"The latency table {path} holds no JSON object of blocks and milliseconds.")
-        return cls(blocks, name=path.name)
+        notes = {k: v for k, v in content.items() if k not in ("unit", "blocks")} if "blocks" in content else {}
+        return cls(blocks, name=path.name, notes=notes)
 
 
 @dataclass(frozen=True, eq=False)

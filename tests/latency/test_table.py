@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -113,7 +114,9 @@ def test_a_table_is_measured_once_and_kept(tmp_path, monkeypatch):
 
     def table(**how):
         timed.clear()
-        return kept_table(_space(), (), on_block=lambda *step: timed.append(step), note=notes.append, **how)
+        return kept_table(
+            _space(), _space().smallest, on_block=lambda *step: timed.append(step), note=notes.append, **how
+        )
 
     first = table()
     assert timed
@@ -130,6 +133,11 @@ def test_a_table_is_measured_once_and_kept(tmp_path, monkeypatch):
     assert timed
     copy.write_text("{")
     table(saved=copy)
+    assert not timed
+    # What a run saves beside its study serves where the cache was emptied.
+    again.save(copy)
+    shutil.rmtree(tmp_path / "cache")
+    assert table(saved=copy).digest() == first.digest()
     assert not timed
 
 
