@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -61,9 +62,9 @@ from bsszoo.compression.storage import Sharing, open_study, share_controls, shar
 from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest
-from bsszoo.evaluators.registry import Request, make_evaluator
+from bsszoo.evaluators.registry import INHERITED, Request, make_evaluator
 from bsszoo.files import plain_name
-from bsszoo.models.resolve import Network, resolve
+from bsszoo.models.resolve import Network, resolve, with_weights
 from bsszoo.options import REDUCTION, Budget, Options
 from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
@@ -78,6 +79,8 @@ from bsszoo.study.workers import run_workers
 if TYPE_CHECKING:
     from optuna.study import Study
     from torch import nn
+
+    from bsszoo.evaluators.own import NetworkFunctions
 
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
 _MOST_PARAMS: Final = 1_500_000_000
@@ -137,6 +140,8 @@ class Compression:
             detector (``maskrcnn_resnet50``) the backbone's code is searched, and every limit is on the detector.
         budget: What a code may cost at most; None where its options are among ``options``.
         callbacks: Called with each ``Event``.
+        evaluate, fine_tune, test, images: In place of ``data``, your own functions of a network:
+            ``bsszoo.evaluators.own.NetworkFunctions``.
         options: Options by their names, such as ``data="pictures"``, ``evaluator=..``, ``trials=32``, ``out=..``; they
             are described in ``bsszoo.options`` and by ``bsszoo compress --help``.
 
@@ -155,9 +160,15 @@ class Compression:
         budget: Budget | None = None,
         *,
         callbacks: Sequence[Callback] = (),
+        evaluate: Callable[[Any], float] | None = None,
+        fine_tune: Callable[..., Any] | None = None,
+        test: Callable[[Any], float] | None = None,
+        images: Any = None,
         **options: Any,
     ) -> None:
         self.network, self.options = network, Options.of(budget, **options)
+        self._functions = _functions(self.options, evaluate, fine_tune, test, images)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.callbacks = list(callbacks)
         #: The run's folder, once it is open.
         self.folder: Path | None = None
@@ -337,6 +348,10 @@ class Compression:
                 )
         folder = Path("bsszoo-runs" if options.search.out is None else options.search.out)
         training = options.training
+        if self._functions is not None or (
+            training.has_data and options.search.evaluator in (None, INHERITED) and network.detector is None
+        ):
+            network = self._with_weights(network)
         if training.data == DIGITS:
             training = replace(training, data=digits_folder())
             if network.source is None and network.detector is None:
@@ -347,7 +362,11 @@ class Compression:
         if modelled:
             latency_limit(None, *given)
         resolved_budget(wanted, _cost(network), None)
-        evaluator = make_evaluator(options.search.evaluator, request)
+        evaluator = (
+            make_evaluator(options.search.evaluator, request)
+            if self._functions is None
+            else self._functions.requested(request)
+        )
         counted = evaluator.searched(network)
         head = None if counted.detector is None else DetectorHead.of(counted.detector)
         reference, space = counted.code, evaluator.space(counted)
@@ -436,6 +455,12 @@ class Compression:
             settings,
             _folder_name(title, budget, evaluator, settings),
         )
+
+    def _with_weights(self, network: Network) -> Network:
+        """The network with a source of its weights; those of a built module are in a file while this process runs."""
+        if network.module is not None and self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="bsszoo-")
+        return with_weights(network, Path("" if self._scratch is None else self._scratch.name))
 
     def _latency_table(self, space: Space, reference: Code) -> LatencyTable:
         """A table of the space's blocks on this machine, for the network and its uniformly narrower ones too.
@@ -612,6 +637,10 @@ def compress(
     workers: int = 1,
     out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    evaluate: Callable[[Any], float] | None = None,
+    fine_tune: Callable[..., Any] | None = None,
+    test: Callable[[Any], float] | None = None,
+    images: Any = None,
     **options: Any,
 ) -> CompressResult:
     """Search codes of a network's family under a budget: all phases of ``Compression``.
@@ -625,13 +654,19 @@ def compress(
             ``"0.13G"``, ``130e6``, or ``"60%"`` of the network's. One of this, ``params`` and ``latency`` (of
             ``options``: milliseconds on this machine, or ``"60%"``) at least.
         params: Most parameters, likewise.
-        data: Folder of images; each code is then trained on them.
+        data: Folder of images. A network with weights (a built module too) is then compressed with them; of others
+            each code is trained.
         evaluator: ``"structural"``, ``"module:function"``, a function ``(code) -> float`` or ``(code, trial) -> float``
             (higher is better), or an ``Evaluator``; by default a training where there is ``data``.
         trials: Codes to evaluate; by default 64, and 160 where subnetworks are judged by inherited weights.
         workers: Processes on this machine, each of which evaluates one code at a time.
         out: Folder of the run, by default ``bsszoo-runs/`` and the settings' name.
         callbacks: Called with each ``Event``, such as ``LogLines(print)``.
+        evaluate, fine_tune: In place of ``data``, your own functions: ``evaluate(network) -> float``, higher is better,
+            and ``fine_tune(network, share=..)``, which trains it for a share of the full length.
+        test: As ``evaluate``, on images by which nothing is chosen.
+        images: Training images as the network takes them, to which the layers of subnetworks are fitted: a tensor
+            [n, c, h, w] or a loader. These four are described in ``bsszoo.evaluators.own.NetworkFunctions``.
         options: All others, described in ``bsszoo.options``.
 
     Raises:
@@ -652,9 +687,36 @@ def compress(
         workers=workers,
         out=out,
         callbacks=callbacks,
+        evaluate=evaluate,
+        fine_tune=fine_tune,
+        test=test,
+        images=images,
         **options,
     )
     return job.run()
+
+
+def _functions(
+    options: Options,
+    evaluate: Callable[[Any], float] | None,
+    fine_tune: Callable[..., Any] | None,
+    test: Callable[[Any], float] | None,
+    images: Any,
+) -> NetworkFunctions | None:
+    """The user's functions of a network, None without any; a ``SettingsError`` where they do not go together."""
+    if evaluate is None and fine_tune is None:
+        if test is not None or images is not None:
+            raise SettingsError("test and images belong to evaluate and fine_tune, which were not given.")
+        return None
+    from bsszoo.evaluators.own import NetworkFunctions
+
+    if options.training.has_data:
+        raise SettingsError("evaluate and fine_tune take the place of data: give one of the two.")
+    if options.search.evaluator is not None:
+        raise SettingsError("evaluator judges codes, and evaluate their networks: give one of the two.")
+    if options.search.workers > 1:
+        raise SettingsError("evaluate and fine_tune are called in this process: workers is 1 with them.")
+    return NetworkFunctions(evaluate, fine_tune, test, images)  # type: ignore[arg-type]  # it says what is missing
 
 
 def _cost(network: Network) -> Any:

@@ -233,7 +233,11 @@ def digest(evaluator: Evaluator) -> str:
     Of the function, or the object's class, and of its whole file, comments aside; not of other modules
     that it imports. Empty where there is no source.
     """
-    judge = evaluator.function if isinstance(evaluator, FunctionEvaluator) else type(evaluator)
+    return source_digest(evaluator.function if isinstance(evaluator, FunctionEvaluator) else type(evaluator))
+
+
+def source_digest(judge: Any) -> str:
+    """As ``digest``, of a function, a class or an object."""
     judge = judge if inspect.isroutine(judge) or isinstance(judge, type) else type(judge)
     text = ""
     for part in (inspect.getmodule(judge), judge):

@@ -181,7 +181,7 @@ class InheritedEvaluator(TrainingEvaluator):
             weights=network.source,
             original=replace(network.code, image_size=recipe.data.image_size),
             order=order,
-            checksum=_checksum(network.source),
+            checksum=checksum_of(network.source),
         )
         if request.tested:
             made.check_test()
@@ -271,16 +271,8 @@ class InheritedEvaluator(TrainingEvaluator):
             objective=shared.objective,
         )
         each = (time.perf_counter() - fitted) / max(1, some)
-        tuned = math.ceil(trials / REDUCTION)
-        seconds = trials * (fitted - start) + tuned * self.repeats * self.epochs * updates * each
-        seconds += finalists * trainings * self._updates * each
-        minutes = round(seconds / 60)
-        span = "about a minute or less" if minutes < 2 else f"about {minutes} minutes"
-        finals = f", then {finalists} networks in full, {trainings} times each" if trainings else ""
-        return (
-            f"Estimate: {trials} codes, about {tuned} of them fine-tuned{finals}: {span} on this "
-            "machine, with one worker."
-        )
+        judged = self.repeats * self.epochs * updates * each
+        return estimated(trials, finalists, trainings, fitted - start, judged, self._updates * each)
 
     # -- judging ----------------------------------------------------------------------------------------------
 
@@ -441,9 +433,8 @@ class Shared:
 
     def subnetwork(self, code: Code) -> Any:
         """A code's network with inherited weights and recomputed batch normalisation."""
-        from bsszoo.models.build import build
-        from bsszoo.models.inherit import Reference, inherit_weights
-        from bsszoo.train.classification.in_memory import recompute_norms
+        from bsszoo.models.inherit import Reference, subnetwork
+        from bsszoo.train.classification.in_memory import norm_batches
         from bsszoo.train.seeds import seed_generators
 
         part = self.recipe.model
@@ -454,10 +445,8 @@ class Shared:
             rows = self.train.some(number)
             images, labels = self.normalise(self.train.centres(rows)), self.train.labels[rows.tolist()]
             self._reference = Reference(self.network, self.code, images, labels)
-        network = build(code, num_classes=part.num_classes, in_chans=part.in_chans).to(self.device)
-        inherit_weights(network, code, self.network, self.code, reference=self._reference)
-        recompute_norms(network, self.train, self.normalise, number=NORM_IMAGES)
-        return network
+        batches = norm_batches(self.train, self.normalise, number=NORM_IMAGES)
+        return subnetwork(code, self.network, self.code, self._reference, batches)
 
 
 #: The shared part of the evaluator that this process used last, by its key.
@@ -496,6 +485,24 @@ def _in_order(judge: InheritedEvaluator) -> Any:
     return network
 
 
+def estimated(
+    trials: int, finalists: int, trainings: int, fitted: float, judged: float, full: float, *, rungs: bool = True
+) -> str:
+    """How long a search by inherited weights takes, as a sentence.
+
+    Args:
+        trials, finalists, trainings: As ``Evaluator.estimate``.
+        fitted, judged, full: Seconds of a fit, of a fine-tuning that judges, and of one in full.
+        rungs: Whether only some of the codes are fine-tuned.
+    """
+    tuned = math.ceil(trials / REDUCTION) if rungs else trials
+    minutes = round((trials * fitted + tuned * judged + finalists * trainings * full) / 60)
+    span = "about a minute or less" if minutes < 2 else f"about {minutes} minutes"
+    some = f"about {tuned} of them" if rungs else "all"
+    finals = f", then {finalists} networks in full, {trainings} times each" if trainings else ""
+    return f"Estimate: {trials} codes, {some} fine-tuned{finals}: {span} on this machine, with one worker."
+
+
 def _order(network: Network, split: ImageSplit) -> tuple[int, ...]:
     """Which of the network's outputs stands for each class of the data.
 
@@ -521,7 +528,7 @@ def _order(network: Network, split: ImageSplit) -> tuple[int, ...]:
     return tuple(names.index(name) for name in folders)
 
 
-def _checksum(source: str) -> str:
+def checksum_of(source: str) -> str:
     """SHA-256 of a weights file, or of that in a folder; empty for what is not on this machine."""
     path = Path(source.removeprefix(LOCAL)).expanduser()
     file = path / WEIGHTS if path.is_dir() else path

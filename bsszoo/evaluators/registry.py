@@ -13,10 +13,12 @@ from bsszoo.models.resolve import Network
 from bsszoo.options import TrainingOptions
 from bsszoo.train.detection.recipe import read_any_recipe
 
+#: The one of a network with weights.
+INHERITED: Final = "inherited"
 #: Module and class of each; the class has ``requested(Request) -> Evaluator``.
 BUILT_IN: Final = {
     "structural": ("bsszoo.evaluators.structural", "StructuralEvaluator"),
-    "inherited": ("bsszoo.evaluators.inherited", "InheritedEvaluator"),
+    INHERITED: ("bsszoo.evaluators.inherited", "InheritedEvaluator"),
     "training": ("bsszoo.evaluators.training", "TrainingEvaluator"),
     "detection": ("bsszoo.evaluators.detection", "DetectionEvaluator"),
 }
@@ -56,7 +58,7 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
     trains = request.training.has_data
     if what is None:
         network = request.network
-        trained = "inherited" if network.source is not None else "training"
+        trained = INHERITED if network.source is not None else "training"
         what = "structural" if not trains else trained if network.detector is None else "detection"
     if request.training.recipe is not None:
         # A wrong recipe is refused before torch is loaded to train by it.

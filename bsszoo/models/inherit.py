@@ -16,7 +16,7 @@ Notation:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -27,9 +27,45 @@ from torch import nn
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.layers import Block, Layer
 from bsszoo.errors import CodeError
+from bsszoo.models.build import build
 from bsszoo.models.reconstruct import RIDGE, ROWS, Samples, fit, fit_linear, input_of, normalised
 
 FRESH: Final = -1
+
+
+def subnetwork(
+    code: Code, trained: nn.Module, trained_code: Code, reference: Reference | None, batches: Iterable[torch.Tensor]
+) -> Any:
+    """The network of a code with weights inherited from a trained one, on its device, in evaluation.
+
+    Args:
+        code: The code, of a network with as many classes and input channels as the trained one.
+        trained, trained_code, reference: As ``inherit_weights``.
+        batches: Training images from which means and variances are recomputed; without any they are inherited.
+    """
+    first: Any = next(trained.parameters())
+    sizes: Any = trained
+    network: Any = build(code, num_classes=sizes.num_classes, in_chans=sizes.in_chans).to(first.device)
+    inherit_weights(network, code, trained, trained_code, reference=reference)
+    average_norms(network, batches)
+    return network.eval()
+
+
+@torch.no_grad()
+def average_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Set the means and variances of batch normalisations to the averages over batches of inputs; none leave them."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for number, batch in enumerate(batches):
+        if number == 0:
+            network.train()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain average
+        network(batch)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    network.eval()
 
 
 @dataclass(frozen=True, slots=True)

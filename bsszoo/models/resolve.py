@@ -158,7 +158,7 @@ def _named(
         # An organisation may have further tags.
         code = resolve_code(head if in_zoo and org is not None else text)
     except UnknownNameError as error:
-        timms = is_timms(text)
+        timms = not in_zoo and is_timms(head)
         if org is not None:
             try:
                 return _saved(f"hf-hub:{org}/{text}", cache_dir)
@@ -184,11 +184,58 @@ def _of_timm(name: str, unknown: UnknownNameError) -> Network:
     import timm
     import torch
 
+    from bsszoo.texts import one_line
+
     try:
         network = _of_module(timm.create_model(name, device=torch.device("meta")))
     except (WeightsError, TypeError):  # of no family, or timm's constructor takes no device
         raise unknown from None
-    return replace(network, module=None, recognised=f"timm's {name}, {network.code}")
+    except RuntimeError as error:  # no such tag
+        raise UnknownNameError(f"timm has no weights of that name: {one_line(error, 300)}") from error
+    repository = network.config.get("hf_hub_id") if split_tag(name)[1] is not None else None
+    source = None if repository is None else f"hf-hub:{repository}"
+    return replace(network, module=None, source=source, recognised=f"timm's {name}, {network.code}")
+
+
+def with_weights(network: Network, folder: Path) -> Network:
+    """The network with a source of its weights, where it has any: a tag's repository, a built module's own.
+
+    Args:
+        network: As ``resolve`` gave it.
+        folder: Where a module's weights are written, named after their SHA-256.
+
+    Raises:
+        UnknownNameError, WeightsError: The tag's repository does not exist or cannot be reached.
+    """
+    if network.source is not None or network.detector is not None:
+        return network
+    if network.module is not None:
+        return replace(network, source=_written(network.module, folder))
+    if network.entry is None or network.tag is None:
+        return network
+    from bsszoo.models.weights import repository_of
+
+    return replace(_saved(repository_of(network.entry, network.tag)), entry=network.entry, tag=network.tag)
+
+
+def _written(module: Any, folder: Path) -> str:
+    """A file of a module's weights, in float32."""
+    import hashlib
+
+    from safetensors.torch import save
+
+    from bsszoo.files import whole_file
+
+    state = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for name, tensor in module.state_dict().items()
+    }
+    content = save(state, metadata={"format": "pt"})
+    file = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    if not file.is_file():
+        with whole_file(file) as scratch:
+            scratch.write_bytes(content)
+    return str(file)
 
 
 def _saved(source: str, cache_dir: str | Path | None = None) -> Network:

@@ -148,11 +148,30 @@ def _tagged(
     return _from_hub(HubRepository(chosen.repository), code, entry, cache_dir, chosen)
 
 
-def _from_timm(entry: ModelEntry, tag: str | None, cache_dir: str | Path | None) -> Weights:
+def repository_of(entry: ModelEntry, tag: str) -> str:
+    """The repository of an entry's tag, as ``hf-hub:ORG/NAME``.
+
+    Raises:
+        UnknownNameError: The entry has no such tag.
+    """
+    if entry.timm is not None:
+        return f"hf-hub:{_timm_config(entry, tag).hf_hub_id}"
+    tags = {t.tag: t.repository for t in entry.tags}
+    if tag not in tags:
+        raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, tags)}")
+    return f"hf-hub:{tags[tag]}"
+
+
+def _timm_config(entry: ModelEntry, tag: str | None) -> Any:
+    """timm's configuration of an entry's tag, or of the default one."""
     configs = {name.partition(".")[2]: cfg for name, cfg in get_arch_pretrained_cfgs(entry.architecture).items()}
     if tag is not None and tag not in configs:
         raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, configs)}")
-    cfg: Any = configs[tag] if tag else get_pretrained_cfg(entry.architecture)
+    return configs[tag] if tag else get_pretrained_cfg(entry.architecture)
+
+
+def _from_timm(entry: ModelEntry, tag: str | None, cache_dir: str | Path | None) -> Weights:
+    cfg = _timm_config(entry, tag)
     names = (cfg.hf_hub_filename or WEIGHTS_FILE,)
     repository = HubRepository.parse(cfg.hf_hub_id)
     path = hub_file(repository, names, cache_dir=cache_dir, advice=_what_to_do(entry.code, original=False))

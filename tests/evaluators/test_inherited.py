@@ -199,6 +199,17 @@ def test_weights_that_do_not_fit_the_images_stop_a_run_with_the_reason(
         bsszoo.compress(file, flops="60%", data=shapes, image_size=32, trials=2, out=tmp_path / "run")
 
 
+def test_a_built_module_is_compressed_with_its_weights(shapes: Path, base: Path, tmp_path: Path) -> None:
+    module = bsszoo.create(base, pretrained=True)
+    out = tmp_path / "run"
+    settings: dict[str, object] = {"image_size": 32, "trials": 1, "batch": 1, "confirm": 0, "measure": False}
+    result = bsszoo.compress(module, flops="50%", data=shapes, out=out, **settings)
+    assert result.evaluator.name.startswith("inherited-")
+    # Another process that builds the same network resumes the run.
+    again = bsszoo.compress(bsszoo.create(base, pretrained=True), flops="50%", data=shapes, out=out, **settings)
+    assert again.trials == result.trials
+
+
 def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
     shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

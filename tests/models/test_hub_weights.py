@@ -16,7 +16,6 @@ import pytest
 import timm
 import torch
 from local_hub import LocalHub
-from safetensors.torch import save
 from timm.models import save_for_hf
 
 from bsszoo.codes.code import Code
@@ -43,6 +42,14 @@ def through_timm(name):
     import timm
     return timm.create_model(name, pretrained=True)
 
+def as_compressed(name):
+    """The network that a compression with images starts from."""
+    from bsszoo.models.resolve import resolve, with_weights
+    found = with_weights(resolve(name), None)
+    network = create(found.code, pretrained=found.source)
+    network.default_cfg = {**network.default_cfg, "crop_pct": found.config.get("crop_pct")}
+    return network
+
 def broken_in_the_cache(source):
     """Weights whose copy in the cache was cut off, as by a full disk: refused once, then fetched anew."""
     from huggingface_hub import hf_hub_download
@@ -64,7 +71,8 @@ for line in sys.stdin:
     os.environ.pop("BSSZOO_HUB_ORG", None)
     os.environ.update(case.get("env", {}))
     try:
-        action = {"create": create, "timm": through_timm, "sum": checked_sum, "cut": broken_in_the_cache}[case["do"]]
+        action = {"create": create, "timm": through_timm, "sum": checked_sum, "cut": broken_in_the_cache,
+                  "compressed": as_compressed}[case["do"]]
         net = action(*case["args"], **case.get("kwargs", {}))
         if net is not None:
             out["sum"] = sum(p.double().sum().item() for p in net.parameters())
@@ -127,6 +135,14 @@ REPOSITORY = f"bsszoo/{NAME}.in1k"
 RESNET = "timm/resnet18.a1_in1k"
 TINY = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2"
 OTHER = "mobilenetv2_130m_uniform"
+# Of a family, and no name of the zoo.
+OUTSIDE = "mobilenetv2_050.lamb_in1k"
+
+
+def saved_by_timm(network: Any, folder: Path) -> dict[str, bytes]:
+    """A repository's files as timm's have them: no code in the config.json."""
+    save_for_hf(network, str(folder), safe_serialization=True)
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def total(net: torch.nn.Module) -> float:
@@ -176,10 +192,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     hub.add(f"acme/{NAME}.in1k", {file.name: file.read_bytes() for file in folder.iterdir()})
     hub.add(f"acme/{NAME}.shoes10", {file.name: file.read_bytes() for file in folder.iterdir()})
     resnet = timm.create_model("resnet18")
-    hub.add(RESNET, {"model.safetensors": save(resnet.state_dict())})
+    hub.add(RESNET, saved_by_timm(resnet, folder))
+    outside = timm.create_model(OUTSIDE)
+    hub.add(f"timm/{OUTSIDE}", saved_by_timm(outside, folder))
     hub.totals = {  # type: ignore[attr-defined]
         NAME: total(net),
         "resnet18": total(resnet),
+        "outside": total(outside),
         "shoes": total(custom),
         "ten": total(ten),
     }
@@ -215,6 +234,9 @@ ONLINE = {
     "original": create("resnet18", pretrained=True),
     "original by code": create("resnet18{64,128,256,512,2,2,2,2}", pretrained=True),
     "features": create("resnet18", pretrained=True, features_only=True, out_indices=[1]),
+    "compressed by a tag": {"do": "compressed", "args": ["resnet18.a1_in1k"]},
+    "compressed outside the zoo": {"do": "compressed", "args": [OUTSIDE]},
+    "compressed, searched": {"do": "compressed", "args": [f"{NAME}.in1k"]},
     "not published": create(OTHER, pretrained=True),
     "no tag": create("resnet18", pretrained="a9_in1k"),
     "no repository": create(NAME, pretrained="hf-hub:someone/nothing"),
@@ -300,6 +322,17 @@ def test_published_weights_load(case: str, runs: Any, hub: LocalHub) -> None:
 def test_the_repository_is_said_in_the_configuration(runs: Any) -> None:
     assert runs["online"]["published"]["cfg"]["hf_hub_id"] == REPOSITORY
     assert runs["online"]["revision"]["cfg"]["hf_hub_id"] == "someone/copy@v1"
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("by a tag", "resnet18"), ("outside the zoo", "outside"), (", searched", NAME)]
+)
+def test_a_compression_starts_from_published_weights(case: str, name: str, runs: Any, hub: LocalHub) -> None:
+    result = runs["online"][f"compressed{'' if case[0] == ',' else ' '}{case}"]
+    assert "error" not in result, result.get("text")
+    assert result["sum"] == pytest.approx(hub.totals[name], rel=1e-12)  # type: ignore[attr-defined]
+    if name == "resnet18":
+        assert result["cfg"]["crop_pct"] == 0.95, "as timm's config.json says"
 
 
 @pytest.mark.parametrize("case", ["original", "original by code"])

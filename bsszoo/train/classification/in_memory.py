@@ -20,6 +20,7 @@ from torch import nn
 
 from bsszoo.errors import RunError
 from bsszoo.files import whole_file
+from bsszoo.models.inherit import average_norms
 from bsszoo.train.classification.data import ImageSplit
 from bsszoo.train.classification.evaluation import Accuracy
 from bsszoo.train.classification.recipe import Recipe
@@ -125,23 +126,18 @@ def accuracy(outputs: torch.Tensor, labels: torch.Tensor) -> Accuracy:
     return Accuracy(100 * float(hit[:, 0].float().mean()), 100 * float(hit.any(1).float().mean()), loss, len(labels))
 
 
-@torch.no_grad()
 def recompute_norms(
     network: nn.Module, images: Images, normalise: Normaliser, *, number: int, batch: int = 256
 ) -> None:
     """Set the means and variances of batch normalisations to those of some training images, averaged over batches."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-    network.train()
+    average_norms(network, norm_batches(images, normalise, number=number, batch=batch))
+
+
+def norm_batches(images: Images, normalise: Normaliser, *, number: int, batch: int = 256) -> Iterator[torch.Tensor]:
+    """Batches of about so many images as a network's input, always the same ones."""
     rows = images.some(number)
     for start in range(0, len(rows) // batch * batch or 1, batch):
-        network(normalise(images.centres(rows[start : start + batch])))
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
-    network.eval()
+        yield normalise(images.centres(rows[start : start + batch]))
 
 
 def fine_tune(
