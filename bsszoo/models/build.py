@@ -126,7 +126,7 @@ def config_of(code: Code) -> dict[str, Any]:
     """timm's configuration of a code's network: input size, normalisation, names of its first and last layers.
 
     The input is the code's, normalised as ImageNet; ``crop_pct`` leaves the 32 px border that timm's ResNets (224 of
-    256) and EfficientNet-B1 (240 of 272) leave.
+    256) and EfficientNet-B1 (240 of 272) leave, of smaller inputs no larger share than of 224 px.
     """
     family = family_of(code.family)
     size = code.image_size
@@ -134,7 +134,7 @@ def config_of(code: Code) -> dict[str, Any]:
         "num_classes": 1000,
         "input_size": (3, size, size),
         "pool_size": (-(-size // 32),) * 2,
-        "crop_pct": round(size / (size + 32), 3),
+        "crop_pct": round(max(size / (size + 32), 0.875), 3),
         "interpolation": family.interpolation,
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
