@@ -281,13 +281,18 @@ def _check_settings(format: str, opset: int, bound: float, target: Path) -> None
     if target.is_file() and target.suffix not in SUFFIXES.values():
         raise SettingsError(f"{target} exists already and is no exported file: give another with --out.")
     if format == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            try:
-                __import__(package)
-            except ImportError:
-                raise SettingsError(
-                    f"ONNX needs the package {package}, which is not installed: pip install 'bsszoo[onnx]'."
-                ) from None
+        check_onnx()
+
+
+def check_onnx() -> None:
+    """A ``SettingsError`` where the packages that write and run ONNX files are not installed."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise SettingsError(
+                f"ONNX needs the package {package}, which is not installed: pip install 'bsszoo[onnx]'."
+            ) from None
 
 
 @contextmanager

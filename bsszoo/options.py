@@ -283,6 +283,10 @@ class EndOptions:
         metavar="WEIGHTS",
         display=False,
     )
+    onnx: bool = option(
+        False,
+        "Of a trained network with --data: write the recommended network as an ONNX file too, checked against PyTorch.",
+    )
     inherit: str | None = option(
         None,
         "With --finish: the best code starts from these weights of the original, as far as shapes allow.",

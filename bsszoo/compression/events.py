@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bsszoo.train.callbacks import Start, TrainingState
     from bsszoo.train.checkpoint import Row
 
-Phase = Literal["latency", "plan", "controls", "search", "measure", "confirm", "finish"]
+Phase = Literal["latency", "plan", "controls", "search", "measure", "confirm", "export", "finish"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES, NOTES = (
 TRAINING_RECIPE = "training_recipe.yaml"
 #: The folder of the recommended network: its weights and configuration, as timm's.
 RECOMMENDED = "recommended"
+RECOMMENDED_WEIGHTS = f"{RECOMMENDED}/model.safetensors"
+#: In it, where it was asked for: the network for other runtimes.
+ONNX = f"{RECOMMENDED}/model.onnx"
 # The path of a latency table may differ from machine to machine: ``latency_source`` is the fingerprint of its content.
 _PATHS = ("latency_table",)
 # Settings that are fingerprints: a message says what changed instead of their values.

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 
 from bsszoo.codes.code import Code
 from bsszoo.compression.confirm import Interval, chosen, difference, format_interval
-from bsszoo.compression.folder import RECOMMENDED, TRAINING_RECIPE
+from bsszoo.compression.folder import ONNX, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
 from bsszoo.compression.plan import Plan
 from bsszoo.errors import RunError
 from bsszoo.evaluators.base import Evaluator, FullTraining
@@ -122,8 +122,13 @@ class CompressResult(Result):
             "latency_ms": row.latency_ms,
             "test_accuracy": sum(tests) / len(tests) if tests else None,
             "interval": None if trained is None or trained.low is None else [trained.low, trained.high],
-            "weights": f"{RECOMMENDED}/model.safetensors" if role == "recommended" else None,
+            "weights": RECOMMENDED_WEIGHTS if role == "recommended" else None,
+            **({"onnx": ONNX} if role == "recommended" and self._exported else {}),
         }
+
+    @property
+    def _exported(self) -> bool:
+        return self.folder is not None and (self.folder / ONNX).is_file()
 
     def build(self, row: NetworkRow | None = None, *, weights: bool = True, **arguments: Any) -> nn.Module:
         """The network of a row, the recommended one by default.

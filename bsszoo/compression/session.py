@@ -29,7 +29,9 @@ from bsszoo.compression.folder import (
     CONTROLS,
     LATENCIES,
     NOTES,
+    ONNX,
     RECOMMENDED,
+    RECOMMENDED_WEIGHTS,
     REPORT,
     RESULT,
     SETTINGS,
@@ -293,8 +295,33 @@ class Compression:
             if isinstance(judge, Deliverer):
                 row = result.confirmed(result.recommended.code)
                 if row is not None and row.held:
+                    from bsszoo.models.weights import sha256_of
+
+                    weights = run.folder / RECOMMENDED_WEIGHTS
+                    before = sha256_of(weights) if weights.is_file() else None
                     judge.deliver(row.code, int(np.argmax(row.held)), run.folder / RECOMMENDED)
+                    if sha256_of(weights) != before:  # of another network
+                        (run.folder / ONNX).unlink(missing_ok=True)
             return self._noted(run, result, "confirm", confirmation.notes)
+
+    def export(self) -> CompressResult:
+        """Write the recommended network as an ONNX file beside its weights, and run it to compare it with PyTorch.
+
+        Raises:
+            SettingsError: There is no such network yet, or the packages that write and run ONNX are not installed.
+            RunError: It cannot be exported; no file is left.
+        """
+        with self._open() as run:
+            if not (run.folder / RECOMMENDED_WEIGHTS).is_file():
+                raise SettingsError(f"{run.folder} holds no trained network to export: confirm() ends with one.")
+            from bsszoo.export import export
+            from bsszoo.models.create import create
+
+            self._emit(Event("export", f"Writing {run.folder / ONNX} and comparing it with PyTorch ..."))
+            network = create(f"local-dir:{run.folder / RECOMMENDED}", pretrained=True).eval()
+            result = self._assembled(run)
+            export(network, run.folder / ONNX, label=result.name_of(result.recommended.code))
+            return self._write(run, result)
 
     def finish(self, how: Finish | None = None) -> CompressResult:
         """Train the best code in full, in the run's folder.
@@ -325,6 +352,8 @@ class Compression:
                 result = self.measure()
             if self.options.end.confirm:
                 result = self.confirm()
+            if self.options.end.onnx:
+                result = self.export()
             return result if self._prepared.finish is None else self.finish()
 
     # -- before anything is written ---------------------------------------------------------------------------
@@ -367,6 +396,8 @@ class Compression:
             if self._functions is None
             else self._functions.requested(request)
         )
+        if options.end.onnx:
+            self._check_export(evaluator)
         counted = evaluator.searched(network)
         head = None if counted.detector is None else DetectorHead.of(counted.detector)
         reference, space = counted.code, evaluator.space(counted)
@@ -455,6 +486,17 @@ class Compression:
             settings,
             _folder_name(title, budget, evaluator, settings),
         )
+
+    def _check_export(self, evaluator: Evaluator) -> None:
+        """A ``SettingsError`` where the run cannot end with an ONNX file."""
+        if not isinstance(evaluator, Deliverer) or not self.options.end.confirm:
+            raise SettingsError(
+                "--onnx writes the recommended network, which is trained where a network with weights is compressed "
+                "on --data and its leaders are fine-tuned (--confirm). Others are written by `bsszoo export`."
+            )
+        from bsszoo.export import check_onnx
+
+        check_onnx()
 
     def _with_weights(self, network: Network) -> Network:
         """The network with a source of its weights; those of a built module are in a file while this process runs."""

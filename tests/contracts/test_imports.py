@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "predict": BASE | {"codes", "models", "train"},
     "hub": BASE | {"codes", "models", "train", "report"},
     "compression": BASE
-    | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report", "digits"},
+    | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report", "digits", "export"},
     "cli": BASE
     | {
         "codes",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -107,6 +108,7 @@ def test_a_module_is_compressed_by_the_users_functions(trained: nn.Module, tmp_p
         "batch": 3,
         "confirm": 2,
         "measure": False,
+        "onnx": True,
         "out": out,
     }
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
@@ -122,6 +124,10 @@ def test_a_module_is_compressed_by_the_users_functions(trained: nn.Module, tmp_p
     assert resolve(out / "recommended").code == result.recommended.code
     assert evaluate(network) == pytest.approx(max(take.held))
     assert on_test(network) == pytest.approx(take.tests[take.held.index(max(take.held))])
+    session = onnxruntime.InferenceSession(str(out / written["recommended"]["onnx"]))
+    (outputs,) = session.run(None, {"images": TEST[0].numpy()})
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(outputs), network(TEST[0]), atol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
     # Nothing is judged or trained again.
     number = len(CALLS)
@@ -190,6 +196,7 @@ def test_the_same_seed_gives_the_same_score(trained: nn.Module, tmp_path: Path) 
         ({"evaluate": evaluate, "fine_tune": fine_tune, "data": "pictures"}, "take the place of data"),
         ({"evaluate": evaluate, "fine_tune": fine_tune, "evaluator": "structural"}, "give one of the two"),
         ({"evaluate": evaluate, "fine_tune": fine_tune, "workers": 2}, "workers is 1"),
+        ({"onnx": True}, "--onnx writes the recommended network, which is trained where"),
         ({"evaluate": lambda _: "good", "fine_tune": fine_tune}, "evaluate failed on the network itself"),
         ({"evaluate": evaluate, "fine_tune": fine_tune, "images": [TRAIN[1]]}, "images gives 'Tensor'"),
         ({"evaluate": evaluate, "fine_tune": fine_tune, "images": []}, "images gives no image"),
