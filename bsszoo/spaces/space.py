@@ -41,6 +41,7 @@ class Space:
         base: The network whose subnetworks they are. Where the first block of a stage has another inner width than the
             others in it, its ``E_i`` is the same share of it as ``B_i`` is of theirs.
         divisor: What shares of widths are rounded to multiples of [channels].
+        grow: How much wider and deeper than ``base`` each stage may be; 1 for subnetworks of it.
         num_classes, in_chans: Outputs and input channels of the networks whose costs are counted.
 
     ``Space.of(family)`` gives section B.2.2's ranges, ``.scaled(s)`` the grid for a smaller budget,
@@ -71,6 +72,7 @@ class Space:
     head: DetectorHead | None = None
     base: Code | None = None
     divisor: int = DIVISOR
+    grow: float = 1.0
     num_classes: int = 1000
     in_chans: int = 3
 
@@ -130,6 +132,7 @@ class Space:
         base: Code,
         *,
         divisor: int = DIVISOR,
+        grow: float = 1.0,
         num_classes: int = 1000,
         in_chans: int = 3,
         head: DetectorHead | None = None,
@@ -138,7 +141,7 @@ class Space:
 
         Widths and inner widths are multiples of ``divisor`` from an eighth of the network's on: of 4 or 2 where a stage
         has fewer than 64 or 32 channels, of more where it is wide, so that there are at most 16. Group widths stay, and
-        so do the fixed parts.
+        so do the fixed parts. With ``grow`` above 1 stages may also be so many times as wide and deep as the network's.
 
         Raises:
             SpaceError: A stage of the network has no expansion, so that its blocks have no inner width.
@@ -157,16 +160,18 @@ class Space:
                 f"{base} has a stage with no expansion (T = 1), whose blocks have no inner width to choose: its "
                 "subnetworks are not searched."
             )
+        if not isinstance(grow, (int, float)) or isinstance(grow, bool) or not 1 <= grow <= MAX_SCALE:
+            raise SpaceError(f"grow is {formatted(grow)}; it takes a factor from 1 to {MAX_SCALE:g}.")
         entries = entries_of(base, form)
         n = family.stages
         groups = entries[2 * n : 3 * n] if family.whole_groups else (1,) * n
         inner = [
-            (t,) if family.whole_groups else _subwidths(t, divisor) for t in (entries[2 * n : 3 * n] if form else ())
+            (t,) if family.whole_groups else _subwidths(t, divisor, grow) for t in (entries[2 * n : 3 * n] if form else ())
         ]
         return cls(
             family.name,
-            tuple(_subwidths(c, divisor, g) for c, g in zip(base.widths, groups, strict=True)),
-            tuple(tuple(range(1, depth + 1)) for depth in base.depths),
+            tuple(_subwidths(c, divisor, grow, g) for c, g in zip(base.widths, groups, strict=True)),
+            tuple(tuple(range(1, math.ceil(grow * depth) + 1)) for depth in base.depths),
             tuple(tuple(Fraction(t) for t in axis) for axis in inner),
             stem_width=FAMILY_DEFAULT if _follows(base) else base.stem_width,
             stage2_width=base.stage2_width,
@@ -176,6 +181,7 @@ class Space:
             head=head,
             base=base,
             divisor=divisor,
+            grow=float(grow),
             num_classes=num_classes,
             in_chans=in_chans,
         )
@@ -250,14 +256,17 @@ class Space:
     # -- what it holds ---------------------------------------------------------------------------------------
 
     @property
-    def counted(self) -> dict[str, int]:
+    def counted(self) -> dict[str, Any]:
         """The arguments of ``subnetworks`` beside the network: JSON-ready."""
-        return {"divisor": self.divisor, "num_classes": self.num_classes, "in_chans": self.in_chans}
+        grown = {} if self.grow == 1 else {"grow": self.grow}
+        return {"divisor": self.divisor, "num_classes": self.num_classes, "in_chans": self.in_chans, **grown}
 
     @property
     def described(self) -> str:
         """Where its codes are, in words."""
-        return f"on the grid at scale {self.scale:g}" if self.base is None else "among the network's subnetworks"
+        if self.base is None:
+            return f"on the grid at scale {self.scale:g}"
+        return "among the network's subnetworks" + ("" if self.grow == 1 else " and networks grown in parts")
 
     @property
     def entry_names(self) -> tuple[str, ...]:
@@ -427,12 +436,13 @@ def _finest(width: int, divisor: int) -> int:
     return divisor
 
 
-def _subwidths(width: int, divisor: int, group: int = 1) -> tuple[int, ...]:
-    """Up to 16 widths of a subnetwork's stage, from an eighth of its own on, multiples of a group width."""
+def _subwidths(width: int, divisor: int, grow: float = 1.0, group: int = 1) -> tuple[int, ...]:
+    """Up to 16 widths of a subnetwork's stage, from an eighth of its own on, multiples of a group width; and larger."""
     step = math.lcm(_finest(width, divisor), group)
     step *= max(1, math.ceil(width / (16 * step)))
     least = step * max(1, math.ceil(width / (8 * step)))
-    return (*range(least, width, step), width)
+    most = min(MAX_WIDTH, math.floor(grow * width))
+    return (*range(least, width, step), width, *range(width // step * step + step, most + 1, step))
 
 
 def _follows(code: Code) -> bool:
@@ -508,7 +518,7 @@ def uniform_codes(code: Code, most: float = 1.0) -> tuple[Code, ...]:
 
 
 def uniform_subnetwork(space: Space, scale: float) -> Code:
-    """The subnetwork of a space with every width and inner width ``scale`` times as large, to the finest multiples.
+    """The code of a space with every width and inner width ``scale`` times as large, to the finest multiples.
 
     Depths, group widths and the space's fixed parts stay.
     """
@@ -519,7 +529,8 @@ def uniform_subnetwork(space: Space, scale: float) -> Code:
 
     def narrower(width: int, multiple: int) -> int:
         step = math.lcm(_finest(width, space.divisor), multiple)
-        return min(width, scaled(scale * width, step))
+        most = width if scale <= 1 else math.floor(space.grow * width / step) * step
+        return min(max(width, most), scaled(scale * width, step))
 
     groups = entries[2 * n : 3 * n] if family.whole_groups else (1,) * n
     widths = [narrower(c, g) for c, g in zip(base.widths, groups, strict=True)]
@@ -529,8 +540,8 @@ def uniform_subnetwork(space: Space, scale: float) -> Code:
 
 
 def uniform_subnetworks(space: Space) -> tuple[Code, ...]:
-    """The different uniformly narrower subnetworks of a space, the widest first."""
-    steps = range(_STEPS, round(_STEPS * MIN_SCALE / 4), -1)
+    """The different uniformly rescaled codes of a space of subnetworks, the widest first."""
+    steps = range(round(space.grow * _STEPS), round(_STEPS * MIN_SCALE / 4), -1)
     return tuple(dict.fromkeys(uniform_subnetwork(space, step / _STEPS) for step in steps))
 
 

@@ -15,7 +15,7 @@ from bsszoo.codes import Code, code_cost, depth, stages_of
 from bsszoo.errors import SpaceError
 from bsszoo.spaces import Limits, Space, cost_array, depth_array, draw_candidates
 from bsszoo.spaces.chain import Chain, block_shapes, indices_of
-from bsszoo.spaces.space import fit_scale, uniform_code
+from bsszoo.spaces.space import fit_scale, fit_subnetwork, uniform_code
 
 BASES = {
     "resnet18": "resnet18_c24-48-96-192_l2-2-2-2_px32",
@@ -154,3 +154,31 @@ def test_the_uniformly_rescaled_subnetwork_rescales_inner_widths_too(text):
     fitted = fit_scale(base, int(0.5 * code_cost(base).macs))
     assert fitted is not None
     assert 0.4 < code_cost(uniform_code(base, fitted)).macs / code_cost(base).macs <= 0.5
+
+
+@OF_EACH
+def test_a_grown_space_holds_the_subnetworks_and_codes_that_are_larger_in_parts(base):
+    space = Space.subnetworks(base, grow=1.5, num_classes=10)
+    plain = Space.subnetworks(base, num_classes=10)
+    for mine, its in zip(space.axes, plain.axes, strict=True):
+        own = its[-1]
+        assert [v for v in mine if v <= own] == list(its)
+        assert own <= max(mine) <= np.ceil(1.5 * own)
+    rows = space.sample(60, 0)
+    costs = cost_array(space, rows)
+    for i, row in enumerate(rows):
+        code = space.code(row)
+        assert code in space, space.reasons(code)
+        assert space.cost(code).macs == costs.macs[i]
+    whole = space.cost(base).macs
+    drawn = draw_candidates(space, Limits(min_macs=int(0.45 * whole), max_macs=int(0.5 * whole)), 200, 0)
+    own = np.array([axis[-1] for axis in plain.axes], dtype=float)
+    assert ((drawn.codes > own).any(1) & (drawn.codes < own).any(1)).mean() > 0.5
+    # The control of a budget above the network's own is wider, at its depths.
+    wider = fit_subnetwork(space, int(1.4 * whole))
+    assert wider is not None
+    assert wider.depths == base.depths
+    assert 1.1 < space.cost(wider).macs / whole <= 1.4
+    assert fit_subnetwork(space, whole) == base
+    with pytest.raises(SpaceError, match=r"grow is 0\.5"):
+        Space.subnetworks(base, grow=0.5)
