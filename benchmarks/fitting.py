@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def rows(given: Any) -> Any:
-    from bsszoo.evaluators.inherited import NORM_IMAGES, InheritedEvaluator
+    from bsszoo.evaluators.inherited import InheritedEvaluator
     from bsszoo.evaluators.registry import Request
     from bsszoo.models.build import build
     from bsszoo.models.inherit import Reference, inherit_weights
@@ -38,6 +38,7 @@ def rows(given: Any) -> Any:
     from bsszoo.options import TrainingOptions
     from bsszoo.spaces.space import fit_subnetwork
     from bsszoo.train.classification.in_memory import accuracy, outputs, recompute_norms
+    from bsszoo.train.classification.trained import NORM_IMAGES
 
     with tempfile.TemporaryDirectory() as folder:
         network = resolve(given.network)

@@ -61,6 +61,29 @@ def train_command(
             help="Another value than the recipe's, such as optim.lr=0.35. May be repeated.",
         ),
     ] = None,
+    inherit: Annotated[
+        str | None,
+        typer.Option(
+            "--inherit",
+            metavar="WEIGHTS",
+            show_default="the recipe's",
+            help="Start from the weights of a trained network of the same family, as far as shapes allow: a training's "
+            "folder, a weights file, hf-hub:ORG/NAME or a name with a tag, such as resnet18.a1_in1k. A smaller "
+            "network is fitted to the trained one's layers on about a thousand training images. With another number "
+            "of classes the last layer is fresh.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="WEIGHTS",
+            show_default="the recipe's",
+            help="Learn from the outputs of a trained network as well, of any family but the same classes; given as "
+            "for --inherit. Its share of the loss is --set loss.teacher_share=0.5, what both outputs are divided "
+            "by --set loss.temperature=1.",
+        ),
+    ] = None,
     device: _Device = None,
     check_files: Annotated[
         bool,
@@ -85,6 +108,10 @@ def train_command(
       bsszoo train recipes/coco/maskrcnn_resnet50_autobss.yaml --data /data/coco --out runs/maskrcnn
 
       bsszoo train paper:resnet18 --dataset synthetic --out smoke --set optim.batch_size=64 --set schedule.epochs=6
+
+      bsszoo train small.yaml --data pictures --out runs/small --inherit runs/big --teacher runs/big
+
+      bsszoo train mine.yaml --data pictures --out runs/mine --inherit resnet18.a1_in1k
     """
     from bsszoo.cli.console import progress_console, show
     from bsszoo.cli.training_progress import TrainingProgress
@@ -98,6 +125,11 @@ def train_command(
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
         refuse_dataset(dataset)
+        if inherit is not None or teacher is not None:
+            raise SettingsError(
+                "--inherit and --teacher are for classifiers. The backbone of a detector starts from a classifier's "
+                "weights by --set model.backbone_weights=WEIGHTS."
+            )
         from bsszoo.train.detection.task import train_detector
 
         if check_files and first:
@@ -113,7 +145,7 @@ def train_command(
     if check_files and first:
         _check_all(read, data)
     with TrainingProgress(progress_console()) as progress:
-        summary = train(read, data, out, device=device, callback=progress)
+        summary = train(read, data, out, device=device, callback=progress, inherit=inherit, teacher=teacher)
     if not summary:
         return  # one of several processes; the first one reports
     show(

@@ -1,6 +1,6 @@
 """``finish``: the best code of a search, trained in full; the original may be its teacher, or pass its weights on.
 
-    best code --finish_recipe--> Recipe --inherited_start--> a file of weights, which the recipe names --> train.loop
+    best code --finish--> Recipe, which names the original and its weights --> train.loop
 
 All settings are in the recipe that is written beside the training, so that ``bsszoo train`` (or ``torchrun``, on
 several devices) does the same.
@@ -9,22 +9,19 @@ several devices) does the same.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from bsszoo.codes.code import Code
-from bsszoo.compression.folder import read_json
 from bsszoo.errors import RecipeError, SettingsError
-from bsszoo.files import whole_file, write_whole
+from bsszoo.files import write_whole
 from bsszoo.study.result import Finished
 from bsszoo.train.classification.paper import paper_recipe
 from bsszoo.train.classification.recipe import Recipe, read_recipe, recipe_text, with_values
 
 if TYPE_CHECKING:
-    from bsszoo.models.inherit import Inheritance
     from bsszoo.train.callbacks import TrainingCallback
 
 #: In place of a recipe's file: the paper's recipe of the family.
@@ -51,26 +48,36 @@ class Finish:
     inherit: str | None = None
     device: str | None = None
 
+    def recipe_of(self, code: Code, original: Code) -> Recipe:
+        """The recipe of a code's training, in which the original and its weights are named."""
+        from bsszoo.train.classification.trained import fixed
+
+        model: dict[str, str | None] = {"name": str(code)}
+        loss = {}
+        if self.inherit is not None:
+            model |= {"inherit": str(original), "inherit_weights": fixed(self.inherit), "pretrained": None}
+        if self.teacher is not None:
+            loss = {"teacher": str(original), "teacher_weights": fixed(self.teacher)}
+        return with_values(self.recipe, model=model, loss=loss)
+
     def check(self, original: Code) -> None:
-        """Check before the search what is needed after it: images, and weights of the original.
+        """Check before the search what is needed after it: images, and weights of the original for them.
 
         Raises:
-            DataError, WeightsError, RecipeError: They cannot be used.
+            DataError, WeightsError, RecipeError, SettingsError: They cannot be used.
         """
-        from bsszoo.codes.named import entry_of
         from bsszoo.evaluators.training import updates_of
-        from bsszoo.models.names import hub_org
-        from bsszoo.models.weights import fetch
-        from bsszoo.train.classification.data import open_splits
+        from bsszoo.train.classification.data import class_names, open_splits
+        from bsszoo.train.classification.trained import open_inherited, open_teacher
 
         train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         try:
             updates_of(self.recipe, train)
         except RecipeError as error:
             raise RecipeError(f"--finish: {error}") from None
-        for weights in (self.teacher, self.inherit):
-            if weights is not None:
-                fetch(weights, original, entry_of(original), org=hub_org(None))
+        recipe, classes = self.recipe_of(original, original), class_names(train)
+        open_inherited(recipe, classes)
+        open_teacher(recipe, classes)
 
 
 def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: str | None = None) -> Recipe:
@@ -121,14 +128,7 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, callback: Trai
     """
     from bsszoo.train.loop import train
 
-    recipe = with_values(how.recipe, model={"name": str(code)})
-    if how.teacher is not None:
-        recipe = with_values(recipe, loss={"teacher": str(original), "teacher_weights": _fixed(how.teacher)})
-    inherited = None
-    if how.inherit is not None:
-        recipe, inherited = inherited_start(recipe, code, original, how.inherit, folder)
-        if callback is not None:
-            callback.note(f"inherited from {how.inherit}: {inherited}")
+    recipe = how.recipe_of(code, original)
     out = training_folder(folder, code)
     write_whole(out.with_suffix(".yaml"), recipe_text(recipe))
     summary = train(recipe, how.data, out, device=how.device, callback=callback)
@@ -140,7 +140,7 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, callback: Trai
         images=summary["val_pictures"],
         measured_on=summary["validated_on"],
         epochs=summary["epochs"],
-        inherited=inherited,
+        inherited=summary.get("inherited", {}).get("words"),
         teacher=how.teacher,
     )
 
@@ -148,69 +148,3 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, callback: Trai
 def training_folder(folder: Path, code: Code) -> Path:
     """The folder of a code's training in full in a run's folder; another best code has another one."""
     return folder / f"finish_{hashlib.sha256(str(code).encode()).hexdigest()[:6]}"
-
-
-def inherited_start(recipe: Recipe, code: Code, original: Code, weights: str, folder: Path) -> tuple[Recipe, str]:
-    """The recipe that starts from the original's weights, which are written to a file, and a note on what it inherits.
-
-    Args:
-        recipe: The recipe of the code.
-        code, original: The code, and the one that the weights are of.
-        weights: As ``bsszoo.create`` takes them.
-        folder: The run's folder.
-
-    Raises:
-        WeightsError: As ``bsszoo.create``.
-        SettingsError: The folder was begun with other weights.
-    """
-    out = training_folder(folder, code)
-    start, note = (out.with_name(f"{out.name}_{rest}") for rest in ("start.safetensors", "inherited.json"))
-    wanted = {"original": str(original), "weights": _fixed(weights)}
-    begun: dict[str, Any] | None = None
-    if note.is_file() and start.is_file():
-        begun = read_json(note)
-        if begun is None or not {*wanted, "words"} <= begun.keys():
-            raise SettingsError(
-                f"{note} cannot be read, or was not written by bsszoo. Remove it, {start} and {out} to "
-                "start that training again; the search stays."
-            )
-    if begun is None:
-        inheritance = _inherit(recipe, code, original, weights, start)
-        begun = {**wanted, **asdict(inheritance), "words": str(inheritance)}
-        write_whole(note, json.dumps(begun, indent=2) + "\n")
-    elif {k: begun[k] for k in wanted} != wanted:
-        raise SettingsError(
-            f"{start} was inherited from {begun['weights']}. Remove it and {out} to start again, or give another --out."
-        )
-    return with_values(recipe, model={"pretrained": str(start.absolute())}), str(begun["words"])
-
-
-def _inherit(recipe: Recipe, code: Code, original: Code, weights: str, start: Path) -> Inheritance:
-    import torch
-    from safetensors.torch import save_file
-
-    from bsszoo.codes.named import entry_of
-    from bsszoo.models.create import create
-    from bsszoo.models.inherit import inherit_weights
-    from bsszoo.models.loading import classes_of
-    from bsszoo.models.names import hub_org
-    from bsszoo.models.weights import fetch
-    from bsszoo.train.classification.outcome import start_network
-
-    part = recipe.model
-    # With the weights' number of classes: a classifier that is not the trained one is not inherited.
-    classes = classes_of(fetch(weights, original, entry_of(original), org=hub_org(None)), original)
-    trained = create(original, pretrained=weights, num_classes=classes, in_chans=part.in_chans)
-    torch.manual_seed(recipe.run.seed)
-    network = start_network(recipe, fresh=True)
-    inheritance = inherit_weights(network, code, trained, original)
-    with whole_file(start) as scratch:
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, scratch, metadata={"format": "pt"})
-    return inheritance
-
-
-def _fixed(weights: str) -> str:
-    """Weights as the recipe names them: paths are made absolute, so that it can be used from any folder."""
-    prefix = "local-dir:" if weights.startswith("local-dir:") else ""
-    path = Path(weights.removeprefix(prefix)).expanduser()
-    return f"{prefix}{path.absolute()}" if path.exists() else weights

@@ -35,7 +35,6 @@ from bsszoo.models.resolve import Network
 from bsszoo.models.weights import sha256_of
 from bsszoo.options import REDUCTION
 from bsszoo.spaces.space import DIVISOR, Space
-from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import BEST, CONFIG, LAST, RECIPE, SUMMARY, WEIGHTS
 from bsszoo.train.classification.data import ImageSplit, Stream, class_names, open_split, open_splits, open_test
 from bsszoo.train.classification.recipe import (
@@ -60,11 +59,6 @@ TUNED_EPOCHS: Final = (3, 30)
 _TIMED_UPDATES: Final = 8
 #: Images of a batch, where there are enough of them.
 BATCH: Final = 64
-#: Training images from which means and variances are recomputed.
-NORM_IMAGES: Final = 2048
-#: Values of the inputs (images x channels x side x side) to which layers are fitted: 1,000 images of 32 x 32 px, and
-#: the fewest images.
-FITTED: Final = (3 * 32 * 32 * 1000, 100)
 #: The share of the trained network's outputs in the loss of a fine-tuning, and their temperature.
 TEACHER_SHARE: Final = 0.7
 TEMPERATURE: Final = 2.0
@@ -433,18 +427,14 @@ class Shared:
 
     def subnetwork(self, code: Code) -> Any:
         """A code's network with inherited weights and recomputed batch normalisation."""
-        from bsszoo.models.inherit import Reference, subnetwork
+        from bsszoo.models.inherit import subnetwork
         from bsszoo.train.classification.in_memory import norm_batches
+        from bsszoo.train.classification.trained import NORM_IMAGES, reference
         from bsszoo.train.seeds import seed_generators
 
-        part = self.recipe.model
         seed_generators(self.device, self.recipe.run.seed)
         if self._reference is None:
-            values, least = FITTED
-            number = max(least, values // (part.in_chans * self.train.size**2))
-            rows = self.train.some(number)
-            images, labels = self.normalise(self.train.centres(rows)), self.train.labels[rows.tolist()]
-            self._reference = Reference(self.network, self.code, images, labels)
+            self._reference = reference(self.network, self.code, self.train, self.normalise)
         batches = norm_batches(self.train, self.normalise, number=NORM_IMAGES)
         return subnetwork(code, self.network, self.code, self._reference, batches)
 
@@ -464,9 +454,8 @@ def _shared_of(judge: InheritedEvaluator, note: Callable[[str], None]) -> Shared
 
 def _in_order(judge: InheritedEvaluator) -> Any:
     """The trained network, its outputs in the order of the data's classes."""
-    import torch
-
     from bsszoo.models.create import create
+    from bsszoo.train.classification.trained import set_order
 
     assert judge.original is not None
     part = judge.recipe.model
@@ -476,12 +465,7 @@ def _in_order(judge: InheritedEvaluator) -> Any:
             f"The weights of {judge.weights} have {network.num_classes} classes and {network.in_chans} input channels, "
             f"where {part.num_classes} and {part.in_chans} were found before: did the file change?"
         )
-    classifier = network.get_classifier()
-    order = torch.tensor(judge.order)
-    with torch.no_grad():
-        classifier.weight.copy_(classifier.weight[order].clone())
-        if classifier.bias is not None:
-            classifier.bias.copy_(classifier.bias[order].clone())
+    set_order(network, judge.order)
     return network
 
 
@@ -509,6 +493,8 @@ def _order(network: Network, split: ImageSplit) -> tuple[int, ...]:
     Raises:
         SettingsError: Its classes are others.
     """
+    from bsszoo.train.classification.trained import output_order
+
     folders, names = class_names(split), network.label_names
     number = int(split.labels.max()) + 1 if folders is None else len(folders)
     if number != network.num_classes:
@@ -516,16 +502,7 @@ def _order(network: Network, split: ImageSplit) -> tuple[int, ...]:
             f"{network.recognised} has {network.num_classes} outputs, and the images are of {number} classes. "
             "Fine-tune it on them first (`bsszoo train` with model.pretrained), or give the images of its training."
         )
-    if folders is None or names is None:
-        return tuple(range(number))
-    if set(folders) != set(names):
-        lacking = sorted(set(folders) - set(names)) or sorted(set(names) - set(folders))
-        raise SettingsError(
-            f"The labels of {network.recognised} do not fit the folders: {one_line(lacking[0])!r} is on one side only. "
-            "Name the folders as its labels, "
-            f"{', '.join(one_line(name) for name in names[:3])}{', ..' if len(names) > 3 else ''}."
-        )
-    return tuple(names.index(name) for name in folders)
+    return output_order(names, folders, number, network.recognised)
 
 
 def checksum_of(source: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any, ClassVar, Final
 from bsszoo.codes.code import Code
 from bsszoo.errors import EvaluationError, SettingsError, formatted
 from bsszoo.evaluators.base import Evaluator, EvaluatorInfo, Score, Trial, source_digest
-from bsszoo.evaluators.inherited import FITTED, NORM_IMAGES, checksum_of, estimated
+from bsszoo.evaluators.inherited import checksum_of, estimated
 from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.trainings import FRESH
 from bsszoo.files import whole_file
@@ -282,6 +281,7 @@ class _Shared:
 
         from bsszoo.models.create import create
         from bsszoo.models.inherit import Reference
+        from bsszoo.train.classification.trained import images_to_fit
         from bsszoo.train.seeds import drawing
 
         given = judge.network.module
@@ -296,8 +296,7 @@ class _Shared:
             with drawing(judge.seed, *b"images"):
                 images, labels = _some(judge.functions.images)
             images = images.to(self.device)
-            values, least = FITTED
-            number = max(least, values // math.prod(images.shape[1:]))
+            number = images_to_fit(images.shape[1], max(images.shape[2:]))
             fitted = None if labels is None else labels[:number].to(self.device)
             self.reference = Reference(self.network, judge.original, images[:number], fitted)
             self.batches = list(images[: len(images) // 256 * 256 or len(images)].split(256))
@@ -310,6 +309,8 @@ def _some(images: Any) -> tuple[Any, Any]:
         SettingsError: It gives none, or something else.
     """
     import torch
+
+    from bsszoo.train.classification.trained import NORM_IMAGES
 
     batches = [images] if isinstance(images, torch.Tensor) else images
     parts, labels, most, total = [], [], NORM_IMAGES, 0
@@ -332,13 +333,14 @@ def _most(images: Any) -> int:
     """How many images like these are used: fewer where they are large."""
     import torch
 
+    from bsszoo.train.classification.trained import NORM_IMAGES, images_to_fit
+
     if not isinstance(images, torch.Tensor) or images.dim() != 4 or not images.is_floating_point():
         raise SettingsError(
             f"images gives {formatted(type(images).__name__)}; it takes images as the network takes them, tensors "
             "[n, c, h, w] of floating-point numbers, or a loader of such batches."
         )
-    values, least = FITTED
-    return min(NORM_IMAGES, max(least, 2 * values // math.prod(images.shape[1:])))
+    return min(NORM_IMAGES, 2 * images_to_fit(images.shape[1], max(images.shape[2:])))
 
 
 def _parameters(function: Callable[..., Any]) -> set[str]:

@@ -44,7 +44,7 @@ _PATH: Final = re.compile(
 # A text that is a path as a whole, which may have blanks in it.
 _WHOLE: Final = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\].*|\.\.?", re.DOTALL)
 # Values that are paths wherever they begin, unless they name a repository on the Hub or a tag.
-_PATHS: Final = ("pretrained", "teacher_weights", "folder")
+_PATHS: Final = ("pretrained", "inherit_weights", "teacher_weights", "folder")
 # Columns of a failed evaluation's message and traceback.
 _PRIVATE: Final = ("error", "trace")
 

@@ -229,6 +229,55 @@ def _taylor(
     return streams, inner
 
 
+def check_family(code: Code, trained_code: Code) -> None:
+    """A ``CodeError`` where a code is of another family than the trained network whose weights it is to inherit."""
+    if code.family != trained_code.family:
+        raise CodeError(
+            f"A {code.family} code cannot inherit the weights of a {trained_code.family} one: their blocks "
+            "differ. Give the weights of a network of the same family."
+        )
+
+
+def is_subnetwork(code: Code, whole: Code) -> bool:
+    """Whether a code is another of its family with channels and blocks removed, or that one itself.
+
+    No stage is deeper, no layer reads or writes more channels, and each block has the other's kernels, strides, group
+    width and no projection that the other lacks.
+
+    Example:
+        >>> whole = Code.parse("resnet18_c64-128-256-512_l2-2-2-2")
+        >>> narrower, deeper = "resnet18_c64-96-128-512_l2-2-1-2", "resnet18_c32-64-128-256_l2-2-3-2"
+        >>> [is_subnetwork(Code.parse(text), whole) for text in (narrower, deeper)]
+        [True, False]
+    """
+    if code.family != whole.family:
+        return False
+    for stage, of_stage in zip(stages_of(code), stages_of(whole), strict=True):
+        blocks, of_blocks = list(stage.blocks()), list(of_stage.blocks())
+        if len(blocks) > len(of_blocks):
+            return False
+        for block, of_block in zip(blocks, of_blocks, strict=False):
+            layers, of_layers = ({x.name: x for x in b.layers() if x.present} for b in (block, of_block))
+            lost = of_layers.keys() - layers.keys()
+            if layers.keys() - of_layers.keys() or any(of_layers[name].role != "shortcut" for name in lost):
+                return False
+            if not all(_is_part(layer, of_layers[name]) for name, layer in layers.items()):
+                return False
+    return True
+
+
+def _is_part(layer: Layer[int], whole: Layer[int]) -> bool:
+    """Whether a layer is another with input and output channels removed."""
+    depthwise = all(x.group_width == 1 for x in (layer, whole))
+    dense = layer.groups == 1 == whole.groups
+    return (
+        (layer.kernel, layer.stride) == (whole.kernel, whole.stride)
+        and layer.in_width <= whole.in_width
+        and layer.out_width <= whole.out_width
+        and (depthwise or dense or layer.group_width == whole.group_width)
+    )
+
+
 @torch.no_grad()
 def inherit_weights(
     network: nn.Module, code: Code, trained: nn.Module, trained_code: Code, *, reference: Reference | None = None
@@ -257,11 +306,7 @@ def inherit_weights(
         >>> print(inherit_weights(build(small), small, build(large), large))
         1,654,324 of 1,654,324 parameters (100.0%), in 11 of 11 blocks
     """
-    if code.family != trained_code.family:
-        raise CodeError(
-            f"A {code.family} code cannot inherit the weights of a {trained_code.family} one: their blocks "
-            "differ. Give the weights of a network of the same family."
-        )
+    check_family(code, trained_code)
     streams = None if reference is None else reference.streams
     copier = _Copier({} if reference is None else reference.inner)
     (stem, stages, head, classifier), (from_stem, from_stages, from_head, from_classifier) = (

@@ -166,7 +166,8 @@ class Space:
         n = family.stages
         groups = entries[2 * n : 3 * n] if family.whole_groups else (1,) * n
         inner = [
-            (t,) if family.whole_groups else _subwidths(t, divisor, grow) for t in (entries[2 * n : 3 * n] if form else ())
+            (t,) if family.whole_groups else _subwidths(t, divisor, grow)
+            for t in (entries[2 * n : 3 * n] if form else ())
         ]
         return cls(
             family.name,

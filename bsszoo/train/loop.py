@@ -29,6 +29,7 @@ from bsszoo.train.checkpoint_contents import contents_fault, optimizer_form, ref
 from bsszoo.train.classification.recipe import Recipe
 from bsszoo.train.classification.samples import plain
 from bsszoo.train.classification.task import Classification
+from bsszoo.train.classification.trained import with_trained
 from bsszoo.train.detection.recipe import AnyRecipe
 from bsszoo.train.devices import Process, joined
 from bsszoo.train.events import Events
@@ -49,6 +50,8 @@ def train(
     *,
     device: str | None = None,
     callback: TrainingCallback | None = None,
+    inherit: str | Path | None = None,
+    teacher: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train a recipe's network in a folder, or resume the training there; its summary.
 
@@ -62,13 +65,25 @@ def train(
             ``summary.json``. A finished training is not trained again.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; a GPU where there is one by default.
         callback: Called with the progress.
+        inherit: A trained network of the family, as ``bsszoo.models.resolve`` takes it, whose weights the recipe's
+            starts from, as far as shapes allow; on one device, or the first of several, layers are fitted to it.
+        teacher: A trained network of the same classes, whose outputs are learnt as well.
 
     Raises:
         RecipeError, DataError, SettingsError: Something does not fit; raised before the first update where possible.
+        CodeError, WeightsError, UnknownNameError: Of ``inherit`` and ``teacher``, as ``with_trained``.
         RunError: A loss that is not finite; its images are saved in the folder.
         StoppedError: SIGTERM or Ctrl-C; everything up to the last update is saved.
     """
-    return run(recipe, lambda process: Classification(recipe, data, process), out, device=device, callback=callback)
+    whole = with_trained(recipe, inherit=inherit, teacher=teacher)
+    note = (callback or NoCallback()).note
+    return run(
+        whole,
+        lambda process: Classification(whole, data, process, Path(out), note),
+        out,
+        device=device,
+        callback=callback,
+    )
 
 
 def run(

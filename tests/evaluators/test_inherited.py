@@ -7,11 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import drawn_shapes
 import pytest
 import timm
 import torch
-from PIL import Image
+from drawn_shapes import CLASSES
 from safetensors.torch import load_file, save_file
 
 import bsszoo
@@ -24,56 +24,24 @@ from bsszoo.evaluators.registry import Request, make_evaluator
 from bsszoo.models.build import build
 from bsszoo.models.resolve import resolve
 from bsszoo.options import TrainingOptions
-from bsszoo.train.classification.recipe import DataPart, ModelPart, OptimPart, Recipe, RunPart, SchedulePart
 from bsszoo.train.classification.validate import validate
 from bsszoo.train.loop import train
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 BASE = Code.parse("resnet18_c16-24-32-48_l1-2-1-1_px32")
-CLASSES = ("bar", "cross", "disc")
-
-
-def draw(kind: str, rng: np.random.Generator) -> Image.Image:
-    """A bright shape of some size at some place, on noise."""
-    pixels = rng.integers(0, 110, (32, 32, 3))
-    y, x = np.mgrid[:32, :32]
-    top, left = rng.integers(11, 21, 2)
-    size = rng.integers(6, 10)
-    near = (abs(y - top) < size) & (abs(x - left) < size)
-    inside = {
-        "bar": near & (abs(y - top) < 3),
-        "cross": near & ((abs(y - top) < 3) | (abs(x - left) < 3)),
-        "disc": (y - top) ** 2 + (x - left) ** 2 < size**2,
-    }[kind]
-    pixels[inside] += rng.integers(60, 140, 3)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
-    for split, number in (("train", 100), ("test", 40)):
-        for kind in CLASSES:
-            folder = root / split / kind
-            folder.mkdir(parents=True)
-            for i in range(number):
-                draw(kind, rng).save(folder / f"{i}.png")
-    return root
+    return drawn_shapes.write(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.fixture(scope="module")
 def base(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training."""
-    recipe = Recipe(
-        model=ModelPart(name=str(BASE), num_classes=3),
-        optim=OptimPart(lr=0.1, batch_size=30, weight_decay=5e-4),
-        schedule=SchedulePart(epochs=14, warmup_epochs=1),
-        data=DataPart(image_size=32, crop_pct=1.0, holdout=0.1),
-        run=RunPart(workers=0, device_batch=30),
-    )
     out = tmp_path_factory.mktemp("runs") / "base"
-    train(recipe, str(shapes), out, device="cpu")
+    train(drawn_shapes.recipe(str(BASE)), str(shapes), out, device="cpu")
     return out
 
 
@@ -185,7 +153,7 @@ def test_weights_that_do_not_fit_the_images_stop_a_run_with_the_reason(
     network = resolve(base)
     options = TrainingOptions(data=str(shapes))
     other = replace(network, config={**network.config, "label_names": ["bar", "cross", "ring"]})
-    with pytest.raises(SettingsError, match="do not fit the folders: 'disc' is on one side only"):
+    with pytest.raises(SettingsError, match=r"the class 'disc', which is no label of .* its labels, bar, cross, ring"):
         InheritedEvaluator.requested(Request(other, options, tmp_path))
     with pytest.raises(SettingsError, match="has 5 outputs, and the images are of 3 classes"):
         InheritedEvaluator.requested(Request(replace(network, num_classes=5), options, tmp_path))

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.families import family_of
 from bsszoo.errors import CodeError
 from bsszoo.models.build import build
-from bsszoo.models.inherit import inherit_weights
+from bsszoo.models.inherit import inherit_weights, is_subnetwork
+from bsszoo.spaces.space import Space
 
 # A small code of each family and one that is larger in every entry, with skips between the same stages.
 PAIRS = {
@@ -174,3 +176,27 @@ def test_another_family_has_other_blocks() -> None:
     other, other_code = trained(PAIRS["efficientnet_b0"][0])
     with pytest.raises(CodeError, match="same family"):
         inherit_weights(other, other_code, source, code)
+
+
+@OF_EACH
+def test_what_is_left_of_a_network_is_a_subnetwork_of_it_and_not_the_reverse(small: str, large: str) -> None:
+    one, whole = Code.parse(small), Code.parse(large)
+    assert is_subnetwork(one, whole)
+    assert is_subnetwork(whole, whole)
+    assert not is_subnetwork(whole, one)
+    # Wider or deeper in a single stage, and smaller in all others.
+    fixed = {"stem_width": one.stem_width} if family_of(one.family).stem_width is not None else {}
+    for i, (entry, most) in enumerate(zip(one.entries[: 2 * len(one.widths)], whole.entries, strict=False)):
+        beyond = [*one.entries]
+        beyond[i] = most + (entry if i < len(one.widths) else 1)
+        assert not is_subnetwork(Code.from_entries(one.family, beyond, form=one.form, **fixed), whole), i
+
+
+@pytest.mark.parametrize("text", [large for _, large in PAIRS.values()], ids=PAIRS)
+def test_every_code_of_a_space_of_subnetworks_is_one(text: str) -> None:
+    whole = Code.parse(text)
+    if 1 in whole.expansions:
+        pytest.skip("has no inner widths to choose")
+    space = Space.subnetworks(whole)
+    for row in space.sample(40, 0):
+        assert is_subnetwork(space.code(row), whole)

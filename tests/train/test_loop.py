@@ -26,8 +26,8 @@ from bsszoo.errors import RecipeError, RunError, SettingsError
 from bsszoo.train import loop
 from bsszoo.train.callbacks import NoCallback, TrainingState
 from bsszoo.train.classification.data import open_splits
-from bsszoo.train.classification.outcome import teacher_network
 from bsszoo.train.classification.samples import TrainingBatches, divide
+from bsszoo.train.classification.trained import open_teacher
 from bsszoo.train.classification.validate import validate
 from bsszoo.train.devices import Process
 from bsszoo.train.optim import Objective, make_optimizer, make_schedule
@@ -227,11 +227,11 @@ def test_a_teacher_is_learnt_from(unbroken: Path, tmp_path: Path) -> None:
     # With the whole loss the teacher's and the student begun as the teacher, in its precision, nothing is left.
     weights = unbroken / "model.safetensors"
     recipe = small_recipe(tmp_path, f"loss.teacher={CODE}", f"loss.teacher_weights={weights}", "loss.teacher_share=1")
-    teacher = teacher_network(recipe)
+    teacher = open_teacher(recipe)
     assert teacher is not None
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
-    outputs = teacher.eval()(images).detach()
-    objective = Objective(recipe, teacher)
+    outputs = teacher.network.eval()(images).detach()
+    objective = Objective(recipe, teacher.network)
     assert float(objective(outputs, labels, images)) == pytest.approx(0, abs=1e-6)
     # Hinton's formula, written out.
     other = torch.randn(4, 4)

@@ -21,12 +21,18 @@ from bsszoo.train.strict import paths
 
 
 def test_a_recipe_written_and_read_is_the_same(tmp_path: Path) -> None:
-    recipe = small_recipe(tmp_path, "ema.decay=0.99", "data.mean=[0.5]", "data.std=[0.25]")
+    inheriting = ("model.inherit=mobilenetv2", "model.inherit_weights=big.pth")
+    recipe = small_recipe(tmp_path, "ema.decay=0.99", "data.mean=[0.5]", "data.std=[0.25]", *inheriting)
     (tmp_path / "again.yaml").write_text(recipe_text(recipe), encoding="utf-8")
     assert read_recipe(tmp_path / "again.yaml") == recipe
     # Every key stands in the file.
     written = yaml.safe_load(recipe_text(recipe))
     assert {f"{section}.{key}" for section, keys in written.items() for key in keys} == set(paths(Recipe))
+
+
+def test_without_inherited_weights_a_recipe_s_text_is_that_of_version_0_1_0() -> None:
+    old = Path(__file__).parents[1] / "golden" / "training_of_0.1.0" / "recipe.yaml"
+    assert recipe_text(read_recipe(old)) == old.read_text()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,7 @@ def test_a_recipe_written_and_read_is_the_same(tmp_path: Path) -> None:
         ("augment.scale=[1.0, 0.5]", "the least comes first"),
         ("augment.scale=[1.0]", "it takes a list of 2 numbers"),
         ("loss.teacher=resnet50", "go together"),
+        ("model.inherit=resnet50", "go together"),
         ("data.std=[0, 1, 1]", "above zero"),
         ("optim.lr=[", "is no YAML value"),
     ],

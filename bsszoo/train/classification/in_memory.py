@@ -65,21 +65,29 @@ class Images:
 
 
 def decode(
-    split: ImageSplit, recipe: Recipe, file: Path, on_image: Callable[[int, int], None] = lambda *_: None
+    split: ImageSplit, recipe: Recipe, file: Path | None = None, on_image: Callable[[int, int], None] = lambda *_: None
 ) -> Images:
     """The images of a split in memory, from a file that is written where there is none.
 
     Args:
         split: The images.
         recipe: Gives the input's size, crop and channels.
-        file: Where they are stored, of the split's fingerprint.
+        file: Where they are stored, of the split's fingerprint; None to store them nowhere.
         on_image: Called with the number of images decoded and their total.
 
     Raises:
         DataError: An image cannot be read.
     """
-    side = max(recipe.data.image_size, round(recipe.data.image_size / recipe.data.crop_pct))
+    size = recipe.data.image_size
+    side = max(size, round(size / recipe.data.crop_pct))
     shape = (len(split), recipe.model.in_chans, side, side)
+    labels = torch.from_numpy(split.labels.astype(np.int64))
+    if file is None:
+        pixels = np.empty(shape, dtype=np.uint8)
+        for i, image in enumerate(decoded(split, recipe, side)):
+            pixels[i] = image
+            on_image(i + 1, len(split))
+        return Images(pixels, labels, size)
     if not file.is_file():
         with whole_file(file) as scratch:
             stored = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
@@ -91,7 +99,7 @@ def decode(
     pixels = np.load(file, mmap_mode="r")
     if pixels.shape != shape or pixels.dtype != np.uint8:
         raise RunError(f"{file} does not hold the decoded images of this run. Remove it; it is written again.")
-    return Images(pixels, torch.from_numpy(split.labels.astype(np.int64)), recipe.data.image_size)
+    return Images(pixels, labels, size)
 
 
 class Normaliser:

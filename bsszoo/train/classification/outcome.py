@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,11 +15,9 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from bsszoo.codes.cost import code_cost
-from bsszoo.errors import RecipeError
 from bsszoo.models.create import create
 from bsszoo.models.names import resolve_code
 from bsszoo.models.saved_config import SECTION
-from bsszoo.texts import one_line
 from bsszoo.train.checkpoint import WEIGHTS, EpochRow, Folder, best_of
 from bsszoo.train.classification.data import ImageSplit, Split, class_names
 from bsszoo.train.classification.evaluation import Accuracy
@@ -47,30 +44,6 @@ def start_network(recipe: Recipe, *, fresh: bool) -> nn.Module:
     return made
 
 
-def teacher_network(recipe: Recipe, classes: Sequence[str] | None = None) -> nn.Module | None:
-    """The network that the recipe's learns from, or None; it sees the same normalised images.
-
-    Raises:
-        RecipeError: Its outputs stand for other classes, or for the same ones in another order.
-    """
-    loss, part = recipe.loss, recipe.model
-    if loss.teacher is None or loss.teacher_weights is None:
-        return None
-    made: Any = create(
-        loss.teacher, num_classes=part.num_classes, in_chans=part.in_chans, pretrained=loss.teacher_weights
-    )
-    names = (made.pretrained_cfg or {}).get("label_names")
-    if classes and names and list(names)[: len(classes)] != list(classes):
-        theirs, ours = next((a, b) for a, b in zip_longest(names, classes, fillvalue="nothing") if a != b)
-        raise RecipeError(
-            f"loss.teacher_weights are of a network whose outputs stand for other classes: for "
-            f"{one_line(theirs)!r} where the data have {one_line(ours)!r}. A teacher is a network of the "
-            "same classes."
-        )
-    network: nn.Module = made
-    return network
-
-
 def data_fingerprint(recipe: Recipe, splits: tuple[Split, Split]) -> str:
     """The sizes of the splits, and a fingerprint (SHA-256) of the labels, indices and classes of each."""
     # Compared with the text in checkpoints, those of earlier versions too.
@@ -95,6 +68,7 @@ def conclude(
     tested: Accuracy | None = None,
     *,
     test: Split | None = None,
+    trained: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the trained network as timm's folder and ``summary.json``, which is returned.
 
@@ -107,6 +81,7 @@ def conclude(
         process: The process that trained it, one of all.
         tested: The accuracy on the recipe's test split, where it has one.
         test: That split.
+        trained: The summary's entries on trained networks: whose weights were inherited, and who taught.
     """
     checksum = folder.save_weights(WEIGHTS, network.state_dict())
     write_config(recipe, network, folder, splits[0], checksum)
@@ -144,6 +119,7 @@ def conclude(
                 "tested_on": test.split,
             }
         ),
+        **(trained or {}),
         **how_trained(recipe.run, process, seconds=sum(r.seconds for r in rows), packages=("timm",)),
         "images_per_s": round(last.images_per_s, 1),
         "last_epoch": asdict(last),

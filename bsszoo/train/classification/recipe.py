@@ -18,6 +18,9 @@ PAPER_BATCH: Final = 1024
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
+# Keys of a recipe's network that were added after version 0.1.0.
+_INHERITING: Final = ("inherit", "inherit_weights")
+
 
 class ModelPart(Section):
     """The network: a name of the zoo or a code's text, and what its training adds to it."""
@@ -34,6 +37,11 @@ class ModelPart(Section):
     head_init_scale: float = Field(1.0, gt=0)
     #: Weights to start from: a tag, hf-hub:org/name, local-dir:PATH or a file; null for fresh ones.
     pretrained: str | None = None
+    #: Another network of the family, whose weights are inherited as far as shapes allow: a name or a code's text; null
+    #: for none.
+    inherit: str | None = None
+    #: That network's weights, as ``pretrained``.
+    inherit_weights: str | None = None
 
 
 class DataPart(Section):
@@ -188,6 +196,14 @@ class Recipe(Section):
             )
         if (self.loss.teacher is None) != (self.loss.teacher_weights is None):
             raise RecipeError("loss.teacher and loss.teacher_weights go together: a network and its trained weights.")
+        part = self.model
+        if (part.inherit is None) != (part.inherit_weights is None):
+            raise RecipeError("model.inherit and model.inherit_weights go together: a network and its trained weights.")
+        if part.inherit is not None and part.pretrained is not None:
+            raise RecipeError(
+                "model.pretrained and model.inherit both say what weights the training starts from: set one of them to "
+                "null."
+            )
         if len(self.data.mean) != len(self.data.std) or not self.data.mean or min(self.data.std) <= 0:
             raise RecipeError(
                 f"data.mean is {list(self.data.mean)} and data.std {list(self.data.std)}; allowed are "
@@ -229,8 +245,11 @@ def assigned(recipe: Tree, assignments: Sequence[str]) -> Tree:
 
 
 def recipe_text(recipe: Section) -> str:
-    """The recipe as YAML that reads as the same; it has every key."""
-    text: str = yaml.safe_dump(as_mapping(recipe), sort_keys=False, default_flow_style=None, width=110)
+    """The recipe as YAML that reads as the same; it has every key, those of inherited weights where they are set."""
+    mapping = as_mapping(recipe)
+    # Texts and fingerprints of recipes are those of version 0.1.0, which did not have these keys.
+    mapping["model"] = {k: v for k, v in mapping["model"].items() if v is not None or k not in _INHERITING}
+    text: str = yaml.safe_dump(mapping, sort_keys=False, default_flow_style=None, width=110)
     return text
 
 

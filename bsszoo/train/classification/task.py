@@ -12,9 +12,10 @@ from torch import nn
 from bsszoo.train.checkpoint import EpochRow, Folder, Row
 from bsszoo.train.classification.data import class_names, open_splits, open_test, split_notes
 from bsszoo.train.classification.evaluation import Accuracy, autocast, evaluate
-from bsszoo.train.classification.outcome import conclude, data_fingerprint, start_network, teacher_network
+from bsszoo.train.classification.outcome import conclude, data_fingerprint, start_network
 from bsszoo.train.classification.recipe import Recipe
 from bsszoo.train.classification.samples import TrainingBatches, divide, end_readers, evaluation_batches
+from bsszoo.train.classification.trained import Trained, open_teacher, saved_start, start_record, start_state
 from bsszoo.train.devices import Process
 from bsszoo.train.optim import Objective, make_schedule
 from bsszoo.train.task import Batches, Round
@@ -23,14 +24,29 @@ from bsszoo.train.task import Batches, Round
 class Classification:
     """The task of a ``Recipe``.
 
+    Args:
+        recipe: The recipe.
+        data: The folder of the images.
+        process: This process.
+        folder: The training's, in which the weights are written that it starts from, where some are inherited.
+        note: Called in the first process before something takes long.
+
     Raises:
         RecipeError, DataError: The images cannot be used, or do not fit the recipe.
     """
 
     row_kind: type[Row] = EpochRow
 
-    def __init__(self, recipe: Recipe, data: str | Path | None, process: Process) -> None:
-        self._recipe, self._process = recipe, process
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: str | Path | None,
+        process: Process,
+        folder: Path | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._recipe, self._process, self._folder, self._note = recipe, process, folder, note
+        self._teacher: Trained | None = None
         classes = recipe.model.num_classes
         self._splits = open_splits(recipe.data, data, num_classes=classes)
         self._test = open_test(recipe.data, data, num_classes=classes, splits=self._splits)
@@ -50,7 +66,24 @@ class Classification:
 
     def network(self, *, fresh: bool) -> nn.Module:
         """The recipe's network."""
-        return start_network(self._recipe, fresh=fresh)
+        inherits = fresh and self._recipe.model.inherit is not None
+        network = start_network(self._recipe, fresh=fresh)
+        if inherits:
+            network.load_state_dict(self._inherited())
+        return network
+
+    def _inherited(self) -> dict[str, torch.Tensor]:
+        """The weights that the training starts from; the first process makes them, and the others wait for it."""
+        state: dict[str, torch.Tensor] | None = None
+        if self._process.first:
+            recipe, train, device = self._recipe, self._splits[0], self._process.device
+            start = saved_start(
+                self._folder, recipe, self.fingerprint, lambda: start_state(recipe, train, device, self._note)
+            )
+            self.notes += (f"inherited from {recipe.model.inherit_weights}: {start.record['words']}", *start.notes)
+            state = start.state
+        received: dict[str, torch.Tensor] = self._process.broadcast(state)
+        return received
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         """The recipe's schedule over the updates of its epochs."""
@@ -58,8 +91,9 @@ class Classification:
 
     def to_device(self) -> None:
         """Make the objective, with its teacher on the device."""
-        teacher = teacher_network(self._recipe, class_names(self._splits[0]))
-        self._objective = Objective(self._recipe, None if teacher is None else teacher.to(self._process.device))
+        self._teacher = teacher = open_teacher(self._recipe, class_names(self._splits[0]))
+        self._objective = Objective(self._recipe, None if teacher is None else teacher.network.to(self._process.device))
+        self.notes += () if teacher is None else teacher.doubts(self._recipe)
 
     def batches(self) -> Batches:
         """Augmented images and labels."""
@@ -108,7 +142,21 @@ class Classification:
         self, network: nn.Module, folder: Folder, rows: Sequence[EpochRow], tested: Accuracy | None
     ) -> dict[str, Any]:
         """Write the trained network as timm's folder, and its summary."""
-        return conclude(self._recipe, network, folder, rows, self._splits, self._process, tested, test=self._test)
+        records = {
+            "inherited": start_record(self._folder, self._recipe),
+            "teacher": None if self._teacher is None else self._teacher.record,
+        }
+        return conclude(
+            self._recipe,
+            network,
+            folder,
+            rows,
+            self._splits,
+            self._process,
+            tested,
+            test=self._test,
+            trained={key: record for key, record in records.items() if record is not None},
+        )
 
     def close(self) -> None:
         """End the processes that read validation images."""
