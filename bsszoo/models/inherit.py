@@ -293,8 +293,8 @@ def inherit_weights(
         code: Its code.
         trained: The model of ``trained_code``; left as it is.
         trained_code: The code of the trained network.
-        reference: What the trained network gives for some images: of a subnetwork each layer is then fitted to it, on
-            the device of the images, where both networks are.
+        reference: What the trained network gives for some images: each inherited layer is then fitted to it, on the
+            device of the images, where both networks are.
 
     Raises:
         CodeError: The codes are of different families.
@@ -324,6 +324,7 @@ def inherit_weights(
     stream = _channel_map(importance, stem.conv.out_channels)
     if (inputs := stem.conv.in_channels) == from_stem.conv.in_channels:
         copier.layer(stem, from_stem, _identity_map(inputs, inputs), stream)
+    stem_map = stream
     inherited = 0
     fits: list[_Fit] = []
     for number, (blocks, from_blocks) in enumerate(zip(stages, from_stages, strict=True)):
@@ -340,6 +341,7 @@ def inherit_weights(
             source = taken[i] if i < len(taken) else None
             if source is None or source.names != block.names:
                 _zero_branch(block)
+                fits.append(_Fit(block))
             else:
                 maps = copier.block(block, source, stream, out)
                 inherited += 1
@@ -347,13 +349,15 @@ def inherit_weights(
                 fits.append(_Fit(block, source, from_blocks[behind - 1], maps))
             stream = out
     if reference is not None:
+        if (fresh := stem_map == FRESH).any():
+            _set_statistics(stem, reference.samples.values(stem.conv(reference.images)), fresh)
         _fit_blocks(network, fits, reference)
     if head is not None and from_head is not None:
         features = _channel_map(_importance([from_head], []), head.conv.out_channels)
         copier.layer(head, from_head, stream, features)
         if reference is not None:
             inputs = input_of(head.conv, lambda: network.eval()(reference.images))
-            _fit_layer(head, inputs, reference.targets[from_head.conv][:, features], reference)
+            _fit_layer(head, inputs, reference.targets[from_head.conv], reference, features)
         stream = features
     if (
         isinstance(classifier, nn.Linear)
@@ -371,38 +375,68 @@ def inherit_weights(
 
 
 class _Fit(NamedTuple):
-    """A block, the trained one it inherits from, the last one removed behind that (or itself), and its channels."""
+    """A block, the trained one it inherits from, the last one removed behind that (or itself), and its channels.
+
+    A fresh block has none.
+    """
 
     block: _Block
-    source: _Block
-    end: _Block
-    maps: dict[str, torch.Tensor]
+    source: _Block | None = None
+    end: _Block | None = None
+    maps: Mapping[str, torch.Tensor] = {}
 
 
 def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) -> None:
-    """Fit the layers of inherited blocks in the order of the forward, each to the inputs of those fitted before it."""
-    if any((channels == FRESH).any() for fit in fits for channels in fit.maps.values()):
-        raise CodeError("Only a subnetwork is fitted to the network it is cut from; this one has more channels.")
+    """Fit the layers of inherited blocks in the order of the forward, each to the inputs of those fitted before it.
+
+    Channels that the trained network has not stay as they are, and are inputs of the layers behind them.
+    """
     x = input_of(fits[0].block.module, lambda: network.eval()(reference.images))
     for block, source, end, maps in fits:
         targets, samples = reference.targets, reference.samples
+        if source is None or end is None:
+            x = block.module(x)
+            continue
         if block.shortcut is not None and source.shortcut is not None:
-            _fit_layer(block.shortcut, x, targets[source.shortcut.conv][:, maps["out"]], reference)
+            _fit_layer(block.shortcut, x, targets[source.shortcut.conv], reference, maps["out"])
+        elif block.shortcut is not None:
+            _set_statistics(block.shortcut, samples.values(block.shortcut.conv(x)))
         for layer, from_layer in zip(block.branch[:-1], source.branch[:-1], strict=True):
             inputs = input_of(layer.conv, partial(block.module, x))
-            _fit_layer(layer, inputs, targets[from_layer.conv][:, maps[layer.writes]], reference)
-        wanted = targets[end.module][:, maps["out"]]
+            _fit_layer(layer, inputs, targets[from_layer.conv], reference, maps[layer.writes])
+        beside: torch.Tensor | float = 0.0
         if block.shortcut is not None:
-            wanted = wanted - normalised(samples.values(block.shortcut.conv(x)), block.shortcut.norm)
+            beside = normalised(samples.values(block.shortcut.conv(x)), block.shortcut.norm)
         elif block.joined:
-            wanted = wanted - samples.values(x)
+            beside = samples.values(x)
         last = block.branch[-1]
-        _fit_layer(last, input_of(last.conv, partial(block.module, x)), wanted, reference)
+        inputs = input_of(last.conv, partial(block.module, x))
+        _fit_layer(last, inputs, targets[end.module], reference, maps["out"], beside=beside)
         x = block.module(x)
 
 
-def _fit_layer(layer: _Layer, inputs: torch.Tensor, targets: torch.Tensor, reference: Reference) -> None:
-    fit(layer, reference.samples.patches(inputs, layer.conv), targets, reference.ridge)
+def _fit_layer(
+    layer: _Layer,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    reference: Reference,
+    channels: torch.Tensor,
+    *,
+    beside: torch.Tensor | float = 0.0,
+) -> None:
+    """Fit a layer so that with what is added ``beside`` it comes to the trained network's channels."""
+    wanted = targets[:, channels] - beside
+    if (fresh := channels == FRESH).any():
+        own = reference.samples.values(layer.conv(inputs))
+        _set_statistics(layer, own, fresh)
+        wanted[:, fresh] = normalised(own, layer.norm)[:, fresh]
+    fit(layer, reference.samples.patches(inputs, layer.conv), wanted, reference.ridge)
+
+
+def _set_statistics(layer: _Layer, outputs: torch.Tensor, channels: torch.Tensor | slice = slice(None)) -> None:
+    """Set the statistics of a layer's normalisation to those of its convolution's outputs [n, c], of some channels."""
+    layer.norm.running_mean[channels] = outputs.mean(0)[channels]
+    layer.norm.running_var[channels] = outputs.var(0)[channels]
 
 
 class _Copier:

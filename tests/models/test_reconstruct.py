@@ -9,7 +9,6 @@ from models.test_inherit import PAIRS, trained
 from torch import nn
 
 from bsszoo.codes.code import Code
-from bsszoo.errors import CodeError
 from bsszoo.models import inherit
 from bsszoo.models.build import build
 from bsszoo.models.inherit import Reference, inherit_weights
@@ -130,10 +129,31 @@ def test_channels_that_say_the_same_as_others_are_removed_without_loss(
     assert error(plain, original) > 10 * error(small, original)
 
 
-def test_a_network_with_more_channels_is_not_fitted() -> None:
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("resnet18_c16-24-24-32_l2-1-2-1", "resnet18_c12-32-24-40_l1-3-1-1_b20-16-32-24"),
+        ("resnet50_c32-48-64-64_l1-2-1-1_b16-16-24-32", "resnet50_c40-32-64-72_l2-1-1-1_b8-24-16-40"),
+        (
+            "mobilenetv2_c8-12-16-16-24-24_l1-2-1-1-2-1_b16-40-40-60-80-80_e16-40-40-60-80-80_stem8_stage2-8x1",
+            "mobilenetv2_c12-8-16-20-16-24_l2-1-1-2-1-1_b24-32-48-40-96-80_e24-32-48-40-96-80_stem8_stage2-8x1",
+        ),
+    ],
+)
+def test_a_network_that_is_larger_in_parts_comes_nearer_by_the_fit(text: str, other: str) -> None:
+    original, code = trained(text)
+    torch.manual_seed(1)
+    mixed = Code.parse(other)
+    before, after = build(mixed, num_classes=7), build(mixed, num_classes=7)
+    inherit_weights(before, mixed, original, code)
+    inherit_weights(after, mixed, original, code, reference=Reference(original, code, images(128, 2)))
+    assert error(after, original) < 0.85 * error(before, original)
+
+
+def test_a_network_that_is_larger_everywhere_stays_the_same_function() -> None:
     original, code = trained("resnet18_c16-24-24-32_l1-1-1-1")
-    wider = Code.parse("resnet18_c16-24-24-40_l1-1-1-1")
-    with pytest.raises(CodeError, match="more channels"):
-        inherit_weights(
-            build(wider, num_classes=7), wider, original, code, reference=Reference(original, code, images(8, 0))
-        )
+    wider = Code.parse("resnet18_c24-32-32-40_l2-1-2-1_b24-32-40-40")
+    torch.manual_seed(1)
+    network = build(wider, num_classes=7)
+    inherit_weights(network, wider, original, code, reference=Reference(original, code, images(256, 2)))
+    assert error(network, original) < 0.02
