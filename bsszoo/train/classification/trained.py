@@ -43,6 +43,9 @@ NORM_IMAGES: Final = 2048
 #: Values of the inputs (images x channels x side x side) to which layers are fitted: 1,000 images of 32 x 32 px, and
 #: the fewest images.
 FITTED: Final = (3 * 32 * 32 * 1000, 100)
+# Most bytes of images that are decoded for it, and most values of a batch: 2,048 and 256 images of 224 px.
+_MOST_BYTES: Final = 2**29
+_MOST_VALUES: Final = 256 * 3 * 224**2
 # Entry of that file's metadata.
 _SECTION: Final = "bsszoo"
 
@@ -358,15 +361,15 @@ def start_state(recipe: Recipe, train: Split, device: torch.device, note: Callab
     else:
         # Least squares are solved in float64.
         where = device if device.type == "cuda" else torch.device("cpu")
-        number = max(NORM_IMAGES, images_to_fit(part.in_chans, recipe.data.image_size))
-        rows = np.random.default_rng(0).permutation(len(train))[:number]
+        rows = np.random.default_rng(0).permutation(len(train))[: _images_to_read(recipe)]
         about = "fitting layers to its outputs" if fits else "recomputing normalisations"
         note(f"inheriting from {part.inherit_weights}, {about} for some of {len(rows):,} training images ..")
         images, normalise = decode(replace(train, indices=train.indices[rows]), recipe), Normaliser(recipe, where)
         network, source = network.to(where), trained.network.to(where)
         target = reference(source, trained.code, images, normalise, labelled=labelled) if fits else None
         fitted = 0 if target is None else len(target.images)
-        batch = min(256, max(2, recipe.run.device_batch))
+        # Whatever run.device_batch is, so that any number of processes begins with the same weights.
+        batch = max(2, min(256, _MOST_VALUES // (part.in_chans * recipe.data.image_size**2)))
         inheritance = inherit_from(network, code, source, trained.code, images, normalise, target, batch=batch)
     words = str(inheritance)
     if fitted:
@@ -378,6 +381,13 @@ def start_state(recipe: Recipe, train: Split, device: torch.device, note: Callab
     return Start(
         state, {**trained.record, **asdict(inheritance), "images": fitted, "words": words}, trained.doubts(recipe)
     )
+
+
+def _images_to_read(recipe: Recipe) -> int:
+    """How many training images are decoded to fit layers and to recompute normalisations."""
+    channels, data = recipe.model.in_chans, recipe.data
+    wanted = max(NORM_IMAGES, images_to_fit(channels, data.image_size))
+    return min(wanted, max(16, int(_MOST_BYTES / (channels * (data.image_size / data.crop_pct) ** 2))))
 
 
 def saved_start(folder: Path | None, recipe: Recipe, data: str, make: Callable[[], Start]) -> Start:
