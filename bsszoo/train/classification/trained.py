@@ -322,7 +322,7 @@ def inherit_from(
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class InheritedStart:
     """The weights that a training starts from, and a record of what of them is inherited, for its summary."""
 
     state: dict[str, torch.Tensor]
@@ -330,7 +330,7 @@ class Start:
     notes: tuple[str, ...] = ()
 
 
-def start_state(recipe: Recipe, train: Split, device: torch.device, note: Callable[[str], None]) -> Start:
+def start_state(recipe: Recipe, train: Split, device: torch.device, note: Callable[[str], None]) -> InheritedStart:
     """The weights of the recipe's network, of which it inherits what shapes allow.
 
     A subnetwork of the trained one is fitted to it layer by layer on some training images. The means and variances of
@@ -378,7 +378,7 @@ def start_state(recipe: Recipe, train: Split, device: torch.device, note: Callab
         words += ", not fitted, as the images are read in a fixed order"
     words += "" if labelled else f"; the classifier is fresh, as it has {trained.classes:,} classes"
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    return Start(
+    return InheritedStart(
         state, {**trained.record, **asdict(inheritance), "images": fitted, "words": words}, trained.doubts(recipe)
     )
 
@@ -390,7 +390,7 @@ def _images_to_read(recipe: Recipe) -> int:
     return min(wanted, max(16, int(_MOST_BYTES / (channels * (data.image_size / data.crop_pct) ** 2))))
 
 
-def saved_start(folder: Path | None, recipe: Recipe, data: str, make: Callable[[], Start]) -> Start:
+def saved_start(folder: Path | None, recipe: Recipe, data: str, make: Callable[[], InheritedStart]) -> InheritedStart:
     """The start of a training, from its folder's file where that holds it, else made and written there.
 
     Args:
@@ -412,7 +412,7 @@ def saved_start(folder: Path | None, recipe: Recipe, data: str, make: Callable[[
     file = None if folder is None else folder / START
     saved = {} if file is None else _metadata(file)
     if file is not None and saved.get("identity") == identity:
-        return Start(load_file(file), dict(saved["record"]), tuple(saved["notes"]))
+        return InheritedStart(load_file(file), dict(saved["record"]), tuple(saved["notes"]))
     start = make()
     if folder is not None:
         metadata = {"identity": identity, "record": start.record, "notes": start.notes}
