@@ -91,6 +91,12 @@ class Budget:
     )
     threads: int = option(1, "Of the forwards that --latency is about: CPU threads.", metavar="N")
     latency_batch: int = option(1, "Of the forwards that --latency is about: images at a time.", metavar="N")
+    runtime: str = option(
+        "pytorch",
+        "What runs the forwards that are timed here, for --latency and at the end: pytorch, or an extra of bsszoo, "
+        "onnxruntime.",
+        metavar="NAME",
+    )
     latency_table: Any = option(
         None, "Milliseconds of each block, JSON or CSV; a code's latency is their sum.", metavar="FILE", display=False
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bsszoo.spaces.limits import LatencyTable
 
 
 def latency_table_command(
@@ -31,6 +34,9 @@ def latency_table_command(
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", help="CPU threads.", min=1)] = 1,
     batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.", min=1)] = 1,
+    runtime: Annotated[
+        str, typer.Option(metavar="NAME", help="What runs the blocks: pytorch, or an extra of bsszoo, onnxruntime.")
+    ] = "pytorch",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", show_default=False, help="Write the table here too.")
     ] = None,
@@ -46,6 +52,8 @@ def latency_table_command(
 
       bsszoo latency-table mobilenetv2 --flops 130M
 
+      bsszoo latency-table my.pth --runtime onnxruntime
+
       bsszoo latency-table pi.json
     """
     from dataclasses import replace
@@ -56,6 +64,7 @@ def latency_table_command(
     from bsszoo.compression.budget import parse_amount
     from bsszoo.compression.plan import budget_space
     from bsszoo.errors import SettingsError
+    from bsszoo.latency.runtimes import runtime_of
     from bsszoo.latency.table import kept_table
     from bsszoo.models.resolve import resolve
     from bsszoo.report.tables import latency_blocks
@@ -63,8 +72,12 @@ def latency_table_command(
     from bsszoo.spaces.space import Space
 
     if Path(network).suffix.lower() in (".json", ".csv"):
-        show(latency_blocks(LatencyTable.load(network)))
+        table = LatencyTable.load(network)
+        show(latency_blocks(table))
+        if measured := _measured(table):
+            say(measured)
         return
+    runtime_of(runtime)
     found = resolve(network)
     if found.detector is not None:
         raise SettingsError("Latencies of detectors are not measured; give the network alone that stands below it.")
@@ -81,7 +94,7 @@ def latency_table_command(
         bars.show("latency", done, total, unit="timings", words="")
 
     try:
-        table = kept_table(space, code, batch=batch, threads=threads, on_block=report, note=bars.say)
+        table = kept_table(space, code, batch=batch, threads=threads, on_block=report, note=bars.say, runtime=runtime)
     finally:
         bars.close()
     if out is not None:
@@ -90,3 +103,15 @@ def latency_table_command(
     show(latency_blocks(table))
     sizes = {"num_classes": space.num_classes, "in_chans": space.in_chans}
     say(f"By it {code} takes {table.of(code, **sizes):.4g} ms.")
+
+
+def _measured(table: LatencyTable) -> str:
+    """How a table was measured, as far as its file says so."""
+    from bsszoo.texts import one_line
+
+    notes = {key: one_line(str(value), 80) for key, value in table.notes.items()}
+    if "processor" not in notes:
+        return ""
+    name = notes.get("runtime", "pytorch")
+    version = notes.get("runtime_version", notes.get("torch", ""))
+    return f"{name} {version} on {notes['processor']}, threads: {notes.get('threads')}, batch: {notes.get('batch')}."

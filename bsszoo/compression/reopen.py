@@ -35,6 +35,7 @@ from bsszoo.errors import SettingsError, close_matches
 from bsszoo.evaluators.base import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.registry import BUILT_IN, built_in
 from bsszoo.files import plain_name
+from bsszoo.latency.runtimes import DEFAULT
 from bsszoo.report.page import render_page, write_page
 from bsszoo.search.insight import insight_of_rows
 from bsszoo.spaces.limits import Caps
@@ -277,6 +278,7 @@ def _compressed(study: Study, settings: Mapping[str, Any], folder: Path | None, 
         notes={} if folder is None else notes_in(folder),
         seconds=_span(study) if earlier is None else seconds_of(earlier),
         folder=folder,
+        runtime=one_line(str(settings.get("runtime", DEFAULT)), 40),
     )
     if folder is not None:
         with understood(folder / RESULT, result_aside(folder)):

@@ -91,7 +91,8 @@ class CompressResult(Result):
         name = "the uniformly rescaled network" if take.role == "uniform" else take.label
         timed = ""
         if take.latency_ms is not None and whole.latency_ms is not None:
-            timed = f" and {take.latency_ms:.3g} ms ({100 * take.latency_ms / whole.latency_ms:.0f}%)"
+            by = "" if self.runtime == "pytorch" else f" of {self.runtime}"
+            timed = f" and {take.latency_ms:.3g} ms{by} ({100 * take.latency_ms / whole.latency_ms:.0f}%)"
         text = (
             f"Take {name}: {format_interval(Interval(mean, mine.low, mine.high))}% with {human(take.cost.macs)} MACs "
             f"({100 * share:.0f}%){timed}, {abs(drop):.2f} points {'below' if drop >= 0 else 'above'} the network's "
@@ -184,6 +185,7 @@ def assemble(
     seconds: float = 0.0,
     versions: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    runtime: str = "pytorch",
 ) -> CompressResult:
     """The result of a run's search, for the run itself and for ``bsszoo report``.
 
@@ -202,6 +204,7 @@ def assemble(
         seconds: Duration of the run [s].
         versions: Versions of its dependencies.
         folder: The run's.
+        runtime: What its latencies are measured with.
 
     Raises:
         RunError: No trial has a score.
@@ -235,6 +238,7 @@ def assemble(
         training=training,
         head=plan.space.head,
         folder=folder,
+        runtime=runtime,
     )
 
 

@@ -66,6 +66,7 @@ from bsszoo.errors import RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest
 from bsszoo.evaluators.registry import INHERITED, Request, make_evaluator
 from bsszoo.files import plain_name
+from bsszoo.latency.runtimes import DEFAULT, runtime_of
 from bsszoo.models.resolve import Network, resolve, with_weights
 from bsszoo.options import REDUCTION, Budget, Options
 from bsszoo.report.figures import human
@@ -77,6 +78,7 @@ from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line, masked
 from bsszoo.study.workers import run_workers
+from bsszoo.texts import one_line
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -255,6 +257,7 @@ class Compression:
                 in_chans=space.in_chans,
                 batch=budget.latency_batch,
                 threads=budget.threads if modelled else 0,
+                runtime=budget.runtime,
             )
             networks = [
                 replace(row, latency_ms=latency.median_ms)
@@ -265,8 +268,21 @@ class Compression:
                 f"{f'{budget.latency_batch} images' if budget.latency_batch > 1 else ''}, {latencies[0].where}, the "
                 "networks taking turns."
             )
-            notes = [f"Latency: {how}", *prediction_error(networks, result.budget.latency_ms)]
+            notes = [f"Latency: {how}", *self._other_runtime(), *prediction_error(networks, result.budget.latency_ms)]
             return self._noted(run, replace(result, networks=tuple(networks)), "measure", notes)
+
+    def _other_runtime(self) -> list[str]:
+        """A note where the table that limited the run has another runtime's times than those measured here."""
+        model, runtime = self._prepared.plan.limits.latency, self.options.budget.runtime
+        if not isinstance(model, LatencyTable) or not model.notes:
+            return []
+        theirs = one_line(str(model.notes.get("runtime", DEFAULT)), 40)
+        if theirs == runtime:
+            return []
+        return [
+            f"{model.name} has the times of {theirs}, and those measured here are of {runtime}: --runtime {theirs} "
+            "measures these too."
+        ]
 
     def confirm(self, trainings: int | None = None) -> CompressResult:
         """Train the best code and controls again, and measure them on images that the search did not see.
@@ -364,6 +380,7 @@ class Compression:
         sharing = Sharing(options.search.storage, options.search.study, options.search.workers, options.search.grace)
         network = resolve(self.network)
         wanted = options.budget
+        runtime_of(wanted.runtime)
         given = wanted.latency_table, wanted.latency_model
         modelled = any(model is not None for model in given)
         if wanted.latency is not None:
@@ -473,6 +490,7 @@ class Compression:
             **({} if head is None else {"head": asdict(head)}),
             **({} if space is None else {"subnetworks": space.counted}),
             **({} if options.search.reduction == REDUCTION else {"reduction": options.search.reduction}),
+            **({} if wanted.runtime == DEFAULT else {"runtime": wanted.runtime}),
             **({} if limit is None else limit.settings),
         }
         return _Prepared(
@@ -525,6 +543,7 @@ class Compression:
             threads=budget.threads,
             on_block=report,
             note=lambda text: self._emit(Event("latency", text)),
+            runtime=budget.runtime,
         )
 
     def _finish(self, request: Request, evaluator: Evaluator) -> Finish | None:
@@ -626,11 +645,17 @@ class Compression:
             notes=notes_in(run.folder),
             training=training_facts(self._full_training, run.folder),
             seconds=run.seconds,
-            versions=_versions(),
+            versions=_versions() | self._runtime_version,
             folder=run.folder,
+            runtime=self.options.budget.runtime,
         )
         with understood(run.folder / RESULT, result_aside(run.folder)):
             return with_earlier(result, read_result(run.folder), prepared.plan)
+
+    @cached_property
+    def _runtime_version(self) -> dict[str, str]:
+        runtime = runtime_of(self.options.budget.runtime)
+        return {} if runtime.name == DEFAULT else {runtime.name: runtime.version}
 
     @cached_property
     def _full_training(self) -> FullTraining | None:

@@ -1,22 +1,19 @@
-"""How a network is run when its speed is measured: PyTorch as it is, compiled by PyTorch, or by onnxruntime.
-
-This module is also the program of a measuring process: it reads a task from stdin and writes the results.
-"""
+"""The program of a measuring process of ``bsszoo measure``: it reads a task from stdin and writes the results."""
 
 from __future__ import annotations
 
 import json
 import platform
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from bsszoo.errors import SettingsError
+from bsszoo.latency.runtimes import engine_of
 from bsszoo.latency.timer import time_forwards
 
-#: In the order of the table.
-ENGINES: Final = ("eager", "compile", "onnx")
 # Bytes of a unit of ``ru_maxrss``: kilobytes on Linux, bytes on macOS.
 _RSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 
@@ -25,32 +22,25 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
     """Measure one network on one engine in this process.
 
     Args:
-        task: ``code``, ``engine``, ``batch``, ``size`` [px], ``in_chans``, ``num_classes``, ``threads`` (0: torch's
-            default), ``device``, ``half``, ``seconds``, ``file`` (of the exported network).
+        task: ``code``, ``engine`` (a name of ``latency.runtimes``), ``batch``, ``size`` [px], ``in_chans``,
+            ``num_classes``, ``threads`` (0: torch's default), ``device``, ``half``, ``seconds``, ``file`` (of the
+            exported network).
 
     Returns:
         ``times`` of each forward [ms], ``warm_ms`` of the first one, compilation included, ``memory`` [bytes] that the
-        network and its forwards took at most, ``threads``, ``where``.
+        network and its forwards took at most, ``threads``, ``where``, and the runtime's ``version``.
     """
     import torch
 
-    from bsszoo.codes.code import Code
-    from bsszoo.models.build import build
-
     if task["threads"]:
         torch.set_num_threads(task["threads"])
-    device, dtype = torch.device(task["device"]), torch.float16 if task["half"] else torch.float32
+    runtime = engine_of(task["engine"])
+    device = torch.device(task["device"])
     gpu = device.type == "cuda"
-    torch.manual_seed(0)
-    if task["engine"] == "onnx":
-        import onnxruntime  # noqa: F401 - before memory is counted, as PyTorch is
+    import_module(runtime.module)  # before memory is counted, as PyTorch is
     before = _start_of_peak(torch, device)
-    images = torch.randn(task["batch"], task["in_chans"], task["size"], task["size"]).to(device, dtype)
-    if task["engine"] == "onnx":
-        forward = _onnx(task["file"], images)
-    else:
-        network: Any = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
-        forward = _ENGINES[task["engine"]](network.eval().to(device, dtype), images)
+    network, images = _network(task) if runtime.export is None else (task["file"], _images(task))
+    forward = runtime.load(network, images, torch.get_num_threads())
     (latency,) = time_forwards(
         [forward], device=device, seconds=task["seconds"], least=5, most=20_000, warm_up=11 if gpu else 3
     )
@@ -61,57 +51,39 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
         "memory": max(0, _peak(torch, device) - before),
         "threads": 0 if gpu else torch.get_num_threads(),
         "where": where,
+        "version": runtime.version,
     }
 
 
-def _eager(network: Any, images: Any) -> Callable[[], object]:
-    return lambda: network(images)
-
-
-def _compiled(network: Any, images: Any) -> Callable[[], object]:
-    import torch
-
-    compiled: Any = torch.compile(network, dynamic=False)
-    return lambda: compiled(images)
-
-
 def export_here(task: dict[str, Any]) -> dict[str, Any]:
-    """Write the network of a task as an ONNX file, for the processes that measure it."""
+    """Write the network of a task as a file of its engine's, for the processes that measure it."""
+    runtime = engine_of(task["engine"])
+    runtime.check()
+    if task["device"] != "cpu" or task["half"]:
+        raise RuntimeError(f"{runtime.name} is measured on the CPU in float32 only")
+    assert runtime.export is not None
+    Path(task["file"]).write_bytes(runtime.export(*_network(task)))
+    return {}
+
+
+def _network(task: dict[str, Any]) -> tuple[Any, Any]:
+    """The network in evaluation mode, and images for it."""
     import torch
 
     from bsszoo.codes.code import Code
     from bsszoo.models.build import build
 
-    if task["device"] != "cpu" or task["half"]:
-        raise RuntimeError("onnxruntime is measured on the CPU in float32 only")
     torch.manual_seed(0)
-    network: Any = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
-    images = torch.randn(task["batch"], task["in_chans"], task["size"], task["size"])
-    torch.onnx.export(
-        network.eval(),
-        (images,),
-        task["file"],
-        dynamo=True,
-        verbose=False,
-        external_data=False,
-        input_names=["images"],
-        output_names=["logits"],
-    )
-    return {}
+    images = _images(task)
+    network = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
+    return network.eval().to(images.device, images.dtype), images
 
 
-def _onnx(file: str, images: Any) -> Callable[[], object]:
-    import onnxruntime
+def _images(task: dict[str, Any]) -> Any:
     import torch
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    inputs = {"images": images.numpy()}
-    return lambda: session.run(["logits"], inputs)
-
-
-_ENGINES: Final[dict[str, Callable[[Any, Any], Callable[[], object]]]] = {"eager": _eager, "compile": _compiled}
+    images = torch.randn(task["batch"], task["in_chans"], task["size"], task["size"])
+    return images.to(task["device"], torch.float16 if task["half"] else torch.float32)
 
 
 def _start_of_peak(torch: Any, device: Any) -> int:
@@ -157,7 +129,9 @@ def main() -> None:
     """Measure what stdin asks for; the last line of stdout is the result."""
     task = json.loads(sys.stdin.read())
     try:
-        result = export_here(task) if task["engine"] == "export" else measure_here(task)
+        result = export_here(task) if task["export"] else measure_here(task)
+    except SettingsError as error:
+        result = {"error": str(error)}
     except Exception as error:  # the table says why this engine has no figure
         result = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]}
     sys.stdout.write("\n" + json.dumps(result) + "\n")

@@ -21,10 +21,12 @@ from typing import Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, check_arguments, checked_size, code_cost
 from bsszoo.errors import RunError, SettingsError, formatted
-from bsszoo.latency.engines import ENGINES
+from bsszoo.latency.runtimes import engine_of
 
 #: Processes from which on an interval says something: of two or three it may reach from 1 ms to 2 s.
 LEAST_PROCESSES: Final = 4
+#: The engines where none are chosen.
+DEFAULT: Final = ("eager", "compile", "onnx")
 _TIMEOUT: Final = 1800.0
 
 
@@ -101,7 +103,7 @@ class Measured:
 def measure(
     networks: Sequence[tuple[str, Code]],
     *,
-    engines: Sequence[str] = ENGINES,
+    engines: Sequence[str] = DEFAULT,
     batch: int = 1,
     image_size: int | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
@@ -116,7 +118,8 @@ def measure(
 
     Args:
         networks: Names for the table, with their codes.
-        engines: Of ``eager``, ``compile`` (torch.compile) and ``onnx`` (onnxruntime, on the CPU in float32).
+        engines: Of ``eager`` (PyTorch), ``compile`` (torch.compile), and on the CPU in float32 ``onnx`` (onnxruntime);
+            ``pytorch`` and ``onnxruntime`` are names of theirs too.
         batch: Images at a time.
         image_size: Side of the input [px]; each network's by default.
         sizes: Outputs of the classifier and channels of the input of each network by its name; 1000 and 3 by default.
@@ -157,10 +160,12 @@ def measure(
                     "device": device,
                     "half": half,
                     "seconds": seconds,
-                    "file": f"{scratch}/{index}.onnx",
+                    "file": f"{scratch}/{index}",
+                    "export": False,
                 }
                 # The exporter needs more memory than what it writes: it runs once, in a separate process.
-                failed = _process({**task, "engine": "export"}) if engine == "onnx" and turn == 0 else {}
+                exported = engine_of(engine).export is not None and turn == 0
+                failed = _process({**task, "export": True}) if exported else {}
                 runs[index].append(failed if "error" in failed else _process(task))
     rows = []
     for (name, code, engine), of_pair in zip(pairs, runs, strict=True):
@@ -169,7 +174,13 @@ def measure(
     good = [one for of_pair in runs for one in of_pair if "error" not in one]
     if not good:
         raise RunError(f"Nothing could be measured. {rows[0].engine}: {rows[0].error}")
-    return Measured(tuple(rows), good[0]["where"], good[0]["threads"], batch, image_size, half, processes, _versions())
+    versions = _versions() | {
+        engine_of(engine).name: one["version"]
+        for (_, _, engine), of_pair in zip(pairs, runs, strict=True)
+        for one in of_pair
+        if "error" not in one and engine_of(engine).export is not None
+    }
+    return Measured(tuple(rows), good[0]["where"], good[0]["threads"], batch, image_size, half, processes, versions)
 
 
 def _row(
@@ -247,12 +258,9 @@ def _process(task: dict[str, Any]) -> dict[str, Any]:
 
 def _check(engines: Sequence[str], batch: int, threads: int, processes: int, seconds: float) -> None:
     for engine in engines:
-        if engine not in ENGINES:
-            raise SettingsError(
-                f"--engines is {formatted(engine)}; it takes some of {', '.join(ENGINES)}, with commas."
-            )
+        engine_of(engine)
     if not engines:
-        raise SettingsError(f"--engines names none; it takes some of {', '.join(ENGINES)}, with commas.")
+        raise SettingsError(f"--engines names none; it takes some such as {','.join(DEFAULT)}.")
     for name, value, least in (("--batch", batch, 1), ("--threads", threads, 0), ("--processes", processes, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise SettingsError(f"{name} is {formatted(value)}; it takes an integer from {least}.")
@@ -262,12 +270,12 @@ def _check(engines: Sequence[str], batch: int, threads: int, processes: int, sec
 
 def _versions() -> dict[str, str]:
     import platform
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import version
 
-    versions = {"python": platform.python_version()}
-    for name in ("bsszoo", "torch", "timm", "onnxruntime"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    from bsszoo.version import __version__
+
+    return {
+        "python": platform.python_version(),
+        "bsszoo": __version__,
+        **{name: version(name) for name in ("torch", "timm")},
+    }

@@ -3,6 +3,10 @@
 Of a space of many blocks some are timed, and a line through them gives the others' times: within a kind of block at a
 place in the network, time is about linear in the channels, in what the channels of each pair of layers multiply to, and
 a constant, each factor 0 or more.
+
+Runtimes other than PyTorch take channels in vectors, rearrange what goes into and out of a block that stands alone, and
+a call of theirs costs as much as a block. So a line counts channels in whole vectors too, a call's time is taken off,
+and times of whole networks correct the blocks of each kind and place.
 """
 
 from __future__ import annotations
@@ -11,8 +15,7 @@ import hashlib
 import json
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +25,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import block_cost
+from bsszoo.codes.cost import block_cost, code_cost
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block, Placement
+from bsszoo.errors import SettingsError
 from bsszoo.files import cache_folder, write_whole
+from bsszoo.latency.runtimes import DEFAULT, Runtime, runtime_of
 from bsszoo.latency.timer import cpu_threads, time_forwards
 from bsszoo.models.build import build
 from bsszoo.spaces.chain import BlockShape, block_shapes, space_shapes
@@ -36,14 +41,22 @@ from bsszoo.spaces.space import Space, uniform_codes, uniform_subnetworks
 MOST_TIMED: Final = 300
 #: Of a space of more, about so many are timed, and at least so many of each kind and place.
 TIMED: Final = (300, 12)
+#: The same of a runtime that networks are exported to: their blocks' times are less even, and shorter.
+TIMED_EXPORTED: Final = (600, 24)
 #: How long a block's forwards are repeated [s], in a table that is kept.
 SECONDS_EACH = 0.05
 # Turns in which all blocks are timed: a slow spell of the machine then affects none in all of them.
 _TURNS = 4
-# Of timing whole networks.
-_SECONDS = 4.0
+# Of timing whole networks, and of a runtime that they are exported to.
+_SECONDS, _SECONDS_EXPORTED = 4.0, 10.0
 # Networks from which three figures are fitted to their times.
 _LEAST_NETWORKS = 8
+# Networks of the space at random that figures are fitted to, and of a runtime that they are exported to.
+_NETWORKS, _NETWORKS_EXPORTED = 16, 64
+# Parameters of exported blocks, or of exported networks, that are in memory together; a runtime holds some copies.
+_MOST_PARAMS = 100_000_000
+# Channels of a vector, and of the least part of one that runtimes count in.
+_VECTOR, _PART = 16, 4
 _MILLION = 1e6
 
 
@@ -55,10 +68,11 @@ def measure_latency_table(
     batch: int = 1,
     threads: int = 0,
     seconds_each: float = SECONDS_EACH,
-    networks: int = 16,
+    networks: int | None = None,
     on_block: Callable[[int, int], None] | None = None,
+    runtime: str = DEFAULT,
 ) -> LatencyTable:
-    """Time every distinct block of a space: eager float32 forwards of one batch, random weights, the least of several.
+    """Time every distinct block of a space: float32 forwards of one batch, random weights, the least of several.
 
     Each block is built from the same description as the networks. A block that is run alone finds its weights in the
     cache, so the sum is too small: some whole networks are timed as well, and a factor, a time for each weight and one
@@ -73,9 +87,15 @@ def measure_latency_table(
         batch: Images at a time.
         threads: CPU threads; 0 leaves PyTorch's.
         seconds_each: How long to repeat each block, at least three times; 600 blocks take half a minute and more.
-        networks: Networks to fit these figures to, so many of ``codes`` and of the space's at random (where there are
-            codes, of spaces of subnetworks only); 0 leaves the blocks' times as they are.
-        on_block: Called with the timings done and all timings, after each; every block is timed in four turns.
+        networks: Networks to fit these figures to, up to 16 of ``codes`` and so many of the space's at random (where
+            there are codes, of spaces of subnetworks only); by default 16, of another runtime than PyTorch 64. 0 leaves
+            the blocks' times as they are.
+        on_block: Called with the steps done and all steps, after each; every block is timed in four turns, and exported
+            where the runtime takes a file, as the networks are.
+        runtime: How blocks are run: ``pytorch`` (eager forwards), or on the CPU ``onnxruntime``.
+
+    Raises:
+        SettingsError: There is no such runtime, it is not installed, or not for this device.
 
     Example:
         >>> from dataclasses import replace
@@ -85,20 +105,44 @@ def measure_latency_table(
         >>> len(table), table.of(space.smallest) > 0
         (8, True)
     """
+    chosen = runtime_of(runtime)
+    exported = chosen.export is not None
+    if exported and torch.device(device).type != "cpu":
+        raise SettingsError(f"{chosen.name} is measured on the CPU, not on {device}.")
     sizes: dict[str, Any] = {"num_classes": space.num_classes, "in_chans": space.in_chans}
     shapes = sorted({*space_shapes(space), *(shape for code in codes for shape in block_shapes(code, **sizes))})
-    timed = shapes if len(shapes) <= MOST_TIMED else _some(shapes)
+    timed = shapes if len(shapes) <= MOST_TIMED else _some(shapes, TIMED_EXPORTED if exported else TIMED)
+    if networks is None:
+        networks = _NETWORKS_EXPORTED if exported else _NETWORKS
+    some: list[Code] = []
+    if networks:
+        first = min(networks, _NETWORKS)
+        some = list(codes[:: max(1, len(codes) // first)][:first])
+        if space.base is not None or not codes:
+            # A grid's own may be many times as large as what is searched on it.
+            some += [space.code(row) for row in space.sample(networks, 0)]
+    if exported:
+        some = _in_memory(some, sizes)
+    steps = _Steps(on_block, _TURNS * len(timed) + exported * (len(timed) + len(some)))
     with cpu_threads(threads):
-        table = _measured(timed, space.family, device, batch, seconds_each, on_block)
+        table = _measured(timed, space.family, device, batch, seconds_each, steps, chosen)
         if len(timed) < len(shapes):
-            table = _extended(table, timed, shapes)
-        if networks:
-            some = list(codes[:: max(1, len(codes) // networks)][:networks])
-            if space.base is not None or not codes:
-                # A grid's own may be many times as large as what is searched on it.
-                some += [space.code(row) for row in space.sample(networks, 0)]
-            table = _in_networks(table, space, some, sizes, device, batch)
+            table = _extended(table, timed, shapes, vectors=exported)
+        if some:
+            table = _in_networks(table, space, some, sizes, device, batch, steps, chosen)
     return table
+
+
+class _Steps:
+    """Counts what is done for ``on_block``."""
+
+    def __init__(self, on_block: Callable[[int, int], None] | None, total: int) -> None:
+        self._on_block, self._total, self._done = on_block, total, 0
+
+    def one(self) -> None:
+        self._done += 1
+        if self._on_block is not None:
+            self._on_block(self._done, self._total)
 
 
 def kept_table(
@@ -110,25 +154,32 @@ def kept_table(
     batch: int = 1,
     threads: int = 1,
     on_block: Callable[[int, int], None] | None = None,
+    runtime: str = DEFAULT,
 ) -> LatencyTable:
     """A table of this machine's CPU: from a file that an earlier call wrote, or measured now and kept.
 
     Files are in ``bsszoo/latency`` of the user's cache (``XDG_CACHE_HOME``, by default ``~/.cache``), each named after
-    a fingerprint of the space, the codes, batch, threads, the processor and PyTorch's version.
+    a fingerprint of the space, the codes, batch, threads, the processor, the runtime, and its and PyTorch's version.
 
     Args:
-        space, batch, threads, on_block: As ``measure_latency_table``.
+        space, batch, threads, on_block, runtime: As ``measure_latency_table``.
         reference: The network that is compressed; the table holds its uniformly narrower ones' blocks too.
         saved: A copy elsewhere, such as a run's; it is taken where it is of the same fingerprint.
         note: Called with where the table is from.
+
+    Raises:
+        SettingsError: There is no such runtime, or it is not installed.
     """
     from importlib.metadata import version
 
     from bsszoo.latency.engines import processor
 
     codes = uniform_codes(reference) if space.base is None else uniform_subnetworks(space)
+    chosen = runtime_of(runtime)
     where = {"processor": processor(), "machine": platform.machine(), "torch": version("torch")}
     about = {**where, "batch": batch, "threads": threads, "way": 2}
+    if chosen.name != DEFAULT:
+        about |= {"runtime": chosen.name, "runtime_version": chosen.version}
     text = json.dumps([about, repr(space), [str(code) for code in codes]])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     cache = cache_folder() / "latency"
@@ -139,9 +190,10 @@ def kept_table(
             return LatencyTable.load(path)
     threads_word = "1 thread" if threads == 1 else f"{threads} threads"
     title = family_of(space.family).title
-    note(f"Latencies: timing blocks of {title} networks on {where['processor']}, {threads_word} ...")
+    how = "" if chosen.name == DEFAULT else f" with {chosen.label}"
+    note(f"Latencies: timing blocks of {title} networks{how} on {where['processor']}, {threads_word} ...")
     table = measure_latency_table(
-        space, codes=codes, batch=batch, threads=threads, seconds_each=SECONDS_EACH, on_block=on_block
+        space, codes=codes, batch=batch, threads=threads, seconds_each=SECONDS_EACH, on_block=on_block, runtime=runtime
     )
     cache.mkdir(parents=True, exist_ok=True)
     write_whole(file, table.text(fingerprint=fingerprint, **about))
@@ -158,10 +210,10 @@ def _notes_of(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _some(shapes: Sequence[BlockShape]) -> list[BlockShape]:
+def _some(shapes: Sequence[BlockShape], number: tuple[int, int] = TIMED) -> list[BlockShape]:
     """Some blocks of each kind and place, the extreme ones and others as far from them as there are."""
     groups = _groups(shapes)
-    each = max(TIMED[1], TIMED[0] // len(groups))
+    each = max(number[1], number[0] // len(groups))
     chosen = []
     for group in groups.values():
         points = np.log([[s.in_width, s.mid_width + 1, s.out_width] for s in group])
@@ -185,19 +237,53 @@ def _groups(shapes: Sequence[BlockShape]) -> dict[tuple[object, ...], list[Block
     return groups
 
 
-def _extended(table: LatencyTable, timed: Sequence[BlockShape], shapes: Sequence[BlockShape]) -> LatencyTable:
-    """All blocks' times by lines through those that were timed."""
+def _extended(
+    table: LatencyTable, timed: Sequence[BlockShape], shapes: Sequence[BlockShape], *, vectors: bool = False
+) -> LatencyTable:
+    """All blocks' times by lines through those that were timed.
+
+    With ``vectors`` the lines count channels in whole vectors as well, and times that were measured stay: they are less
+    even than any line.
+    """
     from scipy.optimize import nnls
 
+    terms = _vector_terms if vectors else _terms
     known = _groups(timed)
     times: dict[BlockShape | str, float] = {}
     for key, group in _groups(shapes).items():
         ms = np.array([table.milliseconds(shape) for shape in known[key]])
-        scale = _terms(group).max(0)
+        scale = terms(group).max(0)
         # Each error counts as a share of the time.
-        weights, _ = nnls(_terms(known[key]) / scale / ms[:, None], np.ones(len(ms)))
-        times |= dict(zip(group, np.maximum(_terms(group) / scale @ weights, ms.min() / 2).tolist(), strict=True))
+        weights, _ = nnls(terms(known[key]) / scale / ms[:, None], np.ones(len(ms)))
+        times |= dict(zip(group, np.maximum(terms(group) / scale @ weights, ms.min() / 2).tolist(), strict=True))
+    if vectors:
+        times |= {shape: table.milliseconds(shape) for shape in timed}
     return LatencyTable(times, name=table.name)
+
+
+def _vector_terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
+    """``_terms``, those of widths in whole vectors, and what channels cost that fill no part of one [n, terms]."""
+
+    def whole(width: int) -> int:
+        return -(-width // _VECTOR) * _VECTOR
+
+    padded = [
+        s._replace(in_width=whole(s.in_width), mid_width=whole(s.mid_width), out_width=whole(s.out_width))
+        for s in shapes
+    ]
+    widths = np.array([[s.in_width, s.mid_width, s.out_width] for s in shapes], dtype=np.float64)
+    before, middle, after = (widths * (widths % _PART > 0)).T
+    uneven = [
+        *(column > 0 for column in (before, middle, after)),
+        before,
+        middle,
+        after,
+        before * widths[:, 1],
+        middle * widths[:, 0],
+        middle * widths[:, 2],
+        after * widths[:, 1],
+    ]
+    return np.concatenate([_terms(shapes), _terms(padded)[:, 1:7], np.stack(uneven, axis=1) + 1e-9], axis=1)
 
 
 def _terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
@@ -216,22 +302,65 @@ def _measured(
     device: str,
     batch: int,
     seconds_each: float,
-    on_block: Callable[[int, int], None] | None,
+    steps: _Steps,
+    runtime: Runtime,
 ) -> LatencyTable:
     times: dict[BlockShape | str, float] = {}
-    for turn in range(_TURNS):
-        for done, shape in enumerate(shapes):
-            module = build_block(shape, family).eval().to(device)
-            image = torch.randn(batch, *block_input(shape), device=device)
-            ms = _least_ms(partial(module, image), device, seconds_each / _TURNS)
-            times[shape] = min(ms, times.get(shape, ms))
-            if on_block is not None:
-                on_block(turn * len(shapes) + done + 1, _TURNS * len(shapes))
+    threads = torch.get_num_threads()
+    for part in [shapes] if runtime.export is None else _parts(shapes, family):
+        forwards: dict[BlockShape, Callable[[], object]] = {}
+        if runtime.export is not None:
+            for shape in part:
+                images = torch.randn(batch, *block_input(shape))
+                forwards[shape] = runtime.forward(build_block(shape, family).eval(), images)
+                steps.one()
+        for _ in range(_TURNS):
+            for shape in part:
+                forward = forwards.get(shape)
+                if forward is None:
+                    module = build_block(shape, family).eval().to(device)
+                    forward = runtime.load(module, torch.randn(batch, *block_input(shape), device=device), threads)
+                ms = _least_ms(forward, device, seconds_each / _TURNS)
+                times[shape] = min(ms, times.get(shape, ms))
+                steps.one()
+    if runtime.export is not None:
+        # What a call costs whatever it computes; a block costs something all the same.
+        empty = runtime.forward(nn.Identity().eval(), torch.randn(batch, *block_input(shapes[0])))
+        call = min(_least_ms(empty, device, seconds_each / _TURNS) for _ in range(_TURNS))
+        times = {shape: max(ms - call, ms / 20) for shape, ms in times.items()}
     return LatencyTable(times, name=f"table measured on {device}")
 
 
+def _parts(shapes: Sequence[BlockShape], family: str) -> Iterator[list[BlockShape]]:
+    """Blocks that are in memory together."""
+    part: list[BlockShape] = []
+    params = 0
+    for shape in shapes:
+        own = _weights(shape, family)
+        if part and params + own > _MOST_PARAMS:
+            yield part
+            part, params = [], 0
+        part.append(shape)
+        params += own
+    yield part
+
+
+def _in_memory(codes: Sequence[Code], sizes: dict[str, Any]) -> list[Code]:
+    """As many of these networks, evenly from all, as are in memory together when they are exported."""
+    params = sum(code_cost(code, **sizes).params for code in codes)
+    every = max(1, -(-params // _MOST_PARAMS))
+    return list(codes[:: min(every, max(1, len(codes) // _LEAST_NETWORKS))])
+
+
 def _in_networks(
-    table: LatencyTable, space: Space, codes: Sequence[Code], sizes: dict[str, Any], device: str, batch: int
+    table: LatencyTable,
+    space: Space,
+    codes: Sequence[Code],
+    sizes: dict[str, Any],
+    device: str,
+    batch: int,
+    steps: _Steps,
+    runtime: Runtime,
 ) -> LatencyTable:
     """The table whose sums are whole networks' times: each block's alone times a factor, and a time for each weight.
 
@@ -241,13 +370,20 @@ def _in_networks(
     """
     from scipy.optimize import lsq_linear
 
-    image = torch.randn(batch, sizes["in_chans"], codes[0].image_size, codes[0].image_size, device=device)
-    forwards = [partial(build(code, **sizes).eval().to(device), image) for code in codes]
-    times = time_forwards(forwards, device=device, seconds=_SECONDS, least=5, most=100)
+    exported = runtime.export is not None
+    images = torch.randn(batch, sizes["in_chans"], codes[0].image_size, codes[0].image_size, device=device)
+    forwards = []
+    for code in codes:
+        forwards.append(runtime.forward(build(code, **sizes).eval().to(device), images))
+        if exported:
+            steps.one()
+    seconds, most = (_SECONDS_EXPORTED, 400) if exported else (_SECONDS, 100)
+    times = time_forwards(forwards, device=device, seconds=seconds, least=5, most=most)
     weights = {shape: _weights(shape, space.family) for shape in table.shapes}
+    blocks = [block_shapes(code, **sizes) for code in codes]
     rows = [
-        [table.of(code, **sizes), sum(weights[shape] for shape in block_shapes(code, **sizes)) / _MILLION, 1.0]
-        for code in codes
+        [table.of(code, **sizes), sum(weights[shape] for shape in own) / _MILLION, 1.0]
+        for code, own in zip(codes, blocks, strict=True)
     ]
     measured = np.array([latency.median_ms for latency in times])
     factor, of_weights, beside = float(np.median(measured / np.array(rows)[:, 0])), 0.0, 0.0
@@ -256,12 +392,41 @@ def _in_networks(
         least = np.array([factor / 2, 0.0, 0.0])
         shares = np.array(rows) / measured[:, None]
         factor, of_weights, beside = lsq_linear(shares, np.ones(len(codes)), bounds=(least, np.inf)).x.tolist()
+    fitted: dict[BlockShape | str, float] = {
+        shape: factor * table.milliseconds(shape)
+        + of_weights * weights[shape] / _MILLION
+        + (beside if shape.kind == "stem" else 0.0)
+        for shape in table.shapes
+    }
+    table = LatencyTable(fitted, name=table.name)
+    return _by_place(table, blocks, measured) if exported and len(codes) >= _LEAST_NETWORKS else table
+
+
+def _by_place(
+    table: LatencyTable, networks: Sequence[Sequence[BlockShape]], measured: NDArray[np.float64]
+) -> LatencyTable:
+    """The table with a factor and a time for the blocks of each kind and place, fitted to networks' times [ms].
+
+    Ridge regression on the relative errors: that of a network is taken to be as large as what one factor or time
+    changes at most, so that few networks change little.
+    """
+    groups = list(_groups(table.shapes).values())
+    number = {shape: i for i, group in enumerate(groups) for shape in group}
+    parts = np.zeros((len(networks), 2 * len(groups)))
+    for row, shapes in zip(parts, networks, strict=True):
+        for shape in shapes:
+            row[number[shape]] += table.milliseconds(shape)
+            row[len(groups) + number[shape]] += 1
+    sums = parts[:, : len(groups)].sum(1)
+    scale = np.maximum(parts.max(0), 1e-9) / np.median(measured)
+    shares = parts / scale / measured[:, None]
+    found = np.linalg.solve(shares.T @ shares + np.eye(shares.shape[1]), shares.T @ (1 - sums / measured)) / scale
+    factors, added = found[: len(groups)], found[len(groups) :]
     return LatencyTable(
         {
-            shape: factor * table.milliseconds(shape)
-            + of_weights * weights[shape] / _MILLION
-            + (beside if shape.kind == "stem" else 0.0)
-            for shape in table.shapes
+            shape: max((1 + factors[i]) * ms + added[i], ms / 4)
+            for shape, i in number.items()
+            for ms in [table.milliseconds(shape)]
         },
         name=table.name,
     )

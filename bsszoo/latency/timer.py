@@ -6,11 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bsszoo.codes.code import Code
+from bsszoo.latency.runtimes import DEFAULT, runtime_of
 
 if TYPE_CHECKING:
     import torch
@@ -110,8 +110,9 @@ def measure_latencies(
     threads: int = 0,
     rounds: int = 15,
     budget_s: float = 20.0,
+    runtime: str = DEFAULT,
 ) -> tuple[Latency, ...]:
-    """Time eager float32 forwards at each code's input size on the CPU, random weights.
+    """Time float32 forwards at each code's input size on the CPU, random weights, eager or of another runtime.
 
     The networks take turns, so that a machine that slows down slows them all: compare them with each other, and with
     other runs only on a quiet machine.
@@ -123,17 +124,25 @@ def measure_latencies(
         threads: CPU threads; 0 leaves PyTorch's.
         rounds: Timed forwards of each; fewer, but at least 3, when all would take longer than ``budget_s`` together.
         budget_s: Seconds the timed forwards may take.
+        runtime: Such as ``onnxruntime``, to which the networks are exported.
+
+    Raises:
+        SettingsError: There is no such runtime, or it is not installed.
     """
     import torch
 
     from bsszoo.models.build import build
 
-    forwards = [
-        partial(
-            build(code, num_classes=num_classes, in_chans=in_chans).eval(),
-            torch.randn(batch, in_chans, code.image_size, code.image_size),
-        )
-        for code in codes
-    ]
+    chosen = runtime_of(runtime)
     with cpu_threads(threads):
-        return time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds)
+        forwards = [
+            chosen.forward(
+                build(code, num_classes=num_classes, in_chans=in_chans).eval(),
+                torch.randn(batch, in_chans, code.image_size, code.image_size),
+            )
+            for code in codes
+        ]
+        timed = time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds)
+    if chosen.export is None:
+        return timed
+    return tuple(replace(latency, where=f"{chosen.label}, {latency.where}") for latency in timed)

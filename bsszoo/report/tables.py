@@ -222,13 +222,11 @@ def result_table(result: Result) -> Group:
         )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
     parts.append(_prose(counted_at(row.code.image_size for row in result.networks)))
-    if limited:
-        parts.append(
-            _prose(
-                "Limited [ms]: what is predicted, to which the limit applies."
-                + (" Latency: measured." if timed else "")
-            )
-        )
+    about = ["Limited [ms]: what is predicted, to which the limit applies."] if limited else []
+    if timed and (limited or result.runtime != "pytorch"):
+        about.append(f"Latency: measured{'' if result.runtime == 'pytorch' else f' with {result.runtime}'}.")
+    if about:
+        parts.append(_prose(" ".join(about)))
     parts.append(_prose(f"Score ({result.evaluator.name}): {result.evaluator.measures}"))
     if result.evaluator.caution:
         parts.append(_prose(result.evaluator.caution, style="yellow"))

@@ -79,7 +79,7 @@ class TrialRow:
 class NetworkRow:
     """One network of the closing table: a control (``original``, ``uniform``) or a code of the search.
 
-    ``latency_ms`` is the median time of one forward of one image on the machine of the run [ms], None when it was
+    ``latency_ms`` is the median time of one forward on the machine of the run [ms], None when it was
     not measured; ``predicted_ms`` the prediction of the limit's latency model [ms], None without one; ``score`` None
     when the network was not evaluated.
     """
@@ -250,7 +250,7 @@ class Result:
 
     ``caps`` are the limits beside the budget in words, ``notes`` the run's messages (a cap dropped, a trial failed),
     ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid,
-    ``head`` the detector's head on the codes of a detector's search.
+    ``head`` the detector's head on the codes of a detector's search, ``runtime`` what latencies were measured with.
     """
 
     family: str
@@ -270,6 +270,7 @@ class Result:
     finished: Finished | None = None
     training: TrainingFacts | None = None
     head: DetectorHead | None = None
+    runtime: str = "pytorch"
 
     def name_of(self, code: Code) -> str:
         """The text by which the network of a code is built: the code's, or that of the detector on it."""
@@ -317,6 +318,7 @@ class Result:
             "finished": None if self.finished is None else self.finished.to_dict(),
             "training": None if self.training is None else asdict(self.training),
             "seconds": round(self.seconds, 3),
+            "runtime": self.runtime,
             "versions": dict(self.versions),
         }
 

@@ -13,7 +13,16 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from bsszoo.codes import FAMILIES, Code, code_cost
-from bsszoo.latency.table import _extended, _some, block_input, build_block, kept_table, measure_latency_table
+from bsszoo.latency.runtimes import RUNTIMES, runtime_of
+from bsszoo.latency.table import (
+    _by_place,
+    _extended,
+    _some,
+    block_input,
+    build_block,
+    kept_table,
+    measure_latency_table,
+)
 from bsszoo.latency.timer import measure_latencies
 from bsszoo.search import LatencyTable
 from bsszoo.spaces import Space
@@ -106,6 +115,74 @@ def test_times_that_are_sums_of_products_of_channels_are_found_from_some_blocks(
     assert len(some) < len(shapes) / 2
     table = _extended(LatencyTable({s: ms(s) for s in some}), some, shapes)
     assert [table.nanoseconds(s) / 1e6 for s in shapes] == pytest.approx([ms(s) for s in shapes], rel=1e-3)
+
+
+def test_times_that_go_by_whole_vectors_are_found_from_some_blocks_and_measured_ones_stay():
+    shapes = space_shapes(Space.subnetworks(NARROW, num_classes=10, divisor=1))
+
+    def ms(s):
+        a, m, b = (-(-width // 16) for width in (s.in_width, s.mid_width, s.out_width))
+        return 0.01 + 1e-2 * (a * m + m * b) / s.stride**2 + (2e-3 * s.mid_width if s.mid_width % 4 else 0.0)
+
+    some = _some(shapes, (600, 24))
+    odd = {some[0]: 3 * ms(some[0])}
+    table = _extended(LatencyTable({s: ms(s) for s in some} | odd), some, shapes, vectors=True)
+    assert table.milliseconds(some[0]) == pytest.approx(odd[some[0]], rel=1e-4)
+    errors = [abs(table.milliseconds(s) / ms(s) - 1) for s in shapes]
+    assert np.median(errors) < 0.01
+    assert np.quantile(errors, 0.95) < 0.1
+    by_lines = _extended(LatencyTable({s: ms(s) for s in some}), some, shapes)
+    assert np.median([abs(by_lines.milliseconds(s) / ms(s) - 1) for s in shapes]) > 0.05
+
+
+def test_networks_times_correct_the_blocks_of_each_place():
+    space = Space.subnetworks(NARROW, num_classes=10)
+    sizes = {"num_classes": 10}
+    shapes = space_shapes(space)
+    table = LatencyTable({s: 0.1 + 1e-3 * s.mid_width for s in shapes})
+    # In a network, blocks at 8 px take twice as long as alone, and each with a stride 0.05 ms less.
+    truth = LatencyTable(
+        {s: (2 if s.size == 8 else 1) * table.milliseconds(s) - 0.05 * (s.stride == 2) for s in shapes}
+    )
+    fitted, others = ([space.code(row) for row in space.sample(64, seed)] for seed in (0, 1))
+    measured = np.array([truth.of(code, **sizes) for code in fitted])
+    corrected = _by_place(table, [block_shapes(code, **sizes) for code in fitted], measured)
+
+    def error(one):
+        return np.median([abs(one.of(code, **sizes) / truth.of(code, **sizes) - 1) for code in others])
+
+    assert error(table) > 0.1
+    assert error(corrected) < 0.02
+    assert all(corrected.milliseconds(s) > 0 for s in shapes)
+
+
+@pytest.mark.parametrize("runtime", [name for name, one in RUNTIMES.items() if one.export is not None])
+def test_a_table_of_a_runtime_is_another_than_pytorch_s(runtime, tmp_path, monkeypatch):
+    pytest.importorskip(RUNTIMES[runtime].module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, value in {
+        "SECONDS_EACH": 0.0,
+        "_SECONDS": 0.0,
+        "_SECONDS_EXPORTED": 0.0,
+        "_NETWORKS_EXPORTED": 8,
+    }.items():
+        monkeypatch.setattr(f"bsszoo.latency.table.{name}", value)
+    code = Code.parse("resnet18_c8-8-16-16_l1-1-1-2_px32")
+    space = Space.subnetworks(code, num_classes=10)
+    steps, notes = [], []
+    how = {"on_block": lambda *step: steps.append(step), "note": notes.append}
+    table = kept_table(space, code, runtime=runtime, **how)
+    assert table.missing(space) == []
+    assert runtime_of(runtime).label in notes[0]
+    assert (table.notes["runtime"], table.notes["runtime_version"]) == (runtime, runtime_of(runtime).version)
+    total = steps[-1][1]
+    assert steps == [(i + 1, total) for i in range(total)]
+    steps.clear()
+    kept_table(space, code, runtime=runtime, **how)
+    assert not steps
+    kept_table(space, code, **how)
+    assert steps
+    assert len(list((tmp_path / "bsszoo" / "latency").iterdir())) == 2
 
 
 def test_a_table_is_measured_once_and_kept(tmp_path, monkeypatch):

@@ -1,0 +1,147 @@
+"""The runtimes that forwards are timed with: one registry for ``compress``, ``latency-table`` and ``measure``.
+
+A runtime is imported when it is used: what is not installed is missed only where it was asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+from bsszoo.errors import SettingsError, formatted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+#: One forward, whose time is taken.
+Forward = Callable[[], object]
+
+_INPUT, _OUTPUT = "images", "logits"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a network is run.
+
+    Args:
+        name: As ``--runtime`` takes it.
+        load: Makes the forward of what ``export`` returned (or of a file with it), or of the module itself, on images
+            [n, c, h, w] and a number of CPU threads.
+        export: The module's network as a file's bytes, for the shape of these images; None where the module is run.
+        module: What is imported for it.
+        extra: bsszoo's extra that installs it; None for what is always there.
+        tables: Whether the blocks of a table can be timed with it.
+    """
+
+    name: str
+    load: Callable[[Any, torch.Tensor, int], Forward]
+    export: Callable[[nn.Module, torch.Tensor], bytes] | None = None
+    module: str = "torch"
+    extra: str | None = None
+    tables: bool = True
+
+    def check(self) -> None:
+        """A ``SettingsError`` with what to install unless it is installed."""
+        if find_spec(self.module) is None:
+            raise SettingsError(
+                f"The runtime {self.name} is not installed; it is one of bsszoo's extras: "
+                f'pip install "bsszoo[{self.extra}]".'
+            )
+
+    @property
+    def version(self) -> str:
+        """The runtime's version."""
+        return str(import_module(self.module).__version__)
+
+    @property
+    def label(self) -> str:
+        """Its name and version, for messages."""
+        return f"{self.name} {self.version}"
+
+    def forward(self, module: nn.Module, images: torch.Tensor) -> Forward:
+        """The forward of a module in evaluation mode on images, with as many threads as PyTorch has now."""
+        import torch
+
+        network = module if self.export is None else self.export(module, images)
+        return self.load(network, images, torch.get_num_threads())
+
+
+def _module(module: Any, images: torch.Tensor, _threads: int) -> Forward:
+    return lambda: module(images)
+
+
+def _compiled(module: Any, images: torch.Tensor, _threads: int) -> Forward:
+    import torch
+
+    compiled: Any = torch.compile(module, dynamic=False)
+    return lambda: compiled(images)
+
+
+def _onnx(module: nn.Module, images: torch.Tensor) -> bytes:
+    """The network as ONNX, by the older exporter: it takes 20 ms for a block, the other one a second."""
+    import torch
+
+    file: Any = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (images,), file, dynamo=False, input_names=[_INPUT], output_names=[_OUTPUT])
+    exported: bytes = file.getvalue()
+    return exported
+
+
+def _onnxruntime(exported: bytes | str, images: torch.Tensor, threads: int) -> Forward:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # The threads of a network at rest would else spin while another's forward is timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
+    inputs = {_INPUT: images.numpy()}
+    return lambda: session.run([_OUTPUT], inputs)
+
+
+#: The runtimes by name. torch.compile takes seconds for each block, so that no table is measured with it.
+RUNTIMES: Final = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime("pytorch", _module),
+        Runtime("compile", _compiled, tables=False),
+        Runtime("onnxruntime", _onnxruntime, _onnx, "onnxruntime", "onnx"),
+    )
+}
+#: Of a table and of measured networks where nothing else is said.
+DEFAULT: Final = "pytorch"
+#: The names of ``bsszoo measure``, which takes the others too.
+ENGINES: Final = {"eager": "pytorch", "compile": "compile", "onnx": "onnxruntime"}
+
+
+def runtime_of(name: str) -> Runtime:
+    """The runtime that tables and networks are timed with; its packages are installed.
+
+    Raises:
+        SettingsError: There is none of this name, or a package of it is not installed.
+    """
+    names = [one.name for one in RUNTIMES.values() if one.tables]
+    if name not in names:
+        raise SettingsError(f"--runtime is {formatted(name)}; it takes {', '.join(names[:-1])} or {names[-1]}.")
+    RUNTIMES[name].check()
+    return RUNTIMES[name]
+
+
+def engine_of(name: str) -> Runtime:
+    """The runtime of a name of ``bsszoo measure``.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    if name not in ENGINES and name not in RUNTIMES:
+        names = ", ".join(dict.fromkeys((*ENGINES, *(n for n in RUNTIMES if n not in ENGINES.values()))))
+        raise SettingsError(f"--engines is {formatted(name)}; it takes some of {names}, with commas.")
+    return RUNTIMES[ENGINES.get(name, name)]
