@@ -382,3 +382,26 @@ class Options:
             for group, kind in groups.items()
         }
         return cls(**({} if budget is None else {"budget": budget}) | made)
+
+    def words(self) -> list[str] | None:
+        """The options that differ from their defaults, as on the command line; None where one cannot be written there.
+
+        Example:
+            >>> Options.of(flops="130M", seed=3, measure=False).words()
+            ['--flops', '130M', '--seed', '3', '--no-measure']
+        """
+        words: list[str] = []
+        for group in GROUPS:
+            for f in fields(getattr(self, group)):
+                value, name = getattr(getattr(self, group), f.name), f.name.replace("_", "-")
+                if value == f.default:
+                    continue
+                if isinstance(value, bool):
+                    words.append(f"--{'' if value else 'no-'}{name}")
+                elif isinstance(value, tuple):
+                    words += [f"--{name}", ":".join(map(str, value))]
+                elif isinstance(value, (str, int, float, Path)):
+                    words += [f"--{name}", str(value)]
+                else:
+                    return None
+        return words

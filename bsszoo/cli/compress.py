@@ -32,7 +32,8 @@ def compress_command(
 
     Every candidate keeps the budget before anything is built. Dispersed first codes are followed by Bayesian
     optimisation with a Gaussian process and expected improvement. It ends with several good, different codes, a report
-    page, and the commands that build and train them.
+    page, and the commands that build and train them. Without --data nothing is trained: the score is a heuristic, the
+    uniformly rescaled network is recommended, and the command that trains the candidates on your pictures is printed.
 
     Examples:
 
@@ -78,22 +79,25 @@ def compress_command(
 def _print_next(result: CompressResult) -> None:
     from bsszoo.cli.console import say, show
     from bsszoo.compression.folder import RECOMMENDED
-    from bsszoo.report.commands import commands_of, using
+    from bsszoo.report.commands import commands_of, to_train, using
 
-    folder, recommendation = result.folder, result.recommendation
+    folder, take, recommendation = result.folder, result.recommended, result.recommendation
     assert folder is not None
-    if recommendation is not None:
-        say("", recommendation)
+    notes = [f"Note: {' '.join(note.splitlines())}" for note in result.notes]
+    differ = "The best codes differ from each other; others that score well, close to these, are in trials.csv."
+    of = "the best code" if recommendation is None or take.role != "uniform" else "the recommended network"
+    commands = [(of, command) for command in commands_of(result, take.code)]
+    if result.untrained:
+        say("", differ, *notes, "", recommendation or "")
+        if result.train is not None:
+            # In place of the one that trains a single network on ImageNet.
+            commands = [("beside the uniformly rescaled network", to_train(result.train)), *commands[:-1]]
     else:
-        say("", "The best codes differ from each other; others that score well, close to these, are in trials.csv.")
-    for note in result.notes:
-        say(f"Note: {' '.join(note.splitlines())}")
-    for command in using(str(folder / RECOMMENDED)) if recommendation else commands_of(result, result.best.code):
-        show(
-            "",
-            f"{command.title} (the {'recommended network' if recommendation else 'best code'}):",
-            command.text.rstrip(),
-        )
+        say("", recommendation or differ, *notes)
+        if recommendation is not None:
+            commands = [("the recommended network", command) for command in using(str(folder / RECOMMENDED))]
+    for of, command in commands:
+        show("", f"{command.title} ({of}):", command.text.rstrip())
         if command.note:
             say(command.note)
     show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")

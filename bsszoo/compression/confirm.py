@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
@@ -73,10 +73,11 @@ class _Task:
     role: Literal["original", "uniform", "random", "found"]
     code: Code
     number: int
+    mark: str = ""
 
     @property
     def key(self) -> str:
-        return f"{_PREFIX}:{self.code}:{self.number}"
+        return f"{_PREFIX}{self.mark and ':'}{self.mark}:{self.code}:{self.number}"
 
 
 def confirm(
@@ -88,6 +89,7 @@ def confirm(
     trainings: int,
     workers: int = 1,
     seed: int = 0,
+    mark: str = "",
     on_result: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Confirmation:
     """The best codes beside the controls, on unseen images.
@@ -101,9 +103,11 @@ def confirm(
             feasible codes, of one training each. Intervals need 3 or more.
         workers: Trainings at the same time.
         seed: Decides which random codes are drawn.
+        mark: Of the results in the study; those of another mark were measured otherwise, and are no results here.
         on_result: Called with the last result as text, the number of finished trainings and their total.
     """
-    tasks = list(_tasks(plan, leaders, trainings, seed, original=isinstance(judge, Deliverer)))
+    drawn = _tasks(plan, leaders, trainings, seed, original=isinstance(judge, Deliverer))
+    tasks = [replace(task, mark=mark) for task in drawn]
     results = {t.key: r for t in tasks if (r := _stored(study.user_attrs.get(t.key))) is not None}
     notes = []
     remaining = [t for t in tasks if t.key not in results]

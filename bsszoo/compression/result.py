@@ -49,13 +49,26 @@ class CompressResult(Result):
 
         It is chosen by the images that the search used, so that its result on the unseen ones does not flatter it. One
         that was measured to be slower than the uniformly rescaled network is taken only where it is clearly better.
-        Without fresh trainings (``confirmation`` is None) it is the code of the best score, for which the caution of a
-        heuristic evaluator holds.
+        Without fresh trainings (``confirmation`` is None) it is the code of the best score; where that is a heuristic's
+        and nothing was trained (``untrained``), the uniformly rescaled network, if that keeps the limits.
         """
+        if self.untrained:
+            return next((row for row in self.networks if row.role == "uniform" and self._keeps(row)), self.best)
         row = None if self.confirmation is None else chosen(self._worth_taking(self.confirmation.rows))
         if row is None:
             return self.best
         return next((one for one in self.networks if one.code == row.code and one.role == row.role), self.best)
+
+    def _keeps(self, row: NetworkRow) -> bool:
+        """Whether a network keeps the budget's upper limits."""
+        most = self.budget
+        figures = (
+            (row.cost.macs, most.macs),
+            (row.cost.params, most.params),
+            (row.cost.activations, most.activations),
+            (row.predicted_ms, most.latency_ms),
+        )
+        return all(value is None or limit is None or value <= limit for value, limit in figures)
 
     def _worth_taking(self, rows: Sequence[ConfirmedRow]) -> list[ConfirmedRow]:
         """The rows without those that are slower than the uniformly rescaled network and not clearly better."""
@@ -81,7 +94,12 @@ class CompressResult(Result):
 
     @property
     def recommendation(self) -> str | None:
-        """Which network to take, in a sentence, beside the network as it is; None where that was not measured."""
+        """Which network to take, in a sentence, beside the network as it is; None where that was not measured.
+
+        Where nothing was trained it says so.
+        """
+        if self.untrained:
+            return self._until_trained
         take, whole = self.recommended, next((r for r in self.networks if r.role == "original"), None)
         mine, theirs = self.confirmed(take.code), None if whole is None else self.confirmed(whole.code)
         if whole is None or mine is None or theirs is None:
@@ -105,13 +123,29 @@ class CompressResult(Result):
             )
         return text
 
+    @property
+    def _until_trained(self) -> str:
+        take = self.recommended
+        if take.role != "uniform":
+            return (
+                "Nothing was trained, so nothing says that a candidate is better than another, nor than the uniformly "
+                "rescaled network, which is beyond the limits here. Train them before you take one."
+            )
+        return (
+            "Nothing was trained, so nothing says that a candidate is better than the uniformly rescaled network. Take "
+            f"that one, of {human(take.cost.macs)} MACs, until they are trained."
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """As ``Result.to_dict``, with the networks that matter by their roles where they were trained and measured."""
-        data = Result.to_dict(self)
-        if self.recommendation is None:
+        """As ``Result.to_dict``, with the recommendation and the networks that matter by their roles.
+
+        Their accuracy is None where they were not trained; both are left out where there is no recommendation.
+        """
+        data, text = Result.to_dict(self), self.recommendation
+        if text is None:
             return data
         rows = {row.role: row for row in self.networks if row.role != "found"} | {"recommended": self.recommended}
-        return data | {role: self._measured(role, row) for role, row in rows.items()}
+        return data | {"recommendation": text} | {role: self._measured(role, row) for role, row in rows.items()}
 
     def _measured(self, role: str, row: NetworkRow) -> dict[str, Any]:
         trained = self.confirmed(row.code)
@@ -123,8 +157,8 @@ class CompressResult(Result):
             "latency_ms": row.latency_ms,
             "test_accuracy": sum(tests) / len(tests) if tests else None,
             "interval": None if trained is None or trained.low is None else [trained.low, trained.high],
-            "weights": RECOMMENDED_WEIGHTS if role == "recommended" else None,
-            **({"onnx": ONNX} if role == "recommended" and self._exported else {}),
+            "weights": RECOMMENDED_WEIGHTS if role == "recommended" and tests else None,
+            **({"onnx": ONNX} if role == "recommended" and tests and self._exported else {}),
         }
 
     @property
@@ -164,7 +198,7 @@ class CompressResult(Result):
         from bsszoo.report.tables import result_table, trained_tables
 
         console = Console(file=io.StringIO(), width=160, record=True)
-        for table in (result_table(self), *trained_tables(self)):
+        for table in (result_table(self), *trained_tables(self), self.recommendation or ""):
             console.print(table)
         if html:
             return console.export_html(inline_styles=True, code_format='<pre style="white-space:pre">{code}</pre>')
@@ -186,6 +220,7 @@ def assemble(
     versions: Mapping[str, str] | None = None,
     folder: Path | None = None,
     runtime: str = "pytorch",
+    train: str | None = None,
 ) -> CompressResult:
     """The result of a run's search, for the run itself and for ``bsszoo report``.
 
@@ -205,6 +240,7 @@ def assemble(
         versions: Versions of its dependencies.
         folder: The run's.
         runtime: What its latencies are measured with.
+        train: The command that trains its codes, where that is left to do.
 
     Raises:
         RunError: No trial has a score.
@@ -237,6 +273,7 @@ def assemble(
         versions=versions or {},
         training=training,
         head=plan.space.head,
+        train=train,
         folder=folder,
         runtime=runtime,
     )
@@ -252,12 +289,13 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
         return result
     latencies = {n["code"]: n["latency_ms"] for n in earlier.get("networks", []) if is_number(n.get("latency_ms"))}
     best, versions = result.best.code, earlier.get("versions")
+    found = {row.label: row.code for row in result.networks if row.role == "found"}
     finished = Finished.from_dict(earlier["finished"]) if earlier.get("finished") else None
     facts = TrainingFacts.from_dict(earlier["training"]) if earlier.get("training") else None
     return replace(
         result,
         networks=tuple(replace(row, latency_ms=latencies.get(str(row.code))) for row in result.networks),
-        confirmation=_confirmation(earlier.get("confirmation"), best, plan),
+        confirmation=_confirmation(earlier.get("confirmation"), found, plan),
         finished=finished if finished is not None and finished.code == str(best) else None,
         training=result.training or facts,
         versions=result.versions
@@ -293,10 +331,10 @@ def _notes(
     return [*notes, *phases.get("measure", ()), *phases.get("confirm", ())]
 
 
-def _confirmation(earlier: Mapping[str, Any] | None, best: Code, plan: Plan) -> Confirmation | None:
-    """The confirmation, where its code is still the best."""
+def _confirmation(earlier: Mapping[str, Any] | None, found: Mapping[str, Code], plan: Plan) -> Confirmation | None:
+    """The confirmation, where its codes are still the best, by their labels."""
     confirmation = None if earlier is None else Confirmation.from_dict(earlier, plan.space.cost)
-    if confirmation is None or any(r.label == "found 1" and r.code != best for r in confirmation.rows):
+    if confirmation is None or any(r.role == "found" and found.get(r.label) != r.code for r in confirmation.rows):
         return None
     return confirmation
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ import numpy as np
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
 from bsszoo.compression.budget import check_not_larger, latency_limit, read_latency, resolved_budget
-from bsszoo.compression.confirm import Deliverer, Tester
+from bsszoo.compression.confirm import Deliverer, Tester, chosen
 from bsszoo.compression.confirm import confirm as confirm_best
 from bsszoo.compression.events import Callback, Event, SearchEvents, TrainingEvents, begun, confirming, planned
 from bsszoo.compression.finish import Finish, read_finish
@@ -64,11 +65,12 @@ from bsszoo.compression.storage import Sharing, open_study, share_controls, shar
 from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
 from bsszoo.errors import RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest
-from bsszoo.evaluators.registry import INHERITED, Request, make_evaluator
+from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
 from bsszoo.files import plain_name
 from bsszoo.latency.runtimes import DEFAULT, runtime_of
 from bsszoo.models.resolve import Network, resolve, with_weights
 from bsszoo.options import REDUCTION, Budget, Options
+from bsszoo.report.commands import PICTURES
 from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bsszoo.evaluators.own import NetworkFunctions
+    from bsszoo.evaluators.training import CandidateTrainings
 
 # All networks of the table are in memory together while they take turns: 4 bytes a parameter.
 _MOST_PARAMS: Final = 1_500_000_000
@@ -106,12 +109,18 @@ class _Prepared:
     sharing: Sharing
     mode: Mode
     finish: Finish | None
+    trainer: CandidateTrainings | None
     settings: Mapping[str, Any]
     folder_name: str
 
     @property
     def evaluator(self) -> Evaluator:
         return self.search.evaluator
+
+    @property
+    def judge(self) -> Evaluator:
+        """What measures codes after the search: where that trained nothing, their trainings."""
+        return self.evaluator if self.trainer is None else self.trainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,12 +296,15 @@ class Compression:
     def confirm(self, trainings: int | None = None) -> CompressResult:
         """Train the best code and controls again, and measure them on images that the search did not see.
 
+        Of a search without trainings and with images: all its best codes, once the search is over.
+
         Args:
             trainings: Fresh trainings each, in place of the option ``confirm``; 0, or an evaluator that trains
                 nothing, leaves the result unchanged.
         """
         with self._open() as run:
-            result, judge = self._assembled(run), self._prepared.evaluator
+            result, judge = self._assembled(run), self._prepared.judge
+            trainer = self._prepared.trainer
             trainings = self.options.end.confirm if trainings is None else trainings
             if not trainings or not isinstance(judge, Tester):
                 return result
@@ -305,8 +317,12 @@ class Compression:
                 trainings=trainings,
                 workers=self.options.search.workers,
                 seed=result.seed,
+                mark="" if trainer is None else trainer.fingerprint,
                 on_result=lambda *step: self._emit(confirming(*step)),
             )
+            best = chosen(confirmation.rows)
+            if trainer is not None and best is not None and (doubt := trainer.doubt(sum(best.held) / len(best.held))):
+                confirmation = replace(confirmation, notes=(*confirmation.notes, doubt))
             result = replace(result, confirmation=confirmation)
             if isinstance(judge, Deliverer):
                 row = result.confirmed(result.recommended.code)
@@ -400,7 +416,7 @@ class Compression:
             network = self._with_weights(network)
         if training.data == DIGITS:
             training = replace(training, data=digits_folder())
-            if network.source is None and network.detector is None:
+            if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
                 text = f"Training {network.code} on digits first; it is kept"
                 network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
         request = Request(network, training, folder, tested=options.end.confirm > 0)
@@ -441,6 +457,12 @@ class Compression:
         finish = self._finish(request, evaluator)
         if finish is not None:
             finish.check(reference)
+        trainer = None
+        if evaluator.info.heuristic and training.has_data and options.end.confirm and finish is None and head is None:
+            from bsszoo.evaluators.training import CandidateTrainings
+
+            # A digit in a mirror is none.
+            trainer = CandidateTrainings.requested(request, flips=options.training.data != DIGITS)
         caps = caps_of(options.grid, evaluator.caps)
         sharing.reach()
         self._emit(begun(whole, budget))
@@ -501,6 +523,7 @@ class Compression:
             sharing,
             cast(Mode, options.search.search),
             finish,
+            trainer,
             settings,
             _folder_name(title, budget, evaluator, settings),
         )
@@ -648,9 +671,24 @@ class Compression:
             versions=_versions() | self._runtime_version,
             folder=run.folder,
             runtime=self.options.budget.runtime,
+            train=self._training_command,
         )
         with understood(run.folder / RESULT, result_aside(run.folder)):
             return with_earlier(result, read_result(run.folder), prepared.plan)
+
+    @property
+    def _training_command(self) -> str | None:
+        """The command that trains a search's codes; None where they are trained, or it cannot be written."""
+        prepared, options = self._prepared, self.options
+        trains = not prepared.evaluator.info.heuristic or options.training.has_data
+        if trains or prepared.network.detector is not None or not isinstance(self.network, (str, Path, Code)):
+            return None
+        search = replace(options.search, evaluator=STRUCTURAL, retry_failed=False)
+        if prepared.network.source is not None:
+            # Its subnetworks inherit the weights, and are another search's codes.
+            search = replace(search, evaluator=None, out=None)
+        words = replace(options, search=search, training=replace(options.training, data=PICTURES)).words()
+        return None if words is None else shlex.join(["bsszoo", "compress", str(self.network), *words])
 
     @cached_property
     def _runtime_version(self) -> dict[str, str]:
@@ -662,7 +700,7 @@ class Compression:
         # Once for all phases: whether there is a test split is read off the images' folder.
         finish = self._prepared.finish
         if finish is None:
-            return self._prepared.evaluator.full_training()
+            return self._prepared.judge.full_training()
         part = finish.recipe.model
         return FullTraining(finish.recipe, finish.data, part.num_classes, part.in_chans)
 

@@ -27,11 +27,15 @@ from bsszoo.spaces.space import Space
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorInfo:
-    """The evaluator of a search: its name on the command line, what the score measures, and a caution about it."""
+    """The evaluator of a search: its name on the command line, what the score measures, and a caution about it.
+
+    ``heuristic``: the score is computed from the code alone, so nothing says that a better one is a better network.
+    """
 
     name: str
     measures: str
     caution: str | None = None
+    heuristic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -35,7 +34,7 @@ from bsszoo.models.resolve import Network
 from bsszoo.models.weights import sha256_of
 from bsszoo.options import REDUCTION
 from bsszoo.spaces.space import DIVISOR, Space
-from bsszoo.train.checkpoint import BEST, CONFIG, LAST, RECIPE, SUMMARY, WEIGHTS
+from bsszoo.train.checkpoint import RECIPE, WEIGHTS
 from bsszoo.train.classification.data import ImageSplit, Stream, class_names, open_split, open_splits, open_test
 from bsszoo.train.classification.recipe import (
     AugmentPart,
@@ -349,19 +348,10 @@ class InheritedEvaluator(TrainingEvaluator):
             shared = self.shared()
             return shared.tested(self), shared.accuracy.top1
         results = super().tested(code, number)
+        self.keep_weights_only(code, number)
         out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
-        # What only a training that was cut off needs.
-        for file in (out / LAST, out / BEST, out.with_suffix(".start.safetensors")):
-            file.unlink(missing_ok=True)
+        out.with_suffix(".start.safetensors").unlink(missing_ok=True)
         return results
-
-    def deliver(self, code: Code, number: int, folder: Path) -> None:
-        """Copy the network of a fresh training to a folder: weights, configuration, recipe and summary."""
-        out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
-        folder.mkdir(exist_ok=True)
-        for name in (WEIGHTS, CONFIG, RECIPE, SUMMARY):
-            with whole_file(folder / name) as scratch:
-                shutil.copyfile(out / name, scratch)
 
     def shared(self, note: Callable[[str], None] = lambda _: None) -> Shared:
         """What all trials share, made once in each process; ``note`` is called with what takes long."""

@@ -13,11 +13,12 @@ from bsszoo.models.resolve import Network
 from bsszoo.options import TrainingOptions
 from bsszoo.train.detection.recipe import read_any_recipe
 
-#: The one of a network with weights.
+#: The evaluator without data, and the one of a network with weights.
+STRUCTURAL: Final = "structural"
 INHERITED: Final = "inherited"
 #: Module and class of each; the class has ``requested(Request) -> Evaluator``.
 BUILT_IN: Final = {
-    "structural": ("bsszoo.evaluators.structural", "StructuralEvaluator"),
+    STRUCTURAL: ("bsszoo.evaluators.structural", "StructuralEvaluator"),
     INHERITED: ("bsszoo.evaluators.inherited", "InheritedEvaluator"),
     "training": ("bsszoo.evaluators.training", "TrainingEvaluator"),
     "detection": ("bsszoo.evaluators.detection", "DetectionEvaluator"),
@@ -59,7 +60,7 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
     if what is None:
         network = request.network
         trained = INHERITED if network.source is not None else "training"
-        what = "structural" if not trains else trained if network.detector is None else "detection"
+        what = STRUCTURAL if not trains else trained if network.detector is None else "detection"
     if request.training.recipe is not None:
         # A wrong recipe is refused before torch is loaded to train by it.
         read_any_recipe(request.training.recipe)
@@ -69,7 +70,7 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
     if trains:
         raise SettingsError(
             "--data trains the codes and --evaluator judges them otherwise: give one of the two, "
-            "or --evaluator structural to train only the best code, with --finish."
+            "or --evaluator structural to train its candidates at the end, or only the best one with --finish."
         )
     if isinstance(what, str):
         names = ", ".join(map(repr, BUILT_IN))

@@ -72,7 +72,7 @@ class StructuralEvaluator(Evaluator):
     @property
     def info(self) -> EvaluatorInfo:
         """Its name, formula and caution."""
-        return EvaluatorInfo("structural", MEASURES, CAUTION)
+        return EvaluatorInfo("structural", MEASURES, CAUTION, heuristic=True)
 
     def evaluate(self, code: Code, trial: Trial) -> Score:
         """The score of one code."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.families import family_of
@@ -26,7 +27,15 @@ from bsszoo.train.classification.data import (
     unseen_split,
 )
 from bsszoo.train.classification.paper import imagenet_recipe, paper_recipe
-from bsszoo.train.classification.recipe import Recipe, read_recipe, with_values
+from bsszoo.train.classification.recipe import (
+    AugmentPart,
+    OptimPart,
+    Recipe,
+    RunPart,
+    SchedulePart,
+    read_recipe,
+    with_values,
+)
 
 
 def training_recipe(
@@ -66,14 +75,19 @@ def training_recipe(
                 f"{part.dataset} does not say how many classes it has: give a recipe with model.num_classes."
             )
         made = paper_recipe(family, num_classes=int(split.labels.max()) + 1, data=part)
-    changed: dict[str, Any] = {
-        k: v for k, v in (("dataset", dataset), ("image_size", image_size), ("subset", subset)) if v is not None
-    }
-    made = with_values(made, data={"holdout": made.data.holdout or HOLDOUT, **changed})
-    if epochs is not None:
-        warm = made.schedule.warmup_epochs * epochs / made.schedule.epochs
-        made = with_values(made, schedule={"epochs": epochs, "warmup_epochs": warm})
-    return made
+    made = _changed(made, holdout=made.data.holdout or HOLDOUT, dataset=dataset, image_size=image_size, subset=subset)
+    return made if epochs is None else _for_epochs(made, epochs)
+
+
+def _changed(recipe: Recipe, **data: Any) -> Recipe:
+    """A recipe with other values of its data section, those that are not None."""
+    return with_values(recipe, data={name: value for name, value in data.items() if value is not None})
+
+
+def _for_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """A recipe of other epochs; the warm-up keeps its share of them."""
+    warm = recipe.schedule.warmup_epochs * epochs / recipe.schedule.epochs
+    return with_values(recipe, schedule={"epochs": epochs, "warmup_epochs": warm})
 
 
 def candidates_recipe(request: Request) -> Recipe:
@@ -203,6 +217,94 @@ class TrainingEvaluator(Trainings):
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
         recipe = self.recipe_for(test=True)
         open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, classes=self._classes)
+
+
+#: Images from which on candidates are trained by the paper's recipe, which makes a hundred updates of them an epoch.
+PAPER_IMAGES: Final = 100_000
+#: Of fewer: updates of a training, from which its epochs follow, and the fewest and the most epochs.
+TRAINED_UPDATES: Final = 10_000
+TRAINED_EPOCHS: Final = (10, 100)
+#: Images of a batch, where there are enough of them.
+BATCH: Final = 64
+
+
+def fitting_recipe(family: str, data: str | Path | None, dataset: str | None, *, flips: bool = True) -> Recipe:
+    """How networks of a family are trained from scratch on images, however few they are.
+
+    From 100,000 on by the paper's recipe. Fewer by SGD with Nesterov's momentum in batches of 64, a rate that rises to
+    0.05 in a twentieth of the epochs and falls to 0 along a cosine, epochs for about 10,000 updates (10 to 100), random
+    crops of slightly larger images.
+
+    Args:
+        family: A family's name.
+        data: The folder of the images.
+        dataset: How it is read; None for a folder.
+        flips: Whether images are mirrored.
+
+    Raises:
+        RecipeError, DataError: As ``training_recipe``.
+    """
+    paper = training_recipe(family, data, dataset=dataset)
+    part = paper.model
+    images = len(open_splits(paper.data, data, num_classes=part.num_classes)[0])
+    if images >= PAPER_IMAGES:
+        return paper
+    batch = min(BATCH, max(2, images // 8 // 2 * 2))
+    least, most = TRAINED_EPOCHS
+    epochs = min(max(least, math.ceil(TRAINED_UPDATES / max(1, images // batch))), most)
+    return Recipe(
+        model=part,
+        optim=OptimPart(lr=0.05 * batch / BATCH, batch_size=batch, weight_decay=paper.optim.weight_decay),
+        schedule=SchedulePart(epochs=epochs, warmup_epochs=epochs / 20),
+        data=paper.data,
+        augment=AugmentPart(crop_mode="rkrc", hflip=0.5 if flips else 0.0),
+        run=RunPart(device_batch=batch, workers=1),
+    )
+
+
+@dataclass(frozen=True)
+class CandidateTrainings(TrainingEvaluator):
+    """Trains the candidates of a search that trained nothing, beside the network and its uniformly rescaled one.
+
+    How, and the arguments: ``Trainings``.
+    """
+
+    #: All of a closing table.
+    leaders: ClassVar[int] = sys.maxsize
+
+    @classmethod
+    def requested(cls, request: Request, *, flips: bool = True) -> CandidateTrainings:
+        """Trainings by the recipe of the request, or one that fits the number of images.
+
+        Args:
+            request: The network, the images, and where trainings go.
+            flips: Whether images are mirrored, where the request has no recipe.
+
+        Raises:
+            SettingsError, RecipeError, DataError: The recipe or the images cannot be used.
+        """
+        how = request.training
+        if how.recipe is None:
+            fitting = fitting_recipe(request.network.code.family, how.folder, how.dataset, flips=flips)
+            recipe = _changed(fitting, dataset=how.dataset, image_size=how.image_size, subset=how.subset)
+            recipe = recipe if how.epochs is None else _for_epochs(recipe, how.epochs)
+        else:
+            recipe = candidates_recipe(request)
+        made = cls(recipe, how.folder, (request.folder / "trainings").absolute(), how.repeats)
+        made.check_test()
+        return made
+
+    @property
+    def fingerprint(self) -> str:
+        """A fingerprint (SHA-256) of the recipe and of where the images are: no setting of the search."""
+        where = "" if self.data is None else str(Path(self.data).absolute())
+        return hashlib.sha256(f"{super().fingerprint} {where}".encode()).hexdigest()[:8]
+
+    def tested(self, code: Code, number: int) -> tuple[float, float]:
+        """As ``Trainings.tested``; of the training its weights, figures and log stay."""
+        results = super().tested(code, number)
+        self.keep_weights_only(code, number)
+        return results
 
 
 def updates_of(recipe: Recipe, train: Split) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,9 @@ from typing import Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, EvaluationError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, Score, Trial
-from bsszoo.files import write_whole
+from bsszoo.files import whole_file, write_whole
 from bsszoo.texts import one_line, parse_json
-from bsszoo.train.checkpoint import SUMMARY
+from bsszoo.train.checkpoint import BEST, CONFIG, LAST, RECIPE, SUMMARY, WEIGHTS
 from bsszoo.train.classification.recipe import recipe_text, with_values
 from bsszoo.train.parent import PARENT
 
@@ -121,6 +122,20 @@ class Trainings(Evaluator):
         """
         summary = self.trained(code, self.recipe.run.seed + FRESH + number, test=True)
         return self.result_of(summary, test=True), self.result_of(summary, test=False)
+
+    def keep_weights_only(self, code: Code, number: int) -> None:
+        """Remove of a fresh training what only one that was cut off needs."""
+        out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
+        for file in (out / LAST, out / BEST):
+            file.unlink(missing_ok=True)
+
+    def deliver(self, code: Code, number: int, folder: Path) -> None:
+        """Copy the network of a fresh training to a folder: weights, configuration, recipe and summary."""
+        out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
+        folder.mkdir(exist_ok=True)
+        for name in (WEIGHTS, CONFIG, RECIPE, SUMMARY):
+            with whole_file(folder / name) as scratch:
+                shutil.copyfile(out / name, scratch)
 
     @property
     def shape(self) -> tuple[int, int]:

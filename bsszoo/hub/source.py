@@ -1,4 +1,4 @@
-"""The source of a push: a finished training, the best code's training of a search, or a weights file.
+"""The source of a push: a finished training, the best code's or recommended network's of a search, or a weights file.
 
 Its records are read value by value with their types checked, and published without the paths of this machine.
 """
@@ -28,6 +28,7 @@ from bsszoo.texts import inner_path, one_line, parse_json, parse_yaml
 from bsszoo.train.checkpoint import METRICS, RECIPE, SUMMARY
 
 CONFIG, RESULT, TRIALS = "config.json", "result.json", "trials.csv"
+RECOMMENDED: Final = "recommended"
 #: Names in a repository of files of a run.
 PUBLISHED: Final = {SUMMARY: "training.json", RESULT: "search.json", TRIALS: "search_trials.csv"}
 # The most bytes of a file that is read as text; the trials of a long search are some megabytes.
@@ -124,11 +125,12 @@ def _run(folder: Path, result_name: str = RESULT, trials_name: str = TRIALS) -> 
 
 
 def _finished(run: Path, result: Mapping[str, Any]) -> Path:
-    """The folder of the best code's training in full."""
+    """The folder of the best code's training in full, else of the recommended network's training."""
     with reading(str(run / RESULT)):
         finished, code = result.get("finished"), Code.parse(result["best"]["code"])
-        folder = inner_path(text_in(finished, "folder"), "finished.folder") if finished else Path()
-    if not finished:
+        folder = inner_path(text_in(finished, "folder"), "finished.folder") if finished else Path(RECOMMENDED)
+        trained = finished or (result.get("recommended") or {}).get("weights")
+    if not trained:
         raise SettingsError(
             f"{run} holds a search and no weights to publish: its candidates were judged, not trained in full. Run the "
             f"same `bsszoo compress` with --finish paper (and --data), or `bsszoo train paper:{code} --data DIR --out "

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _RESULT, _RECIPE, _CONFIG, _WEIGHTS = "result.json", "recipe.yaml", "config.json", "model.safetensors"
+_RECOMMENDED = "recommended"
 _FORMS: Final = (
     "Give a name of `bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or "
     "local-dir:PATH."
@@ -299,16 +300,19 @@ def _folder(folder: Path) -> Network:
 
 
 def _best_of(run: Path) -> Network:
-    """The best code of a search, with its weights where it was trained in full."""
+    """The network that a search recommends: with weights where it was trained; of old results the best code.
+
+    One that was trained in full comes first.
+    """
     from bsszoo.texts import inner_path, one_line, parse_json
 
     file = run / _RESULT
     try:
         data = parse_json(file.read_text(encoding="utf-8"))
-        best = data["best"]["code"]
-        finished = data.get("finished") or {}
-        code = resolve(str(best))
-        inside = finished.get("folder")
+        best, taken = data["best"]["code"], data.get("recommended") or {}
+        take = taken.get("code", best)
+        code = resolve(str(take))
+        inside = (data.get("finished") or {}).get("folder")
         inside = None if inside is None else inner_path(inside, "finished.folder")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise WeightsError(
@@ -318,7 +322,12 @@ def _best_of(run: Path) -> Network:
     if inside is not None and (run / inside / _CONFIG).is_file():
         trained = _saved(f"{LOCAL}{run / inside}")
         return replace(trained, recognised=f"{trained.code}, the best code of the search in {run}, trained in full")
-    return replace(code, recognised=f"{best}, the best code of the search in {run}, which has no weights")
+    which = "the best code of" if take == best else "recommended by"
+    if taken.get("weights") and (run / _RECOMMENDED / _CONFIG).is_file():
+        trained = _saved(f"{LOCAL}{run / _RECOMMENDED}")
+        if _alike(trained.code, code.code):
+            return replace(trained, recognised=f"{trained.code}, {which} the search in {run}, trained")
+    return replace(code, recognised=f"{take}, {which} the search in {run}, which has no weights")
 
 
 def _file(path: Path, override: str | Code | None) -> Network:

@@ -17,6 +17,10 @@ _RUN_NOTE: Final = (
 )
 
 
+#: Stands for the folder of a user's pictures.
+PICTURES: Final = "pictures"
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One text to copy: its title, language, and a note for whoever runs it."""
@@ -89,6 +93,19 @@ def commands_of(result: Result, code: Code) -> tuple[Command, ...]:
     if result.finished and result.training and result.finished.code == str(code):
         return (*after_training(result.training, result.finished), *build)
     return build
+
+
+def to_train(command: str) -> Command:
+    """The command that trains a search's candidates on the user's pictures."""
+    return Command(
+        "Train the candidates on your pictures",
+        f"{command}\n",
+        "shell",
+        f"Give your folder in place of {PICTURES}: {PICTURES}/train/CLASS/*.jpg and {PICTURES}/validation/CLASS/*.jpg. "
+        "It trains them beside the network and the uniformly rescaled one, several times each (--confirm), and ends "
+        "with the accuracy of each on the validation split, the one to take, and its weights. --epochs, --image-size "
+        "and --subset make it shorter; --data digits tries it on small real pictures.",
+    )
 
 
 def using(folder: str) -> tuple[Command, ...]:

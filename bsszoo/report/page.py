@@ -13,7 +13,7 @@ from bsszoo.codes.families import TITLES, family_of
 from bsszoo.errors import RunError
 from bsszoo.files import write_whole
 from bsszoo.report import figures
-from bsszoo.report.commands import commands_of
+from bsszoo.report.commands import commands_of, to_train
 from bsszoo.report.model_plots import effect_curves, importance_bars, posterior_over_cost
 from bsszoo.report.plots import cost_against_score, params_against_score, progress_by_trial, stage_profile
 
@@ -69,6 +69,7 @@ def render_page(result: Result, insight: Insight | None = None, *, note: str = "
     The result needs at least one network of the role ``found``. A user's text is text in the page, never markup.
     """
     name = family_of(result.family).title if result.head is None else result.head.on(result.best.code).title
+    listed = ("uniform", "found") if result.untrained else ("found",)
     evaluated = [(t.cost.macs, t.score) for t in result.trials if t.score is not None]
     return _render(
         "report.html",
@@ -77,7 +78,8 @@ def render_page(result: Result, insight: Insight | None = None, *, note: str = "
         note=note,
         controls=[(_CONTROLS[row.role], row) for row in result.networks if row.role in _CONTROLS],
         cards=cards(result),
-        commands=[(row, commands_of(result, row.code)) for row in result.networks if row.role == "found"],
+        commands=[(row, commands_of(result, row.code)) for row in result.networks if row.role in listed],
+        train=None if result.train is None or not result.untrained else to_train(result.train),
         plots=plots(result),
         learnt="" if insight is None and len(evaluated) >= 2 else learnt(insight, evaluated),
     )

@@ -250,7 +250,8 @@ class Result:
 
     ``caps`` are the limits beside the budget in words, ``notes`` the run's messages (a cap dropped, a trial failed),
     ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid,
-    ``head`` the detector's head on the codes of a detector's search, ``runtime`` what latencies were measured with.
+    ``head`` the detector's head on the codes of a detector's search, ``runtime`` what latencies were measured with,
+    ``train`` the command that trains its codes where that is left to do.
     """
 
     family: str
@@ -271,6 +272,7 @@ class Result:
     training: TrainingFacts | None = None
     head: DetectorHead | None = None
     runtime: str = "pytorch"
+    train: str | None = None
 
     def name_of(self, code: Code) -> str:
         """The text by which the network of a code is built: the code's, or that of the detector on it."""
@@ -289,6 +291,16 @@ class Result:
     def best(self) -> NetworkRow:
         """The best code of the search."""
         return next(n for n in self.networks if n.role == "found")
+
+    @property
+    def untrained(self) -> bool:
+        """Whether codes were judged by a heuristic, and none has been trained."""
+        return self.evaluator.heuristic and self.confirmation is None and self.finished is None
+
+    @property
+    def recommendation(self) -> str | None:
+        """Which network to take, in a sentence; None where nothing is recommended."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values: what ``result.json`` holds (trials are in ``trials.csv``)."""

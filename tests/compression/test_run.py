@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import importlib
 import json
+import shlex
 import signal
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 
 import bsszoo
 from bsszoo.codes import Code, code_cost
+from bsszoo.compression import Compression
 from bsszoo.compression.folder import run_folder
 from bsszoo.errors import BudgetError, RunError, SettingsError, UnknownNameError
 from bsszoo.models.names import resolve_code
@@ -126,6 +129,95 @@ def test_fewer_codes_than_trials_are_noted_and_a_control_beyond_the_limit_too(tm
     uniform = next(n for n in result.networks if n.role == "uniform")
     assert uniform.predicted_ms == 4.0
     assert any("The uniformly rescaled network has 4 ms, beyond the limit of 2.1 ms" in n for n in result.notes)
+
+
+@pytest.mark.usefixtures("plots")
+def test_where_nothing_was_trained_the_uniform_network_is_recommended_and_it_is_said_everywhere(tmp_path):
+    from bsszoo.models.resolve import resolve
+
+    result = bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**SMALL, "trials": 4})
+    uniform = next(row for row in result.networks if row.role == "uniform")
+    assert result.recommended == uniform
+    assert result.best.role == "found"
+    sentence = result.recommendation
+    assert sentence.startswith("Nothing was trained")
+    assert sentence in " ".join(str(result).split())
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["recommendation"] == sentence
+    assert written["recommended"]["code"] == str(uniform.code)
+    assert (written["recommended"]["test_accuracy"], written["recommended"]["weights"]) == (None, None)
+    assert written["best"]["code"] == str(result.best.code)
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert sentence in page
+    assert result.train in page
+    # The folder as a network is what is recommended, too.
+    assert resolve(tmp_path / "run").code == uniform.code == resolve(str(result.recommended.code)).code
+    assert list(result.build().default_cfg["input_size"]) == [3, 224, 224]
+    # What the user measured may be recommended.
+    judged = bsszoo.compress(
+        "mobilenetv2", out=tmp_path / "own", evaluator=lambda code: 1.0 * sum(code.depths), **SMALL
+    )
+    assert judged.recommended is judged.best
+    assert (judged.recommendation, judged.train) == (None, None)
+    assert resolve(tmp_path / "own").code == judged.best.code
+
+
+def test_a_uniform_network_beyond_the_limits_is_not_recommended(tmp_path):
+    result = bsszoo.compress("mobilenetv2", out=tmp_path, activations="60%", **{**SMALL, "trials": 4})
+    assert any("beyond the limit of" in note for note in result.notes)
+    assert result.recommended is result.best
+    assert "Train them before you take one" in result.recommendation
+
+
+def test_the_command_that_trains_the_candidates_does(tmp_path, monkeypatch):
+    """As a user would: what is printed, with the user's folder in place of its name."""
+    from typer.testing import CliRunner
+
+    from bsszoo.cli.main import app
+    from bsszoo.hub.source import find_trained
+    from bsszoo.models.resolve import resolve
+
+    monkeypatch.chdir(tmp_path)
+    small = {"flops": "80%", "trials": 4, "batch": 4, "measure": False, "seed": 2}
+    result = bsszoo.compress("resnet18_c16-32-64-64_l1-1-1-1_px32", out="a run", **small)
+    words = shlex.split(result.train)
+    assert words[:3] == ["bsszoo", "compress", "resnet18_c16-32-64-64_l1-1-1-1_px32"]
+    words[words.index("pictures")] = "digits"
+    done = CliRunner().invoke(app, [*words[1:], "--confirm", "1", "--epochs", "6"])
+    assert done.exit_code == 0, done.output
+    assert "4 trials are finished already" in done.output
+    written = json.loads((tmp_path / "a run" / "result.json").read_text())
+    rows = {row["label"]: row for row in written["confirmation"]["networks"]}
+    found = [row for row in result.networks if row.role == "found"]
+    assert list(rows) == ["original", "uniform", *(row.label for row in found)]
+    assert {rows[row.label]["code"] for row in found} == {str(row.code) for row in found}
+    assert rows["original"]["tests"][0] > 80
+    assert "Nothing was trained" not in done.output.split("Confirmed:")[1]
+    take = written["recommended"]
+    assert take["test_accuracy"] > 80
+    assert f"{take['test_accuracy']:.2f}%" in written["recommendation"]
+    # The folder is then that network, with its weights.
+    network = resolve(tmp_path / "a run")
+    assert (str(network.code).removesuffix("_px32"), network.num_classes) == (take["code"].removesuffix("_px32"), 10)
+    assert find_trained(tmp_path / "a run").weights == tmp_path / "a run" / "recommended" / "model.safetensors"
+    # The search alone goes on as before, and keeps what was trained; other trainings are other results.
+    again = bsszoo.compress("resnet18_c16-32-64-64_l1-1-1-1_px32", out="a run", **small)
+    assert str(again.recommended.code) == take["code"]
+    assert not again.untrained
+
+
+def test_the_command_that_trains_is_the_runs_own(tmp_path):
+    """With weights it is the one that inherits them; without a text for a network there is none."""
+    import torch
+
+    job = Compression(tmp_path / "my.pth", flops="60%", trials=2, batch=2, measure=False, out=tmp_path / "a")
+    code = "resnet18_c16-32-64-64_l1-1-1-1_px32"
+    torch.save(bsszoo.create(code, num_classes=10).state_dict(), tmp_path / "my.pth")
+    words = shlex.split(job.search().train)
+    assert words == ["bsszoo", "compress", str(tmp_path / "my.pth"), "--flops", "60%", "--data", "pictures", *words[7:]]
+    assert not {"--evaluator", "--out"} & set(words)
+    module = Compression(bsszoo.create("resnet18"), flops="60%", trials=2, batch=2, measure=False, out=tmp_path / "b")
+    assert module.search().train is None
 
 
 def test_the_same_settings_repeat_exactly(tmp_path):
