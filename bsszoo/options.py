@@ -319,6 +319,13 @@ class GridOptions:
         display="what meets the budget",
         kind=float,
     )
+    divisor: str | int | None = option(
+        None,
+        "Widths are multiples of it, which devices compute without waste: of 4 or 2 where a stage is narrow. none: the "
+        "paper's steps, and any width for subnetworks.",
+        metavar="N|none",
+        display="8; none with --search paper or --scale",
+    )
     depth_cap: str | float | None = option(
         None,
         "Most total depth, in multiples of the uniformly rescaled network's.",
@@ -334,6 +341,18 @@ class GridOptions:
         metavar="A:B|none",
         display="0.85:1.25 for structural, else none",
     )
+
+    def __post_init__(self) -> None:
+        if self.divisor is not None and str(self.divisor).lower() != "none":
+            if not str(self.divisor).isdigit() or int(self.divisor) < 1:
+                raise SettingsError(f"--divisor is {self.divisor!r}; it takes a number of channels such as 8, or none.")
+            object.__setattr__(self, "divisor", int(self.divisor))
+
+    def divisor_or(self, default: int | None) -> int | None:
+        """The divisor of widths; None for none."""
+        if self.divisor is None:
+            return default
+        return self.divisor if isinstance(self.divisor, int) else None
 
     @property
     def capped(self) -> bool:

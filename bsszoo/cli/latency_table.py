@@ -32,6 +32,10 @@ def latency_table_command(
     image_size: Annotated[
         int | None, typer.Option("--image-size", metavar="PX", show_default="the network's", help="Side of the input.")
     ] = None,
+    divisor: Annotated[
+        str | None,
+        typer.Option(metavar="N|none", show_default="8", help="What widths are multiples of; as for `compress`."),
+    ] = None,
     threads: Annotated[int, typer.Option(metavar="N", help="CPU threads.", min=1)] = 1,
     batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.", min=1)] = 1,
     runtime: Annotated[
@@ -67,9 +71,10 @@ def latency_table_command(
     from bsszoo.latency.runtimes import runtime_of
     from bsszoo.latency.table import kept_table
     from bsszoo.models.resolve import resolve
+    from bsszoo.options import GridOptions
     from bsszoo.report.tables import latency_blocks
     from bsszoo.spaces.limits import LatencyTable
-    from bsszoo.spaces.space import Space
+    from bsszoo.spaces.space import DIVISOR, Space
 
     if Path(network).suffix.lower() in (".json", ".csv"):
         table = LatencyTable.load(network)
@@ -78,16 +83,17 @@ def latency_table_command(
             say(measured)
         return
     runtime_of(runtime)
-    found = resolve(network)
+    found, multiple = resolve(network), GridOptions(divisor=divisor)
     if found.detector is not None:
         raise SettingsError("Latencies of detectors are not measured; give the network alone that stands below it.")
     code = found.code if image_size is None else replace(found.code, image_size=image_size)
     if found.source is None:
         own = code_cost(code).macs
         macs = own if flops is None else parse_amount(flops, of=own, what="--flops")
-        space = budget_space(code, macs)
+        space = budget_space(code, macs, divisor=multiple.divisor_or(DIVISOR))
     else:
-        space = Space.subnetworks(code, num_classes=found.num_classes, in_chans=found.in_chans)
+        sizes = {"num_classes": found.num_classes, "in_chans": found.in_chans}
+        space = Space.subnetworks(code, divisor=multiple.divisor_or(DIVISOR) or 1, **sizes)
     bars = Bars(progress_console())
 
     def report(done: int, total: int) -> None:

@@ -19,6 +19,7 @@ from bsszoo.spaces.feasible import draw_candidates
 from bsszoo.spaces.limits import Caps, LatencyModel, LatencyTable, Limits, predicted
 from bsszoo.spaces.reachable import Nearest, contradiction, least_latency
 from bsszoo.spaces.space import (
+    DIVISOR,
     MIN_SCALE,
     Space,
     fit_scale,
@@ -88,7 +89,13 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def budget_space(reference: Code, macs: int, scale: float | None = None, head: DetectorHead | None = None) -> Space:
+def budget_space(
+    reference: Code,
+    macs: int,
+    scale: float | None = None,
+    head: DetectorHead | None = None,
+    divisor: int | None = DIVISOR,
+) -> Space:
     """The grid that codes under a budget are searched on.
 
     Args:
@@ -97,6 +104,7 @@ def budget_space(reference: Code, macs: int, scale: float | None = None, head: D
         scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
             budget, at most 1 (section B.2.2's grid).
         head: Of the detector whose backbone is searched; the budget is then the detector's.
+        divisor: What steps of widths are rounded to multiples of, as in ``Space.scaled``; None for the paper's steps.
 
     Example:
         >>> budget_space(Code.parse("mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6"), 130_000_000).scale
@@ -113,7 +121,7 @@ def budget_space(reference: Code, macs: int, scale: float | None = None, head: D
         scale = MIN_SCALE if fitted is None else min(1.0, fitted)
     # At scale 1 too: the stem and stage 2 are the grid's and not the reference's, so that all codes share them.
     base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in, head=head)
-    return base.scaled(scale)
+    return base.scaled(scale, divisor)
 
 
 def make_plan(
@@ -128,6 +136,7 @@ def make_plan(
     latency: LatencyModel | None = None,
     head: DetectorHead | None = None,
     space: Space | None = None,
+    divisor: int | None = DIVISOR,
 ) -> Plan:
     """Candidates under a budget, drawn uniformly among the feasible codes.
 
@@ -143,12 +152,13 @@ def make_plan(
         latency: Model of a code's latency.
         head: Of the detector whose backbone the reference is; the budget and the caps are then the detector's.
         space: Where candidates are drawn, by default ``budget_space``.
+        divisor: Of ``budget_space``.
 
     Raises:
         BudgetError: No code of the space meets the budget; the text names the limit that binds and the nearest
             reachable figure. Or the latency table lacks a block.
     """
-    space = budget_space(reference, budget.macs, scale, head) if space is None else space
+    space = budget_space(reference, budget.macs, scale, head, divisor) if space is None else space
     _check_table(space, latency)
     _check_head(space, budget)
     _check_reachable(space, budget)

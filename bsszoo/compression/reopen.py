@@ -342,6 +342,10 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
         min_latency_ms=settings.get("min_latency_ms"),
     )
     computed = budget if limit is not None else replace(budget, latency_ms=None, min_latency_ms=None)
+    # Without one the grid is the paper's, as in every run of an earlier version.
+    divisor = settings.get("divisor")
+    if divisor is not None:
+        _count("divisor", divisor)
     code, subnetworks = Code.parse(settings["code"]), settings.get("subnetworks")
     space = None
     if subnetworks is not None:
@@ -357,6 +361,7 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
         latency=None if limit is None else limit.model,
         head=DetectorHead(**settings["head"]) if settings.get("head") else None,
         space=space,
+        divisor=divisor,
     )
     return replace(plan, budget=replace(plan.budget, latency_ms=budget.latency_ms)), gaps
 

@@ -75,7 +75,7 @@ from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
 from bsszoo.spaces.limits import LatencyModel, LatencyTable, predicted
-from bsszoo.spaces.space import Space
+from bsszoo.spaces.space import DIVISOR, Space
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line, masked
@@ -419,7 +419,11 @@ class Compression:
             if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
                 text = f"Training {network.code} on digits first; it is kept"
                 network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
-        request = Request(network, training, folder, tested=options.end.confirm > 0)
+        exact = options.search.search == "paper" or options.grid.scale is not None
+        divisor = options.grid.divisor_or(None if exact else DIVISOR)
+        request = Request(
+            network, training, folder, tested=options.end.confirm > 0, divisor=options.grid.divisor_or(DIVISOR) or 1
+        )
         # The budget is read twice: first so that an invalid one is reported before images are opened.
         if modelled:
             latency_limit(None, *given)
@@ -438,7 +442,8 @@ class Compression:
         cost = _cost(counted) if space is None else space.cost(reference)
         priced = space
         if priced is None and head is None:
-            priced = budget_space(reference, resolved_budget(wanted, cost, None).macs, options.grid.scale)
+            most = resolved_budget(wanted, cost, None).macs
+            priced = budget_space(reference, most, options.grid.scale, divisor=divisor)
         table = None
         if wanted.latency is not None and not modelled:
             assert priced is not None
@@ -476,6 +481,7 @@ class Compression:
             latency=None if limit is None else limit.model,
             head=head,
             space=space,
+            divisor=divisor,
         )
         evaluator = evaluator.over(plan.space, plan.candidates)
         search = SearchPlan(
@@ -486,6 +492,8 @@ class Compression:
             options.search.batch,
             options.search.reduction,
         )
+        scaled = (budget_space(reference, budget.macs, plan.scale, head, d) for d in (divisor, None))
+        rounded = next(scaled) != next(scaled)
         settings = {
             "network": title,
             "code": str(reference),
@@ -510,6 +518,7 @@ class Compression:
             "storage": None if sharing.storage is None else masked(sharing.storage),
             "study": sharing.study,
             **({} if head is None else {"head": asdict(head)}),
+            **({"divisor": divisor} if space is None and rounded else {}),
             **({} if space is None else {"subnetworks": space.counted}),
             **({} if options.search.reduction == REDUCTION else {"reduction": options.search.reduction}),
             **({} if wanted.runtime == DEFAULT else {"runtime": wanted.runtime}),

@@ -175,6 +175,7 @@ class InheritedEvaluator(TrainingEvaluator):
             original=replace(network.code, image_size=recipe.data.image_size),
             order=order,
             checksum=checksum_of(network.source),
+            divisor=request.divisor,
         )
         if request.tested:
             made.check_test()

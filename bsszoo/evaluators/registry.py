@@ -11,6 +11,7 @@ from bsszoo.errors import SettingsError
 from bsszoo.evaluators.base import Evaluator, as_evaluator, load_function
 from bsszoo.models.resolve import Network
 from bsszoo.options import TrainingOptions
+from bsszoo.spaces.space import DIVISOR
 from bsszoo.train.detection.recipe import read_any_recipe
 
 #: The evaluator without data, and the one of a network with weights.
@@ -34,12 +35,14 @@ class Request:
         training: The images, and how codes are trained on them.
         folder: Where trainings go.
         tested: Whether codes will be measured on a split that the search never sees, which then has to be there.
+        divisor: What widths of subnetworks are multiples of.
     """
 
     network: Network
     training: TrainingOptions
     folder: Path
     tested: bool = True
+    divisor: int = DIVISOR
 
 
 def make_evaluator(what: object, request: Request) -> Evaluator:

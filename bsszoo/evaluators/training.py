@@ -285,8 +285,10 @@ class CandidateTrainings(TrainingEvaluator):
         """
         how = request.training
         if how.recipe is None:
-            fitting = fitting_recipe(request.network.code.family, how.folder, how.dataset, flips=flips)
-            recipe = _changed(fitting, dataset=how.dataset, image_size=how.image_size, subset=how.subset)
+            code = request.network.code
+            fitting = fitting_recipe(code.family, how.folder, how.dataset, flips=flips)
+            size = code.image_size if how.image_size is None else how.image_size
+            recipe = _changed(fitting, image_size=size, subset=how.subset)
             recipe = recipe if how.epochs is None else _for_epochs(recipe, how.epochs)
         else:
             recipe = candidates_recipe(request)

@@ -151,8 +151,7 @@ class Space:
             >>> space.widths[0], space.depths[0]
             ((4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24), (1, 2))
         """
-        if not isinstance(divisor, int) or isinstance(divisor, bool) or not 1 <= divisor <= MAX_WIDTH:
-            raise SpaceError(f"divisor is {formatted(divisor)}; it takes a number of channels from 1.")
+        _check_divisor(divisor)
         family = family_of(base.family)
         form = family.forms[-1]
         if "E" in form and 1 in base.expansions:
@@ -204,18 +203,36 @@ class Space:
             **parts,
         )
 
-    def scaled(self, scale: float) -> Space:
+    def scaled(self, scale: float, divisor: int | None = None) -> Space:
         """Section B.2.2's grid for networks ``scale`` times as wide; depths, ratios and expansions stay.
 
         Each stage keeps its multiples and scales their step: MobileNetV2's steps (4, 8, 16, 24, 40, 80) become
         (2, 5, 10, 14, 24, 48) at 0.6, the grid on which Table 4's codes lie. ResNet steps stay multiples of 8.
         The stem goes to the nearest multiple of 8 and stage 2 up to a multiple of 4: (16, 12) at 0.6, which the
         paper leaves open and its Table 4 figures require. Ranges changed by ``replace`` are lost.
+
+        With ``divisor`` the steps are multiples of it [channels], as devices like them: of 4 or 2 where the published
+        network's stage is narrower than 64 or 32 channels at that scale (8 or 4 of these multiples). Where inner widths
+        are shares of a stage's width they are such multiples as well.
+
+        Example:
+            >>> grid = Space.of("mobilenetv2")
+            >>> [[axis[0] for axis in grid.scaled(0.604, divisor).widths] for divisor in (None, 8)]
+            [[6, 10, 20, 28, 48, 96], [6, 8, 16, 32, 48, 96]]
         """
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= 16:
             raise SpaceError(f"scale is {formatted(scale)}; allowed is a number above 0 and up to 16.")
         data = family_of(self.family)
-        steps = [scaled(scale * r.step, data.grid_divisor) for r in data.width_ranges]
+        multiples = [data.grid_divisor] * data.stages
+        if divisor is not None:
+            _check_divisor(divisor)
+            n, shares = data.stages, math.lcm(*(share.denominator for share in data.third_values))
+            for i, width in enumerate(data.original[:n]):
+                wanted = [_finest(round(scale * width), divisor)]
+                if data.shares_width:
+                    wanted.append(shares * _finest(round(scale * data.original[2 * n + i]), divisor))
+                multiples[i] = math.lcm(multiples[i], *wanted)
+        steps = [scaled(scale * r.step, m) for r, m in zip(data.width_ranges, multiples, strict=True)]
         stem, stage2 = scaled_fixed_widths(self.family, scale)
         return Space._on(
             self.family,
@@ -428,6 +445,11 @@ class Space:
                 bottom = np.array([s.denominator for s in shares], dtype=np.int64)[indices[:, j]]
                 out[:, j] = out[:, j] * out[:, j - 2 * stages] // bottom
         return out
+
+
+def _check_divisor(divisor: object) -> None:
+    if not isinstance(divisor, int) or isinstance(divisor, bool) or not 1 <= divisor <= MAX_WIDTH:
+        raise SpaceError(f"divisor is {formatted(divisor)}; it takes a number of channels from 1.")
 
 
 def _finest(width: int, divisor: int) -> int:

@@ -53,9 +53,9 @@ def test_cost_checks_itself_with_thop(tmp_path):
     ("arguments", "words"),
     [
         (["compress", "mobilnetv2", "--flops", "130M"], "Did you mean 'mobilenetv2'"),
-        (["compress", "mobilenetv2", "--flops", "1M"], "Raise --flops to 7636476"),
+        (["compress", "mobilenetv2", "--flops", "1M"], "Raise --flops to 8152740"),
         (["compress", "mobilenetv2", "--flops", "1T"], "--flops is '1T'"),
-        (["compress", "mobilenetv2", "--flops", "130M", "--activations", "1M"], "Raise --activations to 1380428"),
+        (["compress", "mobilenetv2", "--flops", "130M", "--activations", "1M"], "Raise --activations to 1371216"),
         (["compress", "mobilenetv2", "--flops", "130M", "--activations", "x"], "--activations is 'x'"),
         (["compress", "mobilenetv2", "--flops", "130M", "--latency", "fast"], "such as 12.5"),
         (["compress", "mobilenetv2"], "A compression needs a budget"),

@@ -23,13 +23,14 @@ def _original(family):
 
 
 def _plan(family="mobilenetv2", macs=130_000_000, *, caps=STRUCTURAL_CAPS, params=None, candidates=2000, **more):
+    """On the paper's own grid, unless ``more`` says otherwise."""
     return make_plan(
         _original(family),
         ResolvedBudget(macs, int(0.9 * macs), params),
         caps=caps,
         seed=0,
         candidates=candidates,
-        **more,
+        **{"divisor": None, **more},
     )
 
 
@@ -39,6 +40,39 @@ def test_130m_gives_table_4s_grid_and_control():
     assert str(plan.uniform) == "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6_stem16_stage2-12x1"
     assert code_cost(plan.uniform).macs == 129_616_880
     assert (plan.space.stem_width, plan.space.stage2_width) == (16, 12)
+
+
+def test_steps_are_what_devices_like_by_default_and_the_control_stays():
+    space = budget_space(_original("mobilenetv2"), 130_000_000)
+    assert [axis[0] // 3 if i < 1 else axis[0] // 2 for i, axis in enumerate(space.widths)] == [2, 4, 8, 16, 24, 48]
+    plan = _plan(divisor=8)
+    assert plan.uniform == _plan().uniform
+    assert (plan.space.stem_width, plan.space.stage2_width) == (16, 12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("share", [0.2, 0.43, 0.6, 1.0])
+@pytest.mark.parametrize("divisor", [8, 16])
+def test_widths_and_inner_widths_are_multiples_finer_where_the_original_is_narrow(family, share, divisor):
+    macs = int(code_cost(_original(family)).macs * share)
+    exact = budget_space(_original(family), macs, divisor=None)
+    space = budget_space(_original(family), macs, divisor=divisor)
+    assert space.scale == exact.scale
+    assert [len(axis) for axis in space.widths] == [len(axis) for axis in exact.widths]
+    assert space.depths == exact.depths
+    n = len(space.widths)
+    entries = FAMILIES[family].original
+    for i, axis in enumerate(space.widths):
+        # At least 8 multiples in the width of the network that the grid is around, or as fine as 2.
+        own, step = round(space.scale * entries[i]), divisor
+        while step > 2 and own < 8 * step:
+            step //= 2
+        assert all(width % step == 0 for width in axis)
+        if space.shares_width:
+            own, step = round(space.scale * entries[2 * n + i]), divisor
+            while step > 2 and own < 8 * step:
+                step //= 2
+            assert all((share * width) % step == 0 for share in space.thirds[i] for width in axis)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -166,7 +200,7 @@ def test_a_latency_that_is_not_limited_is_a_column_only():
 @pytest.mark.parametrize(
     ("budget", "latency", "words"),
     [
-        ({"activations": 1_000_000}, None, ["at most 1.00M activations", "Raise --activations to 1380428"]),
+        ({"activations": 1_000_000}, None, ["at most 1.00M activations", "Raise --activations to 1371216"]),
         ({"latency_ms": 5.0}, lambda code: 1.0 * sum(code.depths), ["gives at most 5 ms", "Raise --latency"]),
         ({"latency_ms": 0.5}, "table", ["at most 0.5 ms", "binds", "Raise --latency to"]),
         ({"latency_ms": 9.0}, "other", ["lacks", "the first one"]),

@@ -139,6 +139,9 @@ def test_outputs_go_by_their_labels(shapes: Path, base: Path, tmp_path: Path, ho
         network, request = f"local-dir:{folder}", TrainingOptions(data=str(shapes))
     resolved = resolve(network)
     judge = InheritedEvaluator.requested(Request(resolved, request, tmp_path))
+    finer = InheritedEvaluator.requested(Request(resolved, request, tmp_path, divisor=1))
+    assert (judge.space(resolved).divisor, finer.space(resolved).divisor) == (8, 1)
+    assert finer.fingerprint != judge.fingerprint
     judge.prepare(lambda _: None)
     accuracy = judge.shared().accuracy.top1
     if how == "a weights file":
