@@ -92,8 +92,8 @@ def latency_table_command(
         macs = own if flops is None else parse_amount(flops, of=own, what="--flops")
         space = budget_space(code, macs, divisor=multiple.divisor_or(DIVISOR))
     else:
-        sizes = {"num_classes": found.num_classes, "in_chans": found.in_chans}
-        space = Space.subnetworks(code, divisor=multiple.divisor_or(DIVISOR) or 1, **sizes)
+        width = multiple.divisor_or(DIVISOR) or 1
+        space = Space.subnetworks(code, divisor=width, num_classes=found.num_classes, in_chans=found.in_chans)
     bars = Bars(progress_console())
 
     def report(done: int, total: int) -> None:

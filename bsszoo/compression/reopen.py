@@ -351,7 +351,8 @@ def _plan(settings: Mapping[str, Any], folder: Path | None) -> tuple[Plan, list[
     if subnetworks is not None:
         for name in ("divisor", "num_classes", "in_chans"):
             _count(name, subnetworks[name])
-        space = Space.subnetworks(code, **{name: subnetworks[name] for name in ("divisor", "num_classes", "in_chans")})
+        sizes = {name: subnetworks[name] for name in ("divisor", "num_classes", "in_chans")}
+        space = Space.subnetworks(code, grow=subnetworks.get("grow", 1.0), **sizes)
     plan = make_plan(
         code,
         computed,

@@ -75,7 +75,7 @@ from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
 from bsszoo.spaces.limits import LatencyModel, LatencyTable, predicted
-from bsszoo.spaces.space import DIVISOR, Space
+from bsszoo.spaces.space import DIVISOR, GROWN, Space
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line, masked
@@ -422,7 +422,12 @@ class Compression:
         exact = options.search.search == "paper" or options.grid.scale is not None
         divisor = options.grid.divisor_or(None if exact else DIVISOR)
         request = Request(
-            network, training, folder, tested=options.end.confirm > 0, divisor=options.grid.divisor_or(DIVISOR) or 1
+            network,
+            training,
+            folder,
+            tested=options.end.confirm > 0,
+            divisor=options.grid.divisor_or(DIVISOR) or 1,
+            grow=GROWN if wanted.grow else 1.0,
         )
         # The budget is read twice: first so that an invalid one is reported before images are opened.
         if modelled:

@@ -117,7 +117,7 @@ class InheritedEvaluator(TrainingEvaluator):
         order: The network's outputs in the order of the data's classes.
         checksum: SHA-256 of the weights where they are a file: another file in its place is another run.
         epochs: Of the fine-tuning that judges; at most those of 300 updates, and half of those in full.
-        divisor: As ``Space.subnetworks``.
+        divisor, grow: As ``Space.subnetworks``.
     """
 
     leaders: ClassVar[int] = 3
@@ -130,6 +130,7 @@ class InheritedEvaluator(TrainingEvaluator):
     checksum: str = ""
     epochs: float = math.inf
     divisor: int = DIVISOR
+    grow: float = 1.0
 
     @classmethod
     def requested(cls, request: Request) -> InheritedEvaluator:
@@ -176,6 +177,7 @@ class InheritedEvaluator(TrainingEvaluator):
             order=order,
             checksum=checksum_of(network.source),
             divisor=request.divisor,
+            grow=request.grow,
         )
         if request.tested:
             made.check_test()
@@ -194,7 +196,9 @@ class InheritedEvaluator(TrainingEvaluator):
     def fingerprint(self) -> str:
         """A fingerprint (SHA-256) of the recipe, of the network and its weights, and of how codes are judged."""
         weights = self.checksum or self.weights
-        words = f"{super().fingerprint} {self.original} {weights} {self.order} {self.epochs:g} {self.divisor}"
+        words = (
+            f"{super().fingerprint} {self.original} {weights} {self.order} {self.epochs:g} {self.divisor} {self.grow:g}"
+        )
         return hashlib.sha256(words.encode()).hexdigest()[:8]
 
     @property
@@ -220,7 +224,7 @@ class InheritedEvaluator(TrainingEvaluator):
         """The subnetworks of the network, at its own input size, classes and channels."""
         part = self.recipe.model
         return Space.subnetworks(
-            network.code, divisor=self.divisor, num_classes=part.num_classes, in_chans=part.in_chans
+            network.code, divisor=self.divisor, grow=self.grow, num_classes=part.num_classes, in_chans=part.in_chans
         )
 
     def prepare(self, note: Callable[[str], None]) -> None:

@@ -80,7 +80,7 @@ class NetworkFunctions:
                 f"{network.recognised} comes without weights, from which its subnetworks start. Give a trained "
                 "module, a weights file, a training's folder, hf-hub:ORG/NAME, or a name with a tag."
             )
-        return OwnEvaluator(self, network, request.folder)
+        return OwnEvaluator(self, network, request.folder, divisor=request.divisor, grow=request.grow)
 
 
 class OwnEvaluator(Evaluator):
@@ -90,7 +90,7 @@ class OwnEvaluator(Evaluator):
         functions: The user's.
         network: The trained network.
         folder: Fine-tuned networks go to ``fine_tuned`` in it.
-        divisor: As ``Space.subnetworks``.
+        divisor, grow: As ``Space.subnetworks``.
         seed: Of the fine-tunings by which codes are judged.
     """
 
@@ -98,9 +98,16 @@ class OwnEvaluator(Evaluator):
     trials: ClassVar[int] = 160
 
     def __init__(
-        self, functions: NetworkFunctions, network: Network, folder: Path, *, divisor: int = DIVISOR, seed: int = 0
+        self,
+        functions: NetworkFunctions,
+        network: Network,
+        folder: Path,
+        *,
+        divisor: int = DIVISOR,
+        grow: float = 1.0,
+        seed: int = 0,
     ) -> None:
-        self.functions, self.network, self.divisor, self.seed = functions, network, divisor, seed
+        self.functions, self.network, self.divisor, self.grow, self.seed = functions, network, divisor, grow, seed
         self.folder = (folder / "fine_tuned").absolute()
         self.original = network.code
         self._takes_share = "share" in _parameters(functions.fine_tune)
@@ -115,7 +122,7 @@ class OwnEvaluator(Evaluator):
         weights = checksum_of(str(self.network.source)) or self.network.source
         given = self.functions
         sources = [source_digest(f) for f in (given.evaluate, given.fine_tune, given.test) if f is not None]
-        words = f"{self.original} {weights} {sources} {given.images is None} {self.divisor} {self.seed}"
+        words = f"{self.original} {weights} {sources} {given.images is None} {self.divisor} {self.grow:g} {self.seed}"
         return hashlib.sha256(words.encode()).hexdigest()[:8]
 
     @property
@@ -134,7 +141,11 @@ class OwnEvaluator(Evaluator):
     def space(self, network: Network) -> Space:
         """The subnetworks of the network, with its classes and channels."""
         return Space.subnetworks(
-            network.code, divisor=self.divisor, num_classes=network.num_classes, in_chans=network.in_chans
+            network.code,
+            divisor=self.divisor,
+            grow=self.grow,
+            num_classes=network.num_classes,
+            in_chans=network.in_chans,
         )
 
     def prepare(self, note: Callable[[str], None]) -> None:

@@ -36,6 +36,7 @@ class Request:
         folder: Where trainings go.
         tested: Whether codes will be measured on a split that the search never sees, which then has to be there.
         divisor: What widths of subnetworks are multiples of.
+        grow: How much wider and deeper than the network each stage of them may be.
     """
 
     network: Network
@@ -43,6 +44,7 @@ class Request:
     folder: Path
     tested: bool = True
     divisor: int = DIVISOR
+    grow: float = 1.0
 
 
 def make_evaluator(what: object, request: Request) -> Evaluator:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: What widths of subnetworks are multiples of, by default [channels]: what devices compute without waste.
 DIVISOR: Final = 8
+#: How many times as wide and deep as the network's a stage may be, where a search may grow it in parts.
+GROWN: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,22 @@ def test_a_built_module_is_compressed_with_its_weights(shapes: Path, base: Path,
     assert again.trials == result.trials
 
 
+def test_parts_grow_on_request(shapes: Path, base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings: dict[str, object] = {"trials": 3, "batch": 3, "confirm": 0, "measure": False, "image_size": 32}
+    result = bsszoo.compress(base, flops="70%", data=shapes, grow=True, out=out, **settings)
+    codes = [trial.code for trial in result.trials]
+    assert all(trial.state != "failed" for trial in result.trials)
+    assert all(trial.cost.macs <= 0.7 * bsszoo.cost(BASE, num_classes=3).macs for trial in result.trials)
+    whole = replace(BASE, bottlenecks=BASE.widths)
+    assert any(a > b for code in codes for a, b in zip(code.entries, whole.entries, strict=True))
+    # The page draws the same candidates again, and without the option it is another run.
+    report_study(str(out), out=tmp_path / "again.html")
+    assert "The candidates drawn again" not in (tmp_path / "again.html").read_text()
+    with pytest.raises(SettingsError, match="another"):
+        bsszoo.compress(base, flops="70%", data=shapes, out=out, **settings)
+
+
 def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
     shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
