@@ -392,6 +392,19 @@ def prediction_error(networks: Sequence[NetworkRow], limit: float | None = None)
     return notes
 
 
+def slower_than_uniform(networks: Sequence[NetworkRow]) -> list[str]:
+    """A sentence on the codes that were measured to be slower than the uniformly rescaled network; none without any."""
+    least = next((row.latency_ms for row in networks if row.role == "uniform"), None)
+    if least is None:
+        return []
+    slower = [
+        f"{row.label} ({100 * (row.latency_ms / least - 1):+.0f}%)"
+        for row in networks
+        if row.role == "found" and row.latency_ms is not None and row.latency_ms > SLOWER * least
+    ]
+    return [f"Measured to be slower than the uniformly rescaled network: {', '.join(slower)}."] if slower else []
+
+
 def leading(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     """Up to ``most`` finished trials of different codes, best first."""
     done = sorted((t for t in trials if t.score is not None), key=lambda t: (-float(t.score or 0), t.number))

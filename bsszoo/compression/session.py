@@ -20,7 +20,7 @@ import numpy as np
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
-from bsszoo.compression.budget import check_not_larger, latency_limit, read_latency, resolved_budget
+from bsszoo.compression.budget import LatencyLimit, check_not_larger, latency_limit, read_latency, resolved_budget
 from bsszoo.compression.confirm import Deliverer, Tester, chosen
 from bsszoo.compression.confirm import confirm as confirm_best
 from bsszoo.compression.events import Callback, Event, SearchEvents, TrainingEvents, begun, confirming, planned
@@ -57,13 +57,14 @@ from bsszoo.compression.result import (
     controls_of,
     prediction_error,
     seconds_of,
+    slower_than_uniform,
     training_facts,
     with_earlier,
 )
 from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
-from bsszoo.errors import RunError, SettingsError
+from bsszoo.errors import BudgetError, RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest
 from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
 from bsszoo.files import plain_name
@@ -94,6 +95,9 @@ _MOST_PARAMS: Final = 1_500_000_000
 _NO_LATENCY: Final = (
     "Latencies of detectors are not measured: the time depends on the number of detected objects, "
     "which says nothing for untrained ones."
+)
+_AS_FAST_DROPPED: Final = (
+    "Too few codes are as fast as the uniformly rescaled network, so candidates may be slower: no limit on latency."
 )
 _CONTROLS: Final = {"original": "the original network", "uniform": "the uniformly rescaled network"}
 
@@ -277,7 +281,9 @@ class Compression:
                 f"{f'{budget.latency_batch} images' if budget.latency_batch > 1 else ''}, {latencies[0].where}, the "
                 "networks taking turns."
             )
-            notes = [f"Latency: {how}", *self._other_runtime(), *prediction_error(networks, result.budget.latency_ms)]
+            asked = result.budget.latency_ms if budget.latency is not None else None
+            said = [*self._other_runtime(), *prediction_error(networks, asked), *slower_than_uniform(networks)]
+            notes = [f"Latency: {how}", *said]
             return self._noted(run, replace(result, networks=tuple(networks)), "measure", notes)
 
     def _other_runtime(self) -> list[str]:
@@ -476,26 +482,39 @@ class Compression:
         caps = caps_of(options.grid, evaluator.caps)
         sharing.reach()
         self._emit(begun(whole, budget))
-        plan = make_plan(
-            reference,
-            budget,
-            caps=caps,
-            seed=options.search.seed,
-            scale=options.grid.scale,
-            strict=options.grid.capped,
-            latency=None if limit is None else limit.model,
-            head=head,
-            space=space,
-            divisor=divisor,
-        )
+
+        def make(limit: LatencyLimit | None, *, strict: bool) -> Plan:
+            return make_plan(
+                reference,
+                resolved_budget(wanted, cost, limit),
+                caps=caps,
+                seed=options.search.seed,
+                scale=options.grid.scale,
+                strict=strict,
+                latency=None if limit is None else limit.model,
+                head=head,
+                space=space,
+                divisor=divisor,
+            )
+
+        plan = make(limit, strict=options.grid.capped)
+        trials = evaluator.trials if options.search.trials is None else options.search.trials
+        if evaluator.info.heuristic and priced is not None and limit is None:
+            as_fast = self._as_fast(priced, reference, plan.uniform)
+            if as_fast is not None:
+                try:
+                    # With all caps: the limit on latency is the first to be dropped.
+                    faster: Plan | None = make(as_fast, strict=True)
+                except BudgetError:
+                    faster = None
+                same = faster is not None and replace(faster.budget, latency_ms=None) == plan.budget
+                if faster is not None and same and len(faster.candidates) >= trials:
+                    plan, limit = faster, as_fast
+                else:
+                    plan = replace(plan, notes=(*plan.notes, _AS_FAST_DROPPED))
         evaluator = evaluator.over(plan.space, plan.candidates)
         search = SearchPlan(
-            plan.space,
-            plan.candidates,
-            evaluator,
-            evaluator.trials if options.search.trials is None else options.search.trials,
-            options.search.batch,
-            options.search.reduction,
+            plan.space, plan.candidates, evaluator, trials, options.search.batch, options.search.reduction
         )
         scaled = (budget_space(reference, budget.macs, plan.scale, head, d) for d in (divisor, None))
         rounded = next(scaled) != next(scaled)
@@ -558,6 +577,24 @@ class Compression:
         if network.module is not None and self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="bsszoo-")
         return with_weights(network, Path("" if self._scratch is None else self._scratch.name))
+
+    def _as_fast(self, space: Space, reference: Code, uniform: Code) -> LatencyLimit | None:
+        """The limit that candidates are no slower than the uniformly rescaled network; None where it does not apply.
+
+        A run that was begun goes on with the table in its folder, or without one, whatever the machine.
+        """
+        search = self.options.search
+        if search.search != "default" or search.study is not None:
+            return None
+        earlier = None if search.out is None else read_json(Path(search.out) / SETTINGS)
+        if not (self.options.end.measure if earlier is None else "latency_table" in earlier):
+            return None
+        file = None if earlier is None else Path(str(search.out)) / LATENCIES
+        table = LatencyTable.load(file) if file is not None and file.is_file() else None
+        if table is None or table.missing(space):
+            table = self._latency_table(space, reference)
+        most = predicted(table, uniform, space)
+        return None if most is None else latency_limit(most, table, None)
 
     def _latency_table(self, space: Space, reference: Code) -> LatencyTable:
         """A table of the space's blocks on this machine, for the network and its uniformly narrower ones too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import bsszoo
 from bsszoo.compression import Compression
 from bsszoo.compression.events import Event
 from bsszoo.compression.reopen import report_study
-from bsszoo.compression.result import prediction_error
+from bsszoo.compression.result import prediction_error, slower_than_uniform
 from bsszoo.errors import BudgetError, SettingsError
+from bsszoo.spaces.chain import block_shapes
 from bsszoo.spaces.limits import LatencyTable
 
 SMALL = "resnet18_c64-64-96-128_l2-2-2-2_px64"
@@ -67,6 +69,69 @@ def test_latency_alone_is_a_budget_by_a_table_that_the_run_measures(
     assert replace(again, seconds=result.seconds) == result
     assert not [e for e in events if e.phase == "latency" and e.total]
     assert report_study(str(tmp_path / "run")).path.exists()
+
+
+def test_without_data_candidates_are_no_slower_than_the_uniform_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bsszoo.latency.table.SECONDS_EACH", 0.0)
+    events: list[Event] = []
+
+    def job(name: str, **more: object) -> Compression:
+        return Compression(SMALL, flops="60%", out=tmp_path / name, callbacks=[events.append], **{**FEW, **more})
+
+    result = job("run").search()
+    assert [e for e in events if e.phase == "latency" and e.total]
+    table = LatencyTable.load(tmp_path / "run" / "latency_table.json")
+    uniform = next(row for row in result.networks if row.role == "uniform")
+    assert result.budget.latency_ms == uniform.predicted_ms == pytest.approx(table.of(uniform.code))
+    assert all(table.of(trial.code) <= result.budget.latency_ms for trial in result.trials)
+    # The control is what it is without, and the recommended one.
+    plain = job("plain", measure=False).search()
+    assert uniform.code == next(row for row in plain.networks if row.role == "uniform").code
+    assert result.recommended.code == uniform.code
+    assert plain.budget.latency_ms is None
+    # It goes on with its own table, whatever the cache holds and the machine is; and so without one.
+    events.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("bsszoo.latency.engines.processor", lambda: "another")
+    assert job("run", trials=8).search().trials[: len(result.trials)] == result.trials
+    assert job("run", trials=8, measure=False).search().budget == result.budget
+    assert job("plain").search().trials == plain.trials
+    assert not [e for e in events if e.phase == "latency"]
+    page = report_study(str(tmp_path / "run"), out=tmp_path / "again.html").path.read_text()
+    assert "are not those of the run" not in page
+
+
+def test_where_nothing_is_as_fast_the_limit_is_dropped_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bsszoo.latency.table.SECONDS_EACH", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"flops": "60%", **FEW}
+    first = Compression(SMALL, out=tmp_path / "first", **settings).search()
+    uniform = next(row for row in first.networks if row.role == "uniform")
+    # As on a machine on which every other block is slow.
+    (file,) = (tmp_path / "cache").rglob("latency/*.json")
+    table, mark = LatencyTable.load(file), json.loads(file.read_text())["fingerprint"]
+    fast = set(block_shapes(uniform.code))
+    LatencyTable({shape: 1.0 if shape in fast else 99.0 for shape in table.shapes}).save(file, fingerprint=mark)
+    result = Compression(SMALL, out=tmp_path / "run", **settings).search()
+    assert len(result.trials) == FEW["trials"]
+    assert result.budget.latency_ms is None
+    assert any(note.startswith("Too few codes are as fast as the uniformly rescaled network") for note in result.notes)
+    # It goes on as it began, though the cache is gone.
+    file.unlink()
+    assert Compression(SMALL, out=tmp_path / "run", **settings).result().trials == result.trials
+    assert not file.exists()
+
+
+def test_codes_that_are_measured_to_be_slower_than_the_uniform_network_are_named(tmp_path: Path) -> None:
+    result = bsszoo.compress("resnet18", flops="60%", out=tmp_path / "run", measure=False, **FEW)
+    times = {"original": 3.0, "uniform": 2.0, "found 1": 2.09, "found 2": 2.2}
+    rows = [replace(row, latency_ms=times.get(row.label, 1.0)) for row in result.networks]
+    assert slower_than_uniform(rows) == ["Measured to be slower than the uniformly rescaled network: found 2 (+10%)."]
+    assert slower_than_uniform(result.networks) == []
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ SMALL = {"flops": "130M", "trials": 12, "batch": 4, "measure": False}
 
 @pytest.mark.usefixtures("plots")
 def test_it_finds_diverse_codes_under_the_budget(tmp_path):
-    result = bsszoo.compress("mobilenetv2", out=tmp_path / "run", **{**SMALL, "trials": 20, "measure": True})
+    job = Compression("mobilenetv2", out=tmp_path / "run", **{**SMALL, "trials": 20})
+    job.search()
+    result = job.measure()
     assert [n.role for n in result.networks[:2]] == ["original", "uniform"]
     found = [n for n in result.networks if n.role == "found"]
     assert 5 <= len(found) <= 10
