@@ -169,7 +169,7 @@ def _rows(plan: Plan, tasks: Sequence[_Task], results: dict[str, tuple[float, ..
         mine = [results[t.key] for t in tasks if (t.label, t.code) == (label, code) and t.key in results]
         tests = tuple(result[0] for result in mine)
         held = tuple(result[1] for result in mine) if all(len(result) > 1 for result in mine) else ()
-        interval = mean_interval(tests) if tests else Interval(0.0)
+        interval = mean_interval(tests).within_percent(tests) if tests else Interval(0.0)
         yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, interval.low, interval.high, held)
 
 
@@ -209,6 +209,12 @@ class Interval:
     mean: float
     low: float | None = None
     high: float | None = None
+
+    def within_percent(self, values: Sequence[float]) -> Interval:
+        """The interval cut to 0 to 100, which Student's may leave, where all values [%] are within."""
+        if self.low is None or self.high is None or not all(0 <= v <= 100 for v in values):
+            return self
+        return Interval(self.mean, max(0.0, self.low), min(100.0, self.high))
 
     @property
     def above_zero(self) -> bool:

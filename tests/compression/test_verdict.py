@@ -63,3 +63,12 @@ def test_one_value_has_no_interval_and_none_is_an_error():
         mean_interval([])
     with pytest.raises(ValueError, match="each side"):
         difference([1.0], [])
+
+
+def test_an_interval_of_percentages_stays_within_them():
+    assert mean_interval([99.0, 98.2]).within_percent([99.0, 98.2]).high == 100
+    assert mean_interval([0.5, 2.0]).within_percent([0.5, 2.0]).low == 0
+    # Of other figures nothing is known.
+    other = mean_interval([99.0, 101.0])
+    assert other.within_percent([99.0, 101.0]) == other
+    assert mean_interval([50.0]).within_percent([50.0]) == Interval(50.0)
