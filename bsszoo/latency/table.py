@@ -53,6 +53,8 @@ _SECONDS, _SECONDS_EXPORTED = 4.0, 10.0
 _LEAST_NETWORKS = 8
 # Networks of the space at random that figures are fitted to, and of a runtime that they are exported to.
 _NETWORKS, _NETWORKS_EXPORTED = 16, 64
+# Exported networks that take turns together.
+_TOGETHER = 8
 # Parameters of exported blocks, or of exported networks, that are in memory together; a runtime holds some copies.
 _MOST_PARAMS = 100_000_000
 # Channels of a vector, and of the least part of one that runtimes count in.
@@ -377,15 +379,13 @@ def _in_networks(
         forwards.append(runtime.forward(build(code, **sizes).eval().to(device), images))
         if exported:
             steps.one()
-    seconds, most = (_SECONDS_EXPORTED, 400) if exported else (_SECONDS, 100)
-    times = time_forwards(forwards, device=device, seconds=seconds, least=5, most=most)
+    measured = _medians(forwards, device, exported=exported)
     weights = {shape: _weights(shape, space.family) for shape in table.shapes}
     blocks = [block_shapes(code, **sizes) for code in codes]
     rows = [
         [table.of(code, **sizes), sum(weights[shape] for shape in own) / _MILLION, 1.0]
         for code, own in zip(codes, blocks, strict=True)
     ]
-    measured = np.array([latency.median_ms for latency in times])
     factor, of_weights, beside = float(np.median(measured / np.array(rows)[:, 0])), 0.0, 0.0
     if len(codes) >= _LEAST_NETWORKS:
         # Blocks take the most of the time, whatever the noise.
@@ -400,6 +400,21 @@ def _in_networks(
     }
     table = LatencyTable(fitted, name=table.name)
     return _by_place(table, blocks, measured) if exported and len(codes) >= _LEAST_NETWORKS else table
+
+
+def _medians(forwards: Sequence[Callable[[], object]], device: str, *, exported: bool) -> NDArray[np.float64]:
+    """The median times of networks that take turns [ms]."""
+    if not exported:
+        timed = time_forwards(forwards, device=device, seconds=_SECONDS, least=5, most=100)
+        return np.array([latency.median_ms for latency in timed])
+    # As few together as a closing table has: the more there are, the longer a short forward takes.
+    groups = [forwards[i : i + _TOGETHER] for i in range(0, len(forwards), _TOGETHER)]
+    seconds = _SECONDS_EXPORTED / _TURNS / len(groups)
+    turns = [
+        [one.times for group in groups for one in time_forwards(group, seconds=seconds, least=5, most=100, again=True)]
+        for _ in range(_TURNS)
+    ]
+    return np.array([np.median(np.concatenate(times)) for times in zip(*turns, strict=True)])
 
 
 def _by_place(

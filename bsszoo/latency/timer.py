@@ -53,6 +53,7 @@ def time_forwards(
     least: int = 3,
     most: int = 200,
     warm_up: int = 2,
+    again: bool = False,
 ) -> tuple[Latency, ...]:
     """Time callables that take turns, without gradients; what a GPU works on is waited for after each.
 
@@ -63,6 +64,8 @@ def time_forwards(
         least: Timed forwards of each however long they take.
         most: Timed forwards of each at most.
         warm_up: Forwards of each before any is timed, at least one; ``warm_ms`` is the first, compilation included.
+        again: Run each once more before every timed forward, so that what the others drove out of the caches is back:
+            a short forward's time depends on how many take turns else.
     """
     import torch
 
@@ -83,7 +86,7 @@ def time_forwards(
         turns: list[list[float]] = []
         end = time.perf_counter() + seconds
         while len(turns) < least or (len(turns) < most and time.perf_counter() < end):
-            turns.append([once(forward) for forward in forwards])
+            turns.append([(once(forward) if again else 0.0, once(forward))[1] for forward in forwards])
     where = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
     return tuple(Latency(times, first[0], where) for times, first in zip(zip(*turns, strict=True), warm, strict=True))
 
@@ -108,7 +111,7 @@ def measure_latencies(
     in_chans: int = 3,
     batch: int = 1,
     threads: int = 0,
-    rounds: int = 15,
+    rounds: int | None = None,
     budget_s: float = 20.0,
     runtime: str = DEFAULT,
 ) -> tuple[Latency, ...]:
@@ -122,7 +125,8 @@ def measure_latencies(
         num_classes, in_chans: Their outputs and input channels.
         batch: Images at a time.
         threads: CPU threads; 0 leaves PyTorch's.
-        rounds: Timed forwards of each; fewer, but at least 3, when all would take longer than ``budget_s`` together.
+        rounds: Timed forwards of each, by default 15, of another runtime than PyTorch, whose forwards are short, 200;
+            fewer, but at least 3, when all would take longer than ``budget_s`` together.
         budget_s: Seconds the timed forwards may take.
         runtime: Such as ``onnxruntime``, to which the networks are exported.
 
@@ -134,6 +138,9 @@ def measure_latencies(
     from bsszoo.models.build import build
 
     chosen = runtime_of(runtime)
+    if rounds is None:
+        rounds = 15 if chosen.export is None else 200
+    exported = chosen.export is not None
     with cpu_threads(threads):
         forwards = [
             chosen.forward(
@@ -142,7 +149,7 @@ def measure_latencies(
             )
             for code in codes
         ]
-        timed = time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds)
-    if chosen.export is None:
+        timed = time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds, again=exported)
+    if not exported:
         return timed
     return tuple(replace(latency, where=f"{chosen.label}, {latency.where}") for latency in timed)

@@ -20,6 +20,13 @@ def test_callables_take_turns_once_each_is_warm():
     assert a.where == f"CPU, {torch.get_num_threads()} threads"
 
 
+def test_each_is_run_once_more_before_it_is_timed_where_caches_shall_hold_what_it_needs():
+    calls = []
+    a, _ = time_forwards([lambda: calls.append("a"), lambda: calls.append("b")], least=2, warm_up=1, again=True)
+    assert "".join(calls) == "ab" + "aabbaabb"
+    assert a.runs == 2
+
+
 @pytest.mark.parametrize(("seconds", "runs"), [(0.0, 2), (600.0, 5)])
 def test_turns_end_with_the_time_but_neither_below_the_least_nor_above_the_most(seconds, runs):
     (latency,) = time_forwards([lambda: None], seconds=seconds, least=2, most=5)
