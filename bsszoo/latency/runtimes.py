@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -107,6 +108,29 @@ def _onnxruntime(exported: bytes | str, images: torch.Tensor, threads: int) -> F
     return lambda: session.run([_OUTPUT], inputs)
 
 
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _openvino(exported: bytes | str, images: torch.Tensor, threads: int) -> Forward:
+    import openvino
+
+    # Its own choice of a precision is bfloat16 where the processor has it. A thread that is bound to a core waits for
+    # whatever else runs there.
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
+    request = _core().compile_model(_core().read_model(exported), "CPU", settings).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(images.numpy(), shared_memory=True))
+    return lambda: request.infer()
+
+
 #: The runtimes by name. torch.compile takes seconds for each block, so that no table is measured with it.
 RUNTIMES: Final = {
     runtime.name: runtime
@@ -114,6 +138,7 @@ RUNTIMES: Final = {
         Runtime("pytorch", _module),
         Runtime("compile", _compiled, tables=False),
         Runtime("onnxruntime", _onnxruntime, _onnx, "onnxruntime", "onnx"),
+        Runtime("openvino", _openvino, _onnx, "openvino", "openvino"),
     )
 }
 #: Of a table and of measured networks where nothing else is said.

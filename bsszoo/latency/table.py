@@ -15,8 +15,9 @@ import hashlib
 import json
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -47,6 +48,8 @@ TIMED_EXPORTED: Final = (600, 24)
 SECONDS_EACH = 0.05
 # Turns in which all blocks are timed: a slow spell of the machine then affects none in all of them.
 _TURNS = 4
+# The same of blocks that a runtime loads from a file, each time.
+_TURNS_EXPORTED = 2
 # Of timing whole networks, and of a runtime that they are exported to.
 _SECONDS, _SECONDS_EXPORTED = 4.0, 10.0
 # Networks from which three figures are fitted to their times.
@@ -55,7 +58,7 @@ _LEAST_NETWORKS = 8
 _NETWORKS, _NETWORKS_EXPORTED = 16, 64
 # Exported networks that take turns together.
 _TOGETHER = 8
-# Parameters of exported blocks, or of exported networks, that are in memory together; a runtime holds some copies.
+# Parameters of exported networks that are in memory together; a runtime holds some copies.
 _MOST_PARAMS = 100_000_000
 # Channels of a vector, and of the least part of one that runtimes count in.
 _VECTOR, _PART = 16, 4
@@ -92,9 +95,9 @@ def measure_latency_table(
         networks: Networks to fit these figures to, up to 16 of ``codes`` and so many of the space's at random (where
             there are codes, of spaces of subnetworks only); by default 16, of another runtime than PyTorch 64. 0 leaves
             the blocks' times as they are.
-        on_block: Called with the steps done and all steps, after each; every block is timed in four turns, and exported
-            where the runtime takes a file, as the networks are.
-        runtime: How blocks are run: ``pytorch`` (eager forwards), or on the CPU ``onnxruntime``.
+        on_block: Called with the steps done and all steps, after each; every block is timed in four turns, or exported
+            and timed in two where the runtime takes a file, as the networks are.
+        runtime: How blocks are run: ``pytorch`` (eager forwards), or on the CPU ``onnxruntime`` or ``openvino``.
 
     Raises:
         SettingsError: There is no such runtime, it is not installed, or not for this device.
@@ -125,7 +128,8 @@ def measure_latency_table(
             some += [space.code(row) for row in space.sample(networks, 0)]
     if exported:
         some = _in_memory(some, sizes)
-    steps = _Steps(on_block, _TURNS * len(timed) + exported * (len(timed) + len(some)))
+    every = (1 + _TURNS_EXPORTED) * len(timed) + len(some) if exported else _TURNS * len(timed)
+    steps = _Steps(on_block, every)
     with cpu_threads(threads):
         table = _measured(timed, space.family, device, batch, seconds_each, steps, chosen)
         if len(timed) < len(shapes):
@@ -308,43 +312,29 @@ def _measured(
     runtime: Runtime,
 ) -> LatencyTable:
     times: dict[BlockShape | str, float] = {}
-    threads = torch.get_num_threads()
-    for part in [shapes] if runtime.export is None else _parts(shapes, family):
-        forwards: dict[BlockShape, Callable[[], object]] = {}
-        if runtime.export is not None:
-            for shape in part:
-                images = torch.randn(batch, *block_input(shape))
-                forwards[shape] = runtime.forward(build_block(shape, family).eval(), images)
-                steps.one()
-        for _ in range(_TURNS):
-            for shape in part:
-                forward = forwards.get(shape)
-                if forward is None:
-                    module = build_block(shape, family).eval().to(device)
-                    forward = runtime.load(module, torch.randn(batch, *block_input(shape), device=device), threads)
-                ms = _least_ms(forward, device, seconds_each / _TURNS)
+    threads, exported = torch.get_num_threads(), runtime.export is not None
+    turns = _TURNS_EXPORTED if exported else _TURNS
+    with TemporaryDirectory(prefix="bsszoo-blocks-") as folder:
+        files = {shape: f"{folder}/{i}" for i, shape in enumerate(shapes if exported else ())}
+        for shape, file in files.items():
+            assert runtime.export is not None
+            block, images = build_block(shape, family).eval(), torch.randn(batch, *block_input(shape))
+            Path(file).write_bytes(runtime.export(block, images))
+            steps.one()
+        for _ in range(turns):
+            for shape in shapes:
+                # Loaded anew in each turn: one of many that a runtime holds may be slow long after its turn began.
+                network: Any = files.get(shape) or build_block(shape, family).eval().to(device)
+                forward = runtime.load(network, torch.randn(batch, *block_input(shape), device=device), threads)
+                ms = _least_ms(forward, device, seconds_each / turns)
                 times[shape] = min(ms, times.get(shape, ms))
                 steps.one()
-    if runtime.export is not None:
+    if exported:
         # What a call costs whatever it computes; a block costs something all the same.
         empty = runtime.forward(nn.Identity().eval(), torch.randn(batch, *block_input(shapes[0])))
-        call = min(_least_ms(empty, device, seconds_each / _TURNS) for _ in range(_TURNS))
+        call = min(_least_ms(empty, device, seconds_each / turns) for _ in range(turns))
         times = {shape: max(ms - call, ms / 20) for shape, ms in times.items()}
     return LatencyTable(times, name=f"table measured on {device}")
-
-
-def _parts(shapes: Sequence[BlockShape], family: str) -> Iterator[list[BlockShape]]:
-    """Blocks that are in memory together."""
-    part: list[BlockShape] = []
-    params = 0
-    for shape in shapes:
-        own = _weights(shape, family)
-        if part and params + own > _MOST_PARAMS:
-            yield part
-            part, params = [], 0
-        part.append(shape)
-        params += own
-    yield part
 
 
 def _in_memory(codes: Sequence[Code], sizes: dict[str, Any]) -> list[Code]:
