@@ -2,8 +2,8 @@
 
     python benchmarks/picture.py RUN docs/compressed.svg
 
-Test accuracy, multiply-adds and measured latency as the run's ``result.json`` has them, and the blocks of each stage: as
-high as they have channels, as wide inside as their line is long.
+Test accuracy, multiply-adds and measured latency as the run's ``result.json`` has them, and the blocks of each stage,
+as high as they have channels: inside (pale) and behind them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def bars(axes: Any, networks: dict[str, dict[str, Any]]) -> None:
 
 
 def blocks(axes: Any, networks: dict[str, dict[str, Any]]) -> None:
-    """Each block as high as it has channels; beside it, as high as it is wide inside."""
+    """Each block as high as it has channels inside, pale, and behind it."""
     tallest = max(s.first.out_width for s in stacked(networks["original"]))
     for row, (role, network) in enumerate(networks.items()):
         x, base = 0.0, -1.5 * row

@@ -147,7 +147,10 @@ class TrainingOptions:
         display=False,
     )
     recipe: str | Path | None = option(
-        None, "With --data: how each code is trained.", metavar="FILE", display="the paper's, in full"
+        None,
+        "With --data: how each code is trained.",
+        metavar="FILE",
+        display="the paper's, in full; from inherited weights one that fits the number of images",
     )
     dataset: str | None = option(
         None,

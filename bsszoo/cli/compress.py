@@ -22,7 +22,8 @@ def compress_command(
             show_default=False,
             help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1, "
             "regnetx_008, regnety_008, another name of `bsszoo list`, a code's text, a weights file, a "
-            "training's folder or hf-hub:ORG/NAME (with --data its weights are inherited), or a detector, "
+            "training's folder, hf-hub:ORG/NAME or a name with a tag, resnet50.a1_in1k (with --data their weights are "
+            "inherited), or a detector, "
             "maskrcnn_ or retinanet_ and any of these, whose backbone is searched.",
         ),
     ],
