@@ -24,7 +24,10 @@ def measure_command(
         ),
     ],
     engines: Annotated[
-        str, typer.Option(metavar="A,B", help="eager (PyTorch), compile (torch.compile), onnx (onnxruntime), openvino.")
+        str,
+        typer.Option(
+            metavar="A,B", help="eager (PyTorch), compile (torch.compile), onnx (onnxruntime), openvino, litert."
+        ),
     ] = "eager,compile,onnx",
     batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 1,
     image_size: Annotated[

@@ -37,7 +37,7 @@ def measure_here(task: dict[str, Any]) -> dict[str, Any]:
     runtime = engine_of(task["engine"])
     device = torch.device(task["device"])
     gpu = device.type == "cuda"
-    import_module(runtime.module)  # before memory is counted, as PyTorch is
+    import_module(runtime.modules[-1])  # before memory is counted, as PyTorch is
     before = _start_of_peak(torch, device)
     network, images = _network(task) if runtime.export is None else (task["file"], _images(task))
     forward = runtime.load(network, images, torch.get_num_threads())

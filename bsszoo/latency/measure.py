@@ -118,8 +118,8 @@ def measure(
 
     Args:
         networks: Names for the table, with their codes.
-        engines: Of ``eager`` (PyTorch), ``compile`` (torch.compile), and on the CPU in float32 ``onnx`` (onnxruntime)
-            and ``openvino``; ``pytorch`` and ``onnxruntime`` are names of theirs too.
+        engines: Of ``eager`` (PyTorch), ``compile`` (torch.compile), and on the CPU in float32 ``onnx`` (onnxruntime),
+            ``openvino`` and ``litert``; ``pytorch`` and ``onnxruntime`` are names of theirs too.
         batch: Images at a time.
         image_size: Side of the input [px]; each network's by default.
         sizes: Outputs of the classifier and channels of the input of each network by its name; 1000 and 3 by default.

@@ -8,10 +8,13 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.errors import SettingsError, formatted
@@ -35,7 +38,7 @@ class Runtime:
         load: Makes the forward of what ``export`` returned (or of a file with it), or of the module itself, on images
             [n, c, h, w] and a number of CPU threads.
         export: The module's network as a file's bytes, for the shape of these images; None where the module is run.
-        module: What is imported for it.
+        modules: What is imported for it; the last one is the runtime.
         extra: bsszoo's extra that installs it; None for what is always there.
         tables: Whether the blocks of a table can be timed with it.
     """
@@ -43,13 +46,13 @@ class Runtime:
     name: str
     load: Callable[[Any, torch.Tensor, int], Forward]
     export: Callable[[nn.Module, torch.Tensor], bytes] | None = None
-    module: str = "torch"
+    modules: tuple[str, ...] = ("torch",)
     extra: str | None = None
     tables: bool = True
 
     def check(self) -> None:
         """A ``SettingsError`` with what to install unless it is installed."""
-        if find_spec(self.module) is None:
+        if any(find_spec(module) is None for module in self.modules):
             raise SettingsError(
                 f"The runtime {self.name} is not installed; it is one of bsszoo's extras: "
                 f'pip install "bsszoo[{self.extra}]".'
@@ -58,7 +61,7 @@ class Runtime:
     @property
     def version(self) -> str:
         """The runtime's version."""
-        return str(import_module(self.module).__version__)
+        return str(import_module(self.modules[-1]).__version__)
 
     @property
     def label(self) -> str:
@@ -131,14 +134,40 @@ def _openvino(exported: bytes | str, images: torch.Tensor, threads: int) -> Forw
     return lambda: request.infer()
 
 
-#: The runtimes by name. torch.compile takes seconds for each block, so that no table is measured with it.
+def _tflite(module: nn.Module, images: torch.Tensor) -> bytes:
+    import litert_torch
+
+    with TemporaryDirectory(prefix="bsszoo-litert-") as folder, redirect_stdout(io.StringIO()):
+        file = Path(folder) / "network.tflite"
+        litert_torch.convert(module, (images,)).export(str(file))
+        return file.read_bytes()
+
+
+def _litert(exported: bytes | str, images: torch.Tensor, threads: int) -> Forward:
+    from ai_edge_litert.interpreter import Interpreter
+
+    file = {"model_path": exported} if isinstance(exported, str) else {"model_content": exported}
+    interpreter = Interpreter(**file, num_threads=threads)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images.numpy())
+    output = interpreter.get_output_details()[0]["index"]
+
+    def forward() -> object:
+        interpreter.invoke()
+        return [interpreter.get_tensor(output)]
+
+    return forward
+
+
+#: The runtimes by name. torch.compile and LiteRT's converter take seconds for each block: they measure no table.
 RUNTIMES: Final = {
     runtime.name: runtime
     for runtime in (
         Runtime("pytorch", _module),
         Runtime("compile", _compiled, tables=False),
-        Runtime("onnxruntime", _onnxruntime, _onnx, "onnxruntime", "onnx"),
-        Runtime("openvino", _openvino, _onnx, "openvino", "openvino"),
+        Runtime("onnxruntime", _onnxruntime, _onnx, ("onnxruntime",), "onnx"),
+        Runtime("openvino", _openvino, _onnx, ("openvino",), "openvino"),
+        Runtime("litert", _litert, _tflite, ("litert_torch", "ai_edge_litert"), "litert", tables=False),
     )
 }
 #: Of a table and of measured networks where nothing else is said.

@@ -36,8 +36,8 @@ def _computed(out: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_runtime_computes_what_pytorch_does(name: str) -> None:
-    pytest.importorskip(RUNTIMES[name].module)
-    runtime = runtime_of(name)
+    pytest.importorskip(RUNTIMES[name].modules[0])
+    runtime = engine_of(name)
     shapes = [(BlockShape.parse(text), family) for text, family in BLOCKS.items()]
     made = [(build_block(shape, family), block_input(shape)) for shape, family in shapes]
     made.append((build(Code.parse(SMALL), num_classes=7), (3, 32, 32)))
@@ -71,9 +71,9 @@ def _threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", [name for name in EXPORTED if RUNTIMES[name].tables])
 def test_networks_are_timed_with_a_runtime_and_its_name_is_said(name: str) -> None:
-    pytest.importorskip(RUNTIMES[name].module)
+    pytest.importorskip(RUNTIMES[name].modules[0])
     for latency in measure_latencies([Code.parse(SMALL)] * 2, threads=1, rounds=3, runtime=name):
         assert latency.where == f"{runtime_of(name).label}, CPU, 1 threads"
         assert latency.runs == 3
@@ -82,14 +82,14 @@ def test_networks_are_timed_with_a_runtime_and_its_name_is_said(name: str) -> No
 def test_what_is_not_installed_is_missed_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(RUNTIMES, "onnxruntime", replace(RUNTIMES["onnxruntime"], module="no_such_module"))
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", replace(RUNTIMES["onnxruntime"], modules=("no_such_module",)))
     with pytest.raises(SettingsError, match=r'onnxruntime is not installed.*pip install "bsszoo\[onnx\]"'):
         bsszoo.compress(SMALL, flops="60%", runtime="onnxruntime", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_names_that_are_no_runtime_are_refused(tmp_path: Path) -> None:
-    for name in ("onnx", "compile", ""):
+    for name in ("onnx", "compile", "litert", ""):
         with pytest.raises(SettingsError, match=r"--runtime is '.*'; it takes pytorch.* or "):
             bsszoo.compress(SMALL, latency="60%", runtime=name, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
