@@ -51,10 +51,10 @@ def score(value: float | None) -> str:
 
 
 def latency(milliseconds: float | None) -> str:
-    """A latency [ms] in three or four digits, without its unit; ``-`` when it was not measured."""
+    """A latency [ms] in two to four digits, without its unit; ``-`` when it was not measured."""
     if milliseconds is None or not math.isfinite(milliseconds):
         return ABSENT
-    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:.0f}"
+    return f"{milliseconds:.{3 if milliseconds < 1 else 2 if milliseconds < 100 else 0}f}"
 
 
 def counted_at(sizes: Iterable[int]) -> str:

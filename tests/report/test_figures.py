@@ -75,3 +75,10 @@ def test_shares_and_spans() -> None:
     assert percent(1, 0) == "-"
     spans = [duration(s) for s in (0.004, 9.99, 9.996, 59.6, 101.3, 3599.7, 11_220)]
     assert spans == ["0.00 s", "9.99 s", "10 s", "1 min 00 s", "1 min 41 s", "1 h 00 min", "3 h 07 min"]
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"), [(0.0456, "0.046"), (0.9, "0.900"), (1.234, "1.23"), (99.0, "99.00"), (150.4, "150")]
+)
+def test_a_short_latency_has_as_many_digits_as_a_long_one(ms: float, text: str) -> None:
+    assert latency(ms) == text
