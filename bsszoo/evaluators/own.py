@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -46,7 +46,8 @@ class NetworkFunctions:
             ``evaluate`` itself, which flatters what was chosen by it.
         images: Training images as the network takes them, to which layers are fitted and from which means and
             variances are recomputed: a tensor [n, c, h, w], or a loader of batches (images, or images and labels);
-            about a thousand are used. Without any, weights are only inherited, and there is no rung 0.
+            about a thousand are used, and costs are counted at their size. Without any, weights are only inherited,
+            there is no rung 0, and the size is that of the module's ``default_cfg``, else the family's.
 
     Raises:
         SettingsError: One of them is not what it should be.
@@ -107,9 +108,16 @@ class OwnEvaluator(Evaluator):
         grow: float = 1.0,
         seed: int = 0,
     ) -> None:
+        from bsszoo.train.seeds import drawing
+
         self.functions, self.network, self.divisor, self.grow, self.seed = functions, network, divisor, grow, seed
         self.folder = (folder / "fine_tuned").absolute()
-        self.original = network.code
+        #: Some images and their labels, where there are any. Loaders shuffle with the global generators.
+        self.images = None
+        if functions.images is not None:
+            with drawing(seed, *b"images"):
+                self.images = _some(functions.images)
+        self.original = self.searched(network).code
         self._takes_share = "share" in _parameters(functions.fine_tune)
         self._shared: _Shared | None = None
         self._known: dict[Code, Score] = {}
@@ -137,6 +145,11 @@ class OwnEvaluator(Evaluator):
     def _measures(self) -> str:
         lines = (inspect.getdoc(self.functions.evaluate) or "").strip().splitlines()
         return lines[0].rstrip(".") if lines else "value of your evaluate"
+
+    def searched(self, network: Network) -> Network:
+        """The network at the size of the images, where they are square."""
+        height, width = (0, 1) if self.images is None else self.images[0].shape[2:]
+        return network if height != width else replace(network, code=replace(network.code, image_size=height))
 
     def space(self, network: Network) -> Space:
         """The subnetworks of the network, with its classes and channels."""
@@ -293,7 +306,6 @@ class _Shared:
         from bsszoo.models.create import create
         from bsszoo.models.inherit import Reference
         from bsszoo.train.classification.trained import images_to_fit
-        from bsszoo.train.seeds import drawing
 
         given = judge.network.module
         first = None if given is None else next(given.parameters(), None)
@@ -302,10 +314,8 @@ class _Shared:
         self.network = network.to(self.device).eval()
         self.reference: Any = None
         self.batches: list[Any] = []
-        if judge.functions.images is not None:
-            # Loaders shuffle with the global generators.
-            with drawing(judge.seed, *b"images"):
-                images, labels = _some(judge.functions.images)
+        if judge.images is not None:
+            images, labels = judge.images
             images = images.to(self.device)
             number = images_to_fit(images.shape[1], max(images.shape[2:]))
             fitted = None if labels is None else labels[:number].to(self.device)

@@ -182,6 +182,18 @@ def test_without_images_or_a_share_each_code_is_inherited_and_trained_in_full(
     assert "all fine-tuned" in judge.estimate(12, 4, 3, SMALLER)
 
 
+def test_costs_are_counted_at_the_size_of_the_images(tmp_path: Path) -> None:
+    theirs = torchvision.models.resnet18(num_classes=3)
+    found = resolve(theirs)
+    assert found.code.image_size == 224
+    judge = judge_of(theirs, tmp_path, images=torch.randn(8, 3, 64, 64))
+    assert judge.original.image_size == judge.searched(found).code.image_size == 64
+    assert (
+        judge.space(judge.searched(found)).cost(judge.original).macs == bsszoo.cost("resnet18", 64, num_classes=3).macs
+    )
+    assert judge_of(theirs, tmp_path, images=torch.randn(8, 3, 64, 96)).original.image_size == 224
+
+
 def test_the_same_seed_gives_the_same_score(trained: nn.Module, tmp_path: Path) -> None:
     scores = [judge_of(trained, tmp_path, images=TRAIN[0])(SMALLER).value for _ in range(2)]
     assert scores[0] == scores[1]
