@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
@@ -112,24 +113,33 @@ def confirm(
     notes = []
     remaining = [t for t in tasks if t.key not in results]
     on_result("", len(results), len(tasks))
+    for task, train in _each(judge, remaining, workers):
+        try:
+            result = _results(train())
+        except (Exception, SystemExit) as error:
+            notes.append(f"A training of the {task.label} code failed: {reason(error)}")
+            continue
+        results[task.key] = result
+        study.set_user_attr(task.key, list(result) if len(result) > 1 else result[0])
+        on_result(f"{task.label}: {result[0]:.2f}", len(results), len(tasks))
+    rows = list(_rows(plan, tasks, results))
+    return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
+
+
+def _each(judge: Tester, tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Callable[[], Any]]]:
+    """Each task with what gives its result, in this thread, which Ctrl-C reaches; with more workers as they finish."""
+    if workers == 1:
+        for task in tasks:
+            yield task, partial(judge.tested, task.code, task.number)
+        return
     with share_of_threads(workers), ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(judge.tested, t.code, t.number): t for t in remaining}
+        running = {pool.submit(judge.tested, t.code, t.number): t for t in tasks}
         try:
             for future in as_completed(running):
-                task = running[future]
-                try:
-                    result = _results(future.result())
-                except (Exception, SystemExit) as error:
-                    notes.append(f"A training of the {task.label} code failed: {reason(error)}")
-                    continue
-                results[task.key] = result
-                study.set_user_attr(task.key, list(result) if len(result) > 1 else result[0])
-                on_result(f"{task.label}: {result[0]:.2f}", len(results), len(tasks))
+                yield running[future], future.result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    rows = list(_rows(plan, tasks, results))
-    return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
 
 
 def _results(value: Any) -> tuple[float, ...]:

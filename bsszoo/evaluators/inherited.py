@@ -14,15 +14,17 @@ import copy
 import hashlib
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from scipy.stats import binomtest
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
 from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.registry import Request
@@ -34,7 +36,7 @@ from bsszoo.models.resolve import Network
 from bsszoo.models.weights import sha256_of
 from bsszoo.options import REDUCTION
 from bsszoo.spaces.space import DIVISOR, Space
-from bsszoo.train.checkpoint import RECIPE, WEIGHTS
+from bsszoo.train.checkpoint import LAST, RECIPE, SUMMARY, WEIGHTS
 from bsszoo.train.classification.data import ImageSplit, Stream, class_names, open_split, open_splits, open_test
 from bsszoo.train.classification.recipe import (
     AugmentPart,
@@ -48,9 +50,14 @@ from bsszoo.train.classification.recipe import (
     with_values,
 )
 
+if TYPE_CHECKING:
+    from bsszoo.train.classification.evaluation import Accuracy
+
 _NEARNESS: Final = "minus the divergence from the trained network's outputs [nats]"
 #: Most updates of the fine-tuning by which a code is judged.
 JUDGED_UPDATES: Final = 300
+#: A fine-tuning in full of fewer multiply-adds than this, some minutes of a core, needs no process and checkpoints.
+LONG: Final = 5e12
 #: Updates of the fine-tuning in full, from which its epochs follow; and the fewest and the most epochs.
 TUNED_UPDATES: Final = 2500
 TUNED_EPOCHS: Final = (3, 30)
@@ -114,6 +121,7 @@ class InheritedEvaluator(TrainingEvaluator):
         data, folder, repeats, device: As ``Trainings``.
         weights: The trained network's, as ``bsszoo.create`` takes them.
         original: Its code.
+        in_memory: Whether the images in memory do for fine-tunings in full: the recipe has nothing that they lack.
         order: The network's outputs in the order of the data's classes.
         checksum: SHA-256 of the weights where they are a file: another file in its place is another run.
         epochs: Of the fine-tuning that judges; at most those of 300 updates, and half of those in full.
@@ -126,6 +134,7 @@ class InheritedEvaluator(TrainingEvaluator):
 
     weights: str = ""
     original: Code | None = None
+    in_memory: bool = False
     order: tuple[int, ...] = ()
     checksum: str = ""
     epochs: float = math.inf
@@ -174,6 +183,7 @@ class InheritedEvaluator(TrainingEvaluator):
             how.repeats,
             weights=network.source,
             original=replace(network.code, image_size=recipe.data.image_size),
+            in_memory=how.recipe is None,
             order=order,
             checksum=checksum_of(network.source),
             divisor=request.divisor,
@@ -313,6 +323,56 @@ class InheritedEvaluator(TrainingEvaluator):
         """As ``TrainingEvaluator.recipe_for``, taught by the trained network."""
         return with_values(super().recipe_for(test=test), loss=self.taught)
 
+    def trained(self, code: Code, seed: int, *, test: bool = False) -> dict[str, Any]:
+        """As ``Trainings.trained``: short ones in this process, of images in memory.
+
+        A process of its own takes seconds to begin, and reads every image in every epoch; it is worth that where a
+        training is long enough for checkpoints, or several run at a time.
+        """
+        out = self.training_folder(code, seed)
+        part = self.recipe.model
+        work = 3 * self._updates * self.recipe.optim.batch_size
+        work *= code_cost(code, num_classes=part.num_classes, in_chans=part.in_chans).macs
+        alone = threading.current_thread() is threading.main_thread()
+        if self.in_memory and test and alone and work < LONG and not any((out / f).is_file() for f in (SUMMARY, LAST)):
+            self._train_here(code, seed, out)
+        return super().trained(code, seed, test=test)
+
+    def _train_here(self, code: Code, seed: int, out: Path) -> None:
+        """Fine-tune a code's network in full and write what a training leaves."""
+        from bsszoo.train.checkpoint import EpochRow, Folder
+        from bsszoo.train.classification.in_memory import accuracy, fine_tune, outputs
+        from bsszoo.train.classification.outcome import conclude
+        from bsszoo.train.devices import Process
+
+        shared = self.shared()
+        self._write_original()
+        model = {"name": str(code), "inherit": str(self.original), "inherit_weights": str(self.original_file)}
+        recipe = with_values(self.recipe_for(test=True), model=model, run={"seed": seed})
+        splits = open_splits(recipe.data, self.data, num_classes=recipe.model.num_classes)
+        test = open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, splits=splits)
+        start, network, epochs = time.perf_counter(), shared.subnetwork(code), recipe.schedule.epochs
+        loss = fine_tune(
+            network, shared.train, recipe, shared.normalise, epochs=epochs, seed=seed, objective=shared.objective
+        )
+        seconds = time.perf_counter() - start
+        held = accuracy(outputs(network, shared.held, shared.normalise), shared.held.labels)
+        tested = shared.measured(network, self)
+        row = EpochRow(
+            epochs,
+            self._updates,
+            0.0,
+            loss,
+            held.loss,
+            held.top1,
+            held.top5,
+            epochs * len(shared.train) / seconds,
+            time.perf_counter() - start,
+        )
+        folder = Folder(out)
+        with folder.locked(recipe):
+            conclude(recipe, network.cpu(), folder, [row], splits, Process(shared.device), tested, test=test)
+
     @property
     def original_file(self) -> Path:
         """The trained network's weights in the run's folder, its outputs in the order of the data's classes."""
@@ -330,16 +390,16 @@ class InheritedEvaluator(TrainingEvaluator):
 
     def model_part(self, code: Code, out: Path) -> dict[str, Any]:
         """A code's network and the file of the weights that its training in full starts from, written beside it."""
-        from safetensors.torch import save_file
-
         file = out.with_suffix(".start.safetensors")
         if not file.is_file():
-            shared = self.shared()
-            for path, network in ((self.original_file, shared.network), (file, shared.subnetwork(code))):
-                state = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
-                with whole_file(path) as scratch:
-                    save_file(state, scratch, metadata={"format": "pt"})
+            self._write_original()
+            _save(self.shared().subnetwork(code), file)
         return {"name": str(code), "pretrained": str(file)}
+
+    def _write_original(self) -> None:
+        """Write the trained network where there is no copy of it: it is the teacher, and what recipes inherit from."""
+        if not self.original_file.is_file():
+            _save(self.shared().network, self.original_file)
 
     @property
     def test_measures(self) -> str:
@@ -351,7 +411,7 @@ class InheritedEvaluator(TrainingEvaluator):
         """As ``Trainings.tested``, of fine-tunings from inherited weights; the network itself is measured as it is."""
         if code == self.original:
             shared = self.shared()
-            return shared.tested(self), shared.accuracy.top1
+            return shared.measured(shared.network, self).top1, shared.accuracy.top1
         results = super().tested(code, number)
         self.keep_weights_only(code, number)
         out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
@@ -402,8 +462,8 @@ class Shared:
         log_p = outputs(network, self.held, self.normalise).log_softmax(1)
         return -float(torch.nn.functional.kl_div(log_p, self._wanted, reduction="batchmean", log_target=True))
 
-    def tested(self, judge: InheritedEvaluator) -> float:
-        """The accuracy [%] of the network as it is on the split that the search never sees."""
+    def measured(self, network: Any, judge: InheritedEvaluator) -> Accuracy:
+        """The accuracy of a network on the split that the search never sees."""
         from bsszoo.train.classification.evaluation import evaluate
         from bsszoo.train.classification.samples import end_readers, evaluation_batches
         from bsszoo.train.devices import Process
@@ -414,11 +474,11 @@ class Shared:
         process = Process(self.device)
         batches = evaluation_batches(split, with_values(recipe, run={"device_batch": 256}), process)
         try:
-            found = evaluate(self.network, batches, process)
+            found = evaluate(network, batches, process)
         finally:
             end_readers(batches)
         assert found is not None  # nothing asks it to stop
-        return found.top1
+        return found
 
     def subnetwork(self, code: Code) -> Any:
         """A code's network with inherited weights and recomputed batch normalisation."""
@@ -445,6 +505,15 @@ def _shared_of(judge: InheritedEvaluator, note: Callable[[str], None]) -> Shared
         _LAST.clear()
         _LAST[key] = Shared(judge, note)
     return _LAST[key]
+
+
+def _save(network: Any, file: Path) -> None:
+    """Write a network's weights to a file, whole."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with whole_file(file) as scratch:
+        save_file(state, scratch, metadata={"format": "pt"})
 
 
 def _in_order(judge: InheritedEvaluator) -> Any:

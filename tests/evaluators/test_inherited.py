@@ -24,6 +24,7 @@ from bsszoo.evaluators.registry import Request, make_evaluator
 from bsszoo.models.build import build
 from bsszoo.models.resolve import resolve
 from bsszoo.options import TrainingOptions
+from bsszoo.train.classification.recipe import read_recipe, recipe_text
 from bsszoo.train.classification.validate import validate
 from bsszoo.train.loop import train
 
@@ -179,6 +180,27 @@ def test_a_built_module_is_compressed_with_its_weights(shapes: Path, base: Path,
     # Another process that builds the same network resumes the run.
     again = bsszoo.compress(bsszoo.create(base, pretrained=True), flops="50%", data=shapes, out=out, **settings)
     assert again.trials == result.trials
+
+
+def test_a_short_fine_tuning_in_full_leaves_what_a_training_does(shapes: Path, base: Path, tmp_path: Path) -> None:
+    judge = evaluator(base, shapes, tmp_path, epochs=3)
+    code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
+    assert judge.in_memory
+    test, held = judge.tested(code, 0)
+    [out] = [file.parent for file in (tmp_path / "trainings").rglob("summary.json")]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["test_top1"], summary["top1"], summary["epochs"]) == (test, held, 3)
+    assert validate(out, shapes, settings={"val_split": "test"}).top1 == pytest.approx(test)
+    assert not (out / "log.txt").exists(), "it needed no process"
+    # It is not repeated, and its recipe starts from the same weights in a process of its own.
+    assert judge.tested(code, 0) == (test, held)
+    again = train(read_recipe(out / "recipe.yaml"), str(shapes), tmp_path / "again", device="cpu")
+    assert again["inherited"]["blocks"] == 4
+    assert abs(again["test_top1"] - test) < 20, "other crops, the same length"
+    # A recipe of the user's may have what images in memory lack.
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(recipe_text(judge.recipe))
+    assert not evaluator(base, shapes, tmp_path / "other", recipe=recipe).in_memory
 
 
 def test_parts_grow_on_request(shapes: Path, base: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def fine_tune(
     seed: int,
     objective: Objective | None = None,
     stopping: Callable[[], bool] = lambda: False,
-) -> None:
+) -> float:
     """Train a network in place by a recipe's optimiser, its rate falling to 0 along a cosine over these epochs.
 
     Args:
@@ -170,6 +170,9 @@ def fine_tune(
         seed: Of the order, crops and flips.
         objective: The loss; by default the recipe's, without a teacher.
         stopping: Asked after each update; where it is True the training ends there.
+
+    Returns:
+        The loss of the last update.
     """
     batch = min(recipe.optim.batch_size, len(images))
     total = max(1, round(epochs * (len(images) // batch)))
@@ -187,10 +190,11 @@ def fine_tune(
         loss.backward()
         optimizer.step()
         if stopping():
-            return
+            break
     last = float(loss.detach())
     if not math.isfinite(last):
         raise RunError(f"The loss of the last of {total} updates is {last}: a lower optim.lr may help.")
+    return last
 
 
 def _batches(images: int, batch: int, total: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

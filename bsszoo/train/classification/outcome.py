@@ -102,7 +102,7 @@ def conclude(
         "train_loss": last.train_loss,
         "best_top1": best.top1,
         "best_epoch": best.epoch,
-        "epochs": len(rows),
+        "epochs": last.epoch,
         "weights": describe_weights(recipe.ema),
         "dataset": data.dataset,
         "train_pictures": len(splits[0]),
