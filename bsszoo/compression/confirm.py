@@ -208,6 +208,8 @@ def _verdicts(rows: Sequence[ConfirmedRow], unit: str) -> Iterator[str]:
 # Whether the best code is better than the controls: intervals over fresh trainings, and sentences that follow them
 
 
+#: Trainings of each from which an interval says something.
+LEAST_TRAININGS: Final = 3
 #: Every interval holds the true value with this probability, if trainings vary normally.
 LEVEL: Final = 0.95
 
@@ -295,10 +297,10 @@ def verdict(best: Sequence[float], control: Sequence[float], name: str, unit: st
     gap = difference(best, control)
     counts = f"{len(best)} against {len(control)} trainings"
     if gap.low is None:
-        return (
-            f"Against {name}: {format_interval(gap, sign=True)} {unit}, {counts}. Too few trainings for an interval, "
-            "so nothing is claimed: give --confirm 3 or more."
-        )
+        why = "All trainings of one gave the same, so there is no interval, and nothing is claimed."
+        if min(len(best), len(control)) < LEAST_TRAININGS:
+            why = "Too few trainings for an interval, and nothing is claimed: give --confirm 3 or more."
+        return f"Against {name}: {format_interval(gap, sign=True)} {unit}, {counts}. {why}"
     word = "better than" if gap.above_zero else "worse than" if gap.below_zero else "not distinguishable from"
     interval = f"{format_interval(gap, sign=True)} {unit}, {100 * LEVEL:.0f}% interval"
     return f"The best code is {word} {name}: {interval}, {counts}."

@@ -72,3 +72,10 @@ def test_an_interval_of_percentages_stays_within_them():
     other = mean_interval([99.0, 101.0])
     assert other.within_percent([99.0, 101.0]) == other
     assert mean_interval([50.0]).within_percent([50.0]) == Interval(50.0)
+
+
+def test_without_an_interval_nothing_is_claimed_and_the_reason_is_said():
+    few = verdict([90.0], [80.0, 81.0], "it")
+    assert "Too few trainings for an interval, and nothing is claimed: give --confirm 3 or more." in few
+    equal = verdict([99.2, 99.2, 99.2], [99.0, 99.2, 99.4], "it")
+    assert "All trainings of one gave the same, so there is no interval, and nothing is claimed." in equal
