@@ -24,6 +24,7 @@ from bsszoo.evaluators.registry import Request, make_evaluator
 from bsszoo.models.build import build
 from bsszoo.models.resolve import resolve
 from bsszoo.options import TrainingOptions
+from bsszoo.report.figures import human
 from bsszoo.train.classification.recipe import read_recipe, recipe_text
 from bsszoo.train.classification.validate import validate
 from bsszoo.train.loop import train
@@ -267,3 +268,7 @@ def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
     page = (tmp_path / "again.html").read_text()
     assert "The candidates drawn again" not in page
     assert str(result.best.code) in page
+    # It is about the network to take.
+    macs = human(result.recommended.cost.macs)
+    assert f"The recommended network has <b>{macs} " in page
+    assert "Random codes" not in page
