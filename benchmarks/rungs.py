@@ -78,8 +78,10 @@ def run(given: Any, network: str, share: float, out: Path) -> None:
     shared, space = judge.shared(), judge.space(request.network)
     whole = space.cost(request.network.code).macs
     limits = Limits(min_macs=int(0.9 * share * whole), max_macs=int(share * whole))
-    rows = draw_candidates(space, limits, 2000, 0).codes[: given.codes]
-    for row in rows:
+    drawn = draw_candidates(space, limits, 2000, 0)
+    if drawn is None:
+        raise SystemExit(f"{network} has no subnetwork of {share:.0%} of the MACs")
+    for row in drawn.codes[: given.codes]:
         code = space.code(row)
         if (network, share, str(code)) in done:
             continue
