@@ -122,13 +122,19 @@ def test_a_smaller_one_begins_far_above_guessing_and_above_weights_that_are_only
     assert accuracy.loss < plain.loss
 
 
-def test_neither_smaller_nor_larger_it_inherits_what_shapes_allow(shapes: Path, base: Path) -> None:
-    other = "resnet18_c16-24-40-48_l1-1-1-1_px32"
+def test_neither_smaller_nor_larger_it_inherits_what_shapes_allow_and_is_fitted(shapes: Path, base: Path) -> None:
+    other = "resnet18_c16-16-40-48_l1-1-1-1_px32"
     task, network = begun(with_trained(short(other), inherit=base), shapes)
-    assert "in 4 of 4 blocks" in task.notes[-1]
-    assert "fitted" not in task.notes[-1]
+    assert "in 4 of 4 blocks, fitted to its outputs for 270 training images" in task.notes[-1]
     # Statistics are those of 256 training images, not the trained network's.
     assert int(network.bn1.num_batches_tracked) == 1
+    copied = bsszoo.create(other, num_classes=3)
+    inherit_weights(copied, Code.parse(other), whole(base), Code.parse(BASE))
+    accuracy, plain = (task.validate(made, None, None) for made in (network, copied))
+    task.close()
+    assert accuracy is not None
+    assert plain is not None
+    assert accuracy.loss < plain.loss
 
 
 def test_with_other_classes_the_last_layer_is_fresh(shapes: Path, base: Path) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from bsszoo.codes.code import Code
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.models.create import create
-from bsszoo.models.inherit import Inheritance, Reference, check_family, inherit_weights, is_subnetwork
+from bsszoo.models.inherit import Reference, check_family, inherit_weights, is_subnetwork
 from bsszoo.models.loading import classes_of
 from bsszoo.models.names import LOCAL, hub_org, resolve_code
 from bsszoo.models.resolve import Network, resolve
@@ -283,7 +283,7 @@ def images_to_fit(in_chans: int, size: int) -> int:
 def reference(
     trained: nn.Module, code: Code, images: Images, normalise: Normaliser, *, labelled: bool = True
 ) -> Reference:
-    """What the layers of a trained network give for some training images, by which its subnetworks are fitted.
+    """What the layers of a trained network give for some training images, by which others are fitted to it.
 
     Args:
         trained, code: The network, on the normaliser's device, and its code.
@@ -294,31 +294,6 @@ def reference(
     rows = images.some(images_to_fit(images.pixels.shape[1], images.size))
     inputs = normalise(images.centres(rows))
     return Reference(trained, code, inputs, images.labels[rows.tolist()] if labelled else None)
-
-
-def inherit_from(
-    network: nn.Module,
-    code: Code,
-    trained: nn.Module,
-    trained_code: Code,
-    images: Images,
-    normalise: Normaliser,
-    fitted_to: Reference | None,
-    *,
-    batch: int = 256,
-) -> Inheritance:
-    """``inherit_weights``, by a reference where there is one, then means and variances of the normalisations anew.
-
-    Args:
-        network, code, trained, trained_code: As ``inherit_weights``, on the normaliser's device.
-        images: Training images.
-        normalise: Makes the networks' input.
-        fitted_to: What a subnetwork is fitted to.
-        batch: Images at once.
-    """
-    inheritance = inherit_weights(network, code, trained, trained_code, reference=fitted_to)
-    recompute_norms(network, images, normalise, number=NORM_IMAGES, batch=batch)
-    return inheritance
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +308,9 @@ class InheritedStart:
 def start_state(recipe: Recipe, train: Split, device: torch.device, note: Callable[[str], None]) -> InheritedStart:
     """The weights of the recipe's network, of which it inherits what shapes allow.
 
-    A subnetwork of the trained one is fitted to it layer by layer on some training images. The means and variances of
-    normalisations are recomputed on training images, unless nothing is lost: a network that has all the blocks and
-    channels of the trained one begins as its very function. Neither is done for images that are read in a fixed order.
+    The network is fitted to the trained one layer by layer on some training images, on which the means and variances of
+    its normalisations are recomputed, unless nothing is lost: a network that has all the blocks and channels of the
+    trained one begins as its very function. Neither is done for images that are read in a fixed order.
 
     Args:
         recipe: A recipe with ``model.inherit``.
@@ -355,26 +330,29 @@ def start_state(recipe: Recipe, train: Split, device: torch.device, note: Callab
     seed_generators(torch.device("cpu"), recipe.run.seed)
     # Stochastic depth would be part of recomputed statistics.
     network = start_network(with_values(recipe, model={"drop_rate": 0.0, "drop_path_rate": 0.0}), fresh=True)
-    fits, fitted = is_subnetwork(code, trained.code), 0
-    if is_subnetwork(trained.code, code) or not isinstance(train, ImageSplit):
+    whole, fitted = is_subnetwork(trained.code, code), 0
+    if whole or not isinstance(train, ImageSplit):
         inheritance = inherit_weights(network, code, trained.network, trained.code)
     else:
         # Least squares are solved in float64.
         where = device if device.type == "cuda" else torch.device("cpu")
         rows = np.random.default_rng(0).permutation(len(train))[: _images_to_read(recipe)]
-        about = "fitting layers to its outputs" if fits else "recomputing normalisations"
-        note(f"inheriting from {part.inherit_weights}, {about} for some of {len(rows):,} training images ..")
+        note(
+            f"inheriting from {part.inherit_weights}, fitting layers to its outputs for some of {len(rows):,} training "
+            "images .."
+        )
         images, normalise = decode(replace(train, indices=train.indices[rows]), recipe), Normaliser(recipe, where)
         network, source = network.to(where), trained.network.to(where)
-        target = reference(source, trained.code, images, normalise, labelled=labelled) if fits else None
-        fitted = 0 if target is None else len(target.images)
+        target = reference(source, trained.code, images, normalise, labelled=labelled)
+        fitted = len(target.images)
         # Whatever run.device_batch is, so that any number of processes begins with the same weights.
         batch = max(2, min(256, _MOST_VALUES // (part.in_chans * recipe.data.image_size**2)))
-        inheritance = inherit_from(network, code, source, trained.code, images, normalise, target, batch=batch)
+        inheritance = inherit_weights(network, code, source, trained.code, reference=target)
+        recompute_norms(network, images, normalise, number=NORM_IMAGES, batch=batch)
     words = str(inheritance)
     if fitted:
         words += f", fitted to its outputs for {fitted:,} training images"
-    elif fits and code != trained.code and not isinstance(train, ImageSplit):
+    elif not whole:
         words += ", not fitted, as the images are read in a fixed order"
     words += "" if labelled else f"; the classifier is fresh, as it has {trained.classes:,} classes"
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
