@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -37,7 +38,7 @@ from bsszoo.models.weights import sha256_of
 from bsszoo.options import REDUCTION
 from bsszoo.spaces.space import DIVISOR, Space
 from bsszoo.train.checkpoint import LAST, RECIPE, SUMMARY, WEIGHTS
-from bsszoo.train.classification.data import ImageSplit, Stream, class_names, open_split, open_splits, open_test
+from bsszoo.train.classification.data import ImageSplit, Split, Stream, class_names, open_split, open_splits, open_test
 from bsszoo.train.classification.recipe import (
     AugmentPart,
     DataPart,
@@ -52,6 +53,7 @@ from bsszoo.train.classification.recipe import (
 
 if TYPE_CHECKING:
     from bsszoo.train.classification.evaluation import Accuracy
+    from bsszoo.train.classification.in_memory import Images
 
 _NEARNESS: Final = "minus the divergence from the trained network's outputs [nats]"
 #: Most updates of the fine-tuning by which a code is judged.
@@ -349,15 +351,13 @@ class InheritedEvaluator(TrainingEvaluator):
         self._write_original()
         model = {"name": str(code), "inherit": str(self.original), "inherit_weights": str(self.original_file)}
         recipe = with_values(self.recipe_for(test=True), model=model, run={"seed": seed})
-        splits = open_splits(recipe.data, self.data, num_classes=recipe.model.num_classes)
-        test = open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, splits=splits)
         start, network, epochs = time.perf_counter(), shared.subnetwork(code), recipe.schedule.epochs
         loss = fine_tune(
             network, shared.train, recipe, shared.normalise, epochs=epochs, seed=seed, objective=shared.objective
         )
         seconds = time.perf_counter() - start
         held = accuracy(outputs(network, shared.held, shared.normalise), shared.held.labels)
-        tested = shared.measured(network, self)
+        tested = shared.measured(network)
         row = EpochRow(
             epochs,
             self._updates,
@@ -371,7 +371,9 @@ class InheritedEvaluator(TrainingEvaluator):
         )
         folder = Folder(out)
         with folder.locked(recipe):
-            conclude(recipe, network.cpu(), folder, [row], splits, Process(shared.device), tested, test=test)
+            conclude(
+                recipe, network.cpu(), folder, [row], shared.splits, Process(shared.device), tested, test=shared.test
+            )
 
     @property
     def original_file(self) -> Path:
@@ -411,7 +413,7 @@ class InheritedEvaluator(TrainingEvaluator):
         """As ``Trainings.tested``, of fine-tunings from inherited weights; the network itself is measured as it is."""
         if code == self.original:
             shared = self.shared()
-            return shared.measured(shared.network, self).top1, shared.accuracy.top1
+            return shared.measured(shared.network).top1, shared.accuracy.top1
         results = super().tested(code, number)
         self.keep_weights_only(code, number)
         out = self.training_folder(code, self.recipe.run.seed + FRESH + number)
@@ -427,7 +429,7 @@ class Shared:
     """What all trials share: the trained network, the images in memory, and how the network does as it is."""
 
     def __init__(self, judge: InheritedEvaluator, note: Callable[[str], None]) -> None:
-        from bsszoo.train.classification.in_memory import Normaliser, accuracy, decode, outputs
+        from bsszoo.train.classification.in_memory import Normaliser, accuracy, outputs
         from bsszoo.train.devices import device_of
         from bsszoo.train.optim import Objective
 
@@ -436,15 +438,18 @@ class Shared:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.code, self.recipe = judge.original, recipe
         self.device = device_of(judge.device)
-        splits = open_splits(recipe.data, judge.data, num_classes=recipe.model.num_classes)
-        images = []
-        for name, split in zip(("train", "held"), splits, strict=True):
-            assert isinstance(split, ImageSplit)
-            file = self.folder / f"{name}_{_fingerprint(split, recipe)}.npy"
-            if not file.is_file():
-                note(f"Decoding {len(split):,} images ...")
-            images.append(decode(split, recipe, file))
-        self.train, self.held = images
+        self.splits = open_splits(recipe.data, judge.data, num_classes=recipe.model.num_classes)
+        # The test split is opened, and decoded, when the first network is measured on it.
+        self._open_test = partial(
+            open_test,
+            judge.recipe_for(test=True).data,
+            judge.data,
+            num_classes=recipe.model.num_classes,
+            splits=self.splits,
+        )
+        self.train, self.held = (
+            self._images(name, split, note) for name, split in zip(("train", "held"), self.splits, strict=True)
+        )
         self.normalise = Normaliser(recipe, self.device)
         self.network = _in_order(judge).to(self.device).eval()
         self.objective = Objective(with_values(recipe, loss=judge.taught), self.network)
@@ -462,23 +467,30 @@ class Shared:
         log_p = outputs(network, self.held, self.normalise).log_softmax(1)
         return -float(torch.nn.functional.kl_div(log_p, self._wanted, reduction="batchmean", log_target=True))
 
-    def measured(self, network: Any, judge: InheritedEvaluator) -> Accuracy:
-        """The accuracy of a network on the split that the search never sees."""
-        from bsszoo.train.classification.evaluation import evaluate
-        from bsszoo.train.classification.samples import end_readers, evaluation_batches
-        from bsszoo.train.devices import Process
+    def _images(self, name: str, split: Split | None, note: Callable[[str], None] = lambda _: None) -> Images:
+        """A split's images, decoded once in a run's folder."""
+        from bsszoo.train.classification.in_memory import decode
 
-        recipe = judge.recipe_for(test=True)
-        split = open_test(recipe.data, judge.data, num_classes=recipe.model.num_classes, classes=judge._classes)
-        assert split is not None
-        process = Process(self.device)
-        batches = evaluation_batches(split, with_values(recipe, run={"device_batch": 256}), process)
-        try:
-            found = evaluate(network, batches, process)
-        finally:
-            end_readers(batches)
-        assert found is not None  # nothing asks it to stop
-        return found
+        assert isinstance(split, ImageSplit)
+        file = self.folder / f"{name}_{_fingerprint(split, self.recipe)}.npy"
+        if not file.is_file():
+            note(f"Decoding {len(split):,} images ...")
+        return decode(split, self.recipe, file)
+
+    @cached_property
+    def test(self) -> Split | None:
+        """The split that the search never sees."""
+        return self._open_test()
+
+    @cached_property
+    def _test_images(self) -> Images:
+        return self._images("test", self.test)
+
+    def measured(self, network: Any) -> Accuracy:
+        """The accuracy of a network on the split that the search never sees."""
+        from bsszoo.train.classification.in_memory import accuracy, outputs
+
+        return accuracy(outputs(network, self._test_images, self.normalise), self._test_images.labels)
 
     def subnetwork(self, code: Code) -> Any:
         """A code's network with inherited weights and recomputed batch normalisation."""
