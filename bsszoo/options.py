@@ -283,6 +283,13 @@ class EndOptions:
         "which the search does not see. 0: none.",
         metavar="N",
     )
+    confirm_most: int | None = option(
+        None,
+        "With --data: trainings each at most, of the best networks that N trainings do not tell apart.",
+        metavar="N",
+        display="twice --confirm where weights are inherited, else --confirm",
+        kind=int,
+    )
     finish: Any = option(
         None,
         "With --data: train the best code in full at the end, by a recipe's file or the paper's.",
@@ -309,6 +316,8 @@ class EndOptions:
 
     def __post_init__(self) -> None:
         check_count("--confirm", self.confirm, 0)
+        if self.confirm_most is not None:
+            check_count("--confirm-most", self.confirm_most, self.confirm)
         if self.finish is None and (self.teacher is not None or self.inherit is not None):
             raise SettingsError(
                 "--teacher and --inherit say how the best code is trained in full: give a recipe with --finish."

@@ -40,6 +40,9 @@ class CompressProgress:
         if event.phase != self._phase:
             self._bars.close()
             self._phase = event.phase
+        if event.inside is not None:
+            self._show_training(*event.inside)
+            return
         improved = event.trial is not None and event.trial is event.best
         if event.text and (improved or not event.minor):
             code = f"  {event.trial.code}" if improved and event.trial is not None else ""
@@ -50,3 +53,9 @@ class CompressProgress:
             self._bars.show(event.phase, event.done, event.total, unit=_UNITS.get(event.phase, "steps"), words=words)
         else:
             self._bars.close()
+
+    def _show_training(self, done: int, total: int) -> None:
+        if done < total:
+            self._bars.show("training", done, total, unit="updates")
+        else:
+            self._bars.remove("updates")

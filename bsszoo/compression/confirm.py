@@ -9,7 +9,7 @@ and machines that share a study share these trainings too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,6 +63,16 @@ class Deliverer(Protocol):
         """How many of the best codes are trained."""
         ...
 
+    @property
+    def undecided(self) -> int:
+        """How many times ``trainings`` leaders are trained that nothing sets apart, where no number is set."""
+        ...
+
+    @property
+    def alike(self) -> float:
+        """A difference of two results up to which one network is as good as the other."""
+        ...
+
     def deliver(self, code: Code, number: int, folder: Path) -> None:
         """Copy the network of fresh training ``number`` of a code to a folder, with its configuration."""
         ...
@@ -88,6 +98,7 @@ def confirm(
     study: Study,
     *,
     trainings: int,
+    most: int | None = None,
     workers: int = 1,
     seed: int = 0,
     mark: str = "",
@@ -102,28 +113,81 @@ def confirm(
         study: Stores the results.
         trainings: Fresh trainings each of the best codes and the uniformly rescaled network, and the number of random
             feasible codes, of one training each. Intervals need 3 or more.
+        most: Of a ``Deliverer``, trainings each at most: those that the interval of their paired differences neither
+            sets apart from the best nor shows to be as good are trained once more, and again. By default
+            ``judge.undecided`` times as many, where an interval says something.
         workers: Trainings at the same time.
         seed: Decides which random codes are drawn.
         mark: Of the results in the study; those of another mark were measured otherwise, and are no results here.
         on_result: Called with the last result as text, the number of finished trainings and their total.
     """
-    drawn = _tasks(plan, leaders, trainings, seed, original=isinstance(judge, Deliverer))
-    tasks = [replace(task, mark=mark) for task in drawn]
-    results = {t.key: r for t in tasks if (r := _stored(study.user_attrs.get(t.key))) is not None}
-    notes = []
-    remaining = [t for t in tasks if t.key not in results]
-    on_result("", len(results), len(tasks))
-    for task, train in _each(judge, remaining, workers):
-        try:
-            result = _results(train())
-        except (Exception, SystemExit) as error:
-            notes.append(f"A training of the {task.label} code failed: {reason(error)}")
-            continue
-        results[task.key] = result
-        study.set_user_attr(task.key, list(result) if len(result) > 1 else result[0])
-        on_result(f"{task.label}: {result[0]:.2f}", len(results), len(tasks))
+    delivers = isinstance(judge, Deliverer)
+    tasks = [replace(t, mark=mark) for t in _tasks(plan, leaders, trainings, seed, original=delivers)]
+    results: dict[str, tuple[float, ...]] = {}
+    notes: list[str] = []
+
+    def stored(tasks: Iterable[_Task]) -> dict[str, tuple[float, ...]]:
+        return {t.key: r for t in tasks if (r := _stored(study.user_attrs.get(t.key))) is not None}
+
+    def train(wanted: Sequence[_Task]) -> None:
+        results.update(stored(wanted))
+        for task, result in _each(judge, [t for t in wanted if t.key not in results], workers):
+            try:
+                found = _results(result())
+            except (Exception, SystemExit) as error:
+                notes.append(f"A training of the {task.label} code failed: {reason(error)}")
+                continue
+            results[task.key] = found
+            study.set_user_attr(task.key, list(found) if len(found) > 1 else found[0])
+            on_result(f"{task.label}: {found[0]:.2f}", len(results), len(tasks))
+
+    on_result("", len(stored(tasks)), len(tasks))
+    train(tasks)
+    if isinstance(judge, Deliverer):
+        for number in range(trainings, trainings_most(judge, trainings, most)):
+            again = [replace(task, number=number) for task in _not_told_apart(tasks, results, judge.alike)]
+            if not again:
+                break
+            tasks += again
+            if len(stored(again)) < len(again):
+                names = ", ".join(sorted(task.label for task in again))
+                on_result(f"not told apart, trained once more: {names}", len(results), len(tasks))
+            train(again)
     rows = list(_rows(plan, tasks, results))
     return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
+
+
+def trainings_most(judge: Deliverer, trainings: int, most: int | None) -> int:
+    """How many trainings each there are at most; ``most`` None is the judge's default."""
+    if most is not None:
+        return most
+    return trainings * (judge.undecided if trainings >= LEAST_TRAININGS else 1)
+
+
+def _not_told_apart(tasks: Sequence[_Task], results: dict[str, tuple[float, ...]], alike: float) -> list[_Task]:
+    """One training each of the best network and of those that may be better or worse than it; none where all is clear.
+
+    By the images that networks are chosen by, of trainings of the same number, which saw the same batches.
+    """
+    networks = {task.code: task for task in tasks if task.role in ("found", "uniform")}
+    by_number: dict[Code, dict[int, float]] = {code: {} for code in networks}
+    for task in tasks:
+        if task.code in networks and task.key in results:
+            by_number[task.code][task.number] = results[task.key][-1]
+    trained = [code for code in networks if by_number[code]]
+    if not trained:
+        return []
+    best = max(trained, key=lambda code: float(np.mean(list(by_number[code].values()))))
+    rest = []
+    for code in trained:
+        mine, theirs = by_number[best], by_number[code]
+        gaps = [mine[number] - theirs[number] for number in sorted(mine.keys() & theirs.keys())]
+        if code != best and gaps:
+            gap = mean_interval(gaps)
+            low, high = (gap.mean if bound is None else bound for bound in (gap.low, gap.high))
+            if low <= 0 and not -alike <= low <= high <= alike:
+                rest.append(networks[code])
+    return [networks[best], *rest] if rest else []
 
 
 def _each(judge: Tester, tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Callable[[], Any]]]:
@@ -176,11 +240,12 @@ def _tasks(
 def _rows(plan: Plan, tasks: Sequence[_Task], results: dict[str, tuple[float, ...]]) -> Iterator[ConfirmedRow]:
     order = {"original": 0, "uniform": 1, "random": 2, "found": 3}
     for label, role, code in sorted({(t.label, t.role, t.code) for t in tasks}, key=lambda r: (order[r[1]], r[0])):
-        mine = [results[t.key] for t in tasks if (t.label, t.code) == (label, code) and t.key in results]
+        done = [t for t in tasks if (t.label, t.code) == (label, code) and t.key in results]
+        mine, numbers = [results[t.key] for t in done], tuple(t.number for t in done)
         tests = tuple(result[0] for result in mine)
         held = tuple(result[1] for result in mine) if all(len(result) > 1 for result in mine) else ()
         interval = mean_interval(tests).within_percent(tests) if tests else Interval(0.0)
-        yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, interval.low, interval.high, held)
+        yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, interval.low, interval.high, held, numbers)
 
 
 def chosen(rows: Sequence[ConfirmedRow], roles: Sequence[str] = ("found", "uniform")) -> ConfirmedRow | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from bsszoo.compression.plan import Plan
 from bsszoo.evaluators.base import EvaluatorInfo
@@ -16,6 +16,11 @@ from bsszoo.study.result import ResolvedBudget, TrialRow
 if TYPE_CHECKING:
     from bsszoo.train.callbacks import Start, TrainingState
     from bsszoo.train.checkpoint import Row
+
+# What a phase's steps are, as far as trainings are among them.
+_COUNTED: Final = {"search": "trials", "confirm": "trainings"}
+# Least time between two events of one training [s].
+_INSIDE_SECONDS: Final = 0.5
 
 Phase = Literal["latency", "plan", "controls", "search", "measure", "confirm", "export", "finish"]
 
@@ -27,7 +32,8 @@ class Event:
     ``text`` is a line or more for a log. ``done`` of ``total`` steps of the phase are finished (trials of ``search``,
     trainings of ``confirm``, updates of ``finish``); 0 of 0 where steps are not counted. ``trial`` has just finished,
     ``best`` is the best one so far. ``folder`` is the run's, once it is open. ``minor`` events are frequent: a log
-    writes few of them.
+    writes few of them. ``inside`` are the updates done and their total of the training that is under way, in events
+    about that alone.
     """
 
     phase: Phase
@@ -38,6 +44,7 @@ class Event:
     best: TrialRow | None = None
     folder: Path | None = None
     minor: bool = False
+    inside: tuple[int, int] | None = None
 
 
 Callback = Callable[[Event], None]
@@ -137,6 +144,30 @@ def confirming(result: str, done: int, trainings: int) -> Event:
     return Event("confirm", text, done, trainings)
 
 
+class Inside:
+    """Sends events on, and those of the trainings inside a phase: about two a second, and the last of each.
+
+    ``updated`` hears of the updates of a training (``evaluators.base.listening``).
+    """
+
+    def __init__(self, emit: Callback, phase: Phase) -> None:
+        self._emit, self._latest, self._last = emit, Event(phase, ""), 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Send an event of the phase on."""
+        self._latest = event
+        self._emit(event)
+
+    def updated(self, done: int, total: int) -> None:
+        """``done`` of ``total`` updates of a training are done."""
+        now = time.monotonic()
+        if done < total and now - self._last < _INSIDE_SECONDS:
+            return
+        self._last = now
+        text = f"training: {done:,} of {total:,} updates"
+        self._emit(replace(self._latest, text=text, trial=None, minor=True, inside=(done, total)))
+
+
 class TrainingEvents:
     """The events of a training in this process (a ``train.callbacks.TrainingCallback``); ``text`` says of which one."""
 
@@ -200,10 +231,13 @@ class LogLines:
             self._phase, self._begun, self._from = event.phase, now, event.done
             self._last = now
         if event.minor:
-            over = event.total and event.done >= event.total
+            over = event.inside is None and event.total and event.done >= event.total
             if not event.text or (now - self._last < self._seconds and not over):
                 return
             self._last = now
+        if event.inside is not None:
+            self._write(f"{event.done}/{event.total} {_COUNTED.get(event.phase, 'steps')}, {event.text}")
+            return
         if event.minor and event.phase == "latency":
             self._write(f"{event.text}: {event.done}/{event.total}{self._left(event, now)}")
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -117,11 +117,24 @@ class CompressResult(Result):
             f"{original:.2f}%."
         )
         if drop > LARGE_DROP:
+            # The loss rises ever faster towards small networks, so a straight line asks for enough.
+            name, mine_of, whole_of, form = self._limited(take, whole)
+            least = whole_of - (whole_of - mine_of) * LARGE_DROP / drop
             text += (
-                f" No network of this budget was within {LARGE_DROP:g} point of it: a larger budget keeps more, or a "
-                "longer fine-tuning (--epochs)."
+                f" No network of this budget was within {LARGE_DROP:g} point of it: by a straight line between the two "
+                f"one of {form(least)}{name} ({100 * least / whole_of:.0f}%) is, and a longer fine-tuning (--epochs) "
+                "keeps more at this one."
             )
         return text
+
+    def _limited(self, take: NetworkRow, whole: NetworkRow) -> tuple[str, float, float, Callable[[float], str]]:
+        """What the budget is of: its name, a network's and the whole one's, and how it is written."""
+        times = take.latency_ms, whole.latency_ms
+        if self.budget.min_latency_ms is not None and times[0] is not None and times[1] is not None:
+            return " ms", times[0], times[1], lambda ms: f"{ms:.3g}"
+        name = " MACs" if self.budget.min_params is None else " parameters"
+        costs = [row.cost.macs if self.budget.min_params is None else row.cost.params for row in (take, whole)]
+        return name, costs[0], costs[1], lambda value: human(round(value))
 
     @property
     def _until_trained(self) -> str:

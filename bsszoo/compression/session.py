@@ -21,9 +21,9 @@ import numpy as np
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
 from bsszoo.compression.budget import LatencyLimit, check_not_larger, latency_limit, read_latency, resolved_budget
-from bsszoo.compression.confirm import Deliverer, Tester, chosen
+from bsszoo.compression.confirm import Deliverer, Tester, chosen, trainings_most
 from bsszoo.compression.confirm import confirm as confirm_best
-from bsszoo.compression.events import Callback, Event, SearchEvents, TrainingEvents, begun, confirming, planned
+from bsszoo.compression.events import Callback, Event, Inside, SearchEvents, TrainingEvents, begun, confirming, planned
 from bsszoo.compression.finish import Finish, read_finish
 from bsszoo.compression.finish import finish as finish_best
 from bsszoo.compression.folder import (
@@ -65,7 +65,7 @@ from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
 from bsszoo.errors import BudgetError, RunError, SettingsError
-from bsszoo.evaluators.base import Evaluator, FullTraining, digest
+from bsszoo.evaluators.base import Evaluator, FullTraining, digest, listening
 from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
 from bsszoo.files import plain_name
 from bsszoo.latency.runtimes import DEFAULT, runtime_of
@@ -228,9 +228,13 @@ class Compression:
             trainings = self.options.end.confirm if isinstance(prepared.evaluator, Deliverer) else 0
             finalists = prepared.evaluator.leaders + 1 if isinstance(prepared.evaluator, Deliverer) else 0
             if left > 0 and (text := prepared.evaluator.estimate(left, finalists, trainings, prepared.plan.uniform)):
+                if isinstance(prepared.evaluator, Deliverer) and trainings:
+                    most = trainings_most(prepared.evaluator, trainings, self.options.end.confirm_most)
+                    text += f" Up to {most} times those that are not told apart." if most > trainings else ""
                 self._emit(Event("plan", text))
             self._judge_controls(run)
-            events = SearchEvents(self._emit, earlier, prepared.search.wanted)
+            inside = Inside(self._emit, "search")
+            events = SearchEvents(inside, earlier, prepared.search.wanted)
             events.started()
             if options.workers > 1:
                 run_workers(
@@ -243,9 +247,14 @@ class Compression:
                     waiting=events.waiting,
                 )
             else:
-                run_search(
-                    run.study, prepared.search, events.finished, lease=prepared.sharing.lease, waiting=events.waiting
-                )
+                with listening(inside.updated):
+                    run_search(
+                        run.study,
+                        prepared.search,
+                        events.finished,
+                        lease=prepared.sharing.lease,
+                        waiting=events.waiting,
+                    )
             return self._write(run, self._assembled(run))
 
     def measure(self) -> CompressResult:
@@ -315,17 +324,20 @@ class Compression:
             if not trainings or not isinstance(judge, Tester):
                 return result
             found = [row.code for row in result.networks if row.role == "found"]
-            confirmation = confirm_best(
-                judge,
-                self._prepared.plan,
-                found[: judge.leaders if isinstance(judge, Deliverer) else 1],
-                run.study,
-                trainings=trainings,
-                workers=self.options.search.workers,
-                seed=result.seed,
-                mark="" if trainer is None else trainer.fingerprint,
-                on_result=lambda *step: self._emit(confirming(*step)),
-            )
+            inside = Inside(self._emit, "confirm")
+            with listening(inside.updated):
+                confirmation = confirm_best(
+                    judge,
+                    self._prepared.plan,
+                    found[: judge.leaders if isinstance(judge, Deliverer) else 1],
+                    run.study,
+                    trainings=trainings,
+                    most=self.options.end.confirm_most,
+                    workers=self.options.search.workers,
+                    seed=result.seed,
+                    mark="" if trainer is None else trainer.fingerprint,
+                    on_result=lambda *step: inside(confirming(*step)),
+                )
             best = chosen(confirmation.rows)
             if trainer is not None and best is not None and (doubt := trainer.doubt(sum(best.held) / len(best.held))):
                 confirmation = replace(confirmation, notes=(*confirmation.notes, doubt))
@@ -337,7 +349,7 @@ class Compression:
 
                     weights = run.folder / RECOMMENDED_WEIGHTS
                     before = sha256_of(weights) if weights.is_file() else None
-                    judge.deliver(row.code, int(np.argmax(row.held)), run.folder / RECOMMENDED)
+                    judge.deliver(row.code, row.numbers[int(np.argmax(row.held))], run.folder / RECOMMENDED)
                     if sha256_of(weights) != before:  # of another network
                         (run.folder / ONNX).unlink(missing_ok=True)
             return self._noted(run, result, "confirm", confirmation.notes)

@@ -11,7 +11,9 @@ import os
 import sys
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -96,6 +98,26 @@ class Untracked:
     def should_stop(self) -> bool:
         """Never."""
         return False
+
+
+_LISTENER: ContextVar[Callable[[int, int], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(hear: Callable[[int, int], None]) -> Iterator[None]:
+    """Call ``hear`` with the updates done and their total of each training that evaluators run in this thread here."""
+    token = _LISTENER.set(hear)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def tell(done: int, total: int) -> None:
+    """Say how far the training of a code is, to whoever listens."""
+    hear = _LISTENER.get()
+    if hear is not None:
+        hear(done, total)
 
 
 def checked_report(value: float, rung: int) -> tuple[float, int]:

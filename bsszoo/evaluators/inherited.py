@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.errors import SettingsError, WeightsError
-from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial
+from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial, tell
 from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.training import TrainingEvaluator
 from bsszoo.evaluators.trainings import FRESH, HOLDOUT
@@ -131,6 +131,9 @@ class InheritedEvaluator(TrainingEvaluator):
     """
 
     leaders: ClassVar[int] = 3
+    undecided: ClassVar[int] = 2
+    #: Percentage points.
+    alike: ClassVar[float] = 0.3
     # Two in three cost a fit of their layers only.
     trials: ClassVar[int] = 160
 
@@ -313,6 +316,7 @@ class InheritedEvaluator(TrainingEvaluator):
                 epochs=self.epochs,
                 seed=seed,
                 objective=shared.objective,
+                on_update=tell,
             )
             results.append(shared.nearness(network))
         return Score(sum(results) / len(results), _NEARNESS, tuple(results))
@@ -353,7 +357,14 @@ class InheritedEvaluator(TrainingEvaluator):
         recipe = with_values(self.recipe_for(test=True), model=model, run={"seed": seed})
         start, network, epochs = time.perf_counter(), shared.subnetwork(code), recipe.schedule.epochs
         loss = fine_tune(
-            network, shared.train, recipe, shared.normalise, epochs=epochs, seed=seed, objective=shared.objective
+            network,
+            shared.train,
+            recipe,
+            shared.normalise,
+            epochs=epochs,
+            seed=seed,
+            objective=shared.objective,
+            on_update=tell,
         )
         seconds = time.perf_counter() - start
         held = accuracy(outputs(network, shared.held, shared.normalise), shared.held.labels)

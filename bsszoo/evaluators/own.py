@@ -96,6 +96,9 @@ class OwnEvaluator(Evaluator):
     """
 
     leaders: ClassVar[int] = 3
+    undecided: ClassVar[int] = 2
+    # What a difference means is the user's to say.
+    alike: ClassVar[float] = 0.0
     trials: ClassVar[int] = 160
 
     def __init__(

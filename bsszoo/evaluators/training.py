@@ -271,6 +271,10 @@ class CandidateTrainings(TrainingEvaluator):
 
     #: All of a closing table.
     leaders: ClassVar[int] = sys.maxsize
+    #: Trainings from scratch take long.
+    undecided: ClassVar[int] = 1
+    #: Percentage points.
+    alike: ClassVar[float] = 0.3
 
     @classmethod
     def requested(cls, request: Request, *, flips: bool = True) -> CandidateTrainings:

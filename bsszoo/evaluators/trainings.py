@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, EvaluationError, SettingsError
-from bsszoo.evaluators.base import Evaluator, FullTraining, Score, Trial
+from bsszoo.evaluators.base import Evaluator, FullTraining, Score, Trial, tell
 from bsszoo.files import whole_file, write_whole
 from bsszoo.texts import one_line, parse_json
 from bsszoo.train.checkpoint import BEST, CONFIG, LAST, RECIPE, SUMMARY, WEIGHTS
@@ -29,6 +30,10 @@ HOLDOUT: Final = 0.1
 FRESH: Final = 1000
 # Lines of a failed training's log that its error repeats; the file has all.
 _LOG_LINES: Final = 6
+# How often a training's log is read for how far it is [s], of its end so many bytes; and what it says of that.
+_LOOK_SECONDS: Final = 1.0
+_LOG_END: Final = 4096
+_UPDATES: Final = re.compile(r"([\d,]+) of ([\d,]+) updates")
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,13 @@ class Trainings(Evaluator):
         with log.open("ab") as stream:
             process = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment)
             try:
-                status = process.wait()
+                status = None
+                while status is None:
+                    try:
+                        status = process.wait(_LOOK_SECONDS)
+                    except subprocess.TimeoutExpired:
+                        if found := _UPDATES.findall(_end_of(log)):
+                            tell(*(int(number.replace(",", "")) for number in found[-1]))
             except BaseException:
                 process.terminate()  # it writes a checkpoint first
                 process.wait()
@@ -230,3 +241,9 @@ class Trainings(Evaluator):
             return
         # More workers than GPUs: the first one is shared.
         yield "cuda:0"
+
+
+def _end_of(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_END))
+        return file.read().decode(errors="replace")

@@ -98,7 +98,8 @@ class ConfirmedRow:
     """A network whose fresh trainings were measured on images that the search never used.
 
     ``tests`` are their results [%]; ``low`` to ``high`` is the 95% interval of their mean, None where there is none.
-    ``held`` are the results of the same trainings on the images by which networks are chosen.
+    ``held`` are the results of the same trainings on the images by which networks are chosen, and ``numbers`` which
+    trainings they are: those that failed are none of them.
     """
 
     label: str
@@ -109,6 +110,7 @@ class ConfirmedRow:
     low: float | None = None
     high: float | None = None
     held: tuple[float, ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Confirmation:
                 "low": r.low,
                 "high": r.high,
                 **({"held": list(r.held)} if r.held else {}),
+                **({"numbers": list(r.numbers)} if r.numbers != tuple(range(len(r.numbers))) else {}),
             }
             for r in self.rows
         ]
@@ -164,6 +167,7 @@ class Confirmation:
                     _is(float, row["low"], none=True),
                     _is(float, row["high"], none=True),
                     tuple(_is(float, v) for v in row.get("held", ())),
+                    tuple(_is(int, v) for v in row.get("numbers", range(len(tests)))),
                 )
             )
         return cls(

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 
+import optuna
 import pytest
+from scipy import stats
 
 import bsszoo
 from bsszoo.codes.code import Code
+from bsszoo.compression import Event, LogLines
+from bsszoo.compression.confirm import confirm
+from bsszoo.compression.plan import make_plan
 from bsszoo.compression.reopen import report_study
+from bsszoo.errors import SettingsError
 from bsszoo.evaluators import Evaluator, EvaluatorInfo, Score, Trial
-from bsszoo.study.result import Confirmation
+from bsszoo.evaluators.base import tell
+from bsszoo.models.names import resolve_code
+from bsszoo.spaces.limits import Caps
+from bsszoo.study.result import Confirmation, ResolvedBudget
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 4, "measure": False}
 
@@ -128,3 +138,125 @@ def test_nothing_is_confirmed_where_it_was_not_asked_for_or_cannot_be(judge, tmp
     plain = bsszoo.compress("mobilenetv2", evaluator=lambda code: float(sum(code.depths)), out=tmp_path / "b", **SMALL)
     assert plain.confirmation is None
     assert plain.noise is None
+
+
+# -- leaders that are not told apart -----------------------------------------------------------------------------
+
+
+class Racing(Judge):
+    """A judge whose networks are taken away; ``held`` are the results by which they are chosen, by role and number."""
+
+    leaders, undecided, alike = 2, 2, 0.0
+
+    def __init__(self, **held: list[float]) -> None:
+        super().__init__()
+        self.held, self.roles = held, {}
+        self.failing_number: int | None = None
+        self.delivered: tuple[Code, int] | None = None
+
+    def tested(self, code: Code, number: int) -> tuple[float, float]:
+        super().tested(code, number)
+        if number == self.failing_number:
+            raise RuntimeError("no memory left")
+        tell(1, 2)
+        return 50.0 + number, self.held[self.roles.get(code, "first")][number]
+
+    def deliver(self, code: Code, number: int, folder) -> None:
+        self.delivered = code, number
+        folder.mkdir(exist_ok=True)
+        (folder / "model.safetensors").write_bytes(b"")
+
+
+def raced(held: dict[str, list[float]], trainings: int, most: int | None = None, *, alike: float = 0.0):
+    """How often the networks were trained, their confirmation, what was said, and the judge."""
+    plan = make_plan(
+        resolve_code("mobilenetv2"), ResolvedBudget(130_000_000, 117_000_000), caps=Caps(), seed=0, candidates=100
+    )
+    first, second = (plan.space.code(plan.candidates.codes[i].tolist()) for i in (0, 1))
+    judge = Racing(original=[90.0], **held)
+    judge.alike = alike
+    judge.roles = {first: "first", second: "second", plan.uniform: "uniform", plan.reference: "original"}
+    said: list[str] = []
+    study = optuna.create_study()
+
+    def run():
+        return confirm(
+            judge, plan, [first, second], study, trainings=trainings, most=most, on_result=lambda *s: said.append(s[0])
+        )
+
+    found = run()
+    calls = list(judge.calls)
+    assert run() == found  # all of it is in the study
+    assert judge.calls == calls
+    counts = Counter(judge.roles[code] for code, _ in calls)
+    assert len(set(calls)) == len(calls)
+    assert counts.pop("original") == 1
+    return counts, found, said, judge
+
+
+NOISY = {
+    "first": [90.0, 91.0, 90.0, 91.0, 90.0, 91.0],
+    "second": [91.0, 90.0, 90.5, 90.0, 91.0, 89.0],
+    "uniform": [80.0, 80.5, 80.0, 80.2, 80.1, 80.0],
+}
+
+
+def test_leaders_that_differ_by_chance_are_trained_again_and_those_that_are_clear_are_not():
+    counts, found, said, _ = raced(NOISY, 3, 5)
+    assert counts == {"first": 5, "second": 5, "uniform": 3}
+    assert [text for text in said if "apart" in text] == ["not told apart, trained once more: found 1, found 2"] * 2
+    assert {r.label: (r.held, r.numbers) for r in found.rows if r.role == "found"} == {
+        "found 1": (tuple(NOISY["first"][:5]), (0, 1, 2, 3, 4)),
+        "found 2": (tuple(NOISY["second"][:5]), (0, 1, 2, 3, 4)),
+    }
+
+
+def test_it_ends_when_the_interval_decides():
+    # Apart from the fourth training on: differences 1, 0, 2, 1, then 1.1 and 1.2 have their whole interval above 0.
+    held = NOISY | {"first": [91.0, 91.0, 92.0, 91.0, 91.1, 91.2], "second": [90.0, 91.0, 90.0, 90.0, 90.0, 90.0]}
+    counts, *_ = raced(held, 3, 6)
+    assert counts["uniform"] == 3
+    decided = next(
+        n for n in range(3, 7) if stats.ttest_rel(held["first"][:n], held["second"][:n]).confidence_interval().low > 0
+    )
+    assert 3 < decided < 6
+    assert counts["first"] == counts["second"] == decided
+
+
+def test_leaders_as_good_as_each_other_need_no_more():
+    held = NOISY | {"first": [90.0, 90.1, 90.0], "second": [90.1, 90.0, 90.05]}
+    counts, *_ = raced(held, 3, 6, alike=0.5)
+    assert counts == {"first": 3, "second": 3, "uniform": 3}
+
+
+@pytest.mark.parametrize(("trainings", "most"), [(1, 1), (2, 2), (3, 6)])
+def test_by_default_twice_as_many_where_an_interval_says_something(trainings: int, most: int):
+    counts, *_ = raced(NOISY, trainings)
+    assert counts["first"] == most
+
+
+def test_the_best_training_is_delivered_where_others_failed(tmp_path):
+    judge = Racing(first=[91.0, 90.0, 92.0])
+    judge.failing_number = 0
+    result = confirmed(judge, tmp_path, confirm=3, confirm_most=3)
+    row = result.confirmed(result.recommended.code)
+    assert (row.held, row.numbers, judge.delivered) == ((90.0, 92.0), (1, 2), (row.code, 2))
+    assert Confirmation.from_dict(json.loads((tmp_path / "result.json").read_text())["confirmation"]).rows == (
+        result.confirmation.rows
+    )
+
+
+def test_a_training_s_updates_are_events(tmp_path):
+    events: list[Event] = []
+    lines: list[str] = []
+    judge = Racing(first=[90.0, 91.0])
+    confirmed(judge, tmp_path, confirm=2, callbacks=[events.append, LogLines(lines.append, seconds=0)])
+    inside = [e for e in events if e.inside is not None]
+    assert inside
+    assert all((e.phase, e.inside, e.minor, e.trial) == ("confirm", (1, 2), True, None) for e in inside)
+    assert any(line.endswith("trainings, training: 1 of 2 updates") for line in lines)
+
+
+def test_fewer_at_most_than_at_least_are_refused():
+    with pytest.raises(SettingsError, match="--confirm-most is 2; it takes an integer from 3"):
+        bsszoo.compress("mobilenetv2", flops="130M", confirm=3, confirm_most=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import inspect
 import json
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -141,8 +142,33 @@ def test_a_slower_network_is_recommended_only_where_it_is_clearly_better(tmp_pat
     assert f" and {times[role]:.3g} ms ({50 * times[role]:.0f}%)" in result.recommendation
     drop = 93 - sum(tests[role]) / 3
     assert f"{drop:.2f} points below the network's 93.00%" in result.recommendation
+    assert ("No network of this budget" in result.recommendation) == (drop > 1)
     better = replace(result, confirmation=Confirmation("", (replace(measured[-1], tests=(94.0,)), *measured[:-1]), ()))
     assert ("above the network's" in better.recommendation) == (measured[-1].role == role)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"flops": "60%"}, r"one of 1\.4\dB MACs \(80%\) is"),
+        ({"params": "60%"}, r"one of 9\.\d+M parameters \(8\d%\) is"),
+    ],
+)
+def test_where_much_is_lost_a_sufficient_budget_is_named(tmp_path, budget, words):
+    first = Compression("resnet18", Budget(**budget), trials=4, batch=4, measure=False, out=tmp_path / "run").search()
+    rows = {row.role: row for row in reversed(first.networks)}
+    tests = {"original": (93.0,), "uniform": (91.0,), "found": (90.0,)}
+    measured = [ConfirmedRow(r.label, role, r.code, r.cost, tests[role], None, None) for role, r in rows.items()]
+    result = replace(first, confirmation=Confirmation("", tuple(measured), ()))
+    assert re.search(words, result.recommendation), result.recommendation
+    # Half of what is lost by what was removed: so is half of that.
+    named = float(re.search(r"\((\d+)%\) is", result.recommendation)[1])
+    cost = "macs" if "flops" in budget else "params"
+    kept = getattr(rows["uniform"].cost, cost) / getattr(rows["original"].cost, cost)
+    assert named == pytest.approx(100 * (1 + kept) / 2, abs=0.6)
+    near = [replace(row, tests=(92.5,)) if row.role == "uniform" else row for row in measured]
+    other = replace(result, confirmation=Confirmation("", tuple(near), ()))
+    assert "No network of this budget" not in other.recommendation
 
 
 def test_a_result_prints_as_its_table_and_builds_its_network(tmp_path):

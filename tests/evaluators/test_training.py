@@ -13,15 +13,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from train.small import CODE, small_recipe
 from typer.testing import CliRunner
 
 import bsszoo
 from bsszoo.cli.main import app
+from bsszoo.cli.training_progress import Bars
 from bsszoo.codes import FAMILIES
 from bsszoo.compression.finish import Finish
 from bsszoo.errors import BssZooError, EvaluationError, RecipeError, SettingsError
 from bsszoo.evaluators import Evaluator, Score, Trial
+from bsszoo.evaluators.base import listening, tell
 from bsszoo.evaluators.training import TrainingEvaluator, training_recipe
 from bsszoo.report.commands import after_training, commands
 from bsszoo.train.classification.paper import paper_recipe
@@ -263,3 +266,22 @@ def test_what_a_confirmation_measures_has_other_seeds_and_the_unseen_split(tmp_p
     assert (summary["val_pictures"], summary["test_pictures"]) == (32, 32)
     searched = json.loads((judge.training_folder(code, 0) / "summary.json").read_text())
     assert "test_top1" not in searched
+
+
+def test_a_training_s_log_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bsszoo.evaluators.trainings._LOOK_SECONDS", 0.01)
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", device="cpu")
+    code = bsszoo.Code.parse(CODE)
+    # What the progress of a training prints into a file, here of an earlier process of the same training.
+    log = judge.training_folder(code, 0) / "log.txt"
+    log.parent.mkdir(parents=True)
+    with log.open("w") as file:
+        bars = Bars(Console(file=file))
+        bars._last -= 100  # lines are seconds apart
+        bars.show("epoch 1/2", 1200, 2500, unit="updates", words="loss 1.0")
+    heard: list[tuple[int, int]] = []
+    with listening(lambda *updates: heard.append(updates)):
+        judge.accuracies(code)
+    assert set(heard) == {(1200, 2500)}
+    tell(1, 2)
+    assert (1, 2) not in heard

@@ -110,10 +110,13 @@ class Normaliser:
         shape = (1, -1, 1, 1)
         self.mean = 255 * torch.tensor(recipe.data.mean, device=device).reshape(shape)
         self.std = 255 * torch.tensor(recipe.data.std, device=device).reshape(shape)
+        # CPUs compute narrow networks in it in a half to nine tenths of the time; convolutions pass it on.
+        self.format = torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Images uint8 [m, c, s, s] as float32."""
-        return (pixels.to(self.device, non_blocking=True).float() - self.mean) / self.std
+        images = (pixels.to(self.device, non_blocking=True).float() - self.mean) / self.std
+        return images.contiguous(memory_format=self.format)
 
 
 @torch.inference_mode()
@@ -157,7 +160,7 @@ def fine_tune(
     epochs: float,
     seed: int,
     objective: Objective | None = None,
-    stopping: Callable[[], bool] = lambda: False,
+    on_update: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
     """Train a network in place by a recipe's optimiser, its rate falling to 0 along a cosine over these epochs.
 
@@ -169,7 +172,7 @@ def fine_tune(
         epochs: Passes over the images; a part of one takes that share of the updates.
         seed: Of the order, crops and flips.
         objective: The loss; by default the recipe's, without a teacher.
-        stopping: Asked after each update; where it is True the training ends there.
+        on_update: Called with the number of updates done and their total.
 
     Returns:
         The loss of the last update.
@@ -189,8 +192,7 @@ def fine_tune(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if stopping():
-            break
+        on_update(update + 1, total)
     last = float(loss.detach())
     if not math.isfinite(last):
         raise RunError(f"The loss of the last of {total} updates is {last}: a lower optim.lr may help.")
