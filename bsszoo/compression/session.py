@@ -225,8 +225,9 @@ class Compression:
             )
             prepared.evaluator.prepare(lambda note: self._emit(Event("plan", note)))
             left = prepared.search.wanted - len(earlier)
-            trainings = self.options.end.confirm if isinstance(prepared.evaluator, Deliverer) else 0
-            finalists = prepared.evaluator.leaders + 1 if isinstance(prepared.evaluator, Deliverer) else 0
+            trainings = self.options.end.confirm if isinstance(prepared.evaluator, Tester) else 0
+            # Without leaders it is the best code, the uniformly rescaled network and as many random codes.
+            finalists = prepared.evaluator.leaders + 1 if isinstance(prepared.evaluator, Deliverer) else 3
             if left > 0 and (text := prepared.evaluator.estimate(left, finalists, trainings, prepared.plan.uniform)):
                 if isinstance(prepared.evaluator, Deliverer) and trainings:
                     most = trainings_most(prepared.evaluator, trainings, self.options.end.confirm_most)
@@ -325,6 +326,15 @@ class Compression:
                 return result
             found = [row.code for row in result.networks if row.role == "found"]
             inside = Inside(self._emit, "confirm")
+
+            def told(text: str, done: int, total: int) -> None:
+                inside(confirming(text, done, total))
+                if not text and done < total and trainer is not None:
+                    from bsszoo.evaluators.training import about
+
+                    seconds = (total - done) * trainer.seconds_of(self._prepared.plan.uniform)
+                    inside(Event("confirm", f"Estimate: {about(seconds)} of updates on this machine.", done, total))
+
             with listening(inside.updated):
                 confirmation = confirm_best(
                     judge,
@@ -336,7 +346,7 @@ class Compression:
                     workers=self.options.search.workers,
                     seed=result.seed,
                     mark="" if trainer is None else trainer.fingerprint,
-                    on_result=lambda *step: inside(confirming(*step)),
+                    on_result=told,
                 )
             best = chosen(confirmation.rows)
             if trainer is not None and best is not None and (doubt := trainer.doubt(sum(best.held) / len(best.held))):

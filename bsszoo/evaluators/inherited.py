@@ -29,7 +29,7 @@ from bsszoo.codes.cost import code_cost
 from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial, tell
 from bsszoo.evaluators.registry import Request
-from bsszoo.evaluators.training import TrainingEvaluator
+from bsszoo.evaluators.training import TrainingEvaluator, about
 from bsszoo.evaluators.trainings import FRESH, HOLDOUT
 from bsszoo.files import whole_file
 from bsszoo.models.names import LOCAL
@@ -567,8 +567,7 @@ def estimated(
         rungs: Whether only some of the codes are fine-tuned.
     """
     tuned = math.ceil(trials / REDUCTION) if rungs else trials
-    minutes = round((trials * fitted + tuned * judged + finalists * trainings * full) / 60)
-    span = "about a minute or less" if minutes < 2 else f"about {minutes} minutes"
+    span = about(trials * fitted + tuned * judged + finalists * trainings * full)
     some = f"about {tuned} of them" if rungs else "all"
     finals = f", then {finalists} networks in full, {trainings} times each" if trainings else ""
     return f"Estimate: {trials} codes, {some} fine-tuned{finals}: {span} on this machine, with one worker."

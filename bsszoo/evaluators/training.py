@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
 from bsszoo.codes.families import family_of
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluators.base import EvaluatorInfo
@@ -181,6 +183,39 @@ class TrainingEvaluator(Trainings):
         """Outputs of the networks, and channels of their input."""
         return self.recipe.model.num_classes, self.recipe.model.in_chans
 
+    def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
+        """By the time of some images of noise here."""
+        again = f", then {finalists * trainings} more of the best code and of controls" if trainings else ""
+        seconds = (trials * self.repeats + finalists * trainings) * self.seconds_of(code)
+        times = f", {self.repeats} times each" if self.repeats > 1 else ""
+        return (
+            f"Estimate: {trials} codes trained{times}{again}: {about(seconds)} of updates on this machine, with one "
+            "worker; reading images may take longer."
+        )
+
+    def seconds_of(self, code: Code) -> float:
+        """About how long the updates of one training of a code take on this machine [s]; images are read meanwhile."""
+        import torch
+
+        from bsszoo.train.classification.outcome import start_network
+        from bsszoo.train.devices import device_of
+
+        recipe, device = self.recipe, device_of(self.device)
+        part, size = recipe.model, recipe.data.image_size
+        macs = code_cost(code, size, num_classes=part.num_classes, in_chans=part.in_chans).macs
+        number = min(recipe.optim.batch_size, _TIMED_IMAGES, max(2, _TIMED_MACS // macs))
+        network = start_network(with_values(recipe, model={"name": str(code)}), fresh=False).to(device).train()
+        images = torch.rand(number, part.in_chans, size, size, device=device)
+        labels = torch.zeros(number, dtype=torch.long, device=device)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            loss = torch.nn.functional.cross_entropy(network(images), labels)
+            loss.backward()
+            float(loss.detach())  # waits for a GPU
+            times.append(time.perf_counter() - start)
+        return min(times[1:]) / number * recipe.optim.batch_size * self._updates
+
     def doubt(self, best: float) -> str | None:
         """A sentence where the best score of a search is one that untrained networks get too; else None.
 
@@ -226,6 +261,9 @@ TRAINED_UPDATES: Final = 10_000
 TRAINED_EPOCHS: Final = (10, 100)
 #: Images of a batch, where there are enough of them.
 BATCH: Final = 64
+# Images of an update whose time is taken: at most so many, and about so many multiply-adds, a second of a core or so.
+_TIMED_IMAGES: Final = 64
+_TIMED_MACS: Final = 2_000_000_000
 
 
 def fitting_recipe(family: str, data: str | Path | None, dataset: str | None, *, flips: bool = True) -> Recipe:
@@ -327,3 +365,17 @@ def updates_of(recipe: Recipe, train: Split) -> int:
 def _epochs(recipe: Recipe) -> str:
     number = recipe.schedule.epochs
     return f"{number} epoch" if number == 1 else f"{number} epochs"
+
+
+def about(seconds: float) -> str:
+    """A length of time, roughly.
+
+    Example:
+        >>> [about(seconds) for seconds in (20, 600, 9000, 400_000)]
+        ['about a minute or less', 'about 10 minutes', 'about 2.5 hours', 'about 4.6 days']
+    """
+    if seconds < 90:
+        return "about a minute or less"
+    if seconds < 2 * 3600:
+        return f"about {seconds / 60:.0f} minutes"
+    return f"about {seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"about {seconds / 86400:.1f} days"

@@ -54,6 +54,19 @@ def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeat
     assert (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns == before
 
 
+def test_the_time_of_a_search_is_estimated_before_it(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", repeats=2, device="cpu")
+    code = bsszoo.Code.parse(CODE)
+    text = judge.estimate(12, 3, 3, code)
+    assert text.startswith(
+        "Estimate: 12 codes trained, 2 times each, then 9 more of the best code and of controls: about"
+    )
+    assert judge.seconds_of(code) > 0
+    # Twice the epochs are twice the updates.
+    longer = TrainingEvaluator(quick(tmp_path, "schedule.epochs=2"), None, tmp_path / "trainings", device="cpu")
+    assert longer._updates == 2 * judge._updates
+
+
 def test_images_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024, and the training split has 96 images"):
         TrainingEvaluator(quick(tmp_path, "optim.batch_size=1024"), None, tmp_path / "trainings")
