@@ -214,39 +214,46 @@ class LogLines:
 
     Args:
         write: Takes a line, such as ``logging.getLogger("search").info`` or ``print``.
-        seconds: Least time between two lines of frequent events [s].
+        seconds: Least time between two lines of frequent events [s]; a training inside a phase has a line after three
+            times as long without any.
     """
 
     def __init__(self, write: Callable[[str], object], seconds: float = 10.0) -> None:
         self._write, self._seconds = write, seconds
-        self._last = self._begun = time.monotonic()
+        self._last = self._begun = self._said = time.monotonic()
         self._from = 0
         self._phase: Phase | None = None
 
     def __call__(self, event: Event) -> None:
         """Write the event, or leave it out."""
         now = time.monotonic()
+        if event.inside is not None:
+            # Steps come first: short trainings are as many as trials.
+            if now - self._said >= 3 * self._seconds:
+                self._say(f"{event.done}/{event.total} {_COUNTED.get(event.phase, 'steps')}, {event.text}")
+            return
         if event.phase != self._phase:
             # The time left is that of this phase's steps in this process.
             self._phase, self._begun, self._from = event.phase, now, event.done
             self._last = now
         if event.minor:
-            over = event.inside is None and event.total and event.done >= event.total
+            over = event.total and event.done >= event.total
             if not event.text or (now - self._last < self._seconds and not over):
                 return
             self._last = now
-        if event.inside is not None:
-            self._write(f"{event.done}/{event.total} {_COUNTED.get(event.phase, 'steps')}, {event.text}")
-            return
         if event.minor and event.phase == "latency":
-            self._write(f"{event.text}: {event.done}/{event.total}{self._left(event, now)}")
+            self._say(f"{event.text}: {event.done}/{event.total}{self._left(event, now)}")
             return
         if event.minor and event.phase == "search":
             code = "" if event.best is None else f"  {event.best.code}"
-            self._write(f"{event.done}/{event.total} trials, {event.text}{code}{self._left(event, now)}")
+            self._say(f"{event.done}/{event.total} trials, {event.text}{code}{self._left(event, now)}")
             return
         for line in event.text.splitlines():
-            self._write(line)
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        self._write(line)
 
     def _left(self, event: Event, now: float) -> str:
         fresh = event.done - self._from
