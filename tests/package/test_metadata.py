@@ -24,7 +24,7 @@ CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAIN_JOB = (
     'pip install ".[digits]" && bsszoo compress resnet18_c16-32-64-128_l2-2-2-2_px32 --flops 30% --data digits '
-    "--trials 24 --epochs 15"
+    "--trials 16 --epochs 10"
 )
 PAPER_JOB = "bsszoo compress mobilenetv2 --flops 130M"
 TESTS = 'pip install ".[test]" && python -m pytest -n 2'
