@@ -13,8 +13,8 @@ A share of the latency takes the place of one of the MACs with ``--limit latency
 picture on one thread of this CPU, original and answer taking turns. The rivals have no such budget; they are asked for
 less and less of the MACs until they are fast enough. Multiply-adds are counted by hooks on the resulting modules. The
 rate of each answer's fine-tuning is the better of two on the held-out pictures, by its first seed; seeds of a row are
-the same for all tools. Pictures: Fashion-MNIST of Debian's ``dataset-fashion-mnist``, and shapes that are drawn here. Networks: a narrow
-ResNet-18 and MobileNetV2 at 32 px.
+the same for all tools. Pictures: Fashion-MNIST of Debian's ``dataset-fashion-mnist``, and shapes that are drawn here.
+Networks: a narrow ResNet-18 and MobileNetV2 at 32 px.
 """
 
 from __future__ import annotations
