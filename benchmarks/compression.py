@@ -145,7 +145,7 @@ def jobs_of(given: Any) -> list[Job]:
     first = [job for a in answers for job in tunings(a, 0)]
     # What comes after the first seed waits for both rates of the first.
     waiting = [
-        replace(job, needs=(a.name, *(first.name for first in tunings(a, 0))))
+        replace(job, needs=(a.name, *(other.name for other in tunings(a, 0))))
         for seed in range(1, given.seeds)
         for a in answers
         for job in tunings(a, seed)

@@ -9,17 +9,15 @@ if TYPE_CHECKING:
 
     from bsszoo.compression.events import Event
 
-# The unit of a phase's steps.
-_UNITS = {"latency": "blocks", "search": "trials", "confirm": "trainings", "finish": "updates"}
-
 
 class CompressProgress:
     """A callback that shows events (``bsszoo.compression.events``), and counts the finished trials."""
 
     def __init__(self, console: Console) -> None:
         from bsszoo.cli.training_progress import Bars
-        from bsszoo.compression.events import LogLines
+        from bsszoo.compression.events import UNITS, LogLines
 
+        self._units = UNITS
         self.trials, self.wanted = 0, 0
         self._terminal, self._phase, self._bars = console.is_terminal, "", Bars(console)
         self._lines = LogLines(self._bars.say)
@@ -50,7 +48,9 @@ class CompressProgress:
                 self._bars.say(line)
         if event.done < event.total:
             words = event.text if event.minor else ""
-            self._bars.show(event.phase, event.done, event.total, unit=_UNITS.get(event.phase, "steps"), words=words)
+            self._bars.show(
+                event.phase, event.done, event.total, unit=self._units.get(event.phase, "steps"), words=words
+            )
         else:
             self._bars.close()
 

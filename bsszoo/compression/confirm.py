@@ -9,7 +9,7 @@ and machines that share a study share these trainings too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 _PREFIX: Final = "bsszoo:test"
+# Roles of the networks of which one is recommended.
+_CHOSEN_FROM: Final = ("found", "uniform")
 
 
 @runtime_checkable
@@ -121,17 +123,19 @@ def confirm(
         mark: Of the results in the study; those of another mark were measured otherwise, and are no results here.
         on_result: Called with the last result as text, the number of finished trainings and their total.
     """
-    delivers = isinstance(judge, Deliverer)
-    tasks = [replace(t, mark=mark) for t in _tasks(plan, leaders, trainings, seed, original=delivers)]
+    drawn = _tasks(plan, leaders, trainings, seed, original=isinstance(judge, Deliverer))
+    tasks = [replace(task, mark=mark) for task in drawn]
     results: dict[str, tuple[float, ...]] = {}
     notes: list[str] = []
 
-    def stored(tasks: Iterable[_Task]) -> dict[str, tuple[float, ...]]:
-        return {t.key: r for t in tasks if (r := _stored(study.user_attrs.get(t.key))) is not None}
+    def unfinished(wanted: Sequence[_Task]) -> list[_Task]:
+        """Those without a result, which the study may hold."""
+        kept = study.user_attrs  # a copy of all of them
+        results.update({t.key: r for t in wanted if (r := _stored(kept.get(t.key))) is not None})
+        return [t for t in wanted if t.key not in results]
 
-    def train(wanted: Sequence[_Task]) -> None:
-        results.update(stored(wanted))
-        for task, result in _each(judge, [t for t in wanted if t.key not in results], workers):
+    def train(left: Sequence[_Task]) -> None:
+        for task, result in _each(judge, left, workers):
             try:
                 found = _results(result())
             except (Exception, SystemExit) as error:
@@ -141,19 +145,22 @@ def confirm(
             study.set_user_attr(task.key, list(found) if len(found) > 1 else found[0])
             on_result(f"{task.label}: {found[0]:.2f}", len(results), len(tasks))
 
-    on_result("", len(stored(tasks)), len(tasks))
-    train(tasks)
+    left = unfinished(tasks)
+    on_result("", len(results), len(tasks))
+    train(left)
+    rows = list(_rows(plan, tasks, results))
     if isinstance(judge, Deliverer):
         for number in range(trainings, trainings_most(judge, trainings, most)):
-            again = [replace(task, number=number) for task in _not_told_apart(tasks, results, judge.alike)]
-            if not again:
+            open_rows = _not_told_apart(rows, judge.alike)
+            if not open_rows:
                 break
+            again = [_Task(row.label, row.role, row.code, number, mark) for row in open_rows]
             tasks += again
-            if len(stored(again)) < len(again):
+            if left := unfinished(again):
                 names = ", ".join(sorted(task.label for task in again))
                 on_result(f"not told apart, trained once more: {names}", len(results), len(tasks))
-            train(again)
-    rows = list(_rows(plan, tasks, results))
+                train(left)
+            rows = list(_rows(plan, tasks, results))
     return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
 
 
@@ -164,30 +171,25 @@ def trainings_most(judge: Deliverer, trainings: int, most: int | None) -> int:
     return trainings * (judge.undecided if trainings >= LEAST_TRAININGS else 1)
 
 
-def _not_told_apart(tasks: Sequence[_Task], results: dict[str, tuple[float, ...]], alike: float) -> list[_Task]:
-    """One training each of the best network and of those that may be better or worse than it; none where all is clear.
+def _not_told_apart(rows: Sequence[ConfirmedRow], alike: float) -> list[ConfirmedRow]:
+    """The best network and those that may be better or worse than it; none where all is clear.
 
     By the images that networks are chosen by, of trainings of the same number, which saw the same batches.
     """
-    networks = {task.code: task for task in tasks if task.role in ("found", "uniform")}
-    by_number: dict[Code, dict[int, float]] = {code: {} for code in networks}
-    for task in tasks:
-        if task.code in networks and task.key in results:
-            by_number[task.code][task.number] = results[task.key][-1]
-    trained = [code for code in networks if by_number[code]]
-    if not trained:
+    best = chosen(rows)
+    if best is None:
         return []
-    best = max(trained, key=lambda code: float(np.mean(list(by_number[code].values()))))
-    rest = []
-    for code in trained:
-        mine, theirs = by_number[best], by_number[code]
-        gaps = [mine[number] - theirs[number] for number in sorted(mine.keys() & theirs.keys())]
-        if code != best and gaps:
-            gap = mean_interval(gaps)
-            low, high = (gap.mean if bound is None else bound for bound in (gap.low, gap.high))
-            if low <= 0 and not -alike <= low <= high <= alike:
-                rest.append(networks[code])
-    return [networks[best], *rest] if rest else []
+    mine, rest = dict(zip(best.numbers, best.held or best.tests, strict=True)), []
+    for row in rows:
+        theirs = dict(zip(row.numbers, row.held or row.tests, strict=True))
+        shared = sorted(mine.keys() & theirs.keys())
+        if row is best or row.role not in _CHOSEN_FROM or not shared:
+            continue
+        gap = mean_interval([mine[number] - theirs[number] for number in shared])
+        low, high = (gap.mean if bound is None else bound for bound in (gap.low, gap.high))
+        if low <= 0 and not -alike <= low <= high <= alike:
+            rest.append(row)
+    return [best, *rest] if rest else []
 
 
 def _each(judge: Tester, tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Callable[[], Any]]]:
@@ -248,7 +250,7 @@ def _rows(plan: Plan, tasks: Sequence[_Task], results: dict[str, tuple[float, ..
         yield ConfirmedRow(label, role, code, plan.space.cost(code), tests, interval.low, interval.high, held, numbers)
 
 
-def chosen(rows: Sequence[ConfirmedRow], roles: Sequence[str] = ("found", "uniform")) -> ConfirmedRow | None:
+def chosen(rows: Sequence[ConfirmedRow], roles: Sequence[str] = _CHOSEN_FROM) -> ConfirmedRow | None:
     """The network of the best mean on the images that networks are chosen by; on the unseen ones where those lack."""
     trained = [row for row in rows if row.role in roles and row.tests]
     by_held = all(row.held for row in trained)

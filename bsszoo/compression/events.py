@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from bsszoo.train.callbacks import Start, TrainingState
     from bsszoo.train.checkpoint import Row
 
-# What a phase's steps are, as far as trainings are among them.
-_COUNTED: Final = {"search": "trials", "confirm": "trainings"}
+#: What a phase's steps are, where they are counted.
+UNITS: Final = {"latency": "blocks", "search": "trials", "confirm": "trainings", "finish": "updates"}
 # Least time between two events of one training [s].
 _INSIDE_SECONDS: Final = 0.5
 
@@ -230,7 +230,7 @@ class LogLines:
         if event.inside is not None:
             # Steps come first: short trainings are as many as trials.
             if now - self._said >= 3 * self._seconds:
-                self._say(f"{event.done}/{event.total} {_COUNTED.get(event.phase, 'steps')}, {event.text}")
+                self._say(f"{event.done}/{event.total} {UNITS.get(event.phase, 'steps')}, {event.text}")
             return
         if event.phase != self._phase:
             # The time left is that of this phase's steps in this process.
