@@ -627,9 +627,9 @@ def table(folder: Path) -> None:
             print(f"| {name} | {key[5]} | {made['error']} | | | | | |")
             continue
         by_rate = tunings[key]
-        if not by_rate:
-            continue
         firsts = {r["rate"]: r["held_loss"] for runs in by_rate.values() for r in runs if r["seed"] == 0}
+        if not firsts:  # not yet, or both failed
+            continue
         rate = min(firsts, key=lambda rate: firsts[rate])
         tops = [r["top1"] for r in by_rate[rate]]
         means[key[:5]][key[5]] = statistics.mean(tops)

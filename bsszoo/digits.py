@@ -75,7 +75,8 @@ def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
         data=DataPart(image_size=code.image_size, holdout=0.1),
         # A digit in a mirror is none.
         augment=AugmentPart(crop_mode="rkrc", hflip=0.0),
-        run=RunPart(device_batch=64, workers=1),
+        # So small a network waits for its images.
+        run=RunPart(device_batch=64, workers=2),
     )
     out = cache_folder() / DIGITS / "trainings" / str(code)
     train(recipe, digits_folder(), out, callback=callback)

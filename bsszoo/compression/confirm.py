@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Plan
+from bsszoo.compression.trainers import Trainers
 from bsszoo.search.history import is_number
 from bsszoo.study.loop import reason
 from bsszoo.study.result import Confirmation, ConfirmedRow
@@ -80,6 +82,20 @@ class Deliverer(Protocol):
         ...
 
 
+@runtime_checkable
+class InProcesses(Protocol):
+    """A tester of short trainings, several of which take less time side by side than one after the other."""
+
+    def processes(self, codes: Sequence[Code], workers: int) -> int:
+        """In how many processes these trainings are best done, each with its share of the cores; 0 for this one.
+
+        Args:
+            codes: One for each training.
+            workers: Trainings at the same time that were asked for; 1 leaves it to the judge.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     label: str
@@ -118,7 +134,7 @@ def confirm(
         most: Of a ``Deliverer``, trainings each at most: those that the interval of their paired differences neither
             sets apart from the best nor shows to be as good are trained once more, and again. By default
             ``judge.undecided`` times as many, where an interval says something.
-        workers: Trainings at the same time.
+        workers: Trainings at the same time; with 1 a judge of short ones does as many as there are cores.
         seed: Decides which random codes are drawn.
         mark: Of the results in the study; those of another mark were measured otherwise, and are no results here.
         on_result: Called with the last result as text, the number of finished trainings and their total.
@@ -135,7 +151,7 @@ def confirm(
         return [t for t in wanted if t.key not in results]
 
     def train(left: Sequence[_Task]) -> None:
-        for task, result in _each(judge, left, workers):
+        for task, result in _each(tested, left, at_a_time, stop):
             try:
                 found = _results(result())
             except (Exception, SystemExit) as error:
@@ -147,20 +163,29 @@ def confirm(
 
     left = unfinished(tasks)
     on_result("", len(results), len(tasks))
-    train(left)
-    rows = list(_rows(plan, tasks, results))
-    if isinstance(judge, Deliverer):
-        for number in range(trainings, trainings_most(judge, trainings, most)):
-            open_rows = _not_told_apart(rows, judge.alike)
-            if not open_rows:
-                break
-            again = [_Task(row.label, row.role, row.code, number, mark) for row in open_rows]
-            tasks += again
-            if left := unfinished(again):
-                names = ", ".join(sorted(task.label for task in again))
-                on_result(f"not told apart, trained once more: {names}", len(results), len(tasks))
-                train(left)
-            rows = list(_rows(plan, tasks, results))
+    number = judge.processes([task.code for task in left], workers) if isinstance(judge, InProcesses) else 0
+    at_a_time, tested = max(workers, number), judge.tested
+    stop: Callable[[], None] = ExitStack().close  # nothing
+    with ExitStack() as stack:
+        if number:
+            trainers = stack.enter_context(Trainers(judge, number))
+            tested, stop = trainers.tested, trainers.stop
+        elif workers > 1:
+            stack.enter_context(share_of_threads(workers))
+        train(left)
+        rows = list(_rows(plan, tasks, results))
+        if isinstance(judge, Deliverer):
+            for further in range(trainings, trainings_most(judge, trainings, most)):
+                open_rows = _not_told_apart(rows, judge.alike)
+                if not open_rows:
+                    break
+                again = [_Task(row.label, row.role, row.code, further, mark) for row in open_rows]
+                tasks += again
+                if left := unfinished(again):
+                    names = ", ".join(sorted(task.label for task in again))
+                    on_result(f"not told apart, trained once more: {names}", len(results), len(tasks))
+                    train(left)
+                rows = list(_rows(plan, tasks, results))
     return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
 
 
@@ -186,25 +211,31 @@ def _not_told_apart(rows: Sequence[ConfirmedRow], alike: float) -> list[Confirme
         if row is best or row.role not in _CHOSEN_FROM or not shared:
             continue
         gap = mean_interval([mine[number] - theirs[number] for number in shared])
-        low, high = (gap.mean if bound is None else bound for bound in (gap.low, gap.high))
-        if low <= 0 and not -alike <= low <= high <= alike:
+        # Differences without any spread are of few images, and say less than an interval.
+        if gap.low is None or gap.high is None or (gap.low <= 0 and not -alike <= gap.low <= gap.high <= alike):
             rest.append(row)
     return [best, *rest] if rest else []
 
 
-def _each(judge: Tester, tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Callable[[], Any]]]:
-    """Each task with what gives its result, in this thread, which Ctrl-C reaches; with more workers as they finish."""
+def _each(
+    tested: Callable[[Code, int], Any], tasks: Sequence[_Task], workers: int, stop: Callable[[], None]
+) -> Iterator[tuple[_Task, Callable[[], Any]]]:
+    """Each task with what gives its result, in this thread, which Ctrl-C reaches; with more workers as they finish.
+
+    ``stop`` ends trainings that Ctrl-C does not reach.
+    """
     if workers == 1:
         for task in tasks:
-            yield task, partial(judge.tested, task.code, task.number)
+            yield task, partial(tested, task.code, task.number)
         return
-    with share_of_threads(workers), ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(judge.tested, t.code, t.number): t for t in tasks}
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(tested, t.code, t.number): t for t in tasks}
         try:
             for future in as_completed(running):
                 yield running[future], future.result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            stop()
             raise
 
 

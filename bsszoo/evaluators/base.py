@@ -113,9 +113,14 @@ def listening(hear: Callable[[int, int], None]) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
+def listener() -> Callable[[int, int], None] | None:
+    """Whoever listens in this thread, for trainings in other threads and processes."""
+    return _LISTENER.get()
+
+
 def tell(done: int, total: int) -> None:
     """Say how far the training of a code is, to whoever listens."""
-    hear = _LISTENER.get()
+    hear = listener()
     if hear is not None:
         hear(done, total)
 

@@ -16,13 +16,11 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-
-from scipy.stats import binomtest
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
@@ -60,6 +58,12 @@ _NEARNESS: Final = "minus the divergence from the trained network's outputs [nat
 JUDGED_UPDATES: Final = 300
 #: A fine-tuning in full of fewer multiply-adds than this, some minutes of a core, needs no process and checkpoints.
 LONG: Final = 5e12
+#: All of them together, some tens of seconds of a core, from which on they are worth several processes; the most of
+#: those.
+FEW: Final = 1e11
+MOST_PROCESSES: Final = 8
+#: Multiply-adds of an update that are worth a thread: fewer take as long on two, and far longer beside another process.
+THREAD: Final = 5e8
 #: Updates of the fine-tuning in full, from which its epochs follow; and the fewest and the most epochs.
 TUNED_UPDATES: Final = 2500
 TUNED_EPOCHS: Final = (3, 30)
@@ -248,6 +252,8 @@ class InheritedEvaluator(TrainingEvaluator):
         Raises:
             SettingsError: It is no better than guessing on the held-out images.
         """
+        from scipy.stats import binomtest  # takes a second to import, in each process
+
         shared = self.shared(note)
         chance = 100 / self.recipe.model.num_classes
         deviation = math.sqrt(chance * (100 - chance) / max(1, shared.accuracy.images))
@@ -267,25 +273,37 @@ class InheritedEvaluator(TrainingEvaluator):
 
     def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
         """By the time of one fit and of some updates here."""
-        from bsszoo.train.classification.in_memory import fine_tune
+        import torch
+
+        from bsszoo.train.classification.in_memory import at_most_threads, fine_tune
 
         shared, updates = self.shared(), self._updates / self.recipe.schedule.epochs
         start = time.perf_counter()
         network = shared.subnetwork(code)
-        fitted = time.perf_counter()
+        fitted = time.perf_counter() - start
         some = min(_TIMED_UPDATES, round(updates * self.epochs))
-        fine_tune(
-            network,
-            shared.train,
-            self.recipe,
-            shared.normalise,
-            epochs=some / updates,
-            seed=0,
-            objective=shared.objective,
-        )
-        each = (time.perf_counter() - fitted) / max(1, some)
-        judged = self.repeats * self.epochs * updates * each
-        return estimated(trials, finalists, trainings, fitted - start, judged, self._updates * each)
+
+        def seconds_each(threads: int) -> float:
+            """Of one update."""
+            start = time.perf_counter()
+            with at_most_threads(threads):
+                fine_tune(
+                    network,
+                    shared.train,
+                    self.recipe,
+                    shared.normalise,
+                    epochs=some / updates,
+                    seed=0,
+                    objective=shared.objective,
+                )
+            return (time.perf_counter() - start) / max(1, some)
+
+        threads = self._threads(code)
+        judged = self.repeats * self.epochs * updates * seconds_each(threads)
+        processes = max(1, self.processes([code] * (finalists * trainings), 1))
+        threads = min(threads, max(1, torch.get_num_threads() // processes))
+        full = self._updates * seconds_each(threads) / processes
+        return estimated(trials, finalists, trainings, fitted, judged, full)
 
     # -- judging ----------------------------------------------------------------------------------------------
 
@@ -294,7 +312,7 @@ class InheritedEvaluator(TrainingEvaluator):
 
         Rung 0 is how near it comes before it is fine-tuned.
         """
-        from bsszoo.train.classification.in_memory import fine_tune
+        from bsszoo.train.classification.in_memory import at_most_threads, fine_tune
 
         shared = self.shared()
         if code == self.original:
@@ -308,16 +326,17 @@ class InheritedEvaluator(TrainingEvaluator):
         for repeat in range(self.repeats):
             network = copy.deepcopy(start) if self.repeats > 1 else start
             seed = self.recipe.run.seed + repeat
-            fine_tune(
-                network,
-                shared.train,
-                self.recipe,
-                shared.normalise,
-                epochs=self.epochs,
-                seed=seed,
-                objective=shared.objective,
-                on_update=tell,
-            )
+            with at_most_threads(self._threads(code)):
+                fine_tune(
+                    network,
+                    shared.train,
+                    self.recipe,
+                    shared.normalise,
+                    epochs=self.epochs,
+                    seed=seed,
+                    objective=shared.objective,
+                    on_update=tell,
+                )
             results.append(shared.nearness(network))
         return Score(sum(results) / len(results), _NEARNESS, tuple(results))
 
@@ -336,18 +355,44 @@ class InheritedEvaluator(TrainingEvaluator):
         training is long enough for checkpoints, or several run at a time.
         """
         out = self.training_folder(code, seed)
-        part = self.recipe.model
-        work = 3 * self._updates * self.recipe.optim.batch_size
-        work *= code_cost(code, num_classes=part.num_classes, in_chans=part.in_chans).macs
         alone = threading.current_thread() is threading.main_thread()
-        if self.in_memory and test and alone and work < LONG and not any((out / f).is_file() for f in (SUMMARY, LAST)):
+        begun = any((out / file).is_file() for file in (SUMMARY, LAST))
+        if self.in_memory and test and alone and self._updates * self._work(code) < LONG and not begun:
             self._train_here(code, seed, out)
         return super().trained(code, seed, test=test)
+
+    def _work(self, code: Code) -> float:
+        """Multiply-adds of an update of a code's network, about: a backward pass takes two forward ones."""
+        part = self.recipe.model
+        macs = code_cost(code, num_classes=part.num_classes, in_chans=part.in_chans).macs
+        return 3.0 * self.recipe.optim.batch_size * macs
+
+    def _threads(self, code: Code) -> int:
+        """Threads that an update is worth."""
+        return max(1, round(self._work(code) / THREAD))
+
+    def processes(self, codes: Sequence[Code], workers: int) -> int:
+        """As many as PyTorch has threads, where fine-tunings are short and in all longer than the start of processes.
+
+        On a GPU they take turns in this one, unless workers were asked for.
+        """
+        import torch
+
+        from bsszoo.train.devices import device_of
+
+        work = [0.0 if code == self.original else self._updates * self._work(code) for code in codes]
+        if not self.in_memory or max(work, default=LONG) >= LONG or type(self).__module__ == "__main__":
+            return 0
+        if workers == 1:
+            many = sum(work) > FEW and device_of(self.device).type == "cpu"
+            workers = min(torch.get_num_threads(), MOST_PROCESSES) if many else 1
+        number = min(workers, len(codes))
+        return number if number > 1 else 0
 
     def _train_here(self, code: Code, seed: int, out: Path) -> None:
         """Fine-tune a code's network in full and write what a training leaves."""
         from bsszoo.train.checkpoint import EpochRow, Folder
-        from bsszoo.train.classification.in_memory import accuracy, fine_tune, outputs
+        from bsszoo.train.classification.in_memory import accuracy, at_most_threads, fine_tune, outputs
         from bsszoo.train.classification.outcome import conclude
         from bsszoo.train.devices import Process
 
@@ -356,16 +401,17 @@ class InheritedEvaluator(TrainingEvaluator):
         model = {"name": str(code), "inherit": str(self.original), "inherit_weights": str(self.original_file)}
         recipe = with_values(self.recipe_for(test=True), model=model, run={"seed": seed})
         start, network, epochs = time.perf_counter(), shared.subnetwork(code), recipe.schedule.epochs
-        loss = fine_tune(
-            network,
-            shared.train,
-            recipe,
-            shared.normalise,
-            epochs=epochs,
-            seed=seed,
-            objective=shared.objective,
-            on_update=tell,
-        )
+        with at_most_threads(self._threads(code)):
+            loss = fine_tune(
+                network,
+                shared.train,
+                recipe,
+                shared.normalise,
+                epochs=epochs,
+                seed=seed,
+                objective=shared.objective,
+                on_update=tell,
+            )
         seconds = time.perf_counter() - start
         held = accuracy(outputs(network, shared.held, shared.normalise), shared.held.labels)
         tested = shared.measured(network)

@@ -140,14 +140,19 @@ def run_workers(
 @contextmanager
 def share_of_threads(workers: int) -> Iterator[None]:
     """The environment in which a process is started, so that its libraries take their share of the cores only."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    unset = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, str(max(1, cores // workers))))
+    added = threads_each(workers)
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in unset:
+        for name in added:
             del os.environ[name]
+
+
+def threads_each(processes: int) -> dict[str, str]:
+    """Variables for the environment of each of several processes: its share of the cores, where the user set none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {name: str(max(1, cores // processes)) for name in _THREADS if name not in os.environ}
 
 
 @dataclass(slots=True)

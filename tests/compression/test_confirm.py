@@ -229,6 +229,13 @@ def test_leaders_as_good_as_each_other_need_no_more():
     assert counts == {"first": 3, "second": 3, "uniform": 3}
 
 
+def test_the_same_results_of_few_images_are_no_proof():
+    held = NOISY | {"first": [90.0] * 6, "second": [89.0, 89.0, 89.0, 88.0, 89.5, 89.0]}
+    counts, *_ = raced(held, 3, 6, alike=0.5)
+    assert counts["first"] == counts["second"] > 3
+    assert counts["uniform"] == 3
+
+
 @pytest.mark.parametrize(("trainings", "most"), [(1, 1), (2, 2), (3, 6)])
 def test_by_default_twice_as_many_where_an_interval_says_something(trainings: int, most: int):
     counts, *_ = raced(NOISY, trainings)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import bsszoo
 from bsszoo.codes import Code
 from bsszoo.compression.reopen import report_study
+from bsszoo.compression.trainers import Trainers
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluators.base import Untracked
 from bsszoo.evaluators.inherited import InheritedEvaluator
@@ -202,6 +203,28 @@ def test_a_short_fine_tuning_in_full_leaves_what_a_training_does(shapes: Path, b
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(recipe_text(judge.recipe))
     assert not evaluator(base, shapes, tmp_path / "other", recipe=recipe).in_memory
+
+
+def test_short_fine_tunings_in_full_are_done_side_by_side_where_that_takes_less_time(
+    shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = evaluator(base, shapes, tmp_path / "one", epochs=3)
+    code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
+    assert judge.processes([code] * 12, 1) == 0, "less than the start of a process"
+    assert judge.processes([code] * 12, 3) == 3
+    assert judge.processes([code], 3) == 0
+    with Trainers(judge, 1) as trainers:
+        result = trainers.tested(code, 0)
+    assert result == evaluator(base, shapes, tmp_path / "other", epochs=3).tested(code, 0)
+    assert judge.tested(code, 0) == result
+    assert not list((tmp_path / "one" / "trainings").rglob("log.txt"))
+    monkeypatch.setattr("bsszoo.evaluators.inherited.FEW", 0)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 32)
+    assert judge.processes([code] * 12, 1) == 8
+    assert judge.processes([code] * 5, 1) == 5
+    assert judge.processes([BASE], 1) == 0
+    monkeypatch.setattr("bsszoo.evaluators.inherited.LONG", 1)
+    assert judge.processes([code] * 12, 3) == 0, "long ones have checkpoints, and a process each"
 
 
 def test_parts_grow_on_request(shapes: Path, base: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -148,6 +149,17 @@ def norm_batches(images: Images, normalise: Normaliser, *, number: int, batch: i
     rows = images.some(number)
     for start in range(0, len(rows) // batch * batch or 1, batch):
         yield normalise(images.centres(rows[start : start + batch]))
+
+
+@contextmanager
+def at_most_threads(number: int) -> Iterator[None]:
+    """Compute with at most so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(number, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fine_tune(

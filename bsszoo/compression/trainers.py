@@ -1,0 +1,188 @@
+"""``Trainers``: processes that do short trainings one after the other, side by side, each on its share of the cores.
+
+Small networks hardly train faster on more threads, so several trainings at a time take a fraction of the time. A
+trainer is started when there is work for it, imports PyTorch and opens the images once, and takes trainings until it is
+stopped. It ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from tempfile import TemporaryFile
+from typing import IO, Final
+
+from bsszoo.codes.code import Code
+from bsszoo.errors import EvaluationError
+from bsszoo.evaluators.base import listener, listening
+from bsszoo.study.loop import reason
+from bsszoo.study.workers import threads_each
+from bsszoo.train.parent import PARENT, end_with_parent
+
+# Lines of a trainer's errors that a message repeats.
+_LINES: Final = 6
+
+
+class Trainers:
+    """Trains codes as ``judge.tested`` does, in up to so many processes.
+
+    Whoever listens to trainings in the thread that makes it (``evaluators.base.listening``) hears the updates of all
+    that are under way, added up.
+
+    Args:
+        judge: What trains, a ``confirm.Tester``; it is sent to the processes.
+        number: How many processes.
+    """
+
+    def __init__(self, judge: object, number: int) -> None:
+        self._judge, self._number, self._hear = pickle.dumps(judge), number, listener()
+        self._lock = threading.Lock()
+        self._idle: list[_Trainer] = []
+        self._all: list[_Trainer] = []
+        self._updates: dict[_Trainer, tuple[int, int]] = {}
+        self._closed = False
+
+    def __enter__(self) -> Trainers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all processes; a training under way is lost."""
+        with self._lock:
+            self._closed = True
+            for trainer in self._all:
+                trainer.end()
+            # Of one that is at work the thread that waits for it closes what it reads.
+            for trainer in self._idle:
+                trainer.close()
+
+    def tested(self, code: Code, number: int) -> float | tuple[float, float]:
+        """As ``Tester.tested``; called by up to as many threads as there are processes.
+
+        Raises:
+            EvaluationError: The training failed, or its process died.
+        """
+        with self._lock:
+            if self._closed:
+                raise EvaluationError("The processes that train have been ended.")
+            trainer = self._idle.pop() if self._idle else self._started()
+        try:
+            result = trainer.tested(code, number, lambda done, total: self._told(trainer, done, total))
+        finally:
+            with self._lock:
+                self._updates.pop(trainer, None)
+                if trainer.alive:
+                    self._idle.append(trainer)
+                else:
+                    trainer.close()
+        return result
+
+    def _started(self) -> _Trainer:
+        trainer = _Trainer(self._judge, {**os.environ, **threads_each(self._number), PARENT: str(os.getpid())})
+        self._all.append(trainer)
+        return trainer
+
+    def _told(self, trainer: _Trainer, done: int, total: int) -> None:
+        with self._lock:
+            self._updates[trainer] = (done, total)
+            if self._hear is not None and not self._closed:
+                self._hear(*map(sum, zip(*self._updates.values(), strict=True)))
+
+
+class _Trainer:
+    """One process; the judge is the first thing it reads, then codes and numbers of trainings."""
+
+    def __init__(self, judge: bytes, environment: dict[str, str]) -> None:
+        self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115  closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bsszoo.compression.trainers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        self._judge: bytes | None = judge
+        self.alive = True
+
+    def tested(self, code: Code, number: int, told: Callable[[int, int], None]) -> float | tuple[float, float]:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write((self._judge or b"") + pickle.dumps((code, number)))
+            process.stdin.flush()
+            self._judge = None
+            while True:
+                kind, *values = pickle.load(process.stdout)
+                if kind == "updates":
+                    told(*values)
+                elif kind == "failed":
+                    raise EvaluationError(values[0])
+                else:
+                    result: float | tuple[float, float] = values[0]
+                    return result
+        except (OSError, EOFError, pickle.UnpicklingError):
+            self.alive = False
+            raise EvaluationError(f"The process that trains {self._how()}") from None
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Close what the process, which has ended, was read by."""
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            assert stream is not None
+            with suppress(OSError):  # what was written to it is lost, as it is to be
+                stream.close()
+
+    def _how(self) -> str:
+        self._process.kill()
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        text = " | ".join([line for line in lines if line.strip()][-_LINES:])
+        return (f"was ended by signal {-status}" if status < 0 else f"ended with {status}") + (text and f": {text}")
+
+
+def main() -> None:
+    """Take trainings from the standard input until it ends."""
+    # Ctrl-C reaches every process of a terminal; the parent decides how this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    tasks, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # What a training prints is no answer, and nothing else reads the tasks.
+    os.dup2(2, 1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def answer(*message: object) -> None:
+        pickle.dump(message, answers)
+        answers.flush()
+
+    judge = pickle.load(tasks)
+    with listening(lambda done, total: answer("updates", done, total)):
+        while True:
+            try:
+                code, number = pickle.load(tasks)
+            except EOFError:
+                return
+            try:
+                answer("tested", judge.tested(code, number))
+            except (Exception, SystemExit) as error:
+                answer("failed", reason(error))
+
+
+if __name__ == "__main__":
+    main()
