@@ -28,6 +28,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency tables of few blocks and networks, each timed a few times: a test is about what is done with them."""
+    few = {"MOST_TIMED": 20, "TIMED": (20, 2), "TIMED_EXPORTED": (20, 2), "_NETWORKS_EXPORTED": 8}
+    for name, value in {"SECONDS_EACH": 0.0, "_SECONDS": 0.0, "_SECONDS_EXPORTED": 0.0, **few}.items():
+        monkeypatch.setattr(f"bsszoo.latency.table.{name}", value)
+
+
 @pytest.fixture(scope="session")
 def postgres():
     """A running server; skipped where its programs or its driver are not installed."""

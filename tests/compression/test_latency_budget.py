@@ -71,6 +71,7 @@ def test_latency_alone_is_a_budget_by_a_table_that_the_run_measures(
     assert report_study(str(tmp_path / "run")).path.exists()
 
 
+@pytest.mark.usefixtures("short_timings")
 def test_without_data_candidates_are_no_slower_than_the_uniform_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_without_data_candidates_are_no_slower_than_the_uniform_network(
     assert "are not those of the run" not in page
 
 
+@pytest.mark.usefixtures("short_timings")
 def test_where_nothing_is_as_fast_the_limit_is_dropped_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_names_that_are_no_runtime_are_refused(tmp_path: Path) -> None:
         engine_of("fast")
 
 
+@pytest.mark.usefixtures("short_timings")
 def test_a_run_measures_with_its_runtime_and_another_one_is_another_run(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     few = {"flops": "60%", "trials": 4, "batch": 2, "out": tmp_path / "run"}

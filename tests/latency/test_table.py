@@ -156,13 +156,11 @@ def test_networks_times_correct_the_blocks_of_each_place():
     assert all(corrected.milliseconds(s) > 0 for s in shapes)
 
 
+@pytest.mark.usefixtures("short_timings")
 @pytest.mark.parametrize("runtime", [name for name, one in RUNTIMES.items() if one.tables and one.export is not None])
 def test_a_table_of_a_runtime_is_another_than_pytorch_s(runtime, tmp_path, monkeypatch):
     pytest.importorskip(RUNTIMES[runtime].modules[0])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    few = {"MOST_TIMED": 20, "TIMED": (20, 2), "TIMED_EXPORTED": (20, 2), "_NETWORKS_EXPORTED": 8}
-    for name, value in {"SECONDS_EACH": 0.0, "_SECONDS": 0.0, "_SECONDS_EXPORTED": 0.0, **few}.items():
-        monkeypatch.setattr(f"bsszoo.latency.table.{name}", value)
     code = Code.parse("resnet18_c8-8-16-16_l1-1-1-2_px32")
     space = Space.subnetworks(code, num_classes=10)
     steps, notes = [], []
@@ -181,6 +179,7 @@ def test_a_table_of_a_runtime_is_another_than_pytorch_s(runtime, tmp_path, monke
     assert len(list((tmp_path / "bsszoo" / "latency").iterdir())) == 2
 
 
+@pytest.mark.usefixtures("short_timings")
 def test_a_table_is_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     timed, notes = [], []
