@@ -88,7 +88,13 @@ def run(given: Any, network: str, share: float, out: Path) -> None:
         fitted = shared.subnetwork(code)
         short = copy.deepcopy(fitted)
         fine_tune(
-            short, shared.train, judge.recipe, shared.normalise, epochs=judge.epochs, seed=0, objective=shared.objective
+            short,
+            shared.train,
+            judge.judging,
+            shared.normalise,
+            epochs=judge.epochs,
+            seed=0,
+            objective=shared.objective,
         )
         found = {"network": network, "share": share, "code": str(code), "macs": space.cost(code).macs}
         for name, made in (("fitted", fitted), ("short", short)):

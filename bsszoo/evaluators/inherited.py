@@ -71,29 +71,40 @@ TUNED_EPOCHS: Final = (3, 30)
 _TIMED_UPDATES: Final = 8
 #: Images of a batch, where there are enough of them.
 BATCH: Final = 64
+#: Peak rates for such a batch: of a fine-tuning of few updates, which would lose more by a higher one than it gains,
+#: and of one of so many updates or more.
+RATE: Final = 0.01
+LONG_RATE: Final = 0.02
+LONG_UPDATES: Final = 1000
 #: The share of the trained network's outputs in the loss of a fine-tuning, and their temperature.
 TEACHER_SHARE: Final = 0.7
 TEMPERATURE: Final = 2.0
 
 
-def fine_tuning_recipe(network: Network, data: DataPart, images: int, num_classes: int) -> Recipe:
+def fine_tuning_recipe(
+    network: Network, data: DataPart, images: int, num_classes: int, epochs: int | None = None
+) -> Recipe:
     """How a trained network's subnetworks are fine-tuned: rates for inherited weights, and as many epochs as pay.
 
-    SGD with Nesterov's momentum, batches of 64, a rate of 0.01 falling to 0 along a cosine, epochs for about 2,500
-    updates (3 to 30), random crops of slightly larger images, and mirrored ones unless the network's own training had
-    none, whose recipe is beside its weights.
+    SGD with Nesterov's momentum, batches of 64, a rate of 0.02 (0.01 of fewer than 1,000 updates) falling to 0 along a
+    cosine, epochs for about 2,500 updates (3 to 30), random crops of slightly larger images, and mirrored ones unless
+    the network's own training had none, whose recipe is beside its weights.
 
     Args:
         network: The trained network.
         data: The data section.
         images: Number of training images.
         num_classes: Outputs.
+        epochs: In place of those.
     """
     batch = min(BATCH, max(2, images // 8 // 2 * 2))
-    epochs = min(max(TUNED_EPOCHS[0], math.ceil(TUNED_UPDATES / max(1, images // batch))), TUNED_EPOCHS[1])
+    updates = max(1, images // batch)
+    if epochs is None:
+        epochs = min(max(TUNED_EPOCHS[0], math.ceil(TUNED_UPDATES / updates)), TUNED_EPOCHS[1])
+    rate = LONG_RATE if epochs * updates >= LONG_UPDATES else RATE
     return Recipe(
         model=ModelPart(name=str(network.code), num_classes=num_classes, in_chans=network.in_chans),
-        optim=OptimPart(lr=0.01 * batch / BATCH, batch_size=batch, weight_decay=5e-4),
+        optim=OptimPart(lr=rate * batch / BATCH, batch_size=batch, weight_decay=5e-4),
         schedule=SchedulePart(epochs=epochs),
         data=data,
         augment=AugmentPart(crop_mode="rkrc", hflip=_flips(network)),
@@ -177,14 +188,14 @@ class InheritedEvaluator(TrainingEvaluator):
         order = _order(network, split)
         if how.recipe is None:
             train, _ = open_splits(part, how.folder, num_classes=len(order))
-            recipe = fine_tuning_recipe(network, part, len(train), len(order))
+            recipe = fine_tuning_recipe(network, part, len(train), len(order), how.epochs)
         else:
             recipe = with_values(
                 read_recipe(how.recipe), model={"num_classes": len(order), "in_chans": network.in_chans}
             )
             recipe = with_values(recipe, data={"holdout": recipe.data.holdout or HOLDOUT})
-        if how.epochs is not None:
-            recipe = with_values(recipe, schedule={"epochs": how.epochs})
+            if how.epochs is not None:
+                recipe = with_values(recipe, schedule={"epochs": how.epochs})
         made = cls(
             recipe,
             how.folder,
@@ -208,6 +219,14 @@ class InheritedEvaluator(TrainingEvaluator):
         # A judge's schedule is whole, and shorter than that in full.
         most = self.recipe.schedule.epochs / 2
         object.__setattr__(self, "epochs", min(self.epochs, JUDGED_UPDATES / updates, most))
+
+    @property
+    def judging(self) -> Recipe:
+        """The recipe of the fine-tuning that judges: the one in full, at the rate of few updates."""
+        optim = self.recipe.optim
+        if not self.in_memory:  # a user's
+            return self.recipe
+        return with_values(self.recipe, optim={"lr": min(optim.lr, RATE * optim.batch_size / BATCH)})
 
     # -- what a search asks -----------------------------------------------------------------------------------
 
@@ -290,7 +309,7 @@ class InheritedEvaluator(TrainingEvaluator):
                 fine_tune(
                     network,
                     shared.train,
-                    self.recipe,
+                    self.judging,
                     shared.normalise,
                     epochs=some / updates,
                     seed=0,
@@ -330,7 +349,7 @@ class InheritedEvaluator(TrainingEvaluator):
                 fine_tune(
                     network,
                     shared.train,
-                    self.recipe,
+                    self.judging,
                     shared.normalise,
                     epochs=self.epochs,
                     seed=seed,

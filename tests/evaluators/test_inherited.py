@@ -20,13 +20,13 @@ from bsszoo.compression.reopen import report_study
 from bsszoo.compression.trainers import Trainers
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluators.base import Untracked
-from bsszoo.evaluators.inherited import InheritedEvaluator
+from bsszoo.evaluators.inherited import InheritedEvaluator, data_part, fine_tuning_recipe
 from bsszoo.evaluators.registry import Request, make_evaluator
 from bsszoo.models.build import build
 from bsszoo.models.resolve import resolve
 from bsszoo.options import TrainingOptions
 from bsszoo.report.figures import human
-from bsszoo.train.classification.recipe import read_recipe, recipe_text
+from bsszoo.train.classification.recipe import read_recipe, recipe_text, with_values
 from bsszoo.train.classification.validate import validate
 from bsszoo.train.loop import train
 
@@ -203,6 +203,24 @@ def test_a_short_fine_tuning_in_full_leaves_what_a_training_does(shapes: Path, b
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(recipe_text(judge.recipe))
     assert not evaluator(base, shapes, tmp_path / "other", recipe=recipe).in_memory
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch", "rate"), [(10_000, None, 64, 0.02), (10_000, 6, 64, 0.01), (200, None, 24, 0.00375)]
+)
+def test_the_rate_fits_the_number_of_updates(
+    shapes: Path, base: Path, tmp_path: Path, images: int, epochs: int | None, batch: int, rate: float
+) -> None:
+    network = resolve(base)
+    data = data_part(network, Request(network, TrainingOptions(data=str(shapes)), tmp_path))
+    recipe = fine_tuning_recipe(network, data, images, 3, epochs)
+    assert (recipe.optim.batch_size, recipe.optim.lr) == (batch, pytest.approx(rate))
+    # What judges is of few updates; a recipe of the user's is taken at its word.
+    judge = evaluator(base, shapes, tmp_path)
+    assert judge.judging == judge.recipe
+    high = replace(judge, recipe=with_values(judge.recipe, optim={"lr": 0.5}))
+    assert high.judging.optim.lr == pytest.approx(0.01 * judge.recipe.optim.batch_size / 64)
+    assert replace(high, in_memory=False).judging.optim.lr == 0.5
 
 
 def test_short_fine_tunings_in_full_are_done_side_by_side_where_that_takes_less_time(
