@@ -9,8 +9,9 @@ and machines that share a study share these trainings too.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,16 +23,19 @@ import numpy as np
 from bsszoo.codes.code import Code
 from bsszoo.compression.plan import Plan
 from bsszoo.compression.trainers import Trainers
+from bsszoo.evaluators.base import tell
 from bsszoo.search.history import is_number
 from bsszoo.study.loop import reason
 from bsszoo.study.result import Confirmation, ConfirmedRow
-from bsszoo.study.workers import share_of_threads
+from bsszoo.study.workers import share_of_threads, threads_each
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
 
 _PREFIX: Final = "bsszoo:test"
+# How often the updates of trainings in other processes are told [s].
+_LOOK_SECONDS: Final = 0.5
 # Roles of the networks of which one is recommended.
 _CHOSEN_FROM: Final = ("found", "uniform")
 
@@ -95,6 +99,10 @@ class InProcesses(Protocol):
         """
         ...
 
+    def open_test(self) -> None:
+        """Make the files that all trainings are measured on, before there are several processes."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Task:
@@ -134,7 +142,7 @@ def confirm(
         most: Of a ``Deliverer``, trainings each at most: those that the interval of their paired differences neither
             sets apart from the best nor shows to be as good are trained once more, and again. By default
             ``judge.undecided`` times as many, where an interval says something.
-        workers: Trainings at the same time; with 1 a judge of short ones does as many as there are cores.
+        workers: Trainings at the same time; with 1 a judge of short ones decides itself.
         seed: Decides which random codes are drawn.
         mark: Of the results in the study; those of another mark were measured otherwise, and are no results here.
         on_result: Called with the last result as text, the number of finished trainings and their total.
@@ -148,10 +156,10 @@ def confirm(
         """Those without a result, which the study may hold."""
         kept = study.user_attrs  # a copy of all of them
         results.update({t.key: r for t in wanted if (r := _stored(kept.get(t.key))) is not None})
-        return [t for t in wanted if t.key not in results]
+        return list({t.key: t for t in wanted if t.key not in results}.values())
 
     def train(left: Sequence[_Task]) -> None:
-        for task, result in _each(tested, left, at_a_time, stop):
+        for task, result in _each(judge, left, workers, trainers):
             try:
                 found = _results(result())
             except (Exception, SystemExit) as error:
@@ -163,13 +171,12 @@ def confirm(
 
     left = unfinished(tasks)
     on_result("", len(results), len(tasks))
-    number = judge.processes([task.code for task in left], workers) if isinstance(judge, InProcesses) else 0
-    at_a_time, tested = max(workers, number), judge.tested
-    stop: Callable[[], None] = ExitStack().close  # nothing
+    # By all of them, so that a resumed run goes on in the same way.
+    number, trainers = _trainers(judge, [task.code for task in tasks], workers)
+    workers = number or workers
     with ExitStack() as stack:
-        if number:
-            trainers = stack.enter_context(Trainers(judge, number))
-            tested, stop = trainers.tested, trainers.stop
+        if trainers is not None:
+            stack.enter_context(trainers)
         elif workers > 1:
             stack.enter_context(share_of_threads(workers))
         train(left)
@@ -187,6 +194,22 @@ def confirm(
                     train(left)
                 rows = list(_rows(plan, tasks, results))
     return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
+
+
+def _trainers(judge: Tester, codes: Sequence[Code], workers: int) -> tuple[int, Trainers | None]:
+    """The processes that train, and their number; none where the trainings are done otherwise."""
+    number = judge.processes(codes, workers) if isinstance(judge, InProcesses) else 0
+    if not number or not isinstance(judge, InProcesses):
+        return 0, None
+    import torch
+
+    environment = threads_each(number, torch.get_num_threads() if workers == 1 else None)
+    try:
+        trainers = Trainers(judge, environment)
+    except (TypeError, AttributeError, pickle.PicklingError):  # of a class that another process cannot find
+        return 0, None
+    judge.open_test()
+    return number, trainers
 
 
 def trainings_most(judge: Deliverer, trainings: int, most: int | None) -> int:
@@ -208,7 +231,7 @@ def _not_told_apart(rows: Sequence[ConfirmedRow], alike: float) -> list[Confirme
     for row in rows:
         theirs = dict(zip(row.numbers, row.held or row.tests, strict=True))
         shared = sorted(mine.keys() & theirs.keys())
-        if row is best or row.role not in _CHOSEN_FROM or not shared:
+        if row.code == best.code or row.role not in _CHOSEN_FROM or not shared:
             continue
         gap = mean_interval([mine[number] - theirs[number] for number in shared])
         # Differences without any spread are of few images, and say less than an interval.
@@ -218,24 +241,30 @@ def _not_told_apart(rows: Sequence[ConfirmedRow], alike: float) -> list[Confirme
 
 
 def _each(
-    tested: Callable[[Code, int], Any], tasks: Sequence[_Task], workers: int, stop: Callable[[], None]
+    judge: Tester, tasks: Sequence[_Task], workers: int, trainers: Trainers | None
 ) -> Iterator[tuple[_Task, Callable[[], Any]]]:
     """Each task with what gives its result, in this thread, which Ctrl-C reaches; with more workers as they finish.
 
-    ``stop`` ends trainings that Ctrl-C does not reach.
+    Meanwhile whoever listens here hears of the updates in the processes of ``trainers``.
     """
     if workers == 1:
         for task in tasks:
-            yield task, partial(tested, task.code, task.number)
+            yield task, partial(judge.tested, task.code, task.number)
         return
+    tested = judge.tested if trainers is None else trainers.tested
     with ThreadPoolExecutor(workers) as pool:
         running = {pool.submit(tested, t.code, t.number): t for t in tasks}
         try:
-            for future in as_completed(running):
-                yield running[future], future.result
+            while running:
+                done, _ = wait(running, _LOOK_SECONDS, FIRST_COMPLETED)
+                if trainers is not None and not done and (updates := trainers.updates)[1]:
+                    tell(*updates)
+                for future in done:
+                    yield running.pop(future), future.result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            stop()
+            if trainers is not None:
+                trainers.stop()
             raise
 
 

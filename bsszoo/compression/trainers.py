@@ -13,40 +13,40 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from tempfile import TemporaryFile
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import EvaluationError
-from bsszoo.evaluators.base import listener, listening
+from bsszoo.evaluators.base import listening
 from bsszoo.study.loop import reason
-from bsszoo.study.workers import threads_each
 from bsszoo.train.parent import PARENT, end_with_parent
 
 # Lines of a trainer's errors that a message repeats.
 _LINES: Final = 6
+# How long one that closed its pipe may take to end by itself [s].
+_LAST_SECONDS: Final = 5.0
 
 
 class Trainers:
     """Trains codes as ``judge.tested`` does, in up to so many processes.
 
-    Whoever listens to trainings in the thread that makes it (``evaluators.base.listening``) hears the updates of all
-    that are under way, added up.
-
     Args:
-        judge: What trains, a ``confirm.Tester``; it is sent to the processes.
-        number: How many processes.
+        judge: What trains, a ``confirm.Tester``; it is sent to the processes, which import what this one can import.
+        environment: Variables of the processes beside this one's, such as their number of threads.
+
+    Raises:
+        TypeError, AttributeError, pickle.PicklingError: The judge cannot be sent.
     """
 
-    def __init__(self, judge: object, number: int) -> None:
-        self._judge, self._number, self._hear = pickle.dumps(judge), number, listener()
+    def __init__(self, judge: object, environment: dict[str, str]) -> None:
+        self._judge, self._environment = pickle.dumps(judge), environment
         self._lock = threading.Lock()
         self._idle: list[_Trainer] = []
         self._all: list[_Trainer] = []
         self._updates: dict[_Trainer, tuple[int, int]] = {}
-        self._closed = False
+        self._stopped = False
 
     def __enter__(self) -> Trainers:
         return self
@@ -54,10 +54,17 @@ class Trainers:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def updates(self) -> tuple[int, int]:
+        """The updates done, and their total, of the trainings that are under way."""
+        with self._lock:
+            counts = list(self._updates.values())
+        return sum(done for done, _ in counts), sum(total for _, total in counts)
+
     def stop(self) -> None:
         """End all processes; a training under way is lost."""
         with self._lock:
-            self._closed = True
+            self._stopped = True
             for trainer in self._all:
                 trainer.end()
             # Of one that is at work the thread that waits for it closes what it reads.
@@ -65,17 +72,27 @@ class Trainers:
                 trainer.close()
 
     def tested(self, code: Code, number: int) -> float | tuple[float, float]:
-        """As ``Tester.tested``; called by up to as many threads as there are processes.
+        """As ``Tester.tested``; called by up to as many threads as there are to be processes.
 
         Raises:
             EvaluationError: The training failed, or its process died.
         """
         with self._lock:
-            if self._closed:
+            if self._stopped:
                 raise EvaluationError("The processes that train have been ended.")
             trainer = self._idle.pop() if self._idle else self._started()
         try:
-            result = trainer.tested(code, number, lambda done, total: self._told(trainer, done, total))
+            trainer.send(code, number)
+            while True:
+                kind, *values = trainer.answer()
+                if kind != "updates":
+                    break
+                with self._lock:
+                    self._updates[trainer] = (values[0], values[1])
+        except BaseException:
+            # Whatever it was: this one's next answer would be that of another training.
+            trainer.end()
+            raise
         finally:
             with self._lock:
                 self._updates.pop(trainer, None)
@@ -83,18 +100,15 @@ class Trainers:
                     self._idle.append(trainer)
                 else:
                     trainer.close()
+        if kind == "failed":
+            raise EvaluationError(values[0])
+        result: float | tuple[float, float] = values[0]
         return result
 
     def _started(self) -> _Trainer:
-        trainer = _Trainer(self._judge, {**os.environ, **threads_each(self._number), PARENT: str(os.getpid())})
+        trainer = _Trainer(self._judge, {**os.environ, **self._environment, PARENT: str(os.getpid())})
         self._all.append(trainer)
         return trainer
-
-    def _told(self, trainer: _Trainer, done: int, total: int) -> None:
-        with self._lock:
-            self._updates[trainer] = (done, total)
-            if self._hear is not None and not self._closed:
-                self._hear(*map(sum, zip(*self._updates.values(), strict=True)))
 
 
 class _Trainer:
@@ -102,8 +116,10 @@ class _Trainer:
 
     def __init__(self, judge: bytes, environment: dict[str, str]) -> None:
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115  closed with the process
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        begin = f"import sys; sys.path[:] = {path!r}; from bsszoo.compression.trainers import main; main()"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bsszoo.compression.trainers"],
+            [sys.executable, "-c", begin],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -112,25 +128,22 @@ class _Trainer:
         self._judge: bytes | None = judge
         self.alive = True
 
-    def tested(self, code: Code, number: int, told: Callable[[int, int], None]) -> float | tuple[float, float]:
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def send(self, code: Code, number: int) -> None:
+        """Begin a training."""
+        assert self._process.stdin is not None
         try:
-            process.stdin.write((self._judge or b"") + pickle.dumps((code, number)))
-            process.stdin.flush()
-            self._judge = None
-            while True:
-                kind, *values = pickle.load(process.stdout)
-                if kind == "updates":
-                    told(*values)
-                elif kind == "failed":
-                    raise EvaluationError(values[0])
-                else:
-                    result: float | tuple[float, float] = values[0]
-                    return result
+            self._process.stdin.write((self._judge or b"") + pickle.dumps((code, number)))
+            self._process.stdin.flush()
+        except OSError:
+            raise EvaluationError(f"The process that trains {self._how()}") from None
+        self._judge = None
+
+    def answer(self) -> Any:
+        """What it says next: ``updates`` done and their total, ``tested`` with a result, ``failed`` with the reason."""
+        assert self._process.stdout is not None
+        try:
+            return pickle.load(self._process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):
-            self.alive = False
             raise EvaluationError(f"The process that trains {self._how()}") from None
 
     def end(self) -> None:
@@ -147,8 +160,10 @@ class _Trainer:
                 stream.close()
 
     def _how(self) -> str:
-        self._process.kill()
-        status = self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_SECONDS)
+        self.end()
+        status = self._process.returncode
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").splitlines()
         text = " | ".join([line for line in lines if line.strip()][-_LINES:])
@@ -182,7 +197,3 @@ def main() -> None:
                 answer("tested", judge.tested(code, number))
             except (Exception, SystemExit) as error:
                 answer("failed", reason(error))
-
-
-if __name__ == "__main__":
-    main()

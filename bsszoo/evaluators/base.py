@@ -113,14 +113,9 @@ def listening(hear: Callable[[int, int], None]) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def listener() -> Callable[[int, int], None] | None:
-    """Whoever listens in this thread, for trainings in other threads and processes."""
-    return _LISTENER.get()
-
-
 def tell(done: int, total: int) -> None:
     """Say how far the training of a code is, to whoever listens."""
-    hear = listener()
+    hear = _LISTENER.get()
     if hear is not None:
         hear(done, total)
 

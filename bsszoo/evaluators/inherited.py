@@ -134,7 +134,7 @@ class InheritedEvaluator(TrainingEvaluator):
     """Judges a subnetwork by how near it comes to the trained network after a short fine-tuning of inherited weights.
 
     Args:
-        recipe: The fine-tuning in full; the judge's is its optimiser and augmentation over ``epochs``.
+        recipe: The fine-tuning in full; the judge's is its optimiser (``judging``) and augmentation over ``epochs``.
         data, folder, repeats, device: As ``Trainings``.
         weights: The trained network's, as ``bsszoo.create`` takes them.
         original: Its code.
@@ -319,9 +319,10 @@ class InheritedEvaluator(TrainingEvaluator):
 
         threads = self._threads(code)
         judged = self.repeats * self.epochs * updates * seconds_each(threads)
-        processes = max(1, self.processes([code] * (finalists * trainings), 1))
+        number = finalists * trainings
+        processes = max(1, self.processes([code] * number, 1))
         threads = min(threads, max(1, torch.get_num_threads() // processes))
-        full = self._updates * seconds_each(threads) / processes
+        full = self._updates * seconds_each(threads) * math.ceil(number / processes) / max(1, number)
         return estimated(trials, finalists, trainings, fitted, judged, full)
 
     # -- judging ----------------------------------------------------------------------------------------------
@@ -391,9 +392,9 @@ class InheritedEvaluator(TrainingEvaluator):
         return max(1, round(self._work(code) / THREAD))
 
     def processes(self, codes: Sequence[Code], workers: int) -> int:
-        """As many as PyTorch has threads, where fine-tunings are short and in all longer than the start of processes.
+        """As many as PyTorch has threads (at most 8), where fine-tunings are short, and in all worth the processes.
 
-        On a GPU they take turns in this one, unless workers were asked for.
+        On a GPU they take turns in this one, unless workers were asked for; on several each takes one (``Trainings``).
         """
         import torch
 
@@ -402,11 +403,17 @@ class InheritedEvaluator(TrainingEvaluator):
         work = [0.0 if code == self.original else self._updates * self._work(code) for code in codes]
         if not self.in_memory or max(work, default=LONG) >= LONG or type(self).__module__ == "__main__":
             return 0
+        if self.device is None and torch.cuda.device_count() > 1:
+            return 0
         if workers == 1:
             many = sum(work) > FEW and device_of(self.device).type == "cpu"
             workers = min(torch.get_num_threads(), MOST_PROCESSES) if many else 1
         number = min(workers, len(codes))
         return number if number > 1 else 0
+
+    def open_test(self) -> None:
+        """Decode the split that the search never sees."""
+        self.shared().open_test()
 
     def _train_here(self, code: Code, seed: int, out: Path) -> None:
         """Fine-tune a code's network in full and write what a training leaves."""
@@ -561,6 +568,10 @@ class Shared:
     @cached_property
     def _test_images(self) -> Images:
         return self._images("test", self.test)
+
+    def open_test(self) -> None:
+        """Decode the split that the search never sees."""
+        self._test_images  # noqa: B018
 
     def measured(self, network: Any) -> Accuracy:
         """The accuracy of a network on the split that the search never sees."""

@@ -149,10 +149,14 @@ def share_of_threads(workers: int) -> Iterator[None]:
             del os.environ[name]
 
 
-def threads_each(processes: int) -> dict[str, str]:
-    """Variables for the environment of each of several processes: its share of the cores, where the user set none."""
+def threads_each(processes: int, threads: int | None = None) -> dict[str, str]:
+    """Variables for the environment of each of several processes: its share of the cores, where the user set none.
+
+    Its share of ``threads`` where these are given, whatever the user set.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {name: str(max(1, cores // processes)) for name in _THREADS if name not in os.environ}
+    share = str(max(1, (threads or cores) // processes))
+    return {name: share for name in _THREADS if threads or name not in os.environ}
 
 
 @dataclass(slots=True)

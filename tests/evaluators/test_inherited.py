@@ -226,14 +226,14 @@ def test_the_rate_fits_the_number_of_updates(
 def test_short_fine_tunings_in_full_are_done_side_by_side_where_that_takes_less_time(
     shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = evaluator(base, shapes, tmp_path / "one", epochs=3)
+    judge = replace(evaluator(base, shapes, tmp_path / "one", epochs=3), device="cpu")
     code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
     assert judge.processes([code] * 12, 1) == 0, "less than the start of a process"
     assert judge.processes([code] * 12, 3) == 3
     assert judge.processes([code], 3) == 0
-    with Trainers(judge, 1) as trainers:
+    with Trainers(judge, {}) as trainers:
         result = trainers.tested(code, 0)
-    assert result == evaluator(base, shapes, tmp_path / "other", epochs=3).tested(code, 0)
+    assert result == replace(evaluator(base, shapes, tmp_path / "other", epochs=3), device="cpu").tested(code, 0)
     assert judge.tested(code, 0) == result
     assert not list((tmp_path / "one" / "trainings").rglob("log.txt"))
     monkeypatch.setattr("bsszoo.evaluators.inherited.FEW", 0)
@@ -241,6 +241,8 @@ def test_short_fine_tunings_in_full_are_done_side_by_side_where_that_takes_less_
     assert judge.processes([code] * 12, 1) == 8
     assert judge.processes([code] * 5, 1) == 5
     assert judge.processes([BASE], 1) == 0
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert replace(judge, device=None).processes([code] * 12, 3) == 0, "each takes a GPU"
     monkeypatch.setattr("bsszoo.evaluators.inherited.LONG", 1)
     assert judge.processes([code] * 12, 3) == 0, "long ones have checkpoints, and a process each"
 
