@@ -63,7 +63,7 @@ def run(given: Any, network: str, share: float, out: Path) -> None:
     from bsszoo.models.resolve import resolve
     from bsszoo.options import TrainingOptions
     from bsszoo.spaces import Limits, draw_candidates
-    from bsszoo.train.classification.in_memory import accuracy, fine_tune, outputs
+    from bsszoo.train.classification.in_memory import accuracy, outputs
 
     torch.set_num_threads(1)
     done = {(r["network"], r["share"], r["code"]) for r in read(out)}
@@ -87,15 +87,7 @@ def run(given: Any, network: str, share: float, out: Path) -> None:
             continue
         fitted = shared.subnetwork(code)
         short = copy.deepcopy(fitted)
-        fine_tune(
-            short,
-            shared.train,
-            judge.judging,
-            shared.normalise,
-            epochs=judge.epochs,
-            seed=0,
-            objective=shared.objective,
-        )
+        shared.fine_tune(short, judge.judging, epochs=judge.epochs, seed=0, threads=1)
         found = {"network": network, "share": share, "code": str(code), "macs": space.cost(code).macs}
         for name, made in (("fitted", fitted), ("short", short)):
             held = accuracy(outputs(made, shared.held, shared.normalise), shared.held.labels)

@@ -198,8 +198,7 @@ def confirm(
 
 def _trainers(judge: Tester, codes: Sequence[Code], workers: int) -> tuple[int, Trainers | None]:
     """The processes that train, and their number; none where the trainings are done otherwise."""
-    number = judge.processes(codes, workers) if isinstance(judge, InProcesses) else 0
-    if not number or not isinstance(judge, InProcesses):
+    if not isinstance(judge, InProcesses) or not (number := judge.processes(codes, workers)):
         return 0, None
     import torch
 

@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 from contextlib import suppress
 from tempfile import TemporaryFile
@@ -21,6 +20,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import EvaluationError
 from bsszoo.evaluators.base import listening
 from bsszoo.study.loop import reason
+from bsszoo.study.workers import command_of, taken_input
 from bsszoo.train.parent import PARENT, end_with_parent
 
 # Lines of a trainer's errors that a message repeats.
@@ -116,10 +116,8 @@ class _Trainer:
 
     def __init__(self, judge: bytes, environment: dict[str, str]) -> None:
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115  closed with the process
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        begin = f"import sys; sys.path[:] = {path!r}; from bsszoo.compression.trainers import main; main()"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", begin],
+            command_of("bsszoo.compression.trainers"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -175,12 +173,8 @@ def main() -> None:
     # Ctrl-C reaches every process of a terminal; the parent decides how this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    tasks, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What a training prints is no answer, and nothing else reads the tasks.
-    os.dup2(2, 1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    tasks, answers = os.fdopen(taken_input(), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a training prints is no answer
 
     def answer(*message: object) -> None:
         pickle.dump(message, answers)

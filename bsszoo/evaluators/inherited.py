@@ -294,8 +294,6 @@ class InheritedEvaluator(TrainingEvaluator):
         """By the time of one fit and of some updates here."""
         import torch
 
-        from bsszoo.train.classification.in_memory import at_most_threads, fine_tune
-
         shared, updates = self.shared(), self._updates / self.recipe.schedule.epochs
         start = time.perf_counter()
         network = shared.subnetwork(code)
@@ -305,24 +303,15 @@ class InheritedEvaluator(TrainingEvaluator):
         def seconds_each(threads: int) -> float:
             """Of one update."""
             start = time.perf_counter()
-            with at_most_threads(threads):
-                fine_tune(
-                    network,
-                    shared.train,
-                    self.judging,
-                    shared.normalise,
-                    epochs=some / updates,
-                    seed=0,
-                    objective=shared.objective,
-                )
+            shared.fine_tune(network, self.judging, epochs=some / updates, seed=0, threads=threads)
             return (time.perf_counter() - start) / max(1, some)
 
-        threads = self._threads(code)
-        judged = self.repeats * self.epochs * updates * seconds_each(threads)
-        number = finalists * trainings
+        number, threads = finalists * trainings, self._threads(code)
         processes = max(1, self.processes([code] * number, 1))
-        threads = min(threads, max(1, torch.get_num_threads() // processes))
-        full = self._updates * seconds_each(threads) * math.ceil(number / processes) / max(1, number)
+        share = min(threads, max(1, torch.get_num_threads() // processes))
+        each = {n: seconds_each(n) for n in dict.fromkeys((threads, share))}
+        judged = self.repeats * self.epochs * updates * each[threads]
+        full = self._updates * each[share] * math.ceil(number / processes) / max(1, number)
         return estimated(trials, finalists, trainings, fitted, judged, full)
 
     # -- judging ----------------------------------------------------------------------------------------------
@@ -332,8 +321,6 @@ class InheritedEvaluator(TrainingEvaluator):
 
         Rung 0 is how near it comes before it is fine-tuned.
         """
-        from bsszoo.train.classification.in_memory import at_most_threads, fine_tune
-
         shared = self.shared()
         if code == self.original:
             return Score(0.0, _NEARNESS)
@@ -346,17 +333,9 @@ class InheritedEvaluator(TrainingEvaluator):
         for repeat in range(self.repeats):
             network = copy.deepcopy(start) if self.repeats > 1 else start
             seed = self.recipe.run.seed + repeat
-            with at_most_threads(self._threads(code)):
-                fine_tune(
-                    network,
-                    shared.train,
-                    self.judging,
-                    shared.normalise,
-                    epochs=self.epochs,
-                    seed=seed,
-                    objective=shared.objective,
-                    on_update=tell,
-                )
+            shared.fine_tune(
+                network, self.judging, epochs=self.epochs, seed=seed, threads=self._threads(code), on_update=tell
+            )
             results.append(shared.nearness(network))
         return Score(sum(results) / len(results), _NEARNESS, tuple(results))
 
@@ -418,7 +397,7 @@ class InheritedEvaluator(TrainingEvaluator):
     def _train_here(self, code: Code, seed: int, out: Path) -> None:
         """Fine-tune a code's network in full and write what a training leaves."""
         from bsszoo.train.checkpoint import EpochRow, Folder
-        from bsszoo.train.classification.in_memory import accuracy, at_most_threads, fine_tune, outputs
+        from bsszoo.train.classification.in_memory import accuracy, outputs
         from bsszoo.train.classification.outcome import conclude
         from bsszoo.train.devices import Process
 
@@ -427,17 +406,7 @@ class InheritedEvaluator(TrainingEvaluator):
         model = {"name": str(code), "inherit": str(self.original), "inherit_weights": str(self.original_file)}
         recipe = with_values(self.recipe_for(test=True), model=model, run={"seed": seed})
         start, network, epochs = time.perf_counter(), shared.subnetwork(code), recipe.schedule.epochs
-        with at_most_threads(self._threads(code)):
-            loss = fine_tune(
-                network,
-                shared.train,
-                recipe,
-                shared.normalise,
-                epochs=epochs,
-                seed=seed,
-                objective=shared.objective,
-                on_update=tell,
-            )
+        loss = shared.fine_tune(network, recipe, epochs=epochs, seed=seed, threads=self._threads(code), on_update=tell)
         seconds = time.perf_counter() - start
         held = accuracy(outputs(network, shared.held, shared.normalise), shared.held.labels)
         tested = shared.measured(network)
@@ -572,6 +541,31 @@ class Shared:
     def open_test(self) -> None:
         """Decode the split that the search never sees."""
         self._test_images  # noqa: B018
+
+    def fine_tune(
+        self,
+        network: Any,
+        recipe: Recipe,
+        *,
+        epochs: float,
+        seed: int,
+        threads: int,
+        on_update: Callable[[int, int], None] = lambda *_: None,
+    ) -> float:
+        """Train a network in place on the training images, with at most so many threads; the last update's loss."""
+        from bsszoo.train.classification.in_memory import at_most_threads, fine_tune
+
+        with at_most_threads(threads):
+            return fine_tune(
+                network,
+                self.train,
+                recipe,
+                self.normalise,
+                epochs=epochs,
+                seed=seed,
+                objective=self.objective,
+                on_update=on_update,
+            )
 
     def measured(self, network: Any) -> Accuracy:
         """The accuracy of a network on the split that the search never sees."""

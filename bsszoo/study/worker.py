@@ -37,9 +37,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     file, name, numbers = Path(sys.argv[1]), sys.argv[2], [int(number) for number in sys.argv[3:]]
     # The standard input ends with the process that started this one, so no evaluator may read it.
-    parent, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    parent = workers.taken_input()
     studies: list[Study] = []
     threading.Thread(target=_end_with, args=(parent, file, name, studies), daemon=True).start()
     with file.open("rb") as search:

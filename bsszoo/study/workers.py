@@ -159,6 +159,20 @@ def threads_each(processes: int, threads: int | None = None) -> dict[str, str]:
     return {name: share for name in _THREADS if threads or name not in os.environ}
 
 
+def command_of(module: str) -> list[str]:
+    """The command that runs ``main`` of a module in a process which can import what this one can, bsszoo among it."""
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; from {module} import main; main()"]
+
+
+def taken_input() -> int:
+    """A new descriptor of this process's standard input, which nothing else can read from then on."""
+    taken, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return taken
+
+
 @dataclass(slots=True)
 class _Worker:
     """A worker process; ``beside`` is the file it writes, ``number`` the trial that it resumes first."""
@@ -306,11 +320,8 @@ class _WorkerPool:
             # Private: whoever can write there would run code here.
             self._file = Path(tempfile.mkdtemp(prefix="bsszoo-workers-")) / "search.pickle"
             self._file.write_bytes(self._search)
-        # What can be imported here can be imported there, bsszoo among it.
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        begin = f"import sys; sys.path[:] = {path!r}; from bsszoo.study.worker import main; main()"
         beside, numbers = self._file.with_name(worker_name()), self.resumable[:1]
-        command = [sys.executable, "-c", begin, str(self._file), beside.name, *map(str, numbers)]
+        command = [*command_of("bsszoo.study.worker"), str(self._file), beside.name, *map(str, numbers)]
         with share_of_threads(self.size):
             process = subprocess.Popen(command, stdin=subprocess.PIPE)
         self.workers.append(_Worker(process, beside, numbers[0] if numbers else None))
