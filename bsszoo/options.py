@@ -93,8 +93,8 @@ class Budget:
     latency_batch: int = option(1, "Of the forwards that --latency is about: images at a time.", metavar="N")
     runtime: str = option(
         "pytorch",
-        "What runs the forwards that are timed, for --latency and at the end: pytorch, onnxruntime or openvino "
-        "(extras of bsszoo: onnx, openvino).",
+        "What runs the forwards that are timed, for --latency and at the end: pytorch, onnxruntime, "
+        "openvino or litert (extras of bsszoo: onnx, openvino, litert).",
         metavar="NAME",
     )
     latency_table: Any = option(

@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency tables of few blocks and networks, each timed a few times: a test is about what is done with them."""
-    few = {"MOST_TIMED": 20, "TIMED": (20, 2), "TIMED_EXPORTED": (20, 2), "_NETWORKS_EXPORTED": 8}
-    for name, value in {"SECONDS_EACH": 0.0, "_SECONDS": 0.0, "_SECONDS_EXPORTED": 0.0, **few}.items():
+    from bsszoo.latency.runtimes import RUNTIMES
+
+    for name, value in {"MOST_TIMED": 20, "SECONDS_EACH": 0.0, "_SECONDS": 0.0, "_SECONDS_EXPORTED": 0.0}.items():
         monkeypatch.setattr(f"bsszoo.latency.table.{name}", value)
+    for name, runtime in RUNTIMES.items():
+        few = 16 if runtime.export is None else 8
+        timed = None if runtime.timed is None else (20, 2)
+        monkeypatch.setitem(RUNTIMES, name, replace(runtime, timed=timed, networks=few))
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def latency_table_command(
     threads: Annotated[int, typer.Option(metavar="N", help="CPU threads.", min=1)] = 1,
     batch: Annotated[int, typer.Option(metavar="N", help="Images at a time.", min=1)] = 1,
     runtime: Annotated[
-        str, typer.Option(metavar="NAME", help="What runs the blocks: pytorch, onnxruntime or openvino.")
+        str, typer.Option(metavar="NAME", help="What runs the blocks: pytorch, onnxruntime, openvino or litert.")
     ] = "pytorch",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", show_default=False, help="Write the table here too.")

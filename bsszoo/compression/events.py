@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from bsszoo.train.checkpoint import Row
 
 #: What a phase's steps are, where they are counted.
-UNITS: Final = {"latency": "blocks", "search": "trials", "confirm": "trainings", "finish": "updates"}
+UNITS: Final = {
+    "latency": "blocks",
+    "search": "trials",
+    "measure": "networks",
+    "confirm": "trainings",
+    "finish": "updates",
+}
 # Least time between two events of one training [s].
 _INSIDE_SECONDS: Final = 0.5
 

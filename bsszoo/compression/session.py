@@ -281,6 +281,7 @@ class Compression:
                 batch=budget.latency_batch,
                 threads=budget.threads if modelled else 0,
                 runtime=budget.runtime,
+                on_network=lambda done, total: self._emit(Event("measure", "", done, total, minor=True)),
             )
             networks = [
                 replace(row, latency_ms=latency.median_ms)

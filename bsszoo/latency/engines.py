@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bsszoo.errors import SettingsError
-from bsszoo.latency.runtimes import engine_of
+from bsszoo.latency.runtimes import engine_of, network_to_time
 from bsszoo.latency.timer import time_forwards
 
 # Bytes of a unit of ``ru_maxrss``: kilobytes on Linux, bytes on macOS.
@@ -71,12 +71,11 @@ def _network(task: dict[str, Any]) -> tuple[Any, Any]:
     import torch
 
     from bsszoo.codes.code import Code
-    from bsszoo.models.build import build
 
     torch.manual_seed(0)
     images = _images(task)
-    network = build(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
-    return network.eval().to(images.device, images.dtype), images
+    network = network_to_time(Code.parse(task["code"]), num_classes=task["num_classes"], in_chans=task["in_chans"])
+    return network.to(images.device, images.dtype), images
 
 
 def _images(task: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ A runtime is imported when it is used: what is not installed is missed only wher
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -15,13 +16,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bsszoo.errors import SettingsError, formatted
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from bsszoo.codes.code import Code
 
 #: One forward, whose time is taken.
 Forward = Callable[[], object]
@@ -40,7 +43,12 @@ class Runtime:
         export: The module's network as a file's bytes, for the shape of these images; None where the module is run.
         modules: What is imported for it; the last one is the runtime.
         extra: bsszoo's extra that installs it; None for what is always there.
-        tables: Whether the blocks of a table can be timed with it.
+        timed: Of a table of many blocks about so many are timed with it, and at least so many of each kind and place;
+            None where no table is measured with it.
+        networks: Number of networks at random that figures of a table are fitted to.
+        lines: How the times of a kind of block follow from channels: ``plain`` in proportion to their products,
+            ``vectors`` to those of whole vectors of channels too, ``uneven`` less evenly, so that times that were
+            measured are nearer than any line.
     """
 
     name: str
@@ -48,7 +56,9 @@ class Runtime:
     export: Callable[[nn.Module, torch.Tensor], bytes] | None = None
     modules: tuple[str, ...] = ("torch",)
     extra: str | None = None
-    tables: bool = True
+    timed: tuple[int, int] | None = None
+    networks: int = 0
+    lines: Literal["plain", "vectors", "uneven"] = "plain"
 
     def check(self) -> None:
         """A ``SettingsError`` with what to install unless it is installed."""
@@ -134,7 +144,23 @@ def _openvino(exported: bytes | str, images: torch.Tensor, threads: int) -> Forw
     return lambda: request.infer()
 
 
+@cache
+def _quiet_litert() -> None:
+    """Import the converter without what it says to a terminal of itself, of each network too."""
+    # Read where its libraries load.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        import_module("litert_torch")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _tflite(module: nn.Module, images: torch.Tensor) -> bytes:
+    _quiet_litert()
     import litert_torch
 
     with TemporaryDirectory(prefix="bsszoo-litert-") as folder, redirect_stdout(io.StringIO()):
@@ -159,15 +185,16 @@ def _litert(exported: bytes | str, images: torch.Tensor, threads: int) -> Forwar
     return forward
 
 
-#: The runtimes by name. torch.compile and LiteRT's converter take seconds for each block: they measure no table.
+#: The runtimes by name. Blocks' times are less even, and shorter, in a runtime that they are exported to, so more of
+#: them are timed there. LiteRT's converter takes two seconds for a block, torch.compile longer still.
 RUNTIMES: Final = {
     runtime.name: runtime
     for runtime in (
-        Runtime("pytorch", _module),
-        Runtime("compile", _compiled, tables=False),
-        Runtime("onnxruntime", _onnxruntime, _onnx, ("onnxruntime",), "onnx"),
-        Runtime("openvino", _openvino, _onnx, ("openvino",), "openvino"),
-        Runtime("litert", _litert, _tflite, ("litert_torch", "ai_edge_litert"), "litert", tables=False),
+        Runtime("pytorch", _module, timed=(300, 12), networks=16),
+        Runtime("compile", _compiled),
+        Runtime("onnxruntime", _onnxruntime, _onnx, ("onnxruntime",), "onnx", (600, 24), 64, "uneven"),
+        Runtime("openvino", _openvino, _onnx, ("openvino",), "openvino", (600, 24), 64, "uneven"),
+        Runtime("litert", _litert, _tflite, ("litert_torch", "ai_edge_litert"), "litert", (120, 8), 16, "vectors"),
     )
 }
 #: Of a table and of measured networks where nothing else is said.
@@ -176,13 +203,31 @@ DEFAULT: Final = "pytorch"
 ENGINES: Final = {"eager": "pytorch", "compile": "compile", "onnx": "onnxruntime"}
 
 
+def network_to_time(code: Code, *, num_classes: int, in_chans: int) -> nn.Module:
+    """A code's network in evaluation mode, of random weights that no runtime can leave out.
+
+    Residual branches begin at zero in a new network; LiteRT's converter makes nothing of such a branch, so its forward
+    would take a half or a third of a trained network's time.
+    """
+    import torch
+
+    from bsszoo.models.build import build
+
+    network = build(code, num_classes=num_classes, in_chans=in_chans).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(1.0)
+    return network
+
+
 def runtime_of(name: str) -> Runtime:
     """The runtime that tables and networks are timed with; its packages are installed.
 
     Raises:
         SettingsError: There is none of this name, or a package of it is not installed.
     """
-    names = [one.name for one in RUNTIMES.values() if one.tables]
+    names = [one.name for one in RUNTIMES.values() if one.timed is not None]
     if name not in names:
         raise SettingsError(f"--runtime is {formatted(name)}; it takes {', '.join(names[:-1])} or {names[-1]}.")
     RUNTIMES[name].check()

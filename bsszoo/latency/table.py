@@ -31,19 +31,14 @@ from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block, Placement
 from bsszoo.errors import SettingsError
 from bsszoo.files import cache_folder, write_whole
-from bsszoo.latency.runtimes import DEFAULT, Runtime, runtime_of
+from bsszoo.latency.runtimes import DEFAULT, Runtime, network_to_time, runtime_of
 from bsszoo.latency.timer import cpu_threads, time_forwards
-from bsszoo.models.build import build
 from bsszoo.spaces.chain import BlockShape, block_shapes, space_shapes
 from bsszoo.spaces.limits import LatencyTable
 from bsszoo.spaces.space import Space, uniform_codes, uniform_subnetworks
 
 #: Most blocks that are all timed; a space of section B.2.2 has 120 to 662.
 MOST_TIMED: Final = 300
-#: Of a space of more, about so many are timed, and at least so many of each kind and place.
-TIMED: Final = (300, 12)
-#: The same of a runtime that networks are exported to: their blocks' times are less even, and shorter.
-TIMED_EXPORTED: Final = (600, 24)
 #: How long a block's forwards are repeated [s], in a table that is kept.
 SECONDS_EACH = 0.05
 # Turns in which all blocks are timed: a slow spell of the machine then affects none in all of them.
@@ -54,8 +49,8 @@ _TURNS_EXPORTED = 2
 _SECONDS, _SECONDS_EXPORTED = 4.0, 10.0
 # Networks from which three figures are fitted to their times.
 _LEAST_NETWORKS = 8
-# Networks of the space at random that figures are fitted to, and of a runtime that they are exported to.
-_NETWORKS, _NETWORKS_EXPORTED = 16, 64
+# Most of the codes asked for that figures are fitted to.
+_CODES = 16
 # Exported networks that take turns together.
 _TOGETHER = 8
 # Parameters of exported networks that are in memory together; a runtime holds some copies.
@@ -93,11 +88,12 @@ def measure_latency_table(
         threads: CPU threads; 0 leaves PyTorch's.
         seconds_each: How long to repeat each block, at least three times; 600 blocks take half a minute and more.
         networks: Networks to fit these figures to, up to 16 of ``codes`` and so many of the space's at random (where
-            there are codes, of spaces of subnetworks only); by default 16, of another runtime than PyTorch 64. 0 leaves
+            there are codes, of spaces of subnetworks only); by default 16, of onnxruntime and OpenVINO 64. 0 leaves
             the blocks' times as they are.
         on_block: Called with the steps done and all steps, after each; every block is timed in four turns, or exported
             and timed in two where the runtime takes a file, as the networks are.
-        runtime: How blocks are run: ``pytorch`` (eager forwards), or on the CPU ``onnxruntime`` or ``openvino``.
+        runtime: How blocks are run: ``pytorch`` (eager forwards), or on the CPU ``onnxruntime``, ``openvino`` or
+            ``litert``, whose converter takes seconds for a block and ten for a network.
 
     Raises:
         SettingsError: There is no such runtime, it is not installed, or not for this device.
@@ -116,12 +112,13 @@ def measure_latency_table(
         raise SettingsError(f"{chosen.name} is measured on the CPU, not on {device}.")
     sizes: dict[str, Any] = {"num_classes": space.num_classes, "in_chans": space.in_chans}
     shapes = sorted({*space_shapes(space), *(shape for code in codes for shape in block_shapes(code, **sizes))})
-    timed = shapes if len(shapes) <= MOST_TIMED else _some(shapes, TIMED_EXPORTED if exported else TIMED)
+    assert chosen.timed is not None
+    timed = shapes if len(shapes) <= min(MOST_TIMED, chosen.timed[0]) else _some(shapes, chosen.timed)
     if networks is None:
-        networks = _NETWORKS_EXPORTED if exported else _NETWORKS
+        networks = chosen.networks
     some: list[Code] = []
     if networks:
-        first = min(networks, _NETWORKS)
+        first = min(networks, _CODES)
         some = list(codes[:: max(1, len(codes) // first)][:first])
         if space.base is not None or not codes:
             # A grid's own may be many times as large as what is searched on it.
@@ -133,7 +130,7 @@ def measure_latency_table(
     with cpu_threads(threads):
         table = _measured(timed, space.family, device, batch, seconds_each, steps, chosen)
         if len(timed) < len(shapes):
-            table = _extended(table, timed, shapes, vectors=exported)
+            table = _extended(table, timed, shapes, chosen.lines)
         if some:
             table = _in_networks(table, space, some, sizes, device, batch, steps, chosen)
     return table
@@ -216,7 +213,7 @@ def _notes_of(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _some(shapes: Sequence[BlockShape], number: tuple[int, int] = TIMED) -> list[BlockShape]:
+def _some(shapes: Sequence[BlockShape], number: tuple[int, int]) -> list[BlockShape]:
     """Some blocks of each kind and place, the extreme ones and others as far from them as there are."""
     groups = _groups(shapes)
     each = max(number[1], number[0] // len(groups))
@@ -244,16 +241,12 @@ def _groups(shapes: Sequence[BlockShape]) -> dict[tuple[object, ...], list[Block
 
 
 def _extended(
-    table: LatencyTable, timed: Sequence[BlockShape], shapes: Sequence[BlockShape], *, vectors: bool = False
+    table: LatencyTable, timed: Sequence[BlockShape], shapes: Sequence[BlockShape], lines: str = "plain"
 ) -> LatencyTable:
-    """All blocks' times by lines through those that were timed.
-
-    With ``vectors`` the lines count channels in whole vectors as well, and times that were measured stay: they are less
-    even than any line.
-    """
+    """All blocks' times by lines through those that were timed: ``Runtime.lines``."""
     from scipy.optimize import nnls
 
-    terms = _vector_terms if vectors else _terms
+    terms = {"plain": _terms, "vectors": _vector_terms, "uneven": _uneven_terms}[lines]
     known = _groups(timed)
     times: dict[BlockShape | str, float] = {}
     for key, group in _groups(shapes).items():
@@ -262,13 +255,13 @@ def _extended(
         # Each error counts as a share of the time.
         weights, _ = nnls(terms(known[key]) / scale / ms[:, None], np.ones(len(ms)))
         times |= dict(zip(group, np.maximum(terms(group) / scale @ weights, ms.min() / 2).tolist(), strict=True))
-    if vectors:
+    if lines == "uneven":
         times |= {shape: table.milliseconds(shape) for shape in timed}
     return LatencyTable(times, name=table.name)
 
 
 def _vector_terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
-    """``_terms``, those of widths in whole vectors, and what channels cost that fill no part of one [n, terms]."""
+    """``_terms``, and those of widths in whole vectors [n, terms]."""
 
     def whole(width: int) -> int:
         return -(-width // _VECTOR) * _VECTOR
@@ -277,6 +270,11 @@ def _vector_terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
         s._replace(in_width=whole(s.in_width), mid_width=whole(s.mid_width), out_width=whole(s.out_width))
         for s in shapes
     ]
+    return np.concatenate([_terms(shapes), _terms(padded)[:, 1:7]], axis=1)
+
+
+def _uneven_terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
+    """``_vector_terms``, and what channels cost that fill no part of a vector [n, terms]."""
     widths = np.array([[s.in_width, s.mid_width, s.out_width] for s in shapes], dtype=np.float64)
     before, middle, after = (widths * (widths % _PART > 0)).T
     uneven = [
@@ -289,7 +287,7 @@ def _vector_terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
         middle * widths[:, 2],
         after * widths[:, 1],
     ]
-    return np.concatenate([_terms(shapes), _terms(padded)[:, 1:7], np.stack(uneven, axis=1) + 1e-9], axis=1)
+    return np.concatenate([_vector_terms(shapes), np.stack(uneven, axis=1) + 1e-9], axis=1)
 
 
 def _terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
@@ -366,7 +364,7 @@ def _in_networks(
     images = torch.randn(batch, sizes["in_chans"], codes[0].image_size, codes[0].image_size, device=device)
     forwards = []
     for code in codes:
-        forwards.append(runtime.forward(build(code, **sizes).eval().to(device), images))
+        forwards.append(runtime.forward(network_to_time(code, **sizes).to(device), images))
         if exported:
             steps.one()
     measured = _medians(forwards, device, exported=exported)

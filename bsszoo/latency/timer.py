@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bsszoo.codes.code import Code
-from bsszoo.latency.runtimes import DEFAULT, runtime_of
+from bsszoo.latency.runtimes import DEFAULT, network_to_time, runtime_of
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +114,7 @@ def measure_latencies(
     rounds: int | None = None,
     budget_s: float = 20.0,
     runtime: str = DEFAULT,
+    on_network: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Latency, ...]:
     """Time float32 forwards at each code's input size on the CPU, random weights, eager or of another runtime.
 
@@ -129,26 +130,24 @@ def measure_latencies(
             fewer, but at least 3, when all would take longer than ``budget_s`` together.
         budget_s: Seconds the timed forwards may take.
         runtime: Such as ``onnxruntime``, to which the networks are exported.
+        on_network: Called with the number of networks that are ready and of all, after each.
 
     Raises:
         SettingsError: There is no such runtime, or it is not installed.
     """
     import torch
 
-    from bsszoo.models.build import build
-
     chosen = runtime_of(runtime)
     if rounds is None:
         rounds = 15 if chosen.export is None else 200
     exported = chosen.export is not None
     with cpu_threads(threads):
-        forwards = [
-            chosen.forward(
-                build(code, num_classes=num_classes, in_chans=in_chans).eval(),
-                torch.randn(batch, in_chans, code.image_size, code.image_size),
-            )
-            for code in codes
-        ]
+        forwards = []
+        for code in codes:
+            network = network_to_time(code, num_classes=num_classes, in_chans=in_chans)
+            images = torch.randn(batch, in_chans, code.image_size, code.image_size)
+            forwards.append(chosen.forward(network, images))
+            on_network(len(forwards), len(codes))
         timed = time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds, again=exported)
     if not exported:
         return timed

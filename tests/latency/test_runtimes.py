@@ -13,7 +13,7 @@ import torch
 import bsszoo
 from bsszoo.codes import Code
 from bsszoo.errors import SettingsError
-from bsszoo.latency.runtimes import RUNTIMES, engine_of, runtime_of
+from bsszoo.latency.runtimes import RUNTIMES, engine_of, network_to_time, runtime_of
 from bsszoo.latency.table import block_input, build_block
 from bsszoo.latency.timer import measure_latencies
 from bsszoo.models.build import build
@@ -55,6 +55,15 @@ def test_a_runtime_computes_what_pytorch_does(name: str) -> None:
     assert runtime.label == f"{name} {runtime.version}"
 
 
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_network_to_time_has_all_of_its_layers(name: str) -> None:
+    pytest.importorskip(RUNTIMES[name].modules[0])
+    network = network_to_time(Code.parse(SMALL), num_classes=7, in_chans=3)
+    params = sum(parameter.numel() for parameter in network.parameters())
+    exported = RUNTIMES[name].export(network, torch.randn(1, 3, 32, 32))
+    assert len(exported) > 0.95 * 4 * params
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
 def test_onnxruntime_works_on_as_many_threads_as_asked_for() -> None:
     pytest.importorskip("onnxruntime")
@@ -71,7 +80,7 @@ def _threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-@pytest.mark.parametrize("name", [name for name in EXPORTED if RUNTIMES[name].tables])
+@pytest.mark.parametrize("name", [name for name in EXPORTED if RUNTIMES[name].timed])
 def test_networks_are_timed_with_a_runtime_and_its_name_is_said(name: str) -> None:
     pytest.importorskip(RUNTIMES[name].modules[0])
     for latency in measure_latencies([Code.parse(SMALL)] * 2, threads=1, rounds=3, runtime=name):
@@ -89,7 +98,7 @@ def test_what_is_not_installed_is_missed_before_anything_is_written(
 
 
 def test_names_that_are_no_runtime_are_refused(tmp_path: Path) -> None:
-    for name in ("onnx", "compile", "litert", ""):
+    for name in ("onnx", "compile", "tflite", ""):
         with pytest.raises(SettingsError, match=r"--runtime is '.*'; it takes pytorch.* or "):
             bsszoo.compress(SMALL, latency="60%", runtime=name, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
