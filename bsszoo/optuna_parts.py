@@ -32,7 +32,7 @@ def write_attribute(study: Study, trial: FrozenTrial, name: str, value: Any, *, 
     (storage.set_trial_system_attr if system else storage.set_trial_user_attr)(trial._trial_id, name, value)
 
 
-def read_again(study: Study, trial: FrozenTrial) -> FrozenTrial:
+def read_again(study: Study, trial: FrozenTrial | Trial) -> FrozenTrial:
     """The trial's present state in the storage."""
     return study._storage.get_trial(trial._trial_id)
 

@@ -1,11 +1,11 @@
-"""The protocol: how many codes a sampler evaluates, what it sees of each, and what is written down."""
+"""The protocol: how many trainings a sampler has, what it sees of each, and what is written down."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,10 +16,21 @@ class Sampler(Protocol):
     """What a search algorithm looks like to the protocol."""
 
     def ask(self) -> int:
-        """The row of a code that was never asked before; the results of the batch under way are not known."""
+        """The row of a code to train; the results of the batch under way are not known.
+
+        It was never asked before, unless the sampler trains codes again (``Replicating``).
+        """
 
     def tell(self, rows: Sequence[int], values: Sequence[float]) -> None:
         """What the codes of the batch gave, in the order they were asked."""
+
+
+@runtime_checkable
+class Replicating(Protocol):
+    """A sampler that trains codes again, and says itself which code it would take."""
+
+    def recommended(self) -> int:
+        """The row of the code to take after what was told."""
 
 
 #: Makes a sampler for a task from the seed of a repeat.
@@ -27,15 +38,16 @@ MakeSampler = Callable[[Task, int], Sampler]
 
 
 class ProtocolError(RuntimeError):
-    """A sampler asked for a code twice, or for one outside the set."""
+    """A sampler asked for a code twice that trains none again, or for one outside the set."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One repeat of one sampler on one task. Lists have one figure for each evaluation.
+    """One repeat of one sampler on one task. Lists have one figure for each evaluation, which is one training.
 
-    ``picked`` is the regret of the code that looked best so far, ``best`` that of the best code evaluated so far, both
-    in mean results; ``hit`` is the number of evaluations until a code in the top half a per cent, None for never.
+    ``picked`` is the regret of the code that looked best so far, or that the sampler recommends (as of the last whole
+    batch), ``best`` that of the best code evaluated so far, both in mean results; ``hit`` is the number of evaluations
+    until a code in the top half a per cent, None for never.
     """
 
     task: str
@@ -52,9 +64,10 @@ class Run:
     ask_seconds: list[float]
 
 
-def observe(task: Task, row: int, seed: int) -> float:
-    """One of the trainings of a code. Every sampler sees the same one in the same repeat."""
-    return float(task.trained[row, np.random.default_rng([seed, row]).integers(task.trained.shape[1])])
+def observe(task: Task, row: int, seed: int, training: int = 0) -> float:
+    """One of the trainings of a code, drawn with replacement. Every sampler sees the same ones in the same repeat."""
+    words = [seed, row, training] if training else [seed, row]
+    return float(task.trained[row, np.random.default_rng(words).integers(task.trained.shape[1])])
 
 
 def observe_outside(task: Task, place: int, seed: int) -> float:
@@ -74,30 +87,44 @@ def play(task: Task, name: str, make: MakeSampler, seed: int, *, evaluations: in
     rows: list[int] = []
     values: list[float] = []
     seconds = []
+    recommended: list[int] = []
+    replicating = isinstance(sampler, Replicating)
     while len(rows) < evaluations:
         start = len(rows)
         for _ in range(min(batch, evaluations - start)):
             began = time.perf_counter()
             row = sampler.ask()
             seconds.append(time.perf_counter() - began)
-            if row in rows or not 0 <= row < len(task):
+            if (row in rows and not replicating) or not 0 <= row < len(task):
                 raise ProtocolError(
                     f"{name} asked for row {row} of {task.name}, which it "
                     f"{'has had' if row in rows else 'does not have'}."
                 )
             rows.append(row)
-        values += [observe(task, row, seed) for row in rows[start:]]
+        values += [observe(task, row, seed, rows[:i].count(row)) for i, row in enumerate(rows) if i >= start]
         sampler.tell(rows[start:], values[start:])
-    return judge(task, name, seed, rows, values, seconds, batch=batch)
+        if isinstance(sampler, Replicating):
+            # Within a batch the code of the batch before is recommended; in the first one the first.
+            recommended += [recommended[-1] if recommended else rows[0]] * (len(rows) - start - 1)
+            recommended.append(sampler.recommended())
+    return judge(task, name, seed, rows, values, seconds, batch=batch, recommended=recommended)
 
 
 def judge(
-    task: Task, name: str, seed: int, rows: list[int], values: Sequence[float], seconds: list[float], *, batch: int
+    task: Task,
+    name: str,
+    seed: int,
+    rows: list[int],
+    values: Sequence[float],
+    seconds: list[float],
+    *,
+    batch: int,
+    recommended: Sequence[int] = (),
 ) -> Run:
     """The regrets of a finished run."""
     mean = task.mean[rows]
     # The first of equals is picked, as it would be by a user who keeps the best so far.
-    top = [int(np.argmax(values[: k + 1])) for k in range(len(rows))]
+    top = recommended or [rows[int(np.argmax(values[: k + 1]))] for k in range(len(rows))]
     hits = np.flatnonzero(task.hits[rows])
     return Run(
         task=task.name,
@@ -108,7 +135,7 @@ def judge(
         batch=batch,
         digest=task.digest,
         rows=rows,
-        picked=[round(float(task.best - mean[i]), 9) for i in top],
+        picked=[round(float(task.best - task.mean[row]), 9) for row in top],
         best=[round(float(v), 9) for v in task.best - np.maximum.accumulate(mean)],
         hit=int(hits[0]) + 1 if len(hits) else None,
         ask_seconds=[round(s, 6) for s in seconds],

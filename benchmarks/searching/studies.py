@@ -189,6 +189,36 @@ class Ours(_Study):
         return self._take(row, trial.number)
 
 
+class OursAgain(Ours):
+    """``AutoBSSSampler`` that trains leaders again, and recommends."""
+
+    def __init__(self, task: Task, seed: int, sampler: AutoBSSSampler) -> None:
+        super().__init__(task, seed, sampler)
+        self.sampler = sampler
+        self.asked: list[int] = []
+
+    def ask(self) -> int:
+        """See ``Sampler``."""
+        trial, code = self._suggestion()
+        row = self.task.candidates.row(code)
+        assert row is not None, "every suggestion is a candidate"
+        self.asked.append(trial.number)
+        return row
+
+    def tell(self, rows: Sequence[int], values: Sequence[float]) -> None:
+        """See ``Sampler``."""
+        for number, value in zip(self.asked, values, strict=True):
+            self.study.tell(number, value)
+        self.asked = []
+
+    def recommended(self) -> int:
+        """See ``Replicating``."""
+        params = self.sampler.recommend(self.study, 1)[0].params
+        row = self.task.candidates.row([params[name] for name in self.task.names])
+        assert row is not None, "every code is a candidate"
+        return row
+
+
 def tpe(task: Task, seed: int) -> Repaired:
     """TPESampler as shipped."""
     return Repaired(task, seed, TPESampler(seed=seed))
@@ -197,6 +227,11 @@ def tpe(task: Task, seed: int) -> Repaired:
 def gp_repair(task: Task, seed: int) -> Repaired:
     """GPSampler as shipped."""
     return Repaired(task, seed, GPSampler(seed=seed))
+
+
+def ours_again(task: Task, seed: int, batch: int) -> OursAgain:
+    """AutoBSSSampler that trains leaders again."""
+    return OursAgain(task, seed, AutoBSSSampler(task.candidates, batch_size=batch, seed=seed, replicates=0.25))
 
 
 def ours(task: Task, seed: int, mode: Literal["default", "paper"], batch: int) -> Ours:

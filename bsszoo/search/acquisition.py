@@ -42,6 +42,33 @@ def expected_improvement(mean: FloatArray, var: FloatArray, tau: float | FloatAr
     return np.where(std > 0, np.maximum(gain * ndtr(z) + std * density, 0.0), np.maximum(gain, 0.0))
 
 
+def expected_rise(mean: FloatArray, var: FloatArray, noise: float, others: FloatArray) -> FloatArray:
+    """How much the largest posterior mean rises, expectedly, by one more training of each code [n].
+
+    A training of a code of posterior N(mean, var) moves its mean by a Gaussian of the variance var^2 / (var + noise).
+    The largest mean rises where that takes it above the others', and of the code that has it where it falls below the
+    second largest, which then is the largest: the knowledge gradient, codes taken for independent (P. Frazier,
+    W. Powell and S. Dayanik, A knowledge-gradient policy for sequential information collection, SIAM Journal on Control
+    and Optimization, 2008).
+
+    Args:
+        mean, var: The posterior of the codes' values [n].
+        noise: Variance of a training around its code's value.
+        others: Posterior means of codes of which no training is asked, any number.
+    """
+    order = np.sort(np.concatenate([mean, others]))
+    first, second = order[-1], order[-2] if len(order) > 1 else -np.inf
+    moves = mean_moves(var, noise)
+    # Of the largest mean m: E max(m + move, second) - m.
+    falls = expected_improvement(np.full_like(mean, max(second, first - 1e6)), moves, first)
+    return np.where(mean == first, falls, expected_improvement(mean, moves, first))
+
+
+def mean_moves(var: FloatArray, noise: float) -> FloatArray:
+    """The variance by which a training of that noise moves the posterior mean of a code's value; any shape."""
+    return np.where(var > 0, var**2 / np.maximum(var + noise, np.finfo(float).tiny), 0.0)
+
+
 def log_expected_improvement(mean: FloatArray, var: FloatArray, tau: float | FloatArray) -> FloatArray:
     """The logarithm of ``expected_improvement``, finite wherever var > 0; shapes broadcast.
 

@@ -2,19 +2,23 @@
 
     first codes: dispersed -> results_of -> kernels.fit_kernel -> shortlist -> LogEI, pending results expected -> code
 
+Where codes are trained again (``replicates``), results are of codes (``by_code``), and after LogEI ``_again`` says
+whether another training of a leader promises more.
+
 It differs from the paper's search (``paper_mode``) in what docs/comparison.md shows to pay: the model sees costs beside
 entries and learns its length scales, and every candidate is scored instead of 256 centres.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.search.acquisition import expected_expected_improvement
+from bsszoo.search.acquisition import expected_expected_improvement, expected_improvement, expected_rise, mean_moves
 from bsszoo.search.clustering import farthest, representatives
 from bsszoo.search.features import Features
 from bsszoo.search.gp import Posterior, condition
@@ -29,6 +33,16 @@ IntArray = NDArray[np.int64]
 _REACH: Final = 3.0
 # Codes with both a report and a score from which the one tells of the other.
 _LEAST_PAIRS: Final = 5
+# Before codes were trained again: the share of the fitted noise that is the trainings'.
+_TRAININGS_SHARE: Final = 0.5
+# Prior of the variance of trainings around their code, as a share of the results'; it is worth one degree of freedom.
+_TRAINING_PRIOR: Final = 0.05
+# What another training of a leader has to promise, as a multiple of what a new code does, which also teaches the model.
+_AGAIN: Final = 2.0
+# Trainings again that all gave what the code's first one had: the objective has no noise.
+_ALIKE: Final = 2
+# Draws of all codes' values, from which each one's probability of being the best is counted.
+_DRAWS: Final = 10_000
 # Number of candidates, drawn from all, among which the first codes are chosen.
 _FIRST_FROM: Final = 20_000
 # Most results that the kernel's parameters are fitted to; the process itself is conditioned on all.
@@ -43,11 +57,33 @@ _CHUNK: Final = 32_768
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The Gaussian process fitted to the standardised results, (y - centre) / spread."""
+    """The Gaussian process fitted to the standardised results, (y - centre) / spread.
+
+    ``results`` are what it was fitted to where those are of codes; the kernel's noise is then what sets a code apart
+    from the process, and ``training`` the variance of a training around its code.
+    """
 
     posterior: Posterior[AdditiveMatern]
     centre: float
     spread: float
+    results: ByCode | None = None
+    training: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """A code as a recommendation, in the study's units.
+
+    ``params`` are its entries by name; ``mean`` and ``deviation`` describe what is known of its value after its
+    ``trainings``, by them and by those of all other codes; ``probability`` is that of being the best of all codes
+    that have a result.
+    """
+
+    params: dict[str, int]
+    mean: float
+    deviation: float
+    trainings: int
+    probability: float
 
 
 class DefaultMode:
@@ -57,17 +93,22 @@ class DefaultMode:
         candidates: The codes to choose from.
         batch_size: Codes in the first iteration.
         seed: Seed of every random choice.
+        replicates: The share of the trials, at most, that train a code again.
     """
 
-    def __init__(self, candidates: CandidateSet, *, batch_size: int, seed: int) -> None:
-        self.candidates, self.batch_size, self.seed = candidates, batch_size, seed
+    def __init__(self, candidates: CandidateSet, *, batch_size: int, seed: int, replicates: float = 0.0) -> None:
+        self.candidates, self.batch_size, self.seed, self.replicates = candidates, batch_size, seed, replicates
         self.features = Features(candidates)
         self._first: IntArray | None = None
         self._fitted: tuple[object, AdditiveMatern] | None = None
         self._cached: tuple[object, Model] | None = None
 
-    def suggest(self, history: History, free: NDArray[np.bool_]) -> int:
-        """The row of the next code, from the study's history and the rows that may still be suggested, ``free`` [n]."""
+    def suggest(self, history: History, free: NDArray[np.bool_], *, new: bool = False) -> int:
+        """The row of the next code, from the study's history and the rows not suggested before, ``free`` [n].
+
+        With replicates it may be the row of a code that has a result, unless it shall be ``new``, and is one where no
+        row is free.
+        """
         held = len(history.numbers)
         if held < self.batch_size:
             first = self._first_rows()
@@ -80,14 +121,104 @@ class DefaultMode:
             rows = rows if len(rows) <= _FIRST_FROM else np.sort(rng.choice(rows, _FIRST_FROM, replace=False))
             used = self.features.of_codes(history.codes, history.rows)
             return int(rows[farthest(self.features.of_rows(rows), used)])
-        posterior = self.model(history).posterior
-        pending = self.features.of_codes(history.codes[history.running], history.rows[history.running])
+        model = self.model_of_codes(history) if self.replicates else self.model(history)
+        posterior, waited = model.posterior, history.running.copy()
+        if model.results is not None:
+            with_result = set(map(tuple, model.results.codes.tolist()))
+            waited &= [tuple(code) not in with_result for code in history.codes.tolist()]
+        pending = self.features.of_codes(history.codes[waited], history.rows[waited])
+        if not free.any():
+            return self._again(model, pending, None)[0]
         rows = shortlist(posterior, self.features, free, rng)
         # Pending results at their expectation, since averaging over draws of them was a little worse; tau by the mean,
         # since the largest of noisy results is too high a bar; logarithms, since gains of 0 would leave the first row.
         Xq = self.features.of_rows(rows)
         gain = expected_expected_improvement(posterior, pending, Xq, rng, draws=0, tau="mean", log=True)
-        return int(rows[np.argmax(gain)])
+        best = int(np.argmax(gain))
+        replicates = held - len(np.unique(history.codes, axis=0))
+        if model.results is not None and not new and replicates + 1 <= self.replicates * (held + 1):
+            row, again = self._again(model, pending, Xq[best])
+            if again:
+                return row
+        return int(rows[best])
+
+    def _again(self, model: Model, pending: FloatArray, new: FloatArray | None) -> tuple[int, bool]:
+        """The row of the code whose next training promises most, and whether it is more than that of a new code.
+
+        What a training promises is the expected rise of the largest posterior mean. Those under way of the same code
+        have made its value surer; a new code adds what sets it apart from the process.
+        """
+        posterior, results = model.posterior, model.results
+        assert results is not None
+        mean, cov = posterior.values()
+        var = cov.diagonal()
+        if results.begun.any():
+            counts = np.where(results.times > 0, results.times + results.begun, 1)
+            extra = np.where(results.times > 0, model.training / counts, posterior.extra)
+            var = condition(posterior.kernel, posterior.X, posterior.Y, extra).values()[1].diagonal()
+        var = np.maximum(var, 0.0)
+        trained = (results.times > 0) & (results.rows >= 0)
+        others = np.concatenate([mean[(results.times > 0) & ~trained], posterior.mean(pending)])
+        rise = np.zeros(len(mean))
+        rise[trained] = expected_rise(mean[trained], np.maximum(var[trained], 0.0), model.training, others)
+        best = int(np.argmax(np.where(trained, rise, -1.0)))
+        row = int(results.rows[best])
+        if new is None or not model.training:
+            return row, new is None
+        if len(pending):
+            posterior = posterior.with_results(pending, posterior.mean(pending))
+        at_new, spread = posterior.mean_var(new[None])
+        moves = mean_moves(spread + posterior.kernel.noise, model.training)
+        # However large its mean, an untrained code is not recommended.
+        rise_new = expected_improvement(at_new, moves, np.concatenate([mean[trained], others]).max())
+        return row, bool(rise[best] > _AGAIN * rise_new[0])
+
+    def leaders(self, history: History, number: int, sign: float) -> list[Leader]:
+        """The codes of the largest posterior means, best first, as ``AutoBSSSampler.recommend`` returns them."""
+        model = self.model_of_codes(history)
+        assert model.results is not None
+        mean, cov = model.posterior.values()
+        trained = np.flatnonzero(model.results.times > 0)
+        mean, cov = mean[trained], cov[np.ix_(trained, trained)]
+        values, vectors = np.linalg.eigh(cov)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        draws = mean + np.random.default_rng([self.seed, *b"best"]).standard_normal((_DRAWS, len(mean))) @ root.T
+        wins = np.bincount(draws.argmax(axis=1), minlength=len(mean)) / _DRAWS
+        return [
+            Leader(
+                params=dict(zip(self.candidates.names, model.results.codes[trained[i]].tolist(), strict=True)),
+                mean=float(sign * (model.centre + model.spread * mean[i])),
+                deviation=float(model.spread * np.sqrt(max(cov[i, i], 0.0))),
+                trainings=int(model.results.times[trained[i]]),
+                probability=float(wins[i]),
+            )
+            for i in np.argsort(-mean, kind="stable")[:number]
+        ]
+
+    def model_of_codes(self, history: History) -> Model:
+        """The process conditioned on each code's mean result, where some have several trainings."""
+        results = by_code(history)
+        arrays = (results.codes, results.values, results.own, results.times)
+        key = ("codes", results.within, *(array.tobytes() for array in arrays))
+        cached = self._cached
+        if cached is None or cached[0] != key:
+            Z = self.features.of_codes(results.codes, results.rows)
+            Y, centre, spread = standardise_results(results.values)
+            trained, training = results.times > 0, 0.0
+            if results.freedom and not results.alike:
+                within = results.within / spread**2
+                training = (_TRAINING_PRIOR + within) / (1 + results.freedom)
+            shares = np.where(trained, 1 / np.maximum(results.times, 1), 0.0)
+            own = np.sqrt(training * shares * spread**2 + results.own**2)
+            kernel = self._kernel(Z, results.values, own)
+            if not results.freedom:
+                training = _TRAININGS_SHARE * kernel.noise
+                kernel = replace(kernel, noise=kernel.noise - training)
+            posterior = condition(kernel, Z, Y, training * shares + (results.own / spread) ** 2)
+            cached = key, Model(posterior, centre, spread, results, training)
+            self._cached = cached
+        # The trainings under way are no part of the process.
+        return replace(cached[1], results=results)
 
     def model(self, history: History) -> Model:
         """The process conditioned on the results, cached until a further one comes in.
@@ -127,6 +258,47 @@ class DefaultMode:
             rows = np.arange(n) if n <= _FIRST_FROM else np.sort(rng.choice(n, _FIRST_FROM, replace=False))
             self._first = rows[representatives(self.features.of_rows(rows), self.batch_size, rng)]
         return self._first
+
+
+@dataclass(frozen=True, eq=False)
+class ByCode:
+    """The results of a history by code, in the order in which codes had their first one."""
+
+    codes: IntArray  # [n, d]
+    rows: IntArray  # among the candidates, -1 for codes outside [n]
+    values: FloatArray  # the mean of the trainings, or what a report tells of it [n]
+    own: FloatArray  # deviation of the noise of what a report tells, 0 for trainings [n]
+    times: IntArray  # trainings with a result, 0 where there is a report only [n]
+    begun: IntArray  # trainings under way [n]
+    within: float  # sum of squares of trainings around their codes' means
+    freedom: int  # its degrees of freedom
+    alike: bool  # whether all trainings of each code gave exactly the same
+
+
+def by_code(history: History) -> ByCode:
+    """The results of codes, from those of trials."""
+    known, y, own = results_of(history)
+    results: dict[tuple[int, ...], list[tuple[float, float, int]]] = {}
+    codes = list(map(tuple, history.codes.tolist()))
+    rows = dict(zip(codes, history.rows.tolist(), strict=True))
+    for i, value, deviation in zip(np.flatnonzero(known), y.tolist(), own.tolist(), strict=True):
+        results.setdefault(codes[i], []).append((value, deviation, int(history.done[i])))
+    # A report says nothing beside a training in full.
+    trained = {code: [v for v, _, done in all_ if done] for code, all_ in results.items()}
+    under_way = Counter(code for code, running in zip(codes, history.running, strict=True) if running)
+    spreads = [np.ptp(values) for values in trained.values() if len(values) > 1]
+    return ByCode(
+        codes=np.array(list(results), dtype=np.int64).reshape(len(results), history.codes.shape[1]),
+        rows=np.array([rows[code] for code in results], dtype=np.int64),
+        values=np.array([np.mean(trained[code] or [all_[0][0]]) for code, all_ in results.items()], dtype=np.float64),
+        own=np.array([0.0 if trained[code] else all_[0][1] for code, all_ in results.items()], dtype=np.float64),
+        times=np.array([len(trained[code]) for code in results], dtype=np.int64),
+        begun=np.array([under_way[code] for code in results], dtype=np.int64),
+        within=float(sum(((np.array(values) - np.mean(values)) ** 2).sum() for values in trained.values() if values)),
+        freedom=sum(len(values) - 1 for values in trained.values() if values),
+        # Two are chance where accuracies are counts of few images.
+        alike=sum(len(values) - 1 for values in trained.values() if values) >= _ALIKE and not any(spreads),
+    )
 
 
 def results_of(history: History) -> tuple[NDArray[np.bool_], FloatArray, FloatArray]:

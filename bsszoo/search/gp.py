@@ -61,6 +61,15 @@ class Posterior(Generic[KernelT]):
         """The posterior mean of f at the evaluated codes [n]: k^T (K + N)^-1 Y = Y - N (K + N)^-1 Y."""
         return np.asarray(self.Y - (self.kernel.noise + self.extra) * self.weights)
 
+    def values(self) -> tuple[FloatArray, FloatArray]:
+        """The posterior mean [n] and covariance [n, n] of the evaluated codes' own values.
+
+        The kernel's noise is taken for what sets a code apart from f, and each result's own for its trainings': with
+        E = diag(extra), Y - E (K + N)^-1 Y and E - E (K + N)^-1 E.
+        """
+        cov = np.diag(self.extra) - self.extra[:, None] * self.solve(np.diag(self.extra))
+        return self.Y - self.extra * self.weights, (cov + cov.T) / 2
+
     def mean(self, Xq: FloatArray) -> FloatArray:
         """mu_n(x) at each row of Xq, shape [q]."""
         return np.asarray(self.kernel(self.X, Xq).T @ self.weights)

@@ -14,8 +14,9 @@ from typing import Any, Final, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from bsszoo.optuna_parts import read_again
 from bsszoo.spaces.candidate_set import CandidateSet, is_whole
 
 FloatArray = NDArray[np.float64]
@@ -24,6 +25,8 @@ CodeTuple = tuple[int, ...]
 
 #: System attribute with the code [d] that the sampler chose for a trial.
 CHOSEN: Final = "bsszoo:code"
+#: User attribute of a trial that trains a code again: how many other trials had the code when it was chosen.
+REPLICATE: Final = "bsszoo:replicate"
 #: User attribute of a trial that was given up without a result: ``LOST``, ``RETURNED`` or ``SURPLUS``.
 DROPPED: Final = "bsszoo:dropped"
 #: Its worker died; the code is evaluated again, once.
@@ -54,6 +57,20 @@ def code_of(trial: FrozenTrial, names: Sequence[str]) -> CodeTuple | None:
     if not isinstance(chosen, (list, tuple)) or len(chosen) != len(names) or not trial.params.keys() <= set(names):
         return None
     return _whole_numbers(chosen)
+
+
+def replicate_of(trial: FrozenTrial | Trial) -> int:
+    """Which training of its code a trial is: 0 for the first, and where codes are not trained again.
+
+    A seed that differs with it makes the trainings of a code independent of each other.
+
+    Example:
+        >>> import optuna
+        >>> replicate_of(optuna.create_study().ask())
+        0
+    """
+    number = (trial if isinstance(trial, FrozenTrial) else read_again(trial.study, trial)).user_attrs.get(REPLICATE)
+    return number if isinstance(number, int) and number > 0 else 0
 
 
 def _whole_numbers(values: Sequence[object]) -> CodeTuple | None:

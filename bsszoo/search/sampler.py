@@ -14,10 +14,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.errors import RunError
-from bsszoo.optuna_parts import finish, read_again
-from bsszoo.search.default_mode import DefaultMode
+from bsszoo.optuna_parts import finish, read_again, write_attribute
+from bsszoo.search.default_mode import DefaultMode, Leader
 from bsszoo.search.gp import one_thread
-from bsszoo.search.history import CodeTuple, History, code_of, read_history
+from bsszoo.search.history import REPLICATE, CodeTuple, History, code_of, dropped, read_history
 from bsszoo.search.paper_mode import CLUSTERS, PaperMode
 from bsszoo.search.turns import Turns
 from bsszoo.spaces.candidate_set import CandidateSet
@@ -54,9 +54,13 @@ class AutoBSSSampler(BaseSampler):
         seed: Seed of every random choice; None draws one, and two runs differ. Workers that share a study take the
             same seed.
         clusters: Number of clusters of refined codes, for ``mode="paper"``.
+        replicates: The share of the trials, at most, that train a code again instead of a new one (0 to 1): where a
+            result has noise, the best of many results is a lucky one. The sampler decides trial by trial;
+            ``bsszoo.search.replicate_of(trial)`` says which training of its code a trial is, for its random seed, and
+            ``recommend`` what to take in the end. 0, the default, trains every code once; 0.25 is a good share.
 
     Raises:
-        ValueError: A size is below 1, or there is no such mode.
+        ValueError: A size is below 1, a share outside 0 to 1, or there is no such mode.
         TypeError: ``candidates`` is no ``CandidateSet``.
         RunError: From ``study.ask``: every candidate is in the study already, the study has several objectives, or it
             asks for a parameter that is no entry of the candidates.
@@ -82,6 +86,7 @@ class AutoBSSSampler(BaseSampler):
         batch_size: int = 16,
         seed: int | None = None,
         clusters: int = CLUSTERS,
+        replicates: float = 0.0,
     ) -> None:
         if not isinstance(candidates, CandidateSet):
             raise TypeError(
@@ -94,14 +99,18 @@ class AutoBSSSampler(BaseSampler):
             raise ValueError(f"seed is at least 0; got {seed}.")
         if mode not in ("default", "paper"):
             raise ValueError(f"mode is 'default' or 'paper'; got {mode!r}.")
+        if not 0 <= replicates <= 1 or (replicates and mode == "paper"):
+            raise ValueError(f"replicates is a share from 0 to 1, of mode 'default' only; got {replicates}.")
         self.candidates = candidates
         self.mode = mode
         self.batch_size = batch_size
+        self.replicates = float(replicates)
         self.seed = int(np.random.SeedSequence().entropy) % 2**63 if seed is None else seed  # type: ignore[arg-type]
+        self._default = DefaultMode(candidates, batch_size=batch_size, seed=self.seed, replicates=self.replicates)
         self._search: _Search = (
             PaperMode(candidates, batch_size=batch_size, seed=self.seed, clusters=clusters)
             if mode == "paper"
-            else DefaultMode(candidates, batch_size=batch_size, seed=self.seed)
+            else self._default
         )
         self._turns = Turns(candidates.names)
 
@@ -111,7 +120,11 @@ class AutoBSSSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the trial's code as it begins, so that other workers see it before its parameters are suggested."""
-        if trial.state == TrialState.RUNNING and code_of(trial, self.candidates.names) is None:
+        enqueued = code_of(trial, self.candidates.names)
+        if enqueued is not None:
+            if again := self._replicate(study.get_trials(deepcopy=False), trial, enqueued):
+                write_attribute(study, trial, REPLICATE, again)
+        elif trial.state == TrialState.RUNNING:
             try:
                 self._choose(study, trial)
             except RunError:
@@ -137,6 +150,44 @@ class AutoBSSSampler(BaseSampler):
             f"suggest. Its parameters are {names}; take their ranges from candidates.distributions."
         )
 
+    def recommend(self, study: Study, number: int = 5) -> list[Leader]:
+        """The codes to take, best first, by what all trainings of all codes say.
+
+        The first is recommended: that of the largest posterior mean under the model of the default search, whatever the
+        mode. Of codes that were trained once it stands between the best single result and the model's prediction.
+
+        Args:
+            study: A study that this sampler's candidates were searched in.
+            number: Of codes at most.
+
+        Raises:
+            RunError: No trial has a finite result.
+
+        Example:
+            >>> import numpy as np, optuna
+            >>> from bsszoo.search import replicate_of
+            >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+            >>> candidates = CandidateSet(np.arange(40)[:, None], names=("width",))
+            >>> sampler = AutoBSSSampler(candidates, batch_size=4, seed=0, replicates=0.25)
+            >>> study = optuna.create_study(direction="maximize", sampler=sampler)
+            >>> def objective(trial):
+            ...     width = trial.suggest_int("width", 0, 39)
+            ...     seed = replicate_of(trial)
+            ...     return -abs(width - 20) + np.random.default_rng([width, seed]).normal()
+            >>> study.optimize(objective, n_trials=24)
+            >>> best = sampler.recommend(study)[0]
+            >>> 18 <= best.params["width"] <= 22, 0 < best.probability <= 1
+            (True, True)
+        """
+        if number < 1:
+            raise ValueError(f"number is at least 1; got {number}.")
+        maximise = study.direction == StudyDirection.MAXIMIZE
+        history = read_history(study.get_trials(deepcopy=False), self.candidates, maximise=maximise)
+        if not history.done.any():
+            raise RunError("No trial of the study has a result yet; nothing can be recommended.")
+        with one_thread():
+            return self._default.leaders(history, number, 1.0 if maximise else -1.0)
+
     def _choose(self, study: Study, trial: FrozenTrial) -> CodeTuple:
         if len(study.directions) > 1:
             raise RunError(
@@ -150,22 +201,31 @@ class AutoBSSSampler(BaseSampler):
             history = read_history(trials, self.candidates, maximise=maximise, without=trial.number)
             row = self._suggested_row(history, fixed)
             code: CodeTuple = tuple(int(v) for v in self.candidates.codes[row])
-            if self._turns.take(study, trial, code):
+            if self._turns.take(study, trial, code, self._replicate(trials, trial, code)):
                 return code
             trials = study.get_trials(deepcopy=False)
+
+    def _replicate(self, trials: list[FrozenTrial], trial: FrozenTrial, code: CodeTuple) -> int | None:
+        """Which training of its code a trial would be; None where codes are trained once."""
+        if not self.replicates:
+            return None
+        others = (t for t in trials if t.number != trial.number and dropped(t) is None)
+        return sum(code_of(t, self.candidates.names) == code for t in others)
 
     def _suggested_row(self, history: History, fixed: dict[str, Any]) -> int:
         free = np.ones(len(self.candidates), dtype=np.bool_)
         free[history.rows[history.rows >= 0]] = False
-        if not free.any():
+        if not free.any() and not (self.replicates and history.done.sum() > 1 and not fixed):
             raise RunError(f"All {len(free)} candidates are in the study already; nothing is left to suggest.")
         for j, name in enumerate(self.candidates.names):
             if name in fixed:
                 free &= self.candidates.codes[:, j] == fixed[name]
-        if not free.any():
+        if fixed and not free.any():
             raise RunError(f"No candidate left has the enqueued entries {fixed}.")
         again = history.due[free[history.due]]
         if len(again):
             return int(again[0])
         with one_thread():
+            if fixed and self.replicates:
+                return self._default.suggest(history, free, new=True)
             return self._search.suggest(history, free)

@@ -1,4 +1,5 @@
-"""Whose turn it is: workers that ask one study at the same time choose one after the other, and never the same code.
+"""Whose turn it is: workers that ask one study at the same time choose one after the other, and never the same code,
+unless it is trained again.
 
 Trial numbers are tickets, as in Lamport's bakery. A trial waits until every earlier one that is being asked for has
 its code, so it chooses with all of them in view. The wait ends when nothing changes for a while (an earlier worker was
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from optuna.trial import FrozenTrial, TrialState
 
 from bsszoo.optuna_parts import write_attribute
-from bsszoo.search.history import CHOSEN, CodeTuple, code_of, dropped
+from bsszoo.search.history import CHOSEN, REPLICATE, CodeTuple, code_of, dropped, replicate_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -64,10 +65,20 @@ class Turns:
             time.sleep(pause)
             pause = min(1.5 * pause, 0.2)
 
-    def take(self, study: Study, trial: FrozenTrial, code: CodeTuple) -> bool:
-        """Write the code that a trial chose; whether no other trial has it, those given up aside."""
+    def take(self, study: Study, trial: FrozenTrial, code: CodeTuple, replicate: int | None = None) -> bool:
+        """Write the code that a trial chose; whether no other trial has it, those given up aside.
+
+        Where codes are trained again, ``replicate`` is which training of the code it is; another trial may have the
+        code as another one.
+        """
+        if replicate is not None:
+            write_attribute(study, trial, REPLICATE, replicate)
         write_attribute(study, trial, CHOSEN, list(code), system=True)
         others = study.get_trials(deepcopy=False)
         return not any(
-            t.number != trial.number and dropped(t) is None and code_of(t, self.names) == code for t in others
+            t.number != trial.number
+            and dropped(t) is None
+            and code_of(t, self.names) == code
+            and replicate_of(t) == (replicate or 0)
+            for t in others
         )

@@ -30,6 +30,7 @@ from bsszoo.search.history import (
     dropped,
     holders,
     is_number,
+    replicate_of,
     result_of,
 )
 from bsszoo.study.leases import Heartbeat, Lease, give_up, settle
@@ -170,6 +171,7 @@ def _evaluated_elsewhere(trials: Sequence[FrozenTrial], trial: FrozenTrial, plan
         and t.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
         and dropped(t) is None
         and code_of(t, names) == code
+        and replicate_of(t) == replicate_of(trial)
         for t in trials
     )
 
