@@ -37,12 +37,15 @@ Tables, known by their columns; none comes with bsszoo:
       the columns l1 .. l8, flops, acc_s0 ..: three tasks, the networks up to the 0.3, 0.5 and 0.7 quantile of MACs
   TransNAS-Bench-101 macro subset, github.com/automl/NASLib, branch zerocost (Apache-2.0), as a CSV with the columns
       m1 .. m6, macs_m and the tasks' results: seven tasks
+  NAAP-440, github.com/talcs/NAAP-440 (MIT): 440 small networks on CIFAR-10, three tasks, the thirds by MACs
+  ResNets on TinyImageNet, github.com/MITAutoML/accelerating_nas (MIT): four tasks, the quarters by cost
 
 Samplers:
 {chr(10).join(f"  {name:15} {entry.what}" for name, entry in SAMPLERS.items())}
 
-The protocol: a sampler evaluates codes in batches and learns a batch's results when it is complete. What it learns of
-a code is one of the code's trainings, the same one for all samplers in the same repeat. Regret is counted in mean
+The protocol: the budget is counted in trainings. A sampler has codes trained in batches and learns a batch's results
+when it is complete. What it learns of a code is one of the code's trainings, the same one for all samplers in the same
+repeat; one that has a code trained again learns another. Regret is counted in mean
 results, against the best code of the task. Figures are divided by those of random search on the same task.
 
 Runs are appended to DIR/{FILE} as they end. The same command again goes on where it was interrupted, and prints.

@@ -4,6 +4,10 @@
   layers, three trainings of each on CIFAR-10. One task for each of three MACs budgets.
 - The TransNAS-Bench-101 macro subset (github.com/automl/NASLib, branch zerocost, Apache-2.0) as a CSV: seven tasks of
   Taskonomy, one training each. One task for each; the candidates are the table's rows, with no budget besides.
+- NAAP-440 (github.com/talcs/NAAP-440, MIT) as a CSV: 440 small networks on CIFAR-10, 90 epochs, one training each.
+  Three tasks, the thirds by MACs. Networks that its columns do not tell apart count as one, with their mean.
+- ResNets on TinyImageNet (github.com/MITAutoML/accelerating_nas, MIT) as a CSV: 684 of them, 140 epochs. Four tasks,
+  the quarters by blocks x filters^2 x kernel^2, which stands for the MACs; those of the usual schedule only.
 """
 
 from __future__ import annotations
@@ -28,13 +32,24 @@ TRANSNAS = "TransNAS macro"
 MODULES = tuple(f"m{i}" for i in range(1, 7))
 TRANSNAS_TASKS = ("class_scene", "class_object", "autoencoder", "normal", "jigsaw", "room_layout", "segmentsemantic")
 
+NAAP = "NAAP-440"
+NAAP_ENTRIES = ("NumLayers", "NumStages", "FirstLayerWidth", "LastLayerWidth", "NumParams")
+NAAP_RESULT = "e90Accuracy"
+TINY = "tiny ResNets"
+TINY_ENTRIES = ("num_blocks", "num_filters", "filter_size")
+TINY_RESULT = "acc_140"
+#: Iterations between drops of the learning rate that nearly all of them have.
+TINY_SCHEDULE = "35000"
+
 KNOWN = (
     """Known tables:
   NAS-Bench-Macro as CSV: columns l1 .. l8, flops and acc_s0, acc_s1, .. (canon is checked where present);
   NAS-Bench-Macro as published: JSON, {"01201210": {"test_acc": [..], "flops": ..}, ..};
   TransNAS macro subset as CSV: columns m1 .. m6, macs_m and one or more of """
     + ", ".join(TRANSNAS_TASKS)
-    + "."
+    + f"""
+  NAAP-440 as CSV: columns {", ".join(NAAP_ENTRIES)}, NumMACs and {NAAP_RESULT};
+  ResNets on TinyImageNet as CSV: columns {", ".join(TINY_ENTRIES)}, ss and {TINY_RESULT}."""
 )
 
 
@@ -65,6 +80,11 @@ def read_table(path: Path) -> list[Task]:
             return _macro_tasks(_macro_csv(rows))
         if {*MODULES, "macs_m"} <= columns and columns & set(TRANSNAS_TASKS):
             return _transnas_tasks(rows)
+        if {*NAAP_ENTRIES, "NumMACs", NAAP_RESULT} <= columns:
+            return _banded(rows, NAAP, "naap", NAAP_ENTRIES, NAAP_RESULT, 3)
+        if {*TINY_ENTRIES, "ss", TINY_RESULT} <= columns:
+            usual = [row for row in rows if row["ss"] == TINY_SCHEDULE]
+            return _banded(usual, TINY, "tiny", TINY_ENTRIES, TINY_RESULT, 4)
     except TableError as error:
         raise TableError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -174,4 +194,28 @@ def _transnas_tasks(rows: Sequence[Mapping[str, str]]) -> list[Task]:
             tasks.append(Task(f"transnas/{name}", TRANSNAS, names, codes[known], macs[known], values[known, None]))
     if not tasks:
         raise TableError("no column of a task holds a finite value.")
+    return tasks
+
+
+def _banded(
+    rows: Sequence[Mapping[str, str]], group: str, name: str, entries: Sequence[str], result: str, bands: int
+) -> list[Task]:
+    """A task for each of so many bands of equal cost; the MACs are an entry too where the table has them."""
+    names = (*entries, "NumMACs") if "NumMACs" in rows[0] else tuple(entries)
+    results: dict[tuple[int, ...], list[float]] = {}
+    for row in rows:
+        value = float(row[result] or "nan")
+        if np.isfinite(value):
+            results.setdefault(tuple(int(row[n]) for n in names), []).append(100 * value)
+    if len(results) < bands:
+        raise TableError(f"{len(results)} networks with a finite {result} are too few for {bands} bands.")
+    codes = np.array(sorted(results), dtype=np.int64)
+    trained = np.array([[float(np.mean(results[tuple(code)]))] for code in codes.tolist()])
+    macs = codes[:, -1] if "NumMACs" in names else codes[:, 0] * codes[:, 1] ** 2 * codes[:, 2] ** 2
+    # By rank, networks of one cost in one band.
+    ends = np.quantile(macs, np.linspace(0, 1, bands + 1), method="lower")
+    tasks = []
+    for i in range(bands):
+        within = np.flatnonzero(((macs > ends[i]) | (i == 0)) & (macs <= ends[i + 1]))
+        tasks.append(Task(f"{name}@{i + 1}of{bands}", group, names, codes[within], macs[within], trained[within]))
     return tasks

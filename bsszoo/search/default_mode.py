@@ -12,6 +12,7 @@ entries and learns its length scales, and every candidate is scored instead of 2
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -94,10 +95,20 @@ class DefaultMode:
         batch_size: Codes in the first iteration.
         seed: Seed of every random choice.
         replicates: The share of the trials, at most, that train a code again.
+        first: Rows of the first iteration's first codes; the others are dispersed.
     """
 
-    def __init__(self, candidates: CandidateSet, *, batch_size: int, seed: int, replicates: float = 0.0) -> None:
+    def __init__(
+        self,
+        candidates: CandidateSet,
+        *,
+        batch_size: int,
+        seed: int,
+        replicates: float = 0.0,
+        first: Sequence[int] = (),
+    ) -> None:
         self.candidates, self.batch_size, self.seed, self.replicates = candidates, batch_size, seed, replicates
+        self._given = np.array(first[:batch_size], dtype=np.int64)
         self.features = Features(candidates)
         self._first: IntArray | None = None
         self._fitted: tuple[object, AdditiveMatern] | None = None
@@ -136,7 +147,9 @@ class DefaultMode:
         gain = expected_expected_improvement(posterior, pending, Xq, rng, draws=0, tau="mean", log=True)
         best = int(np.argmax(gain))
         replicates = held - len(np.unique(history.codes, axis=0))
-        if model.results is not None and not new and replicates + 1 <= self.replicates * (held + 1):
+        # Whether results have noise at all is known from two of them; no more than four are spent on it.
+        known = model.results is not None and (model.results.freedom >= _ALIKE or replicates < 2 * _ALIKE)
+        if known and not new and replicates + 1 <= self.replicates * (held + 1):
             row, again = self._again(model, pending, Xq[best])
             if again:
                 return row
@@ -251,12 +264,14 @@ class DefaultMode:
         return fitted[1]
 
     def _first_rows(self) -> IntArray:
-        """Dispersed candidates, costs included: k-means centres' nearest ones."""
+        """The given ones, then dispersed candidates, costs included: k-means centres' nearest ones."""
         if self._first is None:
+            others = self.batch_size - len(self._given)
             rng = np.random.default_rng([self.seed, *b"first"])
             n = len(self.candidates)
             rows = np.arange(n) if n <= _FIRST_FROM else np.sort(rng.choice(n, _FIRST_FROM, replace=False))
-            self._first = rows[representatives(self.features.of_rows(rows), self.batch_size, rng)]
+            dispersed = rows[representatives(self.features.of_rows(rows), others, rng)] if others else rows[:0]
+            self._first = np.array(list(dict.fromkeys([*self._given.tolist(), *dispersed.tolist()])), dtype=np.int64)
         return self._first
 
 

@@ -5,6 +5,7 @@ study -> history.read_history -> turns -> paper_mode or default_mode: a row of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -58,9 +59,11 @@ class AutoBSSSampler(BaseSampler):
             result has noise, the best of many results is a lucky one. The sampler decides trial by trial;
             ``bsszoo.search.replicate_of(trial)`` says which training of its code a trial is, for its random seed, and
             ``recommend`` what to take in the end. 0, the default, trains every code once; 0.25 is a good share.
+        first: Codes of the candidates [k, d] that the first iteration begins with, such as what is known to be good and
+            its neighbours; the others are dispersed. For ``mode="default"``.
 
     Raises:
-        ValueError: A size is below 1, a share outside 0 to 1, or there is no such mode.
+        ValueError: A size is below 1, a share outside 0 to 1, a first code is no candidate, or there is no such mode.
         TypeError: ``candidates`` is no ``CandidateSet``.
         RunError: From ``study.ask``: every candidate is in the study already, the study has several objectives, or it
             asks for a parameter that is no entry of the candidates.
@@ -87,6 +90,7 @@ class AutoBSSSampler(BaseSampler):
         seed: int | None = None,
         clusters: int = CLUSTERS,
         replicates: float = 0.0,
+        first: Sequence[Sequence[int]] = (),
     ) -> None:
         if not isinstance(candidates, CandidateSet):
             raise TypeError(
@@ -106,7 +110,18 @@ class AutoBSSSampler(BaseSampler):
         self.batch_size = batch_size
         self.replicates = float(replicates)
         self.seed = int(np.random.SeedSequence().entropy) % 2**63 if seed is None else seed  # type: ignore[arg-type]
-        self._default = DefaultMode(candidates, batch_size=batch_size, seed=self.seed, replicates=self.replicates)
+        given = [candidates.row(code) for code in first]
+        if None in given or (given and mode == "paper"):
+            wrong = next((tuple(code) for code, row in zip(first, given, strict=True) if row is None), None)
+            what = "mode 'paper' disperses all" if wrong is None else f"{wrong} is none"
+            raise ValueError(f"first holds candidates that the default search begins with; {what}.")
+        self._default = DefaultMode(
+            candidates,
+            batch_size=batch_size,
+            seed=self.seed,
+            replicates=self.replicates,
+            first=[row for row in given if row is not None],
+        )
         self._search: _Search = (
             PaperMode(candidates, batch_size=batch_size, seed=self.seed, clusters=clusters)
             if mode == "paper"

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 from collections import defaultdict
@@ -71,6 +72,32 @@ def test_a_canon_column_that_is_wrong_is_an_error(tmp_path: Path) -> None:
     wrong = {a: canon(a) for a in archs} | {archs[1]: archs[1]}
     with pytest.raises(TableError, match="canon says 00000001"):
         read_table(write_macro_csv(tmp_path / "a.csv", archs, wrong))
+
+
+def test_networks_of_naap_440_and_tiny_resnets_are_compared_at_equal_cost(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    naap = ["ModelId,NumLayers,NumStages,FirstLayerWidth,LastLayerWidth,NumParams,NumMACs,e3Accuracy,e90Accuracy"]
+    naap += [f"{i},3,2,12,16,{1000 + i % 30},{200000 + 10 * (i % 30)},0.4,{0.5 + i / 1000}" for i in range(60)]
+    path = tmp_path / "naap.csv"
+    path.write_text("\n".join(naap))
+    tasks = read_table(path)
+    assert [task.name for task in tasks] == ["naap@1of3", "naap@2of3", "naap@3of3"]
+    assert sum(map(len, tasks)) == 30
+    assert all(low.macs.max() < high.macs.min() for low, high in itertools.pairwise(tasks))
+    # Two networks that the columns do not tell apart: the mean of 50.0 + 0.1 i and of 50.0 + 0.1 (i + 30).
+    assert tasks[0].trained[:3, 0] == pytest.approx([51.5, 51.6, 51.7])
+    tiny = ["base_model,num_blocks,num_filters,filter_size,lr,ss,acc_0,acc_140"]
+    drawn = sorted({tuple(row) for row in rng.integers(1, 9, (80, 3)).tolist()})
+    tiny += [f"resnet,{b},{f},{s},0.1,35000,0.005,{0.1 + i / 1000}" for i, (b, f, s) in enumerate(drawn)]
+    tiny += ["resnet,1,4,3,0.1,70000,0.005,0.9", "resnet,1,4,5,0.1,35000,0.005,"]
+    path = tmp_path / "tiny.csv"
+    path.write_text("\n".join(tiny))
+    tasks = read_table(path)
+    assert [task.name for task in tasks] == [f"tiny@{i}of4" for i in (1, 2, 3, 4)]
+    assert sum(map(len, tasks)) == len(drawn)
+    for task in tasks:
+        assert (task.macs == task.codes[:, 0] * task.codes[:, 1] ** 2 * task.codes[:, 2] ** 2).all()
+    assert max(task.best for task in tasks) == pytest.approx(10 + (len(drawn) - 1) / 10)
 
 
 def test_transnas_rows_become_bits_and_unknown_results_are_left_out(tmp_path: Path) -> None:

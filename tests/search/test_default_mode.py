@@ -191,6 +191,20 @@ def test_the_model_knows_more_with_the_reports_of_stopped_codes_than_without():
     assert np.mean(gains) > 0.1
 
 
+def test_the_first_iteration_begins_with_the_codes_that_are_given():
+    candidates = _lattice()
+    given = candidates.codes[[5, 300, 77]].tolist()
+    rows = _search(candidates, _additive(candidates), n=8, batch=8, first=given)
+    assert rows[:3] == [5, 300, 77]
+    # The other five are as dispersed as they would be by themselves.
+    assert rows[3:] == _search(candidates, _additive(candidates), n=5, batch=5)
+    assert _search(candidates, _additive(candidates), n=3, batch=2, first=given)[:2] == [5, 300]
+    with pytest.raises(ValueError, match=r"\(99, 1, 1, 1, 1\) is none"):
+        AutoBSSSampler(candidates, first=[[99, 1, 1, 1, 1]])
+    with pytest.raises(ValueError, match="mode 'paper' disperses all"):
+        AutoBSSSampler(candidates, mode="paper", first=given)
+
+
 def test_codes_in_training_are_accounted_for():
     candidates = _lattice()
     truth = _additive(candidates)
