@@ -232,6 +232,14 @@ class SearchOptions:
         "With an evaluator of several rungs: of the codes that reach a rung's end, 1 in N is promoted. 1: all.",
         metavar="N",
     )
+    replicates: float | None = option(
+        None,
+        "Share of the trials, at most, that train a leader again, with another seed, where that promises more than a "
+        "new code. 0: none.",
+        metavar="SHARE",
+        display="0.25 where codes are trained from scratch, once each, by the default search",
+        kind=float,
+    )
     workers: int = option(1, "Processes on this machine, each of which evaluates one code at a time.", metavar="N")
     storage: str | None = option(
         None,
@@ -265,6 +273,10 @@ class SearchOptions:
                 check_count(f"--{name}", getattr(self, name), least)
         if self.search not in ("default", "paper"):
             raise SettingsError(f"--search is {self.search!r}; it takes default or paper.")
+        if self.replicates is not None and not 0 <= self.replicates <= 1:
+            raise SettingsError(f"--replicates is {self.replicates!r}; it takes a share from 0 to 1, such as 0.25.")
+        if self.replicates and self.search == "paper":
+            raise SettingsError("--replicates is for the default search; the paper's trains each code once.")
 
 
 @dataclass(frozen=True)

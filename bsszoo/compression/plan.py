@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bsszoo.codes.code import Code
+import numpy as np
+
+from bsszoo.codes.code import Code, entries_of
 from bsszoo.codes.cost import depth
 from bsszoo.codes.detector import DetectorHead, head_cost
 from bsszoo.codes.families import family_of
@@ -33,6 +35,8 @@ from bsszoo.study.result import ResolvedBudget
 #: Candidates drawn for a search, unless fewer codes are feasible.
 CANDIDATES = 20_000
 
+# Of so many times as many codes as asked for, the nearest to the uniform one, those in other directions are taken.
+_NEAR = 20
 # Drawn at most, which few budgets need: about ten seconds.
 _MOST_DRAWS = 8_000_000
 
@@ -195,6 +199,28 @@ def make_plan(
         _describe(attempt, uniform, limits, space),
         tuple(notes),
     )
+
+
+def around_uniform(plan: Plan, number: int) -> tuple[tuple[int, ...], ...]:
+    """Entries of candidates around the uniformly rescaled network, each off it in another direction.
+
+    Of the nearest ones, entries divided by their spread among the candidates: first the nearest, then always the one
+    whose direction is farthest from those taken. A block moved from one stage to another is such a direction.
+    """
+    centre, codes = np.array(entries_of(plan.uniform, plan.space.form)), plan.candidates.codes
+    if len(centre) != codes.shape[1] or not number:
+        return ()
+    spread = codes.std(axis=0)
+    offsets = (codes - centre) / np.where(spread > 0, spread, 1.0)
+    distance = np.linalg.norm(offsets, axis=1)
+    near = np.argsort(distance, kind="stable")[: _NEAR * number]
+    directions = offsets[near] / np.maximum(distance[near], 1e-9)[:, None]
+    taken, closest = [0], directions @ directions[0]
+    while len(taken) < min(number, len(near)):
+        closest[taken] = np.inf
+        taken.append(int(np.argmin(closest)))
+        closest = np.maximum(closest, directions @ directions[taken[-1]])
+    return tuple(tuple(int(v) for v in codes[near[i]]) for i in taken)
 
 
 def _uniform(

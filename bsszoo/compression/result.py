@@ -20,6 +20,7 @@ from bsszoo.evaluators.base import Evaluator, FullTraining
 from bsszoo.files import write_whole
 from bsszoo.report.figures import human
 from bsszoo.search.history import is_number
+from bsszoo.search.insight import leaders_of_rows
 from bsszoo.spaces.limits import predicted
 from bsszoo.study.result import Confirmation, ConfirmedRow, Finished, NetworkRow, Result, TrainingFacts, TrialRow
 
@@ -258,7 +259,8 @@ def assemble(
     Raises:
         RunError: No trial has a score.
     """
-    best = diverse(trials, MOST_CODES) if plan.space.base is None else leading(trials, MOST_CODES)
+    ranked = by_trainings(plan, trials, seed)
+    best = diverse(ranked, MOST_CODES) if plan.space.base is None else leading(ranked, MOST_CODES)
     if not best:
         cause = next((t.error for t in trials if t.error), "no reason was recorded").rstrip(".")
         raise RunError(
@@ -416,6 +418,22 @@ def slower_than_uniform(networks: Sequence[NetworkRow]) -> list[str]:
         if row.role == "found" and row.latency_ms is not None and row.latency_ms > SLOWER * least
     ]
     return [f"Measured to be slower than the uniformly rescaled network: {', '.join(slower)}."] if slower else []
+
+
+def by_trainings(plan: Plan, trials: Sequence[TrialRow], seed: int) -> Sequence[TrialRow]:
+    """The trials where each code was evaluated once; else one of each code, its score what all trainings say of it.
+
+    That is the posterior mean by which ``AutoBSSSampler.recommend`` ranks: the mean of a code's own trainings, drawn to
+    what the model says of it as far as they have noise.
+    """
+    done = [trial for trial in trials if trial.score is not None]
+    first: dict[Code, TrialRow] = {}
+    for trial in done:
+        first.setdefault(trial.code, trial)
+    if len(first) == len(done):
+        return trials
+    leaders = leaders_of_rows(plan.candidates, done, seed=seed)
+    return [replace(trial, score=leaders[code].mean) for code, trial in first.items()]
 
 
 def leading(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:

@@ -49,7 +49,7 @@ from bsszoo.compression.folder import (
     write_json,
     write_result,
 )
-from bsszoo.compression.plan import Plan, budget_space, caps_of, make_plan
+from bsszoo.compression.plan import Plan, around_uniform, budget_space, caps_of, make_plan
 from bsszoo.compression.result import (
     CompressResult,
     assemble,
@@ -536,8 +536,19 @@ class Compression:
                 else:
                     plan = replace(plan, notes=(*plan.notes, _AS_FAST_DROPPED))
         evaluator = evaluator.over(plan.space, plan.candidates)
+        ours = options.search.search == "default"
+        share = options.search.replicates
+        if share is None:
+            share = evaluator.replicates if ours and options.training.repeats == 1 else 0.0
         search = SearchPlan(
-            plan.space, plan.candidates, evaluator, trials, options.search.batch, options.search.reduction
+            plan.space,
+            plan.candidates,
+            evaluator,
+            trials,
+            options.search.batch,
+            options.search.reduction,
+            share,
+            around_uniform(plan, min(evaluator.around, options.search.batch // 2)) if ours else (),
         )
         scaled = (budget_space(reference, budget.macs, plan.scale, head, d) for d in (divisor, None))
         rounded = next(scaled) != next(scaled)
@@ -568,6 +579,7 @@ class Compression:
             **({"divisor": divisor} if space is None and rounded else {}),
             **({} if space is None else {"subnetworks": space.counted}),
             **({} if options.search.reduction == REDUCTION else {"reduction": options.search.reduction}),
+            **({} if options.search.replicates is None else {"replicates": share}),
             **({} if wanted.runtime == DEFAULT else {"runtime": wanted.runtime}),
             **({} if limit is None else limit.settings),
         }

@@ -71,6 +71,11 @@ class Trial(Protocol):
     raised ``optuna.TrialPruned``): of a pruned trial only the reports are stored, never a final score.
     """
 
+    @property
+    def replicate(self) -> int:
+        """Which evaluation of its code it is, from 0: trainings with other seeds are independent."""
+        ...
+
     def report(self, value: float, rung: int) -> None:
         """Record the value, higher is better, at the end of a rung (0, 1, ..).
 
@@ -89,6 +94,7 @@ class Untracked:
     """A trial outside a study, such as a control's: nothing stops it, and ``reports`` are its values by rung."""
 
     reports: dict[int, float] = field(default_factory=dict)
+    replicate: int = 0
 
     def report(self, value: float, rung: int) -> None:
         """Record the value at a rung."""
@@ -137,6 +143,10 @@ class Evaluator(ABC):
     caps: ClassVar[Caps] = Caps()
     #: Codes that a search evaluates, where no number is set.
     trials: ClassVar[int] = 64
+    #: The share of a search's trials, at most, that evaluate a code again, where none is set.
+    replicates: ClassVar[float] = 0.0
+    #: Codes around the uniformly rescaled network that a search begins with.
+    around: ClassVar[int] = 0
     #: Whether a score costs next to nothing and needs no data: a report then computes those it lacks.
     free: ClassVar[bool] = False
 

@@ -145,6 +145,9 @@ class InheritedEvaluator(TrainingEvaluator):
         divisor, grow: As ``Space.subnetworks``.
     """
 
+    #: Leaders are told apart by fine-tunings in full, at the end.
+    replicates: ClassVar[float] = 0.0
+    around: ClassVar[int] = 0
     leaders: ClassVar[int] = 3
     undecided: ClassVar[int] = 2
     #: Percentage points.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import DataError, EvaluationError, SettingsError
@@ -50,11 +50,17 @@ class Trainings(Evaluator):
         data: The folder of the images, as ``bsszoo train --data``; None for synthetic ones.
         folder: Where the trainings go.
         repeats: Trainings of each code, with the seeds ``run.seed``, ``run.seed + 1``, ..; the score is their mean.
+            Where a search evaluates a code again, the seeds go on from there.
         device: As ``bsszoo train --device``; a free GPU where there is one by default.
 
     Raises:
         SettingsError: ``repeats`` is out of range.
     """
+
+    #: A training has noise.
+    replicates: ClassVar[float] = 0.25
+    #: Deep and narrow codes, which most of those in a budget are, lose to networks of about the uniform one's shape.
+    around: ClassVar[int] = 6
 
     recipe: Any
     data: str | None
@@ -109,7 +115,7 @@ class Trainings(Evaluator):
         Raises:
             EvaluationError: A training failed; the text has the end of its log and where the whole of it is.
         """
-        seed = self.recipe.run.seed
+        seed = self.recipe.run.seed + trial.replicate * self.repeats
         results = tuple(self.result_of(self.trained(code, seed + i), test=False) for i in range(self.repeats))
         return Score(sum(results) / len(results), self.measured, results)
 

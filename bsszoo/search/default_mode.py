@@ -174,7 +174,8 @@ class DefaultMode:
         others = np.concatenate([mean[(results.times > 0) & ~trained], posterior.mean(pending)])
         rise = np.zeros(len(mean))
         rise[trained] = expected_rise(mean[trained], np.maximum(var[trained], 0.0), model.training, others)
-        best = int(np.argmax(np.where(trained, rise, -1.0)))
+        # One whose training fails would be asked for again and again.
+        best = int(np.argmax(np.where(trained & ~results.failed, rise, -1.0)))
         row = int(results.rows[best])
         if new is None or not model.training:
             return row, new is None
@@ -285,6 +286,7 @@ class ByCode:
     own: FloatArray  # deviation of the noise of what a report tells, 0 for trainings [n]
     times: IntArray  # trainings with a result, 0 where there is a report only [n]
     begun: IntArray  # trainings under way [n]
+    failed: NDArray[np.bool_]  # whether a training of it ended without a result [n]
     within: float  # sum of squares of trainings around their codes' means
     freedom: int  # its degrees of freedom
     alike: bool  # whether all trainings of each code gave exactly the same
@@ -301,6 +303,8 @@ def by_code(history: History) -> ByCode:
     # A report says nothing beside a training in full.
     trained = {code: [v for v, _, done in all_ if done] for code, all_ in results.items()}
     under_way = Counter(code for code, running in zip(codes, history.running, strict=True) if running)
+    ended = zip(codes, ~known & ~history.running, strict=True)
+    without = {code for code, nothing in ended if nothing}
     spreads = [np.ptp(values) for values in trained.values() if len(values) > 1]
     return ByCode(
         codes=np.array(list(results), dtype=np.int64).reshape(len(results), history.codes.shape[1]),
@@ -309,6 +313,7 @@ def by_code(history: History) -> ByCode:
         own=np.array([0.0 if trained[code] else all_[0][1] for code, all_ in results.items()], dtype=np.float64),
         times=np.array([len(trained[code]) for code in results], dtype=np.int64),
         begun=np.array([under_way[code] for code in results], dtype=np.int64),
+        failed=np.array([code in without for code in results], dtype=np.bool_),
         within=float(sum(((np.array(values) - np.mean(values)) ** 2).sum() for values in trained.values() if values)),
         freedom=sum(len(values) - 1 for values in trained.values() if values),
         # Two are chance where accuracies are counts of few images.

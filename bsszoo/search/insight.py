@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsszoo.codes.code import Code, entries_of
-from bsszoo.search.default_mode import DefaultMode, Model
+from bsszoo.search.default_mode import DefaultMode, Leader, Model
 from bsszoo.search.gp import Posterior, condition, one_thread
 from bsszoo.search.history import History
 from bsszoo.search.kernels import AdditiveMatern, fit_kernel
@@ -223,10 +223,29 @@ def insight_of_rows(candidates: CandidateSet, rows: Sequence[Evaluated], *, seed
     done = [t for t in rows if t.score is not None]
     if len(done) < 2:
         return None
+    codes, scores = _results(candidates, done)
+    return study_insight(candidates, codes, scores, seed=seed)
+
+
+def leaders_of_rows(candidates: CandidateSet, rows: Sequence[Evaluated], *, seed: int = 0) -> dict[Code, Leader]:
+    """All codes of the finished trials of a search, as ``AutoBSSSampler.recommend`` judges them."""
+    done = [t for t in rows if t.score is not None]
+    if not done:
+        return {}
+    codes, scores = _results(candidates, done)
+    with one_thread():
+        mode = DefaultMode(candidates, batch_size=1, seed=seed)
+        leaders = mode.leaders(_history(candidates, codes, scores), len(done), 1.0)
+    found = {tuple(leader.params.values()): leader for leader in leaders}
+    return {t.code: found[tuple(code)] for t, code in zip(done, codes.tolist(), strict=True)}
+
+
+def _results(candidates: CandidateSet, done: Sequence[Evaluated]) -> tuple[IntArray, FloatArray]:
+    """The entries [n, d] and scores [n] of finished trials."""
     # Of subnetworks the rows hold the inner widths, whatever the form that a code has by itself.
     inner = any(name.startswith("B") for name in candidates.names)
     codes = np.array([entries_of(t.code, "B") if inner else t.code.entries for t in done], dtype=np.int64)
-    return study_insight(candidates, codes, np.array([t.score for t in done], dtype=np.float64), seed=seed)
+    return codes, np.array([t.score for t in done], dtype=np.float64)
 
 
 def _history(candidates: CandidateSet, codes: IntArray, values: FloatArray) -> History:

@@ -224,7 +224,8 @@ class AutoBSSSampler(BaseSampler):
         """Which training of its code a trial would be; None where codes are trained once."""
         if not self.replicates:
             return None
-        others = (t for t in trials if t.number != trial.number and dropped(t) is None)
+        # What failed has no result; another trial takes its number, and with it its seed.
+        others = (t for t in trials if t.number != trial.number and dropped(t) is None and t.state != TrialState.FAIL)
         return sum(code_of(t, self.candidates.names) == code for t in others)
 
     def _suggested_row(self, history: History, fixed: dict[str, Any]) -> int:

@@ -69,7 +69,7 @@ class Turns:
         """Write the code that a trial chose; whether no other trial has it, those given up aside.
 
         Where codes are trained again, ``replicate`` is which training of the code it is; another trial may have the
-        code as another one.
+        code as another one, and one that failed has given its number back.
         """
         if replicate is not None:
             write_attribute(study, trial, REPLICATE, replicate)
@@ -79,6 +79,6 @@ class Turns:
             t.number != trial.number
             and dropped(t) is None
             and code_of(t, self.names) == code
-            and replicate_of(t) == (replicate or 0)
+            and (replicate is None or (replicate_of(t) == replicate and t.state != TrialState.FAIL))
             for t in others
         )

@@ -56,7 +56,7 @@ class SearchPlan:
     """What a search needs beside its study: the candidates, the evaluator, and the number of trials.
 
     ``batch_size`` is that of the dispersed first codes; later it only groups the rows of the result. Of the codes that
-    report at a rung one in ``reduction`` continues to the next.
+    report at a rung one in ``reduction`` continues to the next. ``replicates`` and ``first`` are the sampler's.
     """
 
     space: Space
@@ -65,10 +65,12 @@ class SearchPlan:
     trials: int
     batch_size: int
     reduction: int = REDUCTION
+    replicates: float = 0.0
+    first: tuple[tuple[int, ...], ...] = ()
 
     @property
     def wanted(self) -> int:
-        """How many codes are evaluated: as many as asked for, or every candidate."""
+        """How many trials there are: as many as asked for, or one of every candidate."""
         return min(self.trials, len(self.candidates))
 
 
@@ -314,7 +316,7 @@ class StudyTrial:
 
     def __init__(self, study: Study, frozen: FrozenTrial) -> None:
         self._study, self._frozen = study, frozen
-        self.number, self.stopped = frozen.number, False
+        self.number, self.replicate, self.stopped = frozen.number, replicate_of(frozen), False
 
     def report(self, value: float, rung: int) -> None:
         """Record the value at the end of a rung; one that an earlier process recorded is replaced."""

@@ -70,7 +70,14 @@ class StudyAddress:
         from bsszoo.search.sampler import AutoBSSSampler
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = AutoBSSSampler(plan.candidates, mode=self.mode, batch_size=plan.batch_size, seed=self.seed)
+        sampler = AutoBSSSampler(
+            plan.candidates,
+            mode=self.mode,
+            batch_size=plan.batch_size,
+            seed=self.seed,
+            replicates=plan.replicates,
+            first=plan.first,
+        )
         pruner = HalvingPruner(plan.reduction)
         opened = open_storage(self.storage, opened_before=True) if storage is None else storage
         return optuna.load_study(study_name=self.name, storage=opened, sampler=sampler, pruner=pruner)

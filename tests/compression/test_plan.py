@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsszoo.codes import FAMILIES, Code, code_cost, depth
-from bsszoo.compression.plan import budget_space, make_plan
+from bsszoo.compression.plan import around_uniform, budget_space, make_plan
 from bsszoo.errors import BudgetError
 from bsszoo.evaluators.structural import StructuralEvaluator
 from bsszoo.search import LatencyFunction, LatencyTable
@@ -237,3 +237,25 @@ def test_limits_that_contradict_each_other_name_the_nearest_code_for_each():
     assert "at most 2.50M activations" in text
     assert "The limit of at least 4.42M parameters binds." in text
     assert "Loosen --params-cap, or raise --flops to" in text
+
+
+def test_codes_around_the_uniform_one_are_near_it_and_off_it_in_different_directions():
+    plan = _plan("resnet18", 1_000_000_000, caps=Caps(), candidates=4000)
+    centre, codes = np.array(plan.uniform.entries), plan.candidates.codes
+    around = np.array(around_uniform(plan, 6))
+    assert len(np.unique(around, axis=0)) == 6
+    assert all(plan.candidates.row(code) is not None for code in around)
+    offsets = [(these - centre) / codes.std(axis=0) for these in (around, codes)]
+    mine, every = (np.linalg.norm(offset, axis=1) for offset in offsets)
+    # The nearest of all is the first, and the others are among the nearest twentieth.
+    assert mine[0] == every.min()
+    assert mine.max() <= np.quantile(every, 0.05)
+    directions = offsets[0] / mine[:, None]
+    angles = (directions @ directions.T)[np.triu_indices(6, k=1)]
+    drawn = (offsets[1] / every[:, None])[np.argsort(every)[:120]]
+    assert angles.mean() < (drawn @ drawn.T).mean() - 0.1
+    # Blocks move from one stage to another, to both sides.
+    depths = around[:, 4:] - centre[4:]
+    assert (depths > 0).any()
+    assert (depths < 0).any()
+    assert around_uniform(plan, 0) == ()

@@ -6,14 +6,17 @@ import html
 import inspect
 import json
 import re
+from collections import defaultdict
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
 import bsszoo
 from bsszoo.codes import Code, code_cost
 from bsszoo.compression import Budget, Compression, CompressResult, Event, LogLines
+from bsszoo.compression.plan import around_uniform
 from bsszoo.compression.reopen import report_study
 from bsszoo.errors import BssZooError, BudgetError, SettingsError
 from bsszoo.evaluators import Evaluator, EvaluatorInfo, Score, Trial
@@ -77,6 +80,52 @@ def test_phases_by_several_processes_give_what_one_call_gives(tmp_path):
     page = report_study(str(folder), out=tmp_path / "again.html").path.read_text()
     assert "Latency: median of 15 forwards of one image" in page
     assert confirmed.confirmation.verdicts[0] in html.unescape(page)
+
+
+class Noisy(Judge):
+    """How near to 6 million the parameters are, with the noise of a training: the same in every run."""
+
+    replicates = 0.25
+    around = 3
+
+    def evaluate(self, code: Code, trial: Trial) -> Score:
+        noise = np.random.default_rng([*code.entries, trial.replicate]).normal()
+        return Score(-abs(code_cost(code).params / 1e6 - 6) + 0.3 * noise)
+
+
+def test_a_search_with_noise_trains_leaders_again_and_ranks_codes_by_all_trainings(tmp_path):
+    settings = {"trials": 48, "batch": 8, "confirm": 0}
+    run = job(tmp_path / "whole", Noisy(), **settings)
+    result = run.search()
+    scores = defaultdict(list)
+    for trial in result.trials:
+        scores[trial.code].append(trial.score)
+    repeated = [code for code, values in scores.items() if len(values) > 1]
+    assert repeated
+    assert 48 - len(scores) <= 12
+    assert all(len(set(values)) == len(values) for values in scores.values())
+    # The table holds each code once, and its score is no single training's, but between those and the model's.
+    found = [row for row in result.networks if row.role == "found"]
+    assert len({row.code for row in found}) == len(found)
+    assert [row.score for row in found] == sorted((row.score for row in found), reverse=True)
+    assert found[0].score < max(trial.score for trial in result.trials)
+    # It begins around the uniformly rescaled network.
+    plan = run._prepared.plan
+    first = [trial.code.entries for trial in result.trials[:3]]
+    assert first == list(around_uniform(plan, 3))
+    # A run in two parts, and its page, are the same.
+    job(tmp_path / "parts", Noisy(), **{**settings, "trials": 29}).search()
+    again = job(tmp_path / "parts", Noisy(), **settings).search()
+    assert [(t.code, t.score) for t in again.trials] == [(t.code, t.score) for t in result.trials]
+    page = report_study(str(tmp_path / "whole"), out=tmp_path / "page.html").path.read_text()
+    assert str(found[0].code) in page
+    # Without a share each code is trained once.
+    once = job(tmp_path / "once", Noisy(), replicates=0, **settings).search()
+    assert len({trial.code for trial in once.trials}) == 48
+    with pytest.raises(SettingsError, match=r"--replicates is 2; it takes a share from 0 to 1"):
+        job(tmp_path / "wrong", Noisy(), replicates=2)
+    with pytest.raises(SettingsError, match="--replicates is for the default search"):
+        job(tmp_path / "wrong", Noisy(), replicates=0.5, search="paper")
 
 
 def test_all_phases_ask_once_how_a_code_is_trained_in_full(tmp_path):

@@ -24,7 +24,7 @@ from bsszoo.codes import FAMILIES
 from bsszoo.compression.finish import Finish
 from bsszoo.errors import BssZooError, EvaluationError, RecipeError, SettingsError
 from bsszoo.evaluators import Evaluator, Score, Trial
-from bsszoo.evaluators.base import listening, tell
+from bsszoo.evaluators.base import Untracked, listening, tell
 from bsszoo.evaluators.training import TrainingEvaluator, training_recipe
 from bsszoo.report.commands import after_training, commands
 from bsszoo.train.classification.paper import paper_recipe
@@ -52,6 +52,15 @@ def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeat
     before = (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns
     assert judge(code).value == pytest.approx(sum(accuracies) / 2)
     assert (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_code_that_is_evaluated_again_is_trained_with_further_seeds(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", device="cpu")
+    code = bsszoo.Code.parse(CODE)
+    first, again = (judge.evaluate(code, Untracked(replicate=number)) for number in (0, 1))
+    summaries = [json.loads((judge.training_folder(code, s) / "summary.json").read_text()) for s in (0, 1)]
+    assert [first.value, again.value] == [s["top1"] for s in summaries]
+    assert summaries[0]["train_loss"] != summaries[1]["train_loss"]
 
 
 def test_the_time_of_a_search_is_estimated_before_it(tmp_path: Path) -> None:

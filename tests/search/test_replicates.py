@@ -159,6 +159,32 @@ def test_enqueued_codes_are_kept_and_numbered_and_enqueued_entries_are_of_new_co
     assert replicate_of(trial) == 0
 
 
+def test_a_failed_training_gives_its_number_back():
+    _, study = _study()
+    _run(study, 24)
+    held = study.trials[3].params
+    before = _numbers(study)[tuple(held.values())]
+    for state in (optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE):
+        study.enqueue_trial(held)
+        trial = study.ask(fixed_distributions=WIDTHS.distributions)
+        assert replicate_of(trial) == len(before)
+        study.tell(trial, None if state == optuna.trial.TrialState.FAIL else 0.0, state=state)
+    study.enqueue_trial(held)
+    assert replicate_of(study.ask(fixed_distributions=WIDTHS.distributions)) == len(before) + 1
+
+
+def test_the_search_goes_on_where_every_training_of_a_leader_fails():
+    _, study = _study()
+    for _ in range(40):
+        trial = study.ask(fixed_distributions=WIDTHS.distributions)
+        failed = replicate_of(trial) > 0
+        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+        study.tell(trial, None if failed else _training(trial, 0.5, 0), state=state)
+    assert all(replicate_of(trial) <= 1 for trial in study.trials)
+    again = [tuple(trial.params.values()) for trial in study.trials if replicate_of(trial)]
+    assert 0 < len(again) == len(set(again)) <= 10
+
+
 def test_the_recommendation_says_how_sure_it_is():
     sampler, study = _study()
     _run(study, 40)
