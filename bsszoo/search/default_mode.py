@@ -316,7 +316,7 @@ def by_code(history: History) -> ByCode:
         failed=np.array([code in without for code in results], dtype=np.bool_),
         within=float(sum(((np.array(values) - np.mean(values)) ** 2).sum() for values in trained.values() if values)),
         freedom=sum(len(values) - 1 for values in trained.values() if values),
-        # Two are chance where accuracies are counts of few images.
+        # One may be chance: accuracies are counts of images.
         alike=sum(len(values) - 1 for values in trained.values() if values) >= _ALIKE and not any(spreads),
     )
 
