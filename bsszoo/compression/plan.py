@@ -207,8 +207,10 @@ def around_uniform(plan: Plan, number: int) -> tuple[tuple[int, ...], ...]:
     Of the nearest ones, entries divided by their spread among the candidates: first the nearest, then always the one
     whose direction is farthest from those taken. A block moved from one stage to another is such a direction.
     """
+    if not number:
+        return ()
     centre, codes = np.array(entries_of(plan.uniform, plan.space.form)), plan.candidates.codes
-    if len(centre) != codes.shape[1] or not number:
+    if len(centre) != codes.shape[1]:
         return ()
     spread = codes.std(axis=0)
     offsets = (codes - centre) / np.where(spread > 0, spread, 1.0)

@@ -57,10 +57,12 @@ def expected_rise(mean: FloatArray, var: FloatArray, noise: float, others: Float
         others: Posterior means of codes of which no training is asked, any number.
     """
     order = np.sort(np.concatenate([mean, others]))
-    first, second = order[-1], order[-2] if len(order) > 1 else -np.inf
+    if len(order) == 1:
+        return np.zeros_like(mean)  # the only code is recommended whatever it gives
+    second, first = order[-2:]
     moves = mean_moves(var, noise)
     # Of the largest mean m: E max(m + move, second) - m.
-    falls = expected_improvement(np.full_like(mean, max(second, first - 1e6)), moves, first)
+    falls = expected_improvement(np.full_like(mean, second), moves, first)
     return np.where(mean == first, falls, expected_improvement(mean, moves, first))
 
 

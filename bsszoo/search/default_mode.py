@@ -169,7 +169,6 @@ class DefaultMode:
             counts = np.where(results.times > 0, results.times + results.begun, 1)
             extra = np.where(results.times > 0, model.training / counts, posterior.extra)
             var = condition(posterior.kernel, posterior.X, posterior.Y, extra).values()[1].diagonal()
-        var = np.maximum(var, 0.0)
         trained = (results.times > 0) & (results.rows >= 0)
         others = np.concatenate([mean[(results.times > 0) & ~trained], posterior.mean(pending)])
         rise = np.zeros(len(mean))
@@ -305,7 +304,8 @@ def by_code(history: History) -> ByCode:
     under_way = Counter(code for code, running in zip(codes, history.running, strict=True) if running)
     ended = zip(codes, ~known & ~history.running, strict=True)
     without = {code for code, nothing in ended if nothing}
-    spreads = [np.ptp(values) for values in trained.values() if len(values) > 1]
+    several = [np.array(values) for values in trained.values() if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
     return ByCode(
         codes=np.array(list(results), dtype=np.int64).reshape(len(results), history.codes.shape[1]),
         rows=np.array([rows[code] for code in results], dtype=np.int64),
@@ -314,10 +314,10 @@ def by_code(history: History) -> ByCode:
         times=np.array([len(trained[code]) for code in results], dtype=np.int64),
         begun=np.array([under_way[code] for code in results], dtype=np.int64),
         failed=np.array([code in without for code in results], dtype=np.bool_),
-        within=float(sum(((np.array(values) - np.mean(values)) ** 2).sum() for values in trained.values() if values)),
-        freedom=sum(len(values) - 1 for values in trained.values() if values),
+        within=float(sum(((values - values.mean()) ** 2).sum() for values in several)),
+        freedom=freedom,
         # One may be chance: accuracies are counts of images.
-        alike=sum(len(values) - 1 for values in trained.values() if values) >= _ALIKE and not any(spreads),
+        alike=freedom >= _ALIKE and not any(map(np.ptp, several)),
     )
 
 

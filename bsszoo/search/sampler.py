@@ -6,6 +6,7 @@ study -> history.read_history -> turns -> paper_mode or default_mode: a row of t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -41,8 +42,8 @@ class AutoBSSSampler(BaseSampler):
 
     The first ``batch_size`` codes are dispersed over the candidates. After them each suggestion is the candidate with
     the largest expected improvement under a Gaussian process, running trials accounted for. It never suggests
-    a code outside ``candidates``, nor one that the study already holds, failed ones included; workers that ask at the
-    same time choose one after the other (see ``bsszoo.search.turns``).
+    a code outside ``candidates``, nor, without ``replicates``, one that the study already holds, failed ones included;
+    workers that ask at the same time choose one after the other (see ``bsszoo.search.turns``).
 
     A suggestion is a function of the seed and of the trials in the study's storage alone: a study that was killed
     resumes as if it had not been, and any number of workers share one.
@@ -115,19 +116,20 @@ class AutoBSSSampler(BaseSampler):
             wrong = next((tuple(code) for code, row in zip(first, given, strict=True) if row is None), None)
             what = "mode 'paper' disperses all" if wrong is None else f"{wrong} is none"
             raise ValueError(f"first holds candidates that the default search begins with; {what}.")
-        self._default = DefaultMode(
-            candidates,
-            batch_size=batch_size,
-            seed=self.seed,
-            replicates=self.replicates,
-            first=[row for row in given if row is not None],
-        )
+        self._first = [row for row in given if row is not None]
         self._search: _Search = (
             PaperMode(candidates, batch_size=batch_size, seed=self.seed, clusters=clusters)
             if mode == "paper"
             else self._default
         )
         self._turns = Turns(candidates.names)
+
+    @cached_property
+    def _default(self) -> DefaultMode:
+        """The default search, which recommends whatever the mode is."""
+        return DefaultMode(
+            self.candidates, batch_size=self.batch_size, seed=self.seed, replicates=self.replicates, first=self._first
+        )
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """One integer distribution for each entry of a code."""
@@ -137,8 +139,10 @@ class AutoBSSSampler(BaseSampler):
         """Choose the trial's code as it begins, so that other workers see it before its parameters are suggested."""
         enqueued = code_of(trial, self.candidates.names)
         if enqueued is not None:
-            if again := self._replicate(study.get_trials(deepcopy=False), trial, enqueued):
-                write_attribute(study, trial, REPLICATE, again)
+            if self.replicates:
+                write_attribute(
+                    study, trial, REPLICATE, self._replicate(study.get_trials(deepcopy=False), trial, enqueued)
+                )
         elif trial.state == TrialState.RUNNING:
             try:
                 self._choose(study, trial)
