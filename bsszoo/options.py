@@ -290,9 +290,9 @@ class EndOptions:
     measure: bool = option(True, "Measure the forward time of the networks in the table.")
     confirm: int = option(
         TRAININGS,
-        "With --data: at the end, N fresh trainings each of the best code and of the "
-        "uniformly rescaled network and one each of N random codes, measured on the validation split, "
-        "which the search does not see. 0: none.",
+        "With --data: at the end, N fresh trainings each of the best three codes (of a detector the best one) and of "
+        "the uniformly rescaled network, measured on the validation split, which the search does not see. Beside them "
+        "the network itself where weights are inherited, else one training each of N random codes. 0: none.",
         metavar="N",
     )
     confirm_most: int | None = option(
@@ -304,13 +304,13 @@ class EndOptions:
     )
     finish: Any = option(
         None,
-        "With --data: train the best code in full at the end, by a recipe's file or the paper's.",
+        "With --data: train the recommended code in full at the end, by a recipe's file or the paper's.",
         metavar="RECIPE|paper",
         display=False,
     )
     teacher: str | None = option(
         None,
-        "With --finish: the original with these weights teaches the best code (a tag, "
+        "With --finish: the original with these weights teaches that code (a tag, "
         "hf-hub:ORG/NAME, a training's folder or a file).",
         metavar="WEIGHTS",
         display=False,
@@ -321,7 +321,7 @@ class EndOptions:
     )
     inherit: str | None = option(
         None,
-        "With --finish: the best code starts from these weights of the original, as far as shapes allow.",
+        "With --finish: that code starts from these weights of the original, as far as shapes allow.",
         metavar="WEIGHTS",
         display=False,
     )

@@ -86,6 +86,8 @@ def _print_next(result: CompressResult) -> None:
     assert folder is not None
     notes = [f"Note: {' '.join(note.splitlines())}" for note in result.notes]
     differ = "The best codes differ from each other; others that score well, close to these, are in trials.csv."
+    if not result.evaluator.heuristic:
+        differ = "The first three codes are the best by score, the others good ones that differ; trials.csv has all."
     of = "the best code" if recommendation is None or take.role != "uniform" else "the recommended network"
     commands = [(of, command) for command in commands_of(result, take.code)]
     if result.untrained:
@@ -95,7 +97,7 @@ def _print_next(result: CompressResult) -> None:
             commands = [("beside the uniformly rescaled network", to_train(result.train)), *commands[:-1]]
     else:
         say("", recommendation or differ, *notes)
-        if recommendation is not None:
+        if recommendation is not None and (result.finished is None or result.finished.code != str(take.code)):
             commands = [("the recommended network", command) for command in using(str(folder / RECOMMENDED))]
     for of, command in commands:
         show("", f"{command.title} ({of}):", command.text.rstrip())

@@ -42,7 +42,7 @@ _CHOSEN_FROM: Final = ("found", "uniform")
 
 @runtime_checkable
 class Tester(Protocol):
-    """An evaluator that can also measure a code on what the search never saw (``TrainingEvaluator`` is one)."""
+    """An evaluator that can also measure a code on what the search never saw."""
 
     @property
     def test_measures(self) -> str:
@@ -64,7 +64,15 @@ class Tester(Protocol):
 
 @runtime_checkable
 class Deliverer(Protocol):
-    """A tester whose trainings are what a user takes away: of several leaders, beside the network as it is."""
+    """A tester whose trainings are what a user takes away: of several leaders, beside controls."""
+
+    @property
+    def controls(self) -> Literal["original", "random"]:
+        """What stands beside the leaders and the uniformly rescaled network.
+
+        Once the network as it is, or as many random feasible codes as there are trainings of a leader.
+        """
+        ...
 
     @property
     def leaders(self) -> int:
@@ -138,7 +146,8 @@ def confirm(
         leaders: The best codes, best first.
         study: Stores the results.
         trainings: Fresh trainings each of the best codes and the uniformly rescaled network, and the number of random
-            feasible codes, of one training each. Intervals need 3 or more.
+            feasible codes, of one training each, unless a ``Deliverer`` wants the network as it is in their place.
+            Intervals need 3 or more.
         most: Of a ``Deliverer``, trainings each at most: those that the interval of their paired differences neither
             sets apart from the best nor shows to be as good are trained once more, and again. By default
             ``judge.undecided`` times as many, where an interval says something.
@@ -147,7 +156,8 @@ def confirm(
         mark: Of the results in the study; those of another mark were measured otherwise, and are no results here.
         on_result: Called with the last result as text, the number of finished trainings and their total.
     """
-    drawn = _tasks(plan, leaders, trainings, seed, original=isinstance(judge, Deliverer))
+    original = isinstance(judge, Deliverer) and judge.controls == "original"
+    drawn = _tasks(plan, leaders, trainings, seed, original=original)
     tasks = [replace(task, mark=mark) for task in drawn]
     results: dict[str, tuple[float, ...]] = {}
     notes: list[str] = []

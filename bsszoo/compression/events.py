@@ -144,7 +144,7 @@ def confirming(result: str, done: int, trainings: int) -> Event:
     text = (
         f"  {done}/{trainings} {result}"
         if result
-        else f"Confirming: {trainings} fresh trainings of the best code and of controls, measured on unseen "
+        else f"Confirming: {trainings} fresh trainings of the best codes and of controls, measured on unseen "
         f"images{already} ..."
     )
     return Event("confirm", text, done, trainings)

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 
 from bsszoo.codes.code import Code
 from bsszoo.compression.confirm import Interval, chosen, difference, format_interval
-from bsszoo.compression.folder import ONNX, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
+from bsszoo.compression.folder import ONNX, RECOMMENDED, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
 from bsszoo.compression.plan import Plan
 from bsszoo.errors import RunError
 from bsszoo.evaluators.base import Evaluator, FullTraining
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Most codes of the closing table; at least five when as many were evaluated.
 MOST_CODES: Final = 8
+#: Those of them, at least, that are simply the best, where their scores were measured.
+LEADERS: Final = 3
 #: Points of accuracy that a recommended network may lose before a larger budget is advised.
 LARGE_DROP: Final = 1.0
 #: Times are alike up to this factor.
@@ -59,6 +61,11 @@ class CompressResult(Result):
         if row is None:
             return self.best
         return next((one for one in self.networks if one.code == row.code and one.role == row.role), self.best)
+
+    @property
+    def taken_in_full(self) -> NetworkRow:
+        """The network that is trained in full: the recommended one, and without fresh trainings the best code."""
+        return self.best if self.confirmation is None else self.recommended
 
     def _keeps(self, row: NetworkRow) -> bool:
         """Whether a network keeps the budget's upper limits."""
@@ -95,18 +102,17 @@ class CompressResult(Result):
 
     @property
     def recommendation(self) -> str | None:
-        """Which network to take, in a sentence, beside the network as it is; None where that was not measured.
+        """Which network to take, in a sentence, beside the network as it is, or else the uniformly rescaled one.
 
-        Where nothing was trained it says so.
+        None where its weights are not at hand. Where nothing was trained it says so.
         """
         if self.untrained:
             return self._until_trained
         take, whole = self.recommended, next((r for r in self.networks if r.role == "original"), None)
         mine, theirs = self.confirmed(take.code), None if whole is None else self.confirmed(whole.code)
-        if whole is None or mine is None or theirs is None:
+        if whole is None or mine is None or (theirs is None and not self._delivered):
             return None
-        mean, original = (sum(row.tests) / len(row.tests) for row in (mine, theirs))
-        share, drop = take.cost.macs / whole.cost.macs, original - mean
+        mean, share = sum(mine.tests) / len(mine.tests), take.cost.macs / whole.cost.macs
         name = "the uniformly rescaled network" if take.role == "uniform" else take.label
         timed = ""
         if take.latency_ms is not None and whole.latency_ms is not None:
@@ -114,9 +120,13 @@ class CompressResult(Result):
             timed = f" and {take.latency_ms:.3g} ms{by} ({100 * take.latency_ms / whole.latency_ms:.0f}%)"
         text = (
             f"Take {name}: {format_interval(Interval(mean, mine.low, mine.high))}% with {human(take.cost.macs)} MACs "
-            f"({100 * share:.0f}%){timed}, {abs(drop):.2f} points {'below' if drop >= 0 else 'above'} the network's "
-            f"{original:.2f}%."
+            f"({100 * share:.0f}%){timed}"
         )
+        if theirs is None:
+            return f"{text}{self._beside_uniform(take, mean)}."
+        original = sum(theirs.tests) / len(theirs.tests)
+        drop = original - mean
+        text += f", {abs(drop):.2f} points {'below' if drop >= 0 else 'above'} the network's {original:.2f}%."
         if drop > LARGE_DROP:
             # The loss rises ever faster towards small networks, so a straight line asks for enough.
             name, mine_of, whole_of, form = self._limited(take, whole)
@@ -127,6 +137,16 @@ class CompressResult(Result):
                 "keeps more at this one."
             )
         return text
+
+    def _beside_uniform(self, take: NetworkRow, mean: float) -> str:
+        """The end of a sentence: how far a network's mean is from that of the uniformly rescaled one."""
+        uniform = next((row for row in self.networks if row.role == "uniform"), None)
+        theirs = None if uniform is None or take.role == "uniform" else self.confirmed(uniform.code)
+        if theirs is None:
+            return "; no code found did better" if take.role == "uniform" else ""
+        other = sum(theirs.tests) / len(theirs.tests)
+        words = f"{abs(mean - other):.2f} points {'above' if mean >= other else 'below'}"
+        return f", {words} the uniformly rescaled network's {other:.2f}%"
 
     def _limited(self, take: NetworkRow, whole: NetworkRow) -> tuple[str, float, float, Callable[[float], str]]:
         """What the budget is of: its name, a network's and the whole one's, and how it is written."""
@@ -171,9 +191,13 @@ class CompressResult(Result):
             "latency_ms": row.latency_ms,
             "test_accuracy": sum(tests) / len(tests) if tests else None,
             "interval": None if trained is None or trained.low is None else [trained.low, trained.high],
-            "weights": RECOMMENDED_WEIGHTS if role == "recommended" and tests else None,
+            "weights": RECOMMENDED_WEIGHTS if role == "recommended" and tests and self._delivered else None,
             **({"onnx": ONNX} if role == "recommended" and tests and self._exported else {}),
         }
+
+    @property
+    def _delivered(self) -> bool:
+        return self.folder is not None and (self.folder / RECOMMENDED_WEIGHTS).is_file()
 
     @property
     def _exported(self) -> bool:
@@ -184,7 +208,8 @@ class CompressResult(Result):
 
         Args:
             row: One of ``networks``.
-            weights: Load the weights of the best code's training in full, where that is the network and was trained.
+            weights: Load its weights: of the training in full, where that network was trained, else of the recommended
+                one's best fresh training. Others have none, and begin as new networks do.
             arguments: For ``bsszoo.create``, such as ``num_classes``; by default those of the images that codes
                 were trained on, if any.
         """
@@ -196,6 +221,8 @@ class CompressResult(Result):
         finished = self.finished
         if weights and finished is not None and finished.code == str(row.code) and self.folder is not None:
             return create(f"local-dir:{self.folder / finished.folder}", pretrained=True)
+        if weights and row.code == self.recommended.code and self.confirmed(row.code) and self._delivered:
+            return create(f"local-dir:{self.folder}/{RECOMMENDED}", pretrained=True)
         return create(self.name_of(row.code), **arguments)
 
     def __str__(self) -> str:
@@ -260,7 +287,9 @@ def assemble(
         RunError: No trial has a score.
     """
     ranked = by_trainings(plan, trials, seed)
-    best = diverse(ranked, MOST_CODES) if plan.space.base is None else leading(ranked, MOST_CODES)
+    best = leading(ranked, MOST_CODES)
+    if plan.space.base is None:
+        best = closing(ranked, MOST_CODES, leaders=0 if evaluator.info.heuristic else LEADERS)
     if not best:
         cause = next((t.error for t in trials if t.error), "no reason was recorded").rstrip(".")
         raise RunError(
@@ -303,15 +332,18 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
     if earlier is None:
         return result
     latencies = {n["code"]: n["latency_ms"] for n in earlier.get("networks", []) if is_number(n.get("latency_ms"))}
-    best, versions = result.best.code, earlier.get("versions")
+    versions = earlier.get("versions")
     found = {row.label: row.code for row in result.networks if row.role == "found"}
     finished = Finished.from_dict(earlier["finished"]) if earlier.get("finished") else None
     facts = TrainingFacts.from_dict(earlier["training"]) if earlier.get("training") else None
-    return replace(
+    known = replace(
         result,
         networks=tuple(replace(row, latency_ms=latencies.get(str(row.code))) for row in result.networks),
         confirmation=_confirmation(earlier.get("confirmation"), found, plan),
-        finished=finished if finished is not None and finished.code == str(best) else None,
+    )
+    return replace(
+        known,
+        finished=finished if finished is not None and finished.code == str(known.taken_in_full.code) else None,
         training=result.training or facts,
         versions=result.versions
         or ({str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}),
@@ -443,6 +475,14 @@ def leading(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     for trial in done:
         first.setdefault(trial.code, trial)
     return list(first.values())[:most]
+
+
+def closing(trials: Sequence[TrialRow], most: int, *, leaders: int) -> list[TrialRow]:
+    """The ``leaders`` best codes of the finished trials, then ``diverse`` ones, up to ``most``, best first."""
+    first = leading(trials, min(leaders, most))
+    codes = {trial.code for trial in first}
+    differ = [trial for trial in diverse(trials, most) if trial.code not in codes]
+    return leading([*first, *differ[: most - len(first)]], most)
 
 
 def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:

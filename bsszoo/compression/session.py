@@ -226,8 +226,10 @@ class Compression:
             prepared.evaluator.prepare(lambda note: self._emit(Event("plan", note)))
             left = prepared.search.wanted - len(earlier)
             trainings = self.options.end.confirm if isinstance(prepared.evaluator, Tester) else 0
-            # Without leaders it is the best code, the uniformly rescaled network and as many random codes.
-            finalists = prepared.evaluator.leaders + 1 if isinstance(prepared.evaluator, Deliverer) else 3
+            judge = prepared.evaluator
+            leaders = judge.leaders if isinstance(judge, Deliverer) else 1
+            # Beside the uniformly rescaled network; the random codes are as many trainings as those of one more.
+            finalists = leaders + 1 + (not isinstance(judge, Deliverer) or judge.controls == "random")
             if left > 0 and (text := prepared.evaluator.estimate(left, finalists, trainings, prepared.plan.uniform)):
                 if isinstance(prepared.evaluator, Deliverer) and trainings:
                     most = trainings_most(prepared.evaluator, trainings, self.options.end.confirm_most)
@@ -311,9 +313,11 @@ class Compression:
         ]
 
     def confirm(self, trainings: int | None = None) -> CompressResult:
-        """Train the best code and controls again, and measure them on images that the search did not see.
+        """Train the best codes and controls again, and measure them on images that the search did not see.
 
-        Of a search without trainings and with images: all its best codes, once the search is over.
+        The best three where the search trains or inherits weights; of one without trainings and with images all its
+        best codes, once it is over. Of the one to take (``CompressResult.recommended``) the best training's network is
+        written to ``recommended/``.
 
         Args:
             trainings: Fresh trainings each, in place of the option ``confirm``; 0, or an evaluator that trains
@@ -385,7 +389,7 @@ class Compression:
             return self._write(run, result)
 
     def finish(self, how: Finish | None = None) -> CompressResult:
-        """Train the best code in full, in the run's folder.
+        """Train the recommended code in full, in the run's folder; without fresh trainings the best code.
 
         Args:
             how: Settings in place of the option ``finish``; without either the result is unchanged.
@@ -395,8 +399,9 @@ class Compression:
             how = self._prepared.finish if how is None else how
             if how is None:
                 return result
-            code = result.best.code
-            events = TrainingEvents(self._emit, f"Training the best code in full: {code}")
+            code = result.taken_in_full.code
+            name = "best" if code == result.best.code else "recommended"
+            events = TrainingEvents(self._emit, f"Training the {name} code in full: {code}")
             finished = finish_best(how, code, self._prepared.plan.reference, run.folder, events)
             return self._write(run, replace(result, finished=finished))
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
@@ -150,6 +150,7 @@ class InheritedEvaluator(TrainingEvaluator):
     around: ClassVar[int] = 0
     leaders: ClassVar[int] = 3
     undecided: ClassVar[int] = 2
+    controls: ClassVar[Literal["original", "random"]] = "original"
     #: Percentage points.
     alike: ClassVar[float] = 0.3
     # Two in three cost a fit of their layers only.

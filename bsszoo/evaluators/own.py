@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import EvaluationError, SettingsError, formatted
@@ -97,6 +97,7 @@ class OwnEvaluator(Evaluator):
 
     leaders: ClassVar[int] = 3
     undecided: ClassVar[int] = 2
+    controls: ClassVar[Literal["original", "random"]] = "original"
     # What a difference means is the user's to say.
     alike: ClassVar[float] = 0.0
     trials: ClassVar[int] = 160

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
@@ -117,6 +117,14 @@ class TrainingEvaluator(Trainings):
         RecipeError: They do not fill one batch.
     """
 
+    leaders: ClassVar[int] = 3
+    #: Trainings from scratch take long.
+    undecided: ClassVar[int] = 1
+    #: Percentage points.
+    alike: ClassVar[float] = 0.3
+    #: Of the original the search has a training, whose cost is many times a code's.
+    controls: ClassVar[Literal["original", "random"]] = "random"
+
     recipe: Recipe
     _updates: int = field(default=0, init=False, repr=False, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
@@ -185,7 +193,7 @@ class TrainingEvaluator(Trainings):
 
     def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
         """By the time of some images of noise here."""
-        again = f", then {finalists * trainings} more of the best code and of controls" if trainings else ""
+        again = f", then {finalists * trainings} more of the best codes and of controls" if trainings else ""
         seconds = (trials * self.repeats + finalists * trainings) * self.seconds_of(code)
         times = f", {self.repeats} times each" if self.repeats > 1 else ""
         return (
@@ -309,10 +317,7 @@ class CandidateTrainings(TrainingEvaluator):
 
     #: All of a closing table.
     leaders: ClassVar[int] = sys.maxsize
-    #: Trainings from scratch take long.
-    undecided: ClassVar[int] = 1
-    #: Percentage points.
-    alike: ClassVar[float] = 0.3
+    controls: ClassVar[Literal["original", "random"]] = "original"
 
     @classmethod
     def requested(cls, request: Request, *, flips: bool = True) -> CandidateTrainings:

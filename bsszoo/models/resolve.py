@@ -319,10 +319,10 @@ def _best_of(run: Path) -> Network:
             f"{file} cannot be read as a search's result ({one_line(error)}). The same `bsszoo "
             "compress` command rewrites it."
         ) from error
+    which = "the best code of" if take == best else "recommended by"
     if inside is not None and (run / inside / _CONFIG).is_file():
         trained = _saved(f"{LOCAL}{run / inside}")
-        return replace(trained, recognised=f"{trained.code}, the best code of the search in {run}, trained in full")
-    which = "the best code of" if take == best else "recommended by"
+        return replace(trained, recognised=f"{trained.code}, {which} the search in {run}, trained in full")
     if taken.get("weights") and (run / _RECOMMENDED / _CONFIG).is_file():
         trained = _saved(f"{LOCAL}{run / _RECOMMENDED}")
         if _alike(trained.code, code.code):

@@ -146,7 +146,7 @@ def test_nothing_is_confirmed_where_it_was_not_asked_for_or_cannot_be(judge, tmp
 class Racing(Judge):
     """A judge whose networks are taken away; ``held`` are the results by which they are chosen, by role and number."""
 
-    leaders, undecided, alike = 2, 2, 0.0
+    leaders, undecided, alike, controls = 2, 2, 0.0, "original"
 
     def __init__(self, **held: list[float]) -> None:
         super().__init__()
@@ -251,6 +251,29 @@ def test_the_best_training_is_delivered_where_others_failed(tmp_path):
     assert Confirmation.from_dict(json.loads((tmp_path / "result.json").read_text())["confirmation"]).rows == (
         result.confirmation.rows
     )
+
+
+def test_leaders_stand_beside_random_codes_where_the_original_is_not_trained_again(tmp_path):
+    judge = Racing(first=[91.0, 90.0])
+    judge.controls = "random"
+    result = confirmed(judge, tmp_path, confirm=2)
+    rows = {row.label: row for row in result.confirmation.rows}
+    assert {label: len(row.tests) for label, row in rows.items()} == {
+        "uniform": 2,
+        "random 1": 1,
+        "random 2": 1,
+        "found 1": 2,
+        "found 2": 2,
+    }
+    # All are alike: the first of them is taken, of which the sentence says how far it is from the uniform one.
+    assert result.recommendation.startswith("Take the uniformly rescaled network: 50.50")
+    assert result.recommendation.endswith("; no code found did better.")
+    judge.roles = {rows["found 2"].code: "second"}
+    judge.held = {"first": [91.0, 90.0], "second": [92.0, 93.0]}
+    again = confirmed(judge, tmp_path / "again", confirm=2)
+    assert again.recommended.label == "found 2"
+    assert again.recommendation.endswith(", 0.00 points above the uniformly rescaled network's 50.50%.")
+    assert judge.delivered == (rows["found 2"].code, 1)
 
 
 def test_a_training_s_updates_are_events(tmp_path):

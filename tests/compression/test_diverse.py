@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from bsszoo.codes import code_cost
-from bsszoo.compression.result import diverse
+from bsszoo.compression.result import closing, diverse, leading
 from bsszoo.spaces import Space
 from bsszoo.study.result import TrialRow
 
@@ -70,3 +70,15 @@ def test_failed_trials_and_repeats_are_left_out():
     assert all(t.score is not None for t in diverse(trials, 8))
     assert diverse(_trials(3, failed={0, 1, 2}), 8) == []
     assert len(diverse(_trials(1), 8)) == 1
+
+
+def test_where_scores_were_measured_the_best_codes_come_first_and_then_those_that_differ():
+    trials = _families()
+    best, differ, found = leading(trials, 3), diverse(trials, 8), closing(trials, 8, leaders=3)
+    assert found[:3] == best
+    assert len(found) == len({t.code for t in found}) == 8
+    assert {t.code for t in found[3:]} <= {t.code for t in differ}
+    assert not {t.code for t in best[1:]} & {t.code for t in differ}  # near copies of the first
+    assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
+    assert closing(trials, 8, leaders=0) == differ
+    assert closing(trials, 2, leaders=3) == best[:2]

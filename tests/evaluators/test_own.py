@@ -123,6 +123,7 @@ def test_a_module_is_compressed_by_the_users_functions(trained: nn.Module, tmp_p
     network: Any = bsszoo.create(f"local-dir:{out / 'recommended'}", pretrained=True).eval()
     assert resolve(out / "recommended").code == result.recommended.code
     assert evaluate(network) == pytest.approx(max(take.held))
+    assert evaluate(result.build().eval()) == pytest.approx(max(take.held))
     assert on_test(network) == pytest.approx(take.tests[take.held.index(max(take.held))])
     session = onnxruntime.InferenceSession(str(out / written["recommended"]["onnx"]))
     (outputs,) = session.run(None, {"images": TEST[0].numpy()})

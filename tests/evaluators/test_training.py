@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from train.small import CODE, small_recipe
@@ -20,12 +21,13 @@ from typer.testing import CliRunner
 import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.cli.training_progress import Bars
-from bsszoo.codes import FAMILIES
+from bsszoo.codes import FAMILIES, code_cost
 from bsszoo.compression.finish import Finish
 from bsszoo.errors import BssZooError, EvaluationError, RecipeError, SettingsError
 from bsszoo.evaluators import Evaluator, Score, Trial
 from bsszoo.evaluators.base import Untracked, listening, tell
 from bsszoo.evaluators.training import TrainingEvaluator, training_recipe
+from bsszoo.models.resolve import resolve
 from bsszoo.report.commands import after_training, commands
 from bsszoo.train.classification.paper import paper_recipe
 from bsszoo.train.classification.recipe import DataPart, Recipe, read_recipe
@@ -68,7 +70,7 @@ def test_the_time_of_a_search_is_estimated_before_it(tmp_path: Path) -> None:
     code = bsszoo.Code.parse(CODE)
     text = judge.estimate(12, 3, 3, code)
     assert text.startswith(
-        "Estimate: 12 codes trained, 2 times each, then 9 more of the best code and of controls: about"
+        "Estimate: 12 codes trained, 2 times each, then 9 more of the best codes and of controls: about"
     )
     assert judge.seconds_of(code) > 0
     # Twice the epochs are twice the updates.
@@ -237,7 +239,7 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
             "2",
             "--no-measure",
             "--confirm",
-            "0",
+            "1",
             "--out",
             str(tmp_path / "out"),
         ],
@@ -256,6 +258,21 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
     assert all(0 <= float(r["score"]) <= 100 for r in rows)
     # The trainings are those of the two codes and of the uniform control.
     assert len(list((tmp_path / "out" / "trainings").glob("*/summary.json"))) >= 3
+    # Both codes are leaders, and beside them the uniformly rescaled network and a random code stand, one training each.
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    tested = {row["label"]: row for row in result["confirmation"]["networks"]}
+    assert sorted(tested) == ["found 1", "found 2", "random 1", "uniform"]
+    assert all(len(row["tests"]) == len(row["held"]) == 1 for row in tested.values())
+    # The one of the best result on the images that codes are judged by is delivered, with the weights of that training.
+    best = max((row for row in tested.values() if "random" not in row["label"]), key=lambda row: row["held"][0])
+    assert result["recommended"]["code"] == best["code"]
+    assert result["recommendation"] in " ".join(done.stdout.split())
+    network = bsszoo.create(f"local-dir:{tmp_path / 'out' / 'recommended'}", pretrained=True).eval()
+    summary = json.loads((tmp_path / "out" / "recommended" / "summary.json").read_text())
+    assert summary["test_top1"] == best["tests"][0] == result["recommended"]["test_accuracy"]
+    assert code_cost(bsszoo.Code.parse(best["code"])).macs == best["macs"] == result["recommended"]["macs"]
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    assert resolve(str(tmp_path / "out")).source == f"local-dir:{tmp_path / 'out' / 'recommended'}"
 
 
 @pytest.mark.parametrize(
