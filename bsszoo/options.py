@@ -5,7 +5,8 @@ A module of plain values: the command line imports it before anything heavy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -130,6 +131,27 @@ class Budget:
             check_count(f"--{name.replace('_', '-')}", getattr(self, name), 1)
 
 
+def read_rungs(rungs: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """The epochs of the shorter trainings of ``--rungs``, rising; empty for ``none``, None where it is not set.
+
+    Raises:
+        SettingsError: It is no such list.
+
+    Example:
+        >>> read_rungs("4,12"), read_rungs([4, 12]), read_rungs("none"), read_rungs(None)
+        ((4, 12), (4, 12), (), None)
+    """
+    if rungs is None:
+        return None
+    if isinstance(rungs, str) and rungs.strip().lower() == "none":
+        return ()
+    words = rungs.split(",") if isinstance(rungs, str) else [str(epochs) for epochs in rungs]
+    epochs = [int(word) if word.strip().isdecimal() else 0 for word in words]
+    if min(epochs, default=0) < 1 or any(a >= b for a, b in itertools.pairwise(epochs)):
+        raise SettingsError(f"--rungs is {rungs!r}; it takes rising numbers of epochs, such as 4,12, or none.")
+    return tuple(epochs)
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """The images that codes are trained on, and how.
@@ -161,6 +183,15 @@ class TrainingOptions:
     epochs: int | None = option(
         None, "With --data: epochs of each training.", metavar="N", display="the recipe's", kind=int
     )
+    rungs: str | Sequence[int] | None = option(
+        None,
+        "With --data, of codes trained from scratch: the epochs of shorter trainings, each a whole schedule, by which "
+        "they are judged. Of those that end one, 1 in --reduction goes on to the next; the last gives the score, and "
+        "leaders are trained for all --epochs at the end. none: all codes are.",
+        metavar="N,N|none",
+        display="a ninth and a third of the epochs where the shorter has 1,000 updates, else none",
+        kind=str,
+    )
     image_size: int | None = option(
         None,
         "With --data: side of the images in training. --flops counts at the family's size.",
@@ -181,11 +212,13 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         how = self.recipe is not None or self.epochs or self.image_size or self.subset or self.ap or self.repeats != 1
-        if how and not self.has_data:
+        if (how or self.rungs) and not self.has_data:
             raise SettingsError(
-                "--recipe, --epochs, --image-size, --subset, --ap and --repeats say how codes are "
+                "--recipe, --epochs, --rungs, --image-size, --subset, --ap and --repeats say how codes are "
                 "trained: give the images with --data."
             )
+        if (epochs := read_rungs(self.rungs)) is not None:
+            object.__setattr__(self, "rungs", ",".join(map(str, epochs)) or "none")
 
     @property
     def has_data(self) -> bool:

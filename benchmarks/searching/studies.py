@@ -33,7 +33,9 @@ class _Study:
         self.seed = seed
         self.rng = np.random.default_rng([seed, *type(self).__name__.encode()])
         self.free: NDArray[np.bool_] = np.ones(len(task), dtype=bool)
-        self.study = optuna.create_study(direction="maximize", sampler=sampler)
+        # Optuna's HyperbandPruner draws brackets by the name.
+        name = f"{task.name} {seed}"
+        self.study = optuna.create_study(direction="maximize", sampler=sampler, study_name=name)
         self.numbers: dict[int, int] = {}
 
     @property

@@ -81,10 +81,10 @@ def read_table(path: Path) -> list[Task]:
         if {*MODULES, "macs_m"} <= columns and columns & set(TRANSNAS_TASKS):
             return _transnas_tasks(rows)
         if {*NAAP_ENTRIES, "NumMACs", NAAP_RESULT} <= columns:
-            return _banded(rows, NAAP, "naap", NAAP_ENTRIES, NAAP_RESULT, 3)
+            return _banded(rows, NAAP, "naap", NAAP_ENTRIES, [f"e{i}Accuracy" for i in range(1, 91)], 3)
         if {*TINY_ENTRIES, "ss", TINY_RESULT} <= columns:
             usual = [row for row in rows if row["ss"] == TINY_SCHEDULE]
-            return _banded(usual, TINY, "tiny", TINY_ENTRIES, TINY_RESULT, 4)
+            return _banded(usual, TINY, "tiny", TINY_ENTRIES, [f"acc_{i}" for i in range(1, 141)], 4)
     except TableError as error:
         raise TableError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -198,24 +198,30 @@ def _transnas_tasks(rows: Sequence[Mapping[str, str]]) -> list[Task]:
 
 
 def _banded(
-    rows: Sequence[Mapping[str, str]], group: str, name: str, entries: Sequence[str], result: str, bands: int
+    rows: Sequence[Mapping[str, str]], group: str, name: str, entries: Sequence[str], epochs: Sequence[str], bands: int
 ) -> list[Task]:
-    """A task for each of so many bands of equal cost; the MACs are an entry too where the table has them."""
+    """A task for each of so many bands of equal cost; the MACs are an entry too where the table has them.
+
+    ``epochs`` are the columns of the results after each epoch; a table may lack all but the last.
+    """
     names = (*entries, "NumMACs") if "NumMACs" in rows[0] else tuple(entries)
-    results: dict[tuple[int, ...], list[float]] = {}
+    epochs = [column for column in epochs if column in rows[0]]
+    results: dict[tuple[int, ...], list[list[float]]] = {}
     for row in rows:
-        value = float(row[result] or "nan")
-        if np.isfinite(value):
-            results.setdefault(tuple(int(row[n]) for n in names), []).append(100 * value)
+        values = [float(row[column] or "nan") for column in epochs]
+        if np.isfinite(values[-1]):
+            results.setdefault(tuple(int(row[n]) for n in names), []).append([100 * value for value in values])
     if len(results) < bands:
-        raise TableError(f"{len(results)} networks with a finite {result} are too few for {bands} bands.")
+        raise TableError(f"{len(results)} networks with a finite {epochs[-1]} are too few for {bands} bands.")
     codes = np.array(sorted(results), dtype=np.int64)
-    trained = np.array([[float(np.mean(results[tuple(code)]))] for code in codes.tolist()])
+    curve = np.array([np.mean(results[tuple(code)], axis=0) for code in codes.tolist()])
     macs = codes[:, -1] if "NumMACs" in names else codes[:, 0] * codes[:, 1] ** 2 * codes[:, 2] ** 2
     # By rank, networks of one cost in one band.
     ends = np.quantile(macs, np.linspace(0, 1, bands + 1), method="lower")
     tasks = []
     for i in range(bands):
         within = np.flatnonzero(((macs > ends[i]) | (i == 0)) & (macs <= ends[i + 1]))
-        tasks.append(Task(f"{name}@{i + 1}of{bands}", group, names, codes[within], macs[within], trained[within]))
+        trained = curve[within, -1:]
+        whole = curve[within] if len(epochs) > 1 else None
+        tasks.append(Task(f"{name}@{i + 1}of{bands}", group, names, codes[within], macs[within], trained, curve=whole))
     return tasks

@@ -51,6 +51,7 @@ class Task:
         macs: Their multiply-adds [n].
         trained: The result of each training of each code [n, s], larger is better.
         box: All codes of the space, where the table holds every one of them.
+        curve: The result after each epoch [n, epochs], where the table has them; the last is the result.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     macs: IntArray
     trained: FloatArray
     box: Box | None = field(default=None, repr=False)
+    curve: FloatArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.codes)

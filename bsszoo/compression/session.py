@@ -453,6 +453,8 @@ class Compression:
             if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
                 text = f"Training {network.code} on digits first; it is kept"
                 network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
+        if options.search.search == "paper" and training.rungs is None:
+            training = replace(training, rungs="none")  # the paper trains every code in full
         exact = options.search.search == "paper" or options.grid.scale is not None
         divisor = options.grid.divisor_or(None if exact else DIVISOR)
         request = Request(
@@ -554,6 +556,7 @@ class Compression:
             options.search.reduction,
             share,
             around_uniform(plan, min(evaluator.around, options.search.batch // 2)) if ours else (),
+            evaluator.pilots,
         )
         scaled = (budget_space(reference, budget.macs, plan.scale, head, d) for d in (divisor, None))
         rounded = next(scaled) != next(scaled)

@@ -139,12 +139,12 @@ class Evaluator(ABC):
     A plain function of a code does as well (``FunctionEvaluator``).
     """
 
-    #: How far candidates may go from the uniformly rescaled network, where no caps are set.
-    caps: ClassVar[Caps] = Caps()
     #: Codes that a search evaluates, where no number is set.
     trials: ClassVar[int] = 64
     #: The share of a search's trials, at most, that evaluate a code again, where none is set.
     replicates: ClassVar[float] = 0.0
+    #: Codes at each rung, the first ones, that go on to the next whatever they reported: they show what a rung tells.
+    pilots: ClassVar[int] = 0
     #: Codes around the uniformly rescaled network that a search begins with.
     around: ClassVar[int] = 0
     #: Whether a score costs next to nothing and needs no data: a report then computes those it lacks.
@@ -154,6 +154,11 @@ class Evaluator(ABC):
     @abstractmethod
     def info(self) -> EvaluatorInfo:
         """What the scores are, for the screen and the report."""
+
+    @property
+    def caps(self) -> Caps:
+        """How far candidates may go from the uniformly rescaled network, where no caps are set."""
+        return Caps()
 
     @abstractmethod
     def evaluate(self, code: Code, trial: Trial) -> Score:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from bsszoo.errors import SettingsError
 from bsszoo.evaluators.base import Evaluator, as_evaluator, load_function
 from bsszoo.models.resolve import Network
-from bsszoo.options import TrainingOptions
+from bsszoo.options import TrainingOptions, read_rungs
 from bsszoo.spaces.space import DIVISOR
 from bsszoo.train.detection.recipe import read_any_recipe
 
@@ -69,6 +69,11 @@ def make_evaluator(what: object, request: Request) -> Evaluator:
     if request.training.recipe is not None:
         # A wrong recipe is refused before torch is loaded to train by it.
         read_any_recipe(request.training.recipe)
+    if what != "training" and read_rungs(request.training.rungs):
+        raise SettingsError(
+            f"--rungs is {request.training.rungs}; shorter trainings judge codes that are trained from scratch: of a "
+            "classifier without weights, or with --evaluator training."
+        )
     if isinstance(what, str) and what in BUILT_IN:
         made: Evaluator = built_in(what).requested(request)
         return made

@@ -49,7 +49,7 @@ class StructuralEvaluator(Evaluator):
     """
 
     # Its maximum runs to extremes.
-    caps: ClassVar[Caps] = Caps(depth=1.5, stage_depth=2.0, params=(0.85, 1.25))
+    caps = Caps(depth=1.5, stage_depth=2.0, params=(0.85, 1.25))
     free: ClassVar[bool] = True
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -15,9 +15,11 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
 from bsszoo.codes.families import family_of
 from bsszoo.errors import DataError, SettingsError
-from bsszoo.evaluators.base import EvaluatorInfo
+from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial, Untracked
 from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.trainings import HOLDOUT, Trainings
+from bsszoo.options import REDUCTION, read_rungs
+from bsszoo.spaces.limits import Caps
 from bsszoo.train.classification.data import (
     Split,
     Stream,
@@ -106,15 +108,32 @@ def candidates_recipe(request: Request) -> Recipe:
     )
 
 
+#: Updates that the shortest training has by which codes are judged, where ``--rungs`` does not say.
+RUNG_UPDATES: Final = 1_000
+#: Those trainings' shares of the epochs of a whole one.
+RUNG_SHARES: Final = (1 / 9, 1 / 3)
+#: Trainings of fewer updates rank deep networks below shallow ones that they are above in the end.
+SHORT_UPDATES: Final = 2_000
+#: How deep candidates may be then, as a multiple of the uniformly rescaled network's depth.
+SHORT_DEPTH: Final = 1.25
+
+
 @dataclass(frozen=True)
 class TrainingEvaluator(Trainings):
     """Judges a code by its top-1 accuracy [%] on held-out training images after a training by ``recipe``.
 
-    How the trainings are run, and the arguments: ``Trainings``.
+    With ``rungs`` by shorter ones, each by the recipe's whole schedule over fewer epochs: the result of each but the
+    last is reported, after which the search may stop the code, and that of the last is the score. In full, by
+    ``recipe``, leaders are trained at the end (``tested``). How the trainings are run, and the other arguments:
+    ``Trainings``.
+
+    Args:
+        rungs: The epochs of the shorter trainings, rising and below the recipe's; none judges by the recipe.
 
     Raises:
         DataError: The images cannot be used; checked here, before any training.
         RecipeError: They do not fill one batch.
+        SettingsError: ``rungs`` are no such epochs.
     """
 
     leaders: ClassVar[int] = 3
@@ -126,6 +145,8 @@ class TrainingEvaluator(Trainings):
     controls: ClassVar[Literal["original", "random"]] = "random"
 
     recipe: Recipe
+    rungs: tuple[int, ...] = ()
+    _shorter: tuple[TrainingEvaluator, ...] = field(default=(), init=False, repr=False, compare=False)
     _updates: int = field(default=0, init=False, repr=False, compare=False)
     _held: int = field(default=0, init=False, repr=False, compare=False)
     _notes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -146,30 +167,94 @@ class TrainingEvaluator(Trainings):
         made = cls(candidates_recipe(request), how.folder, (request.folder / "trainings").absolute(), how.repeats)
         if request.tested:
             made.check_test()
-        return made
+        wanted = read_rungs(how.rungs)
+        # Without fresh trainings at the end nothing but the search trains in full.
+        rungs = made.fitting_rungs if wanted is None and request.tested else wanted or ()
+        return replace(made, rungs=rungs) if rungs else made
+
+    @property
+    def fitting_rungs(self) -> tuple[int, ...]:
+        """A ninth and a third of the recipe's epochs; none where the shorter has fewer than 1,000 updates."""
+        epochs = self.recipe.schedule.epochs
+        rungs = tuple(math.ceil(share * epochs) for share in RUNG_SHARES)
+        enough = rungs[0] * self._updates / epochs >= RUNG_UPDATES
+        return rungs if enough and rungs[0] < rungs[1] < epochs else ()
+
+    @property
+    def caps(self) -> Caps:
+        """Near the depth of the uniformly rescaled network where trainings are short."""
+        return Caps(depth=SHORT_DEPTH) if self._short else Caps()
+
+    @property
+    def _judging(self) -> tuple[TrainingEvaluator, ...]:
+        """What trains the codes of the search, rung by rung."""
+        return self._shorter or (self,)
+
+    @property
+    def _short(self) -> bool:
+        return self._judging[0]._updates < SHORT_UPDATES
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        whole = self.recipe.schedule.epochs
+        if self.rungs and self.rungs[-1] >= whole:
+            raise SettingsError(
+                f"--rungs end with {self.rungs[-1]} epochs; they are shorter than a whole training, of {whole}."
+            )
         train, held = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         object.__setattr__(self, "_updates", updates_of(self.recipe, train))
         object.__setattr__(self, "_held", len(held))
         object.__setattr__(self, "_notes", split_notes(train, held))
         object.__setattr__(self, "_classes", class_names(train))
+        shorter = [replace(self, recipe=_for_epochs(self.recipe, epochs), rungs=()) for epochs in self.rungs]
+        object.__setattr__(self, "_shorter", tuple(shorter))
+
+    @property
+    def fingerprint(self) -> str:
+        """As that of ``Trainings``; with rungs also of these."""
+        mine = super().fingerprint
+        return hashlib.sha256(f"{mine} {self.rungs}".encode()).hexdigest()[:8] if self.rungs else mine
+
+    def evaluate(self, code: Code, trial: Trial) -> Score:
+        """The mean result of a code's trainings, of the last rung; of one that the search stops that of its own.
+
+        One that was judged before, or is no candidate, is trained for the last rung at once.
+
+        Raises:
+            EvaluationError: As ``Trainings.evaluate``.
+        """
+        judging = self._judging
+        if trial.replicate or isinstance(trial, Untracked):
+            judging = judging[-1:]
+        for rung, one in enumerate(judging[:-1]):
+            score = Trainings.evaluate(one, code, trial)
+            trial.report(score.value, rung)
+            if trial.should_stop():
+                return score
+        return Trainings.evaluate(judging[-1], code, trial)
 
     @property
     def info(self) -> EvaluatorInfo:
         """What is measured, on what, after how much training."""
-        recipe = self.recipe
-        data = recipe.data
+        last, data = self._judging[-1], self.recipe.data
         times = f", mean of {self.repeats} trainings" if self.repeats > 1 else ""
         measures = (
             f"top-1 accuracy [%] on {100 * data.holdout:g}% of the training images, held out, after "
-            f"{_epochs(recipe)} ({self._updates:,} updates of {recipe.optim.batch_size:,} images) at "
+            f"{_epochs(last.recipe)} ({last._updates:,} updates of {last.recipe.optim.batch_size:,} images) at "
             f"{data.image_size} px{self.thinned}{times}"
         )
-        return EvaluatorInfo(
-            f"training-{self.fingerprint}", measures, ". ".join(self._notes) + "." if self._notes else None
-        )
+        notes = list(self._notes)
+        if self.rungs:
+            shorter = " and ".join(_epochs(one.recipe) for one in self._shorter[:-1])
+            first = f"codes are first judged after {shorter} each, and " if shorter else ""
+            measures += f"; {first}leaders are trained for {_epochs(self.recipe)} at the end"
+        if self._short:
+            notes.append(
+                f"Trainings of {self._judging[0]._updates:,} updates are short, and such rank deep networks too low: "
+                f"unless --depth-cap says otherwise, candidates are at most {SHORT_DEPTH:g} times as deep as the "
+                "uniformly rescaled network"
+            )
+        return EvaluatorInfo(f"training-{self.fingerprint}", measures, ". ".join(notes) + "." if notes else None)
 
     @property
     def test_measures(self) -> str:
@@ -193,9 +278,16 @@ class TrainingEvaluator(Trainings):
 
     def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
         """By the time of some images of noise here."""
-        again = f", then {finalists * trainings} more of the best codes and of controls" if trainings else ""
-        seconds = (trials * self.repeats + finalists * trainings) * self.seconds_of(code)
+        in_full = f" for {_epochs(self.recipe)}" if self.rungs else ""
+        again = f", then {finalists * trainings} more of the best codes and of controls{in_full}" if trainings else ""
+        each, going_on = self.seconds_of(code), float(trials)
+        seconds = finalists * trainings * each
+        for one in self._judging:
+            seconds += going_on * self.repeats * each * one._updates / self._updates
+            going_on = min(going_on, max(going_on / REDUCTION, self.pilots))
         times = f", {self.repeats} times each" if self.repeats > 1 else ""
+        if self.rungs:
+            times += " for " + ", those that go on for ".join(_epochs(one.recipe) for one in self._shorter)
         return (
             f"Estimate: {trials} codes trained{times}{again}: {about(seconds)} of updates on this machine, with one "
             "worker; reading images may take longer."
@@ -234,9 +326,10 @@ class TrainingEvaluator(Trainings):
         deviation = 100 * math.sqrt(chance * (1 - chance) / max(self._held, 1))
         if best > 100 * chance + 4 * deviation:
             return None
+        updates = self._judging[-1]._updates
         return (
             f"The best score, {best:.2f}%, is what guessing among {self.recipe.model.num_classes} classes gives: "
-            f"the trainings, of {self._updates:,} updates each, taught nothing, and the codes' order is luck. "
+            f"the trainings, of {updates:,} updates each, taught nothing, and the codes' order is luck. "
             "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates."
         )
 

@@ -59,6 +59,7 @@ class Trainings(Evaluator):
 
     #: A training has noise.
     replicates: ClassVar[float] = 0.25
+    pilots: ClassVar[int] = 8
     #: Deep and narrow codes, which most of those in a budget are, lose to networks of about the uniform one's shape.
     around: ClassVar[int] = 6
 

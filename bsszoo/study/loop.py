@@ -56,7 +56,8 @@ class SearchPlan:
     """What a search needs beside its study: the candidates, the evaluator, and the number of trials.
 
     ``batch_size`` is that of the dispersed first codes; later it only groups the rows of the result. Of the codes that
-    report at a rung one in ``reduction`` continues to the next. ``replicates`` and ``first`` are the sampler's.
+    report at a rung one in ``reduction`` continues to the next, after the first ``pilots`` of them. ``replicates`` and
+    ``first`` are the sampler's.
     """
 
     space: Space
@@ -67,6 +68,7 @@ class SearchPlan:
     reduction: int = REDUCTION
     replicates: float = 0.0
     first: tuple[tuple[int, ...], ...] = ()
+    pilots: int = 0
 
     @property
     def wanted(self) -> int:

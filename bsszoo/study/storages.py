@@ -78,7 +78,7 @@ class StudyAddress:
             replicates=plan.replicates,
             first=plan.first,
         )
-        pruner = HalvingPruner(plan.reduction)
+        pruner = HalvingPruner(plan.reduction, pilots=plan.pilots)
         opened = open_storage(self.storage, opened_before=True) if storage is None else storage
         return optuna.load_study(study_name=self.name, storage=opened, sampler=sampler, pruner=pruner)
 

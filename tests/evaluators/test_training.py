@@ -65,6 +65,72 @@ def test_a_code_that_is_evaluated_again_is_trained_with_further_seeds(tmp_path: 
     assert summaries[0]["train_loss"] != summaries[1]["train_loss"]
 
 
+def test_shorter_trainings_judge_codes_and_the_end_trains_in_full(tmp_path: Path) -> None:
+    recipe = quick(tmp_path, "schedule.epochs=4", "schedule.warmup_epochs=1")
+    judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", rungs=(1, 2), device="cpu")
+    code, other = bsszoo.Code.parse(CODE), bsszoo.Code.parse(CODE.replace("_l1-", "_l2-"))
+
+    class Stopping(Untracked):
+        def should_stop(self) -> bool:
+            return True
+
+    class Tracked:
+        def __init__(self, replicate: int = 0) -> None:
+            self.replicate, self.reports = replicate, dict[int, float]()
+
+        def report(self, value: float, rung: int) -> None:
+            self.reports[rung] = value
+
+        def should_stop(self) -> bool:
+            return stops
+
+    def summaries() -> list[tuple[int, int]]:
+        files = (tmp_path / "trainings").glob("*/summary.json")
+        return sorted((s["epochs"], s["seed"]) for s in (json.loads(f.read_text()) for f in files))
+
+    stops, trial = True, Tracked()
+    stopped = judge.evaluate(code, trial)
+    assert trial.reports == {0: stopped.value}
+    assert summaries() == [(1, 0)]
+    stops, trial = False, Tracked()
+    score = judge.evaluate(code, trial)
+    assert trial.reports == {0: stopped.value}  # only read: it is finished
+    assert summaries() == [(1, 0), (2, 0)]
+    # A schedule of its own, with the warm-up's share of it, and as a training by a recipe of so many epochs.
+    alone = TrainingEvaluator(
+        quick(tmp_path, "schedule.epochs=2", "schedule.warmup_epochs=0.5"), None, tmp_path / "alone", device="cpu"
+    )
+    assert alone(code).value == score.value
+    # A code that is judged again, and a control, go to the last rung at once; a fresh training is a whole one.
+    assert judge.evaluate(code, Tracked(replicate=1)).measures == score.measures
+    judge(other)
+    judge.tested(code, 0)
+    assert summaries() == [(1, 0), (2, 0), (2, 0), (2, 1), (4, 1000)]
+    assert "after 2 epochs" in judge.info.measures
+    assert "judged after 1 epoch each, and leaders are trained for 4 epochs at the end" in judge.info.measures
+    assert judge.info.name != TrainingEvaluator(recipe, None, tmp_path / "trainings").info.name
+    text = judge.estimate(12, 5, 3, code)
+    assert "12 codes trained for 1 epoch, those that go on for 2 epochs, then 15 more" in text
+
+
+def test_the_rungs_fit_the_recipe(tmp_path: Path) -> None:
+    def judge(epochs: int, images: int, **rungs: tuple[int, ...]) -> TrainingEvaluator:
+        recipe = quick(tmp_path, f"schedule.epochs={epochs}", f"data.dataset=synthetic/{images}")
+        return TrainingEvaluator(recipe, None, tmp_path / "trainings", **rungs)
+
+    # 0.75 of the images in batches of 32.
+    assert judge(90, 12_800).fitting_rungs == (10, 30)
+    assert judge(90, 3_200).fitting_rungs == ()  # 750 updates
+    assert judge(1, 128_000).fitting_rungs == ()  # no shorter one
+    short, long = judge(1, 12_800), judge(90, 12_800)
+    assert short.caps.depth == 1.25
+    assert "Trainings of 300 updates are short" in str(short.info.caution)
+    assert (long.caps.depth, long.info.caution) == (None, None)
+    assert judge(90, 12_800, rungs=(2, 30)).caps.depth == 1.25
+    with pytest.raises(SettingsError, match="--rungs end with 90 epochs; they are shorter than a whole training"):
+        judge(90, 12_800, rungs=(10, 90))
+
+
 def test_the_time_of_a_search_is_estimated_before_it(tmp_path: Path) -> None:
     judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", repeats=2, device="cpu")
     code = bsszoo.Code.parse(CODE)
@@ -283,6 +349,10 @@ def test_a_search_by_training_from_the_command_line(tmp_path: Path) -> None:
         (("--teacher", "a1_in1k"), "give a recipe with --finish"),
         (("--dataset", "synthetic/128", "--evaluator", "mine:judge"), "give one of the two"),
         (("--dataset", "synthetic/128", "--repeats", "0"), "--repeats is 0"),
+        (("--rungs", "4,12"), "give the images with --data"),
+        (("--dataset", "synthetic/128", "--rungs", "12,4"), "rising numbers of epochs, such as 4,12"),
+        (("--dataset", "synthetic/128", "--rungs", "some"), "rising numbers of epochs"),
+        (("--dataset", "synthetic/128", "--evaluator", "structural", "--rungs", "4"), "trained from scratch"),
         (("--confirm", "-1"), "--confirm is -1"),
         (("--data", "nowhere"), "There is no nowhere"),
     ],

@@ -46,7 +46,7 @@ def plan(function=climbing, trials=24, reduction=3):
     return SearchPlan(SPACE, CANDIDATES, FunctionEvaluator(function), trials, 8, reduction)
 
 
-def study_at(url: str | None = None, reduction: int = 3):
+def study_at(url: str | None = None, reduction: int = 3, pilots: int = 0):
     storage = None if url is None else open_storage(url)
     return optuna.create_study(
         storage=storage,
@@ -54,7 +54,7 @@ def study_at(url: str | None = None, reduction: int = 3):
         direction="maximize",
         load_if_exists=True,
         sampler=AutoBSSSampler(CANDIDATES, batch_size=8, seed=0),
-        pruner=HalvingPruner(reduction),
+        pruner=HalvingPruner(reduction, pilots=pilots),
     )
 
 
@@ -91,6 +91,60 @@ def test_one_code_in_so_many_goes_on_and_a_stopped_one_keeps_its_reports_only(re
     for trial in study.trials:
         assert (trial.state == TrialState.PRUNED) == (len(trial.intermediate_values) < FINAL)
     assert study.best_trial.state == TrialState.COMPLETE
+
+
+def piloted(values, pilots, reduction=3):
+    """Brute force: which of the trials with these values at the rungs stop, and where, one after the other."""
+    held: list[tuple[float, ...]] = []
+    for ladder in values:
+        reached = len(ladder)
+        for rung in range(len(ladder) - 1):
+            before = [h for h in held if len(h) > rung]
+            pairs = [(h[rung], h[rung + 1]) for h in before if len(h) > rung + 1]
+            trusted = len(before) >= pilots and (len(pairs) < 5 or np.corrcoef(*zip(*pairs, strict=True))[0, 1] > 0)
+            ranked = sorted([*(h[rung] for h in before), ladder[rung]], reverse=True)
+            if trusted and ladder[rung] < ranked[max(1, len(ranked) // reduction) - 1]:
+                reached = rung + 1
+                break
+        held.append(tuple(ladder[:reached]))
+    return [len(h) for h in held]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("pilots", [6, 8])
+def test_the_first_codes_go_on_and_a_rung_that_disagrees_with_the_next_stops_none(pilots, sign):
+    """Once the second of two rungs is opposite to the first and to the result, once it is left out."""
+
+    def ladder(code):
+        worth = code.depths[0] + 2 * code.depths[1] + 0.1 * code.depths[2]
+        return (worth + 0.01 * code.depths[2], -2 * worth, worth)
+
+    for ladder_of in (ladder, lambda code: ladder(code)[::2]):
+
+        def judged_by(code, trial, ladder_of=ladder_of):
+            *reports, final = ladder_of(code)
+            for rung, value in enumerate(reports):
+                trial.report(sign * value, rung)
+                if trial.should_stop():
+                    break
+            return sign * final
+
+        study = study_at(pilots=pilots)
+        the_plan = plan(judged_by)
+        run_search(study, the_plan, lambda _: None)
+        rows = trial_rows(study, the_plan)
+        values = [[sign * v for v in ladder_of(row.code)] for row in rows]
+        reached = [len(row.reports) + (row.state == "complete") for row in rows]
+        assert reached == piloted(values, pilots)
+        assert all(n == len(values[0]) for n in reached[:pilots])
+        stopped_at = {n for n in reached if n < len(values[0])}
+        # In the longer ladder either rung disagrees with what follows, so neither stops any.
+        assert stopped_at == (set() if len(values[0]) == 3 else {1})
+
+
+def test_senseless_numbers_of_pilots_are_refused():
+    with pytest.raises(ValueError, match="pilots is at least 0; got -1"):
+        HalvingPruner(pilots=-1)
 
 
 def test_pruned_values_never_enter_the_model():
