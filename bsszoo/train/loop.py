@@ -451,26 +451,51 @@ class _LossMonitor:
 
     def __init__(self, process: Process, stopping: StopSignals) -> None:
         self._process, self._stopping = process, stopping
-        self._pending: tuple[torch.Tensor, torch.Tensor, int] | None = None
+        self._pending: tuple[_Values, torch.Tensor, int] | None = None
         self.lost: tuple[float, int] | None = None
         self.stop = self.save = self.due = False
 
     def add(self, loss: torch.Tensor, update: int) -> None:
         """The loss of an update; ``lost``, ``stop`` and ``save`` are then of the one before."""
-        asked = loss.new_tensor([float(bool(self._stopping.received)), float(self.due and self._process.first)])
-        signal = torch.cat([(~torch.isfinite(loss)).to(asked)[None], asked])
+        # Filled on the device: a copy of numbers to a GPU waits until it has done all that is queued.
+        asked = (bool(self._stopping.received), self.due and self._process.first)
+        signal = torch.stack([(~torch.isfinite(loss)).to(loss), *(torch.full_like(loss, float(one)) for one in asked)])
         if self._process.world > 1:
             dist.all_reduce(signal, op=dist.ReduceOp.MAX)
+        values = _Values(signal)
         self.settle()
-        self._pending = signal, loss, update
+        self._pending = values, loss, update
 
     def settle(self) -> None:
         """Read the update that was added last."""
         if self._pending is None:
             return
-        signal, loss, update = self._pending
+        values, loss, update = self._pending
         self._pending = None
-        bad, stop, save = (value > 0 for value in signal.tolist())
+        bad, stop, save = (value > 0 for value in values.read())
         self.stop, self.save = self.stop or stop, save
         if bad:
             self.lost = float(loss), update
+
+
+class _Values:
+    """A tensor's numbers, read later without waiting for what a GPU was given after it.
+
+    Reading a tensor of a GPU waits for everything queued there. So its copy to the CPU is queued at once, and ``read``
+    waits for that copy alone.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values, self._copied = values, None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(values.device))
+
+    def read(self) -> list[float]:
+        """The numbers."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        numbers: list[float] = self._values.tolist()
+        return numbers

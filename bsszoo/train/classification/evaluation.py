@@ -64,7 +64,7 @@ def evaluate(
     context = autocast(process, precision)
     # Counts are whole numbers below 2^53; the loss is summed in double precision where the device has it.
     counts = torch.zeros(
-        4, dtype=torch.float32 if process.device.type == "mps" else torch.float64, device=process.device
+        3, dtype=torch.float32 if process.device.type == "mps" else torch.float64, device=process.device
     )
     done = 0
     for images, labels in batches:
@@ -75,13 +75,15 @@ def evaluate(
         outputs = outputs.float()
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum")
         hit = outputs.topk(min(5, outputs.shape[1]), dim=1).indices == labels[:, None]
-        counts += torch.stack([hit[:, 0].sum(), hit.any(dim=1).sum(), loss, labels.new_tensor(len(labels))]).to(counts)
+        counts += torch.stack([hit[:, 0].sum(), hit.any(dim=1).sum(), loss]).to(counts)
         done += len(labels)
         if on_batch is not None:
             on_batch(done)
         if stopping is not None and stopping():
             return None
-    top1, top5, loss_sum, count = (float(v) for v in process.sum(counts))
+    # Counted here: copying a number to a GPU waits until it has done all that is queued.
+    counts = torch.cat([counts, counts.new_tensor([done])])
+    top1, top5, loss_sum, count = process.sum(counts).tolist()
     if not count:
         raise RunError("There was no image to evaluate.")
     return Accuracy(100 * top1 / count, 100 * top5 / count, loss_sum / count, int(count))
