@@ -16,6 +16,7 @@ from train.small import small_recipe
 from bsszoo.errors import StoppedError
 from bsszoo.train import loop
 from bsszoo.train.callbacks import NoCallback, TrainingState
+from bsszoo.train.classification.validate import validate
 from bsszoo.train.loop import train
 
 ALL = (
@@ -74,6 +75,26 @@ def test_bfloat16_and_channels_last_train_nearly_as_float32(tmp_path: Path) -> N
     train(small_recipe(tmp_path, *CALM, *ALL[:2]), None, tmp_path / "other", device="cpu")
     assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), rel=0.02)
     assert losses(tmp_path / "other") != losses(tmp_path / "plain")
+
+
+def test_images_have_the_memory_format_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats: dict[str, set[tuple[bool, bool]]] = {"train": set(), "eval": set()}
+    convolve = nn.Conv2d.forward
+
+    def watched(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        if layer.in_channels == 3:
+            both = (images.is_contiguous(memory_format=torch.channels_last), images.is_contiguous())
+            formats["train" if layer.training else "eval"].add(both)
+            formats["weights"] = {(layer.weight.is_contiguous(memory_format=torch.channels_last), False)}
+        return convolve(layer, images)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    train(small_recipe(tmp_path, *CALM, "run.channels_last=true"), None, tmp_path / "out", device="cpu")
+    assert formats == {key: {(True, False)} for key in ("train", "eval", "weights")}
+    formats.clear()
+    formats["eval"] = set()
+    validate(tmp_path / "out", None, device="cpu")
+    assert formats == {key: {(True, False)} for key in ("eval", "weights")}
 
 
 def test_gradients_are_clipped_to_the_norm_before_each_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,9 @@ class Classification:
     def loss(self, forward: nn.Module, batch: Any) -> torch.Tensor:
         """The mean loss of a micro-batch [nats]."""
         images, targets = self._objective.mixed(*batch)
+        if self._recipe.run.channels_last:
+            # As in evaluation. The network's first layer would convert them by itself, again in its backward.
+            images = images.contiguous(memory_format=torch.channels_last)
         with self._context():
             return self._objective(forward(images), targets, images)
 

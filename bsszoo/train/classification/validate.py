@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.models.create import create
 from bsszoo.models.names import LOCAL, SOURCES
@@ -109,9 +111,12 @@ def validate(
             if on_note is not None and process.first:
                 on_note(note)
         channels_last = recipe.run.channels_last
+        network = network.to(process.device)
+        if channels_last:
+            network = network.to(memory_format=torch.channels_last)
         try:
             accuracy = evaluate(
-                network.to(process.device),
+                network,
                 evaluation_batches(split, recipe, process),
                 process,
                 precision=recipe.run.precision,
