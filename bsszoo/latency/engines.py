@@ -88,6 +88,7 @@ def _images(task: dict[str, Any]) -> Any:
 def _start_of_peak(torch: Any, device: Any) -> int:
     """The memory in use now; where the system allows it, the peak is counted from here, without what imports took."""
     if device.type == "cuda":
+        torch.cuda.init()  # a device with a number has no statistics before
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
     with suppress(OSError):

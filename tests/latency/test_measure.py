@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -15,6 +17,7 @@ import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.codes import Code, code_cost
 from bsszoo.errors import RunError, SettingsError
+from bsszoo.latency.engines import _start_of_peak
 from bsszoo.latency.measure import Speed, measure, next_median
 from bsszoo.report.tables import speed_table
 
@@ -155,3 +158,20 @@ def test_two_runs_agree_within_the_printed_interval_and_torch_compile_is_measure
     for a, b in zip(one.rows, two.rows, strict=True):
         assert a.error is b.error is None
         assert max(a.low, b.low) < min(a.high, b.high)  # type: ignore[type-var]
+
+
+def test_cuda_is_started_before_its_memory_statistics_are_reset() -> None:
+    # What PyTorch has of a device with a number: no statistics before the start.
+    calls: list[str] = []
+
+    class Cuda:
+        def init(self) -> None:
+            calls.append("init")
+
+        def reset_peak_memory_stats(self, _: object) -> None:
+            assert calls == ["init"]
+
+        def memory_allocated(self, _: object) -> int:
+            return 5
+
+    assert _start_of_peak(SimpleNamespace(cuda=Cuda()), torch.device("cuda:0")) == 5
