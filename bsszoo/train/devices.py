@@ -19,11 +19,17 @@ from bsszoo.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of a training: ``rank`` of ``world``, on ``device``."""
+    """One process of a training: ``rank`` of ``world``, on ``device``; ``launched`` where torchrun started it."""
 
     device: torch.device
     rank: int = 0
     world: int = 1
+    launched: bool = False
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it has a process group, if only of itself: torchrun's one process goes the way of several."""
+        return self.launched or self.world > 1
 
     @property
     def first(self) -> bool:
@@ -32,18 +38,18 @@ class Process:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of the processes' values, in each of them."""
-        if self.world > 1:
+        if self.grouped:
             dist.all_reduce(values)
         return values
 
     def barrier(self) -> None:
         """Wait for the others."""
-        if self.world > 1:
+        if self.grouped:
             dist.barrier()
 
     def gathered(self, value: Any) -> list[Any]:
         """Every process's value, in each of them, in the order of their ranks; anything that can be pickled."""
-        if self.world == 1:
+        if not self.grouped:
             return [value]
         out: list[Any] = [None] * self.world
         dist.all_gather_object(out, value)
@@ -54,7 +60,7 @@ class Process:
 
         Sent as bytes, so that machines without a common disk can resume from the first one's checkpoint.
         """
-        if self.world == 1:
+        if not self.grouped:
             return value
         buffer = io.BytesIO()
         if self.first:
@@ -81,6 +87,8 @@ _TIMEOUT: Final = timedelta(minutes=15)
 def joined(device: str | None = None) -> Iterator[Process]:
     """This process; within, the processes that torchrun started are one group (NCCL on GPUs, gloo on CPUs).
 
+    Where all are told to use the same GPU, as ``--device cuda:0``, they share it, by gloo too: NCCL refuses that.
+
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default a GPU where there is one, one for each process.
 
@@ -95,11 +103,24 @@ def joined(device: str | None = None) -> Iterator[Process]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     # A rank that hangs is noticed after this time; evaluation has no collective step for longer than a batch.
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT, **_store_of_start())
+    dist.init_process_group(backend_of(device, chosen), timeout=_TIMEOUT, **_store_of_start())
     try:
-        yield Process(chosen, dist.get_rank(), dist.get_world_size())
+        yield Process(chosen, dist.get_rank(), dist.get_world_size(), launched=True)
     finally:
         dist.destroy_process_group()
+
+
+def backend_of(name: str | None, chosen: torch.device) -> str:
+    """The backend of a process group: NCCL for GPUs, gloo for CPUs and for processes that share a GPU.
+
+    Args:
+        name: The device that was asked for, in each process.
+        chosen: The device that this process uses.
+    """
+    shared = (
+        name is not None and torch.device(name).index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1
+    )
+    return "nccl" if chosen.type == "cuda" and not shared else "gloo"
 
 
 def _store_of_start() -> dict[str, Any]:

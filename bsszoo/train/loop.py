@@ -162,9 +162,9 @@ class _Run:
         self.model = task.network(fresh=state is None).to(process.device)
         if run.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        if run.sync_bn and process.world > 1:
-            if process.device.type != "cuda":
-                raise RecipeError("run.sync_bn needs GPUs: torch's SyncBatchNorm does not train on a CPU.")
+        if run.sync_bn and process.world > 1 and process.device.type != "cuda":
+            raise RecipeError("run.sync_bn needs GPUs: torch's SyncBatchNorm does not train on a CPU.")
+        if run.sync_bn and process.grouped and process.device.type == "cuda":
             self.model = synchronised(self.model)
         self.optimizer = make_optimizer(recipe.optim, self.model)
         self.ema = (
@@ -181,7 +181,7 @@ class _Run:
         # -- what runs it
         self.schedule = task.schedule(self.optimizer)
         self.forward: nn.Module = torch.compile(self.model) if run.compile else self.model  # type: ignore[assignment]
-        if process.world > 1:
+        if process.grouped:
             ids = [process.device.index] if process.device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.forward, device_ids=ids)
         self.batches = task.batches()
@@ -252,7 +252,7 @@ class _Run:
                 seed_generators(process.device, run.seed, update, process.rank * division.micro_batches + micro_batch)
                 # Gradients are averaged over the processes once, after the last micro-batch.
                 last = micro_batch == division.micro_batches - 1
-                quiet = nullcontext() if last or process.world == 1 else self.forward.no_sync()  # type: ignore[operator]
+                quiet = nullcontext() if last or not process.grouped else self.forward.no_sync()  # type: ignore[operator]
                 with quiet:
                     part = self.task.loss(self.forward, batch) / division.micro_batches
                     (part if self.scaler is None else self.scaler.scale(part)).backward()
@@ -267,7 +267,7 @@ class _Run:
             now = time.monotonic()
             progress.seconds = seconds_before + now - start
             over = update == end - 1
-            if over and process.world > 1:
+            if over and process.grouped:
                 distribute_bn(self.model, process.world, reduce=True)
             if (self.monitor.stop or self.monitor.save) and not over:
                 progress.loss_sum = self._mean(loss_sum)
@@ -460,7 +460,7 @@ class _LossMonitor:
         # Filled on the device: a copy of numbers to a GPU waits until it has done all that is queued.
         asked = (bool(self._stopping.received), self.due and self._process.first)
         signal = torch.stack([(~torch.isfinite(loss)).to(loss), *(torch.full_like(loss, float(one)) for one in asked)])
-        if self._process.world > 1:
+        if self._process.grouped:
             dist.all_reduce(signal, op=dist.ReduceOp.MAX)
         values = _Values(signal)
         self.settle()

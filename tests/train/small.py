@@ -30,11 +30,11 @@ def small_recipe(folder: Path, *assignments: str) -> Recipe:
     return read_recipe(file, assignments)
 
 
-def command(folder: Path, out: Path, *assignments: str, processes: int = 1) -> list[str]:
+def command(folder: Path, out: Path, *assignments: str, processes: int = 1, torchrun: bool = False) -> list[str]:
     file = folder / "small.yaml"
     file.write_text(TEXT, encoding="utf-8")
     launcher = [sys.executable]
-    if processes > 1:
+    if processes > 1 or torchrun:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     sets = [part for a in assignments for part in ("--set", a)]
     return [*launcher, "-m", "bsszoo", "train", str(file), "--out", str(out), "--device", "cpu", *sets]
@@ -44,8 +44,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(folder: Path, out: Path, *assignments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    words = command(folder, out, *assignments, processes=processes)
-    if processes == 1:
+def run(
+    folder: Path, out: Path, *assignments: str, processes: int = 1, torchrun: bool = False
+) -> subprocess.CompletedProcess[str]:
+    words = command(folder, out, *assignments, processes=processes, torchrun=torchrun)
+    if processes == 1 and not torchrun:
         return forked.run(words[1:], env=environment())
     return subprocess.run(words, capture_output=True, text=True, env=environment())

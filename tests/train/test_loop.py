@@ -29,7 +29,7 @@ from bsszoo.train.classification.data import open_splits
 from bsszoo.train.classification.samples import TrainingBatches, divide
 from bsszoo.train.classification.trained import open_teacher
 from bsszoo.train.classification.validate import validate
-from bsszoo.train.devices import Process
+from bsszoo.train.devices import Process, backend_of
 from bsszoo.train.optim import Objective, make_optimizer, make_schedule
 
 
@@ -157,6 +157,31 @@ def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shared: 
     one, other = load_file(unbroken / "model.safetensors"), load_file(shared / "model.safetensors")
     weights = [k for k in one if "running" not in k and "num_batches" not in k]
     assert all(torch.allclose(one[k], other[k], rtol=1e-3, atol=2e-4) for k in weights)
+
+
+def test_one_process_of_torchrun_trains_as_one_without(unbroken: Path, tmp_path: Path) -> None:
+    # By a process group of itself, DistributedDataParallel and the collective operations of several.
+    done = run(tmp_path, tmp_path / "out", torchrun=True)
+    assert done.returncode == 0, done.stderr
+    one, other = (load_file(f / "model.safetensors") for f in (unbroken, tmp_path / "out"))
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "processes", "backend"),
+    [
+        (None, "cuda:1", "2", "nccl"),
+        ("cuda", "cuda:1", "2", "nccl"),
+        ("cuda:0", "cuda:0", "1", "nccl"),
+        ("cuda:0", "cuda:0", "2", "gloo"),
+        ("cpu", "cpu", "2", "gloo"),
+    ],
+)
+def test_processes_that_share_a_gpu_do_without_nccl(
+    name: str | None, chosen: str, processes: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert backend_of(name, torch.device(chosen)) == backend
 
 
 @pytest.mark.slow
