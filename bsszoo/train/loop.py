@@ -268,7 +268,8 @@ class _Run:
             progress.seconds = seconds_before + now - start
             over = update == end - 1
             if over and process.grouped:
-                distribute_bn(self.model, process.world, reduce=True)
+                for network in (self.model, *(() if self.ema is None else (self.ema.module,))):
+                    distribute_bn(network, process.world, reduce=True)
             if (self.monitor.stop or self.monitor.save) and not over:
                 progress.loss_sum = self._mean(loss_sum)
                 if self.monitor.stop:

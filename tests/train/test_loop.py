@@ -167,6 +167,15 @@ def test_one_process_of_torchrun_trains_as_one_without(unbroken: Path, tmp_path:
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
+def test_two_processes_validate_the_same_moving_average(tmp_path: Path) -> None:
+    done = run(
+        tmp_path, tmp_path / "out", "ema.decay=0.9", "schedule.epochs=1", "schedule.warmup_epochs=0", processes=2
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert validate(tmp_path / "out", None, device="cpu").loss == pytest.approx(summary["val_loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "chosen", "processes", "backend"),
     [
