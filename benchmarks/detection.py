@@ -7,8 +7,8 @@
 
 Each run is a process of its own; the second half of its updates is timed. Ours is `bsszoo.train.detection.task`'s
 training; the peer is the loop below, which does what torchvision's references/detection does: COCO's polygons to masks
-by pycocotools, a random flip, images grouped by aspect ratio, SGD, one update a batch. Both train the same module
-and take turns.
+by pycocotools, a random flip, images grouped by aspect ratio, SGD, one update a batch, autocast and a gradient scaler
+where asked. Both train the same module, or ``--torchvision`` the same architecture, and take turns.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
         rows.append(f"| {model} | {' | '.join(cells(runs, 'reference', FORMS))} |")
     print(
         f"{given.device}, batch {given.batch}, shorter side {given.image_size} px, {given.updates} updates, "
-        f"{given.workers} reading processes, {given.repeats} pairs in turns\n"
+        f"{given.precision}, {given.workers} reading processes, {given.repeats} pairs in turns\n"
     )
     print("| model | reference, images/s | ours / reference | peak memory, reference [MB] | ours / reference |")
     print("|---|---:|---:|---:|---:|")
@@ -59,6 +59,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--workers", type=int, default=1, help="processes that read images (default 1)")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument(
+        "--torchvision",
+        action="store_true",
+        help="the reference trains torchvision's own maskrcnn_resnet50_fpn, beside our maskrcnn_resnet50",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (default 5)")
     parser.add_argument("--one", choices=["ours", "reference"], help=argparse.SUPPRESS)
@@ -77,9 +83,11 @@ def _process(given: argparse.Namespace, model: str, who: str) -> dict[str, float
         "batch",
         "updates",
         "workers",
+        "precision",
         "device",
     ):
         words += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
+    words += ["--torchvision"] if given.torchvision else []
     return result_of(words)
 
 
@@ -104,7 +112,9 @@ def _recipe(given: argparse.Namespace) -> Any:
             max_size=round(given.image_size * 5 / 3),
             broken="skip",
         ),
-        run=DetectionRun(device_batch=given.batch, workers=given.workers, checkpoint_minutes=1e6),
+        run=DetectionRun(
+            device_batch=given.batch, workers=given.workers, precision=given.precision, checkpoint_minutes=1e6
+        ),
     )
 
 
@@ -220,27 +230,38 @@ def _reference(given: argparse.Namespace) -> list[float]:
         num_workers=given.workers,
         collate_fn=lambda samples: tuple(zip(*samples, strict=True)),
     )
-    model: Any = create_detector(
-        given.models,
-        num_classes=len(data.numbers) + 1,
-        min_size=given.image_size,
-        max_size=round(given.image_size * 5 / 3),
-        anchor_size=given.anchor_size,
-        box_batch_size_per_image=given.proposals,
-    ).to(device)
+    how: dict[str, Any] = {
+        "num_classes": len(data.numbers) + 1,
+        "min_size": given.image_size,
+        "max_size": round(given.image_size * 5 / 3),
+        "box_batch_size_per_image": given.proposals,
+    }
+    model: Any
+    if given.torchvision:
+        from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+        # Fresh weights, all trained, and so batch normalisation that is not frozen, as in ours.
+        model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, **how)
+    else:
+        model = create_detector(given.models, anchor_size=given.anchor_size, **how)
+    model = model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9, weight_decay=1e-4)
     model.train()
+    dtype = torch.bfloat16 if given.precision == "bfloat16" else torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=given.precision == "float16")
     times = []
     for images, targets in loader:
         images = [image.to(device) for image in images]
         targets = [{k: v.to(device) for k, v in target.items()} for target in targets]
-        losses = model(images, targets)
-        total = sum(losses.values())
+        with torch.autocast(device.type, dtype=dtype, enabled=given.precision != "float32"):
+            losses = model(images, targets)
+            total = sum(losses.values())
         if not torch.isfinite(total):
             raise SystemExit(f"The loss is {total}.")
         optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+        scaler.scale(total).backward()
+        scaler.step(optimizer)
+        scaler.update()
         times.append(time.perf_counter())
     return times
 

@@ -154,7 +154,7 @@ def _speed(times: list[float], batch: int) -> float:
     return (len(last) - 1) * batch / (last[-1] - last[0])
 
 
-class _InMemory:
+class InMemory:
     """The images of our own synthetic data set, as timm's loader takes a data set."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -182,7 +182,7 @@ def _plain(given: argparse.Namespace, data: str | None) -> float:
 
     recipe = _recipe(given)
     device = torch.device(given.device)
-    dataset: Any = _InMemory(recipe) if data is None else create_dataset("", f"{data}/train")
+    dataset: Any = InMemory(recipe) if data is None else create_dataset("", f"{data}/train")
     part, augment = recipe.data, recipe.augment
     loader: Any = create_loader(
         dataset,
