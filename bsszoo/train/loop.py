@@ -40,6 +40,8 @@ from bsszoo.train.task import Opener, Round, Task
 
 # Seconds between two reports of the loss: reading it waits for the device.
 _REPORT: Final = 1.0
+#: Kinds of devices on which float16 is of use.
+_FLOAT16: Final = ("cuda",)
 _STOPPING: Final = "Stopping after this update, with a checkpoint. A second signal stops at once, without one."
 
 
@@ -105,7 +107,7 @@ def run(
     folder = Folder(Path(out))
     with ExitStack() as stack:
         process = stack.enter_context(joined(device))
-        if recipe.run.precision == "float16" and process.device.type != "cuda":
+        if recipe.run.precision == "float16" and process.device.type not in _FLOAT16:
             raise RecipeError("run.precision is float16, which needs a GPU here. Use bfloat16 or float32.")
         task = open_task(process)
         if process.first:

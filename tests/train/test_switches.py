@@ -70,6 +70,26 @@ def test_with_every_switch_on_a_stopped_training_ends_at_the_same_weights(
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
 
 
+def test_float16_scales_gradients_and_resumes_with_the_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It is for GPUs, and slow on a CPU; what it does beside the arithmetic is the same there.
+    monkeypatch.setattr(loop, "_FLOAT16", ("cpu",))
+    monkeypatch.setattr(loop, "_REPORT", 0.0)
+    recipe = small_recipe(tmp_path, *CALM, "run.precision=float16", "optim.clip_grad=1.0", "ema.decay=0.9")
+    try:
+        train(recipe, None, tmp_path / "whole", device="cpu")
+    except RuntimeError as error:
+        pytest.skip(f"this PyTorch does not compute it on a CPU: {error}")
+    with pytest.raises(StoppedError):
+        train(recipe, None, tmp_path / "broken", device="cpu", callback=StopsAt(3))
+    scaler = torch.load(tmp_path / "broken" / "last.pt", weights_only=True)["scaler"]
+    assert scaler != torch.amp.GradScaler("cpu").state_dict()
+    train(recipe, None, tmp_path / "broken", device="cpu")
+    one, other = (load_file(tmp_path / f / "model.safetensors") for f in ("whole", "broken"))
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    train(small_recipe(tmp_path, *CALM, "optim.clip_grad=1.0", "ema.decay=0.9"), None, tmp_path / "plain", device="cpu")
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "plain"), rel=0.05)
+
+
 def test_bfloat16_and_channels_last_train_nearly_as_float32(tmp_path: Path) -> None:
     train(small_recipe(tmp_path, *CALM), None, tmp_path / "plain", device="cpu")
     train(small_recipe(tmp_path, *CALM, *ALL[:2]), None, tmp_path / "other", device="cpu")
