@@ -318,6 +318,19 @@ def test_a_test_is_on_images_that_nothing_was_chosen_by(tmp_path: Path) -> None:
     assert (splits[1].split, test.split) == ("0.2 of train, held out", "validation")
 
 
+@pytest.mark.parametrize("size", [16, 640])  # the noise of small images is kept
+def test_synthetic_images_depend_on_their_number_alone(size: int) -> None:
+    split, _ = open_splits(DataPart(dataset="synthetic/256", image_size=size), None, num_classes=10)
+    assert isinstance(split, ImageSplit)
+    first = [np.asarray(split.image(i, "RGB")) for i in (0, 64, 1)]
+    again = [np.asarray(split.image(i, "RGB")) for i in (1, 64, 0)][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    # The same noise below patches of other classes.
+    same = (first[0] == first[1]).all(2)
+    assert 0.2 < same.mean() < 1
+    assert (first[0] == first[2]).all(2).mean() < 0.01
+
+
 def test_synthetic_splits_are_three() -> None:
     part = DataPart(dataset="synthetic/64", image_size=16)
     seen = [

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Images of ``synthetic``, for training and for validation, where the name gives no number.
 SYNTHETIC: Final = (1024, 256)
+# Different noises of synthetic images, and most bytes of them that a process keeps.
+_NOISES: Final = 64
+_MOST_NOISE: Final = 2**26
 #: Most files that are opened before training starts; of more only the folders are read.
 CHECKED_FILES: Final = 20_000
 
@@ -160,16 +163,25 @@ class _SyntheticSource(_Source):
     def __init__(self, length: int, num_classes: int, size: int, stream: int) -> None:
         self.labels = np.arange(length, dtype=np.int64) % num_classes
         self._size, self._stream, self._num_classes = size, stream, num_classes
+        self._kept: dict[int, NDArray[np.uint8]] = {}
 
     def image(self, index: int) -> Image.Image:
-        # The noise costs more than the rest of a small network's step: only a few different ones are made.
-        rng = np.random.default_rng(mixed(self._stream, index % 64))
-        pixels = rng.integers(0, 96, (self._size, self._size, 3), dtype=np.uint8)
+        pixels = self._noise(index % _NOISES).copy()
         patch = np.random.default_rng(int(self.labels[index]))
         top, left = (int(v) for v in patch.integers(0, max(1, self._size // 2), 2))
         side = self._size // 2
         pixels[top : top + side, left : left + side] += patch.integers(32, 160, 3).astype(np.uint8)
         return Image.fromarray(pixels)
+
+    def _noise(self, number: int) -> NDArray[np.uint8]:
+        # It takes several times as long as all else of an image, so a few different ones are made, and small ones kept.
+        if number in self._kept:
+            return self._kept[number]
+        rng = np.random.default_rng(mixed(self._stream, number))
+        pixels = rng.integers(0, 96, (self._size, self._size, 3), dtype=np.uint8)
+        if _NOISES * pixels.nbytes <= _MOST_NOISE:
+            self._kept[number] = pixels
+        return pixels
 
     def name(self, index: int) -> str:
         return f"synthetic image {index}"
