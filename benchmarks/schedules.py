@@ -6,13 +6,13 @@
 What is compared, each at several numbers of codes:
 
   i-epoch      so many random codes are trained for i epochs, then the best in full (Egele et al., arXiv:2404.04111), or
-               the best three: the baseline
+               the best three or six: the baseline
   halving      random codes by synchronous successive halving, rungs of a ninth and a third of the epochs
   hyperband, tpe-hyperband, gp-halving
                Optuna's RandomSampler and TPESampler with its HyperbandPruner, and its GPSampler with its
                SuccessiveHalvingPruner, all repaired to candidates as in search.py; the best that was trained in full
-  bsszoo       AutoBSSSampler with HalvingPruner(3, pilots=8): a ninth and a third of the epochs, then the three that
-               it recommends in full
+  bsszoo       AutoBSSSampler with HalvingPruner(3, pilots=8): a ninth and a third of the epochs, then the six that it
+               recommends in full
 
 A training that goes on costs the further epochs only, as if one could continue it. With ``--whole`` each length is a
 training of its own from the start, as bsszoo does them. Costs are counted in whole trainings, regret in points of
@@ -53,7 +53,7 @@ FILE = "schedules.jsonl"
 #: Epochs of the rungs: annealed ones of NAAP-440; of the ResNets, whose rate drops at epoch 36, before and after that.
 RUNGS = {True: (9, 27), False: (15, 45)}
 REDUCTION = 3
-LEADERS = 3
+LEADERS = 6
 REPLICATES = 2000
 
 
@@ -190,7 +190,7 @@ METHODS: dict[str, tuple[tuple[int, ...], Callable[[Task, int, int, Bill], float
             partial(i_epoch, rung=rung, leaders=leaders),
         )
         for rung, share in enumerate(("1/9", "1/3"))
-        for leaders in (1, LEADERS)
+        for leaders in (1, 3, LEADERS)
     },
     "i-epoch in full": ((16, 24, 32, 48, 64, 96), in_full),
     "halving": ((16, 24, 32, 48, 64, 96), halving),

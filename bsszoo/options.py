@@ -323,7 +323,8 @@ class EndOptions:
     measure: bool = option(True, "Measure the forward time of the networks in the table.")
     confirm: int = option(
         TRAININGS,
-        "With --data: at the end, N fresh trainings each of the best three codes (of a detector the best one) and of "
+        "With --data: at the end, N fresh trainings each of the best three codes (of a detector the best one; trained "
+        "from scratch: of the best six by one such training the best three) and of "
         "the uniformly rescaled network, measured on the validation split, which the search does not see. Beside them "
         "the network itself where weights are inherited, else one training each of N random codes. 0: none.",
         metavar="N",

@@ -87,7 +87,7 @@ def _print_next(result: CompressResult) -> None:
     notes = [f"Note: {' '.join(note.splitlines())}" for note in result.notes]
     differ = "The best codes differ from each other; others that score well, close to these, are in trials.csv."
     if not result.evaluator.heuristic:
-        differ = "The first three codes are the best by score, the others good ones that differ; trials.csv has all."
+        differ = "The first six codes are the best by score, the others good ones that differ; trials.csv has all."
     of = "the best code" if recommendation is None or take.role != "uniform" else "the recommended network"
     commands = [(of, command) for command in commands_of(result, take.code)]
     if result.untrained:

@@ -80,6 +80,11 @@ class Deliverer(Protocol):
         ...
 
     @property
+    def screened(self) -> int:
+        """How many of the best codes are trained once; the best ``leaders`` of these by that are trained further."""
+        ...
+
+    @property
     def undecided(self) -> int:
         """How many times ``trainings`` leaders are trained that nothing sets apart, where no number is set."""
         ...
@@ -143,7 +148,8 @@ def confirm(
     Args:
         judge: What trains and measures.
         plan: The search's plan: random codes are drawn from its candidates.
-        leaders: The best codes, best first.
+        leaders: The best codes, best first. Of a ``Deliverer`` with more than ``judge.leaders`` all are trained once,
+            and the best by these trainings are those that are trained further.
         study: Stores the results.
         trainings: Fresh trainings each of the best codes and the uniformly rescaled network, and the number of random
             feasible codes, of one training each, unless a ``Deliverer`` wants the network as it is in their place.
@@ -157,8 +163,11 @@ def confirm(
         on_result: Called with the last result as text, the number of finished trainings and their total.
     """
     original = isinstance(judge, Deliverer) and judge.controls == "original"
-    drawn = _tasks(plan, leaders, trainings, seed, original=original)
-    tasks = [replace(task, mark=mark) for task in drawn]
+    drawn = list(_tasks(plan, leaders, trainings, seed, original=original))
+    kept = judge.leaders if isinstance(judge, Deliverer) else len(leaders)
+    # What does not depend on which leaders are trained further.
+    tasks = [replace(t, mark=mark) for t in drawn if t.role != "found" or not t.number or len(leaders) <= kept]
+    more = (len(drawn) - len(tasks)) // max(1, len(leaders)) * kept
     results: dict[str, tuple[float, ...]] = {}
     notes: list[str] = []
 
@@ -177,12 +186,23 @@ def confirm(
                 continue
             results[task.key] = found
             study.set_user_attr(task.key, list(found) if len(found) > 1 else found[0])
-            on_result(f"{task.label}: {found[0]:.2f}", len(results), len(tasks))
+            on_result(f"{task.label}: {found[0]:.2f}", len(results), len(tasks) + more)
+
+    def going_on() -> list[_Task]:
+        """The further trainings of the leaders that are the best by their first one."""
+        first = [row for row in _rows(plan, tasks, results) if row.role == "found" and row.tests]
+        best = sorted(first, key=lambda row: -(row.held or row.tests)[0])[:kept]
+        codes = {row.code for row in best}
+        return [replace(t, mark=mark) for t in drawn if t.role == "found" and t.number and t.code in codes]
 
     left = unfinished(tasks)
-    on_result("", len(results), len(tasks))
+    if more and not left:
+        # As an earlier run left it.
+        tasks += going_on()
+        left, more = unfinished(tasks), 0
+    on_result("", len(results), len(tasks) + more)
     # By all of them, so that a resumed run goes on in the same way.
-    number, trainers = _trainers(judge, [task.code for task in tasks], workers)
+    number, trainers = _trainers(judge, [task.code for task in drawn], workers)
     workers = number or workers
     with ExitStack() as stack:
         if trainers is not None:
@@ -190,6 +210,10 @@ def confirm(
         elif workers > 1:
             stack.enter_context(share_of_threads(workers))
         train(left)
+        if more:
+            tasks += going_on()
+            more = 0
+            train(unfinished(tasks))
         rows = list(_rows(plan, tasks, results))
         if isinstance(judge, Deliverer):
             for further in range(trainings, trainings_most(judge, trainings, most)):
@@ -320,8 +344,13 @@ def _rows(plan: Plan, tasks: Sequence[_Task], results: dict[str, tuple[float, ..
 
 
 def chosen(rows: Sequence[ConfirmedRow], roles: Sequence[str] = _CHOSEN_FROM) -> ConfirmedRow | None:
-    """The network of the best mean on the images that networks are chosen by; on the unseen ones where those lack."""
+    """The network of the best mean on the images that networks are chosen by; on the unseen ones where those lack.
+
+    One that was trained once, where others were trained further, was not among the best then.
+    """
     trained = [row for row in rows if row.role in roles and row.tests]
+    if any(len(row.tests) > 1 for row in trained if row.role == "found"):
+        trained = [row for row in trained if len(row.tests) > 1]
     by_held = all(row.held for row in trained)
 
     def mean(row: ConfirmedRow) -> float:

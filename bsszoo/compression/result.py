@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: Most codes of the closing table; at least five when as many were evaluated.
 MOST_CODES: Final = 8
 #: Those of them, at least, that are simply the best, where their scores were measured.
-LEADERS: Final = 3
+LEADERS: Final = 6
 #: Points of accuracy that a recommended network may lose before a larger budget is advised.
 LARGE_DROP: Final = 1.0
 #: Times are alike up to this factor.

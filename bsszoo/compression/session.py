@@ -315,7 +315,8 @@ class Compression:
     def confirm(self, trainings: int | None = None) -> CompressResult:
         """Train the best codes and controls again, and measure them on images that the search did not see.
 
-        The best three where the search trains or inherits weights; of one without trainings and with images all its
+        The best three where the search inherits weights, the best six once and three of them further where it trains;
+        of one without trainings and with images all its
         best codes, once it is over. Of the one to take (``CompressResult.recommended``) the best training's network is
         written to ``recommended/``.
 
@@ -344,7 +345,7 @@ class Compression:
                 confirmation = confirm_best(
                     judge,
                     self._prepared.plan,
-                    found[: judge.leaders if isinstance(judge, Deliverer) else 1],
+                    found[: judge.screened if isinstance(judge, Deliverer) else 1],
                     run.study,
                     trainings=trainings,
                     most=self.options.end.confirm_most,

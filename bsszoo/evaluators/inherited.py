@@ -149,6 +149,7 @@ class InheritedEvaluator(TrainingEvaluator):
     replicates: ClassVar[float] = 0.0
     around: ClassVar[int] = 0
     leaders: ClassVar[int] = 3
+    screened: ClassVar[int] = 3
     undecided: ClassVar[int] = 2
     controls: ClassVar[Literal["original", "random"]] = "original"
     #: Percentage points.

@@ -96,6 +96,7 @@ class OwnEvaluator(Evaluator):
     """
 
     leaders: ClassVar[int] = 3
+    screened: ClassVar[int] = 3
     undecided: ClassVar[int] = 2
     controls: ClassVar[Literal["original", "random"]] = "original"
     # What a difference means is the user's to say.

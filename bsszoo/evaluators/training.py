@@ -137,6 +137,8 @@ class TrainingEvaluator(Trainings):
     """
 
     leaders: ClassVar[int] = 3
+    #: A short training, and one, tells codes apart less well than a whole one does.
+    screened: ClassVar[int] = 6
     #: Trainings from scratch take long.
     undecided: ClassVar[int] = 1
     #: Percentage points.
@@ -278,10 +280,11 @@ class TrainingEvaluator(Trainings):
 
     def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
         """By the time of some images of noise here."""
+        finals = finalists * trainings + (self.screened - self.leaders if trainings else 0)
         in_full = f" for {_epochs(self.recipe)}" if self.rungs else ""
-        again = f", then {finalists * trainings} more of the best codes and of controls{in_full}" if trainings else ""
+        again = f", then {finals} more of the best codes and of controls{in_full}" if finals else ""
         each, going_on = self.seconds_of(code), float(trials)
-        seconds = finalists * trainings * each
+        seconds = finals * each
         for one in self._judging:
             seconds += going_on * self.repeats * each * one._updates / self._updates
             going_on = min(going_on, max(going_on / REDUCTION, self.pilots))
@@ -410,6 +413,7 @@ class CandidateTrainings(TrainingEvaluator):
 
     #: All of a closing table.
     leaders: ClassVar[int] = sys.maxsize
+    screened: ClassVar[int] = sys.maxsize
     controls: ClassVar[Literal["original", "random"]] = "original"
 
     @classmethod

@@ -146,7 +146,7 @@ def test_nothing_is_confirmed_where_it_was_not_asked_for_or_cannot_be(judge, tmp
 class Racing(Judge):
     """A judge whose networks are taken away; ``held`` are the results by which they are chosen, by role and number."""
 
-    leaders, undecided, alike, controls = 2, 2, 0.0, "original"
+    leaders, screened, undecided, alike, controls = 2, 2, 2, 0.0, "original"
 
     def __init__(self, **held: list[float]) -> None:
         super().__init__()
@@ -251,6 +251,63 @@ def test_the_best_training_is_delivered_where_others_failed(tmp_path):
     assert Confirmation.from_dict(json.loads((tmp_path / "result.json").read_text())["confirmation"]).rows == (
         result.confirmation.rows
     )
+
+
+def screening(tmp_path, first: dict[str, float], later: list[float], *, stop_at: int | None = None, **settings):
+    """A search whose four best codes are trained once, and two of them further: its result and its judge.
+
+    ``first`` are the results of the first trainings by label, ``later`` those of the others, of all alike.
+    """
+
+    class Screening(Racing):
+        screened, controls = 4, "random"
+
+        def tested(self, code: Code, number: int) -> tuple[float, float]:
+            Judge.tested(self, code, number)
+            label = {str(row.code): row.label for row in judged.networks}.get(str(code))
+            return 50.0 + number, later[number] if number else first.get(label, 80.0)
+
+    judge = Screening()
+    judge.held = {"first": [80.0] * 9}
+    judged = confirmed(judge, tmp_path, confirm=0, trials=8)
+    judge.stop_at = stop_at
+    return judge, (lambda: confirmed(judge, tmp_path, trials=8, **settings))
+
+
+def test_the_best_codes_by_one_training_are_trained_further(tmp_path):
+    first = {"found 1": 88.0, "found 2": 95.0, "found 3": 91.0, "found 4": 93.0}
+    judge, run = screening(tmp_path, first, [0.0, 90.0, 90.0], stop_at=7, confirm=3, confirm_most=3)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    judge.stop_at = None
+    result = run()
+    rows = {row.label: row for row in result.confirmation.rows}
+    assert {label: len(row.tests) for label, row in rows.items()} == {
+        "uniform": 3,
+        **{f"random {i}": 1 for i in (1, 2, 3)},
+        "found 1": 1,
+        "found 2": 3,
+        "found 3": 1,
+        "found 4": 3,
+    }
+    assert len(judge.calls) == len(set(judge.calls)) == 14
+    assert result.recommended.label == "found 2"
+    calls = len(judge.calls)
+    assert run().confirmation == result.confirmation
+    assert len(judge.calls) == calls
+
+
+def test_a_code_of_one_lucky_training_is_not_taken_where_others_were_trained_further(tmp_path):
+    # After three trainings the two that went on are below what the third had in its one.
+    first = {"found 1": 88.0, "found 2": 95.0, "found 3": 92.0, "found 4": 93.0}
+    result = screening(tmp_path, first, [0.0, 85.0, 85.0], confirm=3, confirm_most=3)[1]()
+    assert result.recommended.label == "found 2"
+    # With one training each, all stand beside each other.
+    once = screening(tmp_path / "once", first, [], confirm=1)[1]()
+    assert {row.label: len(row.tests) for row in once.confirmation.rows if row.role == "found"} == {
+        f"found {i}": 1 for i in (1, 2, 3, 4)
+    }
+    assert once.recommended.label == "found 2"
 
 
 def test_leaders_stand_beside_random_codes_where_the_original_is_not_trained_again(tmp_path):

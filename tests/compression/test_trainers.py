@@ -34,7 +34,7 @@ from bsszoo.evaluators.base import tell
 
 class Judge:
     test_measures, test_unit = "width", "channels"
-    leaders, undecided, alike, controls = 2, 2, 0.0, "original"
+    leaders, screened, undecided, alike, controls = 2, 2, 2, 0.0, "original"
 
     def __init__(self, folder, spread=0.0):
         self.folder, self.spread, self.asked, self.held = pathlib.Path(folder), spread, [], False

@@ -110,7 +110,7 @@ def test_shorter_trainings_judge_codes_and_the_end_trains_in_full(tmp_path: Path
     assert "judged after 1 epoch each, and leaders are trained for 4 epochs at the end" in judge.info.measures
     assert judge.info.name != TrainingEvaluator(recipe, None, tmp_path / "trainings").info.name
     text = judge.estimate(12, 5, 3, code)
-    assert "12 codes trained for 1 epoch, those that go on for 2 epochs, then 15 more" in text
+    assert "12 codes trained for 1 epoch, those that go on for 2 epochs, then 18 more" in text
 
 
 def test_the_rungs_fit_the_recipe(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_the_time_of_a_search_is_estimated_before_it(tmp_path: Path) -> None:
     code = bsszoo.Code.parse(CODE)
     text = judge.estimate(12, 3, 3, code)
     assert text.startswith(
-        "Estimate: 12 codes trained, 2 times each, then 9 more of the best codes and of controls: about"
+        "Estimate: 12 codes trained, 2 times each, then 12 more of the best codes and of controls: about"
     )
     assert judge.seconds_of(code) > 0
     # Twice the epochs are twice the updates.
