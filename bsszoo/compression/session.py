@@ -454,7 +454,7 @@ class Compression:
             if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
                 text = f"Training {network.code} on digits first; it is kept"
                 network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
-        if options.search.search == "paper" and training.rungs is None:
+        if options.search.search == "paper" and training.rungs is None and training.has_data:
             training = replace(training, rungs="none")  # the paper trains every code in full
         exact = options.search.search == "paper" or options.grid.scale is not None
         divisor = options.grid.divisor_or(None if exact else DIVISOR)

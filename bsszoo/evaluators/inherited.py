@@ -34,6 +34,7 @@ from bsszoo.models.names import LOCAL
 from bsszoo.models.resolve import Network
 from bsszoo.models.weights import sha256_of
 from bsszoo.options import REDUCTION
+from bsszoo.spaces.limits import Caps
 from bsszoo.spaces.space import DIVISOR, Space
 from bsszoo.train.checkpoint import LAST, RECIPE, SUMMARY, WEIGHTS
 from bsszoo.train.classification.data import ImageSplit, Split, Stream, class_names, open_split, open_splits, open_test
@@ -148,6 +149,8 @@ class InheritedEvaluator(TrainingEvaluator):
     #: Leaders are told apart by fine-tunings in full, at the end.
     replicates: ClassVar[float] = 0.0
     around: ClassVar[int] = 0
+    pilots: ClassVar[int] = 0
+    caps = Caps()
     leaders: ClassVar[int] = 3
     screened: ClassVar[int] = 3
     undecided: ClassVar[int] = 2
