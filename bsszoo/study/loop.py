@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from bsszoo.codes.code import Code
 from bsszoo.errors import RunError
-from bsszoo.evaluators.base import Evaluator, checked_report
+from bsszoo.evaluators.base import Evaluator, Trial, checked_report
 from bsszoo.options import REDUCTION
 from bsszoo.optuna_parts import finish, read_again, suggest, write_attribute, write_params, write_report
 from bsszoo.search.history import (
@@ -24,7 +25,6 @@ from bsszoo.search.history import (
     RETURNED,
     STARTED,
     SURPLUS,
-    CodeTuple,
     code_of,
     deaths,
     dropped,
@@ -130,34 +130,41 @@ def run_search(
 
 def work_once(study: Study, plan: SearchPlan, heartbeat: Heartbeat | None) -> bool:
     """Ask for one code and evaluate it; False when no more are wanted for now."""
-    if missing(study, plan) <= 0:
+    trial = next_trial(study, plan)
+    if trial is None:
         return False
-    try:
-        trial = study.ask()
-    except UpdateFinishedTrialError:
-        # This process was suspended for so long that its ask counted as dead.
-        return True
-    except RunError:
-        if len(holders(study.get_trials(deepcopy=False), plan.candidates.names)) >= plan.wanted:
-            return False  # others took the last codes in the meantime
-        raise
-    everything = study.get_trials(deepcopy=False)
-    frozen = next(t for t in everything if t.number == trial.number)
-    if code_of(frozen, plan.candidates.names) is None:
-        # Another sampler, which writes no code before its parameters are suggested.
-        for name, distribution in plan.candidates.distributions.items():
-            suggest(trial, name, distribution)
+    evaluate(study, plan, trial, heartbeat)
+    return True
+
+
+def next_trial(study: Study, plan: SearchPlan) -> FrozenTrial | None:
+    """Ask for one code: a running trial that holds it; None when no more are wanted for now."""
+    while missing(study, plan) > 0:
+        try:
+            trial = study.ask()
+        except UpdateFinishedTrialError:
+            # This process was suspended for so long that its ask counted as dead.
+            continue
+        except RunError:
+            if len(holders(study.get_trials(deepcopy=False), plan.candidates.names)) >= plan.wanted:
+                return None  # others took the last codes in the meantime
+            raise
         everything = study.get_trials(deepcopy=False)
         frozen = next(t for t in everything if t.number == trial.number)
-    indices = {t.number: index for index, (t, _) in enumerate(holders(everything, plan.candidates.names))}
-    if indices.get(trial.number, 0) >= plan.wanted:
-        give_up(study, frozen, SURPLUS)
-        return False
-    if _evaluated_elsewhere(everything, frozen, plan):
+        if code_of(frozen, plan.candidates.names) is None:
+            # Another sampler, which writes no code before its parameters are suggested.
+            for name, distribution in plan.candidates.distributions.items():
+                suggest(trial, name, distribution)
+            everything = study.get_trials(deepcopy=False)
+            frozen = next(t for t in everything if t.number == trial.number)
+        indices = {t.number: index for index, (t, _) in enumerate(holders(everything, plan.candidates.names))}
+        if indices.get(trial.number, 0) >= plan.wanted:
+            give_up(study, frozen, SURPLUS)
+            return None
+        if not _evaluated_elsewhere(everything, frozen, plan):
+            return frozen
         give_up(study, frozen, SURPLUS)  # two processes enqueued one code, as two --retry-failed do
-        return True
-    evaluate(study, plan, frozen, heartbeat)
-    return True
+    return None
 
 
 def missing(study: Study, plan: SearchPlan) -> int:
@@ -198,7 +205,7 @@ def abandoned(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
         elif settle(study, trial):
             continue
         elif alone and deaths(trial, everything, names) >= MOST_DEATHS:
-            _fail(study, trial, f"{died(trial, plan)}. It is not tried again, unless --retry-failed asks for it")
+            fail_dead(study, plan, trial)
         else:
             left.append(trial)
     held = holders(study.get_trials(deepcopy=False), names)
@@ -215,8 +222,23 @@ def died(trial: FrozenTrial, plan: SearchPlan) -> str:
     return f"Two processes died while they evaluated {plan.space.code(list(entries))}, {last}"
 
 
-def _fail(study: Study, trial: FrozenTrial, why: str) -> None:
-    write_attribute(study, trial, RESULT, {"value": None, "seconds": 0.0, "error": why, "trace": None})
+def fail_dead(study: Study, plan: SearchPlan, trial: FrozenTrial) -> None:
+    """Fail a running trial whose code ended as many processes as it may."""
+    why = f"{died(trial, plan)}. It is not tried again, unless --retry-failed asks for it"
+    fail(study, trial, why)
+
+
+def fail(study: Study, trial: FrozenTrial, why: str) -> None:
+    """Fail a running trial for a reason."""
+    conclude(study, trial, {"value": None, "seconds": 0.0, "error": why, "trace": None})
+
+
+def conclude(study: Study, trial: FrozenTrial, result: dict[str, object]) -> None:
+    """Write the result of a running trial's evaluation, and tell it.
+
+    The result is one write before the trial is told, so that a kill between the two loses nothing.
+    """
+    write_attribute(study, trial, RESULT, result)
     settle(study, read_again(study, trial))
 
 
@@ -240,22 +262,16 @@ def left_running(study: Study, plan: SearchPlan) -> list[FrozenTrial]:
 def evaluate(study: Study, plan: SearchPlan, frozen: FrozenTrial, heartbeat: Heartbeat | None = None) -> None:
     """Evaluate a running trial's code and tell its result.
 
-    The result is one write before the trial is told, so that a kill between the two loses nothing. When this process
-    is stopped (Ctrl-C) while others share the study, the code is returned to them at once.
+    When this process is stopped (Ctrl-C) while others share the study, the code is returned to them at once.
     """
-    code = code_of(frozen, plan.candidates.names)
-    assert code is not None
     begun = started(frozen)
     try:
         if heartbeat is not None:
             heartbeat.hold(frozen)
-        _write_params(study, plan, frozen)
-        _describe(study, plan, frozen, code)
+        code = describe(study, plan, frozen)
         # If the attribute remains after the process ended, the evaluation ended the process.
         write_attribute(study, frozen, STARTED, begun + 1)
-        result = _evaluated(plan, code, StudyTrial(study, frozen))
-        write_attribute(study, frozen, RESULT, result)
-        settle(study, read_again(study, frozen))
+        conclude(study, frozen, evaluated(plan.evaluator, code, StudyTrial(study, frozen)))
     except UpdateFinishedTrialError:
         _log.warning(
             "Trial %d was given up as lost, since this process sent no heartbeat for too long; its result is dropped.",
@@ -288,26 +304,27 @@ def survived(study: Study, trials: Sequence[FrozenTrial]) -> None:
                 write_attribute(study, trial, STARTED, started(trial) - 1)
 
 
-def _write_params(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> None:
-    """Write the entries of the code as the trial's parameters, those that an earlier process has not written."""
-    code = code_of(frozen, plan.candidates.names)
-    assert code is not None
+def describe(study: Study, plan: SearchPlan, frozen: FrozenTrial) -> Code:
+    """Write into a running trial what its code is; the code.
+
+    Its entries are the trial's parameters; its text and costs are user attributes, for Optuna's dashboard and plots.
+    What an earlier process wrote stays.
+    """
+    entries = code_of(frozen, plan.candidates.names)
+    assert entries is not None
     params = {
         name: (distribution.to_internal_repr(value), distribution)
-        for (name, distribution), value in zip(plan.candidates.distributions.items(), code, strict=True)
+        for (name, distribution), value in zip(plan.candidates.distributions.items(), entries, strict=True)
         if name not in frozen.params
     }
     if params:
         write_params(study, frozen, params)
-
-
-def _describe(study: Study, plan: SearchPlan, frozen: FrozenTrial, entries: CodeTuple) -> None:
-    """Write the code as text and its costs as user attributes, for Optuna's dashboard and plots."""
     code = plan.space.code(list(entries))
     cost = plan.space.cost(code)
     for name, value in (("code", str(code)), ("macs", cost.macs), ("params", cost.params)):
         if name not in frozen.user_attrs:
             write_attribute(study, frozen, name, value)
+    return code
 
 
 class StudyTrial:
@@ -331,13 +348,23 @@ class StudyTrial:
         return self.stopped
 
 
-def _evaluated(plan: SearchPlan, code: CodeTuple, trial: StudyTrial) -> dict[str, object]:
+class Stoppable(Trial, Protocol):
+    """A trial that says whether its evaluator was told to stop."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``should_stop`` was true."""
+        ...
+
+
+def evaluated(evaluator: Evaluator, code: Code, trial: Stoppable) -> dict[str, object]:
+    """The result of an evaluation as it is stored in a study, of one that failed too."""
     start = time.perf_counter()
     value, error, trace = None, None, None
     repeats: tuple[float, ...] = ()
     pruned = False
     try:
-        score = plan.evaluator.evaluate(plan.space.code(list(code)), trial)
+        score = evaluator.evaluate(code, trial)
         pruned = trial.stopped
         if not pruned:
             value, repeats = score.value, score.repeats
