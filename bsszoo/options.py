@@ -273,7 +273,26 @@ class SearchOptions:
         display="0.25 where codes are trained from scratch, once each, by the default search",
         kind=float,
     )
-    workers: int = option(1, "Processes on this machine, each of which evaluates one code at a time.", metavar="N")
+    workers: int | None = option(
+        None,
+        "Processes on this machine, each of which evaluates one code at a time; with --ray: codes under way at once.",
+        metavar="N",
+        display="1; with --ray as many as the cluster holds",
+        kind=int,
+    )
+    ray: str | None = option(
+        None,
+        "Evaluate codes as tasks of a running Ray cluster, of which this machine is a part: auto, for the one that Ray "
+        "finds (RAY_ADDRESS, or on this machine), or HOST:PORT of its head (extra of bsszoo: ray).",
+        metavar="auto|ADDRESS",
+        display=False,
+    )
+    ray_resources: str | None = option(
+        None,
+        "With --ray: what each code takes of a node.",
+        metavar="cpus=N,gpus=N",
+        display="one GPU and its share of the CPUs; without GPUs one CPU",
+    )
     storage: str | None = option(
         None,
         "Where the trials are stored: postgresql://user@host/database, sqlite:///file.db, "
@@ -304,6 +323,18 @@ class SearchOptions:
         for name, least in (("trials", 1), ("batch", 1), ("seed", 0), ("reduction", 1)):
             if getattr(self, name) is not None:
                 check_count(f"--{name}", getattr(self, name), least)
+        if self.ray is not None and self.study is not None:
+            raise SettingsError(
+                "--ray has one driver, which alone works on its study, and --study shares one: give one of the two. "
+                "More machines join a Ray cluster as its nodes."
+            )
+        if self.ray is None and self.ray_resources is not None:
+            raise SettingsError("--ray-resources says what a code takes in a Ray cluster: give the cluster with --ray.")
+        if self.out is not None and "://" in str(self.out):
+            raise SettingsError(
+                f"--out is {str(self.out)!r}; it takes a folder: a run needs locks, and files that are replaced as a "
+                "whole. Mount the storage, and give its path."
+            )
         if self.search not in ("default", "paper"):
             raise SettingsError(f"--search is {self.search!r}; it takes default or paper.")
         if self.replicates is not None and not 0 <= self.replicates <= 1:

@@ -117,6 +117,16 @@ class InProcesses(Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """Runs calls on other machines."""
+
+    def __call__(
+        self, call: Callable[..., Any], values: Sequence[tuple[Any, ...]], /
+    ) -> Iterator[tuple[int, Callable[[], Any]]]:
+        """The index of each call that has finished, with what gives its result or raises why there is none."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     label: str
@@ -142,6 +152,7 @@ def confirm(
     seed: int = 0,
     mark: str = "",
     on_result: Callable[[str, int, int], None] = lambda *_: None,
+    elsewhere: Elsewhere | None = None,
 ) -> Confirmation:
     """The best codes beside the controls, on unseen images.
 
@@ -161,6 +172,7 @@ def confirm(
         seed: Decides which random codes are drawn.
         mark: Of the results in the study; those of another mark were measured otherwise, and are no results here.
         on_result: Called with the last result as text, the number of finished trainings and their total.
+        elsewhere: Runs the trainings on other machines, in place of processes here.
     """
     original = isinstance(judge, Deliverer) and judge.controls == "original"
     drawn = list(_tasks(plan, leaders, trainings, seed, original=original))
@@ -178,7 +190,7 @@ def confirm(
         return list({t.key: t for t in wanted if t.key not in results}.values())
 
     def train(left: Sequence[_Task]) -> None:
-        for task, result in _each(judge, left, workers, trainers):
+        for task, result in _each(judge, left, workers, trainers, elsewhere):
             try:
                 found = _results(result())
             except (Exception, SystemExit) as error:
@@ -202,12 +214,16 @@ def confirm(
         left, more = unfinished(tasks), 0
     on_result("", len(results), len(tasks) + more)
     # By all of them, so that a resumed run goes on in the same way.
-    number, trainers = _trainers(judge, [task.code for task in drawn], workers)
+    number, trainers = 0, None
+    if elsewhere is None:
+        number, trainers = _trainers(judge, [task.code for task in drawn], workers)
+    elif left and isinstance(judge, InProcesses):
+        judge.open_test()
     workers = number or workers
     with ExitStack() as stack:
         if trainers is not None:
             stack.enter_context(trainers)
-        elif workers > 1:
+        elif workers > 1 and elsewhere is None:
             stack.enter_context(share_of_threads(workers))
         train(left)
         if more:
@@ -274,12 +290,16 @@ def _not_told_apart(rows: Sequence[ConfirmedRow], alike: float) -> list[Confirme
 
 
 def _each(
-    judge: Tester, tasks: Sequence[_Task], workers: int, trainers: Trainers | None
+    judge: Tester, tasks: Sequence[_Task], workers: int, trainers: Trainers | None, elsewhere: Elsewhere | None
 ) -> Iterator[tuple[_Task, Callable[[], Any]]]:
     """Each task with what gives its result, in this thread, which Ctrl-C reaches; with more workers as they finish.
 
     Meanwhile whoever listens here hears of the updates in the processes of ``trainers``.
     """
+    if elsewhere is not None:
+        for index, result in elsewhere(judge.tested, [(task.code, task.number) for task in tasks]):
+            yield tasks[index], result
+        return
     if workers == 1:
         for task in tasks:
             yield task, partial(judge.tested, task.code, task.number)

@@ -18,6 +18,7 @@ from bsszoo.codes.code import Code
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.files import write_whole
 from bsszoo.study.result import Finished
+from bsszoo.texts import parse_json
 from bsszoo.train.classification.paper import paper_recipe
 from bsszoo.train.classification.recipe import Recipe, read_recipe, recipe_text, with_values
 
@@ -111,7 +112,14 @@ def read_finish(what: str, family: str, candidates: Callable[[], Recipe], data: 
     return with_values(made, model={"in_chans": whole.model.in_chans}, run={k: getattr(whole.run, k) for k in machine})
 
 
-def finish(how: Finish, code: Code, original: Code, folder: Path, callback: TrainingCallback | None = None) -> Finished:
+def finish(
+    how: Finish,
+    code: Code,
+    original: Code,
+    folder: Path,
+    callback: TrainingCallback | None = None,
+    elsewhere: Callable[[Path, Path], None] | None = None,
+) -> Finished:
     """Train the best code in a run's folder, or resume that training.
 
     Args:
@@ -121,17 +129,23 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, callback: Trai
         folder: The run's folder. The training is in ``finish_FINGERPRINT`` in it, of the code's fingerprint, and
             its recipe in ``finish_FINGERPRINT.yaml``.
         callback: Called during the training.
+        elsewhere: Trains on another machine by the recipe of the first path in the folder of the second one.
 
     Raises:
         WeightsError, DataError, RecipeError, RunError, StoppedError: As ``train``.
         SettingsError: The folder's training began with other weights.
     """
+    from bsszoo.train.checkpoint import SUMMARY
     from bsszoo.train.loop import train
 
     recipe = how.recipe_of(code, original)
     out = training_folder(folder, code)
     write_whole(out.with_suffix(".yaml"), recipe_text(recipe))
-    summary = train(recipe, how.data, out, device=how.device, callback=callback)
+    if elsewhere is None:
+        summary = train(recipe, how.data, out, device=how.device, callback=callback)
+    else:
+        elsewhere(out.with_suffix(".yaml").absolute(), out.absolute())
+        summary = parse_json((out / SUMMARY).read_bytes())
     return Finished(
         code=str(code),
         folder=out.name,
@@ -143,6 +157,18 @@ def finish(how: Finish, code: Code, original: Code, folder: Path, callback: Trai
         inherited=summary.get("inherited", {}).get("words"),
         teacher=how.teacher,
     )
+
+
+def train_here(recipe: Path, out: Path, data: str | None, device: str | None, processes: int) -> None:
+    """Train by a recipe's file in a folder, in a process of its own or in several, each of which takes a GPU.
+
+    Raises:
+        EvaluationError: It failed.
+    """
+    from bsszoo.evaluators.trainings import run_training
+
+    out.mkdir(parents=True, exist_ok=True)
+    run_training(recipe, out, data, device, processes)
 
 
 def training_folder(folder: Path, code: Code) -> Path:

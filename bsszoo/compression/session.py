@@ -9,10 +9,10 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -24,7 +24,7 @@ from bsszoo.compression.budget import LatencyLimit, check_not_larger, latency_li
 from bsszoo.compression.confirm import Deliverer, Tester, chosen, trainings_most
 from bsszoo.compression.confirm import confirm as confirm_best
 from bsszoo.compression.events import Callback, Event, Inside, SearchEvents, TrainingEvents, begun, confirming, planned
-from bsszoo.compression.finish import Finish, read_finish
+from bsszoo.compression.finish import Finish, read_finish, train_here
 from bsszoo.compression.finish import finish as finish_best
 from bsszoo.compression.folder import (
     CONTROLS,
@@ -64,7 +64,7 @@ from bsszoo.compression.result import (
 from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
-from bsszoo.errors import BudgetError, RunError, SettingsError
+from bsszoo.errors import BudgetError, EvaluationError, RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest, listening
 from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
 from bsszoo.files import plain_name
@@ -78,6 +78,8 @@ from bsszoo.search.sampler import Mode
 from bsszoo.spaces.limits import LatencyModel, LatencyTable, predicted
 from bsszoo.spaces.space import DIVISOR, GROWN, Space
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
+from bsszoo.study.ray_cluster import RayCluster, Resources
+from bsszoo.study.ray_search import each_on_ray, run_on_ray
 from bsszoo.study.result import ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line, masked
 from bsszoo.study.workers import run_workers
@@ -191,6 +193,7 @@ class Compression:
         self.folder: Path | None = None
         self._opened_now: _Opened | None = None
         self._lock: ExitStack | None = None
+        self._cluster: RayCluster | None = None
         self._insight: tuple[int, Insight | None] = (-1, None)
 
     def __enter__(self) -> Compression:
@@ -225,12 +228,22 @@ class Compression:
             )
             prepared.evaluator.prepare(lambda note: self._emit(Event("plan", note)))
             left = prepared.search.wanted - len(earlier)
+            cluster = self._cluster
+            if cluster is not None and left > 0:
+                evaluator = prepared.evaluator
+                cluster.check(evaluator, evaluator.writes, evaluator.reads)
+                self._emit(Event("plan", f"Ray: {cluster.described}"))
             trainings = self.options.end.confirm if isinstance(prepared.evaluator, Tester) else 0
             judge = prepared.evaluator
             leaders = judge.leaders if isinstance(judge, Deliverer) else 1
             # Beside the uniformly rescaled network; the random codes are as many trainings as those of one more.
             finalists = leaders + 1 + (not isinstance(judge, Deliverer) or judge.controls == "random")
-            if left > 0 and (text := prepared.evaluator.estimate(left, finalists, trainings, prepared.plan.uniform)):
+            # The estimate is of this machine.
+            if (
+                left > 0
+                and cluster is None
+                and (text := judge.estimate(left, finalists, trainings, prepared.plan.uniform))
+            ):
                 if isinstance(prepared.evaluator, Deliverer) and trainings:
                     most = trainings_most(prepared.evaluator, trainings, self.options.end.confirm_most)
                     text += f" Up to {most} times those that are not told apart." if most > trainings else ""
@@ -239,12 +252,15 @@ class Compression:
             inside = Inside(self._emit, "search")
             events = SearchEvents(inside, earlier, prepared.search.wanted)
             events.started()
-            if options.workers > 1:
+            if cluster is not None:
+                with listening(inside.updated):
+                    run_on_ray(run.study, prepared.search, events.finished, cluster, most=options.workers)
+            elif (options.workers or 1) > 1:
                 run_workers(
                     run.address,
                     prepared.search,
                     events.finished,
-                    workers=options.workers,
+                    workers=options.workers or 1,
                     lease=prepared.sharing.lease,
                     alone=options.study is None,
                     waiting=events.waiting,
@@ -332,10 +348,14 @@ class Compression:
                 return result
             found = [row.code for row in result.networks if row.role == "found"]
             inside = Inside(self._emit, "confirm")
+            elsewhere, cluster, most = None, self._cluster, self.options.search.workers
+            if cluster is not None:
+                cluster.check(judge.tested, self._prepared.judge.writes, self._prepared.judge.reads)
+                elsewhere = partial(each_on_ray, cluster, most=most)
 
             def told(text: str, done: int, total: int) -> None:
                 inside(confirming(text, done, total))
-                if not text and done < total and trainer is not None:
+                if not text and done < total and trainer is not None and cluster is None:
                     from bsszoo.evaluators.training import about
 
                     seconds = (total - done) * trainer.seconds_of(self._prepared.plan.uniform)
@@ -349,10 +369,11 @@ class Compression:
                     run.study,
                     trainings=trainings,
                     most=self.options.end.confirm_most,
-                    workers=self.options.search.workers,
+                    workers=most or 1,
                     seed=result.seed,
                     mark="" if trainer is None else trainer.fingerprint,
                     on_result=told,
+                    elsewhere=elsewhere,
                 )
             best = chosen(confirmation.rows)
             if trainer is not None and best is not None and (doubt := trainer.doubt(sum(best.held) / len(best.held))):
@@ -400,11 +421,32 @@ class Compression:
             how = self._prepared.finish if how is None else how
             if how is None:
                 return result
-            code = result.taken_in_full.code
-            name = "best" if code == result.best.code else "recommended"
-            events = TrainingEvents(self._emit, f"Training the {name} code in full: {code}")
-            finished = finish_best(how, code, self._prepared.plan.reference, run.folder, events)
+            code, reference = result.taken_in_full.code, self._prepared.plan.reference
+            text = f"Training the {'best' if code == result.best.code else 'recommended'} code in full: {code}"
+            if self._cluster is None:
+                finished = finish_best(how, code, reference, run.folder, TrainingEvents(self._emit, text))
+            else:
+                self._emit(Event("finish", f"{text}, on a Ray node with {self._cluster.whole_node()}"))
+                trained = partial(self._train_on_ray, self._cluster, how)
+                finished = finish_best(how, code, reference, run.folder, elsewhere=trained)
             return self._write(run, replace(result, finished=finished))
+
+    def _train_on_ray(self, cluster: RayCluster, how: Finish, recipe: Path, out: Path) -> None:
+        """Train in full on all GPUs of a node, by a process each; without GPUs by one process."""
+        reads = () if how.data is None else (Path(how.data).absolute(),)
+        cluster.check(train_here, (out.parent,), reads)
+        node = cluster.whole_node()
+        values = recipe, out, how.data, how.device, max(1, int(node.gpus))
+
+        def updated(done: int, total: int) -> None:
+            self._emit(Event("finish", f"update {done:,} of {total:,}", done, total, minor=True))
+
+        with listening(updated):
+            for _, result in each_on_ray(cluster, train_here, [values], resources=node):
+                try:
+                    result()
+                except EvaluationError as error:
+                    raise RunError(f"The training in full failed. {error}") from None
 
     def result(self) -> CompressResult:
         """The result of the study and the folder so far."""
@@ -428,7 +470,10 @@ class Compression:
     @cached_property
     def _prepared(self) -> _Prepared:
         options = self.options
-        sharing = Sharing(options.search.storage, options.search.study, options.search.workers, options.search.grace)
+        processes = 1 if options.search.ray is not None else options.search.workers
+        sharing = Sharing(
+            options.search.storage, options.search.study, 1 if processes is None else processes, options.search.grace
+        )
         network = resolve(self.network)
         wanted = options.budget
         runtime_of(wanted.runtime)
@@ -619,7 +664,11 @@ class Compression:
     def _with_weights(self, network: Network) -> Network:
         """The network with a source of its weights; those of a built module are in a file while this process runs."""
         if network.module is not None and self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="bsszoo-")
+            search, folder = self.options.search, None
+            if search.ray is not None:  # for all nodes to see
+                folder = Path("bsszoo-runs" if search.out is None else search.out).absolute()
+                folder.mkdir(parents=True, exist_ok=True)
+            self._scratch = tempfile.TemporaryDirectory(prefix=".bsszoo-", dir=folder)
         return with_weights(network, Path("" if self._scratch is None else self._scratch.name))
 
     def _as_fast(self, space: Space, reference: Code, uniform: Code) -> LatencyLimit | None:
@@ -696,7 +745,27 @@ class Compression:
             yield self._opened_now
             return
         since = time.perf_counter()
-        prepared = self._prepared
+        with self._connected():
+            prepared = self._prepared
+            with self._opened(prepared, since) as opened:
+                yield opened
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """The connection to the Ray cluster, where the run has one."""
+        search = self.options.search
+        if search.ray is None:
+            yield
+            return
+        resources = None if search.ray_resources is None else Resources.read(search.ray_resources)
+        with RayCluster(search.ray, resources) as self._cluster:
+            try:
+                yield
+            finally:
+                self._cluster = None
+
+    @contextmanager
+    def _opened(self, prepared: _Prepared, since: float) -> Iterator[_Opened]:
         with self._lock_folder() as folder, ends_in_order(folder), _storage_faults(folder, prepared.sharing.storage):
             self.folder = folder
             check_settings(folder, prepared.settings)
@@ -730,17 +799,26 @@ class Compression:
         A control that cannot be judged has no score but a note, and is tried again by the next process.
         """
         prepared, notes = self._prepared, []
+        evaluator, plan = prepared.evaluator, prepared.plan
         shared_controls(run.study, run.folder)
         scores = scores_in(read_json(run.folder / CONTROLS))
-        for role, code in controls_of(prepared.plan).items():
-            cost = prepared.plan.space.cost(code)
-            if str(code) in scores or not prepared.evaluator.compares(
-                cost, prepared.plan.candidates, prepared.plan.budget.macs
-            ):
-                continue
-            self._emit(Event("controls", f"Judging {_CONTROLS[role]}, a control ..."))
+        controls = [
+            (role, code)
+            for role, code in controls_of(plan).items()
+            if str(code) not in scores and evaluator.compares(plan.space.cost(code), plan.candidates, plan.budget.macs)
+        ]
+        results: Iterable[tuple[int, Callable[[], Any]]] = enumerate(partial(evaluator, code) for _, code in controls)
+        if self._cluster is not None:
+            values = [(code,) for _, code in controls]
+            results = each_on_ray(self._cluster, evaluator, values, most=self.options.search.workers)
+            for role, _ in controls:
+                self._emit(Event("controls", f"Judging {_CONTROLS[role]}, a control ..."))
+        for index, result in results:
+            role, code = controls[index]
+            if self._cluster is None:
+                self._emit(Event("controls", f"Judging {_CONTROLS[role]}, a control ..."))
             try:
-                scores[str(code)] = prepared.evaluator(code).value
+                scores[str(code)] = result().value
                 write_json(run.folder / CONTROLS, scores)
             except (Exception, SystemExit) as error:
                 notes.append(f"The {role} network has no score: {reason(error)}")
@@ -834,7 +912,7 @@ def compress(
     data: str | Path | None = None,
     evaluator: str | Callable[..., Any] | Evaluator | None = None,
     trials: int | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     evaluate: Callable[[Any], float] | None = None,
@@ -859,7 +937,8 @@ def compress(
         evaluator: ``"structural"``, ``"module:function"``, a function ``(code) -> float`` or ``(code, trial) -> float``
             (higher is better), or an ``Evaluator``; by default a training where there is ``data``.
         trials: Codes to evaluate; by default 64, and 160 where subnetworks are judged by inherited weights.
-        workers: Processes on this machine, each of which evaluates one code at a time.
+        workers: Processes on this machine, each of which evaluates one code at a time; 1 by default. With ``ray`` (of
+            ``options``) codes under way at once in a Ray cluster, by default as many as it holds.
         out: Folder of the run, by default ``bsszoo-runs/`` and the settings' name.
         callbacks: Called with each ``Event``, such as ``LogLines(print)``.
         evaluate, fine_tune: In place of ``data``, your own functions: ``evaluate(network) -> float``, higher is better,
@@ -914,8 +993,8 @@ def _functions(
         raise SettingsError("evaluate and fine_tune take the place of data: give one of the two.")
     if options.search.evaluator is not None:
         raise SettingsError("evaluator judges codes, and evaluate their networks: give one of the two.")
-    if options.search.workers > 1:
-        raise SettingsError("evaluate and fine_tune are called in this process: workers is 1 with them.")
+    if options.search.ray is None and (options.search.workers or 1) > 1:
+        raise SettingsError("evaluate and fine_tune are called in this process: workers is 1 with them, without ray.")
     return NetworkFunctions(evaluate, fine_tune, test, images)  # type: ignore[arg-type]  # it says what is missing
 
 

@@ -29,10 +29,12 @@ def ends_in_order(where: object) -> Iterator[None]:
     if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    process = os.getpid()
+    process, received = os.getpid(), False
 
     def end(number: int, _: object) -> None:
+        nonlocal received
         if os.getpid() == process:
+            received = True
             raise _TerminatedError
         # A copy of this process (fork), such as a loader of images, ends as it would without this handler.
         signal.signal(number, signal.SIG_DFL)
@@ -41,7 +43,10 @@ def ends_in_order(where: object) -> Iterator[None]:
     signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except _TerminatedError:
+    except KeyboardInterrupt:
+        # Ray, where it waits, raises a KeyboardInterrupt of its own in place of any.
+        if not received:
+            raise
         error = StoppedError(
             f"Stopped by SIGTERM. Finished trials are saved in {where}; the same command resumes from there."
         )

@@ -151,6 +151,16 @@ class Evaluator(ABC):
     free: ClassVar[bool] = False
 
     @property
+    def writes(self) -> tuple[Path, ...]:
+        """Folders that all processes which evaluate codes have to share."""
+        return ()
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """Files and folders that have to be there wherever codes are evaluated."""
+        return ()
+
+    @property
     @abstractmethod
     def info(self) -> EvaluatorInfo:
         """What the scores are, for the screen and the report."""

@@ -229,6 +229,16 @@ class InheritedEvaluator(TrainingEvaluator):
         object.__setattr__(self, "epochs", min(self.epochs, JUDGED_UPDATES / updates, most))
 
     @property
+    def writes(self) -> tuple[Path, ...]:
+        """The folders of the trainings, and of what all trials share."""
+        return *super().writes, self.folder.parent / "inherited"
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The images, and the trained network."""
+        return *super().reads, *weights_files(self.weights)
+
+    @property
     def judging(self) -> Recipe:
         """The recipe of the fine-tuning that judges: the one in full, at the rate of few updates."""
         optim = self.recipe.optim
@@ -671,9 +681,14 @@ def _order(network: Network, split: ImageSplit) -> tuple[int, ...]:
 
 def checksum_of(source: str) -> str:
     """SHA-256 of a weights file, or of that in a folder; empty for what is not on this machine."""
+    return "".join(sha256_of(file) for file in weights_files(source))
+
+
+def weights_files(source: str) -> tuple[Path, ...]:
+    """The file of weights that are given as a file or a folder; empty for what is not on this machine."""
     path = Path(source.removeprefix(LOCAL)).expanduser()
     file = path / WEIGHTS if path.is_dir() else path
-    return sha256_of(file) if file.is_file() else ""
+    return (file.absolute(),) if file.is_file() else ()
 
 
 def _fingerprint(split: ImageSplit, recipe: Recipe) -> str:

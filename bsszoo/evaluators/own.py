@@ -14,13 +14,14 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.errors import EvaluationError, SettingsError, formatted
 from bsszoo.evaluators.base import Evaluator, EvaluatorInfo, Score, Trial, source_digest
-from bsszoo.evaluators.inherited import checksum_of, estimated
+from bsszoo.evaluators.inherited import checksum_of, estimated, weights_files
 from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.trainings import FRESH
 from bsszoo.files import whole_file
@@ -127,9 +128,24 @@ class OwnEvaluator(Evaluator):
         self._shared: _Shared | None = None
         self._known: dict[Code, Score] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is shared is made again where it is needed: it is far larger than all else, and on this machine's device.
+        # The source of a script's functions is not at hand in another process.
+        return self.__dict__ | {"_shared": None, "fingerprint": self.fingerprint}
+
     # -- what a search asks -----------------------------------------------------------------------------------
 
     @property
+    def writes(self) -> tuple[Path, ...]:
+        """The folder of the fine-tuned networks."""
+        return (self.folder,)
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The trained network."""
+        return weights_files(str(self.network.source))
+
+    @cached_property
     def fingerprint(self) -> str:
         """A fingerprint (SHA-256) of the network, its weights and the functions' source."""
         weights = checksum_of(str(self.network.source)) or self.network.source

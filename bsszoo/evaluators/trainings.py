@@ -74,6 +74,16 @@ class Trainings(Evaluator):
             raise SettingsError(f"--repeats is {self.repeats}; it takes a number from 1 to {FRESH}.")
 
     @property
+    def writes(self) -> tuple[Path, ...]:
+        """The folder of the trainings."""
+        return (self.folder,)
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The images."""
+        return () if self.data is None else (Path(self.data).absolute(),)
+
+    @property
     def fingerprint(self) -> str:
         """A fingerprint (SHA-256) of the recipe's values but the network, and of the repeats."""
         neutral = self._neutral(with_values(self.recipe, run={"workers": 0}))
@@ -188,7 +198,7 @@ class Trainings(Evaluator):
             wanted = out.with_suffix(".yaml")
             write_whole(wanted, recipe_text(recipe))
             with self._free_device() as device:
-                self._run(wanted, out, device)
+                run_training(wanted, out, self.data, device)
         try:
             summary = parse_json((out / SUMMARY).read_bytes())
         except ValueError as error:
@@ -200,32 +210,6 @@ class Trainings(Evaluator):
             )
         return summary
 
-    def _run(self, recipe: Path, out: Path, device: str | None) -> None:
-        command = [sys.executable, "-m", "bsszoo", "train", str(recipe), "--out", str(out)]
-        command += ["--data", self.data] if self.data is not None else []
-        command += ["--device", device] if device is not None else []
-        log = out / "log.txt"
-        environment = {**os.environ, PARENT: str(os.getpid())}
-        # A search limits its linear algebra to one thread; a training may use what the machine has.
-        with log.open("ab") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment)
-            try:
-                status = None
-                while status is None:
-                    try:
-                        status = process.wait(_LOOK_SECONDS)
-                    except subprocess.TimeoutExpired:
-                        if found := _UPDATES.findall(_end_of(log)):
-                            tell(*(int(number.replace(",", "")) for number in found[-1]))
-            except BaseException:
-                process.terminate()  # it writes a checkpoint first
-                process.wait()
-                raise
-        if status:
-            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            how = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
-            raise EvaluationError(f"The training in {out} {how}: {' | '.join(lines[-_LOG_LINES:])}. Its log is {log}.")
-
     @contextmanager
     def _free_device(self) -> Iterator[str | None]:
         """A device that no other training of this machine's searches uses; None leaves the choice to the training."""
@@ -236,7 +220,7 @@ class Trainings(Evaluator):
             yield self.device
             return
         for number in range(torch.cuda.device_count()):
-            lock = FileLock(Path(gettempdir()) / f"bsszoo-gpu{number}-{Path.home().name}.lock", timeout=0)
+            lock = FileLock(Path(gettempdir()) / f"bsszoo-gpu{gpu_name(number)}-{Path.home().name}.lock", timeout=0)
             try:
                 lock.acquire()
             except Timeout:
@@ -248,6 +232,56 @@ class Trainings(Evaluator):
             return
         # More workers than GPUs: the first one is shared.
         yield "cuda:0"
+
+
+def gpu_name(number: int) -> str:
+    """The name on this machine of the GPU that this process numbers so: schedulers show each process some of them."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return re.sub(r"[^\w-]", "_", visible[number]) if number < len(visible) else str(number)
+
+
+def run_training(recipe: Path, out: Path, data: str | None, device: str | None = None, processes: int = 1) -> None:
+    """Run ``bsszoo train`` in a process of its own, or resume it, and tell whoever listens how far it is.
+
+    Args:
+        recipe: The recipe's file.
+        out: The folder of the training, which is there; its log is ``log.txt`` in it.
+        data, device: As ``bsszoo train``.
+        processes: Of several, started by torchrun, each takes a GPU.
+
+    Raises:
+        EvaluationError: It failed; the text has the end of its log and where the whole of it is.
+    """
+    start = [sys.executable, "-m", "bsszoo"]
+    if processes > 1:
+        start = [sys.executable, "-c", "from bsszoo.train.parent import torchrun; torchrun()", "--standalone"]
+        start += ["--nproc-per-node", str(processes), "-m", "bsszoo"]
+    command = [*start, "train", str(recipe), "--out", str(out)]
+    command += ["--data", data] if data is not None else []
+    command += ["--device", device] if device is not None else []
+    log = out / "log.txt"
+    environment = {**os.environ, PARENT: str(os.getpid())}
+    if processes > 1 and (threads := environment.get("OMP_NUM_THREADS", "")).isdigit():
+        environment["OMP_NUM_THREADS"] = str(max(1, int(threads) // processes))
+    # A search limits its linear algebra to one thread; a training may use what the machine has.
+    with log.open("ab") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment)
+        try:
+            status = None
+            while status is None:
+                try:
+                    status = process.wait(_LOOK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if found := _UPDATES.findall(_end_of(log)):
+                        tell(*(int(number.replace(",", "")) for number in found[-1]))
+        except BaseException:
+            process.terminate()  # it writes a checkpoint first
+            process.wait()
+            raise
+    if status:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
+        raise EvaluationError(f"The training in {out} {how}: {' | '.join(lines[-_LOG_LINES:])}. Its log is {log}.")
 
 
 def _end_of(log: Path) -> str:

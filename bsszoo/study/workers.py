@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that a process which was asked to end gets before it is killed.
 LAST_SECONDS: Final = 5.0
-# What limits the threads of the numerical libraries; each process takes its share of the cores.
-_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: What limits the threads of the numerical libraries; each process takes its share of the cores.
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Seconds between two checks of other machines' trials, and of this machine's processes.
 _LOOK: Final = 1.0
 _POLL: Final = 0.05
@@ -156,7 +156,7 @@ def threads_each(processes: int, threads: int | None = None) -> dict[str, str]:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = str(max(1, (threads or cores) // processes))
-    return {name: share for name in _THREADS if threads or name not in os.environ}
+    return {name: share for name in THREADS if threads or name not in os.environ}
 
 
 def command_of(module: str) -> list[str]:

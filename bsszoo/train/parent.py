@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Final
@@ -18,6 +19,15 @@ def end_with_parent() -> None:
     started_by = os.environ.get(PARENT)
     if started_by is not None and started_by.isdigit():
         threading.Thread(target=_watch, args=(int(started_by),), daemon=True).start()
+
+
+def torchrun() -> None:
+    """torchrun, which ends with the process named in ``PARENT``, and the processes that it starts with it."""
+    from torch.distributed.run import main
+
+    end_with_parent()
+    os.environ.pop(PARENT, None)
+    main(sys.argv[1:])
 
 
 def _watch(parent: int) -> None:

@@ -101,6 +101,7 @@ def test_every_import_is_declared() -> None:
     extras = " ".join(d for group in PROJECT["project"]["optional-dependencies"].values() for d in group)
     asked_for = {
         "grpc": "grpcio",
+        "ray": "ray",
         "sklearn": "scikit-learn",
         "onnx": "onnx",
         "onnxruntime": "onnxruntime",
