@@ -25,12 +25,13 @@ from bsszoo.errors import RunError
 from bsszoo.evaluators.base import checked_report, listening
 from bsszoo.search.history import MOST_DEATHS
 from bsszoo.study.ray_cluster import RayCluster, Resources, sent_bytes
-from bsszoo.study.workers import LAST_SECONDS
 from bsszoo.texts import one_line
 from bsszoo.version import __version__
 
 # Nodes that may be lost, one after the other, under one task: then it is likely to be what ends them.
 _MOST_LOST: Final = 5
+# Seconds that an interrupted task gets, for the checkpoint of its training, before it is killed.
+_LAST_SECONDS: Final = 30.0
 # Least seconds between two reports of the updates of one training.
 _TELLS: Final = 0.5
 
@@ -240,7 +241,7 @@ class RayTasks:
             refs = list(self._under)
             for ref in refs:
                 ray.cancel(ref, force=False)
-            left = ray.wait(refs, num_returns=len(refs), timeout=LAST_SECONDS)[1] if refs else []
+            left = ray.wait(refs, num_returns=len(refs), timeout=_LAST_SECONDS)[1] if refs else []
             for ref in left:
                 ray.cancel(ref, force=True)
             ray.kill(self._post)
