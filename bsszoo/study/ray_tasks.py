@@ -13,6 +13,7 @@ import os
 import pickle
 import platform
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -310,6 +311,9 @@ def _run(
     """A task: call what was sent, and report to the driver."""
     import ray
 
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        # A script starts Ray in the background, where interrupts are ignored: no task could be cancelled.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     context = ray.get_runtime_context()
     where = f"{platform.node()}, process {os.getpid()}"
     path, place, version = origin
