@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _PREFIX: Final = "bsszoo:test"
 # How often the updates of trainings in other processes are told [s].
 _LOOK_SECONDS: Final = 0.5
+# Draws of the networks' means, from which each one's probability of being the best is counted.
+_DRAWS: Final = 20_000
 # Roles of the networks of which one is recommended.
 _CHOSEN_FROM: Final = ("found", "uniform")
 
@@ -243,7 +245,12 @@ def confirm(
                     on_result(f"not told apart, trained once more: {names}", len(results), len(tasks))
                     train(left)
                 rows = list(_rows(plan, tasks, results))
-    return Confirmation(judge.test_measures, tuple(rows), tuple(_verdicts(rows, judge.test_unit)), tuple(notes))
+    return Confirmation(
+        judge.test_measures,
+        tuple(rows),
+        tuple(_verdicts(rows, judge.test_unit, leaders=isinstance(judge, Deliverer))),
+        tuple(notes),
+    )
 
 
 def _trainers(judge: Tester, codes: Sequence[Code], workers: int) -> tuple[int, Trainers | None]:
@@ -380,7 +387,29 @@ def chosen(rows: Sequence[ConfirmedRow], roles: Sequence[str] = _CHOSEN_FROM) ->
     return max(trained, key=mean, default=None)
 
 
-def _verdicts(rows: Sequence[ConfirmedRow], unit: str) -> Iterator[str]:
+def probabilities(rows: Sequence[ConfirmedRow]) -> dict[str, float]:
+    """By label the probability of each network of which one is recommended to be the best of them.
+
+    By the images that networks are chosen by, of those that were trained more than once, most probable first; empty
+    where fewer than two were. Their means given the trainings, which vary normally and alike around them: with the
+    pooled variance each is distributed as Student's t.
+    """
+    several = [row for row in rows if row.role in _CHOSEN_FROM and len(row.tests) > 1]
+    results = [row.held if all(r.held for r in several) else row.tests for row in several]
+    if len(several) < 2:
+        return {}
+    freedom = sum(len(values) - 1 for values in results)
+    pooled = sum(float(np.var(values)) * len(values) for values in results) / freedom
+    rng = np.random.default_rng(0)
+    spread = np.sqrt(pooled * freedom / rng.chisquare(freedom, _DRAWS))[:, None]
+    means, deviations = np.array([[np.mean(values), len(values) ** -0.5] for values in results]).T
+    best = (means + spread * deviations * rng.standard_normal((_DRAWS, len(means)))).argmax(axis=1)
+    shares = np.bincount(best, minlength=len(means)) / _DRAWS
+    order = np.argsort(-shares, kind="stable")
+    return {several[i].label: float(shares[i]) for i in order}
+
+
+def _verdicts(rows: Sequence[ConfirmedRow], unit: str, *, leaders: bool = False) -> Iterator[str]:
     found = chosen(rows, ("found",))
     best = [] if found is None else found.tests
     groups = (("the uniformly rescaled network", "uniform"), ("random feasible codes", "random"))
@@ -388,6 +417,9 @@ def _verdicts(rows: Sequence[ConfirmedRow], unit: str) -> Iterator[str]:
         control = [v for r in rows if r.role == role for v in r.tests]
         if best and control:
             yield verdict(best, control, name, unit)
+    if leaders and (shares := probabilities(rows)):
+        words = ", ".join(f"{label} {100 * share:.0f}%" for label, share in shares.items())
+        yield f"How probably each of those trained several times is the best, by the images that judge codes: {words}."
 
 
 # Whether the best code is better than the controls: intervals over fresh trainings, and sentences that follow them

@@ -6,14 +6,16 @@ import json
 import threading
 from collections import Counter
 
+import numpy as np
 import optuna
 import pytest
 from scipy import stats
 
 import bsszoo
 from bsszoo.codes.code import Code
+from bsszoo.codes.cost import code_cost
 from bsszoo.compression import Event, LogLines
-from bsszoo.compression.confirm import confirm
+from bsszoo.compression.confirm import confirm, probabilities
 from bsszoo.compression.plan import make_plan
 from bsszoo.compression.reopen import report_study
 from bsszoo.errors import SettingsError
@@ -21,7 +23,7 @@ from bsszoo.evaluators import Evaluator, EvaluatorInfo, Score, Trial
 from bsszoo.evaluators.base import tell
 from bsszoo.models.names import resolve_code
 from bsszoo.spaces.limits import Caps
-from bsszoo.study.result import Confirmation, ResolvedBudget
+from bsszoo.study.result import Confirmation, ConfirmedRow, ResolvedBudget
 
 SMALL = {"flops": "130M", "trials": 4, "batch": 4, "measure": False}
 
@@ -274,6 +276,27 @@ def screening(tmp_path, first: dict[str, float], later: list[float], *, stop_at:
     return judge, (lambda: confirmed(judge, tmp_path, trials=8, **settings))
 
 
+def test_the_probability_of_being_the_best():
+    def row(label: str, held: tuple[float, ...], role: str = "found") -> ConfirmedRow:
+        code = resolve_code("mobilenetv2")
+        return ConfirmedRow(label, role, code, code_cost(code), tuple(v + 1 for v in held), held=held)
+
+    two = row("found 1", (90.0, 91.0, 92.0)), row("uniform", (89.0, 90.5, 91.0), "uniform")
+    shares = probabilities(two)
+    # Of two, their difference over its deviation is Student's t, with the pooled variance.
+    pooled = (np.var(two[0].held, ddof=1) + np.var(two[1].held, ddof=1)) / 2
+    gap = np.mean(two[0].held) - np.mean(two[1].held)
+    assert shares["found 1"] == pytest.approx(stats.t.cdf(gap / np.sqrt(pooled * 2 / 3), 4), abs=0.01)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert list(shares) == ["found 1", "uniform"]
+    # A single training, a random code and the original have no part in it.
+    more = row("found 2", (99.0,)), row("random 1", (99.0, 99.0), "random"), row("original", (99.0, 99.5), "original")
+    assert probabilities([*two, *more]) == shares
+    assert probabilities(two[:1]) == {}
+    alike = row("found 1", (90.0, 90.0)), row("uniform", (91.0, 91.0), "uniform")
+    assert probabilities(alike) == {"uniform": 1.0, "found 1": 0.0}
+
+
 def test_the_best_codes_by_one_training_are_trained_further(tmp_path):
     first = {"found 1": 88.0, "found 2": 95.0, "found 3": 91.0, "found 4": 93.0}
     judge, run = screening(tmp_path, first, [0.0, 90.0, 90.0], stop_at=7, confirm=3, confirm_most=3)
@@ -292,6 +315,7 @@ def test_the_best_codes_by_one_training_are_trained_further(tmp_path):
     }
     assert len(judge.calls) == len(set(judge.calls)) == 14
     assert result.recommended.label == "found 2"
+    assert "is the best, by the images that judge codes: found 2 " in result.confirmation.verdicts[-1]
     calls = len(judge.calls)
     assert run().confirmation == result.confirmation
     assert len(judge.calls) == calls
