@@ -187,7 +187,7 @@ class TrainingOptions:
         None,
         "With --data, of codes trained from scratch: the epochs of shorter trainings, each a whole schedule, by which "
         "they are judged. Of those that end one, 1 in --reduction goes on to the next; the last gives the score, and "
-        "leaders are trained for all --epochs at the end. none: all codes are.",
+        "leaders are trained for all --epochs at the end. none: every code is.",
         metavar="N,N|none",
         display="a ninth and a third of the epochs where the shorter has 1,000 updates, else none",
         kind=str,
@@ -354,10 +354,10 @@ class EndOptions:
     measure: bool = option(True, "Measure the forward time of the networks in the table.")
     confirm: int = option(
         TRAININGS,
-        "With --data: at the end, N fresh trainings each of the best three codes (of a detector the best one; trained "
-        "from scratch: of the best six by one such training the best three) and of "
-        "the uniformly rescaled network, measured on the validation split, which the search does not see. Beside them "
-        "the network itself where weights are inherited, else one training each of N random codes. 0: none.",
+        "With --data: at the end, N fresh trainings each of the best three codes and of the uniformly rescaled "
+        "network, measured on the validation split, which the search does not see. Of codes trained from scratch the "
+        "best six are trained once, and three of them further; of detectors it is the best one. Beside them the "
+        "network itself where weights are inherited, else one training each of N random codes. 0: none.",
         metavar="N",
     )
     confirm_most: int | None = option(
