@@ -7,7 +7,8 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -172,7 +173,8 @@ class TrainingEvaluator(Trainings):
         wanted = read_rungs(how.rungs)
         # Without fresh trainings at the end nothing but the search trains in full.
         rungs = made.fitting_rungs if wanted is None and request.tested else wanted or ()
-        return replace(made, rungs=rungs) if rungs else made
+        made._set_rungs(rungs)
+        return made
 
     @property
     def fitting_rungs(self) -> tuple[int, ...]:
@@ -198,18 +200,30 @@ class TrainingEvaluator(Trainings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole = self.recipe.schedule.epochs
-        if self.rungs and self.rungs[-1] >= whole:
-            raise SettingsError(
-                f"--rungs end with {self.rungs[-1]} epochs; they are shorter than a whole training, of {whole}."
-            )
         train, held = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
         object.__setattr__(self, "_updates", updates_of(self.recipe, train))
         object.__setattr__(self, "_held", len(held))
         object.__setattr__(self, "_notes", split_notes(train, held))
         object.__setattr__(self, "_classes", class_names(train))
-        shorter = [replace(self, recipe=_for_epochs(self.recipe, epochs), rungs=()) for epochs in self.rungs]
-        object.__setattr__(self, "_shorter", tuple(shorter))
+        self._set_rungs(self.rungs)
+
+    def _set_rungs(self, rungs: tuple[int, ...]) -> None:
+        whole = self.recipe.schedule.epochs
+        if rungs and rungs[-1] >= whole:
+            raise SettingsError(
+                f"--rungs end with {rungs[-1]} epochs; they are shorter than a whole training, of {whole}."
+            )
+        object.__setattr__(self, "rungs", rungs)
+        object.__setattr__(self, "_shorter", tuple(self._of_epochs(epochs) for epochs in rungs))
+
+    def _of_epochs(self, epochs: int) -> TrainingEvaluator:
+        """Shorter trainings on the same images, which are not opened again: to list millions of files takes long."""
+        made = copy(self)
+        updates = self._updates // self.recipe.schedule.epochs * epochs
+        values = {"recipe": _for_epochs(self.recipe, epochs), "rungs": (), "_shorter": (), "_updates": updates}
+        for name, value in values.items():
+            object.__setattr__(made, name, value)
+        return made
 
     @property
     def fingerprint(self) -> str:
