@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from in_turns import cells, peak_mb, result_of, take_turns
 
 if TYPE_CHECKING:
+    import torch
+
     from bsszoo.train.classification.recipe import Recipe
 
 CLASSES = 10
@@ -170,24 +172,16 @@ class InMemory:
         return self.transform(self.split.image(place, "RGB")), int(self.split.labels[place])
 
 
-def _plain(given: argparse.Namespace, data: str | None) -> float:
-    """What one writes with timm alone: the peer."""
-    import torch
+def timm_loader(recipe: Recipe, data: str | None, workers: int, device: torch.device) -> Any:
+    """timm's loader of the images of a folder, or of our own synthetic ones, augmented as the recipe says."""
     from timm.data import create_dataset, create_loader
-    from timm.loss import LabelSmoothingCrossEntropy
-    from timm.optim import create_optimizer_v2
-    from timm.scheduler import create_scheduler_v2
 
-    import bsszoo
-
-    recipe = _recipe(given)
-    device = torch.device(given.device)
-    dataset: Any = InMemory(recipe) if data is None else create_dataset("", f"{data}/train")
     part, augment = recipe.data, recipe.augment
-    loader: Any = create_loader(
+    dataset: Any = InMemory(recipe) if data is None else create_dataset("", f"{data}/train")
+    return create_loader(
         dataset,
         input_size=(3, part.image_size, part.image_size),
-        batch_size=given.batch,
+        batch_size=recipe.optim.batch_size,
         is_training=True,
         use_prefetcher=True,
         scale=augment.scale,
@@ -197,11 +191,25 @@ def _plain(given: argparse.Namespace, data: str | None) -> float:
         interpolation=part.interpolation,
         mean=part.mean,
         std=part.std,
-        num_workers=given.workers,
+        num_workers=workers,
         device=device,
         pin_memory=device.type == "cuda",
-        persistent_workers=given.workers > 0,
+        persistent_workers=workers > 0,
     )
+
+
+def _plain(given: argparse.Namespace, data: str | None) -> float:
+    """What one writes with timm alone: the peer."""
+    import torch
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    import bsszoo
+
+    recipe = _recipe(given)
+    device = torch.device(given.device)
+    loader = timm_loader(recipe, data, given.workers, device)
     model: Any = bsszoo.create(given.networks, num_classes=CLASSES).to(device)
     if given.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -282,29 +282,9 @@ def _plain_loop(setting: Setting, network: str, way: Way, folder: Path | None, s
 def _loader(setting: Setting, recipe: Any, folder: Path | None) -> Any:
     """timm's loader of the same images, augmented alike, by as many processes."""
     import torch
-    from timm.data import create_dataset, create_loader
-    from training import InMemory
+    from training import timm_loader
 
-    part, augment = recipe.data, recipe.augment
-    dataset: Any = InMemory(recipe) if folder is None else create_dataset("", str(folder / "train"))
-    return create_loader(
-        dataset,
-        input_size=(3, part.image_size, part.image_size),
-        batch_size=recipe.optim.batch_size,
-        is_training=True,
-        use_prefetcher=True,
-        scale=augment.scale,
-        ratio=augment.ratio,
-        hflip=augment.hflip,
-        color_jitter=0.0,
-        interpolation=part.interpolation,
-        mean=part.mean,
-        std=part.std,
-        num_workers=setting.workers,
-        device=torch.device(setting.device),
-        pin_memory=setting.gpu,
-        persistent_workers=setting.workers > 0,
-    )
+    return timm_loader(recipe, None if folder is None else str(folder), setting.workers, torch.device(setting.device))
 
 
 def _reading(setting: Setting, kind: str, folder: Path | None, size: Size) -> Row:
