@@ -248,7 +248,9 @@ class Compression:
                     most = trainings_most(prepared.evaluator, trainings, self.options.end.confirm_most)
                     text += f" Up to {most} times those that are not told apart." if most > trainings else ""
                 self._emit(Event("plan", text))
-            self._judge_controls(run)
+            scores = self._judge_controls(run)
+            if not earlier and (refusal := judge.too_short(scores)) is not None:
+                raise SettingsError(refusal)
             inside = Inside(self._emit, "search")
             events = SearchEvents(inside, earlier, prepared.search.wanted)
             events.started()
@@ -725,11 +727,11 @@ class Compression:
             )
         if not training.has_data:
             raise SettingsError("--finish trains the best code: give the images with --data.")
-        from bsszoo.evaluators.training import TrainingEvaluator, candidates_recipe
+        from bsszoo.evaluators.training import ImageTrainings, candidates_recipe
         from bsszoo.train.classification.recipe import with_values
 
         def judged() -> Any:
-            return evaluator.recipe if isinstance(evaluator, TrainingEvaluator) else candidates_recipe(request)
+            return evaluator.recipe if isinstance(evaluator, ImageTrainings) else candidates_recipe(request)
 
         recipe = read_finish(end.finish, request.network.code.family, judged, training.folder)
         if training.dataset is not None:
@@ -793,8 +795,8 @@ class Compression:
             with first_free_folder(Path("bsszoo-runs") / name) as folder:
                 yield folder
 
-    def _judge_controls(self, run: _Opened) -> None:
-        """Judge the controls as the candidates are, those without a stored score.
+    def _judge_controls(self, run: _Opened) -> list[float]:
+        """Judge the controls as the candidates are, those without a stored score; the scores of all.
 
         A control that cannot be judged has no score but a note, and is tried again by the next process.
         """
@@ -802,11 +804,19 @@ class Compression:
         evaluator, plan = prepared.evaluator, prepared.plan
         shared_controls(run.study, run.folder)
         scores = scores_in(read_json(run.folder / CONTROLS))
-        controls = [
-            (role, code)
-            for role, code in controls_of(plan).items()
-            if str(code) not in scores and evaluator.compares(plan.space.cost(code), plan.candidates, plan.budget.macs)
-        ]
+        controls = []
+        for role, code in controls_of(plan).items():
+            cost = plan.space.cost(code)
+            if str(code) in scores:
+                continue
+            if evaluator.compares(cost, plan.candidates, plan.budget.macs):
+                controls.append((role, code))
+            elif not evaluator.info.heuristic:
+                times = cost.macs / plan.budget.macs
+                notes.append(
+                    f"The {role} network was not judged: with {times:.0f} times the budget's MACs it would take a good "
+                    "part of the search's time."
+                )
         results: Iterable[tuple[int, Callable[[], Any]]] = enumerate(partial(evaluator, code) for _, code in controls)
         if self._cluster is not None:
             values = [(code,) for _, code in controls]
@@ -825,6 +835,7 @@ class Compression:
         self._save_notes(run, "controls", notes)
         if prepared.sharing.study is not None:
             share_controls(run.study, run.folder)
+        return [scores[str(code)] for code in controls_of(plan).values() if str(code) in scores]
 
     # -- the result -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -210,6 +210,10 @@ class Evaluator(ABC):
     def compares(self, cost: Cost, candidates: CandidateSet, most_macs: int) -> bool:
         """Whether the score of a control of that cost can be compared with the candidates'."""
         return True
+
+    def too_short(self, controls: Sequence[float]) -> str | None:
+        """That codes cannot be judged so, where the scores of the controls say it; else None."""
+        return None
 
     def doubt(self, best: float) -> str | None:
         """A sentence where the best score of a search may be luck alone; else None."""

@@ -12,7 +12,7 @@ from bsszoo.codes.detector import DetectorHead
 from bsszoo.errors import RecipeError, SettingsError
 from bsszoo.evaluators.base import EvaluatorInfo
 from bsszoo.evaluators.registry import Request
-from bsszoo.evaluators.trainings import HOLDOUT, Trainings
+from bsszoo.evaluators.trainings import HOLDOUT, FromScratch, Trainings
 from bsszoo.models.names import find_detector
 from bsszoo.models.resolve import Network
 from bsszoo.options import refuse_dataset
@@ -101,7 +101,7 @@ def _for_epochs(recipe: DetectionRecipe, data: str | Path | None, epochs: int) -
 
 
 @dataclass(frozen=True)
-class DetectionEvaluator(Trainings):
+class DetectionEvaluator(FromScratch, Trainings):
     """Judges a backbone's code by the AP [%] of its detector on held-out training images after a training.
 
     How the trainings are run, and the first arguments: ``Trainings``.

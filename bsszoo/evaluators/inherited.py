@@ -27,14 +27,13 @@ from bsszoo.codes.cost import code_cost
 from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial, tell
 from bsszoo.evaluators.registry import Request
-from bsszoo.evaluators.training import TrainingEvaluator, about
+from bsszoo.evaluators.training import ImageTrainings, about
 from bsszoo.evaluators.trainings import FRESH, HOLDOUT
 from bsszoo.files import whole_file
 from bsszoo.models.names import LOCAL
 from bsszoo.models.resolve import Network
 from bsszoo.models.weights import sha256_of
 from bsszoo.options import REDUCTION
-from bsszoo.spaces.limits import Caps
 from bsszoo.spaces.space import DIVISOR, Space
 from bsszoo.train.checkpoint import LAST, RECIPE, SUMMARY, WEIGHTS
 from bsszoo.train.classification.data import ImageSplit, Split, Stream, class_names, open_split, open_splits, open_test
@@ -131,7 +130,7 @@ def data_part(network: Network, request: Request) -> DataPart:
 
 
 @dataclass(frozen=True)
-class InheritedEvaluator(TrainingEvaluator):
+class InheritedEvaluator(ImageTrainings):
     """Judges a subnetwork by how near it comes to the trained network after a short fine-tuning of inherited weights.
 
     Args:
@@ -146,17 +145,9 @@ class InheritedEvaluator(TrainingEvaluator):
         divisor, grow: As ``Space.subnetworks``.
     """
 
-    #: Leaders are told apart by fine-tunings in full, at the end.
-    replicates: ClassVar[float] = 0.0
-    around: ClassVar[int] = 0
-    pilots: ClassVar[int] = 0
-    caps = Caps()
-    leaders: ClassVar[int] = 3
     screened: ClassVar[int] = 3
     undecided: ClassVar[int] = 2
     controls: ClassVar[Literal["original", "random"]] = "original"
-    #: Percentage points.
-    alike: ClassVar[float] = 0.3
     # Two in three cost a fit of their layers only.
     trials: ClassVar[int] = 160
 
@@ -260,7 +251,6 @@ class InheritedEvaluator(TrainingEvaluator):
     @property
     def info(self) -> EvaluatorInfo:
         """What is measured, on what, after how much training."""
-        about = super().info
         data = self.recipe.data
         updates = round(self._updates * self.epochs / self.recipe.schedule.epochs)
         return EvaluatorInfo(
@@ -268,7 +258,7 @@ class InheritedEvaluator(TrainingEvaluator):
             "minus the divergence (Kullback-Leibler) [nats] of a subnetwork's outputs from the trained network's, on "
             f"{100 * data.holdout:g}% of the training images, held out, with inherited weights after {updates:,} "
             f"updates of {self.recipe.optim.batch_size:,} images at {data.image_size} px{self.thinned}",
-            about.caution,
+            self.caution,
         )
 
     def searched(self, network: Network) -> Network:
@@ -357,12 +347,8 @@ class InheritedEvaluator(TrainingEvaluator):
             results.append(shared.nearness(network))
         return Score(sum(results) / len(results), _NEARNESS, tuple(results))
 
-    def doubt(self, best: float) -> str | None:
-        """None: the trained network is better than guessing, and a score says how near a code comes to it."""
-        return None
-
     def recipe_for(self, *, test: bool) -> Recipe:
-        """As ``TrainingEvaluator.recipe_for``, taught by the trained network."""
+        """As ``ImageTrainings.recipe_for``, taught by the trained network."""
         return with_values(super().recipe_for(test=test), loss=self.taught)
 
     def trained(self, code: Code, seed: int, *, test: bool = False) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import code_cost
+from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.codes.families import family_of
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial, Untracked
 from bsszoo.evaluators.registry import Request
-from bsszoo.evaluators.trainings import HOLDOUT, Trainings
+from bsszoo.evaluators.trainings import HOLDOUT, FromScratch, Trainings
 from bsszoo.options import REDUCTION, read_rungs
+from bsszoo.spaces.candidate_set import CandidateSet
 from bsszoo.spaces.limits import Caps
 from bsszoo.train.classification.data import (
     Split,
@@ -109,6 +110,11 @@ def candidates_recipe(request: Request) -> Recipe:
     )
 
 
+_MORE_UPDATES: Final = (
+    "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates."
+)
+#: Of a control whose training costs as many multiply-adds as that of more codes of the budget there is none.
+MOST_CONTROL: Final = 16
 #: Updates that the shortest training has by which codes are judged, where ``--rungs`` does not say.
 RUNG_UPDATES: Final = 1_000
 #: Those trainings' shares of the epochs of a whole one.
@@ -120,7 +126,84 @@ SHORT_DEPTH: Final = 1.25
 
 
 @dataclass(frozen=True)
-class TrainingEvaluator(Trainings):
+class ImageTrainings(Trainings):
+    """Trainings of classifiers by one recipe on the images of a folder, of which some are held out.
+
+    How they are run, and the arguments: ``Trainings``.
+
+    Raises:
+        DataError: The images cannot be used; checked here, before any training.
+        RecipeError: They do not fill one batch.
+    """
+
+    leaders: ClassVar[int] = 3
+    #: Percentage points.
+    alike: ClassVar[float] = 0.3
+
+    recipe: Recipe
+    _updates: int = field(default=0, init=False, repr=False, compare=False)
+    _held: int = field(default=0, init=False, repr=False, compare=False)
+    _notes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    _classes: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        train, held = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        object.__setattr__(self, "_updates", updates_of(self.recipe, train))
+        object.__setattr__(self, "_held", len(held))
+        object.__setattr__(self, "_notes", split_notes(train, held))
+        object.__setattr__(self, "_classes", class_names(train))
+
+    @property
+    def caution(self) -> str | None:
+        """What is to be said of the images."""
+        return ". ".join(self._notes) + "." if self._notes else None
+
+    @property
+    def test_measures(self) -> str:
+        """What ``tested`` measures."""
+        data = self.recipe.data
+        split = unseen_split(data, self.data)
+        return (
+            f"top-1 accuracy [%] on the split {split!r} of {data.dataset}, which the search never saw, of "
+            f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{self.thinned}"
+        )
+
+    @property
+    def test_unit(self) -> str:
+        """What a difference of two results of ``tested`` is counted in."""
+        return "points of test accuracy"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs of the networks, and channels of their input."""
+        return self.recipe.model.num_classes, self.recipe.model.in_chans
+
+    measured = "top-1 accuracy [%]"
+
+    def result_of(self, summary: Mapping[str, Any], *, test: bool) -> float:
+        """The top-1 accuracy [%]."""
+        return float(summary["test_top1" if test else "top1"])
+
+    def recipe_for(self, *, test: bool) -> Recipe:
+        """The recipe; with ``test`` a split that the search never sees is measured once, after the last update."""
+        if not test:
+            return self.recipe
+        return with_values(self.recipe, data={"test_split": unseen_split(self.recipe.data, self.data)})
+
+    def check_test(self) -> None:
+        """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
+        recipe = self.recipe_for(test=True)
+        open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, classes=self._classes)
+
+    def luckiest(self, deviations: float) -> float:
+        """A top-1 accuracy [%] on the images held out that guessing stays below, by so many standard deviations."""
+        chance = 1 / self.recipe.model.num_classes
+        return 100 * (chance + deviations * math.sqrt(chance * (1 - chance) / max(self._held, 1)))
+
+
+@dataclass(frozen=True)
+class TrainingEvaluator(FromScratch, ImageTrainings):
     """Judges a code by its top-1 accuracy [%] on held-out training images after a training by ``recipe``.
 
     With ``rungs`` by shorter ones, each by the recipe's whole schedule over fewer epochs: the result of each but the
@@ -137,23 +220,15 @@ class TrainingEvaluator(Trainings):
         SettingsError: ``rungs`` are no such epochs.
     """
 
-    leaders: ClassVar[int] = 3
     #: A short training, and one, tells codes apart less well than a whole one does.
     screened: ClassVar[int] = 6
     #: Trainings from scratch take long.
     undecided: ClassVar[int] = 1
-    #: Percentage points.
-    alike: ClassVar[float] = 0.3
     #: Of the original the search has a training, whose cost is many times a code's.
     controls: ClassVar[Literal["original", "random"]] = "random"
 
-    recipe: Recipe
     rungs: tuple[int, ...] = ()
     _shorter: tuple[TrainingEvaluator, ...] = field(default=(), init=False, repr=False, compare=False)
-    _updates: int = field(default=0, init=False, repr=False, compare=False)
-    _held: int = field(default=0, init=False, repr=False, compare=False)
-    _notes: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
-    _classes: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def requested(cls, request: Request) -> TrainingEvaluator:
@@ -200,11 +275,6 @@ class TrainingEvaluator(Trainings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        train, held = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
-        object.__setattr__(self, "_updates", updates_of(self.recipe, train))
-        object.__setattr__(self, "_held", len(held))
-        object.__setattr__(self, "_notes", split_notes(train, held))
-        object.__setattr__(self, "_classes", class_names(train))
         self._set_rungs(self.rungs)
 
     def _set_rungs(self, rungs: tuple[int, ...]) -> None:
@@ -272,26 +342,6 @@ class TrainingEvaluator(Trainings):
             )
         return EvaluatorInfo(f"training-{self.fingerprint}", measures, ". ".join(notes) + "." if notes else None)
 
-    @property
-    def test_measures(self) -> str:
-        """What ``tested`` measures."""
-        data = self.recipe.data
-        split = unseen_split(data, self.data)
-        return (
-            f"top-1 accuracy [%] on the split {split!r} of {data.dataset}, which the search never saw, of "
-            f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{self.thinned}"
-        )
-
-    @property
-    def test_unit(self) -> str:
-        """What a difference of two results of ``tested`` is counted in."""
-        return "points of test accuracy"
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Outputs of the networks, and channels of their input."""
-        return self.recipe.model.num_classes, self.recipe.model.in_chans
-
     def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
         """By the time of some images of noise here."""
         finals = finalists * trainings + (self.screened - self.leaders if trainings else 0)
@@ -333,43 +383,40 @@ class TrainingEvaluator(Trainings):
             times.append(time.perf_counter() - start)
         return min(times[1:]) / number * recipe.optim.batch_size * self._updates
 
+    def compares(self, cost: Cost, candidates: CandidateSet, most_macs: int) -> bool:
+        """Not where it would take a good part of the search to train it."""
+        return cost.macs <= MOST_CONTROL * most_macs
+
+    def too_short(self, controls: Sequence[float]) -> str | None:
+        """That the trainings are too short to judge by, where the best of the controls is no better than guessing.
+
+        Two standard deviations above it, over the images held out, are more than the luck of one or two networks.
+        """
+        if not controls or max(controls) > self.luckiest(2):
+            return None
+        return (
+            f"The trainings are too short to judge codes by: {self._as_guessed(max(controls))}, and a search would "
+            f"follow luck. {_MORE_UPDATES}"
+        )
+
     def doubt(self, best: float) -> str | None:
         """A sentence where the best score of a search is one that untrained networks get too; else None.
 
-        By chance a network is right once in as many images as there are classes; four standard deviations above that,
-        over the images held out, are more than the luck of the best of some hundred codes.
+        Four standard deviations above guessing are more than the luck of the best of some hundred codes.
         """
-        chance = 1 / self.recipe.model.num_classes
-        deviation = 100 * math.sqrt(chance * (1 - chance) / max(self._held, 1))
-        if best > 100 * chance + 4 * deviation:
+        if best > self.luckiest(4):
             return None
-        updates = self._judging[-1]._updates
+        return f"The codes' order is luck: {self._as_guessed(best)}. {_MORE_UPDATES}"
+
+    def _as_guessed(self, best: float) -> str:
         return (
-            f"The best score, {best:.2f}%, is what guessing among {self.recipe.model.num_classes} classes gives: "
-            f"the trainings, of {updates:,} updates each, taught nothing, and the codes' order is luck. "
-            "More --epochs, a larger --subset or a recipe with a smaller optim.batch_size give them more updates."
+            f"after {self._judging[-1]._updates:,} updates each the best network has {best:.2f}%, which is what "
+            f"guessing among {self.recipe.model.num_classes} classes gives"
         )
-
-    measured = "top-1 accuracy [%]"
-
-    def result_of(self, summary: Mapping[str, Any], *, test: bool) -> float:
-        """The top-1 accuracy [%]."""
-        return float(summary["test_top1" if test else "top1"])
 
     def accuracies(self, code: Code) -> list[float]:
         """The top-1 accuracy [%] of each training of a code; trainings that are finished are only read."""
         return list(self(code).repeats)
-
-    def recipe_for(self, *, test: bool) -> Recipe:
-        """The recipe; with ``test`` a split that the search never sees is measured once, after the last update."""
-        if not test:
-            return self.recipe
-        return with_values(self.recipe, data={"test_split": unseen_split(self.recipe.data, self.data)})
-
-    def check_test(self) -> None:
-        """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
-        recipe = self.recipe_for(test=True)
-        open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, classes=self._classes)
 
 
 #: Images from which on candidates are trained by the paper's recipe, which makes a hundred updates of them an epoch.

@@ -36,6 +36,16 @@ _LOG_END: Final = 4096
 _UPDATES: Final = re.compile(r"([\d,]+) of ([\d,]+) updates")
 
 
+class FromScratch:
+    """How a search begins, and spends its budget, whose codes are trained from scratch."""
+
+    #: A training has noise.
+    replicates: ClassVar[float] = 0.25
+    pilots: ClassVar[int] = 8
+    #: Deep and narrow codes, which most of those in a budget are, lose to networks of about the uniform one's shape.
+    around: ClassVar[int] = 6
+
+
 @dataclass(frozen=True)
 class Trainings(Evaluator):
     """Trainings of codes by one recipe.
@@ -56,12 +66,6 @@ class Trainings(Evaluator):
     Raises:
         SettingsError: ``repeats`` is out of range.
     """
-
-    #: A training has noise.
-    replicates: ClassVar[float] = 0.25
-    pilots: ClassVar[int] = 8
-    #: Deep and narrow codes, which most of those in a budget are, lose to networks of about the uniform one's shape.
-    around: ClassVar[int] = 6
 
     recipe: Any
     data: str | None

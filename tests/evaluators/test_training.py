@@ -155,7 +155,7 @@ def test_images_that_do_not_fill_a_batch_are_said_before_any_training(tmp_path: 
 def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None:
     judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings")
     # Four classes, 32 images held out: chance is 25%, with a standard deviation of 7.7 points.
-    assert "25.00%, is what guessing among 4 classes gives" in (judge.doubt(25.0) or "")
+    assert "25.00%, which is what guessing among 4 classes gives" in (judge.doubt(25.0) or "")
     assert judge.doubt(55.0) is not None
     assert judge.doubt(57.0) is None
 
@@ -182,6 +182,51 @@ def test_a_search_whose_trainings_taught_nothing_says_so(tmp_path: Path) -> None
             out=tmp_path / f"run{top1}",
         )
         assert any("what guessing among 4 classes gives" in n for n in run.notes) == doubted
+
+
+def test_trainings_that_teach_the_controls_nothing_are_refused_before_any_code_is_judged(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings")
+    asked: list[bsszoo.Code] = []
+
+    class Trained(Evaluator):
+        """Its trainings have been done."""
+
+        info, too_short = judge.info, judge.too_short
+
+        def evaluate(self, code: bsszoo.Code, trial: Trial) -> Score:
+            asked.append(code)
+            return Score(37.0)
+
+    options = {"flops": "20M", "trials": 2, "measure": False, "confirm": 0, "out": tmp_path / "run"}
+    for _ in range(2):  # the same command again is refused again
+        with pytest.raises(SettingsError, match=r"too short to judge codes by: after 3 updates .* 37\.00%.*--epochs"):
+            bsszoo.compress("mobilenetv2", evaluator=Trained(), **options)
+    assert len(asked) == 2  # the original and the uniformly rescaled network, once
+    assert judge.too_short([20.0, 41.0]) is None
+    assert judge.too_short([]) is None
+
+
+def test_an_original_that_costs_as_much_as_a_search_is_not_trained(tmp_path: Path) -> None:
+    judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings")
+    asked: list[bsszoo.Code] = []
+
+    class Trained(Evaluator):
+        """Its trainings have been done."""
+
+        info, compares = judge.info, judge.compares
+
+        def evaluate(self, code: bsszoo.Code, trial: Trial) -> Score:
+            asked.append(code)
+            return Score(60.0)
+
+    for flops, judged in (("12M", False), ("20M", True)):  # of 300M
+        asked.clear()
+        run = bsszoo.compress(
+            "mobilenetv2", flops=flops, evaluator=Trained(), trials=1, measure=False, confirm=0, out=tmp_path / flops
+        )
+        original = next(row for row in run.networks if row.role == "original")
+        assert (original.code in asked) == (original.score is not None) == judged
+        assert any("original network was not judged: with 25 times the budget's MACs" in n for n in run.notes) != judged
 
 
 @pytest.mark.slow
