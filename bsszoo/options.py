@@ -255,7 +255,11 @@ class SearchOptions:
         display="64; by inherited weights 160, of which about a third are fine-tuned",
         kind=int,
     )
-    batch: int = option(16, "Codes of the dispersed first iteration.", metavar="N")
+    batch: int = option(
+        16,
+        "Most codes of the dispersed first iteration; the default search ends it with the eighth result.",
+        metavar="N",
+    )
     seed: int = option(0, "Seed of everything random.", metavar="N")
     search: str = option(
         "default", "default: bsszoo's search; paper: that of AutoBSS's appendix A.1.", metavar="default|paper"

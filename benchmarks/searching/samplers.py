@@ -39,7 +39,7 @@ SAMPLERS: dict[str, Entry] = {
     "paper": Entry('AutoBSSSampler(mode="paper")', lambda t, s, b: studies.ours(t, s, "paper", b)),
     "default": Entry('AutoBSSSampler(mode="default")', lambda t, s, b: studies.ours(t, s, "default", b)),
     "replicates": Entry(
-        "AutoBSSSampler(replicates=0.25), and the code that it recommends", lambda t, s, b: studies.ours_again(t, s, b)
+        "AutoBSSSampler(replicates=0.25), and the code that it recommends", lambda t, s, _: studies.ours_again(t, s)
     ),
     "gp-candidates": Entry(
         "GPSampler's model and acquisition over the candidates", lambda t, s, _: studies.OverCandidates(t, s)

@@ -231,11 +231,12 @@ def gp_repair(task: Task, seed: int) -> Repaired:
     return Repaired(task, seed, GPSampler(seed=seed))
 
 
-def ours_again(task: Task, seed: int, batch: int) -> OursAgain:
+def ours_again(task: Task, seed: int) -> OursAgain:
     """AutoBSSSampler that trains leaders again."""
-    return OursAgain(task, seed, AutoBSSSampler(task.candidates, batch_size=batch, seed=seed, replicates=0.25))
+    return OursAgain(task, seed, AutoBSSSampler(task.candidates, seed=seed, replicates=0.25))
 
 
 def ours(task: Task, seed: int, mode: Literal["default", "paper"], batch: int) -> Ours:
     """AutoBSSSampler in one of its modes."""
-    return Ours(task, seed, AutoBSSSampler(task.candidates, mode=mode, batch_size=batch, seed=seed))
+    size = batch if mode == "paper" else 16  # the default one ends the first iteration by itself
+    return Ours(task, seed, AutoBSSSampler(task.candidates, mode=mode, batch_size=size, seed=seed))

@@ -603,7 +603,7 @@ class Compression:
             options.search.batch,
             options.search.reduction,
             share,
-            around_uniform(plan, min(evaluator.around, options.search.batch // 2)) if ours else (),
+            around_uniform(plan, min(evaluator.around, options.search.batch // 2, max(2, trials // 8))) if ours else (),
             evaluator.pilots,
         )
         scaled = (budget_space(reference, budget.macs, plan.scale, head, d) for d in (divisor, None))

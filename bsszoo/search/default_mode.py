@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsszoo.search.acquisition import expected_expected_improvement, expected_improvement, expected_rise, mean_moves
-from bsszoo.search.clustering import farthest, representatives
+from bsszoo.search.clustering import farthest, nearest_distinct, representatives
 from bsszoo.search.features import Features
 from bsszoo.search.gp import Posterior, condition
 from bsszoo.search.history import History
@@ -44,6 +44,8 @@ _AGAIN: Final = 2.0
 _ALIKE: Final = 2
 # Draws of all codes' values, from which each one's probability of being the best is counted.
 _DRAWS: Final = 10_000
+# Results from which on codes are suggested by the model: more dispersed ones teach it less than what it asks for.
+_EARLY: Final = 8
 # Number of candidates, drawn from all, among which the first codes are chosen.
 _FIRST_FROM: Final = 20_000
 # Most results that the kernel's parameters are fitted to; the process itself is conditioned on all.
@@ -92,7 +94,8 @@ class DefaultMode:
 
     Args:
         candidates: The codes to choose from.
-        batch_size: Codes in the first iteration.
+        batch_size: Most codes in the first iteration, which ends with the eighth result (or the fourth beside
+            those of ``first``, where these are many).
         seed: Seed of every random choice.
         replicates: The share of the trials, at most, that train a code again.
         first: Rows of the first iteration's first codes; the others are dispersed.
@@ -121,7 +124,7 @@ class DefaultMode:
         row is free.
         """
         held = len(history.numbers)
-        if held < self.batch_size:
+        if held < self.batch_size and history.done.sum() < max(_EARLY, len(self._given) + _EARLY // 2):
             first = self._first_rows()
             if free[first].any():
                 return int(first[free[first]][0])
@@ -264,13 +267,21 @@ class DefaultMode:
         return fitted[1]
 
     def _first_rows(self) -> IntArray:
-        """The given ones, then dispersed candidates, costs included: k-means centres' nearest ones."""
+        """The given ones, then dispersed candidates, costs included: k-means centres' nearest ones.
+
+        The first few of these are a dispersed set themselves, should no more of them be asked for.
+        """
         if self._first is None:
-            others = self.batch_size - len(self._given)
+            number = self.batch_size - len(self._given)
             rng = np.random.default_rng([self.seed, *b"first"])
             n = len(self.candidates)
             rows = np.arange(n) if n <= _FIRST_FROM else np.sort(rng.choice(n, _FIRST_FROM, replace=False))
-            dispersed = rows[representatives(self.features.of_rows(rows), others, rng)] if others else rows[:0]
+            Z = self.features.of_rows(rows)
+            dispersed = rows[representatives(Z, number, rng)] if number else rows[:0]
+            if len(dispersed) > _EARLY:
+                centres = Z[representatives(Z, _EARLY, rng)]
+                early = nearest_distinct(self.features.of_rows(dispersed), centres, dispersed)
+                dispersed = np.concatenate([early, np.setdiff1d(dispersed, early)])
             self._first = np.array(list(dict.fromkeys([*self._given.tolist(), *dispersed.tolist()])), dtype=np.int64)
         return self._first
 

@@ -40,10 +40,11 @@ class _Search(Protocol):
 class AutoBSSSampler(BaseSampler):
     """Bayesian optimisation of block stacking style codes, or of any other integer codes, in any Optuna study.
 
-    The first ``batch_size`` codes are dispersed over the candidates. After them each suggestion is the candidate with
-    the largest expected improvement under a Gaussian process, running trials accounted for. It never suggests
-    a code outside ``candidates``, nor, without ``replicates``, one that the study already holds, failed ones included;
-    workers that ask at the same time choose one after the other (see ``bsszoo.search.turns``).
+    The first codes are dispersed over the candidates: ``batch_size`` of them in the paper's mode, in the default one as
+    many as are asked for before the eighth result. After them each suggestion is the candidate with the largest
+    expected improvement under a Gaussian process, running trials accounted for. It never suggests a code outside
+    ``candidates``, nor, without ``replicates``, one that the study already holds, failed ones included; workers that
+    ask at the same time choose one after the other (see ``bsszoo.search.turns``).
 
     A suggestion is a function of the seed and of the trials in the study's storage alone: a study that was killed
     resumes as if it had not been, and any number of workers share one.
@@ -52,7 +53,8 @@ class AutoBSSSampler(BaseSampler):
         candidates: The codes to choose from. Studies take their parameters from ``candidates.distributions``.
         mode: ``"default"`` is the search of ``bsszoo.search.default_mode``, ``"paper"`` that of AutoBSS's appendix A.1
             (``bsszoo.search.paper_mode``).
-        batch_size: Codes of the dispersed first iteration, and about as many as are evaluated at a time.
+        batch_size: Most codes of the dispersed first iteration. In the default mode it ends with the eighth result: as
+            many as this are asked for only where that many are evaluated at a time.
         seed: Seed of every random choice; None draws one, and two runs differ. Workers that share a study take the
             same seed.
         clusters: Number of clusters of refined codes, for ``mode="paper"``.
