@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from bsszoo.codes.detector import Detector
+
+# Rows of `bsszoo list --budget`: a screen.
+_MOST_PUBLISHED = 15
 
 NetworkArgument = Annotated[
     str,
@@ -34,11 +39,27 @@ def list_command(
         typer.Option("--pretrained/--not-pretrained", help="Only networks with, or without, published weights."),
     ] = None,
     codes: Annotated[bool, typer.Option("--codes", help="Print each network's code as well.")] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MACS",
+            help="Instead of the zoo, networks with published ImageNet accuracies of at most so many multiply-adds, "
+            "such as 150M: what a compressed network has to be better than.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the networks of the zoo with their exact costs and the paper's figures."""
     from bsszoo.models.names import find, list_models
 
+    if budget is not None:
+        if family is not None or pretrained is not None or codes:
+            from bsszoo.errors import SettingsError
+
+            raise SettingsError("--budget lists published networks, of all families: give it alone, or with a pattern.")
+        _list_published(budget, pattern, as_json=as_json)
+        return
     matches = [find(name) for name in list_models(pattern, family=family, pretrained=pretrained)]
     if as_json:
         rows = [
@@ -86,6 +107,37 @@ def list_command(
             "Of the maskrcnn and retinanet entries these are the backbone's figures at 800 px; the paper prints the "
             f"whole detector's, which `bsszoo cost` counts: {', '.join(DETECTORS)}."
         )
+
+
+def _list_published(budget: str, pattern: str | None, *, as_json: bool) -> None:
+    from bsszoo.codes.published import published_within
+    from bsszoo.compression.budget import parse_amount, plausible
+    from bsszoo.errors import BudgetError
+
+    if "%" in budget:
+        raise BudgetError(f"--budget is {budget}; a share is one of a network: write 150M or 0.15G.")
+    most = parse_amount(budget, of=0, what="--budget")
+    rows = [row for row in published_within(most) if pattern is None or fnmatchcase(row.name, pattern)]
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    if not rows:
+        hint = plausible(most, budget)
+        typer.echo(
+            f"No published network of at most {most:,} MACs{' matches' if pattern else ' is known'}.{hint}", err=True
+        )
+        raise typer.Exit(1)
+    from bsszoo.cli.console import say, show
+    from bsszoo.report.tables import published_table
+
+    show(published_table(rows[:_MOST_PUBLISHED]))
+    left = len(rows) - _MOST_PUBLISHED
+    if left > 0:
+        say(f"{left} less accurate ones are left out; --json has all.")
+    say(
+        "Recipes, data and image sizes differ from row to row, so differences of a point say little. timm's networks "
+        "are ready: timm.create_model(NAME, pretrained=True), to be fine-tuned on your images."
+    )
 
 
 def show_command(network: NetworkArgument, image_size: SizeOption = None) -> None:

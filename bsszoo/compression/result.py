@@ -12,6 +12,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from bsszoo.codes.code import Code
+from bsszoo.codes.published import IMAGENET, ready_instead
 from bsszoo.compression.confirm import Interval, chosen, difference, format_interval
 from bsszoo.compression.folder import ONNX, RECOMMENDED, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
 from bsszoo.compression.plan import Plan
@@ -375,7 +376,11 @@ def _notes(
     failed = sum(t.state == "failed" for t in trials)
     if failed:
         notes.append(f"{failed} of {len(trials)} trials failed; trials.csv holds their reasons.")
-    return [*notes, *phases.get("measure", ()), *phases.get("confirm", ())]
+    notes += [*phases.get("measure", ()), *phases.get("confirm", ())]
+    if evaluator.info.heuristic and plan.space.num_classes == IMAGENET and plan.space.head is None:
+        # Nothing was trained, and the codes are for ImageNet: what has been trained within the budget is worth knowing.
+        notes += filter(None, [ready_instead(plan.budget.macs)])
+    return notes
 
 
 def _confirmation(earlier: Mapping[str, Any] | None, found: Mapping[str, Code], plan: Plan) -> Confirmation | None:

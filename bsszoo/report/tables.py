@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     # Only for its types: the package of the search loads scipy and Optuna, which no table needs.
     from bsszoo.codes.detector import Convolution
+    from bsszoo.codes.published import PublishedNetwork
     from bsszoo.spaces.chain import BlockShape
     from bsszoo.spaces.limits import LatencyTable
     from bsszoo.study.result import Result
@@ -366,6 +367,35 @@ def model_list_table(rows: Sequence[ListRow], *, with_codes: bool = False) -> Gr
     if with_codes:
         parts += [_plain(""), *_codes((row.name, row.code) for row in rows)]
     return Group(*parts)
+
+
+def published_table(rows: Sequence[PublishedNetwork]) -> Group:
+    """The published networks of ``bsszoo list --budget``, as they come."""
+    from rich.console import Group
+
+    table = _table(
+        [
+            ("Network", False),
+            ("px", True),
+            (MACS_NAME, True),
+            ("Params", True),
+            ("Top-1 [%]", True),
+            ("Beside ImageNet-1k", False),
+            ("Source", False),
+        ]
+    )
+    beside = {"more": "more images", "teacher": "a teacher", "": ""}
+    for row in rows:
+        table.add_row(
+            _plain(row.name),
+            str(row.image_size or ABSENT),
+            human(row.macs),
+            human(row.params) if row.params else ABSENT,
+            f"{row.top1:.2f}",
+            beside[row.data],
+            _plain(row.source),
+        )
+    return Group(table, _prose(f"{MACS_NAME}: {MACS_NOTE}."))
 
 
 def cost_line(cost: Cost) -> Text:
