@@ -95,21 +95,24 @@ def mbconv_net(
     stem: int,
     stage2: tuple[int, int],
     kernels: Sequence[int],
-    squeeze: bool,
+    gates: Sequence[int] = (),
+    strides: Sequence[int] = (2, 2, 2, 1, 2, 1),
+    head: int = 1280,
     size: tuple[int, int] = (224, 224),
     in_chans: int = 3,
     classes: int = 1000,
     inner: Sequence[tuple[int, int]] | None = None,
 ) -> Walk:
-    """MobileNetV2 (``squeeze`` False) or EfficientNet with widths ``c``, depths ``n`` and expansions ``t``.
+    """MobileNetV2, EfficientNet and their like with widths ``c``, depths ``n`` and expansions ``t``.
 
-    ``inner`` are the expanded widths of the first and of the further blocks of each stage, in place of ``t``.
+    ``inner`` are the expanded widths of the first and of the further blocks of each stage, in place of ``t``; ``gates``
+    the stages with squeeze-and-excitation, stage 2 and then those of ``c``.
     """
     net = Walk(in_chans, *size)
     net.conv_bn(stem, 3, 2)
     rows = [(stage2[0], stage2[1], 1, 3, 1)]
-    rows += list(zip(c, n, inner or t, kernels, (2, 2, 2, 1, 2, 1), strict=True))
-    for width, depth, expansion, kernel, first_stride in rows:
+    rows += list(zip(c, n, inner or t, kernels, strides, strict=True))
+    for stage, (width, depth, expansion, kernel, first_stride) in enumerate(rows):
         for j in range(depth):
             came = net.c
             if isinstance(expansion, tuple):
@@ -117,17 +120,24 @@ def mbconv_net(
             elif expansion != 1:
                 net.conv_bn(came * expansion, 1)
             net.conv_bn(net.c, kernel, first_stride if j == 0 else 1, groups=net.c)
-            if squeeze:
+            if stage in gates:
                 net.squeeze_excite(max(1, came // 4))
             net.conv_bn(width, 1)
-    net.conv_bn(1280, 1)
+    net.conv_bn(head, 1)
     if classes:
         net.linear(classes)
     return net
 
 
-MOBILENET_KERNELS = (3, 3, 3, 3, 3, 3)
-EFFICIENTNET_KERNELS = (3, 5, 3, 5, 5, 3)
+_ALL = range(7)
+_EFFICIENTNET = {"kernels": (3, 5, 3, 5, 5, 3), "gates": _ALL}
+#: What the papers' tables say of each family of inverted residual blocks: kernels, stages with squeeze-and-excitation.
+MBCONV: dict[str, dict[str, Sequence[int]]] = {
+    "mobilenetv2": {"kernels": (3, 3, 3, 3, 3, 3)},
+    "efficientnet_b0": _EFFICIENTNET,
+    "efficientnet_b1": _EFFICIENTNET,
+    "efficientnet": _EFFICIENTNET,
+}
 
 
 def fpn_and_rpn(widths: Sequence[int], sizes: Sequence[int]) -> tuple[int, int]:

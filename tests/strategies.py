@@ -16,7 +16,7 @@ def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_
     """Any code of any family, with odd widths, inner ones too, and, unless told otherwise, fixed parts of its own."""
     family = draw(st.sampled_from(FAMILY_NAMES))
     mbconv = family not in RESNETS + REGNETS
-    stages = 6 if mbconv else 4
+    stages = FAMILIES[family].stages
     width, depth = st.integers(1, max_width), st.integers(1, max_depth)
     parts: dict[str, object] = {}
     inner = family not in REGNETS and draw(st.booleans())
@@ -29,8 +29,8 @@ def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_
     if mbconv and not inner:
         parts["expansions"] = tuple(draw(st.integers(1, 8)) for _ in range(stages))
     if fixed_parts:
-        names = ["stem_width", "image_size"] + (["stage2_width", "stage2_depth"] if mbconv else [])
-        limits = {"stem_width": max_width, "stage2_width": max_width, "stage2_depth": max_depth, "image_size": 512}
+        names = ["stem_width", "image_size"] + (["stage2_width", "stage2_depth", "head_width"] if mbconv else [])
+        limits = dict.fromkeys(names, max_width) | {"stage2_depth": max_depth, "image_size": 512}
         for name in names:
             if draw(st.booleans()):
                 parts[name] = draw(st.integers(1, limits[name]))

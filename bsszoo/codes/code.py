@@ -24,7 +24,13 @@ MOST: Final = {"C": MAX_WIDTH, "L": MAX_DEPTH, "B": MAX_WIDTH, "E": MAX_WIDTH, "
 MAX_IMAGE_SIZE: Final = 16384
 MAX_TEXT: Final = 1000
 
-_FIXED: Final = ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in")
+_FIXED: Final = ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in", "head_width")
+#: What a family that has not a fixed part lacks.
+_PARTS: Final = {
+    "stage2_width": "fixed stage 2",
+    "stage2_depth": "fixed stage 2",
+    "head_width": "convolution in front of its classifier",
+}
 _FORM: Final = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"
 # One way only to match each text: separators that could match in two ways made long texts take for ever.
 _FLAT = re.compile(r"[{\[(]?\s*(\d+(?:(?:\s*,\s*|\s+)\d+)*)(?:\s*,)?\s*[}\])]?")
@@ -35,8 +41,7 @@ class Code:
     """A block stacking style code (the paper's BSSC): how one network stacks its blocks.
 
     Args:
-        family: ``resnet18``, ``resnet50``, ``mobilenetv2``, ``efficientnet_b0``, ``efficientnet_b1``, ``regnetx`` or
-            ``regnety``.
+        family: The name of one of ``FAMILIES``: ``resnet18``, ``resnet50``, ``mobilenetv2``, ``efficientnet_b0``, ..
         widths: Output channels ``C_i`` of each searched stage.
         depths: Number of blocks ``L_i`` of each stage.
         bottlenecks: Channels ``B_i`` inside the blocks of each stage: of the 3x3 convolution of a bottleneck. In the
@@ -47,6 +52,7 @@ class Code:
         group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets only).
         stem_width: Channels of the first convolution; ResNet-18's follow ``C2``.
         stage2_width, stage2_depth: The fixed second stage of MobileNetV2 and EfficientNet; 0 for ResNets.
+        head_width: Channels of the last 1x1 convolution of MobileNetV2 and EfficientNet; 0 for ResNets.
         image_size: Side of the square input [px] at which costs are counted.
         stride_in: Which convolution of a ResNet-50 block takes the stride: ``"3x3"`` (torchvision, the paper's
             ImageNet rows) or the first ``"1x1"`` (the caffe layout, the paper's detectors).
@@ -79,6 +85,7 @@ class Code:
     stride_in: StrideIn = "3x3"
     group_widths: tuple[int, ...] = ()
     first_bottlenecks: tuple[int, ...] = ()
+    head_width: int = FAMILY_DEFAULT
 
     def __post_init__(self) -> None:
         family = family_of(self.family)
@@ -101,6 +108,7 @@ class Code:
         self._fix("stage2_width", stage2[0], MAX_WIDTH)
         self._fix("stage2_depth", stage2[1], MAX_DEPTH)
         self._fix("image_size", family.image_size, MAX_IMAGE_SIZE)
+        self._fix("head_width", family.head_width, MAX_WIDTH)
         if self.stride_in not in ("3x3", "1x1"):
             raise CodeError(
                 f"{family.name} code: stride_in is {formatted(self.stride_in)}; allowed are '3x3' and '1x1'."
@@ -160,7 +168,7 @@ class Code:
         elif default == 0:
             if value != 0:
                 raise CodeError(
-                    f"{self.family} code: {field} is {formatted(value)}, but the family has no fixed stage 2."
+                    f"{self.family} code: {field} is {formatted(value)}, but the family has no {_PARTS[field]}."
                 )
             object.__setattr__(self, field, 0)
         else:
@@ -193,7 +201,7 @@ class Code:
         """The fixed parts that differ from the family's defaults, by field name; empty for most codes."""
         family = family_of(self.family)
         stage2 = family.stage2 or (0, 0)
-        default = (family.stem_width or self.widths[0], *stage2, family.image_size, "3x3")
+        default = (family.stem_width or self.widths[0], *stage2, family.image_size, "3x3", family.head_width)
         return {f: getattr(self, f) for f, d in zip(_FIXED, default, strict=True) if getattr(self, f) != d}
 
     @classmethod
@@ -208,6 +216,7 @@ class Code:
         stage2_depth: int = FAMILY_DEFAULT,
         image_size: int = FAMILY_DEFAULT,
         stride_in: StrideIn = "3x3",
+        head_width: int = FAMILY_DEFAULT,
     ) -> Code:
         """A code from its numbers in the paper's order (a row of an integer array will do).
 
@@ -236,6 +245,7 @@ class Code:
             stage2_depth=stage2_depth,
             image_size=image_size,
             stride_in=stride_in,
+            head_width=head_width,
         )
 
     # -- text ------------------------------------------------------------------------------------------------
@@ -253,6 +263,8 @@ class Code:
             text += f"_stem{self.stem_width}"
         if "stage2_width" in fixed or "stage2_depth" in fixed:
             text += f"_stage2-{self.stage2_width}x{self.stage2_depth}"
+        if "head_width" in fixed:
+            text += f"_head{self.head_width}"
         if "image_size" in fixed:
             text += f"_px{self.image_size}"
         if "stride_in" in fixed:
@@ -277,7 +289,8 @@ class Code:
         if len(text) > MAX_TEXT:
             raise CodeError(f"A code's text has at most {MAX_TEXT} characters; got {len(text)}: {text[:40]!r}..")
         word = text.strip().lower()
-        named = next((f for f in FAMILIES if re.match(f"{f}(?![a-z0-9])", word)), None)
+        # One family's name may begin as another's.
+        named = max((f for f in FAMILIES if re.match(f"{f}(?![a-z0-9])", word)), key=len, default=None)
         if flat := _FLAT.fullmatch(word[len(named or "") :].lstrip("_: ")):
             code_family = _agree(named, family, text)
             return cls.from_entries(code_family, [int(v) for v in re.findall(r"\d+", flat.group(1))])
@@ -314,6 +327,8 @@ class Code:
                 parts = {"stem_width": int(match.group(1))}
             elif match := re.fullmatch(r"stage2-(\d+)x(\d+)", word):
                 parts = {"stage2_width": int(match.group(1)), "stage2_depth": int(match.group(2))}
+            elif match := re.fullmatch(r"head(\d+)", word):
+                parts = {"head_width": int(match.group(1))}
             elif match := re.fullmatch(r"px(\d+)", word):
                 parts = {"image_size": int(match.group(1))}
             elif match := re.fullmatch(r"stride(1x1|3x3)", word):
@@ -321,7 +336,7 @@ class Code:
             else:
                 raise CodeError(
                     f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., t.., g.., "
-                    f"stem.., stage2-WIDTHxDEPTH, px.., stride1x1, stride3x3. A code looks like {_FORM}."
+                    f"stem.., stage2-WIDTHxDEPTH, head.., px.., stride1x1, stride3x3. A code looks like {_FORM}."
                 )
             if parts.keys() & fixed.keys():
                 raise CodeError(f"Cannot read {text!r}: the part {word!r} repeats another part.")
@@ -360,7 +375,7 @@ class Code:
 
 def stages_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tuple[Stage[int], ...]:
     """The stages of one code in the order of the forward: stem, searched stages, head, classifier."""
-    fixed = Fixed(code.stem_width, code.stage2_width, code.stage2_depth, code.stride_in, code.form)
+    fixed = Fixed(code.stem_width, code.stage2_width, code.stage2_depth, code.stride_in, code.form, code.head_width)
     return family_of(code.family).layout(code.widths, code.depths, code.thirds, fixed, num_classes, in_chans)
 
 

@@ -180,7 +180,8 @@ def stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans: 
     form = family.forms[0] if len(columns) == len(family.entry_names) else family.forms[-1]
     follows = family.stem_width is None and template.stem_width == template.widths[0]
     stem = columns[0] if follows else zero + template.stem_width
-    fixed = Fixed(stem, zero + template.stage2_width, zero + template.stage2_depth, template.stride_in, form)
+    stage2 = zero + template.stage2_width, zero + template.stage2_depth
+    fixed = Fixed(stem, *stage2, template.stride_in, form, zero + template.head_width)
     widths, depths, thirds = tuple(columns[:n]), tuple(columns[n : 2 * n]), tuple(columns[2 * n :])
     return family.layout(widths, depths, thirds, fixed, num_classes, in_chans)
 

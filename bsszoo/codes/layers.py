@@ -84,6 +84,8 @@ class Block(Generic[N]):
     #: Its kind in the text of a latency table's block, and the letter of the code's third entry that shapes its inside.
     kind: ClassVar[str] = ""
     letter: ClassVar[str] = ""
+    #: timm's name of its activation, where it is not the network's.
+    activation: ClassVar[str] = ""
     #: Whether its inner width is independent of its output width.
     waisted: ClassVar[bool] = False
     #: Whether a stage stacks it, whether a detector takes features before it, and whether it reads pooled features.

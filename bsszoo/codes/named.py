@@ -107,6 +107,6 @@ def _entry(data: Mapping[str, Any]) -> ModelEntry:
 
 
 def _published(family: str, name: str, network: Published) -> ModelEntry:
-    code = Code.from_entries(family, network.entries)
+    code = Code.from_entries(family, network.entries, form=network.form, **dict[str, Any](network.fixed))
     tags = tuple(WeightTag(tag, f"timm/{name}.{tag}", published=True) for tag in network.tags)
     return ModelEntry(name, network.title, code, None, None, (), name, tags)

@@ -103,7 +103,7 @@ def budget_space(
     """The grid that codes under a budget are searched on.
 
     Args:
-        reference: The network to compress; its family gives the space, its image size and stride go with it.
+        reference: The network to compress; its family gives the space, its image size, stride and head go with it.
         macs: Most multiply-adds.
         scale: Scale of the grid; by default the uniform width multiplier at which the family's original meets the
             budget, at most 1 (section B.2.2's grid).
@@ -120,11 +120,18 @@ def budget_space(
             Code.from_entries(family.name, family.original),
             image_size=reference.image_size,
             stride_in=reference.stride_in,
+            head_width=reference.head_width,
         )
         fitted = fit_scale(original, macs, head=head)
         scale = MIN_SCALE if fitted is None else min(1.0, fitted)
     # At scale 1 too: the stem and stage 2 are the grid's and not the reference's, so that all codes share them.
-    base = replace(Space.of(family.name), image_size=reference.image_size, stride_in=reference.stride_in, head=head)
+    base = replace(
+        Space.of(family.name),
+        image_size=reference.image_size,
+        stride_in=reference.stride_in,
+        head_width=reference.head_width,
+        head=head,
+    )
     return base.scaled(scale, divisor)
 
 

@@ -7,8 +7,8 @@ The names are timm's or torchvision's, also behind the prefixes that wrappers pu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from bsszoo.codes.code import Code, layers_of
 from bsszoo.codes.families import FAMILIES, family_of
@@ -69,15 +69,17 @@ def renamed(shapes: Shapes) -> dict[str, Sequence[int]]:
     return {names[name]: shape for name, shape in shapes.items()}
 
 
-def recognise(shapes: Shapes, label: str) -> Recognised:
+def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
     """The network whose tensors these are, under timm's names (``renamed``).
 
     Args:
         shapes: The shape of each tensor by its name.
         label: Where they are from, for messages.
+        module: The module that has them, if it is built: families whose networks compute something else are left out.
 
     Raises:
-        WeightsError: No network of the families has these tensors; the text says which did not fit the nearest one.
+        WeightsError: No network of the families has these tensors; the text says which did not fit the nearest one. Or
+            those that have them compute something else.
     """
     if len(shapes) > _MOST_TENSORS:
         raise WeightsError(f"{label} holds {len(shapes):,} tensors, which no network of bsszoo's families has.")
@@ -97,12 +99,19 @@ def recognise(shapes: Shapes, label: str) -> Recognised:
             matches.append(one)
         elif nearest is None or len(wrong) < nearest[0]:
             nearest = len(wrong), one, wrong
+    if module is not None and matches:
+        same = [one for one in matches if family_of(one.code.family).runs_as(module)]
+        if not same:
+            raise WeightsError(
+                f"{label} has the tensors of {matches[0].code} and computes something else: it pads as TensorFlow "
+                "does, or its normalisations have another epsilon. Its code's network would give other outputs."
+            )
+        matches = same
     if matches:
-        # EfficientNet-B0 and B1 differ in the size of their input, which no tensor has: a published code decides.
-        published = {(e.code.family, e.code.entries, e.code.stage2_depth) for e in named_entries().values()}
-        return next(
-            (f for f in matches if (f.code.family, f.code.entries, f.code.stage2_depth) in published), matches[0]
-        )
+        # Families may have the same tensors, as EfficientNets of different sizes: the one with the nearest published
+        # network decides.
+        best = max(matches, key=lambda one: _nearness(one.code)[0])  # the first one of equal ones
+        return replace(best, code=replace(best.code, image_size=_nearness(best.code)[1]))
     if nearest is None:
         first = ", ".join(one_line(name, 60) for name in list(shapes)[:3])
         raise WeightsError(
@@ -117,6 +126,28 @@ def recognise(shapes: Shapes, label: str) -> Recognised:
         f"{label} holds no network that bsszoo recognises. It is nearest to {one.code}, which "
         f"{count:,} of its tensors do not fit: {'; '.join(wrong[:3])}{more}."
     )
+
+
+def _nearness(code: Code) -> tuple[int, int]:
+    """How near a published network of its family is to a code read off shapes, and the input size to take [px].
+
+    The number of equal fixed parts, more for the same network. No tensor has the size of the input: it is that of the
+    published network where all of these parts are equal, else the family's default.
+    """
+
+    def parts(one: Code) -> tuple[int, ...]:
+        return one.stem_width, one.stage2_width, one.stage2_depth, one.head_width
+
+    mine, best = parts(code), (0, code.image_size)
+    for entry in named_entries().values():
+        theirs = entry.code
+        if theirs.family == code.family:
+            equal = sum(a == b for a, b in zip(mine, parts(theirs), strict=True))
+            whole = equal == len(mine)
+            near = equal + (whole and theirs.entries == code.entries)
+            if near > best[0]:
+                best = near, theirs.image_size if whole else code.image_size
+    return best
 
 
 def sizes_in(shapes: Shapes, code: Code) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, layers_of
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
 from bsszoo.codes.detector import SIZE, Detector, detector_cost
 from bsszoo.errors import CodeError, SettingsError, UnknownNameError, WeightsError, formatted
@@ -362,11 +362,14 @@ def _file(path: Path, override: str | Code | None) -> Network:
 
 
 def _alike(one: Code, other: Code) -> bool:
-    """Whether two codes have the same tensors: they may differ where tensors do not."""
+    """Whether two codes have the same tensors: they may differ where tensors do not, and so may families."""
+
+    def tensors(code: Code) -> list[tuple[object, ...]]:
+        layers = layers_of(code)
+        return [(x.name, x.in_width, x.out_width, x.kernel, x.group_width, x.bias, x.norm) for x in layers]
+
     return replace(one, image_size=other.image_size, stride_in=other.stride_in) == other or (
-        one.family != other.family
-        and {one.family, other.family} == {"efficientnet_b0", "efficientnet_b1"}
-        and replace(one, family=other.family, image_size=other.image_size) == other
+        one.family != other.family and tensors(one) == tensors(other)
     )
 
 
@@ -375,7 +378,7 @@ def _of_module(module: Any) -> Network:
     from bsszoo.models.recognise import recognise, renamed
 
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    recognised = recognise(renamed(shapes), f"this {type(module).__name__}")
+    recognised = recognise(renamed(shapes), f"this {type(module).__name__}", module)
     config = getattr(module, "default_cfg", None)
     config = {k: v for k, v in config.items() if v is not None} if isinstance(config, Mapping) else {}
     size = config.get("input_size")

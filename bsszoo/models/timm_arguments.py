@@ -21,11 +21,11 @@ from torch import nn
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block
-from bsszoo.codes.named import entry_of
+from bsszoo.codes.named import named_entries
 from bsszoo.models.build import build
 
-_ACTIVATIONS: Final = {"mobilenetv2": "relu6"}
-_SWISH: Final = "swish"
+# timm's older name, which its scripts use.
+_ACTIVATIONS: Final = {"silu": "swish"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,10 @@ def timm_arguments(code: Code) -> TimmArguments | None:
         {'layers': [2, 3, 2, 1], 'channels': [64, 96, 160, 256]}
     """
     # The image size is no part of the network.
-    entry = entry_of(replace(code, image_size=family_of(code.family).image_size))
-    if entry is not None and entry.timm is not None:
-        return TimmArguments(entry.timm)
+    originals = (entry for entry in named_entries().values() if entry.timm is not None)
+    for entry in originals:
+        if replace(code, image_size=entry.code.image_size) == entry.code:
+            return TimmArguments(str(entry.timm))
     arguments = family_of(code.family).timm_arguments(code)
     form = None if arguments is None else TimmArguments(*arguments)
     return form if form is not None and _same(code, partial(_create, form)) else None
@@ -114,7 +115,8 @@ def timm_arch_def(code: Code) -> TimmArchDef | None:
         return None
     stem, *body, head, _ = stages_of(code)
     arch_def = tuple((_block(stage.first, stage.depth),) for stage in body)
-    form = TimmArchDef(arch_def, stem.first.out_width, head.first.out_width, _ACTIVATIONS.get(code.family, _SWISH))
+    activation = family_of(code.family).activation
+    form = TimmArchDef(arch_def, stem.first.out_width, head.first.out_width, _ACTIVATIONS.get(activation, activation))
     return form if _same(code, partial(form.build, device="meta")) else None
 
 

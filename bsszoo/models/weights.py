@@ -155,7 +155,10 @@ def repository_of(entry: ModelEntry, tag: str) -> str:
         UnknownNameError: The entry has no such tag.
     """
     if entry.timm is not None:
-        return f"hf-hub:{_timm_config(entry, tag).hf_hub_id}"
+        repository = _timm_config(entry, tag).hf_hub_id
+        if repository is None:
+            raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}, nor any others.")
+        return f"hf-hub:{repository}"
     tags = {t.tag: t.repository for t in entry.tags}
     if tag not in tags:
         raise UnknownNameError(f"{entry.name} has no weights tagged {tag!r}.{close_matches(tag, tags)}")
@@ -172,6 +175,10 @@ def _timm_config(entry: ModelEntry, tag: str | None) -> Any:
 
 def _from_timm(entry: ModelEntry, tag: str | None, cache_dir: str | Path | None) -> Weights:
     cfg = _timm_config(entry, tag)
+    if cfg.hf_hub_id is None:
+        raise WeightsError(
+            f"timm has {entry.name!r} without weights: nobody has published any there. {_what_to_do(entry.code)}"
+        )
     names = (cfg.hf_hub_filename or WEIGHTS_FILE,)
     repository = HubRepository.parse(cfg.hf_hub_id)
     path = hub_file(repository, names, cache_dir=cache_dir, advice=_what_to_do(entry.code, original=False))

@@ -38,7 +38,7 @@ class Space:
         thirds: Allowed third entries: expansion factors ``T_i``, group widths ``G_i``, or for ResNet-50 the ratios
             ``B_i / C_i`` as fractions; empty for ResNet-18. Of subnetworks inner widths ``B_i``.
         scale: The factor its grid was scaled by; 1 for section B.2.2's.
-        stem_width, stage2_width, stage2_depth, image_size, stride_in: The fixed parts that its codes share.
+        stem_width, stage2_width, stage2_depth, image_size, stride_in, head_width: The fixed parts that its codes share.
         head: The detector's head that its codes are backbones of; their costs are then the detector's.
         base: The network whose subnetworks they are. Where the first block of a stage has another inner width than the
             others in it, its ``E_i`` is the same share of it as ``B_i`` is of theirs.
@@ -77,6 +77,7 @@ class Space:
     grow: float = 1.0
     num_classes: int = 1000
     in_chans: int = 3
+    head_width: int = FAMILY_DEFAULT
 
     def __post_init__(self) -> None:
         data = family_of(self.family)
@@ -93,7 +94,7 @@ class Space:
             template = self.template
         except CodeError as error:
             raise SpaceError(f"A {self.family} space cannot have these fixed parts: {error}") from None
-        for part in ("stem_width", "stage2_width", "stage2_depth", "image_size"):
+        for part in ("stem_width", "stage2_width", "stage2_depth", "image_size", "head_width"):
             if part != "stem_width" or data.stem_width is not None:
                 object.__setattr__(self, part, getattr(template, part))
             elif self.stem_width != FAMILY_DEFAULT and self.base is None:
@@ -180,6 +181,7 @@ class Space:
             stage2_depth=base.stage2_depth,
             image_size=base.image_size,
             stride_in=base.stride_in,
+            head_width=base.head_width,
             head=head,
             base=base,
             divisor=divisor,
@@ -245,6 +247,7 @@ class Space:
             stride_in=self.stride_in,
             stem_width=stem,
             stage2_width=stage2,
+            head_width=self.head_width,
             head=self.head,
         )
 
@@ -349,6 +352,7 @@ class Space:
             stage2_depth=self.stage2_depth,
             image_size=self.image_size,
             stride_in=self.stride_in,
+            head_width=self.head_width,
         )
 
     @property
@@ -413,7 +417,7 @@ class Space:
                 number = self.entry_names[i][1:]
                 out.append(f"B{number} and E{number} are {inner} and {first}; allowed are {_values(pairs)}")
         template = self.template
-        for part in ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in"):
+        for part in ("stem_width", "stage2_width", "stage2_depth", "image_size", "stride_in", "head_width"):
             wanted = code.widths[0] if part == "stem_width" and self.stem_width < 0 else getattr(template, part)
             if getattr(code, part) != wanted:
                 out.append(f"{part} is {getattr(code, part)}; it is {wanted} in this space")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forward_count import EFFICIENTNET_KERNELS, MOBILENET_KERNELS, Walk, mbconv_net, regnet, resnet
+from forward_count import MBCONV, Walk, mbconv_net, regnet, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import FAMILY_NAMES, REGNETS, RESNETS, codes
@@ -34,15 +34,14 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
         return regnet(
             code.widths, code.depths, code.group_widths, code.stem_width, squeeze=code.family == "regnety", **common
         )
-    squeeze = code.family != "mobilenetv2"
     return mbconv_net(
         code.widths,
         code.depths,
         code.expansions,
         stem=code.stem_width,
-        squeeze=squeeze,
         stage2=(code.stage2_width, code.stage2_depth),
-        kernels=EFFICIENTNET_KERNELS if squeeze else MOBILENET_KERNELS,
+        head=code.head_width,
+        **MBCONV[code.family],
         inner=list(zip(code.first_bottlenecks, code.bottlenecks, strict=True)) or None,
         **common,
     )
@@ -75,6 +74,7 @@ class TestAgainstTheIndependentCount:
             "mobilenetv2": 3_504_872,
             "efficientnet_b0": 5_288_548,
             "efficientnet_b1": 7_794_184,
+            "efficientnet": 19_341_616,  # efficientnet_b4
             "regnetx": 15_296_552,
             "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
         }

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ TORCHVISION = {
     "mobilenet_v2": "mobilenetv2",
     "efficientnet_b0": "efficientnet_b0",
     "efficientnet_b1": "efficientnet_b1",
+    "efficientnet_b2": "efficientnet_b2",
     "regnet_x_800mf": "regnetx_008",
     "regnet_y_400mf": "regnety_004",
 }
@@ -172,9 +174,9 @@ def test_names_codes_and_detectors() -> None:
     ("name", "words"),
     [
         (
-            "efficientnet_b2",
-            r"nearest to efficientnet_b0_c24-48-88.*which 6 of its tensors do not fit: conv_head.weight is "
-            r"\[1408, 352, 1, 1\], and \[1280, 352, 1, 1\] there; .* and 3 more",
+            "efficientnet_b0_gn",
+            r"nearest to efficientnet_b0_c24-40-80.*which 98 of its tensors do not fit: bn1.running_mean \[32\] is "
+            r"missing; .* and 95 more",
         ),
         ("resnext50_32x4d", r"nearest to resnet50_.*layer1.0.conv2.weight is \[128, 4, 3, 3\], and \[128, 128, 3, 3\]"),
         ("seresnet50", r"nearest to resnet50_.*layer1.0.se.fc1.weight \[16, 256, 1, 1\] is none of it"),
@@ -192,11 +194,7 @@ def test_a_network_of_no_family_says_which_tensors_did_not_fit(name: str, words:
 @pytest.mark.parametrize("seed", range(12))
 def test_damaged_shapes_are_refused_in_words(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    state = shapes(
-        build(
-            list(FAMILIES.values())[seed % 7].name and Space.of(list(FAMILIES)[seed % 7]).smallest, device="meta"
-        ).state_dict()
-    )
+    state = shapes(build(Space.of(list(FAMILIES)[seed % len(FAMILIES)]).smallest, device="meta").state_dict())
     for _ in range(30):
         broken = dict(state)
         name = str(rng.choice(list(broken)))
@@ -264,3 +262,16 @@ def test_the_commands_take_a_checkpoint(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "result.json").read_text())["reference"] == str(SMALL)
     exported = run(["-m", "bsszoo", "export", "my.pth", "--format", "torch"], tmp_path)
     assert exported.returncode == 0, exported.stderr
+
+
+def test_a_network_of_the_same_tensors_that_computes_something_else_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"has the tensors of efficientnet_b0_c24.*pads as TensorFlow does"):
+        resolve(timm.create_model("tf_efficientnet_b0", device="meta"))
+
+
+def test_the_input_size_is_that_of_the_published_network_with_the_same_fixed_parts() -> None:
+    base = resolve("efficientnet_b3").code
+    narrower = replace(base, widths=(24, 48, 88, 136, 200, 384))
+    code = recognise(shapes(build(narrower, device="meta").state_dict()), "it").code
+    assert code == narrower
+    assert code.image_size == 300

@@ -113,6 +113,14 @@ def test_zoo_table() -> None:
     assert seen == PAPER
 
 
+def test_the_other_networks_of_the_zoo_have_these_costs() -> None:
+    for name, family, size, macs, params, weights in rows(ZOO, "Network"):
+        entry = entries()[name.strip("`")]
+        assert (f"`{entry.code.family}`", str(entry.code.image_size)) == (family, size)
+        assert (f"{entry.cost.macs / 1e6:,.1f}M", f"{entry.cost.params / 1e6:.2f}M") == (macs, params)
+        assert weights == ("timm's" if entry.published else "none")
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.split()) <= 1200
 

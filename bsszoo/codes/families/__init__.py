@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from bsszoo.codes.families.base import FIELDS, TITLES, Family, Fixed, Published, WidthRange
-from bsszoo.codes.families.efficientnet import EFFICIENTNET_B0, EFFICIENTNET_B1
+from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EFFICIENTNET_B1
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
 from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
@@ -22,7 +22,7 @@ __all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "Widt
 
 FAMILIES: Final[dict[str, Family]] = {
     family.name: family
-    for family in (RESNET18, RESNET50, MOBILENETV2, EFFICIENTNET_B0, EFFICIENTNET_B1, REGNETX, REGNETY)
+    for family in (RESNET18, RESNET50, MOBILENETV2, EFFICIENTNET_B0, EFFICIENTNET_B1, EFFICIENTNET, REGNETX, REGNETY)
 }
 
 

@@ -59,6 +59,10 @@ class CodeFields(Protocol):
         """The letters of its third entries."""
 
     @property
+    def head_width(self) -> int:
+        """Width of the last 1x1 convolution."""
+
+    @property
     def stride_in(self) -> str:
         """Which convolution of a bottleneck takes the stride."""
 
@@ -78,15 +82,6 @@ class WidthRange:
             low = step * (self.low // self.step)
             return tuple(low * 2**k for k in range((self.high // self.low).bit_length()))
         return tuple(step * k for k in range(self.low // self.step, self.high // self.step + 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A network that others have published: its entries, and timm's name and tags of weights for it."""
-
-    entries: tuple[int, ...]
-    title: str
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +106,22 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """A network that others have published: its entries, and timm's name and tags of weights for it.
+
+    ``form`` are the letters of its third entries, where they are not the family's; ``fixed`` its fixed parts and
+    ``training`` how it is trained on ImageNet, where they differ from the family's.
+    """
+
+    entries: tuple[int, ...]
+    title: str
+    tags: tuple[str, ...] = ()
+    form: str | None = None
+    fixed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    training: Training | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Fixed:
     """The parts of a network that its code does not search; of many codes as columns [n].
 
@@ -122,6 +133,7 @@ class Fixed:
     stage2_depth: Any
     stride_in: Literal["3x3", "1x1"] = "3x3"
     form: str = ""
+    head_width: Any = 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,7 @@ class Family(ABC):
         strides, kernels: Of the first block of each searched stage.
         stem_width: None where the stem follows the first width of the code (ResNet-18, see docs/findings).
         stage2: (width, depth) of the fixed second stage of MobileNetV2 and EfficientNet, None elsewhere.
+        head_width: Width of the last 1x1 convolution, in front of the classifier; 0 where there is none.
         activation: timm's name of it.
         image_size: Side of the input at which costs are counted by default [px].
         original: The entries of the published network.
@@ -159,7 +172,7 @@ class Family(ABC):
     stem_kernel: int
     stem_width: int | None
     stage2: tuple[int, int] | None
-    activation: Literal["relu", "relu6", "silu"]
+    activation: Literal["relu", "relu6", "silu", "hard_swish"]
     image_size: int
     original: tuple[int, ...]
     original_stage2_depth: int
@@ -173,6 +186,7 @@ class Family(ABC):
     classifier: str
     training: Training
     published: Mapping[str, Published] = field(default_factory=lambda: MappingProxyType({}))
+    head_width: int = 0
 
     # -- entries ---------------------------------------------------------------------------------------------
 
@@ -202,6 +216,13 @@ class Family(ABC):
     def original_name(self) -> str:
         """The zoo's name of the published network that ``original`` is."""
         return next((name for name, network in self.published.items() if network.entries == self.original), self.name)
+
+    def training_of(self, code: CodeFields) -> Training:
+        """How a code's network is trained on ImageNet: as the published network with its fixed parts, if any."""
+        for network in self.published.values():
+            if network.training is not None and all(getattr(code, f) == value for f, value in network.fixed.items()):
+                return network.training
+        return self.training
 
     @property
     def numbers(self) -> range:
@@ -237,6 +258,10 @@ class Family(ABC):
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """A block of a searched stage, ``third`` its third entry, of the form ``fixed.form``; 0 without."""
 
+    def block_of(self, stage: int, name: str, width_in: N, width: N, third: N, stride: int, fixed: Fixed) -> Block[N]:
+        """A block of the searched stage with this index; the same kind of block in each, unless a family says else."""
+        return self.block(name, width_in, width, third, self.kernels[stage], stride, fixed)
+
     @abstractmethod
     def stem(self, in_chans: N, width: N) -> Stage[N]:
         """The first stage."""
@@ -249,7 +274,7 @@ class Family(ABC):
         """The fixed stages between the stem of some width and the searched ones."""
         return []
 
-    def behind(self, width: N) -> list[Stage[N]]:
+    def behind(self, width: N, fixed: Fixed) -> list[Stage[N]]:
         """The fixed stages between the searched ones, the last of some width, and the classifier."""
         return []
 
@@ -275,11 +300,11 @@ class Family(ABC):
         width = out[-1].first.out_width
         for i, (c, depth) in enumerate(zip(widths, depths, strict=True)):
             name = self.stage_name(i)
-            first = self.block(name, width, c, first_thirds[i], self.kernels[i], self.strides[i], fixed)
-            rest = self.block(name, c, c, rest_thirds[i], self.kernels[i], 1, fixed)
+            first = self.block_of(i, name, width, c, first_thirds[i], self.strides[i], fixed)
+            rest = self.block_of(i, name, c, c, rest_thirds[i], 1, fixed)
             out.append(Stage(self.first_stage + i, name, first, rest, depth))
             width = c
-        out += self.behind(width)
+        out += self.behind(width, fixed)
         width, last = out[-1].first.out_width, self.first_stage + self.stages
         classes = zero + num_classes
         head: Block[N] = Classifier(self.classifier, width, classes, classes, 1, 1)
@@ -305,7 +330,8 @@ class Family(ABC):
         kinds: dict[str, type[Block[int]]] = {}
         for form in self.forms:
             ones = (1,) * self.stages
-            for stage in self.layout((8,) * self.stages, ones, ones * len(form), Fixed(8, 8, 1, form=form), 1, 3):
+            fixed = Fixed(8, 8, 1, form=form, head_width=8)
+            for stage in self.layout((8,) * self.stages, ones, ones * len(form), fixed, 1, 3):
                 kinds.setdefault(stage.first.kind, type(stage.first))
         if kind not in kinds:
             raise CodeError(f"A {self.title} has no block of kind {kind!r}; it has {', '.join(kinds)}.")
@@ -362,6 +388,10 @@ class Family(ABC):
 
         The image size and where a stride is are not in them and take the family's defaults.
         """
+
+    def runs_as(self, module: Any) -> bool:
+        """Whether a built module computes as the family's networks do, where its tensors are those of one of them."""
+        return True
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """timm's module names by torchvision's, None where the tensors are not named as torchvision's."""

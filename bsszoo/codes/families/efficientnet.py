@@ -1,14 +1,19 @@
-"""EfficientNet-B0 and B1: MobileNetV2's blocks with squeeze-and-excitation, larger kernels and SiLU."""
+"""EfficientNets: MobileNetV2's blocks with squeeze-and-excitation, larger kernels and SiLU (arXiv:1905.11946).
+
+B0 and B1 are families of their own, as in the AutoBSS paper. B2 to B7 are published networks of one family: they differ
+in widths and depths, which a code holds, and in its fixed parts: stem, stage 2, last convolution and size of the image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Final
 
-from bsszoo.codes.families.base import Shapes, Training, counted, multiples
+from bsszoo.codes.families.base import Published, Shapes, Training, counted, multiples
 from bsszoo.codes.families.mobilenetv2 import MBConvNet, torchvision_ends
-from bsszoo.codes.layers import N
 
 _INSIDE: Final = {
     "block.0.0": "conv_pw",
@@ -31,6 +36,7 @@ _ALONE: Final = {
 }
 
 
+@dataclass(frozen=True)
 class EfficientNet(MBConvNet):
     """EfficientNets."""
 
@@ -46,11 +52,6 @@ class EfficientNet(MBConvNet):
                 inside = _ALONE if f"{at}.block.1.fc1.weight" in shapes else _INSIDE
                 names |= {f"{at}.{theirs}": f"blocks.{stage}.{block}.{ours}" for theirs, ours in inside.items()}
         return names
-
-    def squeeze(self, width_in: N) -> N | None:
-        """A quarter of the block's input width (not of the expanded width), at least 1: their reference code."""
-        quarter = width_in // 4
-        return quarter + (quarter == 0)
 
 
 def _efficientnet(name: str, title: str, size: int, depths: tuple[int, ...], stage2_depth: int) -> EfficientNet:
@@ -86,9 +87,98 @@ def _efficientnet(name: str, title: str, size: int, depths: tuple[int, ...], sta
             crop_pct=0.882 if size == 240 else 0.875,
             interpolation="bicubic",
         ),
+        head_width=1280,
+        gates=(True,) * 7,
     )
 
 
 EFFICIENTNET_B0 = _efficientnet("efficientnet_b0", "EfficientNet-B0", 224, (2, 2, 3, 3, 4, 1), 1)
 # The original B1 has two blocks in stage 2; the searched codes' figures come out only with one.
 EFFICIENTNET_B1 = _efficientnet("efficientnet_b1", "EfficientNet-B1", 240, (3, 3, 4, 4, 5, 2), 2)
+
+
+def _training(size: int, drop_rate: float) -> Training:
+    """As B0 and B1, with dropout and the border of the image as the EfficientNet paper's code has them."""
+    return Training(
+        2e-5,
+        0.7,
+        350,
+        autoaugment=True,
+        drop_rate=drop_rate,
+        drop_path_rate=0.2,
+        crop_pct=round(size / (size + 32), 3),
+        interpolation="bicubic",
+        source="the AutoBSS paper's Table 1 for EfficientNet-B1, dropout of the EfficientNet paper",
+    )
+
+
+def _published(
+    number: int,
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    stem: int,
+    stage2: tuple[int, int],
+    size: int,
+    drop_rate: float,
+    *tags: str,
+) -> Published:
+    head = 4 * widths[-1]
+    fixed = {
+        "stem_width": stem,
+        "stage2_width": stage2[0],
+        "stage2_depth": stage2[1],
+        "head_width": head,
+        "image_size": size,
+    }
+    return Published(
+        (*widths, *depths, 6, 6, 6, 6, 6, 6),
+        f"EfficientNet-B{number}",
+        tags,
+        fixed=MappingProxyType(fixed),
+        training=_training(size, drop_rate),
+    )
+
+
+EFFICIENTNET = EfficientNet(
+    name="efficientnet",
+    title="EfficientNet",
+    letter="T",
+    first_stage=3,
+    strides=(2, 2, 2, 1, 2, 1),
+    kernels=(3, 5, 3, 5, 5, 3),
+    stem_kernel=3,
+    stem_width=48,
+    stage2=(24, 2),
+    activation="silu",
+    image_size=380,
+    original=(32, 56, 112, 160, 272, 448, 4, 4, 6, 6, 8, 2, 6, 6, 6, 6, 6, 6),
+    original_stage2_depth=2,
+    # From half of B4 to more than B7; B4 has four steps of each.
+    width_ranges=multiples((8, 14, 28, 40, 68, 112), (16, 28, 56, 80, 136, 224), (56, 98, 224, 280, 476, 784)),
+    max_depths=(8, 8, 12, 12, 15, 6),
+    third_values=(Fraction(3), Fraction(6)),
+    grid_divisor=1,
+    uniform_divisor=4,
+    interpolation="bicubic",
+    first_conv="conv_stem",
+    classifier="classifier",
+    training=_training(380, 0.4),
+    published={
+        "efficientnet_b2": _published(
+            2, (24, 48, 88, 120, 208, 352), (3, 3, 4, 4, 5, 2), 32, (16, 2), 260, 0.3, "ra_in1k"
+        ),
+        "efficientnet_b3": _published(
+            3, (32, 48, 96, 136, 232, 384), (3, 3, 5, 5, 6, 2), 40, (24, 2), 300, 0.3, "ra2_in1k"
+        ),
+        "efficientnet_b4": _published(
+            4, (32, 56, 112, 160, 272, 448), (4, 4, 6, 6, 8, 2), 48, (24, 2), 380, 0.4, "ra2_in1k"
+        ),
+        "efficientnet_b5": _published(
+            5, (40, 64, 128, 176, 304, 512), (5, 5, 7, 7, 9, 3), 48, (24, 3), 456, 0.4, "sw_in12k_ft_in1k", "sw_in12k"
+        ),
+        "efficientnet_b6": _published(6, (40, 72, 144, 200, 344, 576), (6, 6, 8, 8, 11, 3), 56, (32, 3), 528, 0.5),
+        "efficientnet_b7": _published(7, (48, 80, 160, 224, 384, 640), (7, 7, 10, 10, 13, 4), 64, (32, 4), 600, 0.5),
+    },
+    head_width=1792,
+    gates=(True,) * 7,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,21 +24,49 @@ from bsszoo.codes.layers import Block, Placement, Stage
 _conv: Any = create_conv2d
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What the blocks of a network share: timm's name of their activation, the epsilon of their normalisations, and
+    timm's name of their padding: empty for as much on both sides, ``same`` for TensorFlow's.
+    """
+
+    activation: str
+    norm_eps: float = 1e-5
+    padding: str = ""
+
+    def act(self, block: Block[int] | None = None) -> type[nn.Module]:
+        """The activation of a block, or of the network."""
+        layer: type[nn.Module] = get_act_layer(
+            self.activation if block is None else block.activation or self.activation
+        )
+        return layer
+
+    @property
+    def norm(self) -> Any:
+        """What makes a normalisation."""
+        # timm's own default is the class itself, not a partial of it: what it prints and saves stays the same.
+        return nn.BatchNorm2d if self.norm_eps == 1e-5 else partial(nn.BatchNorm2d, eps=self.norm_eps)
+
+    def norm_act(self, block: Block[int] | None = None) -> Any:
+        """What makes a normalisation with the activation behind it."""
+        return get_norm_act_layer(self.norm, self.act(block))
+
+
 class CodeInvertedResidual(InvertedResidual):
     """timm's ``InvertedResidual`` with exactly the code's expanded and squeeze widths.
 
     timm rounds the expanded width to a multiple of 8; the paper's figures come out only without.
     """
 
-    def __init__(self, block: Block[int], placement: Placement, act: type[nn.Module], dd: dict[str, Any]) -> None:
+    def __init__(self, block: Block[int], placement: Placement, style: Style, dd: dict[str, Any]) -> None:
         # Not the parent's, which rounds. Every attribute that its forward reads is set here.
         nn.Module.__init__(self)
-        norm_act = get_norm_act_layer(nn.BatchNorm2d, act)
+        norm_act, pad = style.norm_act(block), style.padding
         mid = block.mid_width
         self.has_skip = _has_skip(block)
         self.conv_s2d = None
         self.bn_s2d = None
-        self.conv_pw = _conv(block.in_width, mid, 1, padding="", **dd)
+        self.conv_pw = _conv(block.in_width, mid, 1, padding=pad, **dd)
         self.bn1 = norm_act(mid, inplace=True, **dd)
         self.conv_dw = _conv(
             mid,
@@ -46,13 +75,13 @@ class CodeInvertedResidual(InvertedResidual):
             stride=placement.stride,
             dilation=placement.first_dilation,
             groups=mid,
-            padding="",
+            padding=pad,
             **dd,
         )
         self.bn2 = norm_act(mid, inplace=True, **dd)
         self.aa = nn.Identity()
-        self.se = _squeeze_excite(block, mid, act, dd)
-        self.conv_pwl = _conv(mid, block.out_width, 1, padding="", **dd)
+        self.se = _squeeze_excite(block, mid, style, dd)
+        self.conv_pwl = _conv(mid, block.out_width, 1, padding=pad, **dd)
         self.bn3 = norm_act(block.out_width, apply_act=False, **dd)
         self.drop_path = DropPath(placement.drop_path) if placement.drop_path else nn.Identity()
 
@@ -62,7 +91,7 @@ class CodeEfficientNet(EfficientNet):
 
     Args:
         stages: Of a MobileNetV2 or EfficientNet code with ``in_chans`` input channels.
-        activation: timm's name of it.
+        style: Activation, normalisation and padding of its blocks.
         num_classes: Outputs of the classifier; 0 for none.
         in_chans: Channels of the input.
         output_stride: 32, 16 or 8 [px of input per px of the last features]; smaller ones turn strides into dilation.
@@ -82,20 +111,19 @@ class CodeEfficientNet(EfficientNet):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         *,
-        activation: str,
+        style: Style,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         nn.Module.__init__(self)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
-        act = _layer(activation)
-        self.feature_info = _add_trunk(self, stages, act, in_chans, output_stride, drop_rate, drop_path_rate, dd)
+        self.feature_info = add_trunk(self, stages, style, in_chans, output_stride, drop_rate, drop_path_rate, dd)
         self.stage_ends = [info["stage"] for info in self.feature_info]
 
         head = stages[-2].first
-        self.conv_head = _conv(head.in_width, head.out_width, head.kernel, padding="", **dd)
-        self.bn2 = get_norm_act_layer(nn.BatchNorm2d, act)(head.out_width, inplace=True, **dd)
+        self.conv_head = _conv(head.in_width, head.out_width, head.kernel, padding=style.padding, **dd)
+        self.bn2 = style.norm_act()(head.out_width, inplace=True, **dd)
         self.num_features = head.out_width
         self.global_pool, self.classifier = create_classifier(
             self.num_features, num_classes, pool_type=global_pool, **dd
@@ -119,23 +147,23 @@ class CodeEfficientNetFeatures(EfficientNetFeatures):
         drop_path_rate: float = 0.0,
         out_indices: tuple[int, ...] = (0, 1, 2, 3, 4),
         *,
-        activation: str,
+        style: Style,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         nn.Module.__init__(self)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        features = _add_trunk(self, stages, _layer(activation), in_chans, output_stride, drop_rate, drop_path_rate, dd)
+        features = add_trunk(self, stages, style, in_chans, output_stride, drop_rate, drop_path_rate, dd)
         self.feature_info = FeatureInfo(features, out_indices)
         self._stage_out_idx = {info["stage"]: info["index"] for info in self.feature_info.get_dicts()}
         self.feature_hooks = None
         efficientnet_init_weights(self)
 
 
-def _add_trunk(
+def add_trunk(
     net: Any,
     stages: tuple[Stage[int], ...],
-    act: type[nn.Module],
+    style: Style,
     in_chans: int,
     output_stride: int,
     drop_rate: float,
@@ -146,15 +174,16 @@ def _add_trunk(
     net.in_chans = in_chans
     net.drop_rate = drop_rate
     net.grad_checkpointing = False
-    stem, *body, _, _ = stages
+    stem, *rest = stages
+    body = [stage for stage in rest if stage.first.stacked]
     first = stem.first
-    net.conv_stem = _conv(in_chans, first.out_width, first.kernel, stride=first.stride, padding="", **dd)
-    net.bn1 = get_norm_act_layer(nn.BatchNorm2d, act)(first.out_width, inplace=True, **dd)
+    net.conv_stem = _conv(in_chans, first.out_width, first.kernel, stride=first.stride, padding=style.padding, **dd)
+    net.bn1 = style.norm_act()(first.out_width, inplace=True, **dd)
 
     features: list[dict[str, Any]] = []
     reduction, dilation, index = first.stride, 1, 0
     blocks_of_net = sum(stage.depth for stage in body)
-    made = []
+    made: list[nn.Module] = []
     for i, stage in enumerate(body):
         blocks = []
         for block in stage.blocks():
@@ -163,7 +192,7 @@ def _add_trunk(
                 dilation, stride = dilation * stride, 1
             reduction *= stride
             placement = Placement(stride, dilation, previous, drop_path_rate * index / blocks_of_net)
-            blocks.append(build_mbconv(block, placement, act, dd))
+            blocks.append(build_mbconv(block, placement, style, dd))
             index += 1
         made.append(nn.Sequential(*blocks))
         if _ends_level(body, i):
@@ -179,11 +208,11 @@ def _ends_level(body: list[Stage[int]], i: int) -> bool:
     return i + 1 == len(body) or body[i + 1].first.stride > 1
 
 
-def build_mbconv(block: Block[int], placement: Placement, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
+def build_mbconv(block: Block[int], placement: Placement, style: Style, dd: dict[str, Any]) -> nn.Module:
     """The module of one inverted residual block; without expansion it is timm's depthwise-separable one."""
     made: nn.Module
     if block.layers()[0].present:
-        return CodeInvertedResidual(block, placement, act, dd)
+        return CodeInvertedResidual(block, placement, style, dd)
     squeeze: Any = None
     if block.squeeze_width is not None:
         squeeze = partial(SqueezeExcite, rd_channels=block.squeeze_width)
@@ -193,8 +222,10 @@ def build_mbconv(block: Block[int], placement: Placement, act: type[nn.Module], 
         block.kernel,
         placement.stride,
         placement.first_dilation,
+        pad_type=style.padding,
         noskip=not _has_skip(block),
-        act_layer=act,
+        act_layer=style.act(block),
+        norm_layer=style.norm,
         se_layer=squeeze,
         drop_path_rate=placement.drop_path,
         **dd,
@@ -207,13 +238,8 @@ def _has_skip(block: Block[int]) -> bool:
     return block.stride == 1 and block.in_width == block.out_width
 
 
-def _squeeze_excite(block: Block[int], width: int, act: type[nn.Module], dd: dict[str, Any]) -> nn.Module:
+def _squeeze_excite(block: Block[int], width: int, style: Style, dd: dict[str, Any]) -> nn.Module:
     if block.squeeze_width is None:
         return nn.Identity()
-    made: nn.Module = SqueezeExcite(width, rd_channels=block.squeeze_width, act_layer=act, **dd)
+    made: nn.Module = SqueezeExcite(width, rd_channels=block.squeeze_width, act_layer=style.act(block), **dd)
     return made
-
-
-def _layer(activation: str) -> type[nn.Module]:
-    layer: type[nn.Module] = get_act_layer(activation)
-    return layer

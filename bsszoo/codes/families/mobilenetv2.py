@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bsszoo.codes.families.base import CodeFields, Family, Fixed, Shapes, Training, counted, multiples, widths_in
 from bsszoo.codes.layers import Block, HeadConv, Layer, N, Placement, Stage, Stem, never
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-#: Channels of the last 1x1 convolution.
-HEAD_WIDTH: Final = 1280
 
 
 class MBConv(Block[N]):
@@ -46,12 +42,9 @@ class MBConv(Block[N]):
 
     def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block, with exactly these widths."""
-        from timm.layers.create_act import get_act_layer
+        from bsszoo.codes.families.mbconv_modules import Style, build_mbconv
 
-        from bsszoo.codes.families.mbconv_modules import build_mbconv
-
-        act: Any = get_act_layer(activation)
-        return build_mbconv(self, placement, act, dd)
+        return build_mbconv(self, placement, Style(activation), dd)
 
     def _expanded(self) -> N | int:
         """1 where it has the first convolution, else 0."""
@@ -93,18 +86,44 @@ def torchvision_ends(last: int) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
 class MBConvNet(Family):
-    """What MobileNetV2 and EfficientNets share: stem, fixed stage 2, head, the names of the modules, the builder."""
+    """What MobileNetV2 and EfficientNets share: stem, fixed stage 2, head, the names of the modules, the builder.
 
-    def squeeze(self, width_in: N) -> N | None:
-        """The hidden width of squeeze-and-excitation in a block with this input; None without."""
-        return None
+    Args:
+        gates: Whether the blocks of stage 2 and of each searched stage have squeeze-and-excitation; empty for none.
+        padding: timm's name of how convolutions pad: empty for as much on both sides, ``same`` for TensorFlow's.
+        norm_eps: Of the normalisations.
+    """
+
+    gates: tuple[bool, ...] = ()
+    padding: str = ""
+    norm_eps: float = 1e-5
+
+    def gate(self, stage: int, width_in: N) -> N | None:
+        """The hidden width of squeeze-and-excitation in a block with this input; None in a stage without.
+
+        A quarter of the block's input width (not of the expanded width), at least 1: EfficientNet's reference code.
+
+        Args:
+            stage: Index of the searched stage, -1 of the fixed stage 2.
+            width_in: Channels of the block's input.
+        """
+        if not self.gates or not self.gates[stage + 1]:
+            return None
+        quarter = width_in // 4
+        return quarter + (quarter == 0)
+
+    def block_of(self, stage: int, name: str, width_in: N, width: N, third: N, stride: int, fixed: Fixed) -> Block[N]:
+        """An inverted residual block of the searched stage with this index."""
+        kernel, gate = self.kernels[stage], self.gate(stage, width_in)
+        if fixed.form == "BE":
+            return InnerMBConv(name, width_in, width, third, kernel, stride, gate)
+        return MBConv(name, width_in, width, width_in * third, kernel, stride, gate)
 
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
-        """An inverted residual block."""
-        if fixed.form == "BE":
-            return InnerMBConv(name, width_in, width, third, kernel, stride, self.squeeze(width_in))
-        return MBConv(name, width_in, width, width_in * third, kernel, stride, self.squeeze(width_in))
+        """An inverted residual block of the fixed stage 2."""
+        return MBConv(name, width_in, width, width_in * third, kernel, stride, self.gate(-1, width_in))
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -129,15 +148,14 @@ class MBConvNet(Family):
 
     def before(self, width: N, fixed: Fixed) -> list[Stage[N]]:
         """Stage 2: kernel 3, stride 1, no expansion (T = 1)."""
-        plain = replace(fixed, form="T")
         first, rest = (
-            self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, plain) for a in (width, fixed.stage2_width)
+            self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, fixed) for a in (width, fixed.stage2_width)
         )
         return [Stage(2, "blocks.0", first, rest, fixed.stage2_depth)]
 
-    def behind(self, width: N) -> list[Stage[N]]:
+    def behind(self, width: N, fixed: Fixed) -> list[Stage[N]]:
         """The last 1x1 convolution."""
-        wide = 0 * width + HEAD_WIDTH
+        wide = 0 * width + fixed.head_width
         block: Block[N] = HeadConv("conv_head", width, wide, wide, 1, 1, layer="conv_head", norm_layer="bn2")
         return [self.single(block, self.first_stage + self.stages, "conv_head")]
 
@@ -149,17 +167,25 @@ class MBConvNet(Family):
         """timm's ``EfficientNet``, module by module."""
         from bsszoo.codes.families.mbconv_modules import CodeEfficientNet
 
-        return partial(CodeEfficientNet, activation=self.activation)
+        return partial(CodeEfficientNet, style=self.style)
 
     def features(self) -> Any:
         """A separate class, as for timm's EfficientNets, whose keys stay those of the whole network."""
         from bsszoo.codes.families.mbconv_modules import CodeEfficientNetFeatures
 
-        return partial(CodeEfficientNetFeatures, activation=self.activation)
+        return partial(CodeEfficientNetFeatures, style=self.style)
+
+    @property
+    def style(self) -> Any:
+        """The style of its blocks' modules."""
+        from bsszoo.codes.families.mbconv_modules import Style
+
+        return Style(self.activation, self.norm_eps, self.padding)
 
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
-        """Read off ``blocks.1.0.conv_pwl`` and the like, of this family's squeeze-and-excitation only."""
-        if "conv_stem.weight" not in shapes or self._squeezes != any(".se." in name for name in shapes):
+        """Read off ``blocks.1.0.conv_pwl`` and the like, of this family's squeeze-and-excitation and kernels only."""
+        gates = tuple(f"blocks.{i}.0.se.conv_reduce.weight" in shapes for i in range(self.stages + 1))
+        if "conv_stem.weight" not in shapes or gates != (self.gates or (False,) * len(gates)):
             return None
         widths, depths, firsts, inners = [], [], [], []
         width = widths_in(shapes, "blocks.0.0.conv_pw")
@@ -190,7 +216,17 @@ class MBConvNet(Family):
             "stem_width": widths_in(shapes, "conv_stem"),
             "stage2_width": widths_in(shapes, "blocks.0.0.conv_pw"),
             "stage2_depth": counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"),
+            "head_width": widths_in(shapes, "conv_head"),
         }
+
+    def runs_as(self, module: Any) -> bool:
+        """Whether it pads and normalises as the family's networks do: of TensorFlow's weights timm's do otherwise."""
+        from timm.layers.conv2d_same import Conv2dSame
+        from torch import nn
+
+        norms = {m.eps for m in module.modules() if isinstance(m, nn.BatchNorm2d)}
+        same = any(isinstance(m, Conv2dSame) for m in module.modules())
+        return norms == {self.norm_eps} and same == (self.padding == "same")
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """torchvision's MobileNetV2 numbers its blocks consecutively: a stage begins where the width changes."""
@@ -212,10 +248,6 @@ class MBConvNet(Family):
             )
             names |= {f"{at}.{theirs}": f"blocks.{stage}.{index}.{ours}" for theirs, ours in inside.items()}
         return names
-
-    @property
-    def _squeezes(self) -> bool:
-        return self.squeeze(8) is not None
 
     @staticmethod
     def _kernel(shapes: Shapes, stage: str) -> int:
@@ -245,4 +277,5 @@ MOBILENETV2 = MBConvNet(
     first_conv="conv_stem",
     classifier="classifier",
     training=Training(2e-5, 0.7, 120),
+    head_width=1280,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bsszoo.codes.families import family_of
+from bsszoo.codes.families.base import Training
 from bsszoo.train.classification.recipe import (
     AugmentPart,
     DataPart,
@@ -25,18 +26,20 @@ from bsszoo.train.classification.recipe import (
 PREFIX: Final = "paper:"
 
 
-def paper_recipe(family: str, *, num_classes: int, data: DataPart) -> Recipe:
+def paper_recipe(family: str, *, num_classes: int, data: DataPart, training: Training | None = None) -> Recipe:
     """The paper's recipe of a family on other data: Table 1, and our choices as in ``recipes/imagenet``.
 
-    RegNets, of which the paper has none, are trained by the settings of ``family_of(family).training``.
+    Families of which the paper has none are trained by the settings of ``family_of(family).training``, which says where
+    they are from.
 
     Args:
         family: A family's name.
         num_classes: Classes of the data. With other than ImageNet's 1000 the classifier of MobileNetV2 and EfficientNet
             begins with weights as large as with 1000, where timm would begin with larger ones the fewer there are.
         data: The data section.
+        training: How a network of the family is trained; by default its ``training``.
     """
-    row = family_of(family).training
+    row = training or family_of(family).training
     return Recipe(
         model=ModelPart(
             name=family_of(family).original_name,
@@ -70,9 +73,9 @@ def imagenet_recipe(network: str) -> Recipe:
 
     resolved = resolve(network)
     code = resolved.classifier
-    row = family_of(code.family).training
+    row = family_of(code.family).training_of(code)
     data = DataPart(image_size=code.image_size, crop_pct=row.crop_pct, interpolation=row.interpolation)
-    made = paper_recipe(code.family, num_classes=1000, data=data)
+    made = paper_recipe(code.family, num_classes=1000, data=data, training=row)
     return with_values(
         made,
         model={"name": network if resolved.source is None else str(code)},
