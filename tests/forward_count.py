@@ -137,6 +137,8 @@ MBCONV: dict[str, dict[str, Sequence[int]]] = {
     "efficientnet_b0": _EFFICIENTNET,
     "efficientnet_b1": _EFFICIENTNET,
     "efficientnet": _EFFICIENTNET,
+    "efficientnet_lite": {"kernels": (3, 5, 3, 5, 5, 3)},
+    "tf_efficientnet_lite": {"kernels": (3, 5, 3, 5, 5, 3)},
 }
 
 

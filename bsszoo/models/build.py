@@ -175,6 +175,8 @@ def recount(
     the paper's FLOPs count convolutions and linear layers only.
     """
     from thop import profile
+    from thop.vision.basic_hooks import count_convNd
+    from timm.layers import Conv2dSame
 
     def nothing(module: Any, _inputs: Any, _output: Any) -> None:
         module.total_ops += torch.DoubleTensor([0])
@@ -182,9 +184,10 @@ def recount(
     height, width = checked_size(code.image_size if image_size is None else image_size)
     model = build(code, num_classes=num_classes, in_chans=in_chans).eval()
     params = sum(p.numel() for p in model.parameters())
-    zeroed = dict.fromkeys((nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d), nothing)
+    how = dict.fromkeys((nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d), nothing)
+    how[Conv2dSame] = count_convNd  # thop looks classes up by themselves, not by what they inherit from
     with torch.no_grad():
-        macs, _ = profile(model, inputs=(torch.zeros(1, in_chans, height, width),), custom_ops=zeroed, verbose=False)
+        macs, _ = profile(model, inputs=(torch.zeros(1, in_chans, height, width),), custom_ops=how, verbose=False)
     return int(macs), params
 
 

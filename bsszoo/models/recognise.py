@@ -26,11 +26,15 @@ _MOST_TENSORS: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """A trained network: its code, its classes (0 without a classifier) and the channels of its input."""
+    """A trained network: its code, its classes (0 without a classifier) and the channels of its input.
+
+    ``others`` are families whose networks have the same tensors and compute something else.
+    """
 
     code: Code
     num_classes: int
     in_chans: int
+    others: tuple[str, ...] = ()
 
 
 def unprefixed(names: Sequence[str]) -> dict[str, str]:
@@ -111,7 +115,11 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
         # Families may have the same tensors, as EfficientNets of different sizes: the one with the nearest published
         # network decides.
         best = max(matches, key=lambda one: _nearness(one.code)[0])  # the first one of equal ones
-        return replace(best, code=replace(best.code, image_size=_nearness(best.code)[1]))
+        usual = family_of(best.code.family).beside_tensors
+        others = [one.code.family for one in matches if family_of(one.code.family).beside_tensors != usual]
+        return replace(
+            best, code=replace(best.code, image_size=_nearness(best.code)[1]), others=tuple(dict.fromkeys(others))
+        )
     if nearest is None:
         first = ", ".join(one_line(name, 60) for name in list(shapes)[:3])
         raise WeightsError(

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+from timm.layers import Conv2dSame
+from timm.layers.padding import get_same_padding
 from torch import nn
 
 #: Positions of a layer's output that it is fitted at.
@@ -65,23 +67,29 @@ class Samples:
 
     def patches(self, inputs: torch.Tensor, conv: Any) -> torch.Tensor:
         """What a convolution reads at the positions of its output, [n, c, k * k]."""
-        (kernel, _), (stride, _), (padding, _), (dilation, _) = (
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-        )
+        (kernel, _), (stride, _), (dilation, _) = conv.kernel_size, conv.stride, conv.dilation
         span = dilation * (kernel - 1) + 1
-        height, width = ((side + 2 * padding - span) // stride + 1 for side in inputs.shape[2:])
+        pads = [_padding(conv, side) for side in inputs.shape[2:]]
+        height, width = (
+            (side + sum(pad) - span) // stride + 1 for side, pad in zip(inputs.shape[2:], pads, strict=True)
+        )
         image, row, column = (p.to(inputs.device) for p in self.of_size(height, width))
         if kernel == 1:
             taken: torch.Tensor = inputs[image, :, row * stride, column * stride]
             return taken.unsqueeze(2)
-        padded = nn.functional.pad(inputs, (padding,) * 4)
+        padded = nn.functional.pad(inputs, (*pads[1], *pads[0]))
         steps = dilation * torch.arange(kernel, device=inputs.device)
         rows, columns = row[:, None] * stride + steps, column[:, None] * stride + steps
         patches: torch.Tensor = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [n, k, k, c]
         return patches.permute(0, 3, 1, 2).flatten(2)
+
+
+def _padding(conv: Any, side: int) -> tuple[int, int]:
+    """Zeros before and behind a side of an input [px] that a convolution reads."""
+    if not isinstance(conv, Conv2dSame):
+        return conv.padding[0], conv.padding[0]
+    total = get_same_padding(side, conv.kernel_size[0], conv.stride[0], conv.dilation[0])
+    return total // 2, total - total // 2
 
 
 def normalised(conv_output: torch.Tensor, norm: Any) -> torch.Tensor:

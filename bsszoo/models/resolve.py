@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bsszoo.codes.code import Code, layers_of
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
 from bsszoo.codes.detector import SIZE, Detector, detector_cost
+from bsszoo.codes.families import family_of
 from bsszoo.errors import CodeError, SettingsError, UnknownNameError, WeightsError, formatted
 from bsszoo.models.names import (
     LOCAL,
@@ -350,9 +351,14 @@ def _file(path: Path, override: str | Code | None) -> Network:
             code, config = saved.code, saved.config
     entry = entry_of(code)
     words = f"{entry.name}, {code}" if entry is not None else str(code)
+    others = "".join(
+        f"; {name} has the same tensors, {family_of(name).beside_tensors}: name the network if it is that"
+        for name in recognised.others
+        if code.family == recognised.code.family
+    )
     return Network(
         code,
-        f"{words}, read off the shapes in {path}",
+        f"{words}, read off the shapes in {path}{others}",
         source=str(path),
         entry=entry,
         num_classes=recognised.num_classes,

@@ -75,6 +75,8 @@ class TestAgainstTheIndependentCount:
             "efficientnet_b0": 5_288_548,
             "efficientnet_b1": 7_794_184,
             "efficientnet": 19_341_616,  # efficientnet_b4
+            "efficientnet_lite": 4_652_008,
+            "tf_efficientnet_lite": 4_652_008,
             "regnetx": 15_296_552,
             "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
         }

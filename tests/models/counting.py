@@ -8,7 +8,8 @@ from typing import Any
 
 import thop
 import torch
-from thop.vision.basic_hooks import zero_ops
+from thop.vision.basic_hooks import count_convNd, zero_ops
+from timm.layers import Conv2dSame
 from torch import nn
 
 from bsszoo.codes import Code
@@ -21,6 +22,7 @@ SMALL = {
     "mobilenetv2": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2",
     "resnet18 subnetwork": "resnet18_c20-24-24-40_l1-2-1-2_b12-20-24-8",
     "mobilenetv2 subnetwork": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-2-1-1_b12-30-28-50-40-12_e12-8-20-24-40-12_stem10",
+    "same padding": "tf_efficientnet_lite_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "efficientnet": "efficientnet_b0_c28-28-20-140-12-16_l2-1-1-1-1-1_t3-1-6-3-3-3",
 }
 
@@ -79,7 +81,7 @@ def count_by_thop(net: nn.Module, size: int, in_chans: int = 3) -> int:
     macs, _ = thop.profile(
         copy.deepcopy(net),
         inputs=(torch.empty(1, in_chans, size, size, device="meta"),),
-        custom_ops={nn.BatchNorm2d: zero_ops, nn.AdaptiveAvgPool2d: zero_ops},
+        custom_ops={nn.BatchNorm2d: zero_ops, nn.AdaptiveAvgPool2d: zero_ops, Conv2dSame: count_convNd},
         verbose=False,
     )
     return round(macs)

@@ -32,6 +32,10 @@ PAIRS = {
         "efficientnet_c16-28-42-60-68-112_l1-2-1-2-1-1_t3-6-3-3-6-3_stem16_stage2-8x1_head96",
         "efficientnet_c24-32-64-84-136-224_l2-2-2-3-2-1_t6-6-3-6-6-3_stem24_stage2-16x2_head128",
     ),
+    "tf_efficientnet_lite": (
+        "tf_efficientnet_lite_c16-24-48-56-72-80_l1-2-1-2-1-1_t3-6-3-3-6-3_head96",
+        "tf_efficientnet_lite_c24-32-64-84-96-120_l2-2-2-3-2-1_t6-6-3-6-6-3_head128",
+    ),
     "resnet18 subnetwork": (
         "resnet18_c32-64-64-128_l1-2-1-1_b16-20-48-128",
         "resnet18_c64-128-128-256_l2-3-1-2_b24-64-56-200",

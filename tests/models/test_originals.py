@@ -18,7 +18,11 @@ from bsszoo.models.create import create
 ALL = [entry for entry in named_entries().values() if entry.timm]
 #: One of each family, and the shallowest of its others.
 ORIGINALS = [
-    e for e in ALL if e.paper is not None or e.name in ("resnet26", "efficientnet_b2", "regnetx_002", "regnety_002")
+    e
+    for e in ALL
+    if e.paper is not None
+    or e.name
+    in ("resnet26", "efficientnet_b2", "efficientnet_lite0", "tf_efficientnet_lite0", "regnetx_002", "regnety_002")
 ]
 IDS = [entry.name for entry in ORIGINALS]
 

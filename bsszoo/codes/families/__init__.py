@@ -11,6 +11,7 @@ from typing import Final
 
 from bsszoo.codes.families.base import FIELDS, TITLES, Family, Fixed, Published, WidthRange
 from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EFFICIENTNET_B1
+from bsszoo.codes.families.efficientnet_lite import EFFICIENTNET_LITE, TF_EFFICIENTNET_LITE
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
 from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
@@ -22,7 +23,18 @@ __all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "Widt
 
 FAMILIES: Final[dict[str, Family]] = {
     family.name: family
-    for family in (RESNET18, RESNET50, MOBILENETV2, EFFICIENTNET_B0, EFFICIENTNET_B1, EFFICIENTNET, REGNETX, REGNETY)
+    for family in (
+        RESNET18,
+        RESNET50,
+        MOBILENETV2,
+        EFFICIENTNET_B0,
+        EFFICIENTNET_B1,
+        EFFICIENTNET,
+        EFFICIENTNET_LITE,
+        TF_EFFICIENTNET_LITE,
+        REGNETX,
+        REGNETY,
+    )
 }
 
 

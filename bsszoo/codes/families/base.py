@@ -389,6 +389,11 @@ class Family(ABC):
         The image size and where a stride is are not in them and take the family's defaults.
         """
 
+    @property
+    def beside_tensors(self) -> str:
+        """What of its networks no tensor shows, in words; empty for what is usual."""
+        return ""
+
     def runs_as(self, module: Any) -> bool:
         """Whether a built module computes as the family's networks do, where its tensors are those of one of them."""
         return True

@@ -12,7 +12,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
-from bsszoo.codes.families.base import Published, Shapes, Training, counted, multiples
+from bsszoo.codes.families.base import Published, Shapes, Training, counted, multiples, widths_in
 from bsszoo.codes.families.mobilenetv2 import MBConvNet, torchvision_ends
 
 _INSIDE: Final = {
@@ -35,13 +35,27 @@ _ALONE: Final = {
     "block.1.fc2": "se.conv_expand",
 }
 
+_ENDS_OF_EFFICIENTNET_PYTORCH: Final = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+
 
 @dataclass(frozen=True)
 class EfficientNet(MBConvNet):
     """EfficientNets."""
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
-        """``features.2.0.block.1.0`` is ``blocks.1.0.conv_dw``, and so on."""
+        """``features.2.0.block.1.0`` is ``blocks.1.0.conv_dw``, and so on.
+
+        The names of L. Melas-Kyriazi's ``efficientnet_pytorch``, in which weights of TensorFlow's networks spread, are
+        read as well.
+        """
+        if "_blocks.0._depthwise_conv.weight" in shapes:
+            return _from_efficientnet_pytorch(shapes)
         if "features.1.0.block.0.0.weight" not in shapes:
             return None
         stages = counted(shapes, lambda i: f"features.{i + 1}.0.block.0.0")
@@ -52,6 +66,31 @@ class EfficientNet(MBConvNet):
                 inside = _ALONE if f"{at}.block.1.fc1.weight" in shapes else _INSIDE
                 names |= {f"{at}.{theirs}": f"blocks.{stage}.{block}.{ours}" for theirs, ours in inside.items()}
         return names
+
+
+def _from_efficientnet_pytorch(shapes: Shapes) -> dict[str, str]:
+    """timm's module names by ``efficientnet_pytorch``'s, whose blocks are numbered through; a stage has one width."""
+    names = dict(_ENDS_OF_EFFICIENTNET_PYTORCH)
+    stage, index, width = -1, 0, 0
+    for i in range(counted(shapes, lambda i: f"_blocks.{i}._depthwise_conv")):
+        at = f"_blocks.{i}"
+        expanded = f"{at}._expand_conv.weight" in shapes
+        out = widths_in(shapes, f"{at}._project_conv")
+        stage, index = (stage, index + 1) if out == width else (stage + 1, 0)
+        width = out
+        inside = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+        if expanded:
+            inside |= {
+                "_expand_conv": "conv_pw",
+                "_bn0": "bn1",
+                "_bn1": "bn2",
+                "_project_conv": "conv_pwl",
+                "_bn2": "bn3",
+            }
+        else:
+            inside |= {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+        names |= {f"{at}.{theirs}": f"blocks.{stage}.{index}.{ours}" for theirs, ours in inside.items()}
+    return names
 
 
 def _efficientnet(name: str, title: str, size: int, depths: tuple[int, ...], stage2_depth: int) -> EfficientNet:

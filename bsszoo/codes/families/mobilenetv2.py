@@ -219,6 +219,11 @@ class MBConvNet(Family):
             "head_width": widths_in(shapes, "conv_head"),
         }
 
+    @property
+    def beside_tensors(self) -> str:
+        """Its padding and the epsilon of its normalisations, where they are TensorFlow's."""
+        return "padded and normalised as TensorFlow does" if self.padding == "same" else ""
+
     def runs_as(self, module: Any) -> bool:
         """Whether it pads and normalises as the family's networks do: of TensorFlow's weights timm's do otherwise."""
         from timm.layers.conv2d_same import Conv2dSame
