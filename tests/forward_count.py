@@ -139,6 +139,9 @@ MBCONV: dict[str, dict[str, Sequence[int]]] = {
     "efficientnet": _EFFICIENTNET,
     "efficientnet_lite": {"kernels": (3, 5, 3, 5, 5, 3)},
     "tf_efficientnet_lite": {"kernels": (3, 5, 3, 5, 5, 3)},
+    "mnasnet": {"kernels": (3, 5, 5, 3, 5, 3)},
+    "semnasnet": {"kernels": (3, 5, 3, 3, 5, 3), "gates": (2, 4, 5)},
+    "mnasnet_small": {"kernels": (3, 3, 5, 3, 5, 3), "gates": (3, 4, 5)},
 }
 
 

@@ -77,6 +77,9 @@ class TestAgainstTheIndependentCount:
             "efficientnet": 19_341_616,  # efficientnet_b4
             "efficientnet_lite": 4_652_008,
             "tf_efficientnet_lite": 4_652_008,
+            "mnasnet": 4_383_312,
+            "semnasnet": 3_887_038,
+            "mnasnet_small": 2_030_264,
             "regnetx": 15_296_552,
             "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
         }

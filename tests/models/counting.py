@@ -22,6 +22,7 @@ SMALL = {
     "mobilenetv2": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2",
     "resnet18 subnetwork": "resnet18_c20-24-24-40_l1-2-1-2_b12-20-24-8",
     "mobilenetv2 subnetwork": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-2-1-1_b12-30-28-50-40-12_e12-8-20-24-40-12_stem10",
+    "gates in some stages": "semnasnet_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "same padding": "tf_efficientnet_lite_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "efficientnet": "efficientnet_b0_c28-28-20-140-12-16_l2-1-1-1-1-1_t3-1-6-3-3-3",
 }

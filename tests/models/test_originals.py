@@ -22,7 +22,17 @@ ORIGINALS = [
     for e in ALL
     if e.paper is not None
     or e.name
-    in ("resnet26", "efficientnet_b2", "efficientnet_lite0", "tf_efficientnet_lite0", "regnetx_002", "regnety_002")
+    in (
+        "resnet26",
+        "efficientnet_b2",
+        "efficientnet_lite0",
+        "tf_efficientnet_lite0",
+        "mnasnet_100",
+        "semnasnet_100",
+        "mnasnet_small",
+        "regnetx_002",
+        "regnety_002",
+    )
 ]
 IDS = [entry.name for entry in ORIGINALS]
 

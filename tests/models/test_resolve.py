@@ -41,6 +41,7 @@ TORCHVISION = {
     "efficientnet_b0": "efficientnet_b0",
     "efficientnet_b1": "efficientnet_b1",
     "efficientnet_b2": "efficientnet_b2",
+    "mnasnet1_0": "mnasnet_100",
     "regnet_x_800mf": "regnetx_008",
     "regnet_y_400mf": "regnety_004",
 }

@@ -12,6 +12,7 @@ from typing import Final
 from bsszoo.codes.families.base import FIELDS, TITLES, Family, Fixed, Published, WidthRange
 from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EFFICIENTNET_B1
 from bsszoo.codes.families.efficientnet_lite import EFFICIENTNET_LITE, TF_EFFICIENTNET_LITE
+from bsszoo.codes.families.mnasnet import MNASNET, MNASNET_SMALL, SEMNASNET
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
 from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
@@ -32,6 +33,9 @@ FAMILIES: Final[dict[str, Family]] = {
         EFFICIENTNET,
         EFFICIENTNET_LITE,
         TF_EFFICIENTNET_LITE,
+        MNASNET,
+        SEMNASNET,
+        MNASNET_SMALL,
         REGNETX,
         REGNETY,
     )
