@@ -87,6 +87,12 @@ def resnet(
     return net
 
 
+def divisible(width: float) -> int:
+    """MobileNetV3's ``_make_divisible`` by 8."""
+    nearest = max(8, int(width + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * width else nearest
+
+
 def mbconv_net(
     c: Sequence[int],
     n: Sequence[int],
@@ -98,6 +104,8 @@ def mbconv_net(
     gates: Sequence[int] = (),
     strides: Sequence[int] = (2, 2, 2, 1, 2, 1),
     head: int = 1280,
+    stage2_stride: int = 1,
+    efficient: bool = False,
     size: tuple[int, int] = (224, 224),
     in_chans: int = 3,
     classes: int = 1000,
@@ -106,11 +114,11 @@ def mbconv_net(
     """MobileNetV2, EfficientNet and their like with widths ``c``, depths ``n`` and expansions ``t``.
 
     ``inner`` are the expanded widths of the first and of the further blocks of each stage, in place of ``t``; ``gates``
-    the stages with squeeze-and-excitation, stage 2 and then those of ``c``.
+    the stages with squeeze-and-excitation, stage 2 and then those of ``c``; ``efficient`` MobileNetV3's head and gates.
     """
     net = Walk(in_chans, *size)
     net.conv_bn(stem, 3, 2)
-    rows = [(stage2[0], stage2[1], 1, 3, 1)]
+    rows = [(stage2[0], stage2[1], 1, 3, stage2_stride)]
     rows += list(zip(c, n, inner or t, kernels, strides, strict=True))
     for stage, (width, depth, expansion, kernel, first_stride) in enumerate(rows):
         for j in range(depth):
@@ -121,9 +129,17 @@ def mbconv_net(
                 net.conv_bn(came * expansion, 1)
             net.conv_bn(net.c, kernel, first_stride if j == 0 else 1, groups=net.c)
             if stage in gates:
-                net.squeeze_excite(max(1, came // 4))
+                net.squeeze_excite(divisible(net.c / 4) if efficient else max(1, came // 4))
             net.conv_bn(width, 1)
-    net.conv_bn(head, 1)
+    if efficient:
+        net.conv_bn(6 * net.c, 1)
+        net.h = net.w = 1
+        net.linear(head)  # a 1x1 convolution on the pooled features
+        net.activations += head
+        net.main_convs += 1
+        net.c = head
+    else:
+        net.conv_bn(head, 1)
     if classes:
         net.linear(classes)
     return net
@@ -141,6 +157,8 @@ MBCONV: dict[str, dict[str, Sequence[int]]] = {
     "tf_efficientnet_lite": {"kernels": (3, 5, 3, 5, 5, 3)},
     "mnasnet": {"kernels": (3, 5, 5, 3, 5, 3)},
     "semnasnet": {"kernels": (3, 5, 3, 3, 5, 3), "gates": (2, 4, 5)},
+    "mobilenetv3_large": {"kernels": (3, 5, 3, 3, 3, 5), "strides": (2, 2, 2, 1, 1, 2), "gates": (2, 5, 6)},
+    "mobilenetv3_small": {"kernels": (3, 5, 5, 5), "strides": (2, 2, 1, 2), "gates": (0, 2, 3, 4), "stage2_stride": 2},
     "mnasnet_small": {"kernels": (3, 3, 5, 3, 5, 3), "gates": (3, 4, 5)},
 }
 

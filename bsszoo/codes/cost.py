@@ -86,9 +86,9 @@ def stage_costs(
     size = checked_size(code.image_size if image_size is None else image_size)
     rows = []
     for stage in stages_of(code, num_classes=max(num_classes, 1), in_chans=in_chans):
+        if stage.first.classifies and num_classes == 0:
+            break
         if stage.first.pooled:
-            if num_classes == 0:
-                break
             size = (1, 1)
         macs = params = activations = 0
         for block in stage.blocks():
@@ -150,9 +150,9 @@ def blocks_by_stage(
     one = columns[0] * 0 + 1
     for k, stage in enumerate(stages_of_columns(template, columns, max(num_classes, 1), in_chans)):
         blocks = out[min(max(k - (family.first_stage - 1), 0), family.stages - 1)]
+        if stage.first.classifies and num_classes == 0:
+            break
         if stage.first.pooled:
-            if num_classes == 0:
-                break
             size = (1, 1)
         blocks.append((stage.first, one, size))
         size = (-(-size[0] // stage.first.stride), -(-size[1] // stage.first.stride))

@@ -191,20 +191,26 @@ def head_cost(head: DetectorHead, template: Code) -> HeadCost:
         return total
 
     fixed = at((0,) * len(sides))
-    by_stage = []
+    by_stage, beside = [], fixed
     for level in detector.levels:
         one = at(tuple(int(i == level) for i in range(len(sides))))
-        by_stage.append(
-            (stages[level], Cost(one.macs - fixed.macs, one.params - fixed.params, one.activations - fixed.activations))
-        )
-    return HeadCost(fixed, tuple(by_stage))
+        each = Cost(one.macs - fixed.macs, one.params - fixed.params, one.activations - fixed.activations)
+        if stages[level] < 0:  # of the fixed stage 2, which all of these codes share
+            wide = template.stage2_width
+            beside = beside + Cost(wide * each.macs, wide * each.params, wide * each.activations)
+        else:
+            by_stage.append((stages[level], each))
+    return HeadCost(beside, tuple(by_stage))
 
 
 def feature_stages(family: str) -> tuple[int, ...]:
-    """Indices of the searched stages whose outputs are the features at strides 4, 8, 16 and 32: the last at each."""
+    """Indices of the searched stages whose outputs are the features at strides 4, 8, 16 and 32: the last at each.
+
+    -1 for the stage in front of them.
+    """
     data = family_of(family)
     stride = data.stem_stride
-    last_stage: dict[int, int] = {}
+    last_stage = {stride: -1}
     for index, stage_stride in enumerate(data.strides):
         stride *= stage_stride
         last_stage[stride] = index

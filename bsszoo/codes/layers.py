@@ -86,12 +86,16 @@ class Block(Generic[N]):
     letter: ClassVar[str] = ""
     #: timm's name of its activation, where it is not the network's.
     activation: ClassVar[str] = ""
+    #: Whether its squeeze-and-excitation has a hard sigmoid, and always ReLU, as MobileNetV3's.
+    hard_gate: ClassVar[bool] = False
     #: Whether its inner width is independent of its output width.
     waisted: ClassVar[bool] = False
     #: Whether a stage stacks it, whether a detector takes features before it, and whether it reads pooled features.
     stacked: ClassVar[bool] = True
     in_features: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
+    #: Whether it is the last layer, which a network without classes has not.
+    classifies: ClassVar[bool] = False
 
     def layers(self) -> list[Layer[N]]:
         """Its layers in the order of its modules; absent ones have ``present`` 0."""
@@ -193,6 +197,28 @@ class HeadConv(Stem[N]):
     in_features: ClassVar[bool] = False
 
 
+class PooledConv(Stem[N]):
+    """A 1x1 convolution with a bias on the pooled features, and an activation, in front of the classifier."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str] = "pooled_conv"
+    in_features: ClassVar[bool] = False
+    pooled: ClassVar[bool] = True
+
+    def layers(self) -> list[Layer[N]]:
+        """The convolution."""
+        return [Layer(self.layer, self.in_width, self.out_width, 1, 1, self.in_width, True, "")]
+
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+        """The convolution and its activation, on pooled features [n, c, 1, 1]."""
+        from timm.layers.create_act import get_act_layer
+        from torch import nn
+
+        act: Any = get_act_layer(activation)
+        return nn.Sequential(nn.Conv2d(self.in_width, self.out_width, 1, **dd), act(inplace=True))
+
+
 class Classifier(Block[N]):
     """The linear layer on the pooled features; ``name`` is its module path."""
 
@@ -202,6 +228,7 @@ class Classifier(Block[N]):
     stacked: ClassVar[bool] = False
     in_features: ClassVar[bool] = False
     pooled: ClassVar[bool] = True
+    classifies: ClassVar[bool] = True
 
     def layers(self) -> list[Layer[N]]:
         """The linear layer."""
@@ -222,7 +249,8 @@ class Classifier(Block[N]):
 class Stage(Generic[N]):
     """One stage: ``depth`` blocks, the first of which takes the stride and the change of width.
 
-    ``number`` is the paper's stage number (1 is the stem). ``pool`` is the stride of a max pooling after it.
+    ``number`` is the paper's stage number (1 is the stem). ``pool`` is the stride of a max pooling after it. ``offset``
+    counts the blocks of the stages before it that are in the same module.
     """
 
     number: int
@@ -231,15 +259,16 @@ class Stage(Generic[N]):
     rest: Block[N]
     depth: N
     pool: int = 1
+    offset: N | int = 0
 
     def blocks(self: Stage[int]) -> Iterator[Block[int]]:
         """The blocks one by one, named as the modules of the network."""
         if not self.first.stacked:
             yield self.first
             return
-        yield replace(self.first, name=self.first.numbered(self.name, 0))
+        yield replace(self.first, name=self.first.numbered(self.name, self.offset))
         for i in range(1, self.depth):
-            yield replace(self.rest, name=self.rest.numbered(self.name, i))
+            yield replace(self.rest, name=self.rest.numbered(self.name, self.offset + i))
 
 
 def never(present: object) -> bool:

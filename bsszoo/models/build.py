@@ -8,6 +8,7 @@ timm's names are not registered again: an original code is timm's model already.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import ImageSize, check_arguments, checked_size
 from bsszoo.codes.families import family_of
+from bsszoo.codes.layers import Layer
 from bsszoo.codes.named import ModelEntry, entry_of, named_entries
 from bsszoo.errors import CodeError, formatted
 
@@ -108,13 +110,14 @@ def build_as_timm(code: Code, variant: str, *, pretrained: bool = False, **kwarg
         model: nn.Module = build_model_with_cfg(family.network(), variant, pretrained, stages=stages, **kwargs)
         return model
     kwargs.pop("features_only")
+    beside = [layer for stage in stages if not stage.first.in_features for layer in stage.first.layers()]
     features: Any = build_model_with_cfg(
         features_class,
         variant,
         pretrained,
         stages=stages,
         kwargs_filter=_HEAD,
-        pretrained_filter_fn=_trunk_only,
+        pretrained_filter_fn=partial(_trunk_only, beside),
         **kwargs,
     )
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(features.pretrained_cfg)
@@ -175,8 +178,9 @@ def recount(
     the paper's FLOPs count convolutions and linear layers only.
     """
     from thop import profile
-    from thop.vision.basic_hooks import count_convNd
+    from thop.vision.basic_hooks import count_convNd, count_linear
     from timm.layers import Conv2dSame
+    from timm.layers.linear import Linear
 
     def nothing(module: Any, _inputs: Any, _output: Any) -> None:
         module.total_ops += torch.DoubleTensor([0])
@@ -185,15 +189,16 @@ def recount(
     model = build(code, num_classes=num_classes, in_chans=in_chans).eval()
     params = sum(p.numel() for p in model.parameters())
     how = dict.fromkeys((nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d), nothing)
-    how[Conv2dSame] = count_convNd  # thop looks classes up by themselves, not by what they inherit from
+    how |= {Conv2dSame: count_convNd, Linear: count_linear}  # thop knows no classes that inherit from torch's
     with torch.no_grad():
         macs, _ = profile(model, inputs=(torch.zeros(1, in_chans, height, width),), custom_ops=how, verbose=False)
     return int(macs), params
 
 
-def _trunk_only(state: dict[str, Any], _: nn.Module) -> dict[str, Any]:
+def _trunk_only(beside: Sequence[Layer[int]], state: dict[str, Any], _: nn.Module) -> dict[str, Any]:
     # Strict loading of the rest: only what the features do not have may be left out.
-    return {key: value for key, value in state.items() if not key.startswith(("conv_head.", "bn2.", "classifier."))}
+    left_out = tuple(f"{name}." for layer in beside for name in (layer.name, layer.norm) if name)
+    return {key: value for key, value in state.items() if not key.startswith(left_out)}
 
 
 def _check(num_classes: object, in_chans: object, drop_rate: float, drop_path_rate: float, output_stride: int) -> None:

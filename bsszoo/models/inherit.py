@@ -85,7 +85,7 @@ class Inheritance:
 
 
 class _Layer(NamedTuple):
-    """A convolution with its normalisation: it reads the axis ``reads`` of its block and writes ``writes``."""
+    """A convolution with its normalisation, if any: it reads the axis ``reads`` of its block and writes ``writes``."""
 
     conv: Any
     norm: Any
@@ -136,16 +136,17 @@ class Reference:
         seed: int = 0,
     ) -> None:
         self.images, self.samples, self.ridge = images, Samples(len(images), rows, seed), ridge
-        _, stages, head, classifier = _parts(trained, code)
+        _, stages, heads, classifier = _parts(trained, code)
         #: Of each layer, by its convolution: the normalised output. Of each block, by its module: the sum before the
-        #: activation that follows it. Of the head and the classifier: their outputs.
+        #: activation that follows it. Of the layers behind them and the classifier: their outputs.
         self.targets: dict[nn.Module, torch.Tensor] = {}
         skips: dict[nn.Module, torch.Tensor] = {}
         hooks: list[Any] = []
 
         def of_layer(layer: _Layer) -> None:
             def keep(conv: nn.Module, _: Any, output: torch.Tensor) -> None:
-                self.targets[conv] = normalised(self.samples.values(output), layer.norm)
+                outputs = self.samples.values(output)
+                self.targets[conv] = outputs if layer.norm is None else normalised(outputs, layer.norm)
 
             hooks.append(layer.conv.register_forward_hook(keep))
 
@@ -167,7 +168,7 @@ class Reference:
             for layer in (*block.branch, *([block.shortcut] if block.shortcut is not None else [])):
                 of_layer(layer)
             of_block(block)
-        if head is not None:
+        for head in heads:
             of_layer(head)
         try:
             outputs = trained.eval()(images)
@@ -309,7 +310,7 @@ def inherit_weights(
     check_family(code, trained_code)
     streams = None if reference is None else reference.streams
     copier = _Copier({} if reference is None else reference.inner)
-    (stem, stages, head, classifier), (from_stem, from_stages, from_head, from_classifier) = (
+    (stem, stages, heads, classifier), (from_stem, from_stages, from_heads, from_classifier) = (
         _parts(network, code),
         _parts(trained, trained_code),
     )
@@ -325,7 +326,7 @@ def inherit_weights(
     if (inputs := stem.conv.in_channels) == from_stem.conv.in_channels:
         copier.layer(stem, from_stem, _identity_map(inputs, inputs), stream)
     stem_map = stream
-    inherited = 0
+    copied = 0
     fits: list[_Fit] = []
     for number, (blocks, from_blocks) in enumerate(zip(stages, from_stages, strict=True)):
         first, from_first = blocks[0], from_blocks[0]
@@ -333,7 +334,7 @@ def inherit_weights(
             out = stream  # the skip of the first block adds the stage before: one set of channels for both
         else:
             readers = _readers(from_blocks[1:], following[number : number + 1])
-            readers += [from_head] if from_head is not None and number + 1 == len(from_stages) else []
+            readers += from_heads[:1] if number + 1 == len(from_stages) else []
             importance = _importance(_writers(from_blocks), readers) if streams is None else streams[number]
             out = _channel_map(importance, first.branch[-1].conv.out_channels)
         taken = _selected_blocks(from_blocks, len(blocks))
@@ -344,7 +345,7 @@ def inherit_weights(
                 fits.append(_Fit(block))
             else:
                 maps = copier.block(block, source, stream, out)
-                inherited += 1
+                copied += 1
                 behind = from_blocks.index(taken[i + 1]) if i + 1 < len(taken) else len(from_blocks)
                 fits.append(_Fit(block, source, from_blocks[behind - 1], maps))
             stream = out
@@ -352,8 +353,12 @@ def inherit_weights(
         if (fresh := stem_map == FRESH).any():
             _set_statistics(stem, reference.samples.values(stem.conv(reference.images)), fresh)
         _fit_blocks(network, fits, reference)
-    if head is not None and from_head is not None:
-        features = _channel_map(_importance([from_head], []), head.conv.out_channels)
+    for head, from_head in zip(heads, from_heads, strict=True):
+        importance = _importance([from_head], [])
+        if from_head.norm is None and isinstance(from_classifier, nn.Linear):
+            # No normalisation says which channels are off: those that the classifier does not read.
+            importance = importance * torch.sqrt(_squares(from_classifier.weight, 1))
+        features = _channel_map(importance, head.conv.out_channels)
         copier.layer(head, from_head, stream, features)
         if reference is not None:
             inputs = input_of(head.conv, lambda: network.eval()(reference.images))
@@ -371,7 +376,7 @@ def inherit_weights(
             inputs = input_of(classifier, lambda: network.eval()(reference.images))
             fit_linear(classifier, inputs, reference.targets[from_classifier], reference.ridge)
     params = sum(p.numel() for p in network.parameters())
-    return Inheritance(copier.count, params, inherited, sum(len(blocks) for blocks in stages))
+    return Inheritance(copier.count, params, copied, sum(len(blocks) for blocks in stages))
 
 
 class _Fit(NamedTuple):
@@ -426,11 +431,27 @@ def _fit_layer(
 ) -> None:
     """Fit a layer so that with what is added ``beside`` it comes to the trained network's channels."""
     wanted = targets[:, channels] - beside
+    if layer.norm is None:
+        _fit_shift(layer.conv, inputs, targets, reference, channels)
+        return
     if (fresh := channels == FRESH).any():
         own = reference.samples.values(layer.conv(inputs))
         _set_statistics(layer, own, fresh)
         wanted[:, fresh] = normalised(own, layer.norm)[:, fresh]
     fit(layer, reference.samples.patches(inputs, layer.conv), wanted, reference.ridge)
+
+
+def _fit_shift(
+    conv: Any, inputs: torch.Tensor, targets: torch.Tensor, reference: Reference, channels: torch.Tensor
+) -> None:
+    """Fit the biases of a 1x1 convolution on pooled features, so that its mean outputs are the trained network's.
+
+    Its weights stay as inherited: there is one row for each image, of which they would be fitted to the noise. Outputs
+    that the trained network has not stay as they are.
+    """
+    inherited = channels != FRESH
+    outputs = reference.samples.values(conv(inputs))[:, inherited]
+    conv.bias[inherited] += (targets[:, channels[inherited]] - outputs).mean(0)
 
 
 def _set_statistics(layer: _Layer, outputs: torch.Tensor, channels: torch.Tensor | slice = slice(None)) -> None:
@@ -482,6 +503,9 @@ class _Copier:
             self.weight(to.conv.weight, source.conv.weight, writes, reads)
         else:
             self._grouped(to.conv, source.conv, reads, writes)
+        self.vector(to.conv.bias, source.conv.bias, writes)
+        if to.norm is None:
+            return
         for name, counted in (("weight", True), ("bias", True), ("running_mean", False), ("running_var", False)):
             self.vector(getattr(to.norm, name), getattr(source.norm, name), writes, counted=counted)
         to.norm.num_batches_tracked.copy_(source.norm.num_batches_tracked)
@@ -537,8 +561,8 @@ class _Copier:
         self.vector(expand.bias, from_expand.bias, channels)
 
 
-def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], _Layer | None, Any]:
-    """Stem, blocks of each stage, head convolution (or None) and classifier of a code's model, by its layer list."""
+def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], list[_Layer], Any]:
+    """Stem, blocks of each stage, convolutions behind them and classifier of a code's model, by its layer list."""
     stem, *body, classifier = stages_of(code)
     stages = [[_block(network, block) for block in stage.blocks()] for stage in body if stage.first.stacked]
     heads = [_layer(network, stage.first.layers()[0]) for stage in body if not stage.first.stacked]
@@ -546,11 +570,12 @@ def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], 
         last: Any = network.get_submodule(classifier.name)
     except AttributeError:  # without a classifier
         last = None
-    return _layer(network, stem.first.layers()[0]), stages, heads[0] if heads else None, last
+    return _layer(network, stem.first.layers()[0]), stages, heads, last
 
 
 def _layer(network: nn.Module, layer: Layer[int], reads: str = "in", writes: str = "out") -> _Layer:
-    return _Layer(network.get_submodule(layer.name), network.get_submodule(layer.norm), reads, writes)
+    norm = network.get_submodule(layer.norm) if layer.norm else None
+    return _Layer(network.get_submodule(layer.name), norm, reads, writes)
 
 
 def _block(network: nn.Module, block: Block[int]) -> _Block:
@@ -611,8 +636,9 @@ def _readers(blocks: Sequence[_Block], behind: Sequence[_Block]) -> list[_Layer]
 def _importance(writers: Sequence[_Layer], readers: Sequence[_Layer]) -> torch.Tensor:
     """L2 norm of the weights that write or read each channel [channels]; 0 where its normalisations make it 0."""
     squares = torch.stack([*(_squares(x.conv.weight, 0) for x in writers), *(_read_squares(x.conv) for x in readers)])
-    alive = _output_rms([x.norm for x in writers]) > 0
-    return torch.sqrt(squares.sum(0)) * alive
+    norms = [x.norm for x in writers if x.norm is not None]
+    importance = torch.sqrt(squares.sum(0))
+    return importance * (_output_rms(norms) > 0) if norms else importance
 
 
 def _read_squares(conv: Any) -> torch.Tensor:

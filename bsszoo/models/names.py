@@ -45,8 +45,9 @@ _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
 # Parts of timm's names and the family nearest to them; the first match counts.
 _NEAREST: Final = (
     ("efficientnet", "efficientnet_b0"),
+    ("mobilenetv3", "mobilenetv3_large_100"),
     ("mobile", "mobilenetv2"),
-    ("mnas", "mobilenetv2"),
+    ("mnas", "mnasnet_100"),
     ("ghost", "mobilenetv2"),
     ("lcnet", "mobilenetv2"),
     ("fbnet", "mobilenetv2"),

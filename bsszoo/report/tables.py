@@ -83,7 +83,7 @@ def stage_table(
     table = _table([*columns, (MACS_NAME, True), ("Share", True), ("Params", True)])
     stages = stages_of(code, num_classes=max(num_classes, 1), in_chans=in_chans)
     for row, stage in zip(rows, stages, strict=num_classes > 0):
-        classifier = stage.first.pooled
+        classifier = stage.first.classifies
         cells = [
             str(row.number),
             row.name,

@@ -41,6 +41,7 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
         stem=code.stem_width,
         stage2=(code.stage2_width, code.stage2_depth),
         head=code.head_width,
+        efficient=code.family.startswith("mobilenetv3"),
         **MBCONV[code.family],
         inner=list(zip(code.first_bottlenecks, code.bottlenecks, strict=True)) or None,
         **common,
@@ -80,6 +81,9 @@ class TestAgainstTheIndependentCount:
             "mnasnet": 4_383_312,
             "semnasnet": 3_887_038,
             "mnasnet_small": 2_030_264,
+            # Of whole expansions; the published networks' are in test_the_zoo_has_timms_parameters.
+            "mobilenetv3_large": 5_508_480,
+            "mobilenetv3_small": 2_554_360,
             "regnetx": 15_296_552,
             "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
         }

@@ -8,8 +8,9 @@ from typing import Any
 
 import thop
 import torch
-from thop.vision.basic_hooks import count_convNd, zero_ops
+from thop.vision.basic_hooks import count_convNd, count_linear, zero_ops
 from timm.layers import Conv2dSame
+from timm.layers.linear import Linear
 from torch import nn
 
 from bsszoo.codes import Code
@@ -23,6 +24,8 @@ SMALL = {
     "resnet18 subnetwork": "resnet18_c20-24-24-40_l1-2-1-2_b12-20-24-8",
     "mobilenetv2 subnetwork": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-2-1-1_b12-30-28-50-40-12_e12-8-20-24-40-12_stem10",
     "gates in some stages": "semnasnet_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
+    "mobilenetv3_large": "mobilenetv3_large_c12-20-28-28-40-84_l1-2-1-2-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
+    "mobilenetv3_small": "mobilenetv3_small_c12-20-28-84_l1-2-1-1_b12-30-60-90_stem10_stage2-6x2_head40",
     "same padding": "tf_efficientnet_lite_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "efficientnet": "efficientnet_b0_c28-28-20-140-12-16_l2-1-1-1-1-1_t3-1-6-3-3-3",
 }
@@ -82,7 +85,12 @@ def count_by_thop(net: nn.Module, size: int, in_chans: int = 3) -> int:
     macs, _ = thop.profile(
         copy.deepcopy(net),
         inputs=(torch.empty(1, in_chans, size, size, device="meta"),),
-        custom_ops={nn.BatchNorm2d: zero_ops, nn.AdaptiveAvgPool2d: zero_ops, Conv2dSame: count_convNd},
+        custom_ops={
+            nn.BatchNorm2d: zero_ops,
+            nn.AdaptiveAvgPool2d: zero_ops,
+            Conv2dSame: count_convNd,
+            Linear: count_linear,
+        },
         verbose=False,
     )
     return round(macs)

@@ -40,6 +40,14 @@ PAIRS = {
         "semnasnet_c16-24-48-56-72-80_l1-2-1-2-1-1_t3-6-3-3-6-3_head96",
         "semnasnet_c24-32-64-84-96-120_l2-2-2-3-2-1_t6-6-3-6-6-3_head128",
     ),
+    "mobilenetv3_large": (
+        "mobilenetv3_large_c16-24-48-48-56-80_l1-2-1-1-2-1_t3-4-6-3-3-6_head96",
+        "mobilenetv3_large_c24-32-64-64-84-96_l2-2-1-2-3-2_t6-4-6-6-3-6_head128",
+    ),
+    "mobilenetv3_small subnetwork": (
+        "mobilenetv3_small_c16-24-24-48_l1-2-1-2_b24-60-48-90_e24-48-48-60_head96",
+        "mobilenetv3_small_c24-32-32-80_l2-3-2-2_b36-80-60-140_e24-80-60-130_head128",
+    ),
     "resnet18 subnetwork": (
         "resnet18_c32-64-64-128_l1-2-1-1_b16-20-48-128",
         "resnet18_c64-128-128-256_l2-3-1-2_b24-64-56-200",

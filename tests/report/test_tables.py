@@ -32,8 +32,7 @@ def test_the_stage_table_has_a_line_for_each_stage(family: str) -> None:
     code = original(family)
     lines = shown(stage_table(code)).splitlines()
     for row in stage_costs(code):
-        line = next(line for line in lines if line.split()[1:2] == [row.name])
-        assert line.split()[0] == str(row.number)
+        line = next(line for line in lines if line.split()[:2] == [str(row.number), row.name])
         assert human(row.cost.macs) in line
         assert human(row.cost.params) in line
         assert f" {row.width} " in line

@@ -14,6 +14,7 @@ from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EF
 from bsszoo.codes.families.efficientnet_lite import EFFICIENTNET_LITE, TF_EFFICIENTNET_LITE
 from bsszoo.codes.families.mnasnet import MNASNET, MNASNET_SMALL, SEMNASNET
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
+from bsszoo.codes.families.mobilenetv3 import MOBILENETV3_LARGE, MOBILENETV3_SMALL
 from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
 from bsszoo.codes.families.resnet18 import RESNET18
@@ -36,6 +37,8 @@ FAMILIES: Final[dict[str, Family]] = {
         MNASNET,
         SEMNASNET,
         MNASNET_SMALL,
+        MOBILENETV3_LARGE,
+        MOBILENETV3_SMALL,
         REGNETX,
         REGNETY,
     )

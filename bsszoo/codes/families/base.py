@@ -302,7 +302,10 @@ class Family(ABC):
             name = self.stage_name(i)
             first = self.block_of(i, name, width, c, first_thirds[i], self.strides[i], fixed)
             rest = self.block_of(i, name, c, c, rest_thirds[i], 1, fixed)
-            out.append(Stage(self.first_stage + i, name, first, rest, depth))
+            # A stage of the code may go on in the module of the one before.
+            before = out[-1]
+            offset = before.offset + before.depth if before.name == name else 0
+            out.append(Stage(self.first_stage + i, name, first, rest, depth, offset=offset))
             width = c
         out += self.behind(width, fixed)
         width, last = out[-1].first.out_width, self.first_stage + self.stages
@@ -318,8 +321,8 @@ class Family(ABC):
     @property
     def stem_stride(self) -> int:
         """The stride of the first searched stage's input."""
-        stage = self.stem(3, 8)
-        return stage.first.stride * stage.pool
+        stages = (self.stem(3, 8), *self.before(8, Fixed(8, 8, 1)))
+        return math.prod(stage.first.stride * stage.pool for stage in stages)
 
     def block_of_kind(self, kind: str, *parts: Any) -> Block[int]:
         """The block of a kind that the family's networks have; ``parts`` are the fields of ``Block``.

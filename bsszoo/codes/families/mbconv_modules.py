@@ -7,15 +7,18 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.layers.classifier import create_classifier
 from timm.layers.create_act import get_act_layer
 from timm.layers.create_conv2d import create_conv2d
 from timm.layers.create_norm_act import get_norm_act_layer
 from timm.layers.drop import DropPath
+from timm.layers.linear import Linear
 from timm.models import FeatureInfo
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
+from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
 from torch import nn
 
 from bsszoo.codes.layers import Block, Placement, Stage
@@ -160,6 +163,77 @@ class CodeEfficientNetFeatures(EfficientNetFeatures):
         efficientnet_init_weights(self)
 
 
+class CodeMobileNetV3(MobileNetV3):
+    """A timm ``MobileNetV3`` built from a code; everything but the constructor is timm's.
+
+    Arguments as ``CodeEfficientNet``.
+    """
+
+    def __init__(
+        self,
+        stages: tuple[Stage[int], ...],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        *,
+        style: Style,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        last, head = stages[-3], stages[-2].first
+        self.feature_info = add_trunk(self, stages, style, in_chans, output_stride, drop_rate, drop_path_rate, dd, last)
+        self.stage_ends = [info["stage"] for info in self.feature_info]
+        # timm's types of these are those of its own assignments.
+        net: Any = self
+        net.num_features = last.first.out_width
+        net.head_hidden_size = head.out_width
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        pooled = self.num_features * self.global_pool.feat_mult()
+        self.conv_head = _conv(pooled, head.out_width, 1, padding=style.padding, bias=True, **dd)
+        self.norm_head = nn.Identity()
+        net.act2 = style.act()(inplace=True)
+        self.flatten = nn.Flatten(1) if global_pool else nn.Identity()
+        # As timm has it: its own Linear.
+        self.classifier: Any = Linear(self.head_hidden_size, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        efficientnet_init_weights(self)
+
+
+class CodeMobileNetV3Features(MobileNetV3Features):
+    """The trunk of ``CodeMobileNetV3`` that returns its features at each stride; the last ones are the last block's.
+
+    timm's own last features are those of the 1x1 convolution behind it, six times as many. Arguments as
+    ``CodeEfficientNetFeatures``.
+    """
+
+    def __init__(
+        self,
+        stages: tuple[Stage[int], ...],
+        in_chans: int = 3,
+        output_stride: int = 32,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_indices: tuple[int, ...] = (0, 1, 2, 3, 4),
+        *,
+        style: Style,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        features = add_trunk(self, stages, style, in_chans, output_stride, drop_rate, drop_path_rate, dd)
+        self.act1 = nn.Identity()  # in the normalisation, as in the whole network
+        self.feature_info = FeatureInfo(features, out_indices)
+        self._stage_out_idx = {info["stage"]: info["index"] for info in self.feature_info.get_dicts()}
+        self.feature_hooks = None
+        efficientnet_init_weights(self)
+
+
 def add_trunk(
     net: Any,
     stages: tuple[Stage[int], ...],
@@ -169,8 +243,12 @@ def add_trunk(
     drop_rate: float,
     drop_path_rate: float,
     dd: dict[str, Any],
+    last: Stage[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """The features of the trunk (stem and blocks) that this adds to ``net``, as timm's builder lists them."""
+    """The features of the trunk (stem and blocks) that this adds to ``net``, as timm's builder lists them.
+
+    ``last`` is a convolution behind the blocks that timm's trunk includes.
+    """
     net.in_chans = in_chans
     net.drop_rate = drop_rate
     net.grad_checkpointing = False
@@ -182,10 +260,12 @@ def add_trunk(
 
     features: list[dict[str, Any]] = []
     reduction, dilation, index = first.stride, 1, 0
-    blocks_of_net = sum(stage.depth for stage in body)
-    made: list[nn.Module] = []
+    if body[0].first.stride > 1:
+        features.append({"module": "bn1", "num_chs": first.out_width, "stage": 0, "reduction": reduction})
+    blocks_of_net = sum(stage.depth for stage in body) + (last is not None)
+    made: dict[str, list[nn.Module]] = {}
     for i, stage in enumerate(body):
-        blocks = []
+        blocks = made.setdefault(stage.name, [])
         for block in stage.blocks():
             stride, previous = block.stride, dilation
             if stride > 1 and reduction * stride > output_stride:
@@ -194,13 +274,29 @@ def add_trunk(
             placement = Placement(stride, dilation, previous, drop_path_rate * index / blocks_of_net)
             blocks.append(build_mbconv(block, placement, style, dd))
             index += 1
-        made.append(nn.Sequential(*blocks))
-        if _ends_level(body, i):
-            features.append(
-                {"stage": i + 1, "reduction": reduction, "module": stage.name, "num_chs": stage.first.out_width}
+        if _ends_level(body, i) and (last is None or i + 1 < len(body)):
+            features.append(_feature(made, stage, reduction))
+    if last is not None:
+        block = last.first
+        made[last.name] = [
+            ConvBnAct(
+                block.in_width,
+                block.out_width,
+                block.kernel,
+                pad_type=style.padding,
+                act_layer=style.act(),
+                norm_layer=style.norm,
+                drop_path_rate=drop_path_rate * index / blocks_of_net,
+                **dd,
             )
-    net.blocks = nn.Sequential(*made)
+        ]
+        features.append(_feature(made, last, reduction))
+    net.blocks = nn.Sequential(*(nn.Sequential(*blocks) for blocks in made.values()))
     return features
+
+
+def _feature(made: dict[str, list[nn.Module]], stage: Stage[int], reduction: int) -> dict[str, Any]:
+    return {"stage": len(made), "reduction": reduction, "module": stage.name, "num_chs": stage.first.out_width}
 
 
 def _ends_level(body: list[Stage[int]], i: int) -> bool:
@@ -213,9 +309,9 @@ def build_mbconv(block: Block[int], placement: Placement, style: Style, dd: dict
     made: nn.Module
     if block.layers()[0].present:
         return CodeInvertedResidual(block, placement, style, dd)
-    squeeze: Any = None
-    if block.squeeze_width is not None:
-        squeeze = partial(SqueezeExcite, rd_channels=block.squeeze_width)
+    squeeze: Any = (
+        None if block.squeeze_width is None else partial(_squeeze_layer(block), rd_channels=block.squeeze_width)
+    )
     made = DepthwiseSeparableConv(
         block.in_width,
         block.out_width,
@@ -241,5 +337,11 @@ def _has_skip(block: Block[int]) -> bool:
 def _squeeze_excite(block: Block[int], width: int, style: Style, dd: dict[str, Any]) -> nn.Module:
     if block.squeeze_width is None:
         return nn.Identity()
-    made: nn.Module = SqueezeExcite(width, rd_channels=block.squeeze_width, act_layer=style.act(block), **dd)
+    made: nn.Module = _squeeze_layer(block)(width, rd_channels=block.squeeze_width, act_layer=style.act(block), **dd)
     return made
+
+
+def _squeeze_layer(block: Block[int]) -> Any:
+    return (
+        partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU) if block.hard_gate else SqueezeExcite
+    )

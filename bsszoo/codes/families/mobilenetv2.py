@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -75,6 +75,20 @@ class InnerMBConv(MBConv[N]):
         return self.mid_width
 
 
+def _stages_of(blocks: Sequence[tuple[int, int]], stages: int) -> list[Sequence[tuple[int, int]]]:
+    """The blocks (output and inner width) of a module as so many stages of a code, the first one as short as can be.
+
+    A stage has one output width, and one inner width for its first block and one for the others.
+    """
+    if stages == 1:
+        return [blocks]
+    for depth in range(1, len(blocks)):
+        first, rest = blocks[:depth], blocks[depth:]
+        if all(len({w for w, _ in part}) == 1 and len({m for _, m in part[1:]}) <= 1 for part in (first, rest)):
+            return [first, *_stages_of(rest, stages - 1)]
+    return [blocks[:1], *_stages_of(blocks[1:], stages - 1)]
+
+
 def torchvision_ends(last: int) -> dict[str, str]:
     """Our names of a torchvision network's layers before and behind its blocks; ``last`` is its last part's number."""
     return {
@@ -92,15 +106,19 @@ class MBConvNet(Family):
 
     Args:
         gates: Whether the blocks of stage 2 and of each searched stage have squeeze-and-excitation; empty for none.
+        modules: Number of timm's stage that holds each searched one; they count on from stage 2's where none are given.
+        stage2_stride: Of the first block of stage 2.
         padding: timm's name of how convolutions pad: empty for as much on both sides, ``same`` for TensorFlow's.
         norm_eps: Of the normalisations.
     """
 
     gates: tuple[bool, ...] = ()
+    modules: tuple[int, ...] = ()
+    stage2_stride: int = 1
     padding: str = ""
     norm_eps: float = 1e-5
 
-    def gate(self, stage: int, width_in: N) -> N | None:
+    def gate(self, stage: int, width_in: N, mid_width: N) -> N | None:
         """The hidden width of squeeze-and-excitation in a block with this input; None in a stage without.
 
         A quarter of the block's input width (not of the expanded width), at least 1: EfficientNet's reference code.
@@ -108,6 +126,7 @@ class MBConvNet(Family):
         Args:
             stage: Index of the searched stage, -1 of the fixed stage 2.
             width_in: Channels of the block's input.
+            mid_width: Its inner width.
         """
         if not self.gates or not self.gates[stage + 1]:
             return None
@@ -116,14 +135,22 @@ class MBConvNet(Family):
 
     def block_of(self, stage: int, name: str, width_in: N, width: N, third: N, stride: int, fixed: Fixed) -> Block[N]:
         """An inverted residual block of the searched stage with this index."""
-        kernel, gate = self.kernels[stage], self.gate(stage, width_in)
-        if fixed.form == "BE":
-            return InnerMBConv(name, width_in, width, third, kernel, stride, gate)
-        return MBConv(name, width_in, width, width_in * third, kernel, stride, gate)
+        mid = third if fixed.form == "BE" else width_in * third
+        made = self.inner_block(stage) if fixed.form == "BE" else self.plain_block(stage)
+        return made(name, width_in, width, mid, self.kernels[stage], stride, self.gate(stage, width_in, mid))
+
+    def plain_block(self, stage: int) -> type[MBConv[Any]]:
+        """The class of the blocks of a searched stage, or of stage 2 (-1), with an expansion."""
+        return MBConv
+
+    def inner_block(self, stage: int) -> type[MBConv[Any]]:
+        """The class of the blocks of a searched stage that have inner widths of their own."""
+        return InnerMBConv
 
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """An inverted residual block of the fixed stage 2."""
-        return MBConv(name, width_in, width, width_in * third, kernel, stride, self.gate(-1, width_in))
+        mid = width_in * third
+        return self.plain_block(-1)(name, width_in, width, mid, kernel, stride, self.gate(-1, width_in, mid))
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -147,9 +174,11 @@ class MBConvNet(Family):
         return self.single(block, 1, "conv_stem")
 
     def before(self, width: N, fixed: Fixed) -> list[Stage[N]]:
-        """Stage 2: kernel 3, stride 1, no expansion (T = 1)."""
+        """Stage 2: kernel 3, no expansion (T = 1)."""
+        wide = fixed.stage2_width
         first, rest = (
-            self.block("blocks.0", a, fixed.stage2_width, 1, 3, 1, fixed) for a in (width, fixed.stage2_width)
+            self.block("blocks.0", a, wide, 1, 3, stride, fixed)
+            for a, stride in ((width, self.stage2_stride), (wide, 1))
         )
         return [Stage(2, "blocks.0", first, rest, fixed.stage2_depth)]
 
@@ -161,7 +190,7 @@ class MBConvNet(Family):
 
     def stage_name(self, index: int) -> str:
         """``blocks.1`` .. ``blocks.6``: ``blocks.0`` is the fixed stage 2."""
-        return f"blocks.{index + 1}"
+        return f"blocks.{self.modules[index] if self.modules else index + 1}"
 
     def network(self) -> Any:
         """timm's ``EfficientNet``, module by module."""
@@ -184,24 +213,29 @@ class MBConvNet(Family):
 
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``blocks.1.0.conv_pwl`` and the like, of this family's squeeze-and-excitation and kernels only."""
-        gates = tuple(f"blocks.{i}.0.se.conv_reduce.weight" in shapes for i in range(self.stages + 1))
+        paths = ["blocks.0", *(self.stage_name(stage) for stage in range(self.stages))]
+        gates = tuple(f"{path}.0.se.conv_reduce.weight" in shapes for path in paths)
         if "conv_stem.weight" not in shapes or gates != (self.gates or (False,) * len(gates)):
             return None
-        widths, depths, firsts, inners = [], [], [], []
-        width = widths_in(shapes, "blocks.0.0.conv_pw")
-        expanded = True
-        for stage in range(self.stages):
-            name = self.stage_name(stage)
-            depth = counted(shapes, lambda i, at=name: f"{at}.{i}.conv_dw")
-            out = widths_in(shapes, f"{name}.0.conv_pwl") or widths_in(shapes, f"{name}.0.conv_pw")
-            if not depth or not width or self._kernel(shapes, name) != self.kernels[stage]:
+        widths: list[int] = []
+        depths, firsts, inners = [], [], []
+        for path, kernel in zip(paths[1:], self.kernels, strict=True):
+            if f"{path}.0.conv_dw.weight" not in shapes or self._kernel(shapes, path) != kernel:
                 return None
-            firsts.append(widths_in(shapes, f"{name}.0.conv_dw"))
-            inners.append(widths_in(shapes, f"{name}.{min(1, depth - 1)}.conv_dw"))
-            expanded = expanded and f"{name}.0.conv_pwl.weight" in shapes
-            widths.append(out)
-            depths.append(depth)
-            width = out
+        for path in dict.fromkeys(paths[1:]):
+            blocks = [
+                (
+                    widths_in(shapes, f"{path}.{i}.conv_pwl") or widths_in(shapes, f"{path}.{i}.conv_pw"),
+                    widths_in(shapes, f"{path}.{i}.conv_dw"),
+                )
+                for i in range(counted(shapes, lambda i, at=path: f"{at}.{i}.conv_dw"))
+            ]
+            for stage in _stages_of(blocks, paths.count(path)):
+                widths.append(stage[0][0])
+                depths.append(len(stage))
+                firsts.append(stage[0][1])
+                inners.append(stage[min(1, len(stage) - 1)][1])
+        expanded = all(f"{path}.0.conv_pwl.weight" in shapes for path in paths[1:])
         if expanded:
             inside = {"bottlenecks": tuple(inners), "first_bottlenecks": tuple(firsts)}
         else:  # a block without expansion has none in the other form
