@@ -105,6 +105,7 @@ def mbconv_net(
     strides: Sequence[int] = (2, 2, 2, 1, 2, 1),
     head: int = 1280,
     stage2_stride: int = 1,
+    fused: Sequence[int] = (),
     efficient: bool = False,
     size: tuple[int, int] = (224, 224),
     in_chans: int = 3,
@@ -114,7 +115,8 @@ def mbconv_net(
     """MobileNetV2, EfficientNet and their like with widths ``c``, depths ``n`` and expansions ``t``.
 
     ``inner`` are the expanded widths of the first and of the further blocks of each stage, in place of ``t``; ``gates``
-    the stages with squeeze-and-excitation, stage 2 and then those of ``c``; ``efficient`` MobileNetV3's head and gates.
+    the stages with squeeze-and-excitation, stage 2 and then those of ``c``; ``efficient`` MobileNetV3's head and gates;
+    ``fused`` the stages of EfficientNetV2 with dense convolutions, whose stage 2 has one in each block.
     """
     net = Walk(in_chans, *size)
     net.conv_bn(stem, 3, 2)
@@ -123,6 +125,14 @@ def mbconv_net(
     for stage, (width, depth, expansion, kernel, first_stride) in enumerate(rows):
         for j in range(depth):
             came = net.c
+            if fused and stage == 0:
+                net.conv_bn(width, kernel)
+                continue
+            if stage in fused:
+                mid = expansion[j > 0] if isinstance(expansion, tuple) else came * expansion
+                net.conv_bn(mid, kernel, first_stride if j == 0 else 1)
+                net.conv_bn(width, 1)
+                continue
             if isinstance(expansion, tuple):
                 net.conv_bn(expansion[j > 0], 1)
             elif expansion != 1:
@@ -147,6 +157,7 @@ def mbconv_net(
 
 _ALL = range(7)
 _EFFICIENTNET = {"kernels": (3, 5, 3, 5, 5, 3), "gates": _ALL}
+_EFFICIENTNETV2 = {"kernels": (3, 3, 3, 3, 3), "strides": (2, 2, 2, 1, 2), "gates": (3, 4, 5), "fused": (1, 2)}
 #: What the papers' tables say of each family of inverted residual blocks: kernels, stages with squeeze-and-excitation.
 MBCONV: dict[str, dict[str, Sequence[int]]] = {
     "mobilenetv2": {"kernels": (3, 3, 3, 3, 3, 3)},
@@ -157,6 +168,8 @@ MBCONV: dict[str, dict[str, Sequence[int]]] = {
     "tf_efficientnet_lite": {"kernels": (3, 5, 3, 5, 5, 3)},
     "mnasnet": {"kernels": (3, 5, 5, 3, 5, 3)},
     "semnasnet": {"kernels": (3, 5, 3, 3, 5, 3), "gates": (2, 4, 5)},
+    "efficientnetv2": _EFFICIENTNETV2,
+    "tf_efficientnetv2": _EFFICIENTNETV2,
     "mobilenetv3_large": {"kernels": (3, 5, 3, 3, 3, 5), "strides": (2, 2, 2, 1, 1, 2), "gates": (2, 5, 6)},
     "mobilenetv3_small": {"kernels": (3, 5, 5, 5), "strides": (2, 2, 1, 2), "gates": (0, 2, 3, 4), "stage2_stride": 2},
     "mnasnet_small": {"kernels": (3, 3, 5, 3, 5, 3), "gates": (3, 4, 5)},

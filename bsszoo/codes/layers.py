@@ -86,6 +86,8 @@ class Block(Generic[N]):
     letter: ClassVar[str] = ""
     #: timm's name of its activation, where it is not the network's.
     activation: ClassVar[str] = ""
+    #: Whether an activation follows its last convolution, before its input is added.
+    activated: ClassVar[bool] = False
     #: Whether its squeeze-and-excitation has a hard sigmoid, and always ReLU, as MobileNetV3's.
     hard_gate: ClassVar[bool] = False
     #: Whether its inner width is independent of its output width.

@@ -97,7 +97,7 @@ class _Block(NamedTuple):
     """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
 
     ``names`` identify the type of block; ``joined`` says whether its skip is the identity, so that input and output
-    share one set of channels. ``module`` is the whole block.
+    share one set of channels; ``activated`` whether an activation follows the branch. ``module`` is the whole block.
     """
 
     module: nn.Module
@@ -107,6 +107,7 @@ class _Block(NamedTuple):
     gate: tuple[Any, Any] | None
     names: tuple[str, ...]
     joined: bool
+    activated: bool = False
 
 
 class Reference:
@@ -159,7 +160,9 @@ class Reference:
                 total = self.targets[block.branch[-1].conv]
                 if block.shortcut is not None:
                     total = total + self.targets[block.shortcut.conv]
-                self.targets[module] = total + skips.pop(module, 0)
+                skip = skips.pop(module, 0)
+                # What an activation follows is compared before it, without what is added behind it.
+                self.targets[module] = total if block.activated else total + skip
 
             hooks.append(block.module.register_forward_pre_hook(before))
             hooks.append(block.module.register_forward_hook(after))
@@ -347,7 +350,7 @@ def inherit_weights(
                 maps = copier.block(block, source, stream, out)
                 copied += 1
                 behind = from_blocks.index(taken[i + 1]) if i + 1 < len(taken) else len(from_blocks)
-                fits.append(_Fit(block, source, from_blocks[behind - 1], maps))
+                fits.append(_Fit(block, source, source if source.activated else from_blocks[behind - 1], maps))
             stream = out
     if reference is not None:
         if (fresh := stem_map == FRESH).any():
@@ -412,7 +415,7 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
         beside: torch.Tensor | float = 0.0
         if block.shortcut is not None:
             beside = normalised(samples.values(block.shortcut.conv(x)), block.shortcut.norm)
-        elif block.joined:
+        elif block.joined and not block.activated:
             beside = samples.values(x)
         last = block.branch[-1]
         inputs = input_of(last.conv, partial(block.module, x))
@@ -598,6 +601,7 @@ def _block(network: nn.Module, block: Block[int]) -> _Block:
         (gates[0], gates[1]) if gates else None,
         names,
         block.stride == 1 and block.in_width == block.out_width,
+        block.activated,
     )
 
 

@@ -78,6 +78,8 @@ class TestAgainstTheIndependentCount:
             "efficientnet": 19_341_616,  # efficientnet_b4
             "efficientnet_lite": 4_652_008,
             "tf_efficientnet_lite": 4_652_008,
+            "efficientnetv2": 21_458_488,
+            "tf_efficientnetv2": 21_458_488,
             "mnasnet": 4_383_312,
             "semnasnet": 3_887_038,
             "mnasnet_small": 2_030_264,

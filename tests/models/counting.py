@@ -26,6 +26,8 @@ SMALL = {
     "gates in some stages": "semnasnet_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "mobilenetv3_large": "mobilenetv3_large_c12-20-28-28-40-84_l1-2-1-2-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "mobilenetv3_small": "mobilenetv3_small_c12-20-28-84_l1-2-1-1_b12-30-60-90_stem10_stage2-6x2_head40",
+    "fused": "tf_efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_t1-3-3-1-2_stem10_stage2-10x2_head40",
+    "fused subnetwork": "efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_b12-30-28-50-40_e20-30-28-40-40_stem10_stage2-6x2",
     "same padding": "tf_efficientnet_lite_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "efficientnet": "efficientnet_b0_c28-28-20-140-12-16_l2-1-1-1-1-1_t3-1-6-3-3-3",
 }

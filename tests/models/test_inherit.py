@@ -40,6 +40,10 @@ PAIRS = {
         "semnasnet_c16-24-48-56-72-80_l1-2-1-2-1-1_t3-6-3-3-6-3_head96",
         "semnasnet_c24-32-64-84-96-120_l2-2-2-3-2-1_t6-6-3-6-6-3_head128",
     ),
+    "efficientnetv2": (
+        "efficientnetv2_c16-24-40-40-56_l1-2-1-2-1_t2-4-2-4-4_stem12_stage2-12x1_head96",
+        "efficientnetv2_c24-32-56-56-72_l2-3-2-2-2_t4-4-4-6-6_stem16_stage2-16x2_head128",
+    ),
     "mobilenetv3_large": (
         "mobilenetv3_large_c16-24-48-48-56-80_l1-2-1-1-2-1_t3-4-6-3-3-6_head96",
         "mobilenetv3_large_c24-32-64-64-84-96_l2-2-1-2-3-2_t6-4-6-6-3-6_head128",
@@ -139,7 +143,9 @@ def test_a_narrower_and_shallower_network_keeps_the_channels_that_matter(small: 
 
 def _reorder(block: nn.Module) -> int:
     """Reverse a block's inner channels, which leaves its function as it is."""
-    if hasattr(block, "conv_pwl"):
+    if hasattr(block, "conv_exp"):
+        chain = [("conv_exp", "bn1"), ("conv_pwl", None)]
+    elif hasattr(block, "conv_pwl"):
         chain = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", None)]
     elif hasattr(block, "conv3") and hasattr(block.conv3, "conv"):
         return _reorder_groups(block)

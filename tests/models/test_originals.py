@@ -30,6 +30,8 @@ ORIGINALS = [
         "mnasnet_100",
         "semnasnet_100",
         "mnasnet_small",
+        "efficientnetv2_rw_t",
+        "tf_efficientnetv2_b0",
         "mobilenetv3_large_100",
         "mobilenetv3_small_100",
         "regnetx_002",

@@ -25,6 +25,7 @@ BASES = {
     "efficientnet_b0": "efficientnet_b0_c24-40-80-112-192-320_l2-2-3-3-4-1_t6-6-6-6-6-6",
     "efficientnet": "efficientnet_c16-28-56-80-136-224_l2-2-3-3-4-1_t6-3-6-6-3-6_stem24_stage2-12x2_head256_px64",
     "semnasnet": "semnasnet_c12-16-24-32-56-112_l2-3-4-3-3-1_t6-3-6-6-6-6_stem16_stage2-8x1_px64",
+    "efficientnetv2": "efficientnetv2_c24-32-64-80-128_l2-3-3-4-3_t4-4-4-6-6_stage2-16x2_head256_px64",
     "mobilenetv3_large": "mobilenetv3_large_c12-16-24-24-56-72_l2-3-1-3-3-2_b40-60-80-84-200-300_e36-60-80-80-200-300",
     "mobilenetv3_small": "mobilenetv3_small_c12-16-56-112_l2-3-2-2_t3-6-4-6_stage2-8x1_px64",
     "regnetx": "regnetx_c24-56-152-368_l1-1-4-7_g8-8-8-8",

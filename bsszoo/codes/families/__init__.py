@@ -12,6 +12,7 @@ from typing import Final
 from bsszoo.codes.families.base import FIELDS, TITLES, Family, Fixed, Published, WidthRange
 from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EFFICIENTNET_B1
 from bsszoo.codes.families.efficientnet_lite import EFFICIENTNET_LITE, TF_EFFICIENTNET_LITE
+from bsszoo.codes.families.efficientnetv2 import EFFICIENTNETV2, TF_EFFICIENTNETV2
 from bsszoo.codes.families.mnasnet import MNASNET, MNASNET_SMALL, SEMNASNET
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
 from bsszoo.codes.families.mobilenetv3 import MOBILENETV3_LARGE, MOBILENETV3_SMALL
@@ -34,6 +35,8 @@ FAMILIES: Final[dict[str, Family]] = {
         EFFICIENTNET,
         EFFICIENTNET_LITE,
         TF_EFFICIENTNET_LITE,
+        EFFICIENTNETV2,
+        TF_EFFICIENTNETV2,
         MNASNET,
         SEMNASNET,
         MNASNET_SMALL,

@@ -15,7 +15,13 @@ from timm.layers.create_norm_act import get_norm_act_layer
 from timm.layers.drop import DropPath
 from timm.layers.linear import Linear
 from timm.models import FeatureInfo
-from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
+from timm.models._efficientnet_blocks import (
+    ConvBnAct,
+    DepthwiseSeparableConv,
+    EdgeResidual,
+    InvertedResidual,
+    SqueezeExcite,
+)
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
@@ -86,6 +92,31 @@ class CodeInvertedResidual(InvertedResidual):
         self.se = _squeeze_excite(block, mid, style, dd)
         self.conv_pwl = _conv(mid, block.out_width, 1, padding=pad, **dd)
         self.bn3 = norm_act(block.out_width, apply_act=False, **dd)
+        self.drop_path = DropPath(placement.drop_path) if placement.drop_path else nn.Identity()
+
+
+class CodeEdgeResidual(EdgeResidual):
+    """timm's ``EdgeResidual``, a fused block, with exactly the code's expanded width."""
+
+    def __init__(self, block: Block[int], placement: Placement, style: Style, dd: dict[str, Any]) -> None:
+        # Not the parent's, which rounds. Every attribute that its forward reads is set here.
+        nn.Module.__init__(self)
+        norm_act, mid = style.norm_act(block), block.mid_width
+        self.has_skip = _has_skip(block)
+        self.conv_exp = _conv(
+            block.in_width,
+            mid,
+            block.kernel,
+            stride=placement.stride,
+            dilation=placement.first_dilation,
+            padding=style.padding,
+            **dd,
+        )
+        self.bn1 = norm_act(mid, inplace=True, **dd)
+        self.aa = nn.Identity()
+        self.se = nn.Identity()
+        self.conv_pwl = _conv(mid, block.out_width, 1, padding=style.padding, **dd)
+        self.bn2 = norm_act(block.out_width, apply_act=False, **dd)
         self.drop_path = DropPath(placement.drop_path) if placement.drop_path else nn.Identity()
 
 
@@ -305,8 +336,25 @@ def _ends_level(body: list[Stage[int]], i: int) -> bool:
 
 
 def build_mbconv(block: Block[int], placement: Placement, style: Style, dd: dict[str, Any]) -> nn.Module:
-    """The module of one inverted residual block; without expansion it is timm's depthwise-separable one."""
+    """The module of one block; of an inverted residual one without expansion it is timm's depthwise-separable one."""
     made: nn.Module
+    if block.kind == "conv":
+        made = ConvBnAct(
+            block.in_width,
+            block.out_width,
+            block.kernel,
+            placement.stride,
+            placement.first_dilation,
+            pad_type=style.padding,
+            skip=_has_skip(block),
+            act_layer=style.act(block),
+            norm_layer=style.norm,
+            drop_path_rate=placement.drop_path,
+            **dd,
+        )
+        return made
+    if block.kind.startswith("fused"):
+        return CodeEdgeResidual(block, placement, style, dd)
     if block.layers()[0].present:
         return CodeInvertedResidual(block, placement, style, dd)
     squeeze: Any = (

@@ -220,26 +220,29 @@ class MBConvNet(Family):
         widths: list[int] = []
         depths, firsts, inners = [], [], []
         for path, kernel in zip(paths[1:], self.kernels, strict=True):
-            if f"{path}.0.conv_dw.weight" not in shapes or self._kernel(shapes, path) != kernel:
+            spatial = shapes.get(f"{path}.0.{self.spatial(paths.index(path) - 1)}.weight", (0,))
+            if spatial[-1] != kernel:
                 return None
         for path in dict.fromkeys(paths[1:]):
+            name = self.spatial(paths.index(path) - 1)
             blocks = [
                 (
                     widths_in(shapes, f"{path}.{i}.conv_pwl") or widths_in(shapes, f"{path}.{i}.conv_pw"),
-                    widths_in(shapes, f"{path}.{i}.conv_dw"),
+                    widths_in(shapes, f"{path}.{i}.{name}"),
                 )
-                for i in range(counted(shapes, lambda i, at=path: f"{at}.{i}.conv_dw"))
+                for i in range(counted(shapes, lambda i, at=path, of=name: f"{at}.{i}.{of}"))
             ]
             for stage in _stages_of(blocks, paths.count(path)):
                 widths.append(stage[0][0])
                 depths.append(len(stage))
                 firsts.append(stage[0][1])
                 inners.append(stage[min(1, len(stage) - 1)][1])
+        stage2 = widths_in(shapes, "blocks.0.0.conv_pw") or widths_in(shapes, "blocks.0.0.conv")
         expanded = all(f"{path}.0.conv_pwl.weight" in shapes for path in paths[1:])
         if expanded:
             inside = {"bottlenecks": tuple(inners), "first_bottlenecks": tuple(firsts)}
         else:  # a block without expansion has none in the other form
-            before = (widths_in(shapes, "blocks.0.0.conv_pw"), *widths)
+            before = (stage2, *widths)
             if any(first % width for first, width in zip(firsts, before, strict=False)):
                 return None
             inside = {"expansions": tuple(first // width for first, width in zip(firsts, before, strict=False))}
@@ -248,8 +251,8 @@ class MBConvNet(Family):
             "depths": tuple(depths),
             **inside,
             "stem_width": widths_in(shapes, "conv_stem"),
-            "stage2_width": widths_in(shapes, "blocks.0.0.conv_pw"),
-            "stage2_depth": counted(shapes, lambda i: f"blocks.0.{i}.conv_dw"),
+            "stage2_width": stage2,
+            "stage2_depth": counted(shapes, lambda i: f"blocks.0.{i}.{self.spatial(-1)}"),
             "head_width": widths_in(shapes, "conv_head"),
         }
 
@@ -288,9 +291,9 @@ class MBConvNet(Family):
             names |= {f"{at}.{theirs}": f"blocks.{stage}.{index}.{ours}" for theirs, ours in inside.items()}
         return names
 
-    @staticmethod
-    def _kernel(shapes: Shapes, stage: str) -> int:
-        return int(shapes[f"{stage}.0.conv_dw.weight"][-1])
+    def spatial(self, stage: int) -> str:
+        """The name of the convolution with a kernel in the blocks of a searched stage, or of stage 2 (-1)."""
+        return "conv_dw"
 
 
 MOBILENETV2 = MBConvNet(
