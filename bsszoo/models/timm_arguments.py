@@ -20,12 +20,15 @@ from torch import nn
 
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.families import family_of
+from bsszoo.codes.families.mobilenetv2 import MBConvNet
 from bsszoo.codes.layers import Block
 from bsszoo.codes.named import named_entries
 from bsszoo.models.build import build
 
 # timm's older name, which its scripts use.
 _ACTIVATIONS: Final = {"silu": "swish"}
+# timm's words for blocks that are no inverted residual ones.
+_KINDS: Final = {"conv": "cn", "fused": "er"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class TimmArguments:
 
 @dataclass(frozen=True, slots=True)
 class TimmArchDef:
-    """timm's ``arch_def`` of a MobileNetV2 or EfficientNet code, and what its ``EfficientNet`` takes beside it.
+    """timm's ``arch_def`` of a code of inverted residual blocks, and what its ``EfficientNet`` takes beside it.
 
     timm reads an ``arch_def`` in its own source only, so a repository cannot hold it: it is for a script.
     """
@@ -53,22 +56,26 @@ class TimmArchDef:
     stem: int
     features: int
     activation: str
+    padding: str = ""
+    norm_eps: float = 1e-5
 
     def script(self, num_classes: int = 1000, in_chans: int = 3) -> str:
         """Python that builds the network."""
         channels = f", in_chans={in_chans}" if in_chans != 3 else ""
+        nn_line = "from torch import nn\n" if self.padding else ""
+        style = f"    pad_type={self.padding!r}, norm_layer=partial(nn.BatchNorm2d, eps={self.norm_eps}),\n"
         lines = "".join(f"    {list(stage)!r},\n" for stage in self.arch_def)
         return (
             "from functools import partial\n\n"
             "from timm.layers import get_act_layer\n"
             "from timm.models._efficientnet_builder import decode_arch_def, round_channels\n"
-            "from timm.models.efficientnet import EfficientNet\n\n"
+            f"from timm.models.efficientnet import EfficientNet\n{nn_line}\n"
             f"arch_def = [\n{lines}]\n"
             "model = EfficientNet(\n"
             f"    decode_arch_def(arch_def), num_classes={num_classes}{channels}, num_features={self.features}, "
             f"stem_size={self.stem}, fix_stem=True,\n"
             "    round_chs_fn=partial(round_channels, multiplier=None), "
-            f"act_layer=get_act_layer({self.activation!r}),\n)\n"
+            f"act_layer=get_act_layer({self.activation!r}),\n{style if self.padding else ''})\n"
         )
 
     def build(self, num_classes: int = 1000, *, device: str = "cpu") -> nn.Module:
@@ -81,6 +88,8 @@ class TimmArchDef:
             fix_stem=True,
             round_chs_fn=partial(round_channels, multiplier=None),
             act_layer=get_act_layer(self.activation),
+            norm_layer=partial(nn.BatchNorm2d, eps=self.norm_eps),
+            pad_type=self.padding,
             device=torch.device(device),
         )
 
@@ -107,21 +116,27 @@ def timm_arguments(code: Code) -> TimmArguments | None:
 
 
 def timm_arch_def(code: Code) -> TimmArchDef | None:
-    """timm's ``arch_def`` of a MobileNetV2 or EfficientNet code, or None where it has none.
+    """timm's ``arch_def`` of a code of MobileNetV2, an EfficientNet or a MnasNet, or None where it has none.
 
     timm's blocks have expanded widths in multiples of 8, so codes with others have none.
     """
-    if code.form != "T":
+    family = family_of(code.family)
+    if code.form != "T" or not isinstance(family, MBConvNet):
         return None
     stem, *body, head, _ = stages_of(code)
     arch_def = tuple((_block(stage.first, stage.depth),) for stage in body)
-    activation = family_of(code.family).activation
-    form = TimmArchDef(arch_def, stem.first.out_width, head.first.out_width, _ACTIVATIONS.get(activation, activation))
+    activation = _ACTIVATIONS.get(family.activation, family.activation)
+    form = TimmArchDef(
+        arch_def, stem.first.out_width, head.first.out_width, activation, family.padding, family.norm_eps
+    )
     return form if _same(code, partial(form.build, device="meta")) else None
 
 
 def _block(block: Block[int], depth: int) -> str:
     expansion = block.mid_width // block.in_width
+    if block.kind in _KINDS:
+        kind, more = _KINDS[block.kind], f"_e{expansion}" + ("_skip" if block.kind == "conv" else "")
+        return f"{kind}_r{depth}_k{block.kernel}_s{block.stride}{more}_c{block.out_width}"
     kind = "ds" if expansion == 1 else "ir"
     text = f"{kind}_r{depth}_k{block.kernel}_s{block.stride}"
     text += "" if kind == "ds" else f"_e{expansion}"

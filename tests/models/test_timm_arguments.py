@@ -72,6 +72,12 @@ def test_an_original_is_timms_own(name: str) -> None:
         "mobilenetv2_c24-40-64-96-120-240_l1-2-1-1-2-1_t3-6-6-3-6-6",
         "efficientnet_b0_c24-40-80-112-192-320_l1-1-1-2-1-1_t6-6-6-6-6-6",
         "efficientnet_b1_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6",
+        "efficientnet_lite_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6",
+        "tf_efficientnet_lite_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6",
+        "semnasnet_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6",
+        "mnasnet_c16-24-40-48-64-80_l1-2-1-1-1-1_t1-2-3-4-5-6_head64",
+        "efficientnetv2_c16-24-40-48-64_l1-2-1-1-1_t1-2-3-4-5",
+        "tf_efficientnetv2_c16-24-40-48-64_l1-2-1-1-1_t1-2-3-4-5_stage2-24x3",
     ],
 )
 def test_an_arch_def_as_timm_reads_it(text: str) -> None:
@@ -89,6 +95,8 @@ def test_a_width_that_timm_rounds_has_no_arch_def() -> None:
     # 28 x 3 = 84 expanded channels, of which timm makes 88.
     assert timm_arch_def(Code.parse("mobilenetv2_c24-28-64-96-120-240_l1-2-2-1-1-1_t3-3-3-3-6-6")) is None
     assert timm_arch_def(Code.parse("resnet18_c64-96-160-256_l2-3-2-1")) is None
+    # Not timm's EfficientNet but its MobileNetV3.
+    assert timm_arch_def(Code.parse("mobilenetv3_small_c16-24-40-48_l1-2-1-1_t1-2-3-4")) is None
 
 
 def test_the_script_needs_timm_only() -> None:
