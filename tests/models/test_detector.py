@@ -20,6 +20,9 @@ from bsszoo.models.names import DETECTORS, find_detector
 
 SMALL = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24"
 MBCONV = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2"
+#: A feature of the fixed second stage, and one in front of the convolution behind the blocks.
+V3 = "mobilenetv3_small_c20-28-28-84_l1-2-1-1_b12-30-60-90_stem10_stage2-6x2_head40"
+V2 = "tf_efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_t1-3-3-1-2_stem10_stage2-10x2_head40"
 ORIGINAL = "resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800"
 
 
@@ -69,7 +72,7 @@ def hook_count(model: nn.Module, size: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
-@pytest.mark.parametrize("code", [SMALL, f"{SMALL}_stride1x1", MBCONV])
+@pytest.mark.parametrize("code", [SMALL, f"{SMALL}_stride1x1", MBCONV, V2, V3])
 @pytest.mark.parametrize("size", [96, 131])
 def test_the_formula_counts_what_is_built(kind: str, code: str, size: int) -> None:
     detector = find_detector(f"{kind}_{code}")
@@ -109,7 +112,7 @@ def test_with_torchvisions_weights_the_outputs_are_torchvisions(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
-@pytest.mark.parametrize("code", [SMALL, MBCONV])
+@pytest.mark.parametrize("code", [SMALL, MBCONV, V3])
 def test_images_of_any_sizes_with_no_objects_tiny_ones_and_a_thousand(kind: str, code: str) -> None:
     model = create_detector(f"{kind}_fpn32_{code}", num_classes=5, min_size=64, max_size=128)
     many = torch.rand(1000, 2) * 50
