@@ -37,6 +37,7 @@ TORCHVISION = {
     "resnet18": "resnet18",
     "resnet34": "resnet34",
     "resnet50": "resnet50",
+    "wide_resnet50_2": "wide_resnet50_2",
     "mobilenet_v2": "mobilenetv2",
     "efficientnet_b0": "efficientnet_b0",
     "efficientnet_b1": "efficientnet_b1",

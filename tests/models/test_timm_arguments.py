@@ -35,6 +35,8 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
         "resnet18_c64-8-512-24_l3-1-1-2",
         "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128",
         "resnet50_c32-32-32-96_l1-1-1-1_b8-8-8-24",
+        "resnet50_c32-64-128-256_l1-1-1-1_b16-32-64-128",  # a Wide ResNet
+        "resnet50_c32-64-128-256_l1-1-1-1_b6-12-24-48",
     ],
 )
 def test_a_resnet_in_timms_words(text: str) -> None:
@@ -49,7 +51,7 @@ def test_a_resnet_in_timms_words(text: str) -> None:
     "text",
     [
         "resnet18_c48-96-160-256_l2-3-2-1",  # a stem that is not timm's
-        "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-100",  # a bottleneck that is not a quarter
+        "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-100",  # bottlenecks that are different shares
         "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128_stride1x1",  # another place of the stride, same tensors
         "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6",
     ],

@@ -119,7 +119,7 @@ class ResNet(Family):
         # With the stride on the first 1x1 convolution the tensors are the same, and the network is another one.
         if code.stride_in != "3x3" or code.form != self.letter:
             return None
-        return self.name, {"layers": list(code.depths), "channels": list(code.thirds or code.widths)}
+        return self.name, {"layers": list(code.depths), "channels": list(code.widths)}
 
     def _stages_in(self, shapes: Shapes, last: str) -> tuple[list[int], list[int]] | None:
         """Widths and depths of the four stages, by the last convolution of their blocks."""

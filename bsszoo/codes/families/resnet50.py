@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any, ClassVar, Final
 
-from bsszoo.codes.families.base import Fixed, Published, Shapes, Training, multiples, scaled, widths_in
+from bsszoo.codes.families.base import CodeFields, Fixed, Published, Shapes, Training, multiples, scaled, widths_in
 from bsszoo.codes.families.resnet18 import Residual, ResNet
 from bsszoo.codes.layers import Block, Layer, N
 
@@ -60,6 +60,16 @@ class ResNet50(ResNet):
         """Both rescaled."""
         return scaled(scale * width, self.uniform_divisor), scaled(scale * third, self.uniform_divisor)
 
+    def timm_arguments(self, code: CodeFields) -> tuple[str, dict[str, Any]] | None:
+        """timm's ResNet-50 with other layers, channels and one share of the inner widths for all stages."""
+        if code.stride_in != "3x3" or code.form != self.letter:
+            return None
+        # timm's inner width is a quarter of the width x base_width / 64.
+        planes = [width // 4 for width in code.widths]
+        base_width = 64 * code.thirds[0] / max(1, planes[0])
+        wider = {} if base_width == 64 else {"base_width": int(base_width) if base_width.is_integer() else base_width}
+        return self.name, {"layers": list(code.depths), "channels": planes, **wider}
+
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``layer1.0.conv3`` and the like."""
         if (stages := self._stages_in(shapes, "conv3")) is None:
@@ -77,8 +87,9 @@ class ResNet50(ResNet):
 _TAGS: Final = ("a1h_in1k", "a1_in1k", "a2_in1k", "a3_in1k", "tv_in1k", "tv2_in1k", "gluon_in1k")
 
 
-def _published(title: str, depths: tuple[int, ...], *tags: str) -> Published:
-    return Published((256, 512, 1024, 2048, *depths, 64, 128, 256, 512), title, tags)
+def published(title: str, depths: tuple[int, ...], *tags: str, wider: int = 1) -> Published:
+    """A published network: inner widths of 64 to 512, in Wide ResNets (arXiv:1605.07146) twice these."""
+    return Published((256, 512, 1024, 2048, *depths, *(wider * b for b in (64, 128, 256, 512))), title, tags)
 
 
 RESNET50 = ResNet50(
@@ -105,8 +116,11 @@ RESNET50 = ResNet50(
     classifier="fc",
     training=Training(1e-4, 0.7, 120, head_scaled=False),
     published={
-        "resnet26": _published("ResNet-26", (2, 2, 2, 2), "bt_in1k"),
-        "resnet101": _published("ResNet-101", (3, 4, 23, 3), *_TAGS),
-        "resnet152": _published("ResNet-152", (3, 8, 36, 3), *_TAGS),
+        "resnet26": published("ResNet-26", (2, 2, 2, 2), "bt_in1k"),
+        "resnet101": published("ResNet-101", (3, 4, 23, 3), *_TAGS),
+        "resnet152": published("ResNet-152", (3, 8, 36, 3), *_TAGS),
+        "resnet200": published("ResNet-200", (3, 24, 36, 3)),
+        "wide_resnet50_2": published("Wide ResNet-50-2", (3, 4, 6, 3), "racm_in1k", "tv_in1k", "tv2_in1k", wider=2),
+        "wide_resnet101_2": published("Wide ResNet-101-2", (3, 4, 23, 3), "tv_in1k", "tv2_in1k", wider=2),
     },
 )
