@@ -61,10 +61,12 @@ def resnet(
     classes: int = 1000,
     stride_in: str = "3x3",
     basic: Sequence[int] | None = None,
+    g: Sequence[int] | None = None,
 ) -> Walk:
     """ResNet-18 (``b`` None) or ResNet-50 with widths ``c``, depths ``n`` and bottleneck widths ``b``.
 
-    ``basic`` are the widths between the two convolutions of a basic block, where they are not ``c``.
+    ``basic`` are the widths between the two convolutions of a basic block, where they are not ``c``. With ``g``, the
+    group widths of its 3x3 convolutions, ResNeXt.
     """
     net = Walk(in_chans, *size)
     net.conv_bn(stem, 7, 2)
@@ -78,7 +80,7 @@ def resnet(
                 net.conv_bn(c[i], 3)
             else:
                 net.conv_bn(b[i], 1, stride if stride_in == "1x1" else 1)
-                net.conv_bn(b[i], 3, stride if stride_in == "3x3" else 1)
+                net.conv_bn(b[i], 3, stride if stride_in == "3x3" else 1, groups=b[i] // g[i] if g else 1)
                 net.conv_bn(c[i], 1)
             if stride != 1 or shape[0] != c[i]:
                 net.projection(*shape, c[i], stride)

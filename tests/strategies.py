@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 from bsszoo.codes import FAMILIES, Code
 
 FAMILY_NAMES = sorted(FAMILIES)
-RESNETS = ("resnet18", "resnet50")
+RESNETS = ("resnet18", "resnet50", "resnext")
 REGNETS = ("regnetx", "regnety")
+#: Families whose blocks are bottlenecks, in groups or not.
+BOTTLENECKS = ("resnet50", "resnext")
+RESNEXTS = ("resnext",)
 
 
 @st.composite
@@ -20,9 +23,13 @@ def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_
     width, depth = st.integers(1, max_width), st.integers(1, max_depth)
     parts: dict[str, object] = {}
     inner = family not in REGNETS and draw(st.booleans())
-    if family == "resnet50" or inner:
+    if family in BOTTLENECKS or inner:
         parts["bottlenecks"] = tuple(draw(width) for _ in range(stages))
-    if family == "resnet50" and fixed_parts:
+    if family in RESNEXTS:
+        groups = tuple(draw(st.integers(1, min(b, 64))) for b in parts["bottlenecks"])
+        parts["group_widths"] = groups
+        parts["bottlenecks"] = tuple(b // g * g for b, g in zip(parts["bottlenecks"], groups, strict=True))
+    if family in BOTTLENECKS and fixed_parts:
         parts["stride_in"] = draw(st.sampled_from(["3x3", "1x1"]))
     if mbconv and inner and draw(st.booleans()):
         parts["first_bottlenecks"] = tuple(draw(width) for _ in range(stages))

@@ -41,7 +41,7 @@ class Code:
     """A block stacking style code (the paper's BSSC): how one network stacks its blocks.
 
     Args:
-        family: The name of one of ``FAMILIES``: ``resnet18``, ``resnet50``, ``mobilenetv2``, ``efficientnet_b0``, ..
+        family: The name of a family: a key of ``bsszoo.codes.FAMILIES``.
         widths: Output channels ``C_i`` of each searched stage.
         depths: Number of blocks ``L_i`` of each stage.
         bottlenecks: Channels ``B_i`` inside the blocks of each stage: of the 3x3 convolution of a bottleneck. In the
@@ -49,7 +49,7 @@ class Code:
             channels in place of ``expansions``.
         expansions: Expansion factor ``T_i`` of each stage (MobileNetV2 and EfficientNet only); the expanded
             width is exactly input width x ``T_i``.
-        group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets only).
+        group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets and ResNeXts only).
         stem_width: Channels of the first convolution; ResNet-18's follow ``C2``.
         stage2_width, stage2_depth: The fixed second stage of MobileNetV2 and EfficientNet; 0 for ResNets.
         head_width: Channels of the last 1x1 convolution of MobileNetV2 and EfficientNet; 0 for ResNets.
@@ -113,13 +113,13 @@ class Code:
             raise CodeError(
                 f"{family.name} code: stride_in is {formatted(self.stride_in)}; allowed are '3x3' and '1x1'."
             )
-        if family.whole_groups:
+        if self.group_widths:
             self._check_groups(family)
         self._simplify(family)
-        if self.stride_in == "1x1" and family.letter != "B":
+        if self.stride_in == "1x1" and "B" not in family.letter:
             raise CodeError(
                 f"{family.name} code: stride_in '1x1' exists only where blocks have a first 1x1 "
-                "convolution with a choice of stride, in resnet50."
+                "convolution with a choice of stride: in resnet50 and the families of its blocks."
             )
 
     def _simplify(self, family: Family) -> None:
@@ -154,11 +154,12 @@ class Code:
         object.__setattr__(self, field, checked)
 
     def _check_groups(self, family: Family) -> None:
-        for number, width, group in zip(family.numbers, self.widths, self.thirds, strict=True):
+        letter, widths = ("B", self.bottlenecks) if self.bottlenecks else ("C", self.widths)
+        for number, width, group in zip(family.numbers, widths, self.group_widths, strict=True):
             if width % group:
                 raise CodeError(
-                    f"{self.family} code: {family.letter}{number} is {group}, which does not divide "
-                    f"C{number}, {width}: a stage is made of whole groups."
+                    f"{self.family} code: G{number} is {group}, which does not divide "
+                    f"{letter}{number}, {width}: a stage is made of whole groups."
                 )
 
     def _fix(self, field: str, default: int, most: int) -> None:
@@ -183,7 +184,7 @@ class Code:
 
     @property
     def form(self) -> str:
-        """The letters of the third entries: ``B``, ``T``, ``G``, ``BE`` or none."""
+        """The letters of the third entries: ``B``, ``T``, ``G``, ``BE``, ``BG`` or none."""
         return "".join(letter for letter, field in FIELDS.items() if letter not in "CL" and getattr(self, field))
 
     @property
@@ -341,7 +342,8 @@ class Code:
             if parts.keys() & fixed.keys():
                 raise CodeError(f"Cannot read {text!r}: the part {word!r} repeats another part.")
             fixed |= parts
-        for key in "cl" + next((form[:1] for form in forms if form and form[0] in lists), forms[0]):
+        # E alone may be left out.
+        for key in "cl" + next((form.replace("e", "") for form in forms if form and form[0] in lists), forms[0]):
             if key not in lists:
                 raise CodeError(
                     f"Cannot read {text!r}: the part '{key}..' is missing; "

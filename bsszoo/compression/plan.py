@@ -216,7 +216,7 @@ def around_uniform(plan: Plan, number: int) -> tuple[tuple[int, ...], ...]:
     """
     if not number:
         return ()
-    centre, codes = np.array(entries_of(plan.uniform, plan.space.form)), plan.candidates.codes
+    centre, codes = np.array(entries_of(plan.uniform, plan.space.form[:1])), plan.candidates.codes
     if len(centre) != codes.shape[1]:
         return ()
     spread = codes.std(axis=0)

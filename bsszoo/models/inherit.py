@@ -532,19 +532,17 @@ class _Copier:
         """A block whose inner channels are chosen by their importance in the trained one; the maps of its axes."""
         maps = {"in": reads, "out": writes}
         # A grouped convolution reads and writes whole groups, so that both of its axes use the same ones.
-        groups = next((x.conv.weight.shape[1] for x in source.branch if 1 < x.conv.groups < x.conv.in_channels), 1)
-        alike = groups == next((x.conv.weight.shape[1] for x in to.branch if 1 < x.conv.groups < x.conv.in_channels), 1)
+        for layer, from_layer in zip(to.branch, source.branch, strict=True):
+            wide, from_wide = (x.conv.weight.shape[1] for x in (layer, from_layer))
+            if 1 < from_layer.conv.groups < from_layer.conv.in_channels and wide == from_wide:
+                both = sum(self.importance(source, axis) for axis in (layer.reads, layer.writes))
+                chosen = _channel_map(both.reshape(-1, wide).sum(1), layer.conv.groups)  # type: ignore[union-attr]
+                whole = chosen[:, None] * wide + torch.arange(wide)
+                whole[chosen == FRESH] = FRESH
+                maps[layer.reads] = maps[layer.writes] = whole.reshape(-1)
         for layer in to.branch:
             if layer.writes not in maps:
                 maps[layer.writes] = _channel_map(self.importance(source, layer.writes), layer.conv.out_channels)
-        if groups > 1 and alike:
-            inner = [x for x in to.branch if 1 < x.conv.groups < x.conv.in_channels]
-            for layer in inner:
-                both = sum(self.importance(source, axis) for axis in (layer.reads, layer.writes))
-                chosen = _channel_map(both.reshape(-1, groups).sum(1), layer.conv.groups)  # type: ignore[union-attr]
-                whole = chosen[:, None] * groups + torch.arange(groups)
-                whole[chosen == FRESH] = FRESH
-                maps[layer.reads] = maps[layer.writes] = whole.reshape(-1)
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
             self.layer(layer, from_layer, maps[layer.reads], maps[layer.writes])
         if to.shortcut is not None and source.shortcut is not None:

@@ -124,12 +124,23 @@ def _checked_rows(space: Space | str, codes: Any) -> IntArray:
 def _check_groups(family: Family, rows: IntArray) -> None:
     import numpy as np
 
-    if family.whole_groups and (broken := rows[:, : family.stages] % rows[:, 2 * family.stages :] != 0).any():
+    if "G" not in family.letter:
+        return
+    whole, group = (column[0] for column in _grouped_columns(family))
+    if (broken := rows[:, whole : whole + family.stages] % rows[:, group : group + family.stages] != 0).any():
         i, j = np.argwhere(broken)[0]
         raise CodeError(
-            f"codes[{i}, {j}] is {rows[i, j]}, which {family.entry_names[2 * family.stages + j]}, "
-            f"{rows[i, 2 * family.stages + j]}, does not divide."
+            f"codes[{i}, {whole + j}] is {rows[i, whole + j]}, which {family.entry_names[group + j]}, "
+            f"{rows[i, group + j]}, does not divide."
         )
+
+
+def _grouped_columns(family: Family) -> tuple[range, range]:
+    """The columns of the widths that are made of whole groups (the inner ones, where there are), and of the groups'."""
+    n = family.stages
+    group = (2 + family.letter.index("G")) * n
+    whole = 0 if family.whole_groups else 2 * n
+    return range(whole, whole + n), range(group, group + n)
 
 
 def depth_array(space: Space | str, codes: IntArray) -> IntArray:
@@ -174,8 +185,10 @@ def _looked_up(
     values = [np.flatnonzero(present) for present in occurs]
     indices = [np.cumsum(present, dtype=np.int32) - 1 for present in occurs]
     sizes = [len(v) for v in values]
-    if family.whole_groups and any((values[i][:, None] % values[2 * stages + i] != 0).any() for i in range(stages)):
-        return None  # where not all of them go together each code has to be looked at
+    if "G" in family.letter:
+        pairs = zip(*_grouped_columns(family), strict=True)
+        if any((values[i][:, None] % values[j] != 0).any() for i, j in pairs):
+            return None  # where not all of them go together each code has to be looked at
     terms: list[tuple[int, list[int], int | None]] = []
     for i in range(stages):
         before, entries = ([i - 1] if i else []), [i, *range(2 * stages + i, rows.shape[1], stages)]

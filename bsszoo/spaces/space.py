@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bsszoo.codes.code import FAMILY_DEFAULT, MAX_WIDTH, MOST, Code, entries_of
 from bsszoo.codes.cost import Cost, code_cost
@@ -36,7 +36,8 @@ class Space:
         widths: Allowed ``C_i`` of each stage, in rising order.
         depths: Allowed ``L_i`` of each stage.
         thirds: Allowed third entries: expansion factors ``T_i``, group widths ``G_i``, or for ResNet-50 the ratios
-            ``B_i / C_i`` as fractions; empty for ResNet-18. Of subnetworks inner widths ``B_i``.
+            ``B_i / C_i`` as fractions; empty for ResNet-18. Of subnetworks inner widths ``B_i``. A ResNeXt's group
+            widths are no axis: they are the base's, or else the family's.
         scale: The factor its grid was scaled by; 1 for section B.2.2's.
         stem_width, stage2_width, stage2_depth, image_size, stride_in, head_width: The fixed parts that its codes share.
         head: The detector's head that its codes are backbones of; their costs are then the detector's.
@@ -106,7 +107,7 @@ class Space:
             raise SpaceError(f"The range of {name} is empty.")
         if list(axis) != sorted(set(axis)):
             raise SpaceError(f"The range of {name} is {_values(axis)}; it takes distinct values in rising order.")
-        ratio = name[0] == data.letter and self.shares_width
+        ratio = name[0] == data.letter[:1] and self.shares_width
         if not ratio and not all(Fraction(v).denominator == 1 and v >= 1 for v in axis):
             raise SpaceError(f"The range of {name} is {_values(axis)}; it takes integers from 1.")
         if axis[-1] > MOST[name[0]]:
@@ -126,6 +127,13 @@ class Space:
                             f"{name} would be {share} x {width} = {float(share * width):g}; a "
                             f"bottleneck is a positive integer: change C{name[1:]} or the ratio."
                         )
+        if name[0] == "B" and (group := dict(enumerate(self.group_widths)).get(stage)):
+            for width, share in itertools.product(self.widths[stage] if ratio else (1,), axis):
+                if share * width % group:
+                    raise SpaceError(
+                        f"{name} would be {share * width}, which the group width {group} does not divide: a "
+                        f"bottleneck is made of whole groups. Change {f'C{name[1:]} or the ratio' if ratio else name}."
+                    )
 
     # -- making one ------------------------------------------------------------------------------------------
 
@@ -168,8 +176,10 @@ class Space:
         n = family.stages
         groups = entries[2 * n : 3 * n] if family.whole_groups else (1,) * n
         inner = [
-            (t,) if family.whole_groups else _subwidths(t, divisor, grow)
-            for t in (entries[2 * n : 3 * n] if form else ())
+            (t,)
+            if family.whole_groups
+            else _subwidths(t, divisor, grow, base.group_widths[i] if base.group_widths else 1)
+            for i, t in enumerate(entries[2 * n : 3 * n] if form else ())
         ]
         return cls(
             family.name,
@@ -227,7 +237,7 @@ class Space:
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= 16:
             raise SpaceError(f"scale is {formatted(scale)}; allowed is a number above 0 and up to 16.")
         data = family_of(self.family)
-        multiples = [data.grid_divisor] * data.stages
+        multiples = list(data.grid_divisors)
         if divisor is not None:
             _check_divisor(divisor)
             n, shares = data.stages, math.lcm(*(share.denominator for share in data.third_values))
@@ -303,6 +313,13 @@ class Space:
         return family.letter if self.base is None else family.forms[-1]
 
     @property
+    def group_widths(self) -> tuple[int, ...]:
+        """The group widths that all its codes share; empty where they have none, or where they are an axis."""
+        if self.form.find("G") < 1:
+            return ()
+        return family_of(self.family).fixed_groups if self.base is None else self.base.group_widths
+
+    @property
     def size(self) -> int:
         """The number of codes."""
         return math.prod(len(axis) for axis in self.axes)
@@ -343,6 +360,7 @@ class Space:
         plain = [int(v) for v in values]
         if "E" in self.form:
             plain += [self._first_inner(i, b) for i, b in enumerate(plain[2 * n :])]
+        plain += self.group_widths
         return Code.from_entries(
             self.family,
             plain,
@@ -376,9 +394,12 @@ class Space:
         return most if inner == other else min(most, scaled(most * inner / other, step))
 
     def columns(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The entries of codes [n, d] as the layer list takes them, with the ``E`` that no row has: [n, d or more]."""
+        """The entries of codes [n, d] for the layer list, with the ``E`` or ``G`` that no row has: [n, d or more]."""
         import numpy as np
 
+        if groups := self.group_widths:
+            shared = np.broadcast_to(np.array(groups, dtype=np.int64), (len(rows), len(groups)))
+            return np.concatenate([rows, shared], axis=1)
         if "E" not in self.form:
             return rows
         n = len(self.widths)
@@ -410,7 +431,12 @@ class Space:
                 allowed = tuple(share * width for share in self.thirds[i - 2 * n])
             if value not in allowed:
                 out.append(f"{name} is {value}; allowed are {_values(allowed)}")
-        for i, (inner, first) in enumerate(zip(entries[2 * n : 3 * n], entries[3 * n :], strict=False)):
+        if code.group_widths and self.group_widths not in ((), code.group_widths):
+            out.append(
+                f"group widths are {_values(code.group_widths)}; they are {_values(self.group_widths)} in this space"
+            )
+        firsts = entries[3 * n :] if "E" in self.form else ()
+        for i, (inner, first) in enumerate(zip(entries[2 * n : 3 * n], firsts, strict=False)):
             pairs = [(int(b), self._first_inner(i, int(b))) for b in self.thirds[i]]
             # A stage of one block has no other inner width.
             if not any(first == e and (inner == b or code.depths[i] == 1) for b, e in pairs):
@@ -519,22 +545,16 @@ def uniform_code(code: Code, scale: float) -> Code:
     if scale == 1:
         return code
     family = family_of(code.family)
-    inner: dict[str, Any]
     if code.form == family.letter:
-        thirds = code.thirds or (0,) * len(code.widths)
-        stages = [family.rescaled(c, t, scale) for c, t in zip(code.widths, thirds, strict=True)]
-        widths = tuple(c for c, _ in stages)
-        inner = {FIELDS[family.letter]: tuple(t for _, t in stages)} if family.letter else {}
+        entries = family.rescaled_entries(code, scale)
     else:
-        widths, *more = (
-            tuple(scaled(scale * width, family.uniform_divisor) for width in values)
-            for values in (code.widths, *(getattr(code, FIELDS[letter]) for letter in code.form))
-        )
-        inner = {FIELDS[letter]: values for letter, values in zip(code.form, more, strict=True)}
+        entries = {
+            field: tuple(scaled(scale * width, family.uniform_divisor) for width in getattr(code, field))
+            for field in (FIELDS["C"], *(FIELDS[letter] for letter in code.form))
+        }
     return replace(
         code,
-        widths=widths,
-        **inner,
+        **cast("dict[str, Any]", entries),
         stem_width=FAMILY_DEFAULT if _follows(code) else family.rescaled_stem(code.stem_width, scale),
         stage2_width=scaled_stage2(code.stage2_width, scale) if family.stage2 else FAMILY_DEFAULT,
     )
@@ -564,7 +584,8 @@ def uniform_subnetwork(space: Space, scale: float) -> Code:
     groups = entries[2 * n : 3 * n] if family.whole_groups else (1,) * n
     widths = [narrower(c, g) for c, g in zip(base.widths, groups, strict=True)]
     thirds = entries[2 * n : 3 * n]
-    inner = thirds if family.whole_groups else tuple(narrower(b, 1) for b in thirds)
+    inner_groups = base.group_widths if base.group_widths and not family.whole_groups else (1,) * len(thirds)
+    inner = thirds if family.whole_groups else tuple(map(narrower, thirds, inner_groups))
     return space.code([*widths, *base.depths, *inner])
 
 

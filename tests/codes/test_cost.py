@@ -9,7 +9,7 @@ import pytest
 from forward_count import MBCONV, Walk, mbconv_net, regnet, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FAMILY_NAMES, REGNETS, RESNETS, codes
+from strategies import BOTTLENECKS, FAMILY_NAMES, REGNETS, RESNETS, codes
 
 from bsszoo.codes import FAMILIES, Code, Cost, code_cost, depth, layers_of, stage_costs
 from bsszoo.errors import CodeError, UnknownNameError
@@ -27,8 +27,13 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
     pair = size if isinstance(size, tuple) else (size or code.image_size,) * 2
     common = {"size": pair, "in_chans": in_chans, "classes": num_classes}
     if code.family in RESNETS:
-        basic = code.family == "resnet18"
-        how = {"stride_in": code.stride_in, "basic": code.bottlenecks if basic else None, **common}
+        basic = code.family not in BOTTLENECKS
+        how = {
+            "stride_in": code.stride_in,
+            "basic": code.bottlenecks if basic else None,
+            "g": code.group_widths or None,
+            **common,
+        }
         return resnet(code.widths, code.depths, None if basic else code.bottlenecks, code.stem_width, **how)
     if code.family in REGNETS:
         return regnet(
@@ -88,6 +93,7 @@ class TestAgainstTheIndependentCount:
             "mobilenetv3_small": 2_554_360,
             "regnetx": 15_296_552,
             "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
+            "resnext": 25_028_904,
         }
 
     def test_depths_of_the_originals(self) -> None:

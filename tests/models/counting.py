@@ -20,6 +20,7 @@ SMALL = {
     "resnet18": "resnet18_c20-24-24-40_l1-2-1-1",
     "resnet50": "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24",
     "caffe": "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24_stride1x1",
+    "resnext": "resnext_c32-32-64-72_l1-2-1-1_b12-8-20-24_g3-4-1-24",
     "mobilenetv2": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2",
     "resnet18 subnetwork": "resnet18_c20-24-24-40_l1-2-1-2_b12-20-24-8",
     "mobilenetv2 subnetwork": "mobilenetv2_c12-20-28-28-40-84_l1-2-1-2-1-1_b12-30-28-50-40-12_e12-8-20-24-40-12_stem10",

@@ -23,6 +23,7 @@ MBCONV = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2
 #: A feature of the fixed second stage, and one in front of the convolution behind the blocks.
 V3 = "mobilenetv3_small_c20-28-28-84_l1-2-1-1_b12-30-60-90_stem10_stage2-6x2_head40"
 V2 = "tf_efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_t1-3-3-1-2_stem10_stage2-10x2_head40"
+RESNEXT = "resnext_c32-32-64-72_l1-2-1-1_b12-8-20-24_g3-4-1-24"
 ORIGINAL = "resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800"
 
 
@@ -72,7 +73,7 @@ def hook_count(model: nn.Module, size: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
-@pytest.mark.parametrize("code", [SMALL, f"{SMALL}_stride1x1", MBCONV, V2, V3])
+@pytest.mark.parametrize("code", [SMALL, f"{SMALL}_stride1x1", MBCONV, V2, V3, RESNEXT])
 @pytest.mark.parametrize("size", [96, 131])
 def test_the_formula_counts_what_is_built(kind: str, code: str, size: int) -> None:
     detector = find_detector(f"{kind}_{code}")

@@ -20,6 +20,14 @@ PAIRS = {
         "resnet50_c128-192-256-512_l1-2-1-1_b16-48-64-128",
         "resnet50_c192-256-384-576_l2-3-2-1_b24-64-96-144",
     ),
+    "resnext": (
+        "resnext_c128-192-256-512_l1-2-1-1_b16-48-64-128_g4-8-16-32",
+        "resnext_c192-256-384-576_l2-3-2-1_b24-64-96-160_g4-8-16-32",
+    ),
+    "resnext of one group": (
+        "resnext_c72-64-96-128_l1-2-1-1_b8-16-24-32_g8-8-8-8",
+        "resnext_c96-128-128-160_l2-3-2-1_b16-24-32-48_g8-8-8-8",
+    ),
     "mobilenetv2": (
         "mobilenetv2_c12-16-32-48-80-160_l1-2-2-1-2-1_t3-6-3-3-3-3",
         "mobilenetv2_c16-24-48-72-120-240_l2-3-2-3-2-2_t6-6-3-6-3-6",
@@ -147,7 +155,7 @@ def _reorder(block: nn.Module) -> int:
         chain = [("conv_exp", "bn1"), ("conv_pwl", None)]
     elif hasattr(block, "conv_pwl"):
         chain = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", None)]
-    elif hasattr(block, "conv3") and hasattr(block.conv3, "conv"):
+    elif hasattr(block, "conv3") and (hasattr(block.conv3, "conv") or block.conv2.groups > 1):
         return _reorder_groups(block)
     elif hasattr(block, "conv3") or (hasattr(block, "conv2") and block.conv1.out_channels != block.conv2.out_channels):
         chain = [("conv1", "bn1"), ("conv2", None)]
@@ -172,11 +180,15 @@ def _reorder(block: nn.Module) -> int:
 
 
 def _reorder_groups(block: nn.Module) -> int:
-    """Reverse the groups of a RegNet's block, and the channels inside each."""
+    """Reverse the groups of a RegNet's or ResNeXt's block, and the channels inside each."""
     with torch.no_grad():
-        for layer, axes in ((block.conv1, (0,)), (block.conv2, (0, 1)), (block.conv3, (1,))):
-            layer.conv.weight.copy_(layer.conv.weight.flip(axes))
-            for tensor in (layer.bn.weight, layer.bn.bias, layer.bn.running_mean, layer.bn.running_var):
+        for number, axes in ((1, (0,)), (2, (0, 1)), (3, (1,))):
+            layer = getattr(block, f"conv{number}")
+            conv, bn = (
+                (layer, getattr(block, f"bn{number}")) if isinstance(layer, nn.Conv2d) else (layer.conv, layer.bn)
+            )
+            conv.weight.copy_(conv.weight.flip(axes))
+            for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
                 if 0 in axes:
                     tensor.copy_(tensor.flip(0))
         if hasattr(block.se, "fc1"):

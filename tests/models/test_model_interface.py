@@ -195,7 +195,7 @@ def test_drop_path_rises_to_the_rate_and_acts_in_training_only(kind: str) -> Non
     )
     assert len(rates) == blocks - 1  # the first block's rate is 0
     assert rates == sorted(rates)
-    resnet = kind == "caffe" or kind.startswith("resnet")
+    resnet = kind == "caffe" or kind.startswith(("resn", "seresn"))
     assert rates[-1] == pytest.approx(0.3 if resnet else 0.3 * (blocks - 1) / blocks)
     # A branch that starts at zero shows no drop.
     for module in net.modules():

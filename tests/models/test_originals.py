@@ -24,6 +24,7 @@ ORIGINALS = [
     or e.name
     in (
         "resnet26",
+        "resnext50_32x4d",
         "efficientnet_b2",
         "efficientnet_lite0",
         "tf_efficientnet_lite0",

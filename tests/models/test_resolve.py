@@ -38,6 +38,7 @@ TORCHVISION = {
     "resnet34": "resnet34",
     "resnet50": "resnet50",
     "wide_resnet50_2": "wide_resnet50_2",
+    "resnext50_32x4d": "resnext50_32x4d",
     "mobilenet_v2": "mobilenetv2",
     "efficientnet_b0": "efficientnet_b0",
     "efficientnet_b1": "efficientnet_b1",
@@ -182,7 +183,7 @@ def test_names_codes_and_detectors() -> None:
             r"nearest to efficientnet_b0_c24-40-80.*which 98 of its tensors do not fit: bn1.running_mean \[32\] is "
             r"missing; .* and 95 more",
         ),
-        ("resnext50_32x4d", r"nearest to resnet50_.*layer1.0.conv2.weight is \[128, 4, 3, 3\], and \[128, 128, 3, 3\]"),
+        ("ecaresnetlight", r"nearest to resnet50_c256-512-1024-2048_l1-1-11-3_.* which 52 of its tensors do not fit"),
         ("seresnet50", r"nearest to resnet50_.*layer1.0.se.fc1.weight \[16, 256, 1, 1\] is none of it"),
         ("convnext_tiny", r"its 182 tensors \(stem.0.weight, stem.0.bias, stem.1.weight, \.\.\) are not named"),
     ],

@@ -37,6 +37,7 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
         "resnet50_c32-32-32-96_l1-1-1-1_b8-8-8-24",
         "resnet50_c32-64-128-256_l1-1-1-1_b16-32-64-128",  # a Wide ResNet
         "resnet50_c32-64-128-256_l1-1-1-1_b6-12-24-48",
+        "resnext_c64-128-256-512_l1-2-1-1_b32-64-128-256_g4-8-16-32",
     ],
 )
 def test_a_resnet_in_timms_words(text: str) -> None:
@@ -54,6 +55,7 @@ def test_a_resnet_in_timms_words(text: str) -> None:
         "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-100",  # bottlenecks that are different shares
         "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128_stride1x1",  # another place of the stride, same tensors
         "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6",
+        "resnext_c64-128-256-512_l1-2-1-1_b32-64-128-256_g4-4-4-4",  # the same group width in each stage
     ],
 )
 def test_what_timm_has_no_arguments_for(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from fractions import Fraction
 from itertools import pairwise, product
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import FAMILY_NAMES, REGNETS
+from strategies import FAMILY_NAMES, REGNETS, RESNEXTS
 
 from bsszoo.codes import FAMILIES, Code, code_cost
 from bsszoo.errors import CodeError, SpaceError, UnknownNameError
@@ -168,6 +169,33 @@ class TestScaled:
         for row in space.sample(20, 1):
             assert space.code(row) in space
 
+    @given(st.sampled_from(RESNEXTS), st.floats(0.05, 4))
+    def test_resnext_bottlenecks_are_made_of_whole_groups_that_stay_as_wide(self, family: str, scale: float) -> None:
+        space = Space.of(family).scaled(scale)
+        for row in (*space.sample(20, 1), space.smallest.entries[:12]):
+            code = space.code(row)
+            assert code in space
+            assert code.group_widths == (4, 8, 16, 32)
+            assert all(b % g == 0 for b, g in zip(code.bottlenecks, code.group_widths, strict=True))
+        other = dataclasses.replace(space.smallest, group_widths=(2, 4, 8, 16))
+        assert space.reasons(other) == ("group widths are 2, 4, 8, 16; they are 4, 8, 16, 32 in this space",)
+
+    def test_the_published_resnexts_of_50_layers_are_in_their_spaces(self) -> None:
+        for family in RESNEXTS:
+            assert Space.of(family).reasons(Code.from_entries(family, FAMILIES[family].original)) == ()
+            with pytest.raises(SpaceError, match="B2 would be 10, which the group width 4 does not divide"):
+                Space.of(family).replace(B2=[Fraction(1, 4)], C2=[40])
+            with pytest.raises(
+                CodeError, match="G3 is 8, which does not divide B3, 12: a stage is made of whole groups"
+            ):
+                Code(family, (64,) * 4, (1,) * 4, bottlenecks=(8, 12, 8, 8), group_widths=(4, 8, 8, 8))
+
+    @pytest.mark.parametrize("family", RESNEXTS)
+    def test_arrays_of_group_widths_that_divide_no_bottleneck_are_refused(self, family: str) -> None:
+        row = [64, 64, 64, 64, 1, 1, 1, 1, 8, 12, 8, 8, 4, 8, 8, 8]
+        with pytest.raises(CodeError, match=r"codes\[0, 9\] is 12, which G3, 8, does not divide"):
+            cost_array(family, np.array([row]))
+
     def test_the_published_regnets_of_the_largest_scale_are_in_their_spaces(self) -> None:
         for family in REGNETS:
             assert Space.of(family).reasons(Code.from_entries(family, FAMILIES[family].original)) == ()
@@ -307,7 +335,7 @@ class TestSampling:
     def test_each_entry_is_uniform_and_pairs_are_independent(self, family: str) -> None:
         space, n = Space.of(family), 20_000
         rows = space.sample(n, 11).astype(float)
-        if family == "resnet50":
+        if space.shares_width:
             rows[:, 8:] /= rows[:, :4]  # the ratio is what is drawn
         kinds = [np.unique(column, return_inverse=True)[1] for column in rows.T]
         axes = space.widths + space.depths + space.thirds

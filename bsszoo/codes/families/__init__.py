@@ -20,6 +20,7 @@ from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
 from bsszoo.codes.families.resnet18 import RESNET18
 from bsszoo.codes.families.resnet50 import RESNET50
+from bsszoo.codes.families.resnext import RESNEXT
 from bsszoo.errors import UnknownNameError, close_matches, formatted
 
 __all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "WidthRange", "family_of"]
@@ -44,6 +45,7 @@ FAMILIES: Final[dict[str, Family]] = {
         MOBILENETV3_SMALL,
         REGNETX,
         REGNETY,
+        RESNEXT,
     )
 }
 

@@ -143,7 +143,7 @@ class Family(ABC):
     Args:
         name, title: As in a code's text, and for display.
         letter: Of the published networks' third entries: ``B`` (bottleneck width), ``T`` (expansion), ``G`` (group
-            width) or none.
+            width), ``BG`` (both, of which spaces search the first) or none.
         first_stage: The paper's number of the first searched stage; those before it are fixed, the stem among them.
         strides, kernels: Of the first block of each searched stage.
         stem_width: None where the stem follows the first width of the code (ResNet-18, see docs/findings).
@@ -252,6 +252,17 @@ class Family(ABC):
         """Whether a third entry has to divide its stage's width."""
         return False
 
+    @property
+    def fixed_groups(self) -> tuple[int, ...]:
+        """The group widths that all codes of its spaces have; empty where there are none or they are searched."""
+        at = (2 + self.letter.find("G")) * self.stages
+        return self.original[at : at + self.stages] if self.letter.find("G") > 0 else ()
+
+    @property
+    def grid_divisors(self) -> tuple[int, ...]:
+        """What the steps of each stage's widths in a scaled space are multiples of."""
+        return (self.grid_divisor,) * self.stages
+
     # -- the layer list --------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -261,6 +272,15 @@ class Family(ABC):
     def block_of(self, stage: int, name: str, width_in: N, width: N, third: N, stride: int, fixed: Fixed) -> Block[N]:
         """A block of the searched stage with this index; the same kind of block in each, unless a family says else."""
         return self.block(name, width_in, width, third, self.kernels[stage], stride, fixed)
+
+    def blocks(
+        self, index: int, width_in: N, width: N, thirds: Mapping[str, N], fixed: Fixed
+    ) -> tuple[Block[N], Block[N]]:
+        """The first and the further blocks of a searched stage, whose third entries are given by their letters."""
+        name = self.stage_name(index)
+        third = thirds[fixed.form[0]] if fixed.form else 0 * width
+        first = self.block_of(index, name, width_in, width, thirds.get("E", third), self.strides[index], fixed)
+        return first, self.block_of(index, name, width, width, third, 1, fixed)
 
     @abstractmethod
     def stem(self, in_chans: N, width: N) -> Stage[N]:
@@ -293,17 +313,14 @@ class Family(ABC):
         """
         zero = 0 * fixed.stem_width
         n = self.stages
-        rest_thirds = thirds[:n] if thirds else (zero,) * n
-        first_thirds = thirds[n:] if len(thirds) > n else rest_thirds
         out = [self.stem(zero + in_chans, fixed.stem_width)]
         out += self.before(fixed.stem_width, fixed)
         width = out[-1].first.out_width
         for i, (c, depth) in enumerate(zip(widths, depths, strict=True)):
-            name = self.stage_name(i)
-            first = self.block_of(i, name, width, c, first_thirds[i], self.strides[i], fixed)
-            rest = self.block_of(i, name, c, c, rest_thirds[i], 1, fixed)
+            own = {letter: thirds[k * n + i] for k, letter in enumerate(fixed.form)}
+            first, rest = self.blocks(i, width, c, own, fixed)
             # A stage of the code may go on in the module of the one before.
-            before = out[-1]
+            name, before = self.stage_name(i), out[-1]
             offset = before.offset + before.depth if before.name == name else 0
             out.append(Stage(self.first_stage + i, name, first, rest, depth, offset=offset))
             width = c
@@ -349,6 +366,13 @@ class Family(ABC):
     def rescaled(self, width: int, third: int, scale: float) -> tuple[int, int]:
         """A stage's width and third entry in a network uniformly ``scale`` times as wide."""
         return scaled(scale * width, self.uniform_divisor), third
+
+    def rescaled_entries(self, code: CodeFields, scale: float) -> dict[str, tuple[int, ...]]:
+        """The widths and third entries, by field, of a published code in a network ``scale`` times as wide."""
+        thirds = code.thirds or (0,) * self.stages
+        pairs = [self.rescaled(c, t, scale) for c, t in zip(code.widths, thirds, strict=True)]
+        entries = {"widths": tuple(c for c, _ in pairs)}
+        return entries | ({FIELDS[self.letter]: tuple(t for _, t in pairs)} if self.letter else {})
 
     def rescaled_stem(self, width: int, scale: float) -> int:
         """A stem of some width in a network ``scale`` times as wide: the nearest multiple of 8."""

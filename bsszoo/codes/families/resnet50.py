@@ -20,19 +20,20 @@ class Bottleneck(Residual[N]):
     letter: ClassVar[str] = "B"
 
     def layers(self) -> list[Layer[N]]:
-        """The three, and the projection."""
+        """The three, the second in groups where there are any, and the projection."""
         m = self.mid_width
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
         return [
             self._conv("conv1", self.in_width, m, "bn1", 1, first),
-            self._conv("conv2", m, m, "bn2", 3, second),
+            self._conv("conv2", m, m, "bn2", 3, second, group_width=self.group_width),
             self._conv("conv3", m, self.out_width, "bn3"),
             self.shortcut(),
         ]
 
     def title(self: Block[int]) -> str:
-        """``Bottleneck 3x3``."""
-        return f"Bottleneck {self.kernel}x{self.kernel}"
+        """``Bottleneck 3x3``, and its groups."""
+        groups = f", groups of {self.group_width}" if self.group_width is not None else ""
+        return f"Bottleneck {self.kernel}x{self.kernel}{groups}"
 
     def third(self: Block[int]) -> int:
         """The bottleneck width B."""

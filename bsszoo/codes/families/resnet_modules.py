@@ -55,7 +55,10 @@ class CodeBottleneck(Bottleneck):
         self.conv1 = nn.Conv2d(block.in_width, mid, 1, stride=first, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(mid, **dd)
         self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(mid, mid, 3, stride=second, padding=dilation, dilation=dilation, bias=False, **dd)
+        groups = 1 if block.group_width is None else mid // block.group_width
+        self.conv2 = nn.Conv2d(
+            mid, mid, 3, stride=second, padding=dilation, dilation=dilation, groups=groups, bias=False, **dd
+        )
         self.bn2 = nn.BatchNorm2d(mid, **dd)
         self.drop_block = nn.Identity()
         self.act2 = nn.ReLU(inplace=True)
@@ -74,7 +77,7 @@ class CodeResNet(ResNet):
     """A timm ``ResNet`` built from a code; everything but the constructor is timm's.
 
     Args:
-        stages: Of a ``resnet18`` or ``resnet50`` code with ``in_chans`` input channels.
+        stages: Of a code of a ResNet's family with ``in_chans`` input channels.
         num_classes: Outputs of the classifier; 0 for none.
         in_chans: Channels of the input.
         output_stride: 32, 16 or 8 [px of input per px of the last features]; smaller ones turn strides into dilation.
