@@ -62,11 +62,13 @@ def resnet(
     stride_in: str = "3x3",
     basic: Sequence[int] | None = None,
     g: Sequence[int] | None = None,
+    squeeze: bool = False,
 ) -> Walk:
     """ResNet-18 (``b`` None) or ResNet-50 with widths ``c``, depths ``n`` and bottleneck widths ``b``.
 
     ``basic`` are the widths between the two convolutions of a basic block, where they are not ``c``. With ``g``, the
-    group widths of its 3x3 convolutions, ResNeXt.
+    group widths of its 3x3 convolutions, ResNeXt. ``squeeze``: with timm's squeeze-and-excitation, whose hidden width
+    is a sixteenth in multiples of 8.
     """
     net = Walk(in_chans, *size)
     net.conv_bn(stem, 7, 2)
@@ -82,6 +84,8 @@ def resnet(
                 net.conv_bn(b[i], 1, stride if stride_in == "1x1" else 1)
                 net.conv_bn(b[i], 3, stride if stride_in == "3x3" else 1, groups=b[i] // g[i] if g else 1)
                 net.conv_bn(c[i], 1)
+            if squeeze:
+                net.squeeze_excite(max(8, int(c[i] / 16 + 4) // 8 * 8))
             if stride != 1 or shape[0] != c[i]:
                 net.projection(*shape, c[i], stride)
     if classes:

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from bsszoo.codes import FAMILIES, Code
 
 FAMILY_NAMES = sorted(FAMILIES)
-RESNETS = ("resnet18", "resnet50", "resnext")
+RESNETS = ("resnet18", "resnet50", "resnext", "seresnet18", "seresnet50", "seresnext")
 REGNETS = ("regnetx", "regnety")
 #: Families whose blocks are bottlenecks, in groups or not.
-BOTTLENECKS = ("resnet50", "resnext")
-RESNEXTS = ("resnext",)
+BOTTLENECKS = ("resnet50", "resnext", "seresnet50", "seresnext")
+RESNEXTS = ("resnext", "seresnext")
 
 
 @st.composite

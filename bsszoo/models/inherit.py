@@ -31,6 +31,8 @@ from bsszoo.models.build import build
 from bsszoo.models.reconstruct import RIDGE, ROWS, Samples, fit, fit_linear, input_of, normalised
 
 FRESH: Final = -1
+# A channel whose squeeze-and-excitation lets less through on average is not scaled up by more than this makes it.
+_LEAST_FACTOR: Final = 0.1
 
 
 def subnetwork(
@@ -93,6 +95,15 @@ class _Layer(NamedTuple):
     writes: str
 
 
+class _Gate(NamedTuple):
+    """Squeeze-and-excitation of an axis: its two layers, and the module whose output is the gated one."""
+
+    reduce: Any
+    expand: Any
+    module: nn.Module
+    axis: str
+
+
 class _Block(NamedTuple):
     """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
 
@@ -104,10 +115,15 @@ class _Block(NamedTuple):
 
     branch: list[_Layer]
     shortcut: _Layer | None
-    gate: tuple[Any, Any] | None
+    gate: _Gate | None
     names: tuple[str, ...]
     joined: bool
     activated: bool = False
+
+    @property
+    def gated(self) -> _Gate | None:
+        """The squeeze-and-excitation of what the branch adds to the skip, where it has it there."""
+        return self.gate if self.gate is not None and self.gate.axis == "out" else None
 
 
 class Reference:
@@ -139,7 +155,8 @@ class Reference:
         self.images, self.samples, self.ridge = images, Samples(len(images), rows, seed), ridge
         _, stages, heads, classifier = _parts(trained, code)
         #: Of each layer, by its convolution: the normalised output. Of each block, by its module: the sum before the
-        #: activation that follows it. Of the layers behind them and the classifier: their outputs.
+        #: activation that follows it. Of squeeze-and-excitation at the end of a branch: what it returns. Of the layers
+        #: behind the blocks and the classifier: their outputs.
         self.targets: dict[nn.Module, torch.Tensor] = {}
         skips: dict[nn.Module, torch.Tensor] = {}
         hooks: list[Any] = []
@@ -157,13 +174,18 @@ class Reference:
                     skips[module] = self.samples.values(inputs[0])
 
             def after(module: nn.Module, *_: Any) -> None:
-                total = self.targets[block.branch[-1].conv]
+                total = self.targets[block.branch[-1].conv if block.gated is None else block.gated.module]
                 if block.shortcut is not None:
                     total = total + self.targets[block.shortcut.conv]
                 skip = skips.pop(module, 0)
                 # What an activation follows is compared before it, without what is added behind it.
                 self.targets[module] = total if block.activated else total + skip
 
+            def after_gate(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+                self.targets[module] = self.samples.values(output)
+
+            if block.gated is not None:
+                hooks.append(block.gated.module.register_forward_hook(after_gate))
             hooks.append(block.module.register_forward_pre_hook(before))
             hooks.append(block.module.register_forward_hook(after))
 
@@ -417,9 +439,16 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
             beside = normalised(samples.values(block.shortcut.conv(x)), block.shortcut.norm)
         elif block.joined and not block.activated:
             beside = samples.values(x)
-        last = block.branch[-1]
+        last, wanted = block.branch[-1], targets[end.module]
+        if source.gated is not None:
+            # What the gate is to return, before the gate: the trained layer's output, and what else the sum lacks by
+            # each channel's mean factor. Where nothing is lacking the layer is fitted to the trained one's output.
+            own, weighted = targets[source.branch[-1].conv], targets[source.gated.module]
+            factor = ((own * weighted).mean(0) / (own**2).mean(0).clamp_min(1e-12)).clamp_min(_LEAST_FACTOR)
+            wanted = own + (wanted - weighted) / factor
+            beside = beside / factor[maps["out"]]
         inputs = input_of(last.conv, partial(block.module, x))
-        _fit_layer(last, inputs, targets[end.module], reference, maps["out"], beside=beside)
+        _fit_layer(last, inputs, wanted, reference, maps["out"], beside=beside)
         x = block.module(x)
 
 
@@ -548,12 +577,11 @@ class _Copier:
         if to.shortcut is not None and source.shortcut is not None:
             self.layer(to.shortcut, source.shortcut, reads, writes)
         if to.gate is not None and source.gate is not None:
-            gated = next(x.writes for x in reversed(to.branch[:-1]))
-            self._squeeze(to.gate, source.gate, maps[gated])
+            self._squeeze(to.gate, source.gate, maps[to.gate.axis])
         return maps
 
-    def _squeeze(self, to: tuple[Any, Any], source: tuple[Any, Any], channels: torch.Tensor) -> None:
-        (reduce, expand), (from_reduce, from_expand) = to, source
+    def _squeeze(self, to: _Gate, source: _Gate, channels: torch.Tensor) -> None:
+        (reduce, expand, *_), (from_reduce, from_expand, *_) = to, source
         importance = _norms(from_reduce.weight, 0) * _norms(from_expand.weight, 1)
         inner = _channel_map(importance, reduce.out_channels)
         self.weight(reduce.weight, from_reduce.weight, inner, channels)
@@ -590,17 +618,25 @@ def _block(network: nn.Module, block: Block[int]) -> _Block:
         branch.append(_layer(network, layer, axis, writes))
         axis = writes
     shortcut = next((_layer(network, layer) for layer in layers if layer.role == "shortcut"), None)
-    gates = [network.get_submodule(layer.name) for layer in layers if layer.role == "gate"]
     names = tuple(layer.name.removeprefix(block.name) for layer in layers if layer.role != "shortcut")
     return _Block(
         network.get_submodule(block.name),
         branch,
         shortcut,
-        (gates[0], gates[1]) if gates else None,
+        _gate(network, [layer for layer in layers if layer.role != "shortcut"], branch),
         names,
         block.stride == 1 and block.in_width == block.out_width,
         block.activated,
     )
+
+
+def _gate(network: nn.Module, layers: Sequence[Layer[int]], branch: Sequence[_Layer]) -> _Gate | None:
+    """The squeeze-and-excitation among a block's layers in the order of the forward, of what the one before writes."""
+    first = next((i for i, layer in enumerate(layers) if layer.role == "gate"), None)
+    if first is None:
+        return None
+    reduce, expand = (network.get_submodule(layer.name) for layer in layers[first : first + 2])
+    return _Gate(reduce, expand, network.get_submodule(layers[first].name.rpartition(".")[0]), branch[first - 1].writes)
 
 
 def _channel_map(importance: torch.Tensor, size: int) -> torch.Tensor:

@@ -67,7 +67,7 @@ def test_cost_checks_itself_with_thop(tmp_path):
         (["compress", "mobilenetv2", "--flops", "130M", "--depth-cap", "x"], "--depth-cap is 'x'"),
         (["show", "resnet18{64,128,256,512,2,2,2}"], "8 entries"),
         (["show", "resnet18{64,128,256,512,2,2,2,0}"], "L5 is 0"),
-        (["list", "--family", "resnet"], "Did you mean 'resnet50' or 'resnet18'"),
+        (["list", "--family", "resnet"], "Did you mean 'resnext' or 'resnet50' or 'resnet18'"),
         (["cost", "resnet18", "--image-size", "0"], "image_size is 0"),
     ],
 )

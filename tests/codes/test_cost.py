@@ -32,6 +32,7 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
             "stride_in": code.stride_in,
             "basic": code.bottlenecks if basic else None,
             "g": code.group_widths or None,
+            "squeeze": code.family.startswith("se"),
             **common,
         }
         return resnet(code.widths, code.depths, None if basic else code.bottlenecks, code.stem_width, **how)
@@ -93,7 +94,11 @@ class TestAgainstTheIndependentCount:
             "mobilenetv3_small": 2_554_360,
             "regnetx": 15_296_552,
             "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
+            # As timm's networks have them.
             "resnext": 25_028_904,
+            "seresnet18": 11_779_624,
+            "seresnet50": 28_088_024,
+            "seresnext": 27_559_896,
         }
 
     def test_depths_of_the_originals(self) -> None:

@@ -73,7 +73,7 @@ def hook_count(model: nn.Module, size: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
-@pytest.mark.parametrize("code", [SMALL, f"{SMALL}_stride1x1", MBCONV, V2, V3, RESNEXT])
+@pytest.mark.parametrize("code", [SMALL, f"{SMALL}_stride1x1", MBCONV, V2, V3, RESNEXT, f"se{RESNEXT}"])
 @pytest.mark.parametrize("size", [96, 131])
 def test_the_formula_counts_what_is_built(kind: str, code: str, size: int) -> None:
     detector = find_detector(f"{kind}_{code}")

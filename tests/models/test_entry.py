@@ -20,7 +20,12 @@ AUTOBSS = "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6"
 
 
 def test_names_and_codes_are_distinct() -> None:
-    assert len({entry.code for entry in ENTRIES}) == len(ENTRIES) == len(entries()) == 20 + 7 + 12 + 6 + 10 + 9 + 5 + 7 + 6
+    assert (
+        len({entry.code for entry in ENTRIES})
+        == len(ENTRIES)
+        == len(entries())
+        == 20 + 7 + 12 + 6 + 10 + 9 + 5 + 7 + 6 + 9
+    )
     assert len({tag.repository for entry in ENTRIES for tag in entry.tags}) == sum(len(e.tags) for e in ENTRIES)
 
 

@@ -28,6 +28,19 @@ PAIRS = {
         "resnext_c72-64-96-128_l1-2-1-1_b8-16-24-32_g8-8-8-8",
         "resnext_c96-128-128-160_l2-3-2-1_b16-24-32-48_g8-8-8-8",
     ),
+    "seresnet18": ("seresnet18_c32-64-64-128_l1-2-1-1", "seresnet18_c64-128-128-256_l2-3-1-2"),
+    "seresnet18 subnetwork": (
+        "seresnet18_c32-64-64-128_l1-2-1-1_b16-20-48-128",
+        "seresnet18_c64-128-128-256_l2-3-1-2_b24-64-56-200",
+    ),
+    "seresnet50": (
+        "seresnet50_c128-192-256-512_l1-2-1-1_b16-48-64-128",
+        "seresnet50_c192-256-384-576_l2-3-2-1_b24-64-96-144",
+    ),
+    "seresnext": (
+        "seresnext_c128-192-256-512_l1-2-1-1_b16-48-64-128_g4-8-16-32",
+        "seresnext_c192-256-384-576_l2-3-2-1_b24-64-96-160_g4-8-16-32",
+    ),
     "mobilenetv2": (
         "mobilenetv2_c12-16-32-48-80-160_l1-2-2-1-2-1_t3-6-3-3-3-3",
         "mobilenetv2_c16-24-48-72-120-240_l2-3-2-3-2-2_t6-6-3-6-3-6",
@@ -191,7 +204,7 @@ def _reorder_groups(block: nn.Module) -> int:
             for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
                 if 0 in axes:
                     tensor.copy_(tensor.flip(0))
-        if hasattr(block.se, "fc1"):
+        if hasattr(block.se, "fc1") and hasattr(block.conv3, "conv"):  # a ResNeXt has it on its output
             block.se.fc1.weight.copy_(block.se.fc1.weight.flip(1))
             block.se.fc2.weight.copy_(block.se.fc2.weight.flip(0))
             block.se.fc2.bias.copy_(block.se.fc2.bias.flip(0))

@@ -25,6 +25,8 @@ ORIGINALS = [
     in (
         "resnet26",
         "resnext50_32x4d",
+        "seresnet18",
+        "seresnext50_32x4d",
         "efficientnet_b2",
         "efficientnet_lite0",
         "tf_efficientnet_lite0",

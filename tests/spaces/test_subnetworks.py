@@ -23,6 +23,8 @@ BASES = {
     "resnet50": "resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px64_stride1x1",
     "resnext": "resnext_c256-512-1024-2048_l3-4-6-3_b128-256-512-1024_g4-8-16-32_px64_stride1x1",
     "resnext with single groups": "resnext_c96-192-384-768_l2-2-2-2_b48-96-192-384_g24-8-1-64_stem16_px64",
+    "seresnet18": "seresnet18_c24-48-96-192_l2-2-1-2_b16-48-64-120_stem16_px32",
+    "seresnext": "seresnext_c256-512-1024-2048_l3-4-6-3_b128-256-512-1024_g4-8-16-32_px64",
     "mobilenetv2": "mobilenetv2_c12-16-24-32-56-112_l2-3-4-3-3-1_t6-3-6-6-6-6_stem16_stage2-8x1_px64",
     "efficientnet_b0": "efficientnet_b0_c24-40-80-112-192-320_l2-2-3-3-4-1_t6-6-6-6-6-6",
     "efficientnet": "efficientnet_c16-28-56-80-136-224_l2-2-3-3-4-1_t6-3-6-6-3-6_stem24_stage2-12x2_head256_px64",
@@ -51,7 +53,7 @@ def test_the_network_is_the_largest_and_no_other_has_anything_that_it_has_not(ba
         for mine, whole in zip(widths_within(code), widths_within(base), strict=True):
             assert all(a <= b for a, b in zip(mine, whole, strict=True))
         assert all(a <= b for a, b in zip(code.depths, base.depths, strict=True))
-        follows = base.family == "resnet18" and base.stem_width == base.widths[0]
+        follows = base.family in ("resnet18", "seresnet18") and base.stem_width == base.widths[0]
         assert code.stem_width == (code.widths[0] if follows else base.stem_width)
         for name in ("stage2_width", "stage2_depth", "image_size", "stride_in"):
             assert getattr(code, name) == getattr(base, name)

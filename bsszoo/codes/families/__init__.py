@@ -21,6 +21,7 @@ from bsszoo.codes.families.regnety import REGNETY
 from bsszoo.codes.families.resnet18 import RESNET18
 from bsszoo.codes.families.resnet50 import RESNET50
 from bsszoo.codes.families.resnext import RESNEXT
+from bsszoo.codes.families.seresnet import SERESNET18, SERESNET50, SERESNEXT
 from bsszoo.errors import UnknownNameError, close_matches, formatted
 
 __all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "WidthRange", "family_of"]
@@ -46,6 +47,9 @@ FAMILIES: Final[dict[str, Family]] = {
         REGNETX,
         REGNETY,
         RESNEXT,
+        SERESNET18,
+        SERESNET50,
+        SERESNEXT,
     )
 }
 

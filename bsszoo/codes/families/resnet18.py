@@ -52,6 +52,13 @@ class Residual(Block[N]):
             present=present,
         )
 
+    def gate(self) -> list[Layer[N]]:
+        """Squeeze-and-excitation of the branch's output, where there is any."""
+        b, s = self.out_width, self.squeeze_width
+        if s is None:
+            return []
+        return [self._conv("se.fc1", b, s, "", role="gate"), self._conv("se.fc2", s, b, "", role="gate")]
+
     def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block."""
         from bsszoo.codes.families.resnet_modules import build_residual
@@ -67,13 +74,15 @@ class BasicBlock(Residual[N]):
     kind: ClassVar[str] = "basic"
 
     def layers(self) -> list[Layer[N]]:
-        """Both, and the projection."""
+        """Both, squeeze-and-excitation if any, and the projection."""
         a, m, b = self.in_width, self.mid_width, self.out_width
-        return [self._conv("conv1", a, m, "bn1", 3, self.stride), self._conv("conv2", m, b, "bn2", 3), self.shortcut()]
+        convs: list[Layer[N]] = [self._conv("conv1", a, m, "bn1", 3, self.stride), self._conv("conv2", m, b, "bn2", 3)]
+        return [*convs, *self.gate(), self.shortcut()]
 
     def title(self: Block[int]) -> str:
-        """``BasicBlock 3x3``."""
-        return f"BasicBlock {self.kernel}x{self.kernel}"
+        """``BasicBlock 3x3``, ``BasicBlock 3x3 + SE``."""
+        gate = " + SE" if self.squeeze_width is not None else ""
+        return f"BasicBlock {self.kernel}x{self.kernel}{gate}"
 
 
 class InnerBasicBlock(BasicBlock[N]):
@@ -91,6 +100,10 @@ class InnerBasicBlock(BasicBlock[N]):
 
 class ResNet(Family):
     """What ResNets share: the stem with its pooling, the names of the modules, the builder."""
+
+    def squeeze(self, width: N) -> N | None:
+        """The hidden width of squeeze-and-excitation in a block of this width; None without."""
+        return None
 
     def stem(self, in_chans: N, width: N) -> Stage[N]:
         """A 7x7 convolution and a max pooling."""
@@ -122,7 +135,9 @@ class ResNet(Family):
         return self.name, {"layers": list(code.depths), "channels": list(code.widths)}
 
     def _stages_in(self, shapes: Shapes, last: str) -> tuple[list[int], list[int]] | None:
-        """Widths and depths of the four stages, by the last convolution of their blocks."""
+        """Widths and depths of the four stages, by the last convolution of their blocks, gated as this family's are."""
+        if ("layer1.0.se.fc1.weight" in shapes) != (self.squeeze(8) is not None):
+            return None
         depths = [
             counted(shapes, lambda i, s=stage: f"{self.stage_name(s)}.{i}.{last}") for stage in range(self.stages)
         ]
@@ -137,8 +152,8 @@ class ResNet18(ResNet):
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """A basic block."""
         if fixed.form == "B":
-            return InnerBasicBlock(name, width_in, width, third, kernel, stride)
-        return BasicBlock(name, width_in, width, width, kernel, stride)
+            return InnerBasicBlock(name, width_in, width, third, kernel, stride, self.squeeze(width))
+        return BasicBlock(name, width_in, width, width, kernel, stride, self.squeeze(width))
 
     @property
     def forms(self) -> tuple[str, ...]:

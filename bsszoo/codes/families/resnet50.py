@@ -20,20 +20,22 @@ class Bottleneck(Residual[N]):
     letter: ClassVar[str] = "B"
 
     def layers(self) -> list[Layer[N]]:
-        """The three, the second in groups where there are any, and the projection."""
+        """The three, the second in groups where there are any, squeeze-and-excitation if any, and the projection."""
         m = self.mid_width
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
         return [
             self._conv("conv1", self.in_width, m, "bn1", 1, first),
             self._conv("conv2", m, m, "bn2", 3, second, group_width=self.group_width),
             self._conv("conv3", m, self.out_width, "bn3"),
+            *self.gate(),
             self.shortcut(),
         ]
 
     def title(self: Block[int]) -> str:
-        """``Bottleneck 3x3``, and its groups."""
+        """``Bottleneck 3x3``, ``Bottleneck 3x3, groups of 4 + SE``."""
         groups = f", groups of {self.group_width}" if self.group_width is not None else ""
-        return f"Bottleneck {self.kernel}x{self.kernel}{groups}"
+        gate = " + SE" if self.squeeze_width is not None else ""
+        return f"Bottleneck {self.kernel}x{self.kernel}{groups}{gate}"
 
     def third(self: Block[int]) -> int:
         """The bottleneck width B."""
@@ -45,7 +47,7 @@ class ResNet50(ResNet):
 
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """A bottleneck."""
-        return Bottleneck(name, width_in, width, third, kernel, stride, None, fixed.stride_in)
+        return Bottleneck(name, width_in, width, third, kernel, stride, self.squeeze(width), fixed.stride_in)
 
     @property
     def shares_width(self) -> bool:

@@ -1,12 +1,14 @@
-"""ResNet-18 and ResNet-50 codes as timm ResNets, module by module from the code's stages."""
+"""Codes of all families of ResNets as timm ResNets, module by module from the code's stages."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from timm.layers.classifier import create_classifier
 from timm.layers.drop import DropPath
+from timm.layers.squeeze_excite import SEModule
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet, downsample_conv
 from torch import nn
 
@@ -31,7 +33,7 @@ class CodeBasicBlock(BasicBlock):
         self.aa = nn.Identity()
         self.conv2 = nn.Conv2d(block.mid_width, block.out_width, 3, padding=second, dilation=second, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(block.out_width, **dd)
-        self.se = None
+        self.se = _squeeze(block, dd)
         self.act2 = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.stride = placement.stride
@@ -65,7 +67,7 @@ class CodeBottleneck(Bottleneck):
         self.aa = nn.Identity()
         self.conv3 = nn.Conv2d(mid, block.out_width, 1, bias=False, **dd)
         self.bn3 = nn.BatchNorm2d(block.out_width, **dd)
-        self.se = None
+        self.se = _squeeze(block, dd)
         self.act3 = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.stride = placement.stride
@@ -153,6 +155,7 @@ def build_residual(block: Block[int], placement: Placement, dd: dict[str, Any]) 
         return CodeBottleneck(block, placement, downsample, dd)
     if block.mid_width != block.out_width:
         return CodeBasicBlock(block, placement, downsample, dd)
+    attention: Any = None if block.squeeze_width is None else partial(SEModule, rd_channels=block.squeeze_width)
     made: nn.Module = BasicBlock(
         block.in_width,
         block.out_width,
@@ -160,10 +163,16 @@ def build_residual(block: Block[int], placement: Placement, dd: dict[str, Any]) 
         downsample,
         dilation=placement.dilation,
         first_dilation=placement.first_dilation,
+        attn_layer=attention,
         drop_path=_drop_path(placement),
         **dd,
     )
     return made
+
+
+def _squeeze(block: Block[int], dd: dict[str, Any]) -> nn.Module | None:
+    """timm's squeeze-and-excitation of the block's output."""
+    return None if block.squeeze_width is None else SEModule(block.out_width, rd_channels=block.squeeze_width, **dd)
 
 
 def _drop_path(placement: Placement) -> nn.Module | None:
