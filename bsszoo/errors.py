@@ -24,6 +24,10 @@ class UnknownNameError(BssZooError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class FamilyError(BssZooError, RuntimeError):
+    """A family of another distribution that cannot be loaded, or whose name is taken."""
+
+
 class SpaceError(BssZooError, ValueError):
     """Ranges that describe no search space, or a code that lies outside one."""
 

@@ -20,13 +20,10 @@ def compress_command(
         typer.Argument(
             metavar="NETWORK",
             show_default=False,
-            help="What to compress: resnet18, resnet50, mobilenetv2, efficientnet_b0, efficientnet_b1 (to b7), "
-            "efficientnet_lite0, tf_efficientnet_lite0, efficientnetv2_rw_t, tf_efficientnetv2_b0, mnasnet_100, "
-            "mnasnet_small, semnasnet_100, mobilenetv3_large_100, mobilenetv3_small_100, regnetx_008, "
-            "regnety_008, resnext50_32x4d, seresnet18, seresnet50, seresnext50_32x4d, another name of `bsszoo list`, a code's text, a weights file, a "
-            "training's folder, hf-hub:ORG/NAME or a name with a tag, resnet50.a1_in1k (with --data their weights are "
-            "inherited), or a detector, "
-            "maskrcnn_ or retinanet_ and any of these, whose backbone is searched.",
+            help="What to compress: resnet18, mobilenetv2, efficientnet_b0, mobilenetv3_large_100 or another name of "
+            "`bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or a name with a tag, "
+            "resnet50.a1_in1k (with --data their weights are inherited), or a detector, maskrcnn_ or retinanet_ and any "
+            "of these, whose backbone is searched.",
         ),
     ],
     **options: Any,

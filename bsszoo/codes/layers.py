@@ -92,6 +92,8 @@ class Block(Generic[N]):
     hard_gate: ClassVar[bool] = False
     #: Whether its inner width is independent of its output width.
     waisted: ClassVar[bool] = False
+    #: Whether its output is a sum with a shortcut: its input, or a projection of it.
+    residual: ClassVar[bool] = True
     #: Whether a stage stacks it, whether a detector takes features before it, and whether it reads pooled features.
     stacked: ClassVar[bool] = True
     in_features: ClassVar[bool] = True

@@ -15,6 +15,7 @@ from typing import Any
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.codes.families import FAMILIES, Published
+from bsszoo.errors import FamilyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,15 @@ def named_entries() -> Mapping[str, ModelEntry]:
         for family in FAMILIES.values()
         for name, network in family.published.items()
     ]
-    return MappingProxyType({entry.name: entry for entry in made})
+    out: dict[str, ModelEntry] = {}
+    for entry in made:
+        if entry.name in out:
+            raise FamilyError(
+                f"The family {entry.code.family!r} lists a network {entry.name!r}, a name that is taken: the family "
+                f"{out[entry.name].code.family!r} has one of that name."
+            )
+        out[entry.name] = entry
+    return MappingProxyType(out)
 
 
 @cache
@@ -109,4 +118,4 @@ def _entry(data: Mapping[str, Any]) -> ModelEntry:
 def _published(family: str, name: str, network: Published) -> ModelEntry:
     code = Code.from_entries(family, network.entries, form=network.form, **dict[str, Any](network.fixed))
     tags = tuple(WeightTag(tag, f"timm/{name}.{tag}", published=True) for tag in network.tags)
-    return ModelEntry(name, network.title, code, None, None, (), name, tags)
+    return ModelEntry(name, network.title, code, None, None, (), name if network.timm else None, tags)

@@ -108,7 +108,8 @@ class _Block(NamedTuple):
     """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
 
     ``names`` identify the type of block; ``joined`` says whether its skip is the identity, so that input and output
-    share one set of channels; ``activated`` whether an activation follows the branch. ``module`` is the whole block.
+    share one set of channels; ``activated`` whether an activation follows the branch. ``module`` is the whole block;
+    without a shortcut (``residual`` False) each block of a stage has channels of its own.
     """
 
     module: nn.Module
@@ -119,6 +120,7 @@ class _Block(NamedTuple):
     names: tuple[str, ...]
     joined: bool
     activated: bool = False
+    residual: bool = True
 
     @property
     def gated(self) -> _Gate | None:
@@ -229,7 +231,8 @@ def _taylor(
             if i == number == 0 and block.joined:
                 # The first stage adds to what the stem writes.
                 hooks.append(block.module.register_forward_pre_hook(lambda _, x: sites.append((0, x[0]))))
-            hooks.append(block.module.register_forward_hook(lambda _, __, y, at=number: sites.append((at, y))))
+            key: object = number if block.residual else (block.module, "out")
+            hooks.append(block.module.register_forward_hook(lambda _, __, y, at=key: sites.append((at, y))))
             last = {layer.reads: layer for layer in block.branch if layer.reads != "in"}
             for axis, layer in last.items():
                 at = (block.module, axis)
@@ -250,7 +253,7 @@ def _taylor(
     finally:
         for hook in hooks:
             hook.remove()
-    streams = [total[number] / len(images) for number in range(len(stages))]
+    streams = [total.get(number, torch.zeros(0)) / len(images) for number in range(len(stages))]
     inner = {key: change / len(images) for key, change in total.items() if isinstance(key, tuple)}
     return streams, inner
 
@@ -365,13 +368,18 @@ def inherit_weights(
         taken = _selected_blocks(from_blocks, len(blocks))
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
+            behind = from_blocks.index(taken[i + 1]) if i + 1 < len(taken) else len(from_blocks)
+            if not block.residual:
+                # What is written takes the place of what the last block removed behind it wrote.
+                next_blocks = [*from_blocks[behind:], *following[number : number + 1]][:1]
+                readers = from_heads[:1] if from_heads and not next_blocks else _readers([], next_blocks)
+                out = stream if source is None else copier.outputs(from_blocks[behind - 1], readers, block)
             if source is None or source.names != block.names:
                 _zero_branch(block)
                 fits.append(_Fit(block))
             else:
                 maps = copier.block(block, source, stream, out)
                 copied += 1
-                behind = from_blocks.index(taken[i + 1]) if i + 1 < len(taken) else len(from_blocks)
                 fits.append(_Fit(block, source, source if source.activated else from_blocks[behind - 1], maps))
             stream = out
     if reference is not None:
@@ -506,6 +514,12 @@ class _Copier:
         known = self._inner.get((block.module, axis))
         return _inner_importance(block.branch, axis) if known is None else known
 
+    def outputs(self, source: _Block, readers: Sequence[_Layer], to: _Block) -> torch.Tensor:
+        """The map of what a block without a shortcut writes, of a trained one's outputs."""
+        known = self._inner.get((source.module, "out"))
+        importance = _importance([source.branch[-1]], readers) if known is None else known
+        return _channel_map(importance, to.branch[-1].conv.out_channels)
+
     def weight(self, to: torch.Tensor, source: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """A weight [out, in, ..]: inherited rows read fresh columns by zero, so that the inherited function stays."""
         have_rows, have_columns = rows != FRESH, columns != FRESH
@@ -625,8 +639,9 @@ def _block(network: nn.Module, block: Block[int]) -> _Block:
         shortcut,
         _gate(network, [layer for layer in layers if layer.role != "shortcut"], branch),
         names,
-        block.stride == 1 and block.in_width == block.out_width,
+        block.residual and block.stride == 1 and block.in_width == block.out_width,
         block.activated,
+        block.residual,
     )
 
 

@@ -1,4 +1,4 @@
-"""The families: each is one file here, and one line in ``FAMILIES``.
+"""The families: each is one file here, and one line in ``FAMILIES``; others are found by entry points (``registry``).
 
 Nothing here computes costs or searches. Sources are the AutoBSS paper (NeurIPS 2020): figure 1 (ResNets), table 2
 (MobileNetV2), section B.2.2 (ranges), tables 3 and 4 (codes); for EfficientNet its own paper (arXiv:1905.11946,
@@ -16,6 +16,7 @@ from bsszoo.codes.families.efficientnetv2 import EFFICIENTNETV2, TF_EFFICIENTNET
 from bsszoo.codes.families.mnasnet import MNASNET, MNASNET_SMALL, SEMNASNET
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
 from bsszoo.codes.families.mobilenetv3 import MOBILENETV3_LARGE, MOBILENETV3_SMALL
+from bsszoo.codes.families.registry import Families
 from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
 from bsszoo.codes.families.resnet18 import RESNET18
@@ -26,9 +27,8 @@ from bsszoo.errors import UnknownNameError, close_matches, formatted
 
 __all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "WidthRange", "family_of"]
 
-FAMILIES: Final[dict[str, Family]] = {
-    family.name: family
-    for family in (
+FAMILIES: Final = Families(
+    (
         RESNET18,
         RESNET50,
         MOBILENETV2,
@@ -51,7 +51,7 @@ FAMILIES: Final[dict[str, Family]] = {
         SERESNET50,
         SERESNEXT,
     )
-}
+)
 
 
 def family_of(name: str) -> Family:

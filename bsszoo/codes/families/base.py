@@ -107,8 +107,9 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A network that others have published: its entries, and timm's name and tags of weights for it.
+    """A network that others have published: its entries, and timm's tags of weights for it.
 
+    ``timm`` says that timm has it, under the name by which it is listed here, which must be so where there are tags.
     ``form`` are the letters of its third entries, where they are not the family's; ``fixed`` its fixed parts and
     ``training`` how it is trained on ImageNet, where they differ from the family's.
     """
@@ -119,6 +120,7 @@ class Published:
     form: str | None = None
     fixed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     training: Training | None = None
+    timm: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class Family(ABC):
         interpolation: How timm's configurations of it resize images.
         first_conv, classifier: Module paths of the first and the last layer.
         training: How it is trained on ImageNet.
-        published: Further published networks by timm's name.
+        published: Further published networks by their names, which are timm's where it has them.
     """
 
     name: str
