@@ -51,6 +51,12 @@ _NEAREST: Final = (
     ("ghost", "mobilenetv2"),
     ("lcnet", "mobilenetv2"),
     ("fbnet", "mobilenetv2"),
+    ("seresnext", "seresnext50_32x4d"),
+    ("resnext", "resnext50_32x4d"),
+    ("seresnet18", "seresnet18"),
+    ("seresnet34", "seresnet34"),
+    ("seresnet", "seresnet50"),
+    ("resnet34", "resnet34"),
     ("resnet18", "resnet18"),
     ("resnet10", "resnet18"),
     ("resnet14", "resnet18"),
@@ -114,7 +120,8 @@ def _timm_hint(name: str) -> str:
     return (
         f"timm has {wanted!r}, and bsszoo has not: it is no name of the families whose stacking bsszoo counts, "
         f"builds and compresses ({', '.join(FAMILIES)}). The nearest of them is {near!r}. The network itself is "
-        f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family."
+        f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family, or "
+        "add a family of its own (docs/own-family.md)."
     )
 
 

@@ -6,15 +6,17 @@ The names are timm's or torchvision's, also behind the prefixes that wrappers pu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from bsszoo.codes.code import Code, layers_of
+from bsszoo.codes.code import Code
 from bsszoo.codes.families import FAMILIES, family_of
 from bsszoo.codes.families.base import Shapes
 from bsszoo.codes.named import named_entries
 from bsszoo.errors import BssZooError, WeightsError
+from bsszoo.models.nearest import advice, shapes_of
+from bsszoo.models.nearest import nearest as nearest_in_zoo
 from bsszoo.texts import one_line
 
 # Prefixes of wrappers: data parallelism, torch.compile, Lightning's and others' modules.
@@ -82,8 +84,9 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
         module: The module that has them, if it is built: families whose networks compute something else are left out.
 
     Raises:
-        WeightsError: No network of the families has these tensors; the text says which did not fit the nearest one. Or
-            those that have them compute something else.
+        WeightsError: No network of the families has these tensors; the text says which did not fit the nearest one, or
+            which network of the zoo they are most like, and what a family of its own would take. Or those that have
+            them compute something else.
     """
     if len(shapes) > _MOST_TENSORS:
         raise WeightsError(f"{label} holds {len(shapes):,} tensors, which no network of bsszoo's families has.")
@@ -122,17 +125,18 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
         )
     if nearest is None:
         first = ", ".join(one_line(name, 60) for name in list(shapes)[:3])
+        near = nearest_in_zoo(shapes)
         raise WeightsError(
             f"{label} holds no network that bsszoo recognises: its {len(shapes):,} tensors "
-            f"({first}, ..) are not named, or not shaped, as those of its families "
-            f"({', '.join(FAMILIES)}) in timm and torchvision. Say which network it is, or convert "
-            "the names."
+            f"({first}, ..) are not named, or not shaped, as those of its families in timm and torchvision. "
+            + (f"The nearest network of the zoo is {near}. " if near is not None else "")
+            + f"Where it is of a family under other names, convert these. {advice(shapes)}"
         )
     count, one, wrong = nearest
     more = f", and {count - 3:,} more" if count > 3 else ""
     raise WeightsError(
         f"{label} holds no network that bsszoo recognises. It is nearest to {one.code}, which "
-        f"{count:,} of its tensors do not fit: {'; '.join(wrong[:3])}{more}."
+        f"{count:,} of its tensors do not fit: {'; '.join(wrong[:3])}{more}. {advice(shapes)}"
     )
 
 
@@ -167,7 +171,7 @@ def sizes_in(shapes: Shapes, code: Code) -> tuple[int, int]:
 
 def _misfits(shapes: Shapes, network: Recognised) -> Iterator[str]:
     """Messages about tensors that differ from the network's: other shapes, missing and further ones."""
-    wanted = _shapes_of(network)
+    wanted = shapes_of(network.code, network.num_classes, network.in_chans or 3)
     for name, shape in wanted.items():
         have = shapes.get(name)
         if have is None:
@@ -177,23 +181,3 @@ def _misfits(shapes: Shapes, network: Recognised) -> Iterator[str]:
     for name in shapes:
         if name not in wanted and not name.endswith(_COUNTER):
             yield f"{one_line(name, 80)} {list(shapes[name])} is none of it"
-
-
-def _shapes_of(network: Recognised) -> Mapping[str, tuple[int, ...]]:
-    out: dict[str, tuple[int, ...]] = {}
-    for layer in layers_of(network.code, num_classes=max(network.num_classes, 1), in_chans=network.in_chans or 3):
-        if layer.role == "classifier":
-            if network.num_classes:
-                out |= {
-                    f"{layer.name}.weight": (layer.out_width, layer.in_width),
-                    f"{layer.name}.bias": (layer.out_width,),
-                }
-            continue
-        out[f"{layer.name}.weight"] = (layer.out_width, layer.group_width, layer.kernel, layer.kernel)
-        if layer.bias:
-            out[f"{layer.name}.bias"] = (layer.out_width,)
-        if layer.norm:
-            out |= {
-                f"{layer.norm}.{kind}": (layer.out_width,) for kind in ("weight", "bias", "running_mean", "running_var")
-            }
-    return out

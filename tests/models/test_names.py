@@ -30,6 +30,9 @@ from bsszoo.models.names import resolve_code
         ("mobilenet_edgetpu_v2_xs", "mobilenetv2"),
         ("vit_base_patch16_224", "resnet50"),
         ("resnet18d", "resnet18"),
+        ("seresnext26d_32x4d", "seresnext50_32x4d"),
+        ("ecaresnext26t_32x4d", "resnext50_32x4d"),
+        ("seresnet152d", "seresnet50"),
     ],
 )
 def test_a_network_of_timms_alone_is_said_to_be_one(name: str, near: str) -> None:
@@ -41,6 +44,7 @@ def test_a_network_of_timms_alone_is_said_to_be_one(name: str, near: str) -> Non
         assert f"timm has {name!r}, and bsszoo has not" in message
         assert f"The nearest of them is {near!r}" in message
         assert f"timm.create_model({name!r})" in message
+        assert "docs/own-family.md" in message
 
 
 def test_a_network_that_timm_names_otherwise_is_the_same_one() -> None:

@@ -184,6 +184,23 @@ def test_names_codes_and_detectors() -> None:
             r"missing; .* and 95 more",
         ),
         ("ecaresnetlight", r"nearest to resnet50_c256-512-1024-2048_l1-1-11-3_.* which 52 of its tensors do not fit"),
+        (
+            "seresnet50t",
+            r"its 396 tensors \(conv1.0.weight, .*nearest network of the zoo is seresnet50, of the family seresnet50: "
+            r"their names and dimensions of tensors agree by 97% \(not conv1.0.weight, conv1.1.weight, \.\.\)"
+            r".*docs/own-family.md",
+        ),
+        (
+            "vgg11_bn",
+            r"is resnet\d+, of the family resnet18: their kinds of convolutions agree by \d+%.*stages of like",
+        ),
+        ("mnasnet_050", r"is mobilenetv2, of the family mobilenetv2: their names and dim"),
+        ("res2net50_26w_4s", r"nearest.* resnet50.*docs/own-family.md"),
+        (
+            "mixer_s32_224",
+            r"cannot describe it yet: it has normalisation other than batch normalisation \(blocks.0.norm1.weight, "
+            r"\.\.\) and linear layers beside its classifier \(blocks.0.mlp_tokens.fc1.weight, \.\.\), and a family is",
+        ),
         ("convnext_tiny", r"its 182 tensors \(stem.0.weight, stem.0.bias, stem.1.weight, \.\.\) are not named"),
     ],
 )

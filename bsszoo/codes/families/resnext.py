@@ -62,7 +62,10 @@ class ResNeXt(ResNet50):
         fields = super().code_of(shapes)
         if fields is None:
             return None
-        groups = tuple(int(shapes[f"{self.stage_name(s)}.0.conv2.weight"][1]) for s in range(self.stages))
+        convs = [shapes.get(f"{self.stage_name(s)}.0.conv2.weight", ()) for s in range(self.stages)]
+        if any(len(shape) != 4 for shape in convs):
+            return None
+        groups = tuple(int(shape[1]) for shape in convs)
         return None if groups == fields["bottlenecks"] else {**fields, "group_widths": groups}
 
 
