@@ -52,7 +52,7 @@ class Sums:
         self.params += width * 1000 + 1000
 
 
-def naive_resnet(columns: Columns, *, bottleneck: bool) -> Sums:
+def naive_resnet(columns: Columns, *, bottleneck: bool, grouped: bool = False, squeeze: bool = False) -> Sums:
     """ResNet-18 or ResNet-50 codes at 224 px, layer by layer."""
     sums, side = Sums(columns.shape[1]), 56
     width = np.full_like(columns[0], 64) if bottleneck else columns[0]
@@ -63,15 +63,18 @@ def naive_resnet(columns: Columns, *, bottleneck: bool) -> Sums:
         if bottleneck:
             b = columns[8 + i]
             sums.conv(width * b, b, before)
-            sums.conv(9 * b * b, b, area)
+            group = 4 * 2**i if grouped else b
+            sums.conv(9 * b * group, b, area)
             sums.conv(b * out, out, area)
             sums.conv(out * b, b, area, more)
-            sums.conv(9 * b * b, b, area, more)
+            sums.conv(9 * b * group, b, area, more)
             sums.conv(b * out, out, area, more)
         else:
             sums.conv(9 * width * out, out, area)
             sums.conv(9 * out * out, out, area)
             sums.conv(9 * out * out, out, area, 2 * more)
+        if squeeze:
+            sums.gate(out, np.maximum(8, (out / 16 + 4).astype(np.int64) // 8 * 8), more + 1)
         sums.conv(width * out, out, area, 1 if stride == 2 else (width != out).astype(np.int64))
         width, side = out, side // stride
     sums.linear(width)
@@ -127,8 +130,11 @@ def naive_regnet(columns: Columns, *, squeeze: bool) -> Sums:
 def naive(family: str, rows: Columns) -> tuple[Columns, Columns, Columns]:
     """MACs, parameters and activations of n codes [n, d] of a family, by the naive count."""
     columns = np.ascontiguousarray(rows.T)
-    if family.startswith("resnet"):
-        sums = naive_resnet(columns, bottleneck=family == "resnet50")
+    if "resne" in family:
+        kind = family.removeprefix("se")
+        sums = naive_resnet(
+            columns, bottleneck=kind != "resnet18", grouped=kind == "resnext", squeeze=family.startswith("se")
+        )
     elif family.startswith("regnet"):
         sums = naive_regnet(columns, squeeze=family == "regnety")
     else:

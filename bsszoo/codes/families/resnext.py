@@ -92,14 +92,14 @@ RESNEXT = ResNeXt(
         **SETTINGS,
         "name": "resnext",
         "title": "ResNeXt",
-        # torchvision's references for tv_in1k, whose rate is 0.1 for 256 images and falls in steps.
+        # At a batch of 256 the rate is 0.1, and it falls in steps, in both; torchvision's epochs.
         "training": Training(
             1e-4,
             0.4,
             100,
             head_scaled=False,
             label_smoothing=0.0,
-            source="the ResNeXt paper and torchvision's references",
+            source="the ResNeXt paper and torchvision's references, but for the batch and a cosine schedule",
         ),
         "published": {
             "resnext50_32x4d": published(

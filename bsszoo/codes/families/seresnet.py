@@ -34,9 +34,14 @@ class SEResNeXt(Squeezed, ResNeXt):
     """Of bottlenecks in groups."""
 
 
-#: The SENet paper's rate at a batch of 1024, which falls in steps there. The weight decay is the paper's code's.
+# The rate falls in steps there. The paper states no weight decay: it is that of the ResNets it builds on.
 _TRAINING: Final = Training(
-    1e-4, 0.6, 100, head_scaled=False, label_smoothing=0.0, source="the SENet paper (arXiv:1709.01507)"
+    1e-4,
+    0.6,
+    100,
+    head_scaled=False,
+    label_smoothing=0.0,
+    source="the SENet paper (arXiv:1709.01507), but for a cosine schedule",
 )
 
 
