@@ -99,7 +99,7 @@ class Space:
             if part != "stem_width" or data.stem_width is not None:
                 object.__setattr__(self, part, getattr(template, part))
             elif self.stem_width != FAMILY_DEFAULT and self.base is None:
-                raise SpaceError("A resnet18 space has no stem_width: its codes' stems follow C2.")
+                raise SpaceError(f"A {self.family} space has no stem_width: its codes' stems follow C2.")
 
     def _check_axis(self, name: str, axis: tuple[Any, ...], stage: int) -> None:
         data = family_of(self.family)
