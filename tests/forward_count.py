@@ -261,3 +261,45 @@ def regnet(
     if classes:
         net.linear(classes)
     return net
+
+
+def convnext(
+    c: Sequence[int],
+    n: Sequence[int],
+    inner: Sequence[int],
+    stem: int,
+    *,
+    responds: bool,
+    size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    classes: int = 1000,
+) -> Walk:
+    """ConvNeXt, or V2 with ``responds``: widths ``c``, depths ``n`` and inner widths of the MLPs."""
+    net = Walk(in_chans, *size)
+
+    def conv(out: int, k: int, stride: int, pad: int = 0, groups: int = 1) -> None:
+        """A convolution with a bias."""
+        net.h, net.w = (net.h + 2 * pad - k) // stride + 1, (net.w + 2 * pad - k) // stride + 1
+        weights = k * k * (net.c // groups) * out
+        net.macs += weights * net.h * net.w
+        net.params += weights + out
+        net.activations += out * net.h * net.w
+        net.main_convs += 1
+        net.c = out
+
+    conv(stem, 4, 4)
+    net.params += 2 * stem
+    for i in range(4):
+        if i or c[0] != stem:
+            net.params += 2 * net.c
+            conv(c[i], 2 if i else 1, 2 if i else 1)
+        for _ in range(n[i]):
+            conv(c[i], 7, 1, 3, groups=c[i])
+            net.params += 2 * c[i]
+            conv(inner[i], 1, 1)
+            net.params += 2 * inner[i] if responds else c[i]  # of the response normalisation, or the layer scale
+            conv(c[i], 1, 1)
+    net.params += 2 * net.c
+    if classes:
+        net.linear(classes)
+    return net

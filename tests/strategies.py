@@ -12,13 +12,14 @@ REGNETS = ("regnetx", "regnety")
 #: Families whose blocks are bottlenecks, in groups or not.
 BOTTLENECKS = ("resnet50", "resnext", "seresnet50", "seresnext")
 RESNEXTS = ("resnext", "seresnext")
+CONVNEXTS = ("convnext_atto", "convnext_tiny", "convnextv2_atto", "convnextv2_tiny")
 
 
 @st.composite
 def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_parts: bool = True) -> Code:
     """Any code of any family, with odd widths, inner ones too, and, unless told otherwise, fixed parts of its own."""
     family = draw(st.sampled_from(FAMILY_NAMES))
-    mbconv = family not in RESNETS + REGNETS
+    mbconv = family not in RESNETS + REGNETS + CONVNEXTS
     stages = FAMILIES[family].stages
     width, depth = st.integers(1, max_width), st.integers(1, max_depth)
     parts: dict[str, object] = {}
@@ -33,14 +34,16 @@ def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_
         parts["stride_in"] = draw(st.sampled_from(["3x3", "1x1"]))
     if mbconv and inner and draw(st.booleans()):
         parts["first_bottlenecks"] = tuple(draw(width) for _ in range(stages))
-    if mbconv and not inner:
+    if (mbconv or family in CONVNEXTS) and not inner:
         parts["expansions"] = tuple(draw(st.integers(1, 8)) for _ in range(stages))
     if fixed_parts:
         names = ["stem_width", "image_size"] + (["stage2_width", "stage2_depth", "head_width"] if mbconv else [])
         limits = dict.fromkeys(names, max_width) | {"stage2_depth": max_depth, "image_size": 512}
         for name in names:
             if draw(st.booleans()):
-                parts[name] = draw(st.integers(1, limits[name]))
+                # A ConvNeXt reads whole patches of whole patches: 32 px at least.
+                least = 32 if name == "image_size" and family in CONVNEXTS else 1
+                parts[name] = draw(st.integers(least, limits[name]))
     widths = tuple(draw(width) for _ in range(stages))
     if family in REGNETS:
         parts["group_widths"] = tuple(draw(st.integers(1, min(c, 64))) for c in widths)

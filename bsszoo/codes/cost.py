@@ -3,8 +3,9 @@
 Notation:
     k   kernel side          c_in, c_out  channels of a layer        h, w  its output's height and width [px]
     MACs        k*k * c_in * c_out * h * w   (depthwise: k*k * c_out * h * w); norms, activations, pooling: 0
-    params      k*k * c_in * c_out, a bias c_out, a batch norm 2 * c_out
-    activations c_out * h * w, elements of the outputs of all convolutions (as pycls counts; no linear layer)
+    params      k*k * c_in * c_out, a bias c_out, a batch norm 2 * c_out, every element of ``Layer.vectors``
+    activations c_out * h * w, elements of the outputs of all convolutions (as pycls counts; no linear layer but those
+                on each pixel, which are 1x1 convolutions)
 
 The paper's FLOPs are these MACs. Tools that call 2 x MACs "FLOPs" (NVIDIA Model Optimizer among them) show twice
 the figure for the same network.
@@ -120,8 +121,12 @@ def block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], 
     macs = params = activations = 0 * block.in_width
     main = size
     for layer in block.layers():
+        for vector in layer.vectors:
+            params = params + vector.width * layer.present
+        if layer.role == "norm":
+            continue
         start = (1, 1) if layer.role == "gate" else size if layer.role == "shortcut" else main
-        h, w = (-(-side // layer.stride) for side in start)
+        h, w = layer.output_size(start)
         outputs = layer.out_width
         weights = outputs * (layer.kernel * layer.kernel)
         if not (isinstance(layer.group_width, int) and layer.group_width == 1):
@@ -138,9 +143,11 @@ def block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], 
 
 
 def blocks_by_stage(
-    template: Code, columns: Any, size: tuple[int, int], num_classes: int, in_chans: int
+    template: Code, columns: Any, size: tuple[int, int], num_classes: int, in_chans: int, form: str
 ) -> list[list[tuple[Block[Any], Any, tuple[int, int]]]]:
     """The blocks of each searched stage of n codes, columns [d, n]: (block, how many times, size of its input).
+
+    ``form`` are the letters of the codes' third entries, which the template may have others of.
 
     The stem and the fixed second stage count towards the first searched stage, head and classifier towards the last.
     Sizes are the same for all codes.
@@ -148,14 +155,14 @@ def blocks_by_stage(
     family = family_of(template.family)
     out: list[list[Any]] = [[] for _ in range(family.stages)]
     one = columns[0] * 0 + 1
-    for k, stage in enumerate(stages_of_columns(template, columns, max(num_classes, 1), in_chans)):
+    for k, stage in enumerate(stages_of_columns(template, columns, max(num_classes, 1), in_chans, form)):
         blocks = out[min(max(k - (family.first_stage - 1), 0), family.stages - 1)]
         if stage.first.classifies and num_classes == 0:
             break
         if stage.first.pooled:
             size = (1, 1)
         blocks.append((stage.first, one, size))
-        size = (-(-size[0] // stage.first.stride), -(-size[1] // stage.first.stride))
+        size = stage.first.output_size(size)
         if stage.first is not stage.rest:
             blocks.append((stage.rest, stage.depth - 1, size))
         size = (-(-size[0] // stage.pool), -(-size[1] // stage.pool))
@@ -171,13 +178,11 @@ def stage_sums(blocks: list[tuple[Block[Any], Any, tuple[int, int]]]) -> list[An
     return [macs, params, activations]
 
 
-def stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans: int) -> Any:
-    """The stages of n codes, columns [d, n], with the fixed parts of a template."""
+def stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans: int, form: str) -> Any:
+    """The stages of n codes, columns [d, n], with the fixed parts of a template; ``form`` as ``blocks_by_stage``."""
     family = family_of(template.family)
     n = family.stages
     zero = columns[0] * 0
-    # A template may be written in the published form, as the largest subnetwork is.
-    form = family.forms[0] if len(columns) == len(family.entry_names) else family.forms[-1]
     follows = family.stem_width is None and template.stem_width == template.widths[0]
     stem = columns[0] if follows else zero + template.stem_width
     stage2 = zero + template.stage2_width, zero + template.stage2_depth

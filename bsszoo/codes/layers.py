@@ -11,24 +11,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
+from bsszoo.errors import CodeError
+
 if TYPE_CHECKING:
     from torch import nn
 
 # int for one code; a numpy array of shape [n] for n codes. Any keeps this module free of numpy.
 N = TypeVar("N", int, Any)
 
-Role = Literal["main", "shortcut", "gate", "classifier"]
+Role = Literal["main", "shortcut", "gate", "classifier", "norm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Vector(Generic[N]):
+    """A learned vector beside a layer's weights: of a layer normalisation, a layer scale, a response normalisation.
+
+    ``name`` is its tensor's. It has an element for each channel that the layer reads (``axis`` is ``in``) or writes.
+    """
+
+    name: str
+    width: N
+    axis: Literal["in", "out"] = "out"
 
 
 @dataclass(frozen=True, slots=True)
 class Layer(Generic[N]):
-    """One convolution or linear layer with the batch normalisation that follows it.
+    """One convolution or linear layer with what normalises it: the batch normalisation that follows it, or vectors.
 
     ``group_width`` is how many input channels each output reads: ``in_width`` of a dense layer, 1 of a depthwise one.
     ``norm`` is the module path of its batch normalisation, empty without. ``present`` is 1 or 0 (a column of both for
     many codes): a projection shortcut exists only where shapes differ, an expansion only where T > 1. ``role`` is
     ``main`` for the path whose length is the depth of the network, ``shortcut`` for a projection, ``gate`` for
-    squeeze-and-excitation at 1x1, ``classifier`` for the last layer.
+    squeeze-and-excitation at 1x1, ``classifier`` for the last layer, ``norm`` for a normalisation that stands alone and
+    has ``vectors`` only.
+
+    ``vectors`` are all further parameters; ``scale`` names the one among them that multiplies the layer's output. A
+    layer that is not ``padded`` reads its kernel's size and no pixel beyond the image's edge. The weights of a
+    ``flat`` one are [out, in]: a linear layer on each pixel.
     """
 
     name: str
@@ -41,6 +60,25 @@ class Layer(Generic[N]):
     norm: str
     role: Role = "main"
     present: N | int = 1
+    vectors: tuple[Vector[N], ...] = ()
+    scale: str = ""
+    padded: bool = True
+    flat: bool = False
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of its output for an input of some size [px].
+
+        Raises:
+            CodeError: The input is smaller than its kernel.
+        """
+        if self.padded:
+            return -(-size[0] // self.stride), -(-size[1] // self.stride)
+        if min(size) < self.kernel:
+            raise CodeError(
+                f"{self.name} reads {self.kernel}x{self.kernel} px, and its input would be {size[0]}x{size[1]}: the "
+                "image is too small for this network."
+            )
+        return (size[0] - self.kernel) // self.stride + 1, (size[1] - self.kernel) // self.stride + 1
 
     @property
     def groups(self) -> N:
@@ -94,12 +132,16 @@ class Block(Generic[N]):
     waisted: ClassVar[bool] = False
     #: Whether its output is a sum with a shortcut: its input, or a projection of it.
     residual: ClassVar[bool] = True
-    #: Whether a stage stacks it, whether a detector takes features before it, and whether it reads pooled features.
+    #: Whether a stage stacks it, whether a detector takes features before it, whether it reads pooled features, and
+    #: whether a network without classes lacks it.
     stacked: ClassVar[bool] = True
     in_features: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
-    #: Whether it is the last layer, which a network without classes has not.
     classifies: ClassVar[bool] = False
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of its output for an input of some size [px]."""
+        return -(-size[0] // self.stride), -(-size[1] // self.stride)
 
     def layers(self) -> list[Layer[N]]:
         """Its layers in the order of its modules; absent ones have ``present`` 0."""

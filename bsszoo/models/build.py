@@ -136,7 +136,7 @@ def config_of(code: Code) -> dict[str, Any]:
     return {
         "num_classes": 1000,
         "input_size": (3, size, size),
-        "pool_size": (-(-size // 32),) * 2,
+        "pool_size": (family.last_side(size),) * 2,
         "crop_pct": round(max(size / (size + 32), 0.875), 3),
         "interpolation": family.interpolation,
         "mean": IMAGENET_DEFAULT_MEAN,

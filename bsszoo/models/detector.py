@@ -147,8 +147,9 @@ def _heads(detector: Detector) -> dict[str, nn.Module]:
 
 def _body(detector: Detector) -> tuple[nn.Module, list[int]]:
     code: Code = detector.backbone
-    if not family_of(code.family).torchvision_body:
-        indices = [level + 1 for level in detector.levels]
+    family = family_of(code.family)
+    if not family.torchvision_body:
+        indices = [family.feature_strides.index(4 * 2**level) for level in detector.levels]
         features: Any = build(code, features_only=True, out_indices=indices)
         channels = dict(zip(detector.levels, features.feature_info.channels(), strict=True))
         return _Body(features), [channels.get(i, 0) for i in range(4)]

@@ -61,6 +61,8 @@ _NEAREST: Final = (
     ("resnet10", "resnet18"),
     ("resnet14", "resnet18"),
     ("regnet", "regnety_008"),
+    ("convnextv2", "convnextv2_tiny"),
+    ("convnext", "convnext_tiny"),
     ("repvgg", "resnet18"),
     ("vgg", "resnet18"),
 )

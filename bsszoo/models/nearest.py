@@ -113,7 +113,11 @@ def shapes_of(code: Code, num_classes: int, in_chans: int) -> Mapping[str, tuple
                     f"{layer.name}.bias": (layer.out_width,),
                 }
             continue
-        out[f"{layer.name}.weight"] = (layer.out_width, layer.group_width, layer.kernel, layer.kernel)
+        out |= {vector.name: (vector.width,) for vector in layer.vectors}
+        if layer.role == "norm":
+            continue
+        shape = (layer.out_width, layer.group_width, layer.kernel, layer.kernel)
+        out[f"{layer.name}.weight"] = shape[:2] if layer.flat else shape
         if layer.bias:
             out[f"{layer.name}.bias"] = (layer.out_width,)
         if layer.norm:

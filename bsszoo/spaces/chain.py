@@ -45,10 +45,10 @@ _SHAPE = re.compile(
 class BlockShape(NamedTuple):
     """What the time of one block depends on, beside its family's activation function.
 
-    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``regnet``, ``head_conv`` or ``classifier``; widths in
-    channels, ``mid_width`` as in ``layers.Block``; ``squeeze_width`` 0 without squeeze-and-excitation; ``size`` the
-    side of the block's input [px]; ``stride1x1`` whether a bottleneck has its stride on the first 1x1 convolution;
-    ``group_width`` of a grouped 3x3 convolution, 0 of any other.
+    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``regnet``, ``convnext``, ``head_conv``, ``head_norm``
+    or ``classifier``; widths in channels, ``mid_width`` as in ``layers.Block``; ``squeeze_width`` 0 without
+    squeeze-and-excitation; ``size`` the side of the block's input [px]; ``stride1x1`` whether a bottleneck has its
+    stride on the first 1x1 convolution; ``group_width`` of a grouped 3x3 convolution, 0 of any other.
 
     Example:
         >>> shape = BlockShape("mbconv", 16, 24, 96, 3, 2, 0, 112)
@@ -233,7 +233,9 @@ def _stage_terms(
     total = np.zeros((kinds, len(p)))
     template = space.template
     side = checked_size(template.image_size)
-    for block, times, size in blocks_by_stage(template, columns, side, space.num_classes, space.in_chans)[stage]:
+    for block, times, size in blocks_by_stage(template, columns, side, space.num_classes, space.in_chans, space.form)[
+        stage
+    ]:
         # A detector takes the features before the classifier's layers.
         beside = space.head is not None and not block.in_features
         cost, _ = block_cost(block, size)

@@ -78,7 +78,8 @@ def cost_array(
     template = _template(space)
     rows = _checked_rows(space, codes)
     size = checked_size(template.image_size if image_size is None else image_size)
-    counted = _looked_up(template, rows, size, num_classes, in_chans)
+    form = _form(space)
+    counted = _looked_up(template, rows, size, num_classes, in_chans, form)
     if counted is not None:
         return CostArray(*counted)
     _check_groups(family_of(template.family), rows)
@@ -87,7 +88,7 @@ def cost_array(
         part = slice(start, start + _CHUNK)
         # float64 multiplies several at a time where int64 does not, and is exact below 2^53 (9e15 MACs).
         columns = np.ascontiguousarray(rows[part].T, dtype=np.float64)
-        stages = blocks_by_stage(template, columns, size, num_classes, in_chans)
+        stages = blocks_by_stage(template, columns, size, num_classes, in_chans, form)
         for kind, parts in enumerate(zip(*map(stage_sums, stages), strict=True)):
             column = sum(parts)
             if (top := column.max()) >= 2**53:
@@ -152,7 +153,7 @@ def depth_array(space: Space | str, codes: IntArray) -> IntArray:
     _check_groups(family_of(template.family), rows)
     columns = rows.T.astype(np.int64)
     total = np.zeros(columns.shape[1], dtype=np.int64)
-    for stage in stages_of_columns(template, columns, 1000, 3):
+    for stage in stages_of_columns(template, columns, 1000, 3, _form(space)):
         for block, times in ((stage.first, 1), (stage.rest, stage.depth - 1)):
             for layer in block.layers():
                 if layer.role == "main":
@@ -161,7 +162,7 @@ def depth_array(space: Space | str, codes: IntArray) -> IntArray:
 
 
 def _looked_up(
-    template: Code, rows: IntArray, size: tuple[int, int], num_classes: int, in_chans: int
+    template: Code, rows: IntArray, size: tuple[int, int], num_classes: int, in_chans: int, form: str
 ) -> IntArray | None:
     """The costs [3, n] of n codes by tables of what each stage adds; None where it would not pay, or not be exact.
 
@@ -201,7 +202,7 @@ def _looked_up(
         else:
             return None
     tables = [
-        _table(template, rows[0], [(j, values[j]) for j in axes], stage, which, size, num_classes, in_chans)
+        _table(template, rows[0], [(j, values[j]) for j in axes], stage, which, size, num_classes, in_chans, form)
         for stage, axes, which in terms
     ]
     deepest = [1 if which != 1 else int(values[stages + stage][-1]) for stage, _, which in terms]
@@ -232,6 +233,7 @@ def _table(
     size: tuple[int, int],
     num_classes: int,
     in_chans: int,
+    form: str,
 ) -> NDArray[np.float64]:
     """What a stage adds [3, cells] for each combination of the values of some entries, the others as in ``row``.
 
@@ -248,12 +250,14 @@ def _table(
     if which is not None:
         columns[stages + stage] = 1 + which
     costs = np.array(
-        np.broadcast_arrays(*stage_sums(blocks_by_stage(template, columns, size, num_classes, in_chans)[stage]))
+        np.broadcast_arrays(*stage_sums(blocks_by_stage(template, columns, size, num_classes, in_chans, form)[stage]))
     )
     if which == 1:
         columns[stages + stage] = 1
         costs = costs - np.array(
-            np.broadcast_arrays(*stage_sums(blocks_by_stage(template, columns, size, num_classes, in_chans)[stage]))
+            np.broadcast_arrays(
+                *stage_sums(blocks_by_stage(template, columns, size, num_classes, in_chans, form)[stage])
+            )
         )
     return costs
 
@@ -263,3 +267,8 @@ def _template(space: Space | str) -> Code:
     if isinstance(space, str):
         return Code.from_entries(space, family_of(space).original)
     return space.template
+
+
+def _form(space: Space | str) -> str:
+    """The letters of the third entries of its codes."""
+    return family_of(space).letter if isinstance(space, str) else space.form

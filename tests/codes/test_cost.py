@@ -6,16 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forward_count import MBCONV, Walk, mbconv_net, regnet, resnet
+from forward_count import MBCONV, Walk, convnext, mbconv_net, regnet, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import BOTTLENECKS, FAMILY_NAMES, REGNETS, RESNETS, codes
+from strategies import BOTTLENECKS, CONVNEXTS, FAMILY_NAMES, REGNETS, RESNETS, codes
 
 from bsszoo.codes import FAMILIES, Code, Cost, code_cost, depth, layers_of, stage_costs
 from bsszoo.errors import CodeError, UnknownNameError
 from bsszoo.spaces import Space, cost_array, depth_array
 
 SIZES = st.one_of(st.none(), st.integers(1, 600), st.tuples(st.integers(1, 600), st.integers(1, 600)))
+
+
+def fitting(family: str, size: object) -> object:
+    """The size, or the nearest one that the family's networks take."""
+    if family not in CONVNEXTS or size is None:
+        return size
+    return tuple(max(32, side) for side in size) if isinstance(size, tuple) else max(32, size)  # type: ignore[call-overload]
 
 
 def original(family: str) -> Code:
@@ -40,6 +47,10 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
         return regnet(
             code.widths, code.depths, code.group_widths, code.stem_width, squeeze=code.family == "regnety", **common
         )
+    if code.family in CONVNEXTS:
+        inner = code.bottlenecks or [t * c for t, c in zip(code.expansions, code.widths, strict=True)]
+        v2 = code.family.startswith("convnextv2")
+        return convnext(code.widths, code.depths, inner, code.stem_width, responds=v2, **common)
     return mbconv_net(
         code.widths,
         code.depths,
@@ -62,6 +73,7 @@ class TestAgainstTheIndependentCount:
     @given(codes(), SIZES, st.integers(1, 5), st.integers(0, 2000))
     @settings(max_examples=300)
     def test_any_code_at_any_size(self, code: Code, size: object, in_chans: int, num_classes: int) -> None:
+        size = fitting(code.family, size)
         walk = walked(code, size, in_chans=in_chans, num_classes=num_classes)
         assert code_cost(code, size, num_classes=num_classes, in_chans=in_chans) == figures(walk)  # type: ignore[arg-type]
         assert depth(code) == walk.main_convs
@@ -99,6 +111,10 @@ class TestAgainstTheIndependentCount:
             "seresnet18": 11_779_624,
             "seresnet50": 28_088_024,
             "seresnext": 27_559_896,
+            "convnext_atto": 3_695_520,  # timm's, as its repository prints them in millions
+            "convnext_tiny": 28_589_128,
+            "convnextv2_atto": 3_708_400,
+            "convnextv2_tiny": 28_635_496,
         }
 
     def test_depths_of_the_originals(self) -> None:
@@ -111,6 +127,7 @@ class TestAgainstTheIndependentCount:
 class TestStages:
     @given(codes(max_width=400), SIZES, st.integers(0, 100))
     def test_rows_sum_to_the_total(self, code: Code, size: object, num_classes: int) -> None:
+        size = fitting(code.family, size)
         rows = stage_costs(code, size, num_classes=num_classes, in_chans=2)  # type: ignore[arg-type]
         total = code_cost(code, size, num_classes=num_classes, in_chans=2)  # type: ignore[arg-type]
         assert sum((row.cost for row in rows), Cost(0, 0, 0)) == total
@@ -164,7 +181,7 @@ class TestArrays:
             mine = [code for code in several if code.family == family and code.form == FAMILIES[family].letter]
             if not mine:
                 continue  # subnetworks: tests/spaces/test_subnetworks.py
-            rows = np.array([code.entries for code in mine])
+            rows, size = np.array([code.entries for code in mine]), fitting(family, size)
             got = cost_array(family, rows, image_size=size, in_chans=in_chans, num_classes=num_classes)  # type: ignore[arg-type]
             wanted = [code_cost(c, size, in_chans=in_chans, num_classes=num_classes) for c in mine]  # type: ignore[arg-type]
             assert list(map(Cost, *(column.tolist() for column in got))) == wanted
@@ -244,8 +261,18 @@ class TestProperties:
 
     @given(codes(max_width=300))
     def test_parameters_and_depth_do_not_depend_on_the_size_of_the_image(self, code: Code) -> None:
-        assert code_cost(code, 32).params == code_cost(code, (500, 7)).params
+        assert code_cost(code, 32).params == code_cost(code, (500, 40)).params
         assert depth(code) == depth(replace(code, image_size=33))
+
+    @pytest.mark.parametrize("family", CONVNEXTS)
+    def test_an_image_without_a_whole_patch_of_patches_is_refused(self, family: str) -> None:
+        code = original(family)
+        assert code_cost(code, 32).macs > 0
+        for size in (31, (31, 200), 3):
+            with pytest.raises(CodeError, match="too small"):
+                code_cost(code, size)
+            with pytest.raises(CodeError, match="too small"):
+                cost_array(family, np.array([code.entries]), image_size=size)
 
     def test_the_stride_on_the_first_1x1_costs_less_and_keeps_the_parameters(self) -> None:
         torch_style = original("resnet50")

@@ -59,7 +59,7 @@ def test_the_features_of_a_family_are_the_stages_that_the_built_backbone_gives(f
     from bsszoo.models.build import build
 
     code = Space.of(family).smallest
-    indices = (1, 2, 3, 4)
+    indices = tuple(FAMILIES[family].feature_strides.index(stride) for stride in (4, 8, 16, 32))
     widths = build(code, features_only=True, out_indices=indices).feature_info.channels()
     mine = [code.widths[i] if i >= 0 else code.stage2_width for i in feature_stages(family)]
     assert mine == list(widths)

@@ -34,6 +34,9 @@ SMALL = {
     "fused subnetwork": "efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_b12-30-28-50-40_e20-30-28-40-40_stem10_stage2-6x2",
     "same padding": "tf_efficientnet_lite_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",
     "efficientnet": "efficientnet_b0_c28-28-20-140-12-16_l2-1-1-1-1-1_t3-1-6-3-3-3",
+    "convnext": "convnext_atto_c20-24-24-40_l1-2-1-1_t4-2-3-4_stem12",
+    "convnext subnetwork": "convnext_tiny_c20-24-24-40_l2-1-1-2_b30-8-24-100",
+    "convnextv2": "convnextv2_tiny_c20-24-24-40_l1-2-1-1_t4-2-3-4",
 }
 
 
@@ -54,7 +57,10 @@ def on_meta(code: Code, **arguments: Any) -> nn.Module:
 
 
 def count_by_hooks(net: nn.Module, size: int, in_chans: int = 3) -> Counted:
-    """MACs of all convolution and linear layers and elements of all convolution outputs, for one image."""
+    """MACs of all convolution and linear layers and elements of all convolution outputs, for one image.
+
+    A linear layer on each pixel [1, h, w, c] is a 1x1 convolution.
+    """
     macs = activations = 0
 
     def conv(module: nn.Module, _: Any, out: torch.Tensor) -> None:
@@ -65,9 +71,10 @@ def count_by_hooks(net: nn.Module, size: int, in_chans: int = 3) -> Counted:
         activations += out.numel()
 
     def linear(module: nn.Module, _: Any, out: torch.Tensor) -> None:
-        nonlocal macs
+        nonlocal macs, activations
         assert isinstance(module, nn.Linear)
         macs += out.numel() * module.in_features
+        activations += out.numel() if out.ndim == 4 else 0
 
     hooks = []
     for module in net.modules():

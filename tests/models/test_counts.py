@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import timm
 from hypothesis import given, settings
 from models.counting import count_by_hooks, count_by_thop, on_meta
 from strategies import codes
@@ -18,14 +19,19 @@ NAMED = list(named_entries().values())
 
 def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: int) -> None:
     built = [(name, m) for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    listed = layers_of(code, **arguments)
+    every = layers_of(code, **arguments)
+    vectors = {vector.name: (vector.width,) for layer in every for vector in layer.vectors}
+    listed = [layer for layer in every if layer.role != "norm"]
     assert [name for name, _ in built] == [layer.name for layer in listed]
     for (name, module), layer in zip(built, listed, strict=True):
         if isinstance(module, nn.Linear):
             actual = (module.in_features, module.out_features, 1, 1, 1, module.bias is not None)
+            assert layer.flat or layer.role == "classifier"
         else:
             assert module.kernel_size[0] == module.kernel_size[1]
             assert module.stride[0] == module.stride[1]
+            assert not layer.flat
+            assert layer.kernel == 1 or layer.padded == (module.padding[0] > 0)
             actual = (
                 module.in_channels,
                 module.out_channels,
@@ -35,9 +41,14 @@ def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: in
                 module.bias is not None,
             )
         groups = layer.groups
+        if layer.scale:
+            assert net.get_parameter(layer.scale).shape == (layer.out_width,)
         assert actual == (layer.in_width, layer.out_width, layer.kernel, layer.stride, groups, layer.bias), name
     norms = [m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     assert sorted(norms) == sorted(layer.out_width for layer in listed if layer.norm)
+    of_layers = {f"{layer.name}.{kind}" for layer in listed for kind in ("weight", "bias")}
+    rest = {n: tuple(p.shape) for n, p in net.named_parameters() if n not in of_layers}
+    assert vectors == ({} if norms else rest)
 
 
 def assert_three_counts_agree(code: Code, net: nn.Module, size: int) -> None:
@@ -53,6 +64,13 @@ def test_every_row_of_the_paper(entry) -> None:
     net = on_meta(entry.code)
     assert_network_is_the_layer_list(entry.code, net)
     assert_three_counts_agree(entry.code, net, entry.code.image_size)
+
+
+@pytest.mark.parametrize("size", [32, 63, 75, 101, 127])
+@pytest.mark.parametrize("name", ["convnext_atto", "convnext_tiny", "convnextv2_atto", "convnextv2_tiny"])
+def test_convnexts_of_timm_at_odd_sizes(name: str, size: int) -> None:
+    """Their downsampling reads no pixel beyond the edge, where the other families' rounds odd sides up."""
+    assert_three_counts_agree(named_entries()[name].code, timm.create_model(name, device="meta").eval(), size)
 
 
 @settings(max_examples=25)

@@ -24,7 +24,7 @@ from bsszoo.models.names import resolve_code
     ("name", "near"),
     [
         ("nf_regnet_b0", "regnety_008"),
-        ("convnext_tiny", "resnet50"),
+        ("convnext_tiny_hnf", "convnext_tiny"),
         ("tf_efficientnet_b3", "efficientnet_b0"),
         ("mobilenetv3_rw", "mobilenetv3_large_100"),
         ("mobilenet_edgetpu_v2_xs", "mobilenetv2"),

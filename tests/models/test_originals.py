@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from strategies import CONVNEXTS
 from timm.models._efficientnet_blocks import SqueezeExcite
 
 from bsszoo.codes.named import named_entries
@@ -16,31 +17,27 @@ from bsszoo.models.build import build
 from bsszoo.models.create import create
 
 ALL = [entry for entry in named_entries().values() if entry.timm]
+SHALLOWEST = (
+    "resnet26",
+    "resnext50_32x4d",
+    "seresnet18",
+    "seresnext50_32x4d",
+    "efficientnet_b2",
+    "efficientnet_lite0",
+    "tf_efficientnet_lite0",
+    "mnasnet_100",
+    "semnasnet_100",
+    "mnasnet_small",
+    "efficientnetv2_rw_t",
+    "tf_efficientnetv2_b0",
+    "mobilenetv3_large_100",
+    "mobilenetv3_small_100",
+    "regnetx_002",
+    "regnety_002",
+    *CONVNEXTS,
+)
 #: One of each family, and the shallowest of its others.
-ORIGINALS = [
-    e
-    for e in ALL
-    if e.paper is not None
-    or e.name
-    in (
-        "resnet26",
-        "resnext50_32x4d",
-        "seresnet18",
-        "seresnext50_32x4d",
-        "efficientnet_b2",
-        "efficientnet_lite0",
-        "tf_efficientnet_lite0",
-        "mnasnet_100",
-        "semnasnet_100",
-        "mnasnet_small",
-        "efficientnetv2_rw_t",
-        "tf_efficientnetv2_b0",
-        "mobilenetv3_large_100",
-        "mobilenetv3_small_100",
-        "regnetx_002",
-        "regnety_002",
-    )
-]
+ORIGINALS = [e for e in ALL if e.paper is not None or e.name in SHALLOWEST]
 IDS = [entry.name for entry in ORIGINALS]
 
 

@@ -79,6 +79,8 @@ def test_the_shapes_of_a_code_are_those_of_its_layers(family):
 def _macs(block, size):
     total, main = 0, size
     for layer in block.layers():
+        if layer.role == "norm":
+            continue
         start = {"gate": 1, "shortcut": size}.get(layer.role, main)
         side = -(-start // layer.stride)
         weights = layer.kernel**2 * layer.out_width * layer.group_width

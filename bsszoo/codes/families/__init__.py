@@ -2,7 +2,7 @@
 
 Nothing here computes costs or searches. Sources are the AutoBSS paper (NeurIPS 2020): figure 1 (ResNets), table 2
 (MobileNetV2), section B.2.2 (ranges), tables 3 and 4 (codes); for EfficientNet its own paper (arXiv:1905.11946,
-table 1); for RegNets theirs (arXiv:2003.13678) and timm.
+table 1); for RegNets theirs (arXiv:2003.13678) and timm; for ConvNeXts theirs (arXiv:2201.03545, 2301.00808) and timm.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from bsszoo.codes.families.base import FIELDS, TITLES, Family, Fixed, Published, WidthRange
+from bsszoo.codes.families.convnext import CONVNEXT_ATTO, CONVNEXT_TINY
+from bsszoo.codes.families.convnextv2 import CONVNEXTV2_ATTO, CONVNEXTV2_TINY
 from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EFFICIENTNET_B1
 from bsszoo.codes.families.efficientnet_lite import EFFICIENTNET_LITE, TF_EFFICIENTNET_LITE
 from bsszoo.codes.families.efficientnetv2 import EFFICIENTNETV2, TF_EFFICIENTNETV2
@@ -50,6 +52,10 @@ FAMILIES: Final = Families(
         SERESNET18,
         SERESNET50,
         SERESNEXT,
+        CONVNEXT_ATTO,
+        CONVNEXT_TINY,
+        CONVNEXTV2_ATTO,
+        CONVNEXTV2_TINY,
     )
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
@@ -148,7 +148,7 @@ class Family(ABC):
             width), ``BG`` (both, of which spaces search the first) or none.
         first_stage: The paper's number of the first searched stage; those before it are fixed, the stem among them.
         strides, kernels: Of the first block of each searched stage.
-        stem_width: None where the stem follows the first width of the code (ResNet-18, see docs/findings).
+        stem_width: None where the stem follows the first width of the code (ConvNeXts; ResNet-18, see docs/findings).
         stage2: (width, depth) of the fixed second stage of MobileNetV2 and EfficientNet, None elsewhere.
         head_width: Width of the last 1x1 convolution, in front of the classifier; 0 where there is none.
         activation: timm's name of it.
@@ -174,7 +174,7 @@ class Family(ABC):
     stem_kernel: int
     stem_width: int | None
     stage2: tuple[int, int] | None
-    activation: Literal["relu", "relu6", "silu", "hard_swish"]
+    activation: Literal["relu", "relu6", "silu", "hard_swish", "gelu"]
     image_size: int
     original: tuple[int, ...]
     original_stage2_depth: int
@@ -300,6 +300,10 @@ class Family(ABC):
         """The fixed stages between the searched ones, the last of some width, and the classifier."""
         return []
 
+    def head(self, width: N, classes: N) -> Block[N]:
+        """The classifier, on pooled features of some width."""
+        return Classifier(self.classifier, width, classes, classes, 1, 1)
+
     def layout(
         self,
         widths: Sequence[N],
@@ -329,7 +333,7 @@ class Family(ABC):
         out += self.behind(width, fixed)
         width, last = out[-1].first.out_width, self.first_stage + self.stages
         classes = zero + num_classes
-        head: Block[N] = Classifier(self.classifier, width, classes, classes, 1, 1)
+        head = self.head(width, classes)
         out.append(Stage(last, self.classifier, head, head, zero + 1))
         return tuple(out)
 
@@ -343,21 +347,31 @@ class Family(ABC):
         stages = (self.stem(3, 8), *self.before(8, Fixed(8, 8, 1)))
         return math.prod(stage.first.stride * stage.pool for stage in stages)
 
+    @property
+    def feature_strides(self) -> tuple[int, ...]:
+        """The strides of the features that the family's features-only networks give [px of input per px]."""
+        return (2, 4, 8, 16, 32)
+
+    def last_side(self, side: int) -> int:
+        """The side of the last features of an image with some side [px]."""
+        return -(-side // 32)
+
     def block_of_kind(self, kind: str, *parts: Any) -> Block[int]:
         """The block of a kind that the family's networks have; ``parts`` are the fields of ``Block``.
 
         Raises:
             CodeError: They have none of this kind.
         """
-        kinds: dict[str, type[Block[int]]] = {}
+        kinds: dict[str, Block[int]] = {}
         for form in self.forms:
             ones = (1,) * self.stages
             fixed = Fixed(8, 8, 1, form=form, head_width=8)
             for stage in self.layout((8,) * self.stages, ones, ones * len(form), fixed, 1, 3):
-                kinds.setdefault(stage.first.kind, type(stage.first))
+                kinds.setdefault(stage.first.kind, stage.first)
         if kind not in kinds:
             raise CodeError(f"A {self.title} has no block of kind {kind!r}; it has {', '.join(kinds)}.")
-        return kinds[kind](*parts)
+        names = (part.name for part in fields(Block))
+        return replace(kinds[kind], **dict(zip(names, parts, strict=False)))
 
     # -- spaces ----------------------------------------------------------------------------------------------
 
