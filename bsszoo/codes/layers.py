@@ -147,6 +147,11 @@ class Block(Generic[N]):
         """Its layers in the order of its modules; absent ones have ``present`` 0."""
         raise NotImplementedError
 
+    def parts(self) -> list[tuple[str, list[Layer[N]], bool]]:
+        """What follows one another in it: (module path, layers, whether a skip adds its input to its output)."""
+        layers = [layer for layer in self.layers() if layer.present]
+        return [(self.name, layers, self.residual and self.stride == 1 and bool(self.in_width == self.out_width))]
+
     def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """Its module, freshly initialised; ``dd`` holds the device and the dtype of its parameters."""
         raise NotImplementedError

@@ -10,6 +10,9 @@ uses the same ones, and so do the layers inside a block.
 The importance of a channel is the L2 norm of all weights that write it or read it: it needs no images, and is as good
 as the gradients' (Taylor, Fisher) or better. A channel that its normalisations make 0 is worth nothing.
 
+A layer normalisation depends on all channels: those of a stage that lost or gained some give the others something else,
+which only a fit to images makes up for. Inner channels, and whole blocks, it does not see.
+
 Notation:
     map  integer array [channels of the new network]: the channel of the trained one, or -1 for a fresh one
 """
@@ -28,7 +31,17 @@ from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.layers import Block, Layer
 from bsszoo.errors import CodeError
 from bsszoo.models.build import build
-from bsszoo.models.reconstruct import RIDGE, ROWS, Samples, fit, fit_linear, input_of, normalised
+from bsszoo.models.reconstruct import (
+    RIDGE,
+    ROWS,
+    Samples,
+    channels_first,
+    fit,
+    fit_affine,
+    fit_linear,
+    input_of,
+    normalised,
+)
 
 FRESH: Final = -1
 # A channel whose squeeze-and-excitation lets less through on average is not scaled up by more than this makes it.
@@ -58,6 +71,9 @@ def average_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Set the means and variances of batch normalisations to the averages over batches of inputs; none leave them."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
+    if not norms:
+        network.eval()
+        return
     for number, batch in enumerate(batches):
         if number == 0:
             network.train()
@@ -87,12 +103,49 @@ class Inheritance:
 
 
 class _Layer(NamedTuple):
-    """A convolution with its normalisation, if any: it reads the axis ``reads`` of its block and writes ``writes``."""
+    """A convolution with its normalisation, if any: it reads the axis ``reads`` of its block and writes ``writes``.
+
+    ``conv`` may be a linear layer on each pixel. Without a batch normalisation ``norm`` is None; ``scale`` is then the
+    layer scale behind it, if any, and ``vectors`` are all learned vectors beside it with their axes, ``in`` or ``out``.
+    """
 
     conv: Any
     norm: Any
     reads: str
     writes: str
+    scale: Any = None
+    vectors: tuple[tuple[torch.Tensor, str], ...] = ()
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Its weight as a convolution's, [out, in of a group, k, k]."""
+        weight: torch.Tensor = self.conv.weight
+        return weight if weight.dim() == 4 else weight[:, :, None, None]
+
+    @property
+    def groups(self) -> int:
+        """The groups of its channels."""
+        return int(getattr(self.conv, "groups", 1))
+
+    @property
+    def out_channels(self) -> int:
+        """The channels that it writes."""
+        return self.weight.shape[0]
+
+    @property
+    def in_channels(self) -> int:
+        """The channels that it reads."""
+        return self.weight.shape[1] * self.groups
+
+    def normalised(self, outputs: torch.Tensor) -> torch.Tensor:
+        """What is behind it for outputs [n, c] of its convolution."""
+        if self.norm is not None:
+            return normalised(outputs, self.norm)
+        return outputs if self.scale is None else outputs * self.scale
+
+    def sampled(self, outputs: torch.Tensor, samples: Samples) -> torch.Tensor:
+        """Outputs of its convolution at the samples' positions [n, c]."""
+        return samples.values(channels_first(outputs, self.conv))
 
 
 class _Gate(NamedTuple):
@@ -108,8 +161,9 @@ class _Block(NamedTuple):
     """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
 
     ``names`` identify the type of block; ``joined`` says whether its skip is the identity, so that input and output
-    share one set of channels; ``activated`` whether an activation follows the branch. ``module`` is the whole block;
-    without a shortcut (``residual`` False) each block of a stage has channels of its own.
+    share one set of channels; ``activated`` whether an activation follows the branch. ``module`` is the whole block, or
+    a downsampling that stands alone before one, which is not ``counted`` as a block. Without a shortcut (``residual``
+    False) each block of a stage has channels of its own.
     """
 
     module: nn.Module
@@ -119,6 +173,7 @@ class _Block(NamedTuple):
     gate: _Gate | None
     names: tuple[str, ...]
     joined: bool
+    counted: bool = True
     activated: bool = False
     residual: bool = True
 
@@ -155,7 +210,7 @@ class Reference:
         seed: int = 0,
     ) -> None:
         self.images, self.samples, self.ridge = images, Samples(len(images), rows, seed), ridge
-        _, stages, heads, classifier = _parts(trained, code)
+        stem, stages, heads, _, classifier = _parts(trained, code)
         #: Of each layer, by its convolution: the normalised output. Of each block, by its module: the sum before the
         #: activation that follows it. Of squeeze-and-excitation at the end of a branch: what it returns. Of the layers
         #: behind the blocks and the classifier: their outputs.
@@ -165,8 +220,7 @@ class Reference:
 
         def of_layer(layer: _Layer) -> None:
             def keep(conv: nn.Module, _: Any, output: torch.Tensor) -> None:
-                outputs = self.samples.values(output)
-                self.targets[conv] = outputs if layer.norm is None else normalised(outputs, layer.norm)
+                self.targets[conv] = layer.normalised(layer.sampled(output, self.samples))
 
             hooks.append(layer.conv.register_forward_hook(keep))
 
@@ -197,6 +251,12 @@ class Reference:
             of_block(block)
         for head in heads:
             of_layer(head)
+
+        def of_stem(_: nn.Module, inputs: Any) -> None:
+            self.targets[stem.conv] = self.samples.values(inputs[0])
+
+        if stem.norm is None:  # what its layer normalisation gives
+            hooks.append(stages[0][0].module.register_forward_pre_hook(of_stem))
         try:
             outputs = trained.eval()(images)
         finally:
@@ -236,7 +296,11 @@ def _taylor(
             last = {layer.reads: layer for layer in block.branch if layer.reads != "in"}
             for axis, layer in last.items():
                 at = (block.module, axis)
-                hooks.append(layer.conv.register_forward_pre_hook(lambda _, x, at=at: sites.append((at, x[0]))))
+                hooks.append(
+                    layer.conv.register_forward_pre_hook(
+                        lambda conv, x, at=at: sites.append((at, channels_first(x[0], conv)))
+                    )
+                )
     total: dict[object, torch.Tensor] = {}
     try:
         size = max(1, -(-len(images) // _PARTS))
@@ -338,7 +402,7 @@ def inherit_weights(
     check_family(code, trained_code)
     streams = None if reference is None else reference.streams
     copier = _Copier({} if reference is None else reference.inner)
-    (stem, stages, heads, classifier), (from_stem, from_stages, from_heads, from_classifier) = (
+    (stem, stages, heads, norms, classifier), (from_stem, from_stages, from_heads, from_norms, from_classifier) = (
         _parts(network, code),
         _parts(trained, trained_code),
     )
@@ -350,9 +414,9 @@ def inherit_weights(
         importance = importance if streams is None else streams[0]
     else:
         importance = _importance([from_stem], _readers([], from_stages[0][:1]))
-    stream = _channel_map(importance, stem.conv.out_channels)
-    if (inputs := stem.conv.in_channels) == from_stem.conv.in_channels:
-        copier.layer(stem, from_stem, _identity_map(inputs, inputs), stream)
+    stream = _channel_map(importance, stem.out_channels)
+    if (channels := stem.in_channels) == from_stem.in_channels:
+        copier.layer(stem, from_stem, _identity_map(channels, channels), stream)
     stem_map = stream
     copied = 0
     fits: list[_Fit] = []
@@ -364,7 +428,7 @@ def inherit_weights(
             readers = _readers(from_blocks[1:], following[number : number + 1])
             readers += from_heads[:1] if number + 1 == len(from_stages) else []
             importance = _importance(_writers(from_blocks), readers) if streams is None else streams[number]
-            out = _channel_map(importance, first.branch[-1].conv.out_channels)
+            out = _channel_map(importance, first.branch[-1].out_channels)
         taken = _selected_blocks(from_blocks, len(blocks))
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
@@ -379,11 +443,13 @@ def inherit_weights(
                 fits.append(_Fit(block))
             else:
                 maps = copier.block(block, source, stream, out)
-                copied += 1
+                copied += block.counted
                 fits.append(_Fit(block, source, source if source.activated else from_blocks[behind - 1], maps))
             stream = out
     if reference is not None:
-        if (fresh := stem_map == FRESH).any():
+        if stem.norm is None:
+            _fit_stem(network, stem, stages[0][0], stem_map, reference.targets[from_stem.conv], reference)
+        elif (fresh := stem_map == FRESH).any():
             _set_statistics(stem, reference.samples.values(stem.conv(reference.images)), fresh)
         _fit_blocks(network, fits, reference)
     for head, from_head in zip(heads, from_heads, strict=True):
@@ -391,12 +457,17 @@ def inherit_weights(
         if from_head.norm is None and isinstance(from_classifier, nn.Linear):
             # No normalisation says which channels are off: those that the classifier does not read.
             importance = importance * torch.sqrt(_squares(from_classifier.weight, 1))
-        features = _channel_map(importance, head.conv.out_channels)
+        features = _channel_map(importance, head.out_channels)
         copier.layer(head, from_head, stream, features)
         if reference is not None:
             inputs = input_of(head.conv, lambda: network.eval()(reference.images))
-            _fit_layer(head, inputs, reference.targets[from_head.conv], reference, features)
+            if head.norm is None:
+                _fit_shift(head.conv, inputs, reference.targets[from_head.conv], reference, features)
+            else:
+                _fit_layer(head, inputs, reference.targets[from_head.conv], reference, features)
         stream = features
+    for mine, theirs in zip(norms, from_norms, strict=True):
+        copier.vector(mine, theirs, stream)
     if (
         isinstance(classifier, nn.Linear)
         and isinstance(from_classifier, nn.Linear)
@@ -409,7 +480,7 @@ def inherit_weights(
             inputs = input_of(classifier, lambda: network.eval()(reference.images))
             fit_linear(classifier, inputs, reference.targets[from_classifier], reference.ridge)
     params = sum(p.numel() for p in network.parameters())
-    return Inheritance(copier.count, params, copied, sum(len(blocks) for blocks in stages))
+    return Inheritance(copier.count, params, copied, sum(block.counted for blocks in stages for block in blocks))
 
 
 class _Fit(NamedTuple):
@@ -438,13 +509,13 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
         if block.shortcut is not None and source.shortcut is not None:
             _fit_layer(block.shortcut, x, targets[source.shortcut.conv], reference, maps["out"])
         elif block.shortcut is not None:
-            _set_statistics(block.shortcut, samples.values(block.shortcut.conv(x)))
+            _set_statistics(block.shortcut, block.shortcut.sampled(block.shortcut.conv(x), samples))
         for layer, from_layer in zip(block.branch[:-1], source.branch[:-1], strict=True):
             inputs = input_of(layer.conv, partial(block.module, x))
             _fit_layer(layer, inputs, targets[from_layer.conv], reference, maps[layer.writes])
         beside: torch.Tensor | float = 0.0
         if block.shortcut is not None:
-            beside = normalised(samples.values(block.shortcut.conv(x)), block.shortcut.norm)
+            beside = block.shortcut.normalised(block.shortcut.sampled(block.shortcut.conv(x), samples))
         elif block.joined and not block.activated:
             beside = samples.values(x)
         last, wanted = block.branch[-1], targets[end.module]
@@ -460,6 +531,18 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
         x = block.module(x)
 
 
+def _fit_stem(
+    network: nn.Module, stem: _Layer, first: _Block, channels: torch.Tensor, targets: torch.Tensor, reference: Reference
+) -> None:
+    """Fit the layer normalisation behind a stem to what the trained one gives, in the channels that both have."""
+    values = reference.samples.values(input_of(first.module, lambda: network.eval()(reference.images)))
+    have = channels != FRESH
+    scale, shift = (vector for vector, _ in stem.vectors)
+    fitted = scale[have], shift[have]
+    fit_affine(*fitted, values[:, have], targets[:, channels[have]])
+    scale[have], shift[have] = fitted
+
+
 def _fit_layer(
     layer: _Layer,
     inputs: torch.Tensor,
@@ -471,13 +554,10 @@ def _fit_layer(
 ) -> None:
     """Fit a layer so that with what is added ``beside`` it comes to the trained network's channels."""
     wanted = targets[:, channels] - beside
-    if layer.norm is None:
-        _fit_shift(layer.conv, inputs, targets, reference, channels)
-        return
     if (fresh := channels == FRESH).any():
-        own = reference.samples.values(layer.conv(inputs))
+        own = layer.sampled(layer.conv(inputs), reference.samples)
         _set_statistics(layer, own, fresh)
-        wanted[:, fresh] = normalised(own, layer.norm)[:, fresh]
+        wanted[:, fresh] = layer.normalised(own)[:, fresh]
     fit(layer, reference.samples.patches(inputs, layer.conv), wanted, reference.ridge)
 
 
@@ -496,6 +576,8 @@ def _fit_shift(
 
 def _set_statistics(layer: _Layer, outputs: torch.Tensor, channels: torch.Tensor | slice = slice(None)) -> None:
     """Set the statistics of a layer's normalisation to those of its convolution's outputs [n, c], of some channels."""
+    if layer.norm is None:
+        return
     layer.norm.running_mean[channels] = outputs.mean(0)[channels]
     layer.norm.running_var[channels] = outputs.var(0)[channels]
 
@@ -518,7 +600,7 @@ class _Copier:
         """The map of what a block without a shortcut writes, of a trained one's outputs."""
         known = self._inner.get((source.module, "out"))
         importance = _importance([source.branch[-1]], readers) if known is None else known
-        return _channel_map(importance, to.branch[-1].conv.out_channels)
+        return _channel_map(importance, to.branch[-1].out_channels)
 
     def weight(self, to: torch.Tensor, source: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """A weight [out, in, ..]: inherited rows read fresh columns by zero, so that the inherited function stays."""
@@ -543,13 +625,15 @@ class _Copier:
 
     def layer(self, to: _Layer, source: _Layer, reads: torch.Tensor, writes: torch.Tensor) -> None:
         """A convolution and its normalisation."""
-        if to.conv.kernel_size != source.conv.kernel_size:
+        if to.weight.shape[2:] != source.weight.shape[2:]:
             return
-        if to.conv.groups == 1 == source.conv.groups:
-            self.weight(to.conv.weight, source.conv.weight, writes, reads)
+        if to.groups == 1 == source.groups:
+            self.weight(to.weight, source.weight, writes, reads)
         else:
             self._grouped(to.conv, source.conv, reads, writes)
         self.vector(to.conv.bias, source.conv.bias, writes)
+        for (mine, axis), (theirs, _) in zip(to.vectors, source.vectors, strict=True):
+            self.vector(mine, theirs, reads if axis == "in" else writes)
         if to.norm is None:
             return
         for name, counted in (("weight", True), ("bias", True), ("running_mean", False), ("running_var", False)):
@@ -576,16 +660,16 @@ class _Copier:
         maps = {"in": reads, "out": writes}
         # A grouped convolution reads and writes whole groups, so that both of its axes use the same ones.
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
-            wide, from_wide = (x.conv.weight.shape[1] for x in (layer, from_layer))
-            if 1 < from_layer.conv.groups < from_layer.conv.in_channels and wide == from_wide:
+            wide, from_wide = (x.weight.shape[1] for x in (layer, from_layer))
+            if 1 < from_layer.groups < from_layer.in_channels and wide == from_wide:
                 both = sum(self.importance(source, axis) for axis in (layer.reads, layer.writes))
-                chosen = _channel_map(both.reshape(-1, wide).sum(1), layer.conv.groups)  # type: ignore[union-attr]
+                chosen = _channel_map(both.reshape(-1, wide).sum(1), layer.groups)  # type: ignore[union-attr]
                 whole = chosen[:, None] * wide + torch.arange(wide)
                 whole[chosen == FRESH] = FRESH
                 maps[layer.reads] = maps[layer.writes] = whole.reshape(-1)
         for layer in to.branch:
             if layer.writes not in maps:
-                maps[layer.writes] = _channel_map(self.importance(source, layer.writes), layer.conv.out_channels)
+                maps[layer.writes] = _channel_map(self.importance(source, layer.writes), layer.out_channels)
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
             self.layer(layer, from_layer, maps[layer.reads], maps[layer.writes])
         if to.shortcut is not None and source.shortcut is not None:
@@ -604,26 +688,50 @@ class _Copier:
         self.vector(expand.bias, from_expand.bias, channels)
 
 
-def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], list[_Layer], Any]:
-    """Stem, blocks of each stage, convolutions behind them and classifier of a code's model, by its layer list."""
+def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], list[_Layer], list[torch.Tensor], Any]:
+    """Stem, blocks of each stage, convolutions behind them, the vectors of a normalisation that stands alone before
+    the classifier, and the classifier of a code's model, by its layer list.
+    """
     stem, *body, classifier = stages_of(code)
-    stages = [[_block(network, block) for block in stage.blocks()] for stage in body if stage.first.stacked]
-    heads = [_layer(network, stage.first.layers()[0]) for stage in body if not stage.first.stacked]
+    stages = [
+        [part for block in stage.blocks() for part in _blocks(network, block)] for stage in body if stage.first.stacked
+    ]
+    behind = [layer for stage in body if not stage.first.stacked for layer in stage.first.layers()]
+    heads = [_layer(network, layer) for layer in behind if layer.role != "norm"]
+    norms = [network.get_parameter(v.name) for layer in behind if layer.role == "norm" for v in layer.vectors]
     try:
         last: Any = network.get_submodule(classifier.name)
     except AttributeError:  # without a classifier
         last = None
-    return _layer(network, stem.first.layers()[0]), stages, heads, last
+    return _layer(network, stem.first.layers()[0]), stages, heads, [*norms], last
 
 
 def _layer(network: nn.Module, layer: Layer[int], reads: str = "in", writes: str = "out") -> _Layer:
-    norm = network.get_submodule(layer.norm) if layer.norm else None
-    return _Layer(network.get_submodule(layer.name), norm, reads, writes)
+    return _Layer(
+        network.get_submodule(layer.name),
+        network.get_submodule(layer.norm) if layer.norm else None,
+        reads,
+        writes,
+        network.get_parameter(layer.scale) if layer.scale else None,
+        tuple((network.get_parameter(vector.name), vector.axis) for vector in layer.vectors),
+    )
 
 
-def _block(network: nn.Module, block: Block[int]) -> _Block:
-    """The modules of a block. The axes inside it are numbered; a depthwise convolution writes the one that it reads."""
-    layers = [layer for layer in block.layers() if layer.present]
+def _blocks(network: nn.Module, block: Block[int]) -> list[_Block]:
+    """The modules of a block, and of a downsampling before it.
+
+    The axes inside a block are numbered; a depthwise convolution writes the one that it reads.
+    """
+    parts = block.parts()
+    return [
+        _block(network, block, path, layers, joined=joined, counted=i + 1 == len(parts))
+        for i, (path, layers, joined) in enumerate(parts)
+    ]
+
+
+def _block(
+    network: nn.Module, block: Block[int], path: str, layers: Sequence[Layer[int]], *, joined: bool, counted: bool
+) -> _Block:
     main = [layer for layer in layers if layer.role == "main"]
     branch, axis = [], "in"
     for i, layer in enumerate(main):
@@ -632,14 +740,14 @@ def _block(network: nn.Module, block: Block[int]) -> _Block:
         branch.append(_layer(network, layer, axis, writes))
         axis = writes
     shortcut = next((_layer(network, layer) for layer in layers if layer.role == "shortcut"), None)
-    names = tuple(layer.name.removeprefix(block.name) for layer in layers if layer.role != "shortcut")
     return _Block(
-        network.get_submodule(block.name),
+        network.get_submodule(path),
         branch,
         shortcut,
         _gate(network, [layer for layer in layers if layer.role != "shortcut"], branch),
-        names,
-        block.residual and block.stride == 1 and block.in_width == block.out_width,
+        tuple(layer.name.removeprefix(path) for layer in layers if layer.role != "shortcut"),
+        joined,
+        counted,
         block.activated,
         block.residual,
     )
@@ -667,9 +775,23 @@ def _identity_map(size: int, have: int) -> torch.Tensor:
     return torch.where(indices < have, indices, torch.full_like(indices, FRESH))
 
 
-def _output_rms(norms: Sequence[Any]) -> torch.Tensor:
-    """Root mean square of each channel after normalisation, summed over layers [channels]."""
-    return torch.stack([torch.sqrt(n.weight**2 + n.bias**2) for n in norms]).sum(dim=0).cpu()
+def _output_rms(layers: Sequence[_Layer]) -> torch.Tensor:
+    """Root mean square of each channel after normalisation, summed over layers [channels].
+
+    Without a batch normalisation behind them, of inputs that vary independently, with a variance of 1.
+    """
+    each = []
+    for layer in layers:
+        if layer.norm is not None:
+            each.append(torch.sqrt(layer.norm.weight**2 + layer.norm.bias**2).cpu())
+        else:
+            each.append(torch.sqrt(_squares(layer.weight, 0) + layer.conv.bias.cpu() ** 2) * _scales(layer))
+    return torch.stack(each).sum(dim=0)
+
+
+def _scales(layer: _Layer) -> torch.Tensor | float:
+    """What the layer scale multiplies each channel by, without sign [channels]."""
+    return 1.0 if layer.scale is None else layer.scale.abs().cpu()
 
 
 def _inner_importance(branch: Sequence[_Layer], axis: str) -> torch.Tensor:
@@ -688,15 +810,15 @@ def _readers(blocks: Sequence[_Block], behind: Sequence[_Block]) -> list[_Layer]
 
 def _importance(writers: Sequence[_Layer], readers: Sequence[_Layer]) -> torch.Tensor:
     """L2 norm of the weights that write or read each channel [channels]; 0 where its normalisations make it 0."""
-    squares = torch.stack([*(_squares(x.conv.weight, 0) for x in writers), *(_read_squares(x.conv) for x in readers)])
-    norms = [x.norm for x in writers if x.norm is not None]
-    importance = torch.sqrt(squares.sum(0))
-    return importance * (_output_rms(norms) > 0) if norms else importance
+    written = [_squares(x.weight, 0) * _scales(x) ** 2 for x in writers]
+    squares = torch.stack([*written, *(_read_squares(x) for x in readers)])
+    return torch.sqrt(squares.sum(0)) * (_output_rms(writers) > 0)
 
 
-def _read_squares(conv: Any) -> torch.Tensor:
+def _read_squares(layer: _Layer) -> torch.Tensor:
     """Sum of squares of the weights that read each input channel [in_channels], also of a grouped convolution."""
-    return _squares(conv.weight.reshape(conv.groups, -1, *conv.weight.shape[1:]).transpose(1, 2).flatten(0, 1), 0)
+    weight = layer.weight
+    return _squares(weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1), 0)
 
 
 def _squares(weight: torch.Tensor, axis: int) -> torch.Tensor:
@@ -713,7 +835,7 @@ def _selected_blocks(blocks: Sequence[_Block], depth: int) -> list[_Block]:
     """The blocks that a stage of some depth inherits: the first, and those with the largest outputs, in their order."""
     if depth >= len(blocks):
         return list(blocks)
-    rms = torch.stack([_output_rms([b.branch[-1].norm]).sum() for b in blocks[1:]]) if len(blocks) > 1 else None
+    rms = torch.stack([_output_rms([b.branch[-1]]).sum() for b in blocks[1:]]) if len(blocks) > 1 else None
     rest = [] if rms is None else (1 + rms.topk(depth - 1).indices).sort().values.tolist()
     return [blocks[i] for i in (0, *rest)]
 
@@ -721,6 +843,10 @@ def _selected_blocks(blocks: Sequence[_Block], depth: int) -> list[_Block]:
 def _zero_branch(block: _Block) -> None:
     """Initialise a fresh block as the identity, where it has a skip."""
     if block.joined:
-        norm = block.branch[-1].norm
-        nn.init.zeros_(norm.weight)
-        nn.init.zeros_(norm.bias)
+        last = block.branch[-1]
+        if last.scale is not None:
+            nn.init.zeros_(last.scale)
+            return
+        zeroed = last.conv if last.norm is None else last.norm
+        nn.init.zeros_(zeroed.weight)
+        nn.init.zeros_(zeroed.bias)

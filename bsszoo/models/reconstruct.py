@@ -11,6 +11,9 @@ makes up for the errors before it; the last layer of a block is fitted to the su
 in for blocks that were removed behind it. No labels are needed, and no steps of a training: about as long as a pass
 over the images.
 
+A layer normalisation takes the mean and the variance over channels, so that without some of them it gives others
+something else. What reads it is fitted to that; the shift c is then the layer's bias.
+
 Notation:
     n  sampled positions   T  targets [n, out]   X  patches [n, in * k * k]   A0  the inherited weights
 """
@@ -66,7 +69,9 @@ class Samples:
         return sampled
 
     def patches(self, inputs: torch.Tensor, conv: Any) -> torch.Tensor:
-        """What a convolution reads at the positions of its output, [n, c, k * k]."""
+        """What a convolution, or a linear layer on each pixel, reads at the positions of its output, [n, c, k * k]."""
+        if isinstance(conv, nn.Linear):
+            return self.values(channels_first(inputs, conv)).unsqueeze(2)
         (kernel, _), (stride, _), (dilation, _) = conv.kernel_size, conv.stride, conv.dilation
         span = dilation * (kernel - 1) + 1
         pads = [_padding(conv, side) for side in inputs.shape[2:]]
@@ -92,6 +97,11 @@ def _padding(conv: Any, side: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def channels_first(features: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """What a layer reads or gives as [images, c, h, w]: of a linear layer on each pixel it is [images, h, w, c]."""
+    return features.permute(0, 3, 1, 2) if isinstance(layer, nn.Linear) else features
+
+
 def normalised(conv_output: torch.Tensor, norm: Any) -> torch.Tensor:
     """A convolution's output [n, c] after its normalisation, in evaluation."""
     slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -100,27 +110,31 @@ def normalised(conv_output: torch.Tensor, norm: Any) -> torch.Tensor:
 
 
 def fit(layer: Any, patches: torch.Tensor, targets: torch.Tensor, ridge: float) -> None:
-    """Set a convolution and its normalisation to what comes nearest to targets.
+    """Set a convolution and its normalisation, or its bias and layer scale, to what comes nearest to targets.
 
     Args:
-        layer: Has ``conv`` and ``norm``, whose statistics are those of the trained layer. Of a convolution in groups of
-            several channels each channel's scale and shift are fitted alone.
+        layer: Has ``conv`` and ``norm``, whose statistics are those of the trained layer; without a ``norm`` the conv
+            has a bias, and may have a layer ``scale`` behind it. ``weight`` is the convolution's [out, in, k, k]. Of a
+            convolution in groups of several channels each channel's scale and shift are fitted alone.
         patches: [n, in, k * k].
         targets: [n, out].
         ridge: Weight of the layer's weights as they are.
     """
-    conv, norm = layer.conv, layer.norm
-    slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    inherited = (conv.weight * slope[:, None, None, None]).flatten(1)  # [out, in / groups * k * k]
-    if conv.groups == 1:
+    norm, weight = layer.norm, layer.weight
+    if norm is not None:
+        slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    else:
+        slope = torch.ones_like(layer.conv.bias) if layer.scale is None else layer.scale.clone()
+    inherited = (weight * slope[:, None, None, None]).flatten(1)  # [out, in / groups * k * k]
+    if layer.groups == 1:
         fitted = ridge_fit(patches.flatten(1)[None], targets[None], inherited[None], ridge)
         weights, shift, mean, var = (part[0] for part in fitted)
-    elif conv.groups == conv.in_channels == conv.out_channels:
+    elif layer.groups == layer.in_channels == layer.out_channels:
         fitted = ridge_fit(patches.transpose(0, 1), targets.T[:, :, None], inherited[:, None], ridge)
         weights, shift, mean, var = (part[:, 0] for part in fitted)
     else:
-        grouped = patches.reshape(len(patches), conv.groups, -1)
-        by_group = inherited.reshape(conv.groups, -1, inherited.shape[1])
+        grouped = patches.reshape(len(patches), layer.groups, -1)
+        by_group = inherited.reshape(layer.groups, -1, inherited.shape[1])
         outputs = torch.einsum("ngk,gok->ngo", grouped, by_group).flatten(1).T[:, :, None]
         ones = torch.ones(len(outputs), 1, 1, device=outputs.device)
         fitted = ridge_fit(outputs, targets.T[:, :, None], ones, ridge)
@@ -129,7 +143,12 @@ def fit(layer: Any, patches: torch.Tensor, targets: torch.Tensor, ridge: float) 
     # The convolution keeps its scale and the normalisation the statistics of its output, so that a training that begins
     # here, whose batches have about these statistics, begins with this function.
     scale = torch.where(slope < 0, -1.0, 1.0) * slope.abs().clamp_min(_LEAST_SLOPE)
-    conv.weight.copy_((weights / scale[:, None]).reshape(conv.weight.shape))
+    weight.copy_((weights / scale[:, None]).reshape(weight.shape))
+    if norm is None:
+        layer.conv.bias.copy_(shift / scale)
+        if layer.scale is not None:
+            layer.scale.copy_(scale)
+        return
     norm.running_mean.copy_(mean / scale)
     norm.running_var.copy_(var / scale**2)
     norm.weight.copy_(scale * torch.sqrt(norm.running_var + norm.eps))
@@ -141,6 +160,14 @@ def fit_linear(linear: nn.Linear, inputs: torch.Tensor, targets: torch.Tensor, r
     weights, shift, _, _ = ridge_fit(inputs[None], targets[None], linear.weight[None], ridge)
     linear.weight.copy_(weights[0])
     linear.bias.copy_(shift[0])
+
+
+def fit_affine(scale: torch.Tensor, shift: torch.Tensor, values: torch.Tensor, targets: torch.Tensor) -> None:
+    """Set the scale and shift [c] of a normalisation that gave some values [n, c] to what comes nearest to targets."""
+    ones = torch.ones(values.shape[1], 1, 1, device=values.device)
+    factor, added, _, _ = ridge_fit(values.T[:, :, None], targets.T[:, :, None], ones, 1e-6)
+    scale.mul_(factor[:, 0, 0])
+    shift.mul_(factor[:, 0, 0]).add_(added[:, 0])
 
 
 def ridge_fit(

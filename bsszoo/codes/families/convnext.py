@@ -143,6 +143,12 @@ class ConvNeXtBlock(Block[N]):
             mlp("fc2", m, b, () if self.responds else (Vector(scale, b),), scale),
         ]
 
+    def parts(self) -> list[tuple[str, list[Layer[N]], bool]]:
+        """The downsampling, where there is one, and the block."""
+        before, *layers = self.layers()
+        block = (self.name, layers, True)
+        return [(f"{self.stage}.downsample", [before], False), block] if before.present else [block]
+
     def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block, behind its downsampling."""
         from bsszoo.codes.families.convnext_modules import build_block
