@@ -57,6 +57,7 @@ def digits_folder() -> Path:
 
 def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
     """The folder of a training of a code on the digits; it is trained, in about a minute, where it was not yet."""
+    from bsszoo.codes.families import family_of
     from bsszoo.train.classification.recipe import (
         AugmentPart,
         DataPart,
@@ -68,9 +69,10 @@ def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
     )
     from bsszoo.train.loop import train
 
+    how = family_of(code.family).training
     recipe = Recipe(
         model=ModelPart(name=str(code), num_classes=10),
-        optim=OptimPart(lr=0.05, batch_size=64, weight_decay=5e-4),
+        optim=OptimPart(lr=how.short_lr, name=how.optimiser, batch_size=64, weight_decay=how.decay),
         schedule=SchedulePart(epochs=_EPOCHS, warmup_epochs=2),
         data=DataPart(image_size=code.image_size, holdout=0.1),
         # A digit in a mirror is none.

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
+from bsszoo.codes.families import family_of
+from bsszoo.codes.families.base import SHORT_LR
 from bsszoo.errors import SettingsError, WeightsError
 from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial, tell
 from bsszoo.evaluators.registry import Request
@@ -86,9 +88,10 @@ def fine_tuning_recipe(
 ) -> Recipe:
     """How a trained network's subnetworks are fine-tuned: rates for inherited weights, and as many epochs as pay.
 
-    SGD with Nesterov's momentum, batches of 64, a rate of 0.02 (0.01 of fewer than 1,000 updates) falling to 0 along a
-    cosine, epochs for about 2,500 updates (3 to 30), random crops of slightly larger images, and mirrored ones unless
-    the network's own training had none, whose recipe is beside its weights.
+    SGD with Nesterov's momentum, batches of 64, a rate of 0.02 (0.01 of fewer than 1,000 updates; of ConvNeXts AdamW,
+    and a 25th of these) falling to 0 along a cosine, epochs for about 2,500 updates (3 to 30), random crops of
+    slightly larger images, and mirrored ones unless the network's own training had none, whose recipe
+    is beside its weights.
 
     Args:
         network: The trained network.
@@ -101,10 +104,11 @@ def fine_tuning_recipe(
     updates = max(1, images // batch)
     if epochs is None:
         epochs = min(max(TUNED_EPOCHS[0], math.ceil(TUNED_UPDATES / updates)), TUNED_EPOCHS[1])
-    rate = LONG_RATE if epochs * updates >= LONG_UPDATES else RATE
+    trained = family_of(network.code.family).training
+    rate = (LONG_RATE if epochs * updates >= LONG_UPDATES else RATE) * (trained.short_lr / SHORT_LR)
     return Recipe(
         model=ModelPart(name=str(network.code), num_classes=num_classes, in_chans=network.in_chans),
-        optim=OptimPart(lr=rate * batch / BATCH, batch_size=batch, weight_decay=5e-4),
+        optim=OptimPart(lr=rate * batch / BATCH, name=trained.optimiser, batch_size=batch, weight_decay=trained.decay),
         schedule=SchedulePart(epochs=epochs),
         data=data,
         augment=AugmentPart(crop_mode="rkrc", hflip=_flips(network)),

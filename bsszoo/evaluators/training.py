@@ -434,9 +434,9 @@ _TIMED_MACS: Final = 2_000_000_000
 def fitting_recipe(family: str, data: str | Path | None, dataset: str | None, *, flips: bool = True) -> Recipe:
     """How networks of a family are trained from scratch on images, however few they are.
 
-    From 100,000 on by the paper's recipe. Fewer by SGD with Nesterov's momentum in batches of 64, a rate that rises to
-    0.05 in a twentieth of the epochs and falls to 0 along a cosine, epochs for about 10,000 updates (10 to 100), random
-    crops of slightly larger images.
+    From 100,000 on by the paper's recipe. Fewer by SGD with Nesterov's momentum (of ConvNeXts AdamW) in batches of 64,
+    a rate that rises to 0.05 (0.002) in a twentieth of the epochs and falls to 0 along a cosine, epochs for about
+    10,000 updates (10 to 100), random crops of slightly larger images.
 
     Args:
         family: A family's name.
@@ -457,7 +457,12 @@ def fitting_recipe(family: str, data: str | Path | None, dataset: str | None, *,
     epochs = min(max(least, math.ceil(TRAINED_UPDATES / max(1, images // batch))), most)
     return Recipe(
         model=part,
-        optim=OptimPart(lr=0.05 * batch / BATCH, batch_size=batch, weight_decay=paper.optim.weight_decay),
+        optim=OptimPart(
+            lr=family_of(family).training.short_lr * batch / BATCH,
+            name=paper.optim.name,
+            batch_size=batch,
+            weight_decay=paper.optim.weight_decay,
+        ),
         schedule=SchedulePart(epochs=epochs, warmup_epochs=epochs / 20),
         data=paper.data,
         augment=AugmentPart(crop_mode="rkrc", hflip=0.5 if flips else 0.0),

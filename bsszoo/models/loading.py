@@ -20,7 +20,7 @@ from bsszoo.codes.families import family_of
 from bsszoo.errors import WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.hub_files import first_line, forget
-from bsszoo.models.recognise import Recognised, recognise, renamed, sizes_in, timm_names
+from bsszoo.models.recognise import Recognised, is_scale, recognise, renamed, sizes_in, timm_names
 from bsszoo.models.weights import Weights
 from bsszoo.texts import one_line
 
@@ -73,7 +73,11 @@ def _tensors(path: Path) -> Any:
 
 def _renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     names = timm_names({name: tensor.shape for name, tensor in state.items() if isinstance(name, str)})
-    return {names[name]: tensor for name, tensor in state.items() if name in names}
+    return {
+        names[name]: tensor.flatten() if is_scale(name, tensor.shape) else tensor
+        for name, tensor in state.items()
+        if name in names
+    }
 
 
 def recognise_file(path: Path) -> Recognised:

@@ -56,7 +56,7 @@ def _from_torchvision(shapes: Shapes) -> dict[str, str]:
         out = {}
         for name in shapes:
             module, _, kind = name.rpartition(".")
-            out[name] = f"{modules[module]}.{kind}" if module in modules else name
+            out[name] = modules.get(name) or (f"{modules[module]}.{kind}" if module in modules else name)
         # Squeeze-and-excitation and depths tell EfficientNets apart; both have the same names.
         return out
     return {name: name for name in shapes}
@@ -70,9 +70,14 @@ def timm_names(shapes: Shapes) -> dict[str, str]:
 
 
 def renamed(shapes: Shapes) -> dict[str, Sequence[int]]:
-    """The shapes by timm's names."""
+    """The shapes by timm's names, and as timm's tensors have them."""
     names = timm_names(shapes)
-    return {names[name]: shape for name, shape in shapes.items()}
+    return {names[name]: (shape[0],) if is_scale(name, shape) else shape for name, shape in shapes.items()}
+
+
+def is_scale(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor is a layer scale as torchvision shapes it, [c, 1, 1]; timm's is [c]."""
+    return name.endswith(".layer_scale") and len(shape) == 3 and tuple(shape[1:]) == (1, 1)
 
 
 def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:

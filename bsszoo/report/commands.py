@@ -33,9 +33,9 @@ class Command:
 
 _TRAIN_NOTE: Final = (
     "Trains it on ImageNet by the settings of {source}: learning rate, schedule, epochs, "
-    "weight decay, label smoothing, a batch of 1024, augmentation. {rest} On several GPUs: torchrun --nproc-per-node 8 "
-    "-m bsszoo train ... Other data takes --set model.num_classes=N; --set changes any value, and the folder "
-    "keeps the whole recipe. Nobody has run this on ImageNet yet."
+    "weight decay, label smoothing, a batch of {batch}, augmentation. {rest} On several GPUs: torchrun "
+    "--nproc-per-node 8 -m bsszoo train ... Other data takes --set model.num_classes=N; --set changes any value, "
+    "and the folder keeps the whole recipe. Nobody has run this on ImageNet yet."
 )
 
 _PAPER_IS_SILENT: Final = (
@@ -73,8 +73,11 @@ def commands(
             Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{network}"{arguments})\n', "python"),
             Command("Train it", train, "shell", _COCO_NOTE if training is None else _RUN_NOTE),
         )
-    source = family_of(code.family).training.source
-    note = _TRAIN_NOTE.format(source=source, rest=_PAPER_IS_SILENT if "AutoBSS" in source else _REST)
+    row = family_of(code.family).training
+    rest = _PAPER_IS_SILENT if "AutoBSS" in row.source else _REST
+    # Families that are not trained by SGD have settings of their own for the rest too.
+    rest = rest if row.optimiser == "sgd" else "Optimiser, warm-up, mixing and moving average are theirs too."
+    note = _TRAIN_NOTE.format(source=row.source, rest=rest, batch=row.batch_size)
     return (
         Command("Build it", f'import bsszoo\n\nmodel = bsszoo.create("{code}"{arguments})\n', "python"),
         Command(

@@ -46,6 +46,7 @@ TORCHVISION = {
     "mnasnet1_0": "mnasnet_100",
     "regnet_x_800mf": "regnetx_008",
     "regnet_y_400mf": "regnety_004",
+    "convnext_tiny": "convnext_tiny",
 }
 
 
@@ -194,14 +195,18 @@ def test_names_codes_and_detectors() -> None:
             "vgg11_bn",
             r"is resnet\d+, of the family resnet18: their kinds of convolutions agree by \d+%.*stages of like",
         ),
-        ("mnasnet_050", r"is mobilenetv2, of the family mobilenetv2: their names and dim"),
+        ("fbnetc_100", r"is efficientnet_lite1, of the family efficientnet_lite: their names and dim"),
         ("res2net50_26w_4s", r"nearest.* resnet50.*docs/own-family.md"),
         (
             "mixer_s32_224",
             r"cannot describe it yet: it has normalisation other than batch normalisation \(blocks.0.norm1.weight, "
             r"\.\.\) and linear layers beside its classifier \(blocks.0.mlp_tokens.fc1.weight, \.\.\), and a family is",
         ),
-        ("convnext_tiny", r"its 182 tensors \(stem.0.weight, stem.0.bias, stem.1.weight, \.\.\) are not named"),
+        (
+            "vit_tiny_patch16_224",
+            r"its 152 tensors \(cls_token, pos_embed, patch_embed.proj.weight, \.\.\) are not named",
+        ),
+        ("convnext_tiny_hnf", r"nearest to convnext_atto_c96.*head.norm.weight \[768\] is missing"),
     ],
 )
 def test_a_network_of_no_family_says_which_tensors_did_not_fit(name: str, words: str, tmp_path: Path) -> None:
@@ -232,8 +237,8 @@ def test_a_network_that_only_timm_names_is_read_off_its_tensors() -> None:
     assert resolved.recognised == f"timm's regnety_040, {resolved.code}"
     theirs = timm.create_model("mobilenetv2_050", device=torch.device("meta"))
     assert bsszoo.cost("mobilenetv2_050").params == sum(p.numel() for p in theirs.parameters())
-    with pytest.raises(UnknownNameError, match="timm has 'convnext_tiny', and bsszoo has not"):
-        resolve("convnext_tiny")
+    with pytest.raises(UnknownNameError, match="timm has 'vit_tiny_patch16_224', and bsszoo has not"):
+        resolve("vit_tiny_patch16_224")
 
 
 def test_what_is_nothing_is_said(tmp_path: Path) -> None:

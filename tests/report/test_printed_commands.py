@@ -43,9 +43,16 @@ def test_training_has_the_settings_of_table_1(family: str) -> None:
     row, recipe = FAMILIES[family].training, recipe_of(arguments(commands(original(family))[2])[2])
     optim = recipe.optim
     assert (optim.weight_decay, optim.lr, recipe.schedule.epochs) == (row.weight_decay, row.lr, row.epochs)
-    assert recipe.augment.auto_augment == ("original" if row.autoaugment else None)
-    assert (recipe.optim.batch_size, recipe.optim.name, recipe.schedule.name) == (1024, "sgd", "cosine")
-    assert recipe.loss.label_smoothing == row.label_smoothing == (0.1 if family in PAPER else 0.0)
+    assert recipe.augment.auto_augment == ("original" if row.autoaugment else row.policy)
+    of_convnexts = family.startswith("convnext")
+    published = (4096, "adamw", "cosine") if of_convnexts else (1024, "sgd", "cosine")
+    assert (recipe.optim.batch_size, recipe.optim.name, recipe.schedule.name) == published
+    # The defaults of main.py in the repository of ConvNeXt's authors, and of its command for ConvNeXt-T.
+    others = (recipe.schedule.warmup_epochs, recipe.schedule.min_lr, recipe.augment.mixup, recipe.augment.cutmix)
+    others += (recipe.augment.erase, recipe.ema.decay, optim.lr_batch_size)
+    assert others == ((20, 1e-6, 0.8, 1.0, 0.25, 0.9999, 4096) if of_convnexts else (5, 0, 0, 0, 0, None, 1024))
+    assert recipe.loss.label_smoothing == row.label_smoothing
+    assert family not in PAPER or row.label_smoothing == 0.1
 
 
 def test_every_family_has_commands() -> None:

@@ -84,11 +84,17 @@ class WidthRange:
         return tuple(step * k for k in range(self.low // self.step, self.high // self.step + 1))
 
 
+#: The peak rate of SGD in trainings on few images, in batches of 64.
+SHORT_LR: Final = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a family is trained on ImageNet: SGD, batch 1024, cosine schedule.
+    """How a family is trained on ImageNet, with a cosine schedule: by default SGD and batches of 1024.
 
-    Of the paper's families a row of its Table 1. ``head_scaled`` says that a classifier of fewer classes begins with
+    Of the paper's families a row of its Table 1. The fields from ``optimiser`` to ``ema`` are those of a recipe;
+    ``policy`` is timm's of random augmentation in place of the fixed ``autoaugment``. ``short_lr`` is our peak rate of
+    trainings on few images, in batches of 64. ``head_scaled`` says that a classifier of fewer classes begins with
     weights as large as with ImageNet's 1000, where timm would begin with larger ones.
     """
 
@@ -103,6 +109,22 @@ class Training:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     label_smoothing: float = 0.1
     source: str = "the AutoBSS paper's Table 1"
+    optimiser: str = "sgd"
+    batch_size: int = 1024
+    warmup_epochs: float = 5.0
+    warmup_from: float = 0.25
+    min_lr: float = 0.0
+    policy: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    erase: float = 0.0
+    ema: float | None = None
+    short_lr: float = SHORT_LR
+
+    @property
+    def decay(self) -> float:
+        """Weight decay of fine-tunings and of trainings on very few images: SGD's is coupled to its rate."""
+        return 5e-4 if self.optimiser == "sgd" else self.weight_decay
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,7 +464,7 @@ class Family(ABC):
         return True
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
-        """timm's module names by torchvision's, None where the tensors are not named as torchvision's."""
+        """timm's names of modules or single tensors by torchvision's; None where the tensors have no such names."""
         return None
 
 

@@ -8,6 +8,7 @@ have inner widths of four times the stage's; a code has one such factor, T, for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -286,15 +287,48 @@ class ConvNeXt(Family):
             "stem_width": widths_in(shapes, "stem.0"),
         }
 
+    def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
+        """``features.1.0.block.3`` is ``stages.0.blocks.0.mlp.fc1``, and so on; torchvision has linear MLPs only."""
+        if not self.linear or self.responds or "features.1.0.layer_scale" not in shapes:
+            return None
+        names = {"features.0.0": "stem.0", "features.0.1": "stem.1", "classifier.0": "head.norm"}
+        names["classifier.2"] = "head.fc"
+        inside = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
+        for stage in range(self.stages):
+            ours, theirs = self.stage_name(stage), f"features.{2 * stage + 1}"
+            names |= {f"features.{2 * stage}.{i}": f"{ours}.downsample.{i}" for i in (0, 1) if stage}
+            for block in range(counted(shapes, lambda i, at=theirs: f"{at}.{i}.block.0")):
+                names[f"{theirs}.{block}.layer_scale"] = f"{ours}.blocks.{block}.gamma"
+                names |= {f"{theirs}.{block}.block.{i}": f"{ours}.blocks.{block}.{name}" for i, name in inside.items()}
+        return names
+
 
 def published(title: str, width: int, depths: tuple[int, int, int, int], *tags: str) -> Published:
     """A published ConvNeXt: its stages' widths double."""
     return Published((width, 2 * width, 4 * width, 8 * width, *depths, *(RATIO,) * 4), title, tags)
 
 
-#: Table 5 of arXiv:2201.03545, for a batch of 4096.
+#: As the authors' code trains ConvNeXt-T on ImageNet-1K; they drop more paths of S (0.4) and B (0.5). V2's weights
+#: begin with a masked autoencoder (FCMAE), for which there is no recipe here.
 TRAINING: Final = Training(
-    0.05, 4e-3, 300, drop_path_rate=0.1, head_scaled=False, source="the ConvNeXt paper's Table 5"
+    0.05,
+    4e-3,
+    300,
+    drop_path_rate=0.1,
+    head_scaled=False,
+    interpolation="bicubic",
+    source="the code of ConvNeXt's authors",
+    optimiser="adamw",
+    batch_size=4096,
+    warmup_epochs=20.0,
+    warmup_from=0.0,
+    min_lr=1e-6,
+    policy="rand-m9-mstd0.5-inc1",
+    mixup=0.8,
+    cutmix=1.0,
+    erase=0.25,
+    ema=0.9999,
+    short_lr=2e-3,
 )
 
 

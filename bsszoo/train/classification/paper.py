@@ -12,6 +12,7 @@ from bsszoo.codes.families.base import Training
 from bsszoo.train.classification.recipe import (
     AugmentPart,
     DataPart,
+    EmaPart,
     LossPart,
     ModelPart,
     OptimPart,
@@ -48,11 +49,25 @@ def paper_recipe(family: str, *, num_classes: int, data: DataPart, training: Tra
             drop_path_rate=row.drop_path_rate,
             head_init_scale=math.sqrt(num_classes / 1000) if row.head_scaled else 1.0,
         ),
-        optim=OptimPart(lr=row.lr, weight_decay=row.weight_decay),
-        schedule=SchedulePart(epochs=row.epochs, warmup_epochs=5.0, warmup_from=0.25),
+        optim=OptimPart(
+            lr=row.lr,
+            name=row.optimiser,
+            batch_size=row.batch_size,
+            lr_batch_size=row.batch_size,
+            weight_decay=row.weight_decay,
+        ),
+        schedule=SchedulePart(
+            epochs=row.epochs, warmup_epochs=row.warmup_epochs, warmup_from=row.warmup_from, min_lr=row.min_lr
+        ),
         data=data,
-        augment=AugmentPart(auto_augment="original" if row.autoaugment else None),
+        augment=AugmentPart(
+            auto_augment="original" if row.autoaugment else row.policy,
+            erase=row.erase,
+            mixup=row.mixup,
+            cutmix=row.cutmix,
+        ),
         loss=LossPart(label_smoothing=row.label_smoothing),
+        ema=EmaPart(decay=row.ema, warmup=row.ema is None),
     )
 
 
