@@ -209,15 +209,19 @@ def network_to_time(code: Code, *, num_classes: int, in_chans: int) -> nn.Module
     Residual branches begin at zero in a new network; LiteRT's converter makes nothing of such a branch, so its forward
     would take a half or a third of a trained network's time.
     """
-    import torch
-
     from bsszoo.models.build import build
 
-    network = build(code, num_classes=num_classes, in_chans=in_chans).eval()
+    return with_all_layers(build(code, num_classes=num_classes, in_chans=in_chans).eval())
+
+
+def with_all_layers(network: nn.Module) -> nn.Module:
+    """A network whose scales that begin at 0, of batch and response normalisations, are 1: it is changed in-place."""
+    import torch
+
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.fill_(1.0)
+        for name, parameter in network.named_parameters():
+            if name.endswith("weight") and parameter.dim() == 1 and not parameter.any():
+                parameter.fill_(1.0)
     return network
 
 

@@ -31,7 +31,7 @@ from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Block, Placement
 from bsszoo.errors import SettingsError
 from bsszoo.files import cache_folder, write_whole
-from bsszoo.latency.runtimes import DEFAULT, Runtime, network_to_time, runtime_of
+from bsszoo.latency.runtimes import DEFAULT, Runtime, network_to_time, runtime_of, with_all_layers
 from bsszoo.latency.timer import cpu_threads, time_forwards
 from bsszoo.spaces.chain import BlockShape, block_shapes, space_shapes
 from bsszoo.spaces.limits import LatencyTable
@@ -316,7 +316,7 @@ def _measured(
         files = {shape: f"{folder}/{i}" for i, shape in enumerate(shapes if exported else ())}
         for shape, file in files.items():
             assert runtime.export is not None
-            block, images = build_block(shape, family).eval(), torch.randn(batch, *block_input(shape))
+            block, images = with_all_layers(build_block(shape, family).eval()), torch.randn(batch, *block_input(shape))
             Path(file).write_bytes(runtime.export(block, images))
             steps.one()
         for _ in range(turns):

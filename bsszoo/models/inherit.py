@@ -284,23 +284,20 @@ def _taylor(
     Summed over all places where a stage's output is read or written. P. Molchanov et al., Pruning convolutional neural
     networks for resource efficient inference, ICLR 2017.
     """
-    sites: list[tuple[object, torch.Tensor]] = []
+    # What is differentiated is what the layers read and give themselves, not a view of it.
+    sites: list[tuple[object, torch.Tensor, nn.Module]] = []
     hooks: list[Any] = []
     for number, blocks in enumerate(stages):
         for i, block in enumerate(blocks):
             if i == number == 0 and block.joined:
                 # The first stage adds to what the stem writes.
-                hooks.append(block.module.register_forward_pre_hook(lambda _, x: sites.append((0, x[0]))))
+                hooks.append(block.module.register_forward_pre_hook(lambda m, x: sites.append((0, x[0], m))))
             key: object = number if block.residual else (block.module, "out")
-            hooks.append(block.module.register_forward_hook(lambda _, __, y, at=key: sites.append((at, y))))
+            hooks.append(block.module.register_forward_hook(lambda m, _, y, at=key: sites.append((at, y, m))))
             last = {layer.reads: layer for layer in block.branch if layer.reads != "in"}
             for axis, layer in last.items():
                 at = (block.module, axis)
-                hooks.append(
-                    layer.conv.register_forward_pre_hook(
-                        lambda conv, x, at=at: sites.append((at, channels_first(x[0], conv)))
-                    )
-                )
+                hooks.append(layer.conv.register_forward_pre_hook(lambda m, x, at=at: sites.append((at, x[0], m))))
     total: dict[object, torch.Tensor] = {}
     try:
         size = max(1, -(-len(images) // _PARTS))
@@ -309,9 +306,10 @@ def _taylor(
             # Weights need no gradients: the input has one, so that all activations do.
             outputs = trained.eval()(images[part].clone().requires_grad_())
             loss = nn.functional.cross_entropy(outputs.float(), labels[part].to(outputs.device), reduction="sum")
-            gradients = torch.autograd.grad(loss, [activation for _, activation in sites])
-            for (key, activation), gradient in zip(sites, gradients, strict=True):
-                change = (activation.detach() * gradient).sum((2, 3)).abs().sum(0).cpu()
+            gradients = torch.autograd.grad(loss, [activation for _, activation, _ in sites])
+            for (key, activation, module), gradient in zip(sites, gradients, strict=True):
+                product = channels_first(activation.detach() * gradient, module)
+                change = product.sum((2, 3)).abs().sum(0).cpu()
                 total[key] = total.get(key, torch.zeros_like(change)) + change
             sites.clear()
     finally:

@@ -45,3 +45,20 @@ def test_a_network_without_weights_is_trained_on_them_and_compressed(
     before = weights.stat().st_mtime_ns
     assert bsszoo.compress(code, out=tmp_path / "run", **settings).trials == result.trials
     assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["convnext_atto", "convnextv2_tiny"])
+def test_a_convnext_is_trained_on_them_and_compressed(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InheritedEvaluator, "leaders", 1)
+    code = f"{family}_c16-24-32-48_l1-1-2-1_t4-4-4-4_px32"
+    settings = {"flops": "60%", "data": "digits", "trials": 4, "batch": 4, "confirm": 1, "measure": False}
+    bsszoo.compress(code, out=tmp_path / "run", **settings)
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["original"]["test_accuracy"] > 90
+    assert written["recommended"]["test_accuracy"] > written["original"]["test_accuracy"] - 3
+    recommended = bsszoo.create(f"local-dir:{tmp_path / 'run' / 'recommended'}", pretrained=True)
+    macs = bsszoo.cost(recommended, num_classes=10).macs
+    assert macs <= 0.6 * bsszoo.cost(code, num_classes=10).macs

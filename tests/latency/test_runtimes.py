@@ -67,6 +67,16 @@ def test_a_network_to_time_has_all_of_its_layers(name: str) -> None:
     assert len(exported) > 0.95 * 4 * params
 
 
+@pytest.mark.parametrize("text", [SMALL, "convnextv2_atto_c8-16-24-32_l1-1-1-1_t4-4-4-4_px32"])
+def test_no_scale_of_a_network_to_time_is_0(text: str) -> None:
+    def zeros(network: torch.nn.Module) -> int:
+        return sum(not p.any() for name, p in network.named_parameters() if name.endswith("weight"))
+
+    code = Code.parse(text)
+    assert zeros(build(code, num_classes=7)) > 0
+    assert zeros(network_to_time(code, num_classes=7, in_chans=3)) == 0
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
 def test_onnxruntime_works_on_as_many_threads_as_asked_for() -> None:
     pytest.importorskip("onnxruntime")

@@ -42,7 +42,7 @@ def _macs(module, shape):
     total = []
 
     def count(layer, _, out):
-        total.append(layer.weight.numel() * (out.shape[2] * out.shape[3] if out.ndim == 4 else 1))
+        total.append(layer.weight.numel() * (out.numel() // layer.weight.shape[0]))
 
     layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for layer in layers:
@@ -87,6 +87,17 @@ def test_a_table_holds_every_block_of_its_space_and_sums_them():
 
 
 NARROW = Code.parse("resnet18_c16-24-32-64_l2-2-2-2_px32")
+
+
+def test_a_table_of_a_convnexts_subnetworks_has_its_downsampling_and_its_head():
+    code = Code.parse("convnextv2_atto_c16-24-32-64_l1-2-1-1_t4-4-4-4_px36")
+    space = Space.subnetworks(code, num_classes=10)
+    table = measure_latency_table(space, seconds_each=0.0, networks=2)
+    assert table.missing(space) == []
+    blocks = block_shapes(code, num_classes=10)
+    assert [s.kind for s in blocks] == ["stem", *["convnext"] * 5, "head_norm", "classifier"]
+    assert [(s.stride, s.size) for s in blocks] == [(4, 36), (1, 9), (2, 9), (1, 4), (2, 4), (2, 2), (1, 1), (1, 1)]
+    assert table.of(code, num_classes=10) == pytest.approx(sum(table.milliseconds(s) for s in blocks))
 
 
 def test_of_many_blocks_some_are_timed_and_the_others_follow_from_them():

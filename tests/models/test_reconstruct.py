@@ -79,6 +79,27 @@ def test_the_whole_network_stays_what_it_is(text: str) -> None:
     assert error(again, original) < 1e-6
 
 
+@pytest.mark.parametrize("v2", ["", "v2"])
+def test_both_forms_of_a_convnext_come_to_the_same_subnetwork(v2: str) -> None:
+    """1x1 convolutions and linear layers on each pixel compute the same, so their channels and fits are the same."""
+    convolved, _ = trained(f"convnext{v2}_atto_c24-32-48-64_l2-3-2-2_b80-128-150-200")
+    code = Code.parse(f"convnext{v2}_tiny_c24-32-48-64_l2-3-2-2_b80-128-150-200")
+    linear = build(code, num_classes=7).eval()
+    state = linear.state_dict()
+    linear.load_state_dict({k: v.reshape(state[k].shape) for k, v in convolved.state_dict().items()})
+    labels, fitted = torch.arange(96) % 7, []
+    for network in (convolved, linear):
+        family = "atto" if network is convolved else "tiny"
+        whole = Code.parse(f"convnext{v2}_{family}_c24-32-48-64_l2-3-2-2_b80-128-150-200")
+        part = Code.parse(f"convnext{v2}_{family}_c16-24-32-48_l1-2-2-1_b40-24-100-64")
+        made = build(part, num_classes=7)
+        inherit_weights(made, part, network, whole, reference=Reference(network, whole, images(96, 2), labels))
+        fitted.append(made.eval())
+    with torch.no_grad():
+        a, b = (network(images(16, 9)) for network in fitted)
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 @OF_EACH
 def test_a_subnetwork_comes_nearer_to_the_network_by_the_fit(small: str, large: str) -> None:
     original, large_code = trained(large)
