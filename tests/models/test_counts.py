@@ -97,7 +97,7 @@ def test_codes_of_the_spaces(family: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize(("num_classes", "in_chans"), [(10, 3), (0, 3), (1000, 1), (7, 5)])
-@pytest.mark.parametrize("name", ["resnet18_autobss", "efficientnet_b0_autobss"])
+@pytest.mark.parametrize("name", ["resnet18_autobss", "efficientnet_b0_autobss", "convnext_atto", "convnextv2_tiny"])
 def test_other_classes_and_channels(name: str, num_classes: int, in_chans: int) -> None:
     code = named_entries()[name].code
     net = on_meta(code, num_classes=num_classes, in_chans=in_chans)

@@ -41,9 +41,11 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
         "seresnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128",
         "seresnext_c64-128-256-512_l1-2-1-1_b32-64-128-256_g4-8-16-32",
         "resnext_c64-128-256-512_l1-2-1-1_b32-64-128-256_g4-8-16-32",
+        "convnext_atto_c16-24-24-40_l1-2-1-1_t4-4-4-4",
+        "convnextv2_tiny_c16-24-24-40_l1-2-1-1_b64-96-96-160",
     ],
 )
-def test_a_resnet_in_timms_words(text: str) -> None:
+def test_a_code_in_timms_words(text: str) -> None:
     torch.manual_seed(0)
     code = Code.parse(text)
     form = timm_arguments(code)
@@ -59,6 +61,8 @@ def test_a_resnet_in_timms_words(text: str) -> None:
         "resnet50_c64-128-256-512_l1-2-3-1_b16-32-64-128_stride1x1",  # another place of the stride, same tensors
         "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6",
         "resnext_c64-128-256-512_l1-2-1-1_b32-64-128-256_g4-4-4-4",  # the same group width in each stage
+        "convnext_atto_c16-24-24-40_l1-2-1-1_t4-4-3-4",
+        "convnext_tiny_c16-24-24-40_l1-2-1-1_t4-4-4-4_stem8",
     ],
 )
 def test_what_timm_has_no_arguments_for(text: str) -> None:
