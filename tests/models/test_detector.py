@@ -200,3 +200,18 @@ def test_torchvisions_published_weights(kind: str) -> None:
     with torch.no_grad():
         a, b = ours(image)[0], theirs(image)[0]
     assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2"])
+def test_the_backbone_is_torchvisions_on_the_other_residual_networks_that_it_has(name: str) -> None:
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    detector = find_detector(f"maskrcnn_{name}")
+    assert detector is not None
+    ours = build_detector(detector).backbone.eval()
+    theirs = resnet_fpn_backbone(backbone_name=name, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for mine, other in zip(ours(images).values(), theirs(images).values(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
