@@ -19,6 +19,7 @@ EXAMPLE = ROOT / "examples" / "own_family"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the example, which it built from a copy."""
+    pytest.importorskip("pip", reason="environments made by uv have none")
     folder = tmp_path_factory.mktemp("own_family")
     shutil.copytree(EXAMPLE, folder / "source", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
