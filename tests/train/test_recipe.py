@@ -15,7 +15,7 @@ from train.small import TEXT, small_recipe
 from bsszoo.errors import RecipeError
 from bsszoo.train.checkpoint import differences
 from bsszoo.train.classification.outcome import start_network
-from bsszoo.train.classification.paper import paper_recipe
+from bsszoo.train.classification.paper import imagenet_recipe, paper_recipe
 from bsszoo.train.classification.recipe import DataPart, OptimPart, Recipe, read_recipe, recipe_text, with_values
 from bsszoo.train.strict import paths
 
@@ -125,3 +125,16 @@ def test_the_paper_s_recipe_begins_with_classifiers_as_large_as_imagenet_s_for_f
 
 def test_the_means_are_those_of_timm() -> None:
     assert (DataPart().mean, DataPart().std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+def test_published_networks_of_one_family_are_trained_as_each_of_them_is() -> None:
+    rows = {name: imagenet_recipe(name) for name in ("efficientnet_b2", "efficientnet_b7", "tf_efficientnetv2_b3")}
+    assert {name: (row.data.image_size, row.model.drop_rate) for name, row in rows.items()} == {
+        "efficientnet_b2": (260, 0.3),
+        "efficientnet_b7": (600, 0.5),
+        "tf_efficientnetv2_b3": (300, 0.3),
+    }
+    assert rows["efficientnet_b7"].data.crop_pct == 0.949  # as timm evaluates it
+    # Of other fixed parts: as the family's own, B4.
+    narrower = "efficientnet_c16-28-56-80-136-224_l4-4-6-6-8-2_t6-6-6-6-6-6_stem24_stage2-12x2"
+    assert imagenet_recipe(narrower).model.drop_rate == 0.4
