@@ -26,7 +26,6 @@ from bsszoo.models.build import build
 from bsszoo.models.resolve import resolve
 from bsszoo.options import TrainingOptions
 from bsszoo.report.figures import human
-from bsszoo.spaces.limits import Caps
 from bsszoo.train.classification.recipe import read_recipe, recipe_text, with_values
 from bsszoo.train.classification.validate import validate
 from bsszoo.train.loop import train
@@ -246,11 +245,6 @@ def test_short_fine_tunings_in_full_are_done_side_by_side_where_that_takes_less_
     assert replace(judge, device=None).processes([code] * 12, 3) == 0, "each takes a GPU"
     monkeypatch.setattr("bsszoo.evaluators.inherited.LONG", 1)
     assert judge.processes([code] * 12, 3) == 0, "long ones have checkpoints, and a process each"
-
-
-def test_nothing_of_trainings_from_scratch_is_left_in_it() -> None:
-    names = ("replicates", "around", "pilots", "caps")
-    assert [getattr(InheritedEvaluator, name) for name in names] == [0.0, 0, 0, Caps()]
 
 
 def test_parts_grow_on_request(shapes: Path, base: Path, tmp_path: Path) -> None:
