@@ -22,6 +22,8 @@ DOCUMENT: Final = "docs/own-family.md"
 _LEAST_NAMES, _LEAST_KINDS = 0.4, 0.3
 _COUNTER: Final = "num_batches_tracked"
 _NUMBER: Final = re.compile(r"\d+")
+# In the names of linear layers that mix positions.
+_ATTENTION: Final = re.compile(r"attn|attention|qkv|token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +71,27 @@ def nearest(shapes: Shapes) -> Near | None:
 
 def obstacles(shapes: Shapes) -> list[str]:
     """What a network has that no family can describe yet, in words."""
-    out = []
-    sizes = {name: len(shape) for name, shape in shapes.items()}
+    found: list[tuple[str, list[str]]] = []
+    weights = {name: shape for name, shape in shapes.items() if name.endswith("weight")}
+    convolutions = [name for name, shape in weights.items() if len(shape) == 4]
     norms = [
         name
-        for name, size in sizes.items()
-        if size == 1 and name.endswith(".weight") and f"{name.removesuffix('weight')}running_mean" not in sizes
+        for name, shape in weights.items()
+        if len(shape) == 1 and f"{name.removesuffix('weight')}running_mean" not in shapes
     ]
-    if norms:
-        out.append(f"normalisation other than batch normalisation ({one_line(norms[0], 60)}, ..)")
-    linear = [name for name, size in sizes.items() if size == 2 and name.endswith("weight")]
-    if len(linear) > 1:
-        out.append(f"linear layers beside its classifier ({one_line(linear[0], 60)}, ..)")
-    odd = [name for name, size in sizes.items() if size in (3, 5) or (size == 4 and len(set(shapes[name][2:])) > 1)]
-    if odd:
-        out.append(f"convolutions that are not square and two-dimensional ({one_line(odd[0], 60)}, ..)")
-    return out
+    bare = sum(f"{name.removesuffix('weight')}bias" not in shapes for name in convolutions)
+    if bare > sum(name.endswith("running_mean") for name in shapes):
+        found.append(("normalisation other than batch normalisation behind convolutions without a bias", norms))
+    blocks = {_block_of(name) for name in convolutions} - {""}
+    linear = [name for name, shape in weights.items() if len(shape) == 2]
+    apart = [name for name in linear if _block_of(name) not in blocks or _ATTENTION.search(name)]
+    if len(apart) > 1:  # one is the classifier
+        found.append(("attention, or linear layers outside blocks of convolutions", apart))
+    odd = [
+        name for name, shape in weights.items() if len(shape) in (3, 5) or (len(shape) == 4 and len(set(shape[2:])) > 1)
+    ]
+    found.append(("convolutions that are not square and two-dimensional", odd))
+    return [f"{words} ({one_line(names[0], 60)}, ..)" for words, names in found if names]
 
 
 def advice(shapes: Shapes) -> str:
@@ -93,7 +100,7 @@ def advice(shapes: Shapes) -> str:
     if lacking:
         return (
             f"A family of its own ({DOCUMENT}) cannot describe it yet: it has {' and '.join(lacking)}, and a family is "
-            "made of square convolutions with batch normalisation."
+            "made of square convolutions, with batch normalisation or a bias, and of linear layers on each pixel."
         )
     return (
         f"Where it is stages of like blocks, a family of its own is one file and an entry point: {DOCUMENT} has an "
@@ -136,6 +143,14 @@ def _of_the_zoo() -> Mapping[str, tuple[Counter[object], Counter[object]]]:
             shapes = shapes_of(entry.code, 1000, 3)
             out[name] = _names(shapes), _kinds(shapes)
     return out
+
+
+def _block_of(name: str) -> str:
+    """The module path of the innermost numbered block that a layer is inside, by its tensor's; empty for none."""
+    parts = name.split(".")[:-2]
+    while parts and not parts[-1].isdigit():
+        parts.pop()
+    return ".".join(parts)
 
 
 def _names(shapes: Shapes) -> Counter[object]:

@@ -49,12 +49,31 @@ def test_what_no_family_has_is_listed() -> None:
             "fc.weight": (8, 4),
             "head.weight": (10, 8),
             "row.weight": (8, 8, 1, 7),
+            "conv.weight": (8, 8, 1, 1),
             "bn.weight": (8,),
             "bn.running_mean": (8,),
         }
     )
     assert [text.split(" (")[0] for text in words] == [
-        "normalisation other than batch normalisation",
-        "linear layers beside its classifier",
+        "normalisation other than batch normalisation behind convolutions without a bias",
+        "attention, or linear layers outside blocks of convolutions",
         "convolutions that are not square and two-dimensional",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("convnext_tiny_hnf", []),  # layer normalisation and linear layers on each pixel are a ConvNeXt's
+        ("resnet50_gn", ["normalisation other"]),
+        ("swin_tiny_patch4_window7_224", ["attention"]),
+        ("maxvit_nano_rw_256", ["normalisation other", "attention"]),
+        ("inception_v3", ["convolutions that are not square"]),
+    ],
+)
+def test_what_a_network_of_timm_has_that_no_family_has(name: str, words: list[str]) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    found = obstacles({key: tuple(t.shape) for key, t in state.items()})
+    assert len(found) == len(words)
+    assert all(text.startswith(start) for text, start in zip(found, words, strict=True))
