@@ -231,6 +231,15 @@ def test_damaged_shapes_are_refused_in_words(seed: int) -> None:
             recognise(broken, "it")
 
 
+def test_a_configuration_of_a_family_with_other_tensors_is_not_the_weights_beside_it(tmp_path: Path) -> None:
+    # Their layers are the same: V2 has vectors of response normalisation in place of layer scales.
+    one, other = (Code.parse(f"{name}_c8-8-16-16_l1-1-1-1_t4-4-4-4") for name in ("convnext_atto", "convnextv2_atto"))
+    timm.models.save_for_hf(build(other), tmp_path, safe_serialization=True)
+    assert resolve(tmp_path / "model.safetensors").code == other
+    save_file(build(one).state_dict(), tmp_path / "model.safetensors")
+    assert resolve(tmp_path / "model.safetensors").code == one
+
+
 def test_a_network_that_only_timm_names_is_read_off_its_tensors() -> None:
     resolved = resolve("regnety_040")
     assert str(resolved.code) == "regnety_c128-192-512-1088_l2-6-12-2_g64-64-64-64"
