@@ -121,7 +121,7 @@ def inner(stage: Stage[int], letter: str) -> str:
 
 
 def code_summary(code: Code, cost: Cost, image_size: ImageSize | None = None) -> Group:
-    """A code and its costs, in a few lines: its text, the paper's form of it, MACs both ways, params.
+    """A code and its costs, in a few lines: its text, the paper's form of it, if it has one, MACs both ways, params.
 
     Args:
         code: The code.
@@ -138,7 +138,7 @@ def code_summary(code: Code, cost: Cost, image_size: ImageSize | None = None) ->
     lines = [
         ("family", f"{family_of(code.family).title} ({code.family})"),
         ("code", str(code)),
-        ("paper's form", paper_form(code) + (f" with {fixed}" if fixed else "")),
+        *([("paper's form", flat + (f" with {fixed}" if fixed else ""))] if (flat := paper_form(code)) else []),
         ("input", f"{height} x {width} px"),
         (MACS_NAME, f"{human(cost.macs)} ({MACS_NOTE}), exactly {cost.macs:,}"),
         (TWO_MACS_NAME, f"{human(cost.macs2)} ({TWO_MACS_NOTE})"),
@@ -149,7 +149,12 @@ def code_summary(code: Code, cost: Cost, image_size: ImageSize | None = None) ->
 
 
 def paper_form(code: Code) -> str:
-    """The paper's flat form of a code, ``{24,40,..}``: its entries, without the family and the fixed parts."""
+    """The paper's flat form of a code, ``{24,40,..}``: its entries, without the family and the fixed parts.
+
+    Empty where its third entries are others than the family's, as a subnetwork's: this form does not say which.
+    """
+    if code.form != family_of(code.family).letter:
+        return ""
     return "{" + ",".join(map(str, code.entries)) + "}"
 
 

@@ -12,7 +12,7 @@ from report.finished_run import CAUTION, example_run, original
 from rich.console import Console, RenderableType
 from strategies import FAMILY_NAMES, codes
 
-from bsszoo.codes import Code, code_cost, stage_costs
+from bsszoo.codes import FAMILIES, Code, code_cost, stage_costs
 from bsszoo.report.figures import human
 from bsszoo.report.tables import ListRow, code_summary, cost_line, model_list_table, result_table, stage_table
 
@@ -75,11 +75,29 @@ def test_any_code_has_a_stage_table_and_a_summary(code: Code) -> None:
     cost = code_cost(code)
     text = shown(code_summary(code, cost))
     assert str(code) in text.splitlines()[1]
-    assert "{" + ",".join(map(str, code.entries)) + "}" in text
+    of_the_paper = code.form == FAMILIES[code.family].letter
+    assert ("{" + ",".join(map(str, code.entries)) + "}" in text) == of_the_paper
     assert f"{cost.macs:,}" in text
     assert f"{cost.params:,}" in text
     assert human(cost.macs2) in text
     assert human(cost.macs) in shown(stage_table(code))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mobilenetv3_large_c24-40-80-80-112-160_l2-3-1-3-2-3_b72-120-240-184-672-960_e64-72-240-200-480-672",
+        "convnext_atto_c32-64-128-256_l2-2-4-2_b112-224-480-1024",
+        "convnext_atto_c32-64-128-256_l2-2-4-2_t4-4-4-4",
+        "resnext_c256-512-1024-2048_l3-4-6-3_b128-256-512-1024_g4-8-16-32",
+        "resnet18_c24-48-96-192_l2-2-2-2",
+    ],
+)
+def test_the_papers_form_of_a_code_is_read_as_that_code(text: str) -> None:
+    code = Code.parse(text)
+    lines = shown(code_summary(code, code_cost(code))).splitlines()
+    flat = [line.removeprefix("paper's form").strip() for line in lines if line.startswith("paper's form")]
+    assert [Code.parse(one, family=code.family) for one in flat] == [code] * (code.form == FAMILIES[code.family].letter)
 
 
 def test_costs_are_displayed_both_ways_everywhere() -> None:
