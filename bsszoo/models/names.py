@@ -42,8 +42,9 @@ SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 #: The environment variable that names the organisation in which names are looked up.
 ORG_VARIABLE: Final = "BSSZOO_HUB_ORG"
 _DETECTOR_PREFIXES: Final = ("maskrcnn_", "retinanet_")
-# Parts of timm's names and the family nearest to them; the first match counts.
+# Parts of timm's names and the network nearest to them; the first match counts.
 _NEAREST: Final = (
+    ("efficientnetv2", "efficientnetv2_s"),
     ("efficientnet", "efficientnet_b0"),
     ("mobilenetv3", "mobilenetv3_large_100"),
     ("mobile", "mobilenetv2"),
@@ -58,6 +59,7 @@ _NEAREST: Final = (
     ("seresnet", "seresnet50"),
     ("resnet34", "resnet34"),
     ("resnet18", "resnet18"),
+    ("resnet101", "resnet101"),
     ("resnet10", "resnet18"),
     ("resnet14", "resnet18"),
     ("regnet", "regnety_008"),
