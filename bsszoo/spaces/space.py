@@ -419,7 +419,7 @@ class Space:
         n = len(self.widths)
         out = []
         if self.base is None and self.form != code.form:
-            return ("its blocks have inner widths of their own, as only subnetworks have",)
+            return ("its blocks have inner widths of their own, which no code of this space has",)
         entries = entries_of(code, self.form)
         for i, (name, value) in enumerate(zip(self.entry_names, entries, strict=False)):
             if "E" in self.form and i >= 2 * n:

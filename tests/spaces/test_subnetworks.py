@@ -148,7 +148,7 @@ def test_an_inner_width_of_the_first_block_that_goes_with_no_other_is_outside():
     )
     # In a stage of one block B means nothing.
     assert [reason[:2] for reason in space.reasons(wrong)] == ["B3", "B4", "B5", "B6", "B7"]
-    outside = "its blocks have inner widths of their own, as only subnetworks have"
+    outside = "its blocks have inner widths of their own, which no code of this space has"
     assert Space.of("mobilenetv2").reasons(wrong) == (outside,)
 
 
