@@ -47,12 +47,12 @@ class Code:
         bottlenecks: Channels ``B_i`` inside the blocks of each stage: of the 3x3 convolution of a bottleneck. In the
             subnetworks of other families, of a basic block's first convolution (by default ``C_i``), or expanded
             channels in place of ``expansions``.
-        expansions: Expansion factor ``T_i`` of each stage (MobileNetV2, EfficientNet and ConvNeXts only); the expanded
-            width is exactly input width x ``T_i``.
+        expansions: Expansion factor ``T_i`` of each stage (families of inverted residual blocks, and ConvNeXts); the
+            expanded width is exactly input width x ``T_i``, of ConvNeXts ``C_i`` x ``T_i``.
         group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets and ResNeXts only).
         stem_width: Channels of the first convolution; ResNet-18's and ConvNeXts' follow ``C2``.
-        stage2_width, stage2_depth: The fixed second stage of MobileNetV2 and EfficientNet; 0 for others.
-        head_width: Channels of the last 1x1 convolution of MobileNetV2 and EfficientNet; 0 for others.
+        stage2_width, stage2_depth: The fixed second stage of families of inverted residual blocks; 0 for others.
+        head_width: Channels of the last 1x1 convolution of these families; 0 for others.
         image_size: Side of the square input [px] at which costs are counted.
         stride_in: Which convolution of a ResNet-50 block takes the stride: ``"3x3"`` (torchvision, the paper's
             ImageNet rows) or the first ``"1x1"`` (the caffe layout, the paper's detectors).
@@ -336,7 +336,7 @@ class Code:
                 parts = {"stride_in": match.group(1)}
             else:
                 raise CodeError(
-                    f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., t.., g.., "
+                    f"Cannot read {text!r}: the part {word!r} is not one of c.., l.., b.., e.., t.., g.., "
                     f"stem.., stage2-WIDTHxDEPTH, head.., px.., stride1x1, stride3x3. A code looks like {_FORM}."
                 )
             if parts.keys() & fixed.keys():
