@@ -98,8 +98,9 @@ def timm_arguments(code: Code) -> TimmArguments | None:
     """How ``timm.create_model`` builds a code's network, or None where no arguments of timm's do.
 
     Original networks are timm's own. A ResNet-18 code whose stem and first stage have 64 channels is ``resnet18`` with
-    other layers and channels; so is a ResNet-50 code whose bottleneck widths are a quarter of its widths, as
-    ``resnet50``, and a ConvNeXt code whose inner widths are four times its widths.
+    other layers and channels; so is a ResNet-50 code whose bottleneck widths are one share of its widths, as
+    ``resnet50``, a ResNeXt code that has one number of groups as well, and a ConvNeXt code whose inner widths are four
+    times its widths.
 
     Example:
         >>> timm_arguments(Code.parse("resnet18_c64-96-160-256_l2-3-2-1")).arguments

@@ -171,7 +171,7 @@ class Family(ABC):
         first_stage: The paper's number of the first searched stage; those before it are fixed, the stem among them.
         strides, kernels: Of the first block of each searched stage.
         stem_width: None where the stem follows the first width of the code (ConvNeXts; ResNet-18, see docs/findings).
-        stage2: (width, depth) of the fixed second stage of MobileNetV2 and EfficientNet, None elsewhere.
+        stage2: (width, depth) of the fixed second stage of families of inverted residual blocks, None elsewhere.
         head_width: Width of the last 1x1 convolution, in front of the classifier; 0 where there is none.
         activation: timm's name of it.
         image_size: Side of the input at which costs are counted by default [px].

@@ -1,4 +1,4 @@
-"""MobileNetV2 and EfficientNet codes as timm EfficientNets, module by module from the code's stages."""
+"""Codes of inverted residual blocks as timm's EfficientNets and MobileNetV3s, module by module from their stages."""
 
 from __future__ import annotations
 
