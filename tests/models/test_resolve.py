@@ -335,14 +335,24 @@ def _as_efficientnet_pytorch(state: Mapping[str, torch.Tensor]) -> dict[str, tor
     return out
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
-def test_the_names_of_efficientnet_pytorch_are_read(name: str, tmp_path: Path) -> None:
+def test_the_names_of_efficientnet_pytorch_are_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = timm.create_model(name).eval()
+    network = timm.create_model("tf_efficientnet_lite0").eval()
     torch.save(_as_efficientnet_pytorch(network.state_dict()), tmp_path / "net.pth")
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(create(name, pretrained=tmp_path / "net.pth").eval()(images), network(images))
+        made = create("tf_efficientnet_lite0", pretrained=tmp_path / "net.pth").eval()
+        assert torch.equal(made(images), network(images))
+
+
+def test_names_of_networks_of_another_epsilon_or_padding_are_refused(tmp_path: Path) -> None:
+    """torchvision's B5 has 0.001 in its normalisations; efficientnet_pytorch pads as TensorFlow does, too."""
+    torch.save(torchvision.models.efficientnet_b5().state_dict(), tmp_path / "b5.pth")
+    torch.save(_as_efficientnet_pytorch(timm.create_model("tf_efficientnet_b0").state_dict()), tmp_path / "b0.pth")
+    for name, words in (("b5", "B5, B6 or B7.*epsilon of 0.001"), ("b0", "efficientnet_pytorch, which pads as Tens")):
+        for act in (resolve, lambda file, name=name: create(f"efficientnet_{name}", pretrained=file)):
+            with pytest.raises(WeightsError, match=f"{words}.*would give other outputs"):
+                act(tmp_path / f"{name}.pth")
 
 
 def test_a_file_says_which_other_family_has_its_tensors(tmp_path: Path) -> None:

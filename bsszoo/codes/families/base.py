@@ -464,7 +464,11 @@ class Family(ABC):
         return True
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
-        """timm's names of modules or single tensors by torchvision's; None where the tensors have no such names."""
+        """timm's names of modules or single tensors by torchvision's; None where the tensors have no such names.
+
+        Raises:
+            WeightsError: They have names of a network that computes something else than the family's.
+        """
         return None
 
 

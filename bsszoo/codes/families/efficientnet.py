@@ -14,6 +14,7 @@ from typing import Final
 
 from bsszoo.codes.families.base import Published, Shapes, Training, counted, multiples, widths_in
 from bsszoo.codes.families.mobilenetv2 import MBConvNet, torchvision_ends
+from bsszoo.errors import WeightsError
 
 _INSIDE: Final = {
     "block.0.0": "conv_pw",
@@ -43,6 +44,13 @@ _ENDS_OF_EFFICIENTNET_PYTORCH: Final = {
     "_fc": "classifier",
 }
 
+_OTHER_OUTPUTS: Final = (
+    "The networks of bsszoo's families, which have the same tensors, would give other outputs; give weights of timm's "
+    "network."
+)
+#: Channels in front of torchvision's classifier: 1792 of B4, 2048 of B5.
+_LEAST_HEAD_OF_B5: Final = 2048
+
 
 @dataclass(frozen=True)
 class EfficientNet(MBConvNet):
@@ -53,11 +61,25 @@ class EfficientNet(MBConvNet):
 
         The names of L. Melas-Kyriazi's ``efficientnet_pytorch``, in which weights of TensorFlow's networks spread, are
         read as well.
+
+        Raises:
+            WeightsError: The names are of networks that compute something else than the families', which have their
+                tensors: ``efficientnet_pytorch``'s with squeeze-and-excitation, and torchvision's B5 to B7.
         """
         if "_blocks.0._depthwise_conv.weight" in shapes:
+            if "_blocks.0._se_reduce.weight" in shapes:
+                raise WeightsError(
+                    "These tensors are an EfficientNet of the package efficientnet_pytorch, which pads as TensorFlow "
+                    f"does, with an epsilon of 0.001 in its normalisations. {_OTHER_OUTPUTS}"
+                )
             return _from_efficientnet_pytorch(shapes)
         if "features.1.0.block.0.0.weight" not in shapes:
             return None
+        if widths_in(shapes, "features.8.0") >= _LEAST_HEAD_OF_B5:
+            raise WeightsError(
+                "These tensors are torchvision's EfficientNet-B5, B6 or B7, whose normalisations have an epsilon of "
+                f"0.001. {_OTHER_OUTPUTS}"
+            )
         stages = counted(shapes, lambda i: f"features.{i + 1}.0.block.0.0")
         names = torchvision_ends(stages + 1)
         for stage in range(stages):
