@@ -233,7 +233,7 @@ class Code:
         if len(values) != (2 + len(form)) * n:
             raise CodeError(
                 f"A {family} code has {(2 + len(form)) * n} entries ({data.words_of(form)}); "
-                f"got {len(values)}: {formatted(list(values))}."
+                f"got {len(values)}: {formatted(list(values), 200)}."
             )
         thirds: dict[str, Any] = {FIELDS[c]: values[k * n : (k + 1) * n] for k, c in enumerate(form, start=2)}
         return cls(

@@ -233,6 +233,7 @@ class TestErrors:
             ("{64,128,256,512,2,2,2,2}", None, ["family", "resnet18", "mobilenetv2"]),
             ("resnet18{64,128,256,512,2,2,2,2}", "resnet50", ["resnet18", "resnet50"]),
             ("{64,128,256,512,2,2,2,2}", "resnet20", ["'resnet20'", "resnet"]),
+            ("1 2 3 4 5 6 7 8 9 " * 3 + "100 200", "mobilenetv3_large", ["18 entries", "got 29: [1, 2, 3", "200]"]),
             ("mobilnetv2_c24-40", None, ["mobilnetv2_c24-40", "mobilenetv2"]),
             ("mobilnetv2 {24,40}", None, ["mobilnetv2", "Did you mean 'mobilenetv2'"]),
             ("", None, ["''", "mobilenetv2_c24"]),
