@@ -290,8 +290,7 @@ class Code:
         if len(text) > MAX_TEXT:
             raise CodeError(f"A code's text has at most {MAX_TEXT} characters; got {len(text)}: {text[:40]!r}..")
         word = text.strip().lower()
-        # One family's name may begin as another's.
-        named = max((f for f in FAMILIES if re.match(f"{f}(?![a-z0-9])", word)), key=len, default=None)
+        named = FAMILIES.begins(word)
         if flat := _FLAT.fullmatch(word[len(named or "") :].lstrip("_: ")):
             code_family = _agree(named, family, text)
             return cls.from_entries(code_family, [int(v) for v in re.findall(r"\d+", flat.group(1))])

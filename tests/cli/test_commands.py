@@ -96,7 +96,9 @@ def test_every_option_is_in_lower_case():
 def test_help_names_every_family_and_command(tmp_path):
     assert all(word in _bsszoo("--help", cwd=tmp_path).stdout for word in ("list", "show", "cost", "compress"))
     text = _bsszoo("compress", "--help", cwd=tmp_path).stdout
-    assert all(family in text for family in FAMILIES)  # as the beginning of a name at least
+    assert all(name in text for name in ("resnet18", "convnext_atto", "bsszoo list"))
+    listed = json.loads(_bsszoo("list", "--json", cwd=tmp_path).stdout)
+    assert {row["code"].partition("_c")[0] for row in listed} == set(FAMILIES)
 
 
 def test_compress_prints_the_table_and_the_commands(tmp_path):

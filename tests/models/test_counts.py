@@ -8,6 +8,7 @@ import timm
 from hypothesis import given, settings
 from models.counting import count_by_hooks, count_by_thop, on_meta
 from strategies import codes
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from bsszoo.codes import FAMILIES, Code, code_cost, layers_of
@@ -31,7 +32,7 @@ def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: in
             assert module.kernel_size[0] == module.kernel_size[1]
             assert module.stride[0] == module.stride[1]
             assert not layer.flat
-            assert layer.kernel == 1 or layer.padded == (module.padding[0] > 0)
+            assert layer.kernel == 1 or layer.padded == (module.padding[0] > 0 or isinstance(module, Conv2dSame))
             actual = (
                 module.in_channels,
                 module.out_channels,

@@ -119,12 +119,12 @@ def test_tags_of_the_originals_are_timms(entry) -> None:
     configs = get_arch_pretrained_cfgs(entry.timm)
     assert timm.is_model(entry.timm)
     assert {f"{entry.timm}.{tag.tag}": tag.repository for tag in entry.tags} == {
-        # Further ones of ConvNeXts are of other classes, or of none.
+        # Further ones are of no weights, and of ConvNeXts of other classes.
         name: cfg.hf_hub_id
         for name, cfg in configs.items()
-        if entry.code.family not in CONVNEXTS or (cfg.num_classes == 1000 and cfg.hf_hub_id)
+        if cfg.hf_hub_id and (entry.code.family not in CONVNEXTS or cfg.num_classes == 1000)
     }
-    if entry.tags:  # of convnextv2_small timm has none
+    if entry.tags:
         assert entry.tags[0].tag == get_pretrained_cfg(entry.timm).tag
     assert entry.published == bool(entry.tags)
 

@@ -13,6 +13,8 @@ from bsszoo.errors import FamilyError, formatted
 
 #: The group of entry points in which a distribution names its families: ``name = "module:OBJECT"``.
 GROUP: Final = "bsszoo.families"
+# What follows the name in a code's text: nothing, the widths, or the flat form.
+_ENTRIES: Final = re.compile(r"$|_c\d|[^_]|_ *[{\[(\d]")
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 
 
@@ -60,6 +62,20 @@ class Families(Mapping[str, Family]):
 
     def __len__(self) -> int:
         return len(self._own) + len(self._points())
+
+    def begins(self, text: str) -> str | None:
+        """The longest name that a code's text begins with; None where it begins with none.
+
+        Entry points are not read where one of the package's names is followed by what can only be a code.
+        """
+
+        def longest(names: Iterable[str]) -> str | None:
+            return max((name for name in names if re.match(f"{name}(?![a-z0-9])", text)), key=len, default=None)
+
+        own = longest(self._own)
+        if own is not None and _ENTRIES.match(text[len(own) :]):
+            return own
+        return longest(self)
 
     def values(self) -> ValuesView[Family]:
         """The families that can be loaded."""
