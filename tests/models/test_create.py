@@ -48,7 +48,12 @@ def same(a: nn.Module, b: nn.Module, channels: int = 3) -> bool:
     return torch.equal(a.eval()(x), b.eval()(x))
 
 
-@pytest.mark.parametrize("name", [n for n in entries() if "resnet50_r" not in n and "maskrcnn" not in n])
+#: Of a family's published networks the one of the fewest multiply-adds, and those of the paper.
+RUN = {e.code.family: e.name for e in sorted(entries().values(), key=lambda e: -e.cost.macs)}.values()
+PAPERS = [n for n, e in entries().items() if e.paper is not None and "resnet50_r" not in n and "maskrcnn" not in n]
+
+
+@pytest.mark.parametrize("name", sorted({*RUN, *PAPERS}))
 def test_every_entry_runs(name: str) -> None:
     net = create(name, num_classes=10, drop_rate=0.1, drop_path_rate=0.1).eval()
     with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from models.counting import on_meta
 from strategies import CONVNEXTS
 from timm.models._efficientnet_blocks import SqueezeExcite
 
@@ -46,7 +47,18 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("entry", ALL, ids=[entry.name for entry in ALL])
+EACH = [pytest.param(e, id=e.name, marks=[] if e in ORIGINALS else pytest.mark.slow) for e in ALL]
+FURTHER = [e for e in ALL if e not in ORIGINALS]
+
+
+@pytest.mark.parametrize("entry", FURTHER, ids=[entry.name for entry in FURTHER])
+def test_further_ones_of_a_family_have_timms_tensors(entry) -> None:
+    theirs = timm.create_model(entry.timm, device=torch.device("meta")).state_dict()
+    ours = on_meta(entry.code).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("entry", EACH)
 def test_timm_weights_load_strictly_and_give_equal_results(entry) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model(entry.timm, drop_path_rate=0.1, drop_rate=0.1)
