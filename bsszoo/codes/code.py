@@ -398,6 +398,19 @@ def entries_of(code: Code, form: str) -> tuple[int, ...]:
     return code.widths + code.depths + tuple(width for letter in form for width in inner[letter])
 
 
+def common_form(codes: Iterable[Code]) -> str:
+    """The letters of third entries in which all these codes of a family can be written (``entries_of``).
+
+    Their own where these are the same; else those of inner widths, which describe any of them.
+
+    Example:
+        >>> common_form([Code.parse("resnet18_c8-8-8-8_l1-1-1-1"), Code.parse("resnet18_c8-8-8-8_l1-1-1-1_b4-8-8-8")])
+        'B'
+    """
+    forms = {(code.family, code.form) for code in codes}
+    return family_of(next(iter(forms))[0]).forms[-1] if len(forms) > 1 else next(iter(forms))[1]
+
+
 def layers_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tuple[Layer[int], ...]:
     """Every convolution and linear layer of a code's network, in the order of its modules."""
     return tuple(

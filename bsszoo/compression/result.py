@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, common_form, entries_of
 from bsszoo.codes.published import IMAGENET, ready_instead
 from bsszoo.compression.confirm import Interval, chosen, difference, format_interval
 from bsszoo.compression.folder import ONNX, RECOMMENDED, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
@@ -500,7 +500,8 @@ def diverse(trials: Sequence[TrialRow], most: int) -> list[TrialRow]:
     done = leading(trials, len(trials))
     if len(done) <= 1:
         return done[:most]
-    entries = np.array([t.code.entries for t in done], dtype=np.float64)
+    form = common_form(t.code for t in done)
+    entries = np.array([entries_of(t.code, form) for t in done], dtype=np.float64)
     spread = entries.std(axis=0)
     points = entries / np.where(spread > 0, spread, 1.0)
     distance = cdist(points, points)

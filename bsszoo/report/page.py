@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bsszoo.codes.code import entries_of
+from bsszoo.codes.code import common_form, entries_of
 from bsszoo.codes.families import TITLES, family_of
 from bsszoo.errors import RunError
 from bsszoo.files import write_whole
@@ -119,9 +119,7 @@ def cards(result: Result) -> str:
     Bars of one column share their scale over all cards; the thin mark on a bar is the uniformly rescaled network's.
     """
     family = family_of(result.family)
-    # Networks of the table may be written in two forms; inner widths describe all of them.
-    forms = {row.code.form for row in result.networks}
-    form = family.forms[-1] if len(forms) > 1 else next(iter(forms), family.letter)
+    form = common_form(row.code for row in result.networks)
     titles = [TITLES[c][0].removesuffix(" width") for c in "CL" + form[:1]]  # a column is narrow
     column = (_WIDTH - _LEFT - _GAP * (len(titles) - 1)) / len(titles)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from bsszoo.codes import code_cost
+from bsszoo.codes import Code, code_cost
 from bsszoo.compression.result import closing, diverse, leading
 from bsszoo.spaces import Space
 from bsszoo.study.result import TrialRow
@@ -82,3 +82,15 @@ def test_where_scores_were_measured_the_best_codes_come_first_and_then_those_tha
     assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
     assert closing(trials, 8, leaders=0) == differ
     assert closing(trials, 2, leaders=3) == best[:2]
+
+
+def test_codes_of_subnetworks_may_be_written_in_two_forms():
+    whole, cut, narrow = (
+        Code.parse(f"resnet18_c24-48-96-192_l2-2-1-2{inner}_px32") for inner in ("", "_b24-48-96-184", "_b8-16-24-40")
+    )
+    trials = [
+        TrialRow(i, code, code_cost(code), score, "complete", 0.0, 0)
+        for i, (code, score) in enumerate([(whole, 3.0), (cut, 2.0), (narrow, 1.5), (narrow, 1.0)])
+    ]
+    assert [t.code for t in diverse(trials, 2)] == [whole, cut]  # of three codes the better half
+    assert [t.code for t in closing(trials, 3, leaders=3)] == [whole, cut, narrow]
