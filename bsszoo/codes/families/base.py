@@ -84,6 +84,8 @@ class WidthRange:
         return tuple(step * k for k in range(self.low // self.step, self.high // self.step + 1))
 
 
+#: Where the paper has its families' trainings on ImageNet.
+TABLE_1: Final = "the AutoBSS paper's Table 1"
 #: The peak rate of SGD in trainings on few images, in batches of 64.
 SHORT_LR: Final = 0.05
 
@@ -108,7 +110,7 @@ class Training:
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     label_smoothing: float = 0.1
-    source: str = "the AutoBSS paper's Table 1"
+    source: str = TABLE_1
     optimiser: str = "sgd"
     batch_size: int = 1024
     warmup_epochs: float = 5.0

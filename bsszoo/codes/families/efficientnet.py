@@ -12,7 +12,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
-from bsszoo.codes.families.base import Published, Shapes, Training, counted, multiples, widths_in
+from bsszoo.codes.families.base import TABLE_1, Published, Shapes, Training, counted, multiples, widths_in
 from bsszoo.codes.families.mobilenetv2 import MBConvNet, torchvision_ends
 from bsszoo.errors import WeightsError
 
@@ -115,6 +115,31 @@ def _from_efficientnet_pytorch(shapes: Shapes) -> dict[str, str]:
     return names
 
 
+def efficientnet_training(
+    size: int,
+    drop_rate: float,
+    *,
+    autoaugment: bool = True,
+    crop_pct: float | None = None,
+    source: str = "the AutoBSS paper's Table 1 for EfficientNet-B1, dropout of the EfficientNet paper",
+) -> Training:
+    """The paper's rates and epochs of B0 and B1, with the dropout of a network; ``source`` says where that is from.
+
+    The border of the image, 32 px beside ``size``, is that of the EfficientNet paper's code.
+    """
+    return Training(
+        2e-5,
+        0.7,
+        350,
+        autoaugment=autoaugment,
+        drop_rate=drop_rate,
+        drop_path_rate=0.2,
+        crop_pct=round(size / (size + 32), 3) if crop_pct is None else crop_pct,
+        interpolation="bicubic",
+        source=source,
+    )
+
+
 def _efficientnet(name: str, title: str, size: int, depths: tuple[int, ...], stage2_depth: int) -> EfficientNet:
     return EfficientNet(
         name=name,
@@ -138,16 +163,7 @@ def _efficientnet(name: str, title: str, size: int, depths: tuple[int, ...], sta
         interpolation="bicubic",
         first_conv="conv_stem",
         classifier="classifier",
-        training=Training(
-            2e-5,
-            0.7,
-            350,
-            autoaugment=True,
-            drop_rate=0.2,
-            drop_path_rate=0.2,
-            crop_pct=0.882 if size == 240 else 0.875,
-            interpolation="bicubic",
-        ),
+        training=efficientnet_training(size, 0.2, source=TABLE_1),
         head_width=1280,
         gates=(True,) * 7,
     )
@@ -156,21 +172,6 @@ def _efficientnet(name: str, title: str, size: int, depths: tuple[int, ...], sta
 EFFICIENTNET_B0 = _efficientnet("efficientnet_b0", "EfficientNet-B0", 224, (2, 2, 3, 3, 4, 1), 1)
 # The original B1 has two blocks in stage 2; the searched codes' figures come out only with one.
 EFFICIENTNET_B1 = _efficientnet("efficientnet_b1", "EfficientNet-B1", 240, (3, 3, 4, 4, 5, 2), 2)
-
-
-def _training(size: int, drop_rate: float) -> Training:
-    """As B0 and B1, with dropout and the border of the image as the EfficientNet paper's code has them."""
-    return Training(
-        2e-5,
-        0.7,
-        350,
-        autoaugment=True,
-        drop_rate=drop_rate,
-        drop_path_rate=0.2,
-        crop_pct=round(size / (size + 32), 3),
-        interpolation="bicubic",
-        source="the AutoBSS paper's Table 1 for EfficientNet-B1, dropout of the EfficientNet paper",
-    )
 
 
 def _published(
@@ -196,7 +197,7 @@ def _published(
         f"EfficientNet-B{number}",
         tags,
         fixed=MappingProxyType(fixed),
-        training=_training(size, drop_rate),
+        training=efficientnet_training(size, drop_rate),
     )
 
 
@@ -223,7 +224,7 @@ EFFICIENTNET = EfficientNet(
     interpolation="bicubic",
     first_conv="conv_stem",
     classifier="classifier",
-    training=_training(380, 0.4),
+    training=efficientnet_training(380, 0.4),
     published={
         "efficientnet_b2": _published(
             2, (24, 48, 88, 120, 208, 352), (3, 3, 4, 4, 5, 2), 32, (16, 2), 260, 0.3, "ra_in1k"

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bsszoo.codes.families.base import Published, Training, multiples
+from bsszoo.codes.families.efficientnet import efficientnet_training
 from bsszoo.codes.families.mobilenetv2 import MBConvNet
 
 
@@ -30,16 +31,8 @@ class EfficientNetLite(MBConvNet):
 
 def _training(size: int, drop_rate: float) -> Training:
     """As EfficientNets, without AutoAugment."""
-    return Training(
-        2e-5,
-        0.7,
-        350,
-        drop_rate=drop_rate,
-        drop_path_rate=0.2,
-        crop_pct=round(size / (size + 32), 3),
-        interpolation="bicubic",
-        source="the AutoBSS paper's Table 1 for EfficientNet-B0, dropout of EfficientNet-Lite's code",
-    )
+    source = "the AutoBSS paper's Table 1 for EfficientNet-B0, dropout of EfficientNet-Lite's code"
+    return efficientnet_training(size, drop_rate, autoaugment=False, source=source)
 
 
 def _published(

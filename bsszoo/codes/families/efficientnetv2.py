@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bsszoo.codes.families.base import Fixed, Published, Training, multiples
+from bsszoo.codes.families.efficientnet import efficientnet_training
 from bsszoo.codes.families.mobilenetv2 import MBConv, MBConvNet
 from bsszoo.codes.layers import Block, Layer, N, Placement
 
@@ -99,18 +100,9 @@ class EfficientNetV2(MBConvNet):
 
 
 def _training(size: int, drop_rate: float) -> Training:
-    """As EfficientNet-B1, with dropout of their code."""
-    return Training(
-        2e-5,
-        0.7,
-        350,
-        autoaugment=True,
-        drop_rate=drop_rate,
-        drop_path_rate=0.2,
-        crop_pct=1.0 if size > 300 else round(size / (size + 32), 3),
-        interpolation="bicubic",
-        source="the AutoBSS paper's Table 1 for EfficientNet-B1, dropout of EfficientNetV2's code",
-    )
+    """As EfficientNet-B1, with dropout of their code, and larger images whole."""
+    source = "the AutoBSS paper's Table 1 for EfficientNet-B1, dropout of EfficientNetV2's code"
+    return efficientnet_training(size, drop_rate, crop_pct=1.0 if size > 300 else None, source=source)
 
 
 def _published(
