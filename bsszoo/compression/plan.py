@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bsszoo.codes.code import Code, entries_of
+from bsszoo.codes.code import Code
 from bsszoo.codes.cost import depth
 from bsszoo.codes.detector import DetectorHead, head_cost
 from bsszoo.codes.families import family_of
@@ -216,7 +216,7 @@ def around_uniform(plan: Plan, number: int) -> tuple[tuple[int, ...], ...]:
     """
     if not number:
         return ()
-    centre, codes = np.array(entries_of(plan.uniform, plan.space.form[:1])), plan.candidates.codes
+    centre, codes = np.array(plan.space.row(plan.uniform)), plan.candidates.codes
     if len(centre) != codes.shape[1]:
         return ()
     spread = codes.std(axis=0)

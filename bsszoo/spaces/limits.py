@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from bsszoo.codes.code import Code, entries_of
+from bsszoo.codes.code import Code
 from bsszoo.errors import BudgetError, CodeError
 from bsszoo.spaces.chain import BlockShape, Chain, block_shapes, space_shapes
 from bsszoo.spaces.space import Space
@@ -371,9 +371,7 @@ def predicted(model: LatencyModel | None, code: Code, space: Space) -> float | N
         if isinstance(model, LatencyTable):
             return model.of(code, num_classes=space.num_classes, in_chans=space.in_chans)
         if isinstance(model, LatencyFunction):
-            ms = (
-                model.function(np.array([entries_of(code, space.form[:1])])) if model.arrays else [model.function(code)]
-            )
+            ms = model.function(np.array([space.row(code)])) if model.arrays else [model.function(code)]
             return _number(ms[0])
     except Exception:  # a table that lacks a block; a user's function that takes the grid's codes only
         return None

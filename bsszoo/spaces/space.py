@@ -82,7 +82,7 @@ class Space:
 
     def __post_init__(self) -> None:
         data = family_of(self.family)
-        letter = self.form[:1]
+        letter = self._row_form
         kinds = [("C", self.widths), ("L", self.depths)] + ([(letter, self.thirds)] if letter else [])
         for letter, axes in kinds:
             if len(axes) != data.stages:
@@ -304,11 +304,20 @@ class Space:
     @property
     def entry_names(self) -> tuple[str, ...]:
         """The paper's names of the entries, in the order of a row of codes."""
-        return family_of(self.family).names_of(self.form[:1])
+        return family_of(self.family).names_of(self._row_form)
+
+    @property
+    def _row_form(self) -> str:
+        """The letter of the third entries in a row: ``E`` follows from ``B``, and a ResNeXt's ``G`` is no axis."""
+        return self.form[:1]
+
+    def row(self, code: Code) -> tuple[int, ...]:
+        """A code's entries as a row of codes has them, also of a code outside."""
+        return entries_of(code, self._row_form)
 
     @property
     def form(self) -> str:
-        """The letters of the third entries of its codes. ``E`` follows from ``B`` and is in no row."""
+        """The letters of the third entries of its codes, of which a row has the first."""
         family = family_of(self.family)
         return family.letter if self.base is None else family.forms[-1]
 
