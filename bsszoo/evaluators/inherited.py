@@ -286,9 +286,7 @@ class InheritedEvaluator(ImageTrainings):
         from scipy.stats import binomtest  # takes a second to import, in each process
 
         shared = self.shared(note)
-        chance = 100 / self.recipe.model.num_classes
-        deviation = math.sqrt(chance * (100 - chance) / max(1, shared.accuracy.images))
-        if shared.accuracy.top1 <= chance + 4 * deviation:
+        if shared.accuracy.top1 <= self.luckiest(4, shared.accuracy.images):
             raise SettingsError(
                 f"The network is right for {shared.accuracy.top1:.2f}% of {shared.accuracy.images:,} held-out images, "
                 f"which is what guessing among {self.recipe.model.num_classes} classes gives: its weights do not fit "

@@ -196,10 +196,10 @@ class ImageTrainings(Trainings):
         recipe = self.recipe_for(test=True)
         open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, classes=self._classes)
 
-    def luckiest(self, deviations: float) -> float:
-        """A top-1 accuracy [%] on the images held out that guessing stays below, by so many standard deviations."""
+    def luckiest(self, deviations: float, images: int) -> float:
+        """A top-1 accuracy [%] on so many images that guessing stays below, by so many standard deviations."""
         chance = 1 / self.recipe.model.num_classes
-        return 100 * (chance + deviations * math.sqrt(chance * (1 - chance) / max(self._held, 1)))
+        return 100 * (chance + deviations * math.sqrt(chance * (1 - chance) / max(images, 1)))
 
 
 @dataclass(frozen=True)
@@ -329,18 +329,23 @@ class TrainingEvaluator(FromScratch, ImageTrainings):
             f"{_epochs(last.recipe)} ({last._updates:,} updates of {last.recipe.optim.batch_size:,} images) at "
             f"{data.image_size} px{self.thinned}{times}"
         )
-        notes = list(self._notes)
         if self.rungs:
             shorter = " and ".join(_epochs(one.recipe) for one in self._shorter[:-1])
             first = f"codes are first judged after {shorter} each, and " if shorter else ""
             measures += f"; {first}leaders are trained for {_epochs(self.recipe)} at the end"
-        if self._short:
-            notes.append(
-                f"Trainings of {self._judging[0]._updates:,} updates are short, and such rank deep networks too low: "
-                f"unless --depth-cap says otherwise, candidates are at most {SHORT_DEPTH:g} times as deep as the "
-                "uniformly rescaled network"
-            )
-        return EvaluatorInfo(f"training-{self.fingerprint}", measures, ". ".join(notes) + "." if notes else None)
+        return EvaluatorInfo(f"training-{self.fingerprint}", measures, self.caution)
+
+    @property
+    def caution(self) -> str | None:
+        """What is to be said of the images, and of short trainings."""
+        if not self._short:
+            return super().caution
+        short = (
+            f"Trainings of {self._judging[0]._updates:,} updates are short, and such rank deep networks too low: "
+            f"unless --depth-cap says otherwise, candidates are at most {SHORT_DEPTH:g} times as deep as the "
+            "uniformly rescaled network."
+        )
+        return " ".join(filter(None, (super().caution, short)))
 
     def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
         """By the time of some images of noise here."""
@@ -392,7 +397,7 @@ class TrainingEvaluator(FromScratch, ImageTrainings):
 
         Two standard deviations above it, over the images held out, are more than the luck of one or two networks.
         """
-        if not controls or max(controls) > self.luckiest(2):
+        if not controls or max(controls) > self.luckiest(2, self._held):
             return None
         return (
             f"The trainings are too short to judge codes by: {self._as_guessed(max(controls))}, and a search would "
@@ -404,7 +409,7 @@ class TrainingEvaluator(FromScratch, ImageTrainings):
 
         Four standard deviations above guessing are more than the luck of the best of some hundred codes.
         """
-        if best > self.luckiest(4):
+        if best > self.luckiest(4, self._held):
             return None
         return f"The codes' order is luck: {self._as_guessed(best)}. {_MORE_UPDATES}"
 
