@@ -49,6 +49,7 @@ def lines_of(folder: Path) -> dict[str, list[str]]:
     return {cells[1].strip(): [c.strip() for c in cells[2:-1]] for cells in lines if len(cells) == 7}
 
 
+@pytest.mark.extended
 def test_a_killed_run_goes_on_and_repeats_nothing_that_was_finished(tmp_path: Path) -> None:
     killed = subprocess.Popen(words(tmp_path, "--part", "latency"), env=environment(), stderr=subprocess.DEVNULL)
     while killed.poll() is None and state_of(tmp_path, "latency-measure") is None:
@@ -73,6 +74,7 @@ def test_a_killed_run_goes_on_and_repeats_nothing_that_was_finished(tmp_path: Pa
     assert third.stdout == again.stdout
 
 
+@pytest.mark.extended
 def test_a_failing_part_is_said_with_its_last_lines_and_the_others_go_on(tmp_path: Path) -> None:
     # A GPU that is not there.
     done = run(tmp_path, "--part", "latency", "--device", "cuda:0", CUDA_VISIBLE_DEVICES="")

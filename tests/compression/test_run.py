@@ -278,6 +278,7 @@ bsszoo.compress("mobilenetv2", flops="130M", trials=12, batch=4, measure=False, 
 """
 
 
+@pytest.mark.extended
 def test_killed_and_run_again_it_ends_as_if_never_killed(tmp_path):
     script = tmp_path / "search.py"
     script.write_text(_SCRIPT)

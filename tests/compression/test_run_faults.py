@@ -105,6 +105,7 @@ def test_files_that_cannot_be_read(tmp_path):
         bsszoo.compress("mobilenetv2", evaluator=_blocks, out=tmp_path, **SMALL)
 
 
+@pytest.mark.extended
 def test_a_full_disk_is_an_error_in_words_and_the_run_resumes_later(tmp_path):
     script = tmp_path / "search.py"
     script.write_text(

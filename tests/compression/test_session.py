@@ -58,6 +58,7 @@ def figures(result: CompressResult) -> dict[str, object]:
     }
 
 
+@pytest.mark.extended
 def test_phases_by_several_processes_give_what_one_call_gives(tmp_path):
     whole = bsszoo.compress(
         "resnet18", flops="60%", out=tmp_path / "whole", **{**SMALL, "evaluator": Judge()}, confirm=2

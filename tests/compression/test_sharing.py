@@ -77,6 +77,7 @@ def test_the_command_with_workers_ends_as_one_worker_does_with_distinct_codes(tm
     }
 
 
+@pytest.mark.extended
 def test_two_commands_share_one_search_through_a_grpc_proxy(tmp_path):
     pytest.importorskip("grpc")
     (tmp_path / "mine.py").write_text(_JUDGE)
@@ -116,6 +117,7 @@ def test_two_commands_share_one_search_through_a_grpc_proxy(tmp_path):
     assert all(seen[code] == 1 for code in codes)
 
 
+@pytest.mark.extended
 def test_an_evaluator_that_kills_its_process_ends_the_run_with_words(tmp_path):
     (tmp_path / "mine.py").write_text(_JUDGE)
     done = _command(tmp_path, "--evaluator", "mine:dies", "--workers", "2", "--trials", "10", expect=1)

@@ -216,6 +216,7 @@ def test_what_the_user_put_there_is_never_touched(hub: LocalHub, guest: Child, t
     assert (outside / "old.json").read_text() == "mine"
 
 
+@pytest.mark.extended
 def test_a_pull_that_stops_while_it_puts_files_in_place_is_finished_by_the_next(
     hub: LocalHub, guest: Child, tmp_path: Path
 ) -> None:
@@ -255,6 +256,7 @@ def test_a_pull_that_stops_while_it_puts_files_in_place_is_finished_by_the_next(
     assert {p.name for p in tmp_path.iterdir()} == {"net"}
 
 
+@pytest.mark.extended
 def test_killed_pulls_leave_one_folder_that_the_next_takes_away(hub: LocalHub, guest: Child, tmp_path: Path) -> None:
     put(hub, "evil/slow", BASE)
     name = f".bsszoo-pull-{hashlib.sha256(b'net').hexdigest()[:16]}"
@@ -349,6 +351,7 @@ def command(hub: LocalHub, home: Path, *words: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.extended
 def test_a_repositorys_texts_reach_no_terminal_and_make_no_line(hub: LocalHub, tmp_path: Path) -> None:
     files = {
         **saved(label_names=[ESC, "a", "b"]),
@@ -435,6 +438,7 @@ def test_a_repository_without_end_is_not_listed(hub: LocalHub, guest: Child) -> 
     assert "bytes; at most" in guest.refused(LOOK, "evil/long")
 
 
+@pytest.mark.extended
 def test_a_cache_that_cannot_be_written_is_no_lost_connection(hub: LocalHub, tmp_path: Path) -> None:
     put(hub, "evil/plain", BASE)
     home = tmp_path / "home"
@@ -455,6 +459,7 @@ def test_a_cache_that_cannot_be_written_is_no_lost_connection(hub: LocalHub, tmp
         assert other["shape"] == [2, 3]
 
 
+@pytest.mark.extended
 def test_a_full_disk_is_no_lost_connection(hub: LocalHub, tmp_path: Path) -> None:
     """The system lets the process write no file beyond a size, as a disk that is full."""
     put(hub, "evil/plain", BASE)
@@ -475,6 +480,7 @@ def test_a_full_disk_is_no_lost_connection(hub: LocalHub, tmp_path: Path) -> Non
     assert "File too large" in done.stdout
 
 
+@pytest.mark.extended
 def test_a_file_of_the_cache_that_is_not_the_hubs_is_fetched_anew(hub: LocalHub, tmp_path: Path) -> None:
     put(hub, "evil/cached", {**BASE, "training.json": json.dumps({**TRAINING, "versions": VERSIONS}).encode()})
     with child(hub.address, tmp_path / "home") as alone:  # type: ignore[attr-defined]

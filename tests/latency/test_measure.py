@@ -24,6 +24,7 @@ from bsszoo.report.tables import speed_table
 SMALL = Code.parse("mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_stem8_stage2-8x1_px64")
 
 
+@pytest.mark.extended
 def test_engines_take_turns_and_every_figure_is_over_the_processes() -> None:
     pytest.importorskip("onnxruntime")
     seen: list[tuple[int, int, str]] = []
@@ -104,6 +105,7 @@ def test_the_command_prints_a_table() -> None:
     assert "an interval takes 4 processes" in done.stdout
 
 
+@pytest.mark.extended
 def test_networks_at_different_inputs_are_not_compared_without_a_word() -> None:
     words = [
         "measure",

@@ -152,6 +152,7 @@ def test_a_node_that_joins_is_used_and_when_it_is_lost_its_task_runs_again(nodes
     assert not any("bsszoo:started" in t.user_attrs for t in study.trials)
 
 
+@pytest.mark.extended
 def test_a_code_that_ends_two_processes_is_a_failed_trial_and_one_that_raises_too(cluster, tmp_path, caplog):
     judge = Judge(tmp_path, dies=2, raises=3)
     search = plan(judge, trials=8)
@@ -189,6 +190,7 @@ def driver(address, folder, trials, most):
     )
 
 
+@pytest.mark.extended
 def test_a_killed_driver_resumes_to_the_same_codes_and_ctrl_c_leaves_no_process_at_work(nodes, tmp_path):
     judge, whole = Judge(tmp_path), Judge(tmp_path / "unbroken")
     whole.folder.mkdir()
@@ -340,6 +342,7 @@ def test_calls_report_their_updates_take_their_threads_and_gpus_and_fail_one_by_
     assert heard[0] == (1, 4)
 
 
+@pytest.mark.extended
 def test_functions_of_a_script_are_sent_and_leave_files_under_the_names_that_the_driver_looks_for(cluster, tmp_path):
     torch = pytest.importorskip("torch")
     from bsszoo.evaluators.own import NetworkFunctions

@@ -133,6 +133,7 @@ def test_the_code_of_a_killed_worker_is_evaluated_again_once(tmp_path):
     assert {*times, lost} == set(codes)
 
 
+@pytest.mark.extended
 def test_a_machine_that_dies_with_its_workers_is_noticed_by_the_other(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     (tmp_path / "dies").mkdir()
@@ -150,6 +151,7 @@ def test_a_machine_that_dies_with_its_workers_is_noticed_by_the_other(tmp_path):
     assert [code for code, _ in lives.seen()].count(lost) == 1
 
 
+@pytest.mark.extended
 def test_workers_end_with_the_process_that_started_them_and_a_new_one_goes_on(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     # Twice: what ended the command is no fault of the codes that it evaluated, so none of them is given up.
@@ -195,6 +197,7 @@ def test_ctrl_c_ends_all_workers_and_the_search_resumes_any_number_of_times(tmp_
 
 
 @pytest.mark.parametrize("mode", ["fast", pytest.param("immediate", marks=pytest.mark.slow)])
+@pytest.mark.extended
 def test_a_database_restart_in_mid_search_is_survived(tmp_path, postgres, mode):
     go = tmp_path / "go"
     search = Search(tmp_path, postgres.database(f"restart_{mode}"), workers=2, trials=20, HOLD=f"5:{go}")
@@ -325,6 +328,7 @@ def test_more_workers_than_the_system_has_room_for_are_an_error_in_words(tmp_pat
     assert "fewer --workers" in last
 
 
+@pytest.mark.extended
 def test_a_code_that_kills_its_process_is_failed_after_two_and_the_search_goes_on(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     for _ in range(40):
@@ -344,6 +348,7 @@ def test_a_code_that_kills_its_process_is_failed_after_two_and_the_search_goes_o
     assert all("_l3-" in code and times[code] == 1 for code in complete)
 
 
+@pytest.mark.extended
 def test_workers_say_which_code_takes_them_along(tmp_path):
     search = Search(tmp_path, f"sqlite:///{tmp_path / 'study.db'}", workers=2, trials=6, DIES="2")
     failed = search.codes("failed")
@@ -356,6 +361,7 @@ def test_workers_say_which_code_takes_them_along(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["immediate", pytest.param("fast", marks=pytest.mark.slow)])
+@pytest.mark.extended
 def test_a_database_restart_while_workers_start_costs_time_only(tmp_path, postgres, mode):
     search = Search(tmp_path, postgres.database(f"start_{mode}"), workers=3, trials=12)
     until(lambda: len(search.starting()) == 3, search.process)

@@ -100,6 +100,7 @@ def resumed(recipe: Recipe, out: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="trains in forked processes")
+@pytest.mark.extended
 def test_killed_before_any_write_it_ends_with_the_files_of_the_training_that_nothing_stopped(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_at_each_write.py")
     done = subprocess.run(
@@ -443,6 +444,7 @@ def test_a_damaged_summary_is_refused_with_its_name_and_the_remedy(
     assert resumed(recipe, out)[0]["sha256"] == digest(trained / "model.safetensors")
 
 
+@pytest.mark.extended
 def test_a_full_disk_is_said_in_words_and_the_same_command_goes_on(
     recipe: Recipe, begun: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_one_process_of_torchrun_trains_as_one_without(unbroken: Path, tmp_path:
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
+@pytest.mark.extended
 def test_two_processes_validate_the_same_moving_average(tmp_path: Path) -> None:
     done = run(
         tmp_path, tmp_path / "out", "ema.decay=0.9", "schedule.epochs=1", "schedule.warmup_epochs=0", processes=2

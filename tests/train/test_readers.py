@@ -50,6 +50,7 @@ def wait_for(what: object, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.extended
 def test_a_reader_runs_as_long_as_its_training_however_slow_an_update_is(number: signal.Signals) -> None:
     training = subprocess.Popen([sys.executable, "-c", TRAINING, "600"], stdout=subprocess.PIPE, text=True)
     assert training.stdout is not None

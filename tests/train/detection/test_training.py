@@ -120,6 +120,7 @@ def test_killed_at_random_and_resumed_it_ends_at_the_same_weights_bit_for_bit(
     assert figures[0] == figures[1]
 
 
+@pytest.mark.extended
 def test_a_signal_keeps_everything_and_says_how_to_go_on(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
