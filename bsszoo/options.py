@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from bsszoo.errors import BudgetError, SettingsError, close_matches
 
@@ -17,6 +17,9 @@ from bsszoo.errors import BudgetError, SettingsError, close_matches
 TRAININGS: Final = 3
 #: Reduction factor of successive halving: of the codes that report at a rung, one in this many is promoted.
 REDUCTION: Final = 3
+# Headings of the help of options that are another group than their dataclass's.
+_LATENCY: Final = "Latency"
+_WHERE: Final = "Where it runs and writes"
 
 
 def option(
@@ -26,6 +29,8 @@ def option(
     metavar: str | None = None,
     display: str | bool = True,
     kind: type | None = None,
+    group: str | None = None,
+    flag: str | None = None,
 ) -> Any:
     """A dataclass field that is an option.
 
@@ -35,10 +40,12 @@ def option(
         metavar: Placeholder of the value in the help.
         display: The default as text in the help, or False for none, where the value itself says little.
         kind: Type of the value on the command line; by default that of ``default``, else str.
+        flag: The option on the command line; by default the field's name. One of a list may be repeated.
+        group: Heading of its group in the help; by default its dataclass's ``TITLE``.
     """
     if kind is None:
         kind = str if default is MISSING or default is None else type(default)
-    metadata = {"help": text, "metavar": metavar, "display": display, "kind": kind}
+    metadata = {"help": text, "metavar": metavar, "display": display, "kind": kind, "group": group, "flag": flag}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -69,6 +76,8 @@ class Budget:
         BudgetError: None of them is set, or a value is invalid.
     """
 
+    TITLE: ClassVar[str] = "Budget"
+
     flops: str | float | None = option(
         None,
         "The budget in multiply-adds, as the paper counts FLOPs: 130M, 0.13G, or 60% of the "
@@ -90,22 +99,30 @@ class Budget:
         metavar="N",
         display=False,
     )
-    threads: int = option(1, "Of the forwards that --latency is about: CPU threads.", metavar="N")
-    latency_batch: int = option(1, "Of the forwards that --latency is about: images at a time.", metavar="N")
+    threads: int = option(1, "Of the forwards that --latency is about: CPU threads.", metavar="N", group=_LATENCY)
+    latency_batch: int = option(
+        1, "Of the forwards that --latency is about: images at a time.", metavar="N", group=_LATENCY
+    )
     runtime: str = option(
         "pytorch",
         "What runs the forwards that are timed, for --latency and at the end: pytorch, onnxruntime, "
         "openvino or litert (extras of bsszoo: onnx, openvino, litert).",
         metavar="NAME",
+        group=_LATENCY,
     )
     latency_table: Any = option(
-        None, "Milliseconds of each block, JSON or CSV; a code's latency is their sum.", metavar="FILE", display=False
+        None,
+        "Milliseconds of each block, JSON or CSV; a code's latency is their sum.",
+        metavar="FILE",
+        display=False,
+        group=_LATENCY,
     )
     latency_model: Any = option(
         None,
         "Your Python function of a bsszoo.Code that returns its milliseconds.",
         metavar="MODULE:FUNCTION",
         display=False,
+        group=_LATENCY,
     )
     slack: float = option(
         0.1,
@@ -160,6 +177,8 @@ class TrainingOptions:
         SettingsError: Training options are set without images.
     """
 
+    TITLE: ClassVar[str] = "Images and trainings"
+
     data: str | Path | None = option(
         None,
         "Judge codes on the images in this folder, as `bsszoo train` reads them: by inherited weights where "
@@ -173,6 +192,14 @@ class TrainingOptions:
         "With --data: how each code is trained.",
         metavar="FILE",
         display="the paper's, in full; from inherited weights one that fits the number of images",
+    )
+    assignments: Sequence[str] = option(
+        (),
+        "With --data: another value than the recipe's, such as optim.lr=0.01. May be repeated.",
+        metavar="KEY=VALUE",
+        display=False,
+        kind=list[str],
+        flag="--set",
     )
     dataset: str | None = option(
         None,
@@ -211,10 +238,13 @@ class TrainingOptions:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.assignments, str):
+            raise SettingsError(f"assignments is {self.assignments!r}; it takes a list, such as ['optim.lr=0.01'].")
+        object.__setattr__(self, "assignments", tuple(self.assignments or ()))
         how = self.recipe is not None or self.epochs or self.image_size or self.subset or self.ap or self.repeats != 1
-        if (how or self.rungs) and not self.has_data:
+        if (how or self.rungs or self.assignments) and not self.has_data:
             raise SettingsError(
-                "--recipe, --epochs, --rungs, --image-size, --subset, --ap and --repeats say how codes are "
+                "--recipe, --set, --epochs, --rungs, --image-size, --subset, --ap and --repeats say how codes are "
                 "trained: give the images with --data."
             )
         if (epochs := read_rungs(self.rungs)) is not None:
@@ -238,6 +268,8 @@ class SearchOptions:
     Raises:
         SettingsError: A number is out of range, or there is no such search.
     """
+
+    TITLE: ClassVar[str] = "Search"
 
     evaluator: Any = option(
         None,
@@ -283,6 +315,7 @@ class SearchOptions:
         metavar="N",
         display="1; with --ray as many as the cluster holds",
         kind=int,
+        group=_WHERE,
     )
     ray: str | None = option(
         None,
@@ -290,12 +323,14 @@ class SearchOptions:
         "finds (RAY_ADDRESS, or on this machine), or HOST:PORT of its head (extra of bsszoo: ray).",
         metavar="auto|ADDRESS",
         display=False,
+        group=_WHERE,
     )
     ray_resources: str | None = option(
         None,
         "With --ray: what each code takes of a node.",
         metavar="cpus=N,gpus=N",
         display="one GPU and its share of the CPUs; without GPUs one CPU",
+        group=_WHERE,
     )
     storage: str | None = option(
         None,
@@ -303,24 +338,28 @@ class SearchOptions:
         "journal:///shared/file.log or grpc://host:port.",
         metavar="URL",
         display="an SQLite file in DIR",
+        group=_WHERE,
     )
     study: str | None = option(
         None,
         "Share the search of this name in --storage with other machines that run the same command.",
         metavar="NAME",
         display=False,
+        group=_WHERE,
     )
     grace: float = option(
         60.0,
         "Seconds without a heartbeat after which a worker counts as dead, and its code is evaluated again.",
         metavar="SECONDS",
+        group=_WHERE,
     )
-    retry_failed: bool = option(False, "Evaluate the codes again that failed in an earlier run.")
+    retry_failed: bool = option(False, "Evaluate the codes again that failed in an earlier run.", group=_WHERE)
     out: str | Path | None = option(
         None,
         "Folder of the run; the same command resumes it.",
         metavar="DIR",
         display="bsszoo-runs/ and the settings' name",
+        group=_WHERE,
     )
 
     def __post_init__(self) -> None:
@@ -354,6 +393,8 @@ class EndOptions:
     Raises:
         SettingsError: A number is out of range, or options of the final training are set without ``finish``.
     """
+
+    TITLE: ClassVar[str] = "After the search"
 
     measure: bool = option(True, "Measure the forward time of the networks in the table.")
     confirm: int = option(
@@ -408,6 +449,8 @@ class EndOptions:
 @dataclass(frozen=True)
 class GridOptions:
     """The search space, beside the budget."""
+
+    TITLE: ClassVar[str] = "Search space"
 
     scale: float | None = option(
         None,
@@ -512,7 +555,9 @@ class Options:
                 value, name = getattr(getattr(self, group), f.name), f.name.replace("_", "-")
                 if value == f.default:
                     continue
-                if isinstance(value, bool):
+                if f.metadata["flag"]:
+                    words += [word for each in value for word in (f.metadata["flag"], each)]
+                elif isinstance(value, bool):
                     words.append(f"--{'' if value else 'no-'}{name}")
                 elif isinstance(value, tuple):
                     words += [f"--{name}", ":".join(map(str, value))]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bsszoo.cli.options import with_options
+from bsszoo.cli.console import JsonOption
+from bsszoo.cli.options import read_config, with_options
 from bsszoo.options import GROUPS
 
 if TYPE_CHECKING:
@@ -26,26 +28,45 @@ def compress_command(
             "any of these, whose backbone is searched.",
         ),
     ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            show_default=False,
+            is_eager=True,
+            callback=read_config,
+            help="A YAML file with values of these options by their names (flops: 50%), of NETWORK (network: my.pth) "
+            "and of --set (set: [optim.lr=0.01]). What stands on the command line goes first.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Search how a network's blocks should be stacked under a budget of FLOPs, parameters or latency.
+    """Make a network smaller, under a budget of multiply-adds, parameters or latency.
+
+    With --data and a trained network: its subnetworks are judged by the weights that they inherit, the best are
+    fine-tuned in full beside the uniformly narrower one, and the run ends with the one to take, its weights, a table
+    and a report page. With --data and a network without weights each candidate is trained. Without --data nothing is
+    trained: the score is a heuristic, the uniformly rescaled network is recommended, and the command that trains the
+    candidates on your pictures is printed.
 
     Every candidate keeps the budget before anything is built. Dispersed first codes are followed by Bayesian
-    optimisation with a Gaussian process and expected improvement. It ends with several good, different codes, a report
-    page, and the commands that build and train them. Without --data nothing is trained: the score is a heuristic, the
-    uniformly rescaled network is recommended, and the command that trains the candidates on your pictures is printed.
+    optimisation with a Gaussian process and expected improvement.
 
     Examples:
-
-      bsszoo compress mobilenetv2 --flops 130M
 
       bsszoo compress my.pth --flops 50% --data pictures
 
       bsszoo compress my.pth --latency 60% --data pictures
 
-      bsszoo compress resnet50 --flops 60% --params 20M --out runs/r50
+      bsszoo compress mobilenetv2 --flops 130M
 
       bsszoo compress mobilenetv2 --flops 130M --data pictures --epochs 10 --trials 32
+
+      bsszoo compress resnet50 --flops 60% --params 20M --out runs/r50
+
+      bsszoo compress --config run.yaml --trials 200
 
       bsszoo compress resnet18 --flops 50% --data pictures --finish paper --inherit runs/resnet18
 
@@ -55,6 +76,7 @@ def compress_command(
 
     Ctrl-C keeps every finished trial; the same command resumes.
     """
+    del config  # read by its callback
     from bsszoo.cli.console import progress_console, show
     from bsszoo.cli.progress import CompressProgress
     from bsszoo.compression.session import Compression
@@ -72,6 +94,10 @@ def compress_command(
                     err=True,
                 )
             raise
+    if as_json:
+        assert result.folder is not None
+        typer.echo((result.folder / "result.json").read_text(encoding="utf-8").rstrip())
+        return
     show("", result_table(result), *trained_tables(result))
     _print_next(result)
 

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from bsszoo.texts import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+# Whether progress and notes are left out, as --quiet asks.
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Leave out progress and notes, or no longer."""
+    global _quiet
+    _quiet = quiet
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON on stdout: a dataclass as its fields, codes and paths as their text."""
+    typer.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    # A code is a dataclass too, and its text is what any command takes.
+    if dataclasses.is_dataclass(value) and type(value).__str__ is object.__str__:
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return str(value)
 
 
 def say(*sentences: str) -> None:
@@ -52,7 +80,7 @@ def progress_console() -> Console:
     """The console for progress and messages, on stderr, so that results can be piped."""
     from rich.console import Console
 
-    made: Console = _safe(Console)(stderr=True, highlight=False, markup=False)
+    made: Console = _safe(Console)(stderr=True, highlight=False, markup=False, quiet=_quiet)
     return made
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bsszoo.cli.console import JsonOption, show_json
+
 SourceArgument = Annotated[
     str,
     typer.Argument(
@@ -70,6 +72,7 @@ def export_command(
     timm: Annotated[
         bool, typer.Option("--timm", help="Print how timm alone builds the network, and write nothing.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a network as an ONNX or torch.export file, checked against PyTorch on random and on real images.
 
@@ -132,6 +135,9 @@ def export_command(
         bound=bound,
         label=str(named),
     )
+    if as_json:
+        show_json(done)
+        return
     kind = f"ONNX, operator set {done.opset}" if done.opset is not None else "torch.export program"
     channels, height, width = done.input_shape
     say(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bsszoo.cli.models import JsonOption
+from bsszoo.cli.console import JsonOption, show_json
+from bsszoo.cli.help import Command, Group
+from bsszoo.cli.options import quietly
 from bsszoo.texts import one_line
 
 RepositoryArgument = Annotated[
@@ -26,7 +27,9 @@ TokenOption = Annotated[
     ),
 ]
 
-hub_app = typer.Typer(no_args_is_help=True, help="Look at networks on the Hugging Face Hub.", rich_markup_mode=None)
+hub_app = typer.Typer(
+    no_args_is_help=True, help="Look at networks on the Hugging Face Hub.", rich_markup_mode=None, cls=Group
+)
 
 
 def push_command(
@@ -80,6 +83,7 @@ def push_command(
         ),
     ] = None,
     token: TokenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Publish a trained network: weights, config.json, model card, recipe and its search.
 
@@ -109,6 +113,9 @@ def push_command(
         dry_run=dry_run,
         token=token,
     )
+    if as_json:
+        show_json(done)
+        return
     say(f"Code: {done.code}", f"Files: {', '.join(done.files)}")
     if done.commit is None:
         say(f"Written to {done.address}; nothing was sent. Read README.md there, then push without --dry-run.")
@@ -126,19 +133,22 @@ def pull_command(
         Path | None, typer.Option(metavar="DIR", help="The folder; by default NAME.", show_default=False)
     ] = None,
     token: TokenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy a network from the Hub into a folder; pickles and programs stay there."""
     from bsszoo.cli.console import say
     from bsszoo.hub.pull import pull
 
     done = pull(repository, out, token=token)
+    if as_json:
+        show_json(done)
+        return
     say(f"Code: {done.code}", f"Folder: {done.folder} ({_names(done.files)})")
     if done.left:
         say(f"Left on the Hub, as hidden or not an accepted kind of file: {_names(done.left)}")
     say(f'Load it: bsszoo.create("local-dir:{done.folder}", pretrained=True)')
 
 
-@hub_app.command("show")
 def show_command(repository: RepositoryArgument, as_json: JsonOption = False, token: TokenOption = None) -> None:
     """Show the network of a repository, from its card and configuration; the weights are not fetched."""
     from bsszoo.cli.console import say, show
@@ -148,29 +158,26 @@ def show_command(repository: RepositoryArgument, as_json: JsonOption = False, to
 
     facts = look(repository, token=token)
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "repository": facts.repository,
-                    "commit": facts.commit,
-                    "code": str(facts.code),
-                    "macs": facts.cost.macs,
-                    "two_x_macs": facts.cost.macs2,
-                    "params": facts.cost.params,
-                    "num_classes": facts.num_classes,
-                    "in_chans": facts.in_chans,
-                    "license": facts.licence,
-                    "weights_bytes": facts.size,
-                    "files": list(facts.files),
-                    "measured": [
-                        {"dataset": m.dataset, "split": m.split, "top1": m.top1, "top5": m.top5, "pictures": m.images}
-                        for m in facts.measured
-                    ],
-                    "search": facts.search,
-                    "training": facts.training,
-                },
-                indent=2,
-            )
+        show_json(
+            {
+                "repository": facts.repository,
+                "commit": facts.commit,
+                "code": str(facts.code),
+                "macs": facts.cost.macs,
+                "two_x_macs": facts.cost.macs2,
+                "params": facts.cost.params,
+                "num_classes": facts.num_classes,
+                "in_chans": facts.in_chans,
+                "license": facts.licence,
+                "weights_bytes": facts.size,
+                "files": list(facts.files),
+                "measured": [
+                    {"dataset": m.dataset, "split": m.split, "top1": m.top1, "top5": m.top5, "pictures": m.images}
+                    for m in facts.measured
+                ],
+                "search": facts.search,
+                "training": facts.training,
+            }
         )
         return
     show(
@@ -205,6 +212,9 @@ def show_command(repository: RepositoryArgument, as_json: JsonOption = False, to
             f"{one_line(versions['bsszoo'])}, torch {one_line(versions['torch'])}"
         )
     say(f'Load it: bsszoo.create("hf-hub:{facts.repository}", pretrained=True)')
+
+
+hub_app.command("show", cls=Command)(quietly(show_command))
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bsszoo.cli.console import JsonOption
+
 if TYPE_CHECKING:
     from bsszoo.spaces.limits import LatencyTable
 
@@ -44,6 +46,7 @@ def latency_table_command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", show_default=False, help="Write the table here too.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Time the blocks that a network's smaller versions are made of, on this machine, and show the table.
 
@@ -78,6 +81,9 @@ def latency_table_command(
 
     if Path(network).suffix.lower() in (".json", ".csv"):
         table = LatencyTable.load(network)
+        if as_json:
+            typer.echo(table.text())
+            return
         show(latency_blocks(table))
         if measured := _measured(table):
             say(measured)
@@ -105,7 +111,10 @@ def latency_table_command(
         bars.close()
     if out is not None:
         table.save(out)
-        say(f"Written to {out}")
+        bars.say(f"Written to {out}")
+    if as_json:
+        typer.echo(table.text())
+        return
     show(latency_blocks(table))
     sizes = {"num_classes": space.num_classes, "in_chans": space.in_chans}
     say(f"By it {code} takes {table.of(code, **sizes):.4g} ms.")

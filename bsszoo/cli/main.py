@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from bsszoo.cli import compress, export, hub, latency_table, measure, models, predict, report, train
 from bsszoo.cli.console import message
+from bsszoo.cli.help import WIDTH, Command, Group
+from bsszoo.cli.options import quietly
 from bsszoo.errors import BssZooError, RunError, StoppedError, WeightsError
 from bsszoo.version import __version__
 
 app = typer.Typer(
     name="bsszoo",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="A model zoo and compression tool for convolutional networks, by how their blocks are stacked.\n\n"
-    "Start with: bsszoo compress mobilenetv2 --flops 130M",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+    help="Make a trained vision network smaller, under a budget of multiply-adds, parameters or latency; and a zoo of "
+    "networks by how their blocks are stacked.\n\n"
+    "Start with: bsszoo compress my.pth --flops 50% --data pictures",
     epilog="A code is a zoo name (bsszoo list), a text such as "
     "mobilenetv2_c24-40-64-96-120-240_l4-3-2-3-6-2_t3-6-6-3-6-6, or the paper's form in quotes: "
     "'mobilenetv2{24,40,64,96,120,240,4,3,2,3,6,2,3,6,6,3,6,6}'.",
@@ -41,20 +46,31 @@ def _options(
     pass
 
 
-app.command("list")(models.list_command)
-app.command("show")(models.show_command)
-app.command("cost")(models.cost_command)
-app.command("compress")(compress.compress_command)
-app.command("report")(report.report_command)
-app.command("train")(train.train_command)
-app.command("validate")(train.validate_command)
-app.command("predict")(predict.predict_command)
-app.command("measure")(measure.measure_command)
-app.command("latency-table")(latency_table.latency_table_command)
-app.command("export")(export.export_command)
-app.command("push")(hub.push_command)
-app.command("pull")(hub.pull_command)
-app.add_typer(hub.hub_app, name="hub")
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Compress": {
+        "compress": compress.compress_command,
+        "report": report.report_command,
+        "latency-table": latency_table.latency_table_command,
+    },
+    "Networks": {
+        "list": models.list_command,
+        "show": models.show_command,
+        "cost": models.cost_command,
+        "measure": measure.measure_command,
+        "export": export.export_command,
+    },
+    "Training": {
+        "recipe": train.recipe_command,
+        "train": train.train_command,
+        "validate": train.validate_command,
+        "predict": predict.predict_command,
+    },
+    "Hub": {"push": hub.push_command, "pull": hub.pull_command},
+}
+for _group, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=Command, rich_help_panel=_group)(quietly(_command))
+app.add_typer(hub.hub_app, name="hub", rich_help_panel="Hub")
 
 
 def main() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bsszoo.cli.models import JsonOption
+from bsszoo.cli.console import JsonOption, show_json
 
 if TYPE_CHECKING:
     from bsszoo.latency.measure import Speed
@@ -81,7 +80,7 @@ def measure_command(
         on_process=report,
     )
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
+        show_json(result.to_dict())
         return
     show(speed_table(result.rows))
     thread_count = f", {result.threads} thread{'' if result.threads == 1 else 's'}" if result.threads else ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from bsszoo.cli.console import JsonOption, show_json
 
 if TYPE_CHECKING:
     from bsszoo.codes.detector import Detector
@@ -26,7 +26,6 @@ NetworkArgument = Annotated[
 SizeOption = Annotated[
     int | None, typer.Option("--image-size", metavar="PX", help="Side of the square input; by default the network's.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def list_command(
@@ -74,7 +73,7 @@ def list_command(
             }
             for e in matches
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        show_json(rows)
         return
     if not matches:
         typer.echo("No network of the zoo matches.", err=True)
@@ -119,7 +118,7 @@ def _list_published(budget: str, pattern: str | None, *, as_json: bool) -> None:
     most = parse_amount(budget, of=0, what="--budget")
     rows = [row for row in published_within(most) if pattern is None or fnmatchcase(row.name, pattern)]
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        show_json(rows)
         return
     if not rows:
         hint = plausible(most, budget)
@@ -140,7 +139,7 @@ def _list_published(budget: str, pattern: str | None, *, as_json: bool) -> None:
     )
 
 
-def show_command(network: NetworkArgument, image_size: SizeOption = None) -> None:
+def show_command(network: NetworkArgument, image_size: SizeOption = None, as_json: JsonOption = False) -> None:
     """Show a network stage by stage: operators, sizes, widths, depths, MACs and parameters."""
     from bsszoo.cli.console import say, show
     from bsszoo.codes.cost import code_cost
@@ -150,10 +149,18 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
 
     resolved = resolve(network)
     if resolved.detector is not None:
-        _show_detector(resolved.detector, image_size)
+        _show_detector(resolved.detector, image_size, as_json=as_json)
         return
     code, entry = resolved.code, resolved.entry
     sizes = {"num_classes": resolved.num_classes, "in_chans": resolved.in_chans}
+    if as_json:
+        from bsszoo.codes.cost import stage_costs
+
+        whole = {"network": network, "code": str(code), "image_size": image_size or code.image_size, **sizes}
+        show_json(
+            whole | {"cost": code_cost(code, image_size, **sizes), "stages": stage_costs(code, image_size, **sizes)}
+        )
+        return
     if resolved.source is not None:
         say(
             f"Recognised: {resolved.recognised}; {resolved.num_classes} classes, {resolved.in_chans} input channels", ""
@@ -175,13 +182,20 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None) -> Non
         say("", "Outside the ranges of the family's search space (it builds all the same): " + "; ".join(reasons) + ".")
 
 
-def _show_detector(detector: Detector, image_size: int | None) -> None:
+def _show_detector(detector: Detector, image_size: int | None, *, as_json: bool) -> None:
     from bsszoo.cli.console import say, show
     from bsszoo.codes.detector import SIZE, backbone_cost, detector_cost, detector_layers
     from bsszoo.report.tables import cost_line, detector_table, stage_table
 
     size = image_size or SIZE
     cost = detector_cost(detector, size)
+    if as_json:
+        from bsszoo.codes.cost import stage_costs
+
+        stages = stage_costs(detector.backbone, size, num_classes=0)
+        whole = {"code": str(detector), "image_size": size, "num_classes": detector.num_classes, "cost": cost}
+        show_json(whole | {"stages": stages, "layers": detector_layers(detector, size)})
+        return
     show(
         f"{detector.title}: {detector.backbone}",
         f"at {size} x {size} px, {detector.num_classes} classes",
@@ -281,7 +295,7 @@ def cost_command(
                     f"built network {macs} and {params}. This is a bug of bsszoo: please report it."
                 )
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        show_json(rows)
     elif differ := sizes_differ(sizes):
         from bsszoo.cli.console import say
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bsszoo.cli.console import JsonOption, show_json
 from bsszoo.texts import one_line
 
 
@@ -44,6 +45,7 @@ def predict_command(
             "--device", metavar="DEVICE", show_default="a GPU where there is one", help="cpu, cuda, cuda:1, mps."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw a network's predictions on images: boxes and masks of a detector, the first labels of a classifier.
 
@@ -60,8 +62,14 @@ def predict_command(
     from bsszoo.cli.console import show
     from bsszoo.predict import predict, write_predictions
 
-    number = 0
+    number, values = 0, []
     predictions = predict(what, images, weights=weights, top=top, least_score=least_score, device=device)
     for number, prediction in enumerate(write_predictions(predictions, out), start=1):  # noqa: B007  the count is printed
-        show(one_line(f"{prediction.file}: {prediction}", 2000))  # labels may be a repository's
+        if as_json:
+            values.append(prediction.to_dict())
+        else:
+            show(one_line(f"{prediction.file}: {prediction}", 2000))  # labels may be a repository's
+    if as_json:
+        show_json(values)
+        return
     show(f"Drawn: {number} image{'' if number == 1 else 's'} in {out}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bsszoo.cli.console import JsonOption, show_json
+
 
 def report_command(
     storage: Annotated[
@@ -31,6 +33,7 @@ def report_command(
             help="The HTML file to write; an older one is replaced.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Open the study of a search by `bsszoo compress` again and write its report page.
 
@@ -49,4 +52,7 @@ def report_command(
     from bsszoo.compression.reopen import report_study
 
     done = report_study(storage, study=study, out=out)
+    if as_json:
+        show_json(done)
+        return
     say(f"Study: {done.study}, {done.trials}", f"Report: {done.path}")

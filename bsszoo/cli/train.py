@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bsszoo.cli.console import JsonOption, show_json
 from bsszoo.errors import SettingsError
 from bsszoo.options import refuse_dataset
 
@@ -28,6 +29,15 @@ _Dataset = Annotated[
         show_default="the recipe's",
         help="How the folder is read: folder (train/CLASS/*.jpg), torch/fashion_mnist, torch/cifar10, "
         "wds/NAME, hfds/NAME, or synthetic (no --data needed). For classifiers.",
+    ),
+]
+_Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="Another value than the recipe's, such as optim.lr=0.35. May be repeated.",
     ),
 ]
 _Device = Annotated[
@@ -52,15 +62,7 @@ def train_command(
     ],
     data: _Data = None,
     dataset: _Dataset = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            show_default=False,
-            help="Another value than the recipe's, such as optim.lr=0.35. May be repeated.",
-        ),
-    ] = None,
+    assignments: _Assignments = None,
     inherit: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +95,7 @@ def train_command(
             "up to 20,000 of a classifier's split are opened, not decoded.",
         ),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a network by a recipe: a classifier, or a detector on images in COCO's format.
 
@@ -136,7 +139,9 @@ def train_command(
             _check_coco(read, data)
         with TrainingProgress(progress_console()) as progress:
             summary = train_detector(read, data, out, device=device, callback=progress)
-        if summary:
+        if summary and as_json:
+            show_json(summary)
+        elif summary:
             _print_detector(summary, out)
         return
     read = assigned(read, [f"data.dataset={dataset}"] if dataset else [])
@@ -148,6 +153,9 @@ def train_command(
         summary = train(read, data, out, device=device, callback=progress, inherit=inherit, teacher=teacher)
     if not summary:
         return  # one of several processes; the first one reports
+    if as_json:
+        show_json(summary)
+        return
     show(
         f"Trained {summary['model']}: top-1 {summary['top1']:.2f}%, top-5 {summary['top5']:.2f}% of "
         f"{summary['val_pictures']:,} images ({summary['validated_on']}), {summary['epochs']} epochs, seed "
@@ -157,6 +165,53 @@ def train_command(
         f"Weights: {out / 'model.safetensors'} (load with bsszoo.create('local-dir:{out}', pretrained=True))",
         f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}",
     )
+
+
+def recipe_command(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            show_default=False,
+            help="A name of `bsszoo list`, a code's text, or a detector; with --data also a network with weights, "
+            "which is fine-tuned: a weights file, a training's folder, hf-hub:ORG/NAME or a name with a tag.",
+        ),
+    ],
+    data: _Data = None,
+    dataset: _Dataset = None,
+    assignments: _Assignments = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default="the screen", help="The YAML file; it is not replaced.")
+    ] = None,
+) -> None:
+    """Write a recipe to begin with: every value that a training has.
+
+    Without --data it is the published settings for ImageNet, or COCO. With --data it fits the images in that folder:
+    their number of classes, images held out where there are none for validation, and for a network with weights the
+    fine-tuning by which `bsszoo compress` trains.
+
+    Examples:
+
+      bsszoo recipe mobilenetv3_large_100 --data pictures --out mine.yaml
+
+      bsszoo recipe resnet50.a1_in1k --data pictures --set schedule.epochs=20 --out mine.yaml
+
+      bsszoo train mine.yaml --data pictures --out runs/mine
+    """
+    from bsszoo.evaluators.starter import starter_recipe
+
+    text = starter_recipe(network, data, dataset=dataset, assignments=assignments or [])
+    if out is None:
+        typer.echo(text.rstrip())
+        return
+    try:
+        with out.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise SettingsError(f"There is a file {out} already: give another with --out, or remove it.") from None
+    from bsszoo.cli.console import show
+
+    show(f"Recipe: {out}", f"Train: bsszoo train {out} --data {data or 'DIR'} --out runs/{out.stem}")
 
 
 def _print_detector(summary: dict[str, Any], out: Path) -> None:
@@ -269,6 +324,7 @@ def validate_command(
         ),
     ] = None,
     device: _Device = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the accuracy of a trained network, or the average precision of a detector.
 
@@ -307,6 +363,9 @@ def validate_command(
                 on_batch=lambda images: bars.show("validating", images, None),
                 on_note=lambda note: bars.say(f"Note: {note}"),
             )
+        if as_json:
+            show_json(result)
+            return
         show(
             f"boxes: {result.box}",
             *([] if result.mask is None else [f"masks: {result.mask}"]),
@@ -328,6 +387,9 @@ def validate_command(
             on_batch=lambda images: bars.show("validating", images, None),
             on_note=lambda note: bars.say(f"Note: {note}"),
         )
+    if as_json:
+        show_json(accuracy)
+        return
     show(
         f"top-1 {accuracy.top1:.3f}%, top-5 {accuracy.top5:.3f}%, loss {accuracy.loss:.4f}, of "
         f"{accuracy.images:,} images ({accuracy.split})"

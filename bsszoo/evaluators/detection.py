@@ -16,7 +16,7 @@ from bsszoo.evaluators.trainings import HOLDOUT, FromScratch, Trainings
 from bsszoo.models.names import find_detector
 from bsszoo.models.resolve import Network
 from bsszoo.options import refuse_dataset
-from bsszoo.train.classification.recipe import recipe_text, with_values
+from bsszoo.train.classification.recipe import assigned, recipe_text, with_values
 from bsszoo.train.detection.data import check_objects, open_coco, open_coco_split
 from bsszoo.train.detection.labels import labels_of
 from bsszoo.train.detection.paper import coco_recipe
@@ -68,11 +68,10 @@ def detection_recipe(
             )
         made = read
     else:
-        if assignments:
-            raise SettingsError("--set changes a recipe file: give it with --recipe.")
         made = with_values(
             coco_recipe(network), model={"num_classes": None}, data={"label_by": "order"}, run={"sync_bn": False}
         )
+        made = assigned(made, assignments)
     changed: dict[str, Any] = {} if subset is None else {"subset": subset}
     if image_size is not None:
         longer = round(made.data.max_size * image_size / made.data.image_size)
@@ -134,7 +133,13 @@ class DetectionEvaluator(FromScratch, Trainings):
             raise SettingsError(f"--evaluator detection judges detectors, and {request.network.code} is none.")
         refuse_dataset(how.dataset)
         recipe = detection_recipe(
-            str(detector), how.data, recipe=how.recipe, epochs=how.epochs, image_size=how.image_size, subset=how.subset
+            str(detector),
+            how.data,
+            recipe=how.recipe,
+            epochs=how.epochs,
+            image_size=how.image_size,
+            subset=how.subset,
+            assignments=how.assignments,
         )
         made = cls(
             recipe,

@@ -47,6 +47,7 @@ from bsszoo.train.classification.recipe import (
     Recipe,
     RunPart,
     SchedulePart,
+    assigned,
     read_recipe,
     with_values,
 )
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from bsszoo.train.classification.evaluation import Accuracy
     from bsszoo.train.classification.in_memory import Images
 
+#: Values of a recipe, beside those of the optimiser, that fine-tunings of images in memory go by.
+IN_MEMORY: Final = frozenset({"schedule.epochs", "augment.hflip", "run.seed"})
 _NEARNESS: Final = "minus the divergence from the trained network's outputs [nats]"
 #: Most updates of the fine-tuning by which a code is judged.
 JUDGED_UPDATES: Final = 300
@@ -189,12 +192,15 @@ class InheritedEvaluator(ImageTrainings):
                 f"--dataset {part.dataset} is read in a fixed order; subnetworks are judged on a folder."
             )
         order = _order(network, split)
+        keys = {assignment.partition("=")[0].strip() for assignment in how.assignments}
         if how.recipe is None:
             train, _ = open_splits(part, how.folder, num_classes=len(order))
             recipe = fine_tuning_recipe(network, part, len(train), len(order), how.epochs)
+            recipe = assigned(recipe, how.assignments)
         else:
             recipe = with_values(
-                read_recipe(how.recipe), model={"num_classes": len(order), "in_chans": network.in_chans}
+                read_recipe(how.recipe, how.assignments),
+                model={"num_classes": len(order), "in_chans": network.in_chans},
             )
             recipe = with_values(recipe, data={"holdout": recipe.data.holdout or HOLDOUT})
             if how.epochs is not None:
@@ -206,7 +212,7 @@ class InheritedEvaluator(ImageTrainings):
             how.repeats,
             weights=network.source,
             original=replace(network.code, image_size=recipe.data.image_size),
-            in_memory=how.recipe is None,
+            in_memory=how.recipe is None and all(key.startswith("optim.") or key in IN_MEMORY for key in keys),
             order=order,
             checksum=checksum_of(network.source),
             divisor=request.divisor,

@@ -39,6 +39,7 @@ from bsszoo.train.classification.recipe import (
     Recipe,
     RunPart,
     SchedulePart,
+    assigned,
     read_recipe,
     with_values,
 )
@@ -71,8 +72,6 @@ def training_recipe(
     if recipe is not None:
         made = read_recipe(recipe, assignments)
     else:
-        if assignments:
-            raise SettingsError("--set changes a recipe file: give it with --recipe.")
         part = imagenet_recipe(family_of(family).original_name).data  # the family's input size and crop
         part = part if dataset is None else part.replaced(dataset=dataset)
         split = open_split(part, data, training=True, num_classes=sys.maxsize)
@@ -80,7 +79,7 @@ def training_recipe(
             raise DataError(
                 f"{part.dataset} does not say how many classes it has: give a recipe with model.num_classes."
             )
-        made = paper_recipe(family, num_classes=int(split.labels.max()) + 1, data=part)
+        made = assigned(paper_recipe(family, num_classes=int(split.labels.max()) + 1, data=part), assignments)
     made = _changed(made, holdout=made.data.holdout or HOLDOUT, dataset=dataset, image_size=image_size, subset=subset)
     return made if epochs is None else _for_epochs(made, epochs)
 
@@ -107,6 +106,7 @@ def candidates_recipe(request: Request) -> Recipe:
         epochs=how.epochs,
         image_size=how.image_size,
         subset=how.subset,
+        assignments=how.assignments,
     )
 
 
@@ -503,7 +503,7 @@ class CandidateTrainings(TrainingEvaluator):
             code = request.network.code
             fitting = fitting_recipe(code.family, how.folder, how.dataset, flips=flips)
             size = code.image_size if how.image_size is None else how.image_size
-            recipe = _changed(fitting, image_size=size, subset=how.subset)
+            recipe = assigned(_changed(fitting, image_size=size, subset=how.subset), how.assignments)
             recipe = recipe if how.epochs is None else _for_epochs(recipe, how.epochs)
         else:
             recipe = candidates_recipe(request)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bsszoo.errors import DataError
-from bsszoo.images import check_image, converted, is_hidden, prepared, read_image, scan_class_folders
+from bsszoo.images import check_image, converted, is_hidden, is_image_name, prepared, read_image, scan_class_folders
 from bsszoo.texts import one_line
 from bsszoo.train.seeds import mixed
 
@@ -33,6 +33,9 @@ _TORCH: Final = ("torch/fashion_mnist", "torch/cifar10", "torch/cifar100", "torc
 # Names that mean the same split; ``test`` is another split, also where it is the only other one.
 _TRAIN: Final = ("train", "training")
 _VALIDATION: Final = ("validation", "val", "valid", "eval")
+_KINDS: Final = {"train": _TRAIN, "validation": _VALIDATION, "test": ("test",)}
+#: The share of a folder of classes without splits that is taken for validation, and as much again as test.
+FLAT_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +280,8 @@ def has_split(part: DataPart, path: str | Path | None, split: str) -> bool:
     """Whether there is a folder of a split; of other data sets than folders the reader says so when it opens one."""
     if not is_folder(part.dataset) or path is None:
         return True
-    return _split_folder(Path(path).expanduser(), split) is not None
+    root = Path(path).expanduser()
+    return _split_folder(root, split) is not None or (_kind(split) is not None and is_flat(root))
 
 
 def class_names(split: Split) -> tuple[str, ...] | None:
@@ -327,6 +331,8 @@ def open_split(
     if is_folder(name):
         folder = _split_folder(root, split)
         if folder is None:
+            if is_flat(root) and (kind := _kind(split)):
+                return _open_flat(root, kind, num_classes, classes)
             raise _no_split(root, split, training=training)
         source, split, what = _FolderSource(folder), folder.name, str(folder)
     elif name.lower().startswith("torch/"):
@@ -341,6 +347,42 @@ def open_split(
     if is_folder(name) and len(opened) <= CHECKED_FILES:
         check_files(opened)
     return opened
+
+
+def is_flat(root: Path) -> bool:
+    """Whether a folder holds class folders of images itself, and no folders of splits."""
+    if not root.is_dir():
+        return False
+    inside = [p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)]
+    named = {name for names in _KINDS.values() for name in names}
+    return (
+        len(inside) > 1
+        and not named & {p.name.lower() for p in inside}
+        and all(any(is_image_name(file.name) for file in p.iterdir()) for p in inside)
+    )
+
+
+def _open_flat(root: Path, kind: str, num_classes: int, classes: Sequence[str] | None) -> ImageSplit:
+    """One split of a folder that has none: of each class a tenth for validation, a tenth as test, at random.
+
+    Which images they are follows from the number of each class's images alone, so all commands agree.
+    """
+    source = _FolderSource(root)
+    # By the classes in the folder's order, whatever labels a network gives them.
+    labels = source.labels
+    test = _stratified(labels, FLAT_SHARE, mixed(0, 3), leave=1)
+    rest = np.flatnonzero(~test)
+    held = rest[_stratified(labels[rest], FLAT_SHARE / (1 - FLAT_SHARE), mixed(0, 4), leave=1)]
+    parts = {"test": np.flatnonzero(test), "validation": held, "train": np.setdiff1d(rest, held)}
+    if classes is not None:
+        _relabel(source, classes, str(root), whole=False)
+    _check_labels(source, num_classes, str(root))
+    each = ", ".join(f"{len(parts[name]):,} for {name}" for name in _KINDS)
+    source.notes += (
+        f"{root} has no folders train, validation and test: its {len(labels):,} images are divided, class by class "
+        f"and the same in every run: {each}.",
+    )
+    return ImageSplit(source, parts[kind].astype(np.int64), kind)
 
 
 def check_files(split: ImageSplit) -> None:
@@ -360,6 +402,11 @@ def is_synthetic(name: str) -> bool:
 def is_folder(name: str) -> bool:
     """Whether a data set's name is that of image folders."""
     return name.lower() in ("", "folder", "imagefolder")
+
+
+def _kind(split: str) -> str | None:
+    """``train``, ``validation`` or ``test``, which the name of a split means; None for another."""
+    return next((kind for kind, names in _KINDS.items() if split in names), None)
 
 
 def _split_folder(root: Path, split: str) -> Path | None:
@@ -385,7 +432,8 @@ def _no_split(root: Path, split: str, *, training: bool) -> DataError:
         )
     return DataError(
         text + ". A data set of image folders is PATH/train/CLASS/*.jpg and PATH/validation/CLASS/*.jpg; "
-        "other names are set by data.train_split, data.val_split and data.test_split (--split of `bsszoo validate`)."
+        "other names are set by data.train_split, data.val_split and data.test_split (--split of `bsszoo validate`). A "
+        "folder PATH/CLASS/*.jpg is divided by itself."
     )
 
 
@@ -429,10 +477,9 @@ def _open_synthetic(part: DataPart, split: str, num_classes: int) -> ImageSplit:
             "nine digits, as in synthetic/5000."
         )
     train = int(number) if number else SYNTHETIC[0]
-    kinds = {"train": _TRAIN, "validation": _VALIDATION, "test": ("test",)}
-    kind = next((kind for kind, names in kinds.items() if split in names), None)
+    kind = _kind(split)
     if kind is None:
-        raise DataError(f"{part.dataset} has no split {split!r}: it has {', '.join(kinds)}.")
+        raise DataError(f"{part.dataset} has no split {split!r}: it has {', '.join(_KINDS)}.")
     length = train if kind == "train" else max(1, train * SYNTHETIC[1] // SYNTHETIC[0])
     source = _SyntheticSource(length, num_classes, part.image_size, {"train": 1, "validation": 0, "test": 2}[kind])
     return ImageSplit(source, np.arange(length, dtype=np.int64), kind)
