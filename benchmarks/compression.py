@@ -14,7 +14,8 @@ picture on one thread of this CPU, original and answer taking turns. The rivals 
 less and less of the MACs until they are fast enough. Multiply-adds are counted by hooks on the resulting modules. The
 rate of each answer's fine-tuning is the better of two on the held-out pictures, by its first seed; seeds of a row are
 the same for all tools. Pictures: Fashion-MNIST of Debian's ``dataset-fashion-mnist``, and shapes that are drawn here.
-Networks: a narrow ResNet-18 and MobileNetV2 at 32 px.
+Networks at 32 px: a narrow ResNet-18 and MobileNetV2, and, where ``--networks`` names them, MobileNetV3-Small and
+ConvNeXt Atto as timm has them, the latter trained by AdamW.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ from typing import Any
 CODES = {
     "resnet18": "resnet18_c24-48-96-192_l2-2-2-2_px32",
     "mobilenetv2": "mobilenetv2_c16-24-32-48-80-128_l2-2-3-2-2-1_t6-6-6-6-6-6_px32",
+    "mobilenetv3": "mobilenetv3_small_c24-40-48-96_l2-3-2-3_b88-240-144-576_e72-96-120-288_px32",
+    "convnext": "convnext_atto_c40-80-160-320_l2-2-6-2_t4-4-4-4_px32",
 }
+#: Those that are compressed unless ``--networks`` says others.
+USUAL = ("resnet18", "mobilenetv2")
+#: Networks of layer normalisations, which SGD does not train: AdamW, at so small a share of the other networks' rates.
+ADAMW = {"convnext": 0.04}
 PICTURES = ("fashion", "shapes")
 TOOLS = (
     "uniform from scratch",
@@ -56,7 +63,7 @@ BASE, TUNE, TEST, HELD = 30_000, 10_000, 10_000, 1_000
 BATCH, SIZE, CLASSES = 64, 32, 10
 TEMPERATURE, TEACHER_SHARE = 2.0, 0.7
 #: Peak rates of the base trainings, the better of several in a trial each.
-BASE_RATES = {"resnet18": 0.08, "mobilenetv2": 0.02}
+BASE_RATES = {"resnet18": 0.08, "mobilenetv2": 0.02, "mobilenetv3": 0.05, "convnext": 0.05}
 #: Peak rates that an answer's fine-tuning is tried with; those of a training from scratch.
 RATES = {True: (0.01, 0.03), False: (0.05, 0.15)}
 
@@ -65,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of data, networks and results")
     parser.add_argument("--pictures", nargs="+", default=PICTURES, choices=PICTURES)
-    parser.add_argument("--networks", nargs="+", default=list(CODES), choices=list(CODES))
+    parser.add_argument("--networks", nargs="+", default=USUAL, choices=list(CODES))
     parser.add_argument(
         "--bases", type=int, nargs="+", default=[0, 1], help="seeds of the base trainings (default 0 1)"
     )
@@ -299,16 +306,31 @@ class Pictures:
 
 
 def fit(
-    network: Any, pictures: Pictures, images: Any, *, epochs: int, rate: float, seed: int, teacher: Any = None
+    network: Any,
+    pictures: Pictures,
+    images: Any,
+    *,
+    epochs: int,
+    rate: float,
+    seed: int,
+    kind: str,
+    teacher: Any = None,
 ) -> None:
-    """The one loop that trains everything here: SGD, a cosine, crops and flips, taught by ``teacher`` where given."""
+    """The one loop that trains everything here: a cosine, crops and flips, taught by ``teacher`` where given.
+
+    ``kind`` is the network's, which decides between SGD and AdamW.
+    """
     import numpy as np
     import torch
     from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer: torch.optim.Optimizer
+    if kind in ADAMW:
+        optimizer = torch.optim.AdamW(network.parameters(), lr=rate * ADAMW[kind], weight_decay=0.05)
+    else:
+        optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
     updates = epochs * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     network.train()
@@ -346,7 +368,8 @@ def base(given: Any, job: Job, data: Pictures) -> dict[str, Any]:
 
     torch.manual_seed(job.base)
     made: Any = bsszoo.create(CODES[job.network], num_classes=CLASSES).to(data.device)
-    fit(made, data, data.base, epochs=given.base_epochs, rate=BASE_RATES[job.network], seed=job.base)
+    rate = BASE_RATES[job.network]
+    fit(made, data, data.base, epochs=given.base_epochs, rate=rate, seed=job.base, kind=job.network)
     top1, loss = data.accuracy(made, data.test)
     torch.save({k: v.cpu() for k, v in made.state_dict().items()}, base_file(given, job))
     return {"top1": top1, "loss": loss, **figures(made, data)}
@@ -371,14 +394,16 @@ def tune(given: Any, job: Job, data: Pictures) -> dict[str, Any]:
         if job.rate != min(first, key=lambda run: run.get("held_loss", math.inf))["rate"]:
             return {"error": "the other rate was better"}
     made = torch.load(file, map_location=data.device, weights_only=False)
-    top1, loss, held = tuned(given, made, data, original_of(given, job, data), job.rate, job.seed)
+    top1, loss, held = tuned(given, job, made, data, original_of(given, job, data), job.rate, job.seed)
     return {"top1": top1, "loss": loss, "held_loss": held}
 
 
-def tuned(given: Any, made: Any, data: Pictures, teacher: Any, rate: float, seed: int) -> tuple[float, float, float]:
+def tuned(
+    given: Any, job: Job, made: Any, data: Pictures, teacher: Any, rate: float, seed: int
+) -> tuple[float, float, float]:
     """Test accuracy [%], test loss and held-out loss after a fine-tuning of a copy."""
     network = copy.deepcopy(made)
-    fit(network, data, data.train, epochs=given.epochs, rate=rate, seed=seed, teacher=teacher)
+    fit(network, data, data.train, epochs=given.epochs, rate=rate, seed=seed, teacher=teacher, kind=job.network)
     top1, loss = data.accuracy(network, data.test)
     return top1, loss, data.accuracy(network, data.held)[1]
 
@@ -476,7 +501,7 @@ def ours(given: Any, job: Job, data: Pictures, original: Any) -> tuple[Any, dict
     losses, networks = {}, {}
     for code in [*found, uniform]:
         networks[code] = judge.shared().subnetwork(code)
-        runs = [tuned(given, networks[code], data, original, RATES[True][0], seed)[2] for seed in (200, 201)]
+        runs = [tuned(given, job, networks[code], data, original, RATES[True][0], seed)[2] for seed in (200, 201)]
         losses[code] = statistics.mean(runs)
     best = min(losses, key=lambda code: losses[code])
     return networks[best], {

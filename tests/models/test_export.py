@@ -54,6 +54,8 @@ def test_onnx_of_the_zoo(name: str, tmp_path: Path) -> None:
 def test_torch_compile(kind: str) -> None:
     net = build(small(kind), num_classes=5).eval()
     x = torch.randn(2, 3, 64, 64)
+    # The networks of a class are compiled from the same code, of which a process keeps a limited number.
+    torch.compiler.reset()
     compiled = torch.compile(net, fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), net(x), rtol=1e-3, atol=1e-4)
