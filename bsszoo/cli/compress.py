@@ -77,10 +77,9 @@ def compress_command(
     Ctrl-C keeps every finished trial; the same command resumes.
     """
     del config  # read by its callback
-    from bsszoo.cli.console import progress_console, show
+    from bsszoo.cli.console import progress_console
     from bsszoo.cli.progress import CompressProgress
     from bsszoo.compression.session import Compression
-    from bsszoo.report.tables import result_table, trained_tables
 
     with CompressProgress(progress_console()) as progress:
         job = Compression(network, callbacks=[progress], **options)
@@ -98,34 +97,39 @@ def compress_command(
         assert result.folder is not None
         typer.echo((result.folder / "result.json").read_text(encoding="utf-8").rstrip())
         return
-    show("", result_table(result), *trained_tables(result))
-    _print_next(result)
+    _print_end(result)
 
 
-def _print_next(result: CompressResult) -> None:
+def _print_end(result: CompressResult) -> None:
+    """The codes and what can be done with them; then, last on the screen, the table and which network to take."""
     from bsszoo.cli.console import say, show
     from bsszoo.compression.folder import RECOMMENDED
     from bsszoo.report.commands import commands_of, to_train, using
+    from bsszoo.report.tables import code_list, result_table, trained_tables
 
     folder, take, recommendation = result.folder, result.recommended, result.recommendation
     assert folder is not None
-    notes = [f"Note: {' '.join(note.splitlines())}" for note in result.notes]
+    if result.untrained:
+        show("", code_list(result))
+    else:
+        show("", result_table(result))
     differ = "The best codes differ from each other; others that score well, close to these, are in trials.csv."
     if not result.evaluator.heuristic:
         differ = "The first six codes are the best by score, the others good ones that differ; trials.csv has all."
+    say("", differ, *(f"Note: {' '.join(note.splitlines())}" for note in result.notes))
     of = "the best code" if recommendation is None or take.role != "uniform" else "the recommended network"
     commands = [(of, command) for command in commands_of(result, take.code)]
     if result.untrained:
-        say("", differ, *notes, "", recommendation or "")
         if result.train is not None:
             # In place of the one that trains a single network on ImageNet.
             commands = [("beside the uniformly rescaled network", to_train(result.train)), *commands[:-1]]
-    else:
-        say("", recommendation or differ, *notes)
-        if recommendation is not None and (result.finished is None or result.finished.code != str(take.code)):
-            commands = [("the recommended network", command) for command in using(str(folder / RECOMMENDED))]
+    elif recommendation is not None and (result.finished is None or result.finished.code != str(take.code)):
+        commands = [("the recommended network", command) for command in using(str(folder / RECOMMENDED))]
     for of, command in commands:
         show("", f"{command.title} ({of}):", command.text.rstrip())
         if command.note:
             say(command.note)
-    show("", f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")
+    show("", *([result_table(result, with_codes=False)] if result.untrained else trained_tables(result, take.code)))
+    if recommendation is not None:
+        say("", recommendation)
+    show(f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")

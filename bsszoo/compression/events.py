@@ -91,7 +91,8 @@ def planned(plan: Plan, info: EvaluatorInfo, folder: Path, done: int, trials: in
         *(f"Cap: {cap}" for cap in plan.caps),
         *(f"Note: {note}" for note in plan.notes),
         f"Evaluator: {info.name}, {info.measures}",
-        *([f"  {info.caution}"] if info.caution else []),
+        # A heuristic's stands beside the scores at the end.
+        *([f"  {info.caution}"] if info.caution and not info.heuristic else []),
         f"Folder: {folder}{earlier}",
     ]
     return Event("plan", "\n".join(lines), folder=folder)

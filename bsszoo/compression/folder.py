@@ -247,7 +247,12 @@ def notes_in(path: Path) -> dict[str, list[str]]:
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:
     """Write an object as JSON, whole or not at all."""
-    write_whole(file, json.dumps(dict(data), indent=2) + "\n")
+    write_whole(file, json_text(data))
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """An object as the text of a JSON file."""
+    return json.dumps(dict(data), indent=2) + "\n"
 
 
 def default_storage(path: Path) -> str:
@@ -263,8 +268,26 @@ def write_result(path: Path, result: Result) -> None:
     write_json(path / RESULT, result.to_dict())
 
 
+def is_written(path: Path, result: Result) -> bool:
+    """Whether the files of a run hold exactly this result, and the page was written whole after it."""
+    files = {RESULT: json_text(result.to_dict()), TRIALS: trials_text(result.trials)}
+    try:
+        if any((path / name).read_bytes() != text.encode() for name, text in files.items()):
+            return False
+        page = path / REPORT
+        newer = page.stat().st_mtime_ns >= (path / RESULT).stat().st_mtime_ns
+        return newer and page.read_bytes().rstrip().endswith(b"</html>")
+    except OSError:
+        return False
+
+
 def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
     """Write ``trials.csv``: a row for each trial, failed ones with their reason."""
+    write_whole(path / TRIALS, trials_text(trials))
+
+
+def trials_text(trials: Sequence[TrialRow]) -> str:
+    """The text of ``trials.csv``."""
     import io
 
     out = io.StringIO()
@@ -307,4 +330,4 @@ def write_trials(path: Path, trials: Sequence[TrialRow]) -> None:
                 " ".join(f"{rung}:{value!r}" for rung, value in t.reports),
             ]
         )
-    write_whole(path / TRIALS, out.getvalue())
+    return out.getvalue()

@@ -240,7 +240,7 @@ class CompressResult(Result):
         from bsszoo.report.tables import result_table, trained_tables
 
         console = Console(file=io.StringIO(), width=160, record=True)
-        for table in (result_table(self), *trained_tables(self), self.recommendation or ""):
+        for table in (result_table(self), *trained_tables(self, self.recommended.code), self.recommendation or ""):
             console.print(table)
         if html:
             return console.export_html(inline_styles=True, code_format='<pre style="white-space:pre">{code}</pre>')

@@ -39,6 +39,7 @@ from bsszoo.compression.folder import (
     check_settings,
     check_trials,
     first_free_folder,
+    is_written,
     notes_in,
     read_json,
     read_result,
@@ -279,9 +280,16 @@ class Compression:
             return self._write(run, self._assembled(run))
 
     def measure(self) -> CompressResult:
-        """Measure the forward time of the result's networks on this machine, which take turns."""
+        """Measure the forward time of the result's networks on this machine, which take turns.
+
+        Times of these networks that an earlier process has measured, by the same versions, are kept.
+        """
         with self._open() as run:
             result = self._assembled(run)
+            if all(row.latency_ms is not None for row in result.networks):
+                earlier = read_result(run.folder) or {}
+                if earlier.get("versions") == result.versions:
+                    return self._write(run, result)
             if result.head is not None:
                 # The time of an untrained detector's second stage says nothing of a trained one's.
                 return self._noted(run, result, "measure", [_NO_LATENCY])
@@ -590,6 +598,10 @@ class Compression:
                     plan, limit = faster, as_fast
                 else:
                     plan = replace(plan, notes=(*plan.notes, _AS_FAST_DROPPED))
+            elif options.search.out is not None and _AS_FAST_DROPPED in notes_in(Path(options.search.out)).get(
+                "plan", []
+            ):
+                plan = replace(plan, notes=(*plan.notes, _AS_FAST_DROPPED))
         evaluator = evaluator.over(plan.space, plan.candidates)
         ours = options.search.search == "default"
         share = options.search.replicates
@@ -777,6 +789,8 @@ class Compression:
                 prepared.plan.limits.latency.save(folder / LATENCIES)  # `bsszoo report` draws the candidates again
             check_trials(folder, held_trials(study, prepared.search))
             self._opened_now = _Opened(folder, address, study, read_result(folder), since)
+            if _AS_FAST_DROPPED in prepared.plan.notes:
+                self._save_notes(self._opened_now, "plan", [_AS_FAST_DROPPED])
             try:
                 yield self._opened_now
             finally:
@@ -903,6 +917,11 @@ class Compression:
     def _write(self, run: _Opened, result: CompressResult) -> CompressResult:
         from bsszoo.report.page import write_report
 
+        with understood(run.folder / RESULT, result_aside(run.folder)):
+            earlier = read_result(run.folder) or {}
+        as_written = replace(result, seconds=seconds_of(earlier))
+        if is_written(run.folder, as_written):
+            return as_written
         result = replace(result, seconds=round(run.seconds, 3))
         write_result(run.folder, result)
         if self._insight[0] != len(result.trials):

@@ -24,7 +24,7 @@ FloatArray = NDArray[np.float64]
 CAUTION: Final = (
     "This score is a heuristic of the architecture, not an accuracy: nothing was trained. Over six public tables of "
     "trained networks its Kendall tau among networks of equal MACs averaged about 0.25 and was negative on one; five "
-    "to ten really trained candidates beat it. Take the codes below as candidates to train, not as an answer."
+    "to ten really trained candidates beat it. Take the codes as candidates to train, not as an answer."
 )
 # How near to the candidates' MACs a control has to be.
 _NEAR: Final = 0.9

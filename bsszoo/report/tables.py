@@ -189,11 +189,15 @@ def latency_blocks(table: LatencyTable) -> Table:
     return out
 
 
-def result_table(result: Result) -> Group:
-    """The end of a search: the controls and the best codes, each code whole beneath, and what the score measures.
+def code_list(result: Result) -> Group:
+    """The codes of a search's end, each whole on a line beneath its label, because one can be wider than a terminal."""
+    from rich.console import Group
 
-    Codes are beneath the table, one to a line, because a code can be wider than a terminal.
-    """
+    return Group(*_codes((row.label, result.name_of(row.code)) for row in result.networks))
+
+
+def result_table(result: Result, *, with_codes: bool = True) -> Group:
+    """The end of a search: the controls and the best codes, what the score measures, and each code whole beneath."""
     from rich.console import Group
 
     timed = any(row.latency_ms is not None for row in result.networks)
@@ -236,28 +240,36 @@ def result_table(result: Result) -> Group:
     parts.append(_prose(f"Score ({result.evaluator.name}): {result.evaluator.measures}"))
     if result.evaluator.caution:
         parts.append(_prose(result.evaluator.caution, style="yellow"))
-    parts.append(_plain(""))
-    parts += _codes((row.label, result.name_of(row.code)) for row in result.networks)
+    if with_codes:
+        parts += [_plain(""), code_list(result)]
     return Group(*parts)
 
 
-def trained_tables(result: Result) -> list[RenderableType]:
-    """The trainings after the search: the noise, the best code beside the controls, and its training in full."""
+def trained_tables(result: Result, take: Code | None = None) -> list[RenderableType]:
+    """The trainings after the search: the noise, the best codes beside the controls, and the one in full.
+
+    ``take`` is the code to take, whose row is bold.
+    """
     parts: list[RenderableType] = []
     if result.noise is not None:
         parts.append(_prose(noise_words(result.noise)))
     confirmation = result.confirmation
     if confirmation is not None:
-        table = _table([("Network", False), (MACS_NAME, True), ("Mean", True), ("95% interval", True), ("Each", False)])
+        times = {row.code: row.latency_ms for row in result.networks if row.latency_ms is not None}
+        timed = [("Latency [ms]", True)] if times else []
+        columns = [("Network", False), (MACS_NAME, True), ("Params", True), *timed]
+        table = _table([*columns, ("Mean", True), ("95% interval", True), ("Trainings", True)])
         for row in confirmation.rows:
             mean, interval, each = test_cells(row)
             table.add_row(
                 _plain(row.label),
                 human(row.cost.macs),
+                human(row.cost.params),
+                *([latency(times.get(row.code))] if times else []),
                 mean,
                 interval,
-                _plain(each),
-                style="bold" if row.role == "found" else None,
+                str(len(row.tests)) if row.tests else each,
+                style="bold" if row.code == take and row.role != "random" else None,
             )
         parts += [_plain(""), table, _prose(f"Confirmed: {confirmation.measures}.")]
         parts += _codes((row.label, result.name_of(row.code)) for row in confirmation.rows if row.role == "random")

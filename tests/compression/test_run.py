@@ -248,6 +248,28 @@ def test_a_finished_run_is_read_again_and_more_trials_extend_it(tmp_path):
     assert more.trials[:12] == first.trials
 
 
+@pytest.mark.usefixtures("short_timings")
+def test_a_finished_run_is_printed_again_and_no_result_is_written(tmp_path):
+    few = {**SMALL, "trials": 4, "flops": "60%", "measure": True, "out": tmp_path}
+    code = "resnet18_c16-32-64-64_l1-1-1-1_px32"
+    first = bsszoo.compress(code, **few)
+    names = ("result.json", "trials.csv", "report.html", "notes.json")
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / name for name in names)}
+    again = bsszoo.compress(code, **few)
+    assert str(again) == str(first)
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    # What is missing or cut off is written again, and further networks are measured beside the others.
+    (tmp_path / "trials.csv").unlink()
+    page = tmp_path / "report.html"
+    page.write_text(page.read_text()[:1000])
+    assert bsszoo.compress(code, **few).networks == first.networks
+    assert (tmp_path / "trials.csv").is_file()
+    assert page.read_text().rstrip().endswith("</html>")
+    more = bsszoo.compress(code, **{**few, "trials": 6})
+    assert all(row.latency_ms for row in more.networks)
+    assert len(json.loads((tmp_path / "result.json").read_text())["networks"]) == len(more.networks)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
