@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bsszoo.cli.console import JsonOption
-from bsszoo.cli.options import read_config, with_options
+from bsszoo.cli.options import TrackOption, read_config, with_options
 from bsszoo.options import GROUPS
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def compress_command(
             "and of --set (set: [optim.lr=0.01]). What stands on the command line goes first.",
         ),
     ] = None,
+    track: TrackOption = None,
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
@@ -80,9 +82,12 @@ def compress_command(
     from bsszoo.cli.console import progress_console
     from bsszoo.cli.progress import CompressProgress
     from bsszoo.compression.session import Compression
+    from bsszoo.tracking import tracking
 
-    with CompressProgress(progress_console()) as progress:
-        job = Compression(network, callbacks=[progress], **options)
+    with ExitStack() as stack:
+        progress = stack.enter_context(CompressProgress(progress_console()))
+        tracks = [] if track is None else [stack.enter_context(tracking(track))]
+        job = Compression(network, callbacks=[progress, *tracks], **options)
         try:
             result = job.run()
         except KeyboardInterrupt:

@@ -15,6 +15,16 @@ from bsszoo.cli.console import be_quiet
 from bsszoo.errors import SettingsError, close_matches
 from bsszoo.options import options_of
 
+TrackOption = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="SERVICE",
+        show_default=False,
+        help="Log to wandb, mlflow or trackio too, as their environment variables say (extras of bsszoo).",
+    ),
+]
+
 
 def with_options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that gives a command with ``**options`` the options of dataclasses."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bsszoo.cli.console import JsonOption, show_json
+from bsszoo.cli.options import TrackOption
 from bsszoo.errors import SettingsError
 from bsszoo.options import refuse_dataset
 
 if TYPE_CHECKING:
+    from bsszoo.train.callbacks import TrainingCallback
     from bsszoo.train.classification.recipe import Recipe
     from bsszoo.train.detection.recipe import DetectionRecipe
 
@@ -95,6 +98,7 @@ def train_command(
             "up to 20,000 of a classifier's split are opened, not decoded.",
         ),
     ] = False,
+    track: TrackOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network by a recipe: a classifier, or a detector on images in COCO's format.
@@ -116,8 +120,7 @@ def train_command(
 
       bsszoo train mine.yaml --data pictures --out runs/mine --inherit resnet18.a1_in1k
     """
-    from bsszoo.cli.console import progress_console, show
-    from bsszoo.cli.training_progress import TrainingProgress
+    from bsszoo.cli.console import show
     from bsszoo.train.classification.recipe import assigned
     from bsszoo.train.detection.paper import any_recipe_of
     from bsszoo.train.detection.recipe import DetectionRecipe
@@ -137,7 +140,7 @@ def train_command(
 
         if check_files and first:
             _check_coco(read, data)
-        with TrainingProgress(progress_console()) as progress:
+        with _watched(track) as progress:
             summary = train_detector(read, data, out, device=device, callback=progress)
         if summary and as_json:
             show_json(summary)
@@ -149,7 +152,7 @@ def train_command(
 
     if check_files and first:
         _check_all(read, data)
-    with TrainingProgress(progress_console()) as progress:
+    with _watched(track) as progress:
         summary = train(read, data, out, device=device, callback=progress, inherit=inherit, teacher=teacher)
     if not summary:
         return  # one of several processes; the first one reports
@@ -165,6 +168,24 @@ def train_command(
         f"Weights: {out / 'model.safetensors'} (load with bsszoo.create('local-dir:{out}', pretrained=True))",
         f"Figures: {out / 'metrics.csv'}, {out / 'summary.json'}",
     )
+
+
+@contextmanager
+def _watched(track: str | None) -> Iterator[TrainingCallback]:
+    """The progress on screen, and a tracking service where one is wanted."""
+    from bsszoo.cli.console import progress_console
+    from bsszoo.cli.training_progress import TrainingProgress
+    from bsszoo.train.callbacks import Callbacks
+
+    with TrainingProgress(progress_console()) as progress:
+        # Several processes train one network, and the first one reports.
+        if track is None or os.environ.get("RANK", "0") != "0":
+            yield progress
+            return
+        from bsszoo.tracking import tracking
+
+        with tracking(track) as callback:
+            yield Callbacks(progress, callback)
 
 
 def recipe_command(

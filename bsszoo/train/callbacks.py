@@ -77,3 +77,35 @@ class NoCallback:
 
     def note(self, text: str) -> None:
         """Do nothing."""
+
+
+class Callbacks:
+    """Several callbacks as one, which are called in turn."""
+
+    def __init__(self, *callbacks: TrainingCallback) -> None:
+        self._callbacks = callbacks
+
+    def started(self, start: Start) -> None:
+        """Call all."""
+        for callback in self._callbacks:
+            callback.started(start)
+
+    def updated(self, state: TrainingState) -> None:
+        """Call all."""
+        for callback in self._callbacks:
+            callback.updated(state)
+
+    def validating(self, images: int) -> None:
+        """Call all."""
+        for callback in self._callbacks:
+            callback.validating(images)
+
+    def validated(self, row: Row) -> None:
+        """Call all."""
+        for callback in self._callbacks:
+            callback.validated(row)
+
+    def note(self, text: str) -> None:
+        """Call all."""
+        for callback in self._callbacks:
+            callback.note(text)

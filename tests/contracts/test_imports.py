@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": BASE | {"codes", "models", "train", "report"},
     "compression": BASE
     | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report", "digits", "export"},
+    "tracking": {"errors", "files", "compression", "train"},
     "cli": BASE
     | {
         "codes",
@@ -48,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report",
         "predict",
         "compression",
+        "tracking",
     },
 }
 
