@@ -161,10 +161,10 @@ def blocks_by_stage(
             break
         if stage.first.pooled:
             size = (1, 1)
-        blocks.append((stage.first, one, size))
-        size = stage.first.output_size(size)
-        if stage.first is not stage.rest:
-            blocks.append((stage.rest, stage.depth - 1, size))
+        (first, _), *behind = stage.counted()
+        blocks.append((first, one, size))
+        size = first.output_size(size)
+        blocks += [(block, times, size) for block, times in behind]
         size = (-(-size[0] // stage.pool), -(-size[1] // stage.pool))
     return out
 

@@ -270,6 +270,30 @@ class PooledConv(Stem[N]):
         return nn.Sequential(nn.Conv2d(self.in_width, self.out_width, 1, **dd), act(inplace=True))
 
 
+class NormedPooledConv(PooledConv[N]):
+    """The same without a bias, normalised before the activation."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str] = "pooled_norm_conv"
+
+    def layers(self) -> list[Layer[N]]:
+        """The convolution."""
+        return [Layer(self.layer, self.in_width, self.out_width, 1, 1, self.in_width, False, self.norm_layer)]
+
+    def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
+        """The convolution, its normalisation and its activation, on pooled features [n, c, 1, 1]."""
+        from timm.layers.create_act import get_act_layer
+        from torch import nn
+
+        act: Any = get_act_layer(activation)
+        return nn.Sequential(
+            nn.Conv2d(self.in_width, self.out_width, 1, bias=False, **dd),
+            nn.BatchNorm2d(self.out_width, **dd),
+            act(inplace=True),
+        )
+
+
 class Classifier(Block[N]):
     """The linear layer on the pooled features; ``name`` is its module path."""
 
@@ -301,7 +325,9 @@ class Stage(Generic[N]):
     """One stage: ``depth`` blocks, the first of which takes the stride and the change of width.
 
     ``number`` is the paper's stage number (1 is the stem). ``pool`` is the stride of a max pooling after it. ``offset``
-    counts the blocks of the stages before it that are in the same module.
+    counts the blocks of the stages before it that are in the same module. All blocks behind the first are ``rest``;
+    where they differ, ``rest`` is the second block, and ``further`` are those behind it, the last one as often as
+    needed.
     """
 
     number: int
@@ -311,6 +337,21 @@ class Stage(Generic[N]):
     depth: N
     pool: int = 1
     offset: N | int = 0
+    further: tuple[Block[N], ...] = ()
+
+    def counted(self) -> list[tuple[Block[N], N]]:
+        """Its different blocks and how often it has each, of many codes columns [n]."""
+        once = 0 * self.depth + 1
+        if self.first is self.rest:
+            return [(self.first, once)]
+        if not self.further:
+            return [(self.first, once), (self.rest, self.depth - 1)]
+        out: list[tuple[Block[N], N]] = [(self.first, once), (self.rest, 1 * (self.depth > 1))]
+        for i, block in enumerate(self.further, 2):
+            more = self.depth > i
+            last = i == len(self.further) + 1
+            out.append((block, (self.depth - i) * more if last else 1 * more))
+        return out
 
     def blocks(self: Stage[int]) -> Iterator[Block[int]]:
         """The blocks one by one, named as the modules of the network."""
@@ -318,8 +359,10 @@ class Stage(Generic[N]):
             yield self.first
             return
         yield replace(self.first, name=self.first.numbered(self.name, self.offset))
+        behind = (self.rest, *self.further)
         for i in range(1, self.depth):
-            yield replace(self.rest, name=self.rest.numbered(self.name, self.offset + i))
+            block = behind[min(i, len(behind)) - 1]
+            yield replace(block, name=block.numbered(self.name, self.offset + i))
 
 
 def never(present: object) -> bool:

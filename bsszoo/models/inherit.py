@@ -5,7 +5,8 @@ channels are selected once for all layers that have to agree: everything that wr
 uses the same ones, and so do the layers inside a block.
 
     a narrower axis takes the most important channels, in their order; a wider one all of them, and then fresh ones
-    a shallower stage takes its first block and the most important others, in their order; a deeper one all of them
+    a shallower stage takes its first block and the most important others, in their order; a deeper one all of them;
+    where blocks of a stage differ in their layers or kernels, each takes its weights from one of its own form
 
 The importance of a channel is the L2 norm of all weights that write it or read it: it needs no images, and is as good
 as the gradients' (Taylor, Fisher) or better. A channel that its normalisations make 0 is worth nothing.
@@ -107,6 +108,7 @@ class _Layer(NamedTuple):
 
     ``conv`` may be a linear layer on each pixel. Without a batch normalisation ``norm`` is None; ``scale`` is then the
     layer scale behind it, if any, and ``vectors`` are all learned vectors beside it with their axes, ``in`` or ``out``.
+    ``pooled`` says that it reads pooled features, of which each image has one position.
     """
 
     conv: Any
@@ -115,6 +117,7 @@ class _Layer(NamedTuple):
     writes: str
     scale: Any = None
     vectors: tuple[tuple[torch.Tensor, str], ...] = ()
+    pooled: bool = False
 
     @property
     def weight(self) -> torch.Tensor:
@@ -160,10 +163,10 @@ class _Gate(NamedTuple):
 class _Block(NamedTuple):
     """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
 
-    ``names`` identify the type of block; ``joined`` says whether its skip is the identity, so that input and output
-    share one set of channels; ``activated`` whether an activation follows the branch. ``module`` is the whole block, or
-    a downsampling that stands alone before one, which is not ``counted`` as a block. Without a shortcut (``residual``
-    False) each block of a stage has channels of its own.
+    ``names``, its layers' with their kernels, identify the type of block; ``joined`` says whether its skip is the
+    identity, so that input and output share one set of channels; ``activated`` whether an activation follows the
+    branch. ``module`` is the whole block, or a part of one, such as a downsampling before it, of which only the last
+    is ``counted``. Without a shortcut (``residual`` False) each block of a stage has channels of its own.
     """
 
     module: nn.Module
@@ -171,7 +174,7 @@ class _Block(NamedTuple):
     branch: list[_Layer]
     shortcut: _Layer | None
     gate: _Gate | None
-    names: tuple[str, ...]
+    names: tuple[tuple[str, int], ...]
     joined: bool
     counted: bool = True
     activated: bool = False
@@ -422,12 +425,14 @@ def inherit_weights(
         first, from_first = blocks[0], from_blocks[0]
         if first.joined and from_first.joined:
             out = stream  # the skip of the first block adds the stage before: one set of channels for both
+        elif not first.residual:
+            out = stream  # each block has channels of its own
         else:
             readers = _readers(from_blocks[1:], following[number : number + 1])
             readers += from_heads[:1] if number + 1 == len(from_stages) else []
             importance = _importance(_writers(from_blocks), readers) if streams is None else streams[number]
             out = _channel_map(importance, first.branch[-1].out_channels)
-        taken = _selected_blocks(from_blocks, len(blocks))
+        taken = _selected_blocks(from_blocks, blocks)
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
             behind = from_blocks.index(taken[i + 1]) if i + 1 < len(taken) else len(from_blocks)
@@ -459,8 +464,8 @@ def inherit_weights(
         copier.layer(head, from_head, stream, features)
         if reference is not None:
             inputs = input_of(head.conv, lambda: network.eval()(reference.images))
-            if head.norm is None:
-                _fit_shift(head.conv, inputs, reference.targets[from_head.conv], reference, features)
+            if head.pooled:
+                _fit_shift(head, inputs, reference.targets[from_head.conv], reference, features)
             else:
                 _fit_layer(head, inputs, reference.targets[from_head.conv], reference, features)
         stream = features
@@ -560,16 +565,19 @@ def _fit_layer(
 
 
 def _fit_shift(
-    conv: Any, inputs: torch.Tensor, targets: torch.Tensor, reference: Reference, channels: torch.Tensor
+    layer: _Layer, inputs: torch.Tensor, targets: torch.Tensor, reference: Reference, channels: torch.Tensor
 ) -> None:
     """Fit the biases of a 1x1 convolution on pooled features, so that its mean outputs are the trained network's.
+
+    With a normalisation behind it, the biases of that.
 
     Its weights stay as inherited: there is one row for each image, of which they would be fitted to the noise. Outputs
     that the trained network has not stay as they are.
     """
     inherited = channels != FRESH
-    outputs = reference.samples.values(conv(inputs))[:, inherited]
-    conv.bias[inherited] += (targets[:, channels[inherited]] - outputs).mean(0)
+    outputs = layer.normalised(layer.sampled(layer.conv(inputs), reference.samples))[:, inherited]
+    bias = layer.conv.bias if layer.norm is None else layer.norm.bias
+    bias[inherited] += (targets[:, channels[inherited]] - outputs).mean(0)
 
 
 def _set_statistics(layer: _Layer, outputs: torch.Tensor, channels: torch.Tensor | slice = slice(None)) -> None:
@@ -694,9 +702,11 @@ def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], 
     stages = [
         [part for block in stage.blocks() for part in _blocks(network, block)] for stage in body if stage.first.stacked
     ]
-    behind = [layer for stage in body if not stage.first.stacked for layer in stage.first.layers()]
-    heads = [_layer(network, layer) for layer in behind if layer.role != "norm"]
-    norms = [network.get_parameter(v.name) for layer in behind if layer.role == "norm" for v in layer.vectors]
+    behind = [
+        (layer, stage.first.pooled) for stage in body if not stage.first.stacked for layer in stage.first.layers()
+    ]
+    heads = [_layer(network, layer)._replace(pooled=pooled) for layer, pooled in behind if layer.role != "norm"]
+    norms = [network.get_parameter(v.name) for layer, _ in behind if layer.role == "norm" for v in layer.vectors]
     try:
         last: Any = network.get_submodule(classifier.name)
     except AttributeError:  # without a classifier
@@ -743,7 +753,7 @@ def _block(
         branch,
         shortcut,
         _gate(network, [layer for layer in layers if layer.role != "shortcut"], branch),
-        tuple(layer.name.removeprefix(path) for layer in layers if layer.role != "shortcut"),
+        tuple((layer.name.removeprefix(path), layer.kernel) for layer in layers if layer.role != "shortcut"),
         joined,
         counted,
         block.activated,
@@ -829,13 +839,31 @@ def _norms(weight: torch.Tensor, axis: int) -> torch.Tensor:
     return weight.abs().sum(dim=[d for d in range(weight.dim()) if d != axis]).cpu()
 
 
-def _selected_blocks(blocks: Sequence[_Block], depth: int) -> list[_Block]:
-    """The blocks that a stage of some depth inherits: the first, and those with the largest outputs, in their order."""
-    if depth >= len(blocks):
+def _selected_blocks(blocks: Sequence[_Block], wanted: Sequence[_Block]) -> list[_Block]:
+    """The blocks that a stage inherits: the first, and of those of the same types the ones with the largest outputs.
+
+    They stay in their order, in which each is of the type of the one that inherits it. Blocks of several types that add
+    nothing to their input read what the one before them writes: of these the first ones.
+    """
+    if len(wanted) >= len(blocks):
         return list(blocks)
-    rms = torch.stack([_output_rms([b.branch[-1]]).sum() for b in blocks[1:]]) if len(blocks) > 1 else None
-    rest = [] if rms is None else (1 + rms.topk(depth - 1).indices).sort().values.tolist()
-    return [blocks[i] for i in (0, *rest)]
+    if not blocks[0].residual and len({block.names for block in blocks}) > 1:
+        return list(blocks[: len(wanted)])
+    rest = blocks[1:]
+    outputs = [float(_output_rms([b.branch[-1]]).sum()) for b in rest]
+    # Of the first j trained blocks: the largest sum of outputs with one for each wanted block so far, and which.
+    best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] * (len(rest) + 1)
+    for block in wanted[1:]:
+        row: list[tuple[float, tuple[int, ...]] | None] = [None]
+        for j, source in enumerate(rest):
+            before, without = best[j], row[j]
+            taken = None
+            if before is not None and source.names == block.names:
+                taken = before[0] + outputs[j], (*before[1], j)
+            row.append(taken if without is None or (taken is not None and taken[0] > without[0]) else without)
+        best = row
+    chosen = tuple(range(len(wanted) - 1)) if best[-1] is None else best[-1][1]
+    return [blocks[0], *(rest[j] for j in chosen)]
 
 
 def _zero_branch(block: _Block) -> None:

@@ -37,7 +37,7 @@ KINDS: Final = ("macs", "params", "activations", "depth")
 _EXACT: Final = 2**53
 
 _SHAPE = re.compile(
-    r"(?P<kind>[a-z_]+?)_in(?P<in_width>\d+)_out(?P<out_width>\d+)_mid(?P<mid_width>\d+)_k(?P<kernel>\d+)"
+    r"(?P<kind>[a-z][a-z0-9_]*?)_in(?P<in_width>\d+)_out(?P<out_width>\d+)_mid(?P<mid_width>\d+)_k(?P<kernel>\d+)"
     r"_s(?P<stride>\d+)(?:_g(?P<group_width>\d+))?(?:_se(?P<squeeze_width>\d+))?_px(?P<size>\d+)(?P<stride1x1>_stride1x1)?"
 )
 
@@ -45,10 +45,10 @@ _SHAPE = re.compile(
 class BlockShape(NamedTuple):
     """What the time of one block depends on, beside its family's activation function.
 
-    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``regnet``, ``convnext``, ``head_conv``, ``head_norm``
-    or ``classifier``; widths in channels, ``mid_width`` as in ``layers.Block``; ``squeeze_width`` 0 without
-    squeeze-and-excitation; ``size`` the side of the block's input [px]; ``stride1x1`` whether a bottleneck has its
-    stride on the first 1x1 convolution; ``group_width`` of a grouped 3x3 convolution, 0 of any other.
+    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``uib_dw3``, ``regnet``, ``convnext``, ``head_conv``,
+    ``head_norm`` or ``classifier``; widths in channels, ``mid_width`` as in ``layers.Block``; ``squeeze_width`` 0
+    without squeeze-and-excitation; ``size`` the side of the block's input [px]; ``stride1x1`` whether a bottleneck has
+    its stride on the first 1x1 convolution; ``group_width`` of a grouped 3x3 convolution, 0 of any other.
 
     Example:
         >>> shape = BlockShape("mbconv", 16, 24, 96, 3, 2, 0, 112)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from bsszoo.codes.code import Code
+from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import ImageSize, blocks_by_stage, check_arguments, checked_size, stage_sums, stages_of_columns
 from bsszoo.codes.families import Family, family_of
 from bsszoo.errors import CodeError
@@ -154,7 +154,7 @@ def depth_array(space: Space | str, codes: IntArray) -> IntArray:
     columns = rows.T.astype(np.int64)
     total = np.zeros(columns.shape[1], dtype=np.int64)
     for stage in stages_of_columns(template, columns, 1000, 3, _form(space)):
-        for block, times in ((stage.first, 1), (stage.rest, stage.depth - 1)):
+        for block, times in stage.counted():
             for layer in block.layers():
                 if layer.role == "main":
                     total += layer.present * times
@@ -190,6 +190,8 @@ def _looked_up(
         pairs = zip(*_grouped_columns(family), strict=True)
         if any((values[i][:, None] % values[j] != 0).any() for i, j in pairs):
             return None  # where not all of them go together each code has to be looked at
+    # A stage whose further blocks differ has no cost of one further block.
+    uneven = {stage.number - family.first_stage for stage in stages_of(template) if stage.further}
     terms: list[tuple[int, list[int], int | None]] = []
     for i in range(stages):
         before, entries = ([i - 1] if i else []), [i, *range(2 * stages + i, rows.shape[1], stages)]
@@ -197,7 +199,7 @@ def _looked_up(
         whole = [*before, *entries, stages + i]
         if math.prod(sizes[j] for j in whole) <= len(rows) // 12:
             terms.append((i, whole, None))
-        elif math.prod(sizes[j] for j in (*before, *entries)) <= len(rows) // 8:
+        elif i not in uneven and math.prod(sizes[j] for j in (*before, *entries)) <= len(rows) // 8:
             terms += [(i, [*before, *entries], 0), (i, entries, 1)]
         else:
             return None

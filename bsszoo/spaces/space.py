@@ -165,7 +165,7 @@ class Space:
         _check_divisor(divisor)
         family = family_of(base.family)
         form = family.forms[-1]
-        if "E" in form and 1 in base.expansions:
+        if "E" in form and 1 in base.expansions and not family.always_expands:
             raise SpaceError(
                 f"{base} has a stage with no expansion (T = 1), whose blocks have no inner width to choose: its "
                 "subnetworks are not searched."

@@ -51,6 +51,10 @@ class CodeFields(Protocol):
         """The third entries of each stage."""
 
     @property
+    def stem_width(self) -> int:
+        """Width of the first convolution."""
+
+    @property
     def stage2_width(self) -> int:
         """Width of the fixed second stage."""
 
@@ -279,6 +283,11 @@ class Family(ABC):
         return False
 
     @property
+    def always_expands(self) -> bool:
+        """Whether blocks of expansion 1 have an inner width as well, which subnetworks choose."""
+        return False
+
+    @property
     def fixed_groups(self) -> tuple[int, ...]:
         """The group widths that all codes of its spaces have; empty where there are none or they are searched."""
         at = (2 + self.letter.find("G")) * self.stages
@@ -307,6 +316,10 @@ class Family(ABC):
         third = thirds[fixed.form[0]] if fixed.form else 0 * width
         first = self.block_of(index, name, width_in, width, thirds.get("E", third), self.strides[index], fixed)
         return first, self.block_of(index, name, width, width, third, 1, fixed)
+
+    def further(self, index: int, width: N, thirds: Mapping[str, N], fixed: Fixed) -> tuple[Block[N], ...]:
+        """The blocks of a searched stage behind its second, where they differ from it: ``Stage.further``."""
+        return ()
 
     @abstractmethod
     def stem(self, in_chans: N, width: N) -> Stage[N]:
@@ -352,7 +365,8 @@ class Family(ABC):
             # A stage of the code may go on in the module of the one before.
             name, before = self.stage_name(i), out[-1]
             offset = before.offset + before.depth if before.name == name else 0
-            out.append(Stage(self.first_stage + i, name, first, rest, depth, offset=offset))
+            further = self.further(i, c, own, fixed)
+            out.append(Stage(self.first_stage + i, name, first, rest, depth, offset=offset, further=further))
             width = c
         out += self.behind(width, fixed)
         width, last = out[-1].first.out_width, self.first_stage + self.stages
@@ -391,7 +405,8 @@ class Family(ABC):
             ones = (1,) * self.stages
             fixed = Fixed(8, 8, 1, form=form, head_width=8)
             for stage in self.layout((8,) * self.stages, ones, ones * len(form), fixed, 1, 3):
-                kinds.setdefault(stage.first.kind, stage.first)
+                for block in (stage.first, stage.rest, *stage.further):
+                    kinds.setdefault(block.kind, block)
         if kind not in kinds:
             raise CodeError(f"A {self.title} has no block of kind {kind!r}; it has {', '.join(kinds)}.")
         names = (part.name for part in fields(Block))
