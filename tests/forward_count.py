@@ -7,6 +7,7 @@ parameters are added module by module. The counter knows nothing of stages, bloc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 
 class Walk:
@@ -156,6 +157,122 @@ def mbconv_net(
         net.c = head
     else:
         net.conv_bn(head, 1)
+    if classes:
+        net.linear(classes)
+    return net
+
+
+#: MobileNetV4's tables: of each stage its blocks, by the kernels of the depthwise convolutions before and between the
+#: 1x1 ones, and the expansion as printed.
+MOBILENETV4: dict[str, tuple[str, list[list[tuple[int, int, int]]]]] = {
+    "mobilenetv4_conv_small": (
+        "convs",
+        [
+            [(5, 5, 3), (0, 3, 2), (0, 3, 2), (0, 3, 2), (0, 3, 2), (3, 0, 4)],
+            [(3, 3, 6), (5, 5, 4), (0, 5, 4), (0, 5, 3), (0, 3, 4), (0, 3, 4)],
+        ],
+    ),
+    "mobilenetv4_conv_medium": (
+        "fused",
+        [
+            [(3, 5, 4), (3, 3, 2)],
+            [(3, 5, 6), (3, 3, 4), (3, 3, 4), (3, 5, 4), (3, 3, 4), (3, 0, 4), (0, 0, 2), (3, 0, 4)],
+            [
+                (5, 5, 6),
+                (5, 5, 4),
+                (3, 5, 4),
+                (3, 5, 4),
+                (0, 0, 4),
+                (3, 0, 4),
+                (3, 5, 2),
+                (5, 5, 4),
+                (0, 0, 4),
+                (0, 0, 4),
+                (5, 0, 2),
+            ],
+        ],
+    ),
+    "mobilenetv4_conv_large": (
+        "fused",
+        [
+            [(3, 5, 4), (3, 3, 4)],
+            [
+                (3, 5, 4),
+                (3, 3, 4),
+                (3, 3, 4),
+                (3, 3, 4),
+                (3, 5, 4),
+                (5, 3, 4),
+                (5, 3, 4),
+                (5, 3, 4),
+                (5, 3, 4),
+                (5, 3, 4),
+                (3, 0, 4),
+            ],
+            [
+                (5, 5, 4),
+                (5, 5, 4),
+                (5, 5, 4),
+                (5, 5, 4),
+                (5, 0, 4),
+                (5, 3, 4),
+                (5, 0, 4),
+                (5, 0, 4),
+                (5, 3, 4),
+                (5, 5, 4),
+                (5, 0, 4),
+                (5, 0, 4),
+                (5, 0, 4),
+            ],
+        ],
+    ),
+}
+
+
+def mobilenetv4(
+    family: str,
+    c: Sequence[int],
+    n: Sequence[int],
+    t: Sequence[int],
+    *,
+    stem: int,
+    head: int,
+    size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    classes: int = 1000,
+    inner: Sequence[tuple[int, int]] | None = None,
+) -> Walk:
+    """MobileNetV4 with widths ``c``, depths ``n`` and expansions ``t`` of each stage's second block.
+
+    The other blocks' expansions are to that as printed. ``inner`` are the inner widths of the first and the second
+    block of each stage in place of ``t``.
+    """
+    kind, tables = MOBILENETV4[family]
+    net = Walk(in_chans, *size)
+    net.conv_bn(stem, 3, 2)
+    for stage, width in enumerate(c):
+        dense = 2 if kind == "convs" else 1
+        table = tables[stage - dense] if stage >= dense else [(0, 3, 1)]
+        for j in range(n[stage]):
+            start, middle, printed = table[min(j, len(table) - 1)]
+            second = table[min(1, len(table) - 1)][2]
+            stride = 1 if j else 2
+            if inner:
+                mid = inner[stage][0] if j == 0 else max(1, int(Fraction(inner[stage][1] * printed, second)))
+            else:
+                mid = max(1, int(Fraction(net.c * t[stage] * printed, second)))
+            if stage < dense:
+                net.conv_bn(mid, 3, stride)
+            else:
+                if start:
+                    net.conv_bn(net.c, start, 1 if middle else stride, groups=net.c)
+                net.conv_bn(mid, 1)
+                if middle:
+                    net.conv_bn(mid, middle, stride, groups=mid)
+            net.conv_bn(width, 1)
+    net.conv_bn(head, 1)
+    net.h = net.w = 1
+    net.conv_bn(1280, 1)
     if classes:
         net.linear(classes)
     return net

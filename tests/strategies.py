@@ -12,6 +12,7 @@ REGNETS = ("regnetx", "regnety")
 #: Families whose blocks are bottlenecks, in groups or not.
 BOTTLENECKS = ("resnet50", "resnext", "seresnet50", "seresnext")
 RESNEXTS = ("resnext", "seresnext")
+MOBILENETV4S = ("mobilenetv4_conv_small", "mobilenetv4_conv_medium", "mobilenetv4_conv_large")
 CONVNEXTS = ("convnext_atto", "convnext_tiny", "convnextv2_atto", "convnextv2_tiny")
 
 
@@ -37,7 +38,8 @@ def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_
     if (mbconv or family in CONVNEXTS) and not inner:
         parts["expansions"] = tuple(draw(st.integers(1, 8)) for _ in range(stages))
     if fixed_parts:
-        names = ["stem_width", "image_size"] + (["stage2_width", "stage2_depth", "head_width"] if mbconv else [])
+        names = ["stem_width", "image_size"] + (["head_width"] if mbconv else [])
+        names += ["stage2_width", "stage2_depth"] if mbconv and family not in MOBILENETV4S else []
         limits = dict.fromkeys(names, max_width) | {"stage2_depth": max_depth, "image_size": 512}
         for name in names:
             if draw(st.booleans()):

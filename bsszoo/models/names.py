@@ -47,6 +47,7 @@ _NEAREST: Final = (
     ("efficientnetv2", "efficientnetv2_s"),
     ("efficientnet", "efficientnet_b0"),
     ("mobilenetv3", "mobilenetv3_large_100"),
+    ("mobilenetv4", "mobilenetv4_conv_medium"),
     ("mobile", "mobilenetv2"),
     ("mnas", "mnasnet_100"),
     ("ghost", "mobilenetv2"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forward_count import MBCONV, Walk, convnext, mbconv_net, regnet, resnet
+from forward_count import MBCONV, MOBILENETV4, Walk, convnext, mbconv_net, mobilenetv4, regnet, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import BOTTLENECKS, CONVNEXTS, FAMILY_NAMES, REGNETS, RESNETS, codes
@@ -51,6 +51,17 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
         inner = code.bottlenecks or [t * c for t, c in zip(code.expansions, code.widths, strict=True)]
         v2 = code.family.startswith("convnextv2")
         return convnext(code.widths, code.depths, inner, code.stem_width, responds=v2, **common)
+    if code.family in MOBILENETV4:
+        return mobilenetv4(
+            code.family,
+            code.widths,
+            code.depths,
+            code.expansions,
+            stem=code.stem_width,
+            head=code.head_width,
+            inner=list(zip(code.first_bottlenecks, code.bottlenecks, strict=True)) or None,
+            **common,
+        )
     return mbconv_net(
         code.widths,
         code.depths,
@@ -104,6 +115,9 @@ class TestAgainstTheIndependentCount:
             # Of whole expansions; the published networks' are in test_the_zoo_has_timms_parameters.
             "mobilenetv3_large": 5_508_480,
             "mobilenetv3_small": 2_554_360,
+            "mobilenetv4_conv_small": 3_774_024,
+            "mobilenetv4_conv_medium": 9_715_512,
+            "mobilenetv4_conv_large": 32_590_864,
             "regnetx": 15_296_552,
             "regnety": 19_436_338,  # regnet_x_3_2gf and regnet_y_3_2gf
             # As timm's networks have them.

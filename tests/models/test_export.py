@@ -38,7 +38,10 @@ def onnx_agrees(net: torch.nn.Module, x: torch.Tensor, path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(logits), net(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["caffe", "mobilenetv2", "efficientnet", "mobilenetv3_small", "same padding", "fused"])
+@pytest.mark.parametrize(
+    "kind",
+    ["caffe", "mobilenetv2", "efficientnet", "mobilenetv3_small", "same padding", "fused", "mobilenetv4 subnetwork"],
+)
 def test_onnx(kind: str, tmp_path: Path) -> None:
     onnx_agrees(build(small(kind), num_classes=5).eval(), torch.randn(1, 3, 64, 64), tmp_path / "net.onnx")
 

@@ -75,6 +75,18 @@ PAIRS = {
         "mobilenetv3_small_c16-24-24-48_l1-2-1-2_b24-60-48-90_e24-48-48-60_head96",
         "mobilenetv3_small_c24-32-32-80_l2-3-2-2_b36-80-60-140_e24-80-60-130_head128",
     ),
+    "mobilenetv4_conv_small": (
+        "mobilenetv4_conv_small_c16-24-32-48_l1-1-3-4_t1-2-2-2_stem16_head96",
+        "mobilenetv4_conv_small_c24-32-48-64_l1-1-6-6_t2-3-3-4_stem24_head128",
+    ),
+    "mobilenetv4_conv_medium": (
+        "mobilenetv4_conv_medium_c16-24-32-48_l1-1-5-4_t2-1-2-2_stem16_head96",
+        "mobilenetv4_conv_medium_c24-32-48-64_l2-3-9-12_t3-2-3-4_stem24_head128",
+    ),
+    "mobilenetv4_conv_large subnetwork": (
+        "mobilenetv4_conv_large_c16-24-32-48_l1-1-6-5_b20-40-60-90_e20-30-48-60_stem16_head96",
+        "mobilenetv4_conv_large_c24-32-48-64_l2-3-8-6_b36-80-60-140_e24-80-60-130_stem24_head128",
+    ),
     "resnet18 subnetwork": (
         "resnet18_c32-64-64-128_l1-2-1-1_b16-20-48-128",
         "resnet18_c64-128-128-256_l2-3-1-2_b24-64-56-200",
@@ -228,6 +240,9 @@ def _reorder(block: nn.Module) -> int:
     """Reverse a block's inner channels, which leaves its function as it is."""
     if hasattr(block, "conv_exp"):
         chain = [("conv_exp", "bn1"), ("conv_pwl", None)]
+    elif hasattr(block, "pw_proj"):
+        chain = [("pw_exp.conv", "pw_exp.bn"), ("dw_mid.conv", "dw_mid.bn"), ("pw_proj.conv", None)]
+        chain = chain if hasattr(block.dw_mid, "conv") else [chain[0], chain[2]]
     elif hasattr(block, "conv_pwl"):
         chain = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", None)]
     elif hasattr(block, "conv3") and (hasattr(block.conv3, "conv") or block.conv2.groups > 1):
@@ -238,12 +253,12 @@ def _reorder(block: nn.Module) -> int:
         return 0
     with torch.no_grad():
         for conv, norm in chain:
-            weight = getattr(block, conv).weight
+            weight = block.get_submodule(conv).weight
             if norm is None:
                 weight.copy_(weight.flip(1))
                 continue
             weight.copy_(weight.flip(0))
-            layer = getattr(block, norm)
+            layer = block.get_submodule(norm)
             for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
                 tensor.copy_(tensor.flip(0))
         squeeze = getattr(block, "se", None)

@@ -20,6 +20,8 @@ from bsszoo.models.build import build
 from bsszoo.spaces import Space
 
 KINDS = list(SMALL)
+#: Networks with a convolution behind the pooling, and one more in front of it than the features have.
+POOLED_FIRST = ("mobilenetv3", "mobilenetv4")
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +57,7 @@ def test_classifier_can_be_read_and_reset(kind: str) -> None:
     net.reset_classifier(0)
     assert net(images()).shape == (2, net.head_hidden_size)
     # timm's convolution behind the pooling cannot change with it, and its ConvNeXts normalise what is pooled.
-    pool = "max" if kind.startswith("convnext") else "avg" if kind.startswith("mobilenetv3") else "catavgmax"
+    pool = "max" if kind.startswith("convnext") else "avg" if kind.startswith(POOLED_FIRST) else "catavgmax"
     net.reset_classifier(3, global_pool=pool)
     assert net(images()).shape == (2, 3)
     net.reset_classifier(0, global_pool="")
@@ -82,7 +84,7 @@ def test_features_only_gives_the_intermediates(kind: str, output_stride: int) ->
     with torch.no_grad():
         features = net(x)
         _, expected = whole.forward_intermediates(x)
-        if kind.startswith("mobilenetv3"):  # the whole network's last ones are behind one more convolution
+        if kind.startswith(POOLED_FIRST):  # the whole network's last ones are behind one more convolution
             assert torch.equal(whole.blocks[-1](features[-1]), expected.pop())
             expected.append(features[-1])
     assert [f.shape[1] for f in features] == net.feature_info.channels()
@@ -196,9 +198,9 @@ def test_drop_path_rises_to_the_rate_and_acts_in_training_only(kind: str) -> Non
     net = build(small(kind), drop_path_rate=0.3, num_classes=5)
     rates = [m.drop_prob for m in net.modules() if type(m).__name__ == "DropPath"]
     blocks = sum(
-        stage.depth
+        len(stage.first.parts()) * stage.depth if kind.startswith("mobilenetv4") else stage.depth
         for stage in stages_of(small(kind))
-        if stage.first.stacked or (kind.startswith("mobilenetv3") and stage.first.kind == "head_conv")
+        if stage.first.stacked or (kind.startswith(POOLED_FIRST) and stage.first.kind == "head_conv")
     )
     assert len(rates) == blocks - 1  # the first block's rate is 0
     assert rates == sorted(rates)

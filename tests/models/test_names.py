@@ -28,6 +28,8 @@ from bsszoo.models.names import resolve_code
         ("tf_efficientnet_b3", "efficientnet_b0"),
         ("tf_efficientnetv2_m", "efficientnetv2_s"),
         ("mobilenetv3_rw", "mobilenetv3_large_100"),
+        ("mobilenetv4_hybrid_medium", "mobilenetv4_conv_medium"),
+        ("mobilenetv4_conv_aa_medium", "mobilenetv4_conv_medium"),
         ("mobilenet_edgetpu_v2_xs", "mobilenetv2"),
         ("vit_base_patch16_224", "resnet50"),
         ("resnet18d", "resnet18"),

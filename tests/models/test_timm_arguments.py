@@ -108,6 +108,7 @@ def test_a_width_that_timm_rounds_has_no_arch_def() -> None:
     assert timm_arch_def(Code.parse("resnet18_c64-96-160-256_l2-3-2-1")) is None
     # Not timm's EfficientNet but its MobileNetV3.
     assert timm_arch_def(Code.parse("mobilenetv3_small_c16-24-40-48_l1-2-1-1_t1-2-3-4")) is None
+    assert timm_arch_def(Code.parse("mobilenetv4_conv_medium_c48-80-160-256_l1-2-3-4_t4-2-4-4")) is None
 
 
 def test_the_script_needs_timm_only() -> None:

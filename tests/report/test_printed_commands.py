@@ -38,19 +38,28 @@ def test_every_command_carries_the_code(code: Code) -> None:
 PAPER = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet_b1")
 
 
+#: Epochs of warm-up, least rate, mixup, cutmix, erasing, moving average and batch of the families with AdamW.
+#: ConvNeXt's: the defaults of main.py in its authors' repository, and of its command for ConvNeXt-T. MobileNetV4's:
+#: imagenet_mobilenetv4_conv_*_tpu.yaml of TensorFlow's models.
+PUBLISHED: dict[str, tuple[object, ...]] = {
+    "convnext": (20, 1e-6, 0.8, 1.0, 0.25, 0.9999, 4096),
+    "mobilenetv4_conv_small": (5, 0, 0, 0, 0, 0.9999, 4096),
+    "mobilenetv4_conv_medium": (5, 0, 0, 0, 0, None, 4096),
+    "mobilenetv4_conv_large": (20, 0, 0.8, 1.0, 0, None, 16384),
+}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_has_the_settings_of_table_1(family: str) -> None:
     row, recipe = FAMILIES[family].training, recipe_of(arguments(commands(original(family))[2])[2])
     optim = recipe.optim
     assert (optim.weight_decay, optim.lr, recipe.schedule.epochs) == (row.weight_decay, row.lr, row.epochs)
     assert recipe.augment.auto_augment == ("original" if row.autoaugment else row.policy)
-    of_convnexts = family.startswith("convnext")
-    published = (4096, "adamw", "cosine") if of_convnexts else (1024, "sgd", "cosine")
-    assert (recipe.optim.batch_size, recipe.optim.name, recipe.schedule.name) == published
-    # The defaults of main.py in the repository of ConvNeXt's authors, and of its command for ConvNeXt-T.
+    published = next((row for begin, row in PUBLISHED.items() if family.startswith(begin)), (5, 0, 0, 0, 0, None, 1024))
+    how = "adamw" if family.startswith(tuple(PUBLISHED)) else "sgd"
+    assert (optim.batch_size, optim.name, recipe.schedule.name) == (published[-1], how, "cosine")
     others = (recipe.schedule.warmup_epochs, recipe.schedule.min_lr, recipe.augment.mixup, recipe.augment.cutmix)
-    others += (recipe.augment.erase, recipe.ema.decay, optim.lr_batch_size)
-    assert others == ((20, 1e-6, 0.8, 1.0, 0.25, 0.9999, 4096) if of_convnexts else (5, 0, 0, 0, 0, None, 1024))
+    assert (*others, recipe.augment.erase, recipe.ema.decay, optim.lr_batch_size) == published
     assert recipe.loss.label_smoothing == row.label_smoothing
     assert family not in PAPER or row.label_smoothing == 0.1
 

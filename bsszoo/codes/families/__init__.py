@@ -18,6 +18,7 @@ from bsszoo.codes.families.efficientnetv2 import EFFICIENTNETV2, TF_EFFICIENTNET
 from bsszoo.codes.families.mnasnet import MNASNET, MNASNET_SMALL, SEMNASNET
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
 from bsszoo.codes.families.mobilenetv3 import MOBILENETV3_LARGE, MOBILENETV3_SMALL
+from bsszoo.codes.families.mobilenetv4 import MOBILENETV4_CONV_LARGE, MOBILENETV4_CONV_MEDIUM, MOBILENETV4_CONV_SMALL
 from bsszoo.codes.families.registry import Families
 from bsszoo.codes.families.regnetx import REGNETX
 from bsszoo.codes.families.regnety import REGNETY
@@ -46,6 +47,9 @@ FAMILIES: Final = Families(
         MNASNET_SMALL,
         MOBILENETV3_LARGE,
         MOBILENETV3_SMALL,
+        MOBILENETV4_CONV_SMALL,
+        MOBILENETV4_CONV_MEDIUM,
+        MOBILENETV4_CONV_LARGE,
         REGNETX,
         REGNETY,
         RESNEXT,

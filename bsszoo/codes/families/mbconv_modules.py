@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.layers.classifier import create_classifier
+from timm.layers.conv_bn_act import ConvNormAct
 from timm.layers.create_act import get_act_layer
 from timm.layers.create_conv2d import create_conv2d
 from timm.layers.create_norm_act import get_norm_act_layer
@@ -21,6 +22,7 @@ from timm.models._efficientnet_blocks import (
     EdgeResidual,
     InvertedResidual,
     SqueezeExcite,
+    UniversalInvertedResidual,
 )
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
@@ -118,6 +120,48 @@ class CodeEdgeResidual(EdgeResidual):
         self.conv_pwl = _conv(mid, block.out_width, 1, padding=style.padding, **dd)
         self.bn2 = norm_act(block.out_width, apply_act=False, **dd)
         self.drop_path = DropPath(placement.drop_path) if placement.drop_path else nn.Identity()
+
+
+class CodeUniversalInvertedResidual(UniversalInvertedResidual):
+    """timm's ``UniversalInvertedResidual`` with exactly the code's expanded width."""
+
+    def __init__(self, block: Block[int], placement: Placement, style: Style, dd: dict[str, Any]) -> None:
+        # Not the parent's, which rounds. Every attribute that its forward reads is set here.
+        nn.Module.__init__(self)
+        self.has_skip = _has_skip(block)
+        widths = block.in_width, block.mid_width, block.out_width
+        layers = {layer.name.split(".")[-2]: layer for layer in block.layers()}
+        # timm's types of these are those of its own assignments.
+        net: Any = self
+        for name, (before, after) in {
+            "dw_start": (widths[0], widths[0]),
+            "pw_exp": widths[:2],
+            "dw_mid": (widths[1], widths[1]),
+            "pw_proj": widths[1:],
+        }.items():
+            layer = layers.get(name)
+            if layer is None:
+                setattr(self, name, nn.Identity())
+                continue
+            depthwise = name.startswith("dw")
+            made = ConvNormAct(
+                before,
+                after,
+                layer.kernel,
+                placement.stride if layer.stride > 1 else 1,
+                style.padding,
+                placement.first_dilation if depthwise else 1,
+                before if depthwise else 1,
+                apply_act=name in ("pw_exp", "dw_mid"),
+                norm_layer=style.norm,
+                act_layer=style.act(block),
+                **dd,
+            )
+            setattr(self, name, made)
+        net.se = nn.Identity()
+        net.dw_end = nn.Identity()
+        net.layer_scale = nn.Identity()
+        net.drop_path = DropPath(placement.drop_path) if placement.drop_path else nn.Identity()
 
 
 class CodeEfficientNet(EfficientNet):
@@ -226,9 +270,11 @@ class CodeMobileNetV3(MobileNetV3):
         net.head_hidden_size = head.out_width
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
         pooled = self.num_features * self.global_pool.feat_mult()
-        self.conv_head = _conv(pooled, head.out_width, 1, padding=style.padding, bias=True, **dd)
-        self.norm_head = nn.Identity()
-        net.act2 = style.act()(inplace=True)
+        normed = head.layers()[0].norm != ""
+        self.conv_head = _conv(pooled, head.out_width, 1, padding=style.padding, bias=not normed, **dd)
+        # timm's normalisation has the activation behind it.
+        net.norm_head = style.norm_act()(head.out_width, **dd) if normed else nn.Identity()
+        net.act2 = nn.Identity() if normed else style.act()(inplace=True)
         self.flatten = nn.Flatten(1) if global_pool else nn.Identity()
         # As timm has it: its own Linear.
         self.classifier: Any = Linear(self.head_hidden_size, num_classes, **dd) if num_classes > 0 else nn.Identity()
@@ -293,7 +339,7 @@ def add_trunk(
     reduction, dilation, index = first.stride, 1, 0
     if body[0].first.stride > 1:
         features.append({"module": "bn1", "num_chs": first.out_width, "stage": 0, "reduction": reduction})
-    blocks_of_net = sum(stage.depth for stage in body) + (last is not None)
+    blocks_of_net = sum(len(block.parts()) for stage in body for block in stage.blocks()) + (last is not None)
     made: dict[str, list[nn.Module]] = {}
     for i, stage in enumerate(body):
         blocks = made.setdefault(stage.name, [])
@@ -302,9 +348,13 @@ def add_trunk(
             if stride > 1 and reduction * stride > output_stride:
                 dilation, stride = dilation * stride, 1
             reduction *= stride
-            placement = Placement(stride, dilation, previous, drop_path_rate * index / blocks_of_net)
-            blocks.append(build_mbconv(block, placement, style, dd))
-            index += 1
+            rates = [drop_path_rate * (index + i) / blocks_of_net for i in range(len(block.parts()))]
+            placement = Placement(stride, dilation, previous, rates[0])
+            if len(rates) == 1:
+                blocks.append(build_mbconv(block, placement, style, dd))
+            else:
+                blocks += conv_pair(block, placement, style, rates[1], dd)
+            index += len(rates)
         if _ends_level(body, i) and (last is None or i + 1 < len(body)):
             features.append(_feature(made, stage, reduction))
     if last is not None:
@@ -335,24 +385,40 @@ def _ends_level(body: list[Stage[int]], i: int) -> bool:
     return i + 1 == len(body) or body[i + 1].first.stride > 1
 
 
+def conv_pair(
+    block: Block[int], placement: Placement, style: Style, drop_path: float, dd: dict[str, Any]
+) -> tuple[nn.Module, nn.Module]:
+    """The modules of two convolutions that follow one another; ``drop_path`` is the second one's probability."""
+    wide = replace(block, out_width=block.mid_width)
+    narrow = replace(block, in_width=block.mid_width, kernel=1)
+    behind = replace(placement, stride=1, drop_path=drop_path)
+    return _conv_act(wide, placement, style, dd, skip=False), _conv_act(narrow, behind, style, dd, skip=False)
+
+
+def _conv_act(block: Block[int], placement: Placement, style: Style, dd: dict[str, Any], *, skip: bool) -> nn.Module:
+    made: nn.Module = ConvBnAct(
+        block.in_width,
+        block.out_width,
+        block.kernel,
+        placement.stride,
+        placement.first_dilation,
+        pad_type=style.padding,
+        skip=skip,
+        act_layer=style.act(block),
+        norm_layer=style.norm,
+        drop_path_rate=placement.drop_path,
+        **dd,
+    )
+    return made
+
+
 def build_mbconv(block: Block[int], placement: Placement, style: Style, dd: dict[str, Any]) -> nn.Module:
     """The module of one block; of an inverted residual one without expansion it is timm's depthwise-separable one."""
     made: nn.Module
     if block.kind == "conv":
-        made = ConvBnAct(
-            block.in_width,
-            block.out_width,
-            block.kernel,
-            placement.stride,
-            placement.first_dilation,
-            pad_type=style.padding,
-            skip=_has_skip(block),
-            act_layer=style.act(block),
-            norm_layer=style.norm,
-            drop_path_rate=placement.drop_path,
-            **dd,
-        )
-        return made
+        return _conv_act(block, placement, style, dd, skip=_has_skip(block))
+    if block.kind.startswith("uib"):
+        return CodeUniversalInvertedResidual(block, placement, style, dd)
     if block.kind.startswith("fused"):
         return CodeEdgeResidual(block, placement, style, dd)
     if block.layers()[0].present:
