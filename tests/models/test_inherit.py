@@ -299,6 +299,31 @@ def test_other_classes_and_inputs_are_left_fresh(text: str) -> None:
     assert 0.9 * (inheritance.params - classifier) < inheritance.inherited < inheritance.params - classifier
 
 
+def test_a_block_inherits_from_one_of_its_form_where_a_stage_has_several() -> None:
+    # Of the third stage's six blocks the first has two depthwise convolutions, the last one before its 1x1, four others
+    # one between them.
+    source, code = trained("mobilenetv4_conv_small_c16-24-32-48_l1-1-6-2_t1-2-2-2_stem16_head96")
+    with torch.no_grad():
+        for block, factor in ((2, 4.0), (4, 5.0), (5, 9.0)):
+            source.blocks[2][block].pw_proj.bn.weight.mul_(factor)
+    shallow, part = trained("mobilenetv4_conv_small_c16-24-32-48_l1-1-3-2_t1-2-2-2_stem16_head96", seed=1)
+    inheritance = inherit_weights(shallow, part, source, code)
+    assert (inheritance.inherited, inheritance.blocks) == (inheritance.params, inheritance.total_blocks)
+    for block, of_block in ((0, 0), (1, 2), (2, 4)):
+        theirs = source.blocks[2][of_block].state_dict()
+        assert all(torch.equal(mine, theirs[key]) for key, mine in shallow.blocks[2][block].state_dict().items())
+
+
+def test_of_blocks_without_a_shortcut_a_shallower_stage_has_the_first_ones() -> None:
+    source, code = trained("mobilenetv4_conv_small_c16-24-32-48_l3-2-1-1_b24-40-60-90_e20-30-60-90_stem16_head96")
+    shallow, part = trained(
+        "mobilenetv4_conv_small_c12-16-32-48_l2-1-1-1_b16-20-60-90_e12-20-60-90_stem16_head96", seed=1
+    )
+    inheritance = inherit_weights(shallow, part, source, code)
+    assert (inheritance.inherited, inheritance.blocks) == (inheritance.params, inheritance.total_blocks)
+    assert torch.isfinite(outputs(shallow)).all()
+
+
 def test_another_family_has_other_blocks() -> None:
     source, code = trained(PAIRS["mobilenetv2"][0])
     other, other_code = trained(PAIRS["efficientnet_b0"][0])

@@ -113,6 +113,28 @@ def test_a_subnetwork_comes_nearer_to_the_network_by_the_fit(small: str, large: 
     assert error(after, original) < 0.7 * error(before, original)
 
 
+def test_of_a_normalised_convolution_of_pooled_features_only_the_biases_are_fitted() -> None:
+    whole, part = (Code.parse(text) for text in PAIRS["mobilenetv4_conv_medium"][::-1])
+    original, _ = trained(str(whole))
+    plain, fitted = build(part, num_classes=7), build(part, num_classes=7)
+    inherit_weights(plain, part, original, whole)
+    inherit_weights(fitted, part, original, whole, reference=Reference(original, whole, images(128, 2)))
+    assert torch.equal(fitted.norm_head.weight, plain.norm_head.weight)
+    assert torch.equal(fitted.norm_head.running_mean, plain.norm_head.running_mean)
+    assert not torch.allclose(fitted.norm_head.bias, plain.norm_head.bias)
+    before = []
+    for network in (original, fitted):
+        network.norm_head.register_forward_pre_hook(lambda m, x: before.append((m, x[0])))
+        with torch.no_grad():
+            network.eval()(images(128, 2))
+    (theirs, x), (mine, y) = before
+    means = [
+        (z.mean((0, 2, 3)) - m.running_mean) * m.weight / torch.sqrt(m.running_var + m.eps) + m.bias
+        for m, z in ((theirs, x), (mine, y))
+    ]
+    torch.testing.assert_close(means[1], means[0], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "text",
     [

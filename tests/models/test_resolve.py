@@ -304,6 +304,22 @@ def test_a_network_of_the_same_tensors_that_computes_something_else_is_refused()
         resolve(timm.create_model("tf_efficientnet_b0", device="meta"))
 
 
+@pytest.mark.parametrize("name", ["mobilenetv4_conv_aa_medium", "mobilenetv4_conv_blur_medium"])
+def test_a_network_that_smooths_what_it_subsamples_is_refused_where_it_is_built(name: str) -> None:
+    theirs = timm.create_model(name, device="meta")
+    with pytest.raises(WeightsError, match=r"has the tensors of mobilenetv4_conv_medium_c48.*smooths what it subsamp"):
+        resolve(theirs)
+    plain = resolve("mobilenetv4_conv_medium").code
+    assert resolve(timm.create_model("mobilenetv4_conv_medium", device="meta")).code == plain
+    # Its tensors alone do not say it.
+    assert recognise(shapes(theirs.state_dict()), "it").code == plain
+
+
+def test_a_mobilenetv4_with_attention_is_no_network_of_the_families() -> None:
+    with pytest.raises(WeightsError, match="nearest to mobilenetv4_conv_medium"):
+        resolve(timm.create_model("mobilenetv4_hybrid_medium", device="meta"))
+
+
 def test_the_input_size_is_that_of_the_published_network_with_the_same_fixed_parts() -> None:
     base = resolve("efficientnet_b3").code
     narrower = replace(base, widths=(24, 48, 88, 136, 200, 384))
