@@ -72,7 +72,7 @@ def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
     how = family_of(code.family).training
     recipe = Recipe(
         model=ModelPart(name=str(code), num_classes=10),
-        optim=OptimPart(lr=how.short_lr, name=how.optimiser, batch_size=64, weight_decay=how.decay),
+        optim=OptimPart(lr=how.short_lr, name=how.short, batch_size=64, weight_decay=how.decay),
         schedule=SchedulePart(epochs=_EPOCHS, warmup_epochs=2),
         data=DataPart(image_size=code.image_size, holdout=0.1),
         # A digit in a mirror is none.

@@ -111,7 +111,7 @@ def fine_tuning_recipe(
     rate = (LONG_RATE if epochs * updates >= LONG_UPDATES else RATE) * (trained.short_lr / SHORT_LR)
     return Recipe(
         model=ModelPart(name=str(network.code), num_classes=num_classes, in_chans=network.in_chans),
-        optim=OptimPart(lr=rate * batch / BATCH, name=trained.optimiser, batch_size=batch, weight_decay=trained.decay),
+        optim=OptimPart(lr=rate * batch / BATCH, name=trained.short, batch_size=batch, weight_decay=trained.decay),
         schedule=SchedulePart(epochs=epochs),
         data=data,
         augment=AugmentPart(crop_mode="rkrc", hflip=_flips(network)),

@@ -453,7 +453,7 @@ def fitting_recipe(family: str, data: str | Path | None, dataset: str | None, *,
         RecipeError, DataError: As ``training_recipe``.
     """
     paper = training_recipe(family, data, dataset=dataset)
-    part = paper.model
+    part, how = paper.model, family_of(family).training
     images = len(open_splits(paper.data, data, num_classes=part.num_classes)[0])
     if images >= PAPER_IMAGES:
         return paper
@@ -463,10 +463,10 @@ def fitting_recipe(family: str, data: str | Path | None, dataset: str | None, *,
     return Recipe(
         model=part,
         optim=OptimPart(
-            lr=family_of(family).training.short_lr * batch / BATCH,
-            name=paper.optim.name,
+            lr=how.short_lr * batch / BATCH,
+            name=how.short,
             batch_size=batch,
-            weight_decay=paper.optim.weight_decay,
+            weight_decay=paper.optim.weight_decay if how.short == paper.optim.name else how.decay,
         ),
         schedule=SchedulePart(epochs=epochs, warmup_epochs=epochs / 20),
         data=paper.data,

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import drawn_shapes
 import pytest
 import torch
 import yaml
@@ -26,7 +27,7 @@ from bsszoo.compression.finish import Finish
 from bsszoo.errors import BssZooError, EvaluationError, RecipeError, SettingsError
 from bsszoo.evaluators import Evaluator, Score, Trial
 from bsszoo.evaluators.base import Untracked, listening, tell
-from bsszoo.evaluators.training import TrainingEvaluator, training_recipe
+from bsszoo.evaluators.training import TrainingEvaluator, fitting_recipe, training_recipe
 from bsszoo.models.resolve import resolve
 from bsszoo.report.commands import after_training, commands
 from bsszoo.train.classification.paper import paper_recipe
@@ -54,6 +55,24 @@ def test_the_score_is_the_mean_of_the_trainings_and_a_finished_one_is_not_repeat
     before = (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns
     assert judge(code).value == pytest.approx(sum(accuracies) / 2)
     assert (judge.training_folder(code, 0) / "summary.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("family", "optimiser", "rate", "decay"),
+    [
+        ("mobilenetv2", "sgd", 0.05, 2e-5),
+        ("convnext_atto", "adamw", 2e-3, 0.05),
+        ("mobilenetv4_conv_small", "sgd", 0.05, 5e-4),
+    ],
+)
+def test_few_images_are_learned_by_an_optimiser_of_their_own(
+    family: str, optimiser: str, rate: float, decay: float, tmp_path: Path
+) -> None:
+    recipe = fitting_recipe(family, drawn_shapes.write(tmp_path), None)
+    assert recipe.optim.name == optimiser
+    assert recipe.optim.lr == pytest.approx(rate * recipe.optim.batch_size / 64)
+    assert recipe.optim.weight_decay == decay
+    assert FAMILIES[family].training.short == optimiser
 
 
 def test_a_code_that_is_evaluated_again_is_trained_with_further_seeds(tmp_path: Path) -> None:

