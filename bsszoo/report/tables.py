@@ -108,8 +108,12 @@ def stage_table(
 
 
 def operator(stage: Stage[int]) -> str:
-    """A stage's blocks as text, e.g. ``Conv 7x7 + pool``, ``Bottleneck 3x3``, ``MBConv k5 + SE``."""
-    return stage.first.title() + (" + pool" if stage.pool > 1 else "")
+    """A stage's blocks as text, e.g. ``Conv 7x7 + pool``, ``Bottleneck 3x3``, ``MBConv k5 + SE``.
+
+    Where they are of several forms, the first and two dots.
+    """
+    several = len({block.title() for block in stage.blocks()}) > 1
+    return stage.first.title() + (", .." if several else "") + (" + pool" if stage.pool > 1 else "")
 
 
 def inner(stage: Stage[int], letter: str) -> str:

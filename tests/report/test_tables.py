@@ -12,9 +12,18 @@ from report.finished_run import CAUTION, example_run, original
 from rich.console import Console, RenderableType
 from strategies import FAMILY_NAMES, codes
 
-from bsszoo.codes import FAMILIES, Code, code_cost, stage_costs
-from bsszoo.report.figures import human
-from bsszoo.report.tables import ListRow, code_summary, cost_line, model_list_table, result_table, stage_table
+from bsszoo.codes import FAMILIES, Code, code_cost, stage_costs, stages_of
+from bsszoo.report.figures import ABSENT, human
+from bsszoo.report.tables import (
+    ListRow,
+    code_summary,
+    cost_line,
+    inner,
+    model_list_table,
+    operator,
+    result_table,
+    stage_table,
+)
 
 
 def shown(table: RenderableType, *, width: int = 80, soft_wrap: bool = True) -> str:
@@ -62,6 +71,22 @@ def test_the_stage_table_shows_bottlenecks_and_expansions() -> None:
     lines = shown(stage_table(original("mobilenetv2"))).splitlines()
     # Counted from the right: an operator's name has spaces.
     assert [line.split()[-4] for line in lines if " blocks." in line] == ["1", *"666666"]
+
+
+def test_an_operator_of_several_forms_is_the_first_and_two_dots() -> None:
+    code = Code.parse("mobilenetv4_conv_medium_c48-80-160-256_l1-1-8-11_t4-2-4-4")
+    assert [operator(stage) for stage in stages_of(code)][1:5] == [
+        "Fused-MBConv k3",
+        "ExtraDW k3-k5",
+        "ExtraDW k3-k5, ..",
+        "ExtraDW k5-k5, ..",
+    ]
+    titles = [block.title() for stage in stages_of(code)[3:4] for block in stage.blocks()]
+    assert titles[1:] == ["ExtraDW k3-k3"] * 2 + ["ExtraDW k3-k5", "ExtraDW k3-k3", "ConvNext k3", "FFN", "ConvNext k3"]
+    small = stages_of(Code.parse("mobilenetv4_conv_small_c32-64-96-128_l1-1-6-6_t1-3-2-4"))
+    assert [block.title() for block in small[4].blocks()][2:] == ["IB k5", "IB k5", "IB k3", "IB k3"]
+    # What the code says, which only some blocks' inner widths are that multiple of.
+    assert [inner(stage, "T") for stage in small] == [ABSENT, "1", "3", "2", "4", *[ABSENT] * 3]
 
 
 def test_the_stage_table_counts_at_the_image_size_asked_for() -> None:

@@ -78,10 +78,12 @@ class UniversalBlock(Block[N]):
 
         return build_mbconv(self, placement, Style(activation), dd)
 
-    def title(self: Block[int]) -> str:
-        """``UIB k5-k3`` by the kernels of both depthwise convolutions, ``-`` for none."""
-        kernels = [layer.kernel for layer in self.layers() if layer.group_width == 1]
-        return "UIB " + ("-".join(f"k{kernel}" for kernel in kernels) or "1x1")
+    def title(self) -> str:
+        """The paper's name of its form: ``ExtraDW k5-k3``, ``IB k3``, ``ConvNext k5`` or ``FFN``."""
+        kernels = "-".join(f"k{layer.kernel}" for layer in self.layers() if layer.group_width == 1)
+        forms = {(False, True): "IB", (True, False): "ConvNext", (True, True): "ExtraDW"}
+        form = forms.get((self.start_kernel > 0, self.kernel > 0), "FFN")
+        return f"{form} {kernels}".strip()
 
     def third(self) -> int:
         """The stage's expansion T."""
