@@ -93,7 +93,7 @@ def run(given: Any, network: str, share: float, out: Path) -> None:
             held = accuracy(outputs(made, shared.held, shared.normalise), shared.held.labels)
             found |= {f"{name}_nearness": shared.nearness(made), f"{name}_top1": held.top1}
         ends = [
-            rivals.tuned(settings, fitted, data, original, rivals.RATES[True][0], seed)[0]
+            rivals.tuned(settings, job, fitted, data, original, rivals.RATES[True][0], seed)[0]
             for seed in range(given.seeds)
         ]
         found["full_top1"] = float(np.mean(ends))
