@@ -54,6 +54,7 @@ def test_every_option_of_compress_stands_in_a_group() -> None:
     other = text.partition("\nOther:\n")[2]
     assert {line.split()[0].rstrip(",") for line in other.splitlines() if line.startswith("  -")} == {
         "--config",
+        "--track",
         "--json",
         "-q",
         "-h",
