@@ -108,7 +108,6 @@ def compress_command(
 def _print_end(result: CompressResult) -> None:
     """The codes and what can be done with them; then, last on the screen, the table and which network to take."""
     from bsszoo.cli.console import say, show
-    from bsszoo.compression.folder import RECOMMENDED
     from bsszoo.report.commands import commands_of, to_train, using
     from bsszoo.report.tables import code_list, result_table, trained_tables
 
@@ -128,13 +127,13 @@ def _print_end(result: CompressResult) -> None:
         if result.train is not None:
             # In place of the one that trains a single network on ImageNet.
             commands = [("beside the uniformly rescaled network", to_train(result.train)), *commands[:-1]]
-    elif recommendation is not None and (result.finished is None or result.finished.code != str(take.code)):
-        commands = [("the recommended network", command) for command in using(str(folder / RECOMMENDED))]
+    elif result.weights is not None and (result.finished is None or result.finished.code != str(take.code)):
+        commands = [("the recommended network", command) for command in using(result.weights)]
     for of, command in commands:
         show("", f"{command.title} ({of}):", command.text.rstrip())
         if command.note:
             say(command.note)
-    show("", *([result_table(result, with_codes=False)] if result.untrained else trained_tables(result, take.code)))
+    show(*(["", result_table(result, with_codes=False)] if result.untrained else trained_tables(result, take.code)))
     if recommendation is not None:
         say("", recommendation)
     show(f"Report: {folder / 'report.html'}", f"Figures: {folder / 'result.json'}, {folder / 'trials.csv'}")

@@ -201,6 +201,13 @@ class CompressResult(Result):
         return self.folder is not None and (self.folder / RECOMMENDED_WEIGHTS).is_file()
 
     @property
+    def weights(self) -> str | None:
+        """The folder of the recommended network with its weights; None where it was not trained afresh."""
+        if not (self._delivered and self.confirmed(self.recommended.code)):
+            return None
+        return f"{self.folder}/{RECOMMENDED}"
+
+    @property
     def _exported(self) -> bool:
         return self.folder is not None and (self.folder / ONNX).is_file()
 
@@ -222,8 +229,8 @@ class CompressResult(Result):
         finished = self.finished
         if weights and finished is not None and finished.code == str(row.code) and self.folder is not None:
             return create(f"local-dir:{self.folder / finished.folder}", pretrained=True)
-        if weights and row.code == self.recommended.code and self.confirmed(row.code) and self._delivered:
-            return create(f"local-dir:{self.folder}/{RECOMMENDED}", pretrained=True)
+        if weights and row.code == self.recommended.code and self.weights is not None:
+            return create(f"local-dir:{self.weights}", pretrained=True)
         return create(self.name_of(row.code), **arguments)
 
     def __str__(self) -> str:

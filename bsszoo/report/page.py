@@ -1,4 +1,4 @@
-"""The report of a compression run as one HTML file that needs no network, no script and no other file."""
+"""The report of a compression run as one HTML file that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bsszoo.codes.code import common_form, entries_of
+from bsszoo.codes.code import Code, common_form, entries_of
 from bsszoo.codes.families import TITLES, family_of
 from bsszoo.errors import RunError
 from bsszoo.files import write_whole
 from bsszoo.report import figures
-from bsszoo.report.commands import commands_of, to_train
+from bsszoo.report.commands import Command, commands_of, to_train, using
 from bsszoo.report.model_plots import effect_curves, importance_bars, posterior_over_cost
-from bsszoo.report.plots import cost_against_score, params_against_score, progress_by_trial, stage_profile
+from bsszoo.report.plots import (
+    accuracy_over,
+    cost_against_score,
+    params_against_score,
+    progress_by_trial,
+    stage_profile,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -71,23 +77,83 @@ def render_page(result: Result, insight: Insight | None = None, *, note: str = "
     name = family_of(result.family).title if result.head is None else result.head.on(result.best.code).title
     listed = ("uniform", "found") if result.untrained else ("found",)
     evaluated = [(t.cost.macs, t.score) for t in result.trials if t.score is not None]
+    rows = answer(result)
     return _render(
         "report.html",
         title=f"{name} at {figures.human(result.budget.macs)} MACs",
         result=result,
         note=note,
-        controls=[(_CONTROLS[row.role], row) for row in result.networks if row.role in _CONTROLS],
+        answer=rows,
+        timed=any(row["row"].latency_ms is not None for row in rows),
+        next=_next(result, rows[-1]["row"].code),
         cards=cards(result),
         commands=[(row, commands_of(result, row.code)) for row in result.networks if row.role in listed],
-        train=None if result.train is None or not result.untrained else to_train(result.train),
         plots=plots(result),
-        learnt="" if insight is None and len(evaluated) >= 2 else learnt(insight, evaluated),
+        # A heuristic is a known formula of the code: a model that is fitted to it teaches nothing.
+        learnt=""
+        if result.evaluator.heuristic or (insight is None and len(evaluated) >= 2)
+        else learnt(insight, evaluated),
     )
 
 
-def plots(result: Result) -> dict[str, str]:
-    """The plots of the trials, each an ``<svg>`` element."""
+def _next(result: Result, take: Code) -> Sequence[Command]:
+    """What to do with a result: use the network that has weights, train the candidates, or train the best."""
+    if result.weights is not None:
+        return using(result.weights)
+    if result.untrained and result.train is not None:
+        return [to_train(result.train)]
+    return commands_of(result, take)
+
+
+def answer(result: Result) -> list[dict[str, Any]]:
+    """The rows of the page's first table: the original, the uniformly rescaled network, and last the one to take.
+
+    Each has a title, the network's ``row``, whether it is ``taken``, ``accuracy`` and ``interval`` as text (None and
+    ``-`` where nothing was trained), and ``costs``: value, the original's or None, and text of MACs, parameters and,
+    where it was measured, latency.
+    """
+    take = result.recommended if result.recommendation else result.best
+    controls = {row.role: row for row in result.networks if row.role in _CONTROLS}
+    shown = [row for row in controls.values() if row.code != take.code] + [take]
+    tested = {} if result.confirmation is None else {row.code: row for row in result.confirmation.rows}
+    whole = controls.get("original")
+    timed = any(row.latency_ms is not None for row in shown)
+    rows = []
+    for row in shown:
+        accuracy, interval, _ = (
+            figures.test_cells(tested[row.code]) if row.code in tested else (None, figures.ABSENT, "")
+        )
+        title = _CONTROLS.get(row.role, row.label)
+        if row is take and result.recommendation:
+            title = f"recommended: {title}"
+        figured = [("macs", figures.human), ("params", figures.human)]
+        costs = [
+            (getattr(row.cost, kind), None if whole is None or row is whole else getattr(whole.cost, kind), text)
+            for kind, text in ((kind, form(getattr(row.cost, kind))) for kind, form in figured)
+        ]
+        if timed:
+            before = None if whole is None or row is whole or row.latency_ms is None else whole.latency_ms
+            costs.append((row.latency_ms, before, figures.latency(row.latency_ms)))
+        rows.append(
+            {
+                "title": title,
+                "row": row,
+                "taken": row is take,
+                "accuracy": accuracy,
+                "interval": interval,
+                "costs": costs,
+            }
+        )
+    return rows
+
+
+def plots(result: Result) -> dict[str, Any]:
+    """The plots of the trials, each an ``<svg>`` element, and ``accuracy``, names and plots of the networks trained."""
+    accuracy = []
+    if result.confirmation is not None:
+        accuracy = [("MACs", accuracy_over(result, "macs")), ("latency", accuracy_over(result, "latency"))]
     return {
+        "accuracy": [(f"Accuracy over {name}", plot) for name, plot in accuracy if plot],
         "progress": progress_by_trial(result),
         "profile": stage_profile(result),
         "macs": cost_against_score(result),

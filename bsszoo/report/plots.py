@@ -7,14 +7,14 @@ as well. No text of a user is in a plot.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import StageCost, stage_costs
 from bsszoo.codes.detector import backbone_stages
 from bsszoo.codes.families import family_of
 from bsszoo.report.figures import human, score
-from bsszoo.report.svg import INK, style, svg_text
+from bsszoo.report.svg import INK, style, svg_text, with_hints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,10 @@ FOUND: Final = "#D55E00"
 UNIFORM: Final = "#009E73"
 ORIGINAL: Final = "#0072B2"
 TRIAL: Final = "#808890"
+# Colour and mark of a trained network by its role.
+_MARKS: Final = {"original": (ORIGINAL, "s"), "uniform": (UNIFORM, "^"), "random": (TRIAL, "d"), "found": (FOUND, "o")}
+#: Most trials whose marks say what they are, on the page.
+_MOST_HINTS: Final = 400
 
 #: Width of every figure [inch]: at 72 to the inch about a phone's width, so that letters stay readable there.
 WIDTH: Final = 5.4
@@ -53,16 +57,13 @@ def cost_against_score(result: Result) -> str:
     with style():
         figure, axes = _figure(4.5)
         done = _scored(result.trials)
-        axes.plot(
-            [t.cost.macs / 1e6 for t in done],
-            [t.score for t in done],
-            "o",
-            color=TRIAL,
-            alpha=0.75,
-            markersize=4.5,
-            markeredgewidth=0,
-            label="trial",
-        )
+        look: dict[str, Any] = {"color": TRIAL, "alpha": 0.75, "markersize": 4.5, "markeredgewidth": 0}
+        hinted = done[:_MOST_HINTS]
+        for i, t in enumerate(hinted):
+            (drawn,) = axes.plot([t.cost.macs / 1e6], [t.score], "o", **look, label=None if i else "trial")
+            drawn.set_gid(f"trial-{i}")
+        more = done[_MOST_HINTS:]
+        axes.plot([t.cost.macs / 1e6 for t in more], [t.score for t in more], "o", **look)
         low, high = _macs_range(result)
         axes.set_xlim(low, high)
         axes.axvline(
@@ -103,7 +104,8 @@ def cost_against_score(result: Result) -> str:
             f"{human(result.budget.macs)} MACs; the best code has {human(result.best.cost.macs)} MACs and the "
             f"score {score(result.best.score)}."
         )
-        return svg_text(figure, prefix="cost-score", title=title)
+        hints = [f"trial {t.number}: score {score(t.score)}, {human(t.cost.macs)} MACs, {t.code}" for t in hinted]
+        return with_hints(svg_text(figure, prefix="cost-score", title=title), "cost-score-trial", hints)
 
 
 def params_against_score(result: Result) -> str:
@@ -139,6 +141,50 @@ def params_against_score(result: Result) -> str:
         legend(figure, axes)
         title = f"Score over parameters of {len(done)} trials; {len(front)} of them are on the Pareto front."
         return svg_text(figure, prefix="params-score", title=title)
+
+
+def accuracy_over(result: Result, kind: Literal["macs", "latency"]) -> str:
+    """The accuracy of each network that was trained afresh, over its MACs or its latency; empty with fewer than two.
+
+    Bars are 95% intervals; the line joins those that no other one beats in both.
+    """
+    confirmation = result.confirmation
+    assert confirmation is not None
+    times = {row.code: row.latency_ms for row in result.networks}
+    unit = 1e6 if max(row.cost.macs for row in confirmation.rows) < 10**10 else 1e9
+    points = []
+    for row in confirmation.rows:
+        x = row.cost.macs / unit if kind == "macs" else times.get(row.code)
+        if row.tests and x is not None:
+            points.append((x, sum(row.tests) / len(row.tests), row))
+    if len(points) < 2:
+        return ""
+    with style():
+        figure, axes = _figure(3.6)
+        named: set[str] = set()
+        hints: list[str] = []
+        for x, mean, row in points:
+            color, marker = _MARKS[row.role]
+            low, high = (mean, mean) if row.low is None or row.high is None else (row.low, row.high)
+            (drawn,) = axes.plot([x], [mean], marker, color=color, markersize=9, markeredgecolor="white", zorder=3)
+            if row.role not in named:
+                drawn.set_label("best codes" if row.role == "found" else row.role)
+                named.add(row.role)
+            drawn.set_gid(f"point-{len(hints)}")
+            hints.append(f"{row.role}: {mean:.2f}% ({low:.2f} to {high:.2f}), {human(row.cost.macs)} MACs, {row.code}")
+            axes.plot([x, x], [low, high], "-", color=color, linewidth=1.6)
+        front: list[tuple[float, float]] = []
+        for x, mean, _ in sorted(points, key=lambda p: (p[0], -p[1])):
+            if not front or mean > front[-1][1]:
+                front.append((x, mean))
+        axes.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1, zorder=1)
+        prefix = "million" if unit == 1e6 else "billion"
+        axes.set_xlabel(f"MACs [{prefix}]" if kind == "macs" else "latency [ms]")
+        axes.set_ylabel("accuracy [%]")
+        axes.margins(x=0.08, y=0.12)
+        legend(figure, axes)
+        title = f"Accuracy of {len(points)} trained networks over their {'MACs' if kind == 'macs' else 'latency'}."
+        return with_hints(svg_text(figure, prefix=f"accuracy-{kind}", title=title), f"accuracy-{kind}-point", hints)
 
 
 def pareto_front(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:

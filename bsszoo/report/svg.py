@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,3 +109,12 @@ def svg_text(figure: Figure, *, prefix: str, title: str) -> str:
         f'<title id="{prefix}-title">{escaped}</title>'
     )
     return head + text[text.index(">") + 1 :].rstrip() + "\n"
+
+
+def with_hints(svg: str, group: str, hints: Sequence[str]) -> str:
+    """An ``<svg>`` element whose groups ``GROUP-0``, ``GROUP-1``, .. say a text each where the pointer is over them."""
+    for i, hint in enumerate(hints):
+        opening = f'<g id="{group}-{i}">'
+        assert svg.count(opening) == 1, opening
+        svg = svg.replace(opening, f'<g id="{group}-{i}" class="point"><title>{html.escape(hint)}</title>')
+    return svg

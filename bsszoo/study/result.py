@@ -302,6 +302,16 @@ class Result:
         return self.evaluator.heuristic and self.confirmation is None and self.finished is None
 
     @property
+    def recommended(self) -> NetworkRow:
+        """The network to take: here, where nothing says more than scores, the best."""
+        return self.best
+
+    @property
+    def weights(self) -> str | None:
+        """The folder of the recommended network with its weights; None where it has none."""
+        return None
+
+    @property
     def recommendation(self) -> str | None:
         """Which network to take, in a sentence; None where nothing is recommended."""
         return None

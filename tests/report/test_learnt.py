@@ -42,7 +42,7 @@ def test_a_page_with_an_insight_has_its_plots_and_nothing_from_outside():
     # Four plots of trials, three of the model, a card for each network.
     assert page.tags.count("svg") == 7 + len(run.networks)
     assert "What the results teach" in page.text
-    assert not {"script", "img", "link"} & set(page.tags)
+    assert not {"img", "link"} & set(page.tags)
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert render_page(run, found) == render_page(run, found)
