@@ -380,6 +380,54 @@ def regnet(
     return net
 
 
+def vit(
+    mlp: Sequence[int],
+    n: Sequence[int],
+    attention: Sequence[int],
+    width: int,
+    *,
+    patch: int,
+    trained_at: int,
+    size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    classes: int = 1000,
+) -> Walk:
+    """A plain ViT: inner widths of the MLPs and of attention, depths, and the width of the embedding.
+
+    It has positions for square images of ``trained_at`` px, whatever the size of the image.
+    """
+    net = Walk(in_chans, *size)
+    patches, grid = (size[0] // patch) * (size[1] // patch), trained_at // patch
+    net.macs += patches * width * in_chans * patch**2
+    net.params += width * in_chans * patch**2 + width  # the patches
+    net.params += width + (grid * grid + 1) * width  # class token and positions
+    net.activations += patches * width
+    net.main_convs += 1
+    tokens = patches + 1
+
+    def linear(before: int, after: int) -> None:
+        net.macs += tokens * before * after
+        net.params += before * after + after
+        net.activations += tokens * after
+        net.main_convs += 1
+
+    for m, depth, a in zip(mlp, n, attention, strict=True):
+        for _ in range(depth):
+            net.params += 2 * width
+            linear(width, 3 * a)
+            net.macs += tokens * a * tokens  # each query with each key, of all heads
+            net.macs += tokens * tokens * a  # their weights and the values
+            linear(a, width)
+            net.params += 2 * width
+            linear(width, m)
+            linear(m, width)
+    net.params += 2 * width
+    if classes:
+        net.c = width
+        net.linear(classes)
+    return net
+
+
 def convnext(
     c: Sequence[int],
     n: Sequence[int],

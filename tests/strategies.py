@@ -14,20 +14,24 @@ BOTTLENECKS = ("resnet50", "resnext", "seresnet50", "seresnext")
 RESNEXTS = ("resnext", "seresnext")
 MOBILENETV4S = ("mobilenetv4_conv_small", "mobilenetv4_conv_medium", "mobilenetv4_conv_large")
 CONVNEXTS = ("convnext_atto", "convnext_tiny", "convnextv2_atto", "convnextv2_tiny")
+#: Plain vision transformers by the sides of their patches.
+VITS = {"deit": 16, "vit_patch4": 4, "vit_patch8": 8, "vit_patch16": 16, "vit_patch32": 32}
+#: The least side of an image that a family's networks take [px].
+LEAST_SIDES = {**dict.fromkeys(CONVNEXTS, 32), **VITS}
 
 
 @st.composite
 def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_parts: bool = True) -> Code:
     """Any code of any family, with odd widths, inner ones too, and, unless told otherwise, fixed parts of its own."""
     family = draw(st.sampled_from(FAMILY_NAMES))
-    mbconv = family not in RESNETS + REGNETS + CONVNEXTS
+    mbconv = family not in RESNETS + REGNETS + CONVNEXTS + tuple(VITS)
     stages = FAMILIES[family].stages
     width, depth = st.integers(1, max_width), st.integers(1, max_depth)
     parts: dict[str, object] = {}
     inner = family not in REGNETS and draw(st.booleans())
-    if family in BOTTLENECKS or inner:
+    if family in (*BOTTLENECKS, *VITS) or inner:
         parts["bottlenecks"] = tuple(draw(width) for _ in range(stages))
-    if family in RESNEXTS:
+    if family in (*RESNEXTS, *VITS):
         groups = tuple(draw(st.integers(1, min(b, 64))) for b in parts["bottlenecks"])
         parts["group_widths"] = groups
         parts["bottlenecks"] = tuple(b // g * g for b, g in zip(parts["bottlenecks"], groups, strict=True))
@@ -43,8 +47,8 @@ def codes(draw: st.DrawFn, *, max_width: int = 2000, max_depth: int = 12, fixed_
         limits = dict.fromkeys(names, max_width) | {"stage2_depth": max_depth, "image_size": 512}
         for name in names:
             if draw(st.booleans()):
-                # A ConvNeXt reads whole patches of whole patches: 32 px at least.
-                least = 32 if name == "image_size" and family in CONVNEXTS else 1
+                # A ConvNeXt reads whole patches of whole patches: 32 px at least; a ViT whole patches.
+                least = LEAST_SIDES.get(family, 1) if name == "image_size" else 1
                 parts[name] = draw(st.integers(least, limits[name]))
     widths = tuple(draw(width) for _ in range(stages))
     if family in REGNETS:

@@ -23,10 +23,10 @@ def compress_command(
         typer.Argument(
             metavar="NETWORK",
             show_default=False,
-            help="What to compress: resnet18, mobilenetv2, efficientnet_b0, convnext_atto or another name of "
-            "`bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or a name with a tag, "
-            "resnet50.a1_in1k (with --data their weights are inherited), or a detector, maskrcnn_ or retinanet_ and "
-            "any of these, whose backbone is searched.",
+            help="What to compress: resnet18, mobilenetv2, efficientnet_b0, convnext_atto, deit_tiny or another name "
+            "of `bsszoo list`, a code's text, a weights file, a training's folder, hf-hub:ORG/NAME or a name with a "
+            "tag, resnet50.a1_in1k (with --data their weights are inherited), or a detector, maskrcnn_ or retinanet_ "
+            "and any of these, whose backbone is searched.",
         ),
     ],
     config: Annotated[

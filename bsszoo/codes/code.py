@@ -42,15 +42,17 @@ class Code:
 
     Args:
         family: The name of a family: a key of ``bsszoo.codes.FAMILIES``.
-        widths: Output channels ``C_i`` of each searched stage.
+        widths: Output channels ``C_i`` of each searched stage; of a ViT's groups of blocks the MLPs' inner widths.
         depths: Number of blocks ``L_i`` of each stage.
         bottlenecks: Channels ``B_i`` inside the blocks of each stage: of the 3x3 convolution of a bottleneck. In the
             subnetworks of other families, of a basic block's first convolution (by default ``C_i``), or expanded
-            channels in place of ``expansions``.
+            channels in place of ``expansions``. Of ViTs the width of attention.
         expansions: Expansion factor ``T_i`` of each stage (families of inverted residual blocks, and ConvNeXts); the
             expanded width is exactly input width x ``T_i``, of ConvNeXts ``C_i`` x ``T_i``.
-        group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets and ResNeXts only).
-        stem_width: Channels of the first convolution; ResNet-18's and ConvNeXts' follow ``C2``.
+        group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets and ResNeXts), or of
+            each head of its attention (ViTs).
+        stem_width: Channels of the first convolution; ResNet-18's and ConvNeXts' follow ``C2``. Of ViTs also of all
+            their blocks' inputs and outputs.
         stage2_width, stage2_depth: The fixed second stage of families of inverted residual blocks; 0 for others.
         head_width: Channels of the last 1x1 convolution of these families; 0 for others.
         image_size: Side of the square input [px] at which costs are counted.
@@ -116,7 +118,7 @@ class Code:
         if self.group_widths:
             self._check_groups(family)
         self._simplify(family)
-        if self.stride_in == "1x1" and "B" not in family.letter:
+        if self.stride_in == "1x1" and not family.chooses_stride:
             raise CodeError(
                 f"{family.name} code: stride_in '1x1' exists only where blocks have a first 1x1 "
                 "convolution with a choice of stride: in resnet50 and the families of its blocks."
@@ -376,7 +378,15 @@ class Code:
 
 def stages_of(code: Code, *, num_classes: int = 1000, in_chans: int = 3) -> tuple[Stage[int], ...]:
     """The stages of one code in the order of the forward: stem, searched stages, head, classifier."""
-    fixed = Fixed(code.stem_width, code.stage2_width, code.stage2_depth, code.stride_in, code.form, code.head_width)
+    fixed = Fixed(
+        code.stem_width,
+        code.stage2_width,
+        code.stage2_depth,
+        code.stride_in,
+        code.form,
+        code.head_width,
+        code.image_size,
+    )
     return family_of(code.family).layout(code.widths, code.depths, code.thirds, fixed, num_classes, in_chans)
 
 

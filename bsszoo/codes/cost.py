@@ -2,10 +2,12 @@
 
 Notation:
     k   kernel side          c_in, c_out  channels of a layer        h, w  its output's height and width [px]
-    MACs        k*k * c_in * c_out * h * w   (depthwise: k*k * c_out * h * w); norms, activations, pooling: 0
+    n   positions of its output: h * w, and the tokens beside them
+    MACs        k*k * c_in * c_out * n   (depthwise: k*k * c_out * n); norms, activations, softmax, pooling: 0
+                attention: 2 * n*n * c_in more, of its two products, c_in the channels that its projection reads
     params      k*k * c_in * c_out, a bias c_out, a batch norm 2 * c_out, every element of ``Layer.vectors``
-    activations c_out * h * w, elements of the outputs of all convolutions (as pycls counts; no linear layer but those
-                on each pixel, which are 1x1 convolutions)
+    activations c_out * n, elements of the outputs of all convolutions (as pycls counts; no linear layer but those
+                on each pixel, which are 1x1 convolutions, nor attention's products)
 
 The paper's FLOPs are these MACs. Tools that call 2 x MACs "FLOPs" (NVIDIA Model Optimizer among them) show twice
 the figure for the same network.
@@ -122,7 +124,7 @@ def block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], 
     main = size
     for layer in block.layers():
         for vector in layer.vectors:
-            params = params + vector.width * layer.present
+            params = params + vector.width * max(vector.tokens, 1) * layer.present
         if layer.role == "norm":
             continue
         start = (1, 1) if layer.role == "gate" else size if layer.role == "shortcut" else main
@@ -133,10 +135,13 @@ def block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], 
             weights = weights * layer.group_width
         if not (isinstance(layer.present, int) and layer.present == 1):  # a column has no single truth value
             outputs, weights = outputs * layer.present, weights * layer.present
-        macs = macs + weights * (h * w)
+        positions = h * w + layer.tokens
+        macs = macs + weights * positions
+        if layer.attends:
+            macs = macs + 2 * positions * positions * layer.in_width
         params = params + weights + outputs * (layer.bias + (2 if layer.norm else 0))
         if layer.role != "classifier":
-            activations = activations + outputs * (h * w)
+            activations = activations + outputs * positions
         if layer.role == "main":
             main = (h, w)
     return (macs, params, activations), main
@@ -186,7 +191,7 @@ def stages_of_columns(template: Code, columns: Any, num_classes: int, in_chans: 
     follows = family.stem_width is None and template.stem_width == template.widths[0]
     stem = columns[0] if follows else zero + template.stem_width
     stage2 = zero + template.stage2_width, zero + template.stage2_depth
-    fixed = Fixed(stem, *stage2, template.stride_in, form, zero + template.head_width)
+    fixed = Fixed(stem, *stage2, template.stride_in, form, zero + template.head_width, template.image_size)
     widths, depths, thirds = tuple(columns[:n]), tuple(columns[n : 2 * n]), tuple(columns[2 * n :])
     return family.layout(widths, depths, thirds, fixed, num_classes, in_chans)
 

@@ -50,6 +50,13 @@ class Detector:
     def __post_init__(self) -> None:
         if self.kind not in CLASSES:
             raise CodeError(f"A detector is maskrcnn or retinanet; got {formatted(self.kind)}.")
+        family = family_of(self.backbone.family)
+        if not family.has_pyramid:
+            strides = ", ".join(map(str, dict.fromkeys(family.feature_strides)))
+            raise CodeError(
+                f"A {family.title} is no backbone of a detector: its features are at stride {strides} only, and a "
+                "pyramid takes them at strides 4, 8, 16 and 32. Choose a network of another family."
+            )
         if self.num_classes == 0:
             object.__setattr__(self, "num_classes", CLASSES[self.kind])
         if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:

@@ -26,12 +26,19 @@ Role = Literal["main", "shortcut", "gate", "classifier", "norm"]
 class Vector(Generic[N]):
     """A learned vector beside a layer's weights: of a layer normalisation, a layer scale, a response normalisation.
 
-    ``name`` is its tensor's. It has an element for each channel that the layer reads (``axis`` is ``in``) or writes.
+    ``name`` is its tensor's. It has an element for each channel that the layer reads (``axis`` is ``in``) or writes;
+    of ``tokens``, where there are any, its shape is [1, tokens, channels].
     """
 
     name: str
     width: N
     axis: Literal["in", "out"] = "out"
+    tokens: int = 0
+
+    @property
+    def shape(self: Vector[int]) -> tuple[int, ...]:
+        """The shape of its tensor."""
+        return (1, self.tokens, self.width) if self.tokens else (self.width,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,11 @@ class Layer(Generic[N]):
 
     ``vectors`` are all further parameters; ``scale`` names the one among them that multiplies the layer's output. A
     layer that is not ``padded`` reads its kernel's size and no pixel beyond the image's edge. The weights of a
-    ``flat`` one are [out, in]: a linear layer on each pixel.
+    ``flat`` one are [out, in]: a linear layer on each pixel, and on ``tokens`` further ones, which belong to none.
+
+    A layer that ``attends`` reads weighted sums of all positions: attention multiplies each query with all keys, and
+    the weights with all values. The layer before it is ``fused``: it writes so many values (query, key and value) for
+    each channel that this one reads. ``head_width`` of both is the number of channels that make one head.
     """
 
     name: str
@@ -64,6 +75,10 @@ class Layer(Generic[N]):
     scale: str = ""
     padded: bool = True
     flat: bool = False
+    tokens: int = 0
+    attends: bool = False
+    fused: int = 1
+    head_width: N | int = 1
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of its output for an input of some size [px].
@@ -101,12 +116,26 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Generic[N]):
+    """What follows another in a block: the path of its module, its layers, and whether a skip adds its input.
+
+    ``norm`` is the path of the normalisation in front of its module, where the skip is around both and in neither.
+    """
+
+    path: str
+    layers: list[Layer[N]]
+    joined: bool
+    norm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Block(Generic[N]):
     """One block; a subclass says which layers it has and builds its module, and needs no decorator without new fields.
 
     ``mid_width`` is the inner width: of a bottleneck B, of an inverted residual the input x T, else the output width.
     ``squeeze_width`` is the hidden width of squeeze-and-excitation, None without; ``group_width`` that of the groups of
-    its 3x3 convolution, None where it has none.
+    its 3x3 convolution, or of attention's heads, None where it has none. ``mlp_width`` is the inner width of an MLP
+    beside the inner width; None without.
     """
 
     name: str
@@ -118,6 +147,7 @@ class Block(Generic[N]):
     squeeze_width: N | None = None
     stride_in: Literal["3x3", "1x1"] = "3x3"
     group_width: N | None = None
+    mlp_width: N | None = None
 
     #: Its kind in the text of a latency table's block, and the letter of the code's third entry that shapes its inside.
     kind: ClassVar[str] = ""
@@ -147,10 +177,10 @@ class Block(Generic[N]):
         """Its layers in the order of its modules; absent ones have ``present`` 0."""
         raise NotImplementedError
 
-    def parts(self) -> list[tuple[str, list[Layer[N]], bool]]:
-        """What follows one another in it: (module path, layers, whether a skip adds its input to its output)."""
+    def parts(self) -> list[Part[N]]:
+        """What follows one another in it."""
         layers = [layer for layer in self.layers() if layer.present]
-        return [(self.name, layers, self.residual and self.stride == 1 and bool(self.in_width == self.out_width))]
+        return [Part(self.name, layers, self.residual and self.stride == 1 and bool(self.in_width == self.out_width))]
 
     def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """Its module, freshly initialised; ``dd`` holds the device and the dtype of its parameters."""

@@ -97,6 +97,13 @@ def named_entries() -> Mapping[str, ModelEntry]:
 
 
 @cache
+def aliases() -> Mapping[str, str]:
+    """The names of entries by their short names."""
+    pairs = ((network.alias, name) for family in FAMILIES.values() for name, network in family.published.items())
+    return MappingProxyType({alias: name for alias, name in pairs if alias})
+
+
+@cache
 def entry_of(code: Code) -> ModelEntry | None:
     """The entry with exactly this code, or None."""
     return next((entry for entry in named_entries().values() if entry.code == code), None)

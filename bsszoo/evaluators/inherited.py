@@ -92,8 +92,8 @@ def fine_tuning_recipe(
     """How a trained network's subnetworks are fine-tuned: rates for inherited weights, and as many epochs as pay.
 
     SGD with Nesterov's momentum, batches of 64, a rate of 0.02 (0.01 of fewer than 1,000 updates; of ConvNeXts AdamW,
-    and a 25th of these) falling to 0 along a cosine, epochs for about 2,500 updates (3 to 30), random crops of
-    slightly larger images, and mirrored ones unless the network's own training had none, whose recipe
+    and a 25th of these, of ViTs a 50th) falling to 0 along a cosine, epochs for about 2,500 updates (3 to 30), random
+    crops of slightly larger images, and mirrored ones unless the network's own training had none, whose recipe
     is beside its weights.
 
     Args:

@@ -439,9 +439,9 @@ _TIMED_MACS: Final = 2_000_000_000
 def fitting_recipe(family: str, data: str | Path | None, dataset: str | None, *, flips: bool = True) -> Recipe:
     """How networks of a family are trained from scratch on images, however few they are.
 
-    From 100,000 on by the paper's recipe. Fewer by SGD with Nesterov's momentum (of ConvNeXts AdamW) in batches of 64,
-    a rate that rises to 0.05 (0.002) in a twentieth of the epochs and falls to 0 along a cosine, epochs for about
-    10,000 updates (10 to 100), random crops of slightly larger images.
+    From 100,000 on by the paper's recipe. Fewer by SGD with Nesterov's momentum (of ConvNeXts and ViTs AdamW) in
+    batches of 64, a rate that rises to 0.05 (0.002, 0.001) in a twentieth of the epochs and falls to 0 along a cosine,
+    epochs for about 10,000 updates (10 to 100), random crops of slightly larger images.
 
     Args:
         family: A family's name.

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from bsszoo.codes.families import family_of
 from bsszoo.errors import SettingsError
 from bsszoo.files import whole_file, write_whole
 from bsszoo.hub.card import model_card
@@ -119,7 +120,8 @@ def _config(trained: Trained, network: nn.Module, timm: TimmArguments | None, ch
     """``config.json``: timm's, with the code where bsszoo reads it whatever builds the network."""
     config = without_paths(dict(trained.config)) or _timm_config(network)
     made: Any = network
-    arguments = {"in_chans": made.in_chans, "num_classes": made.num_classes, "global_pool": "avg"}
+    pool = family_of(trained.code.family).global_pool
+    arguments = {"in_chans": made.in_chans, "num_classes": made.num_classes, "global_pool": pool}
     if timm is not None:
         config["architecture"], config["model_args"] = timm.architecture, {**timm.arguments, **arguments}
     else:

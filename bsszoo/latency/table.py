@@ -219,7 +219,7 @@ def _some(shapes: Sequence[BlockShape], number: tuple[int, int]) -> list[BlockSh
     each = max(number[1], number[0] // len(groups))
     chosen = []
     for group in groups.values():
-        points = np.log([[s.in_width, s.mid_width + 1, s.out_width] for s in group])
+        points = np.log([[s.in_width, s.mid_width + 1, s.out_width, s.mlp_width + 1] for s in group])
         points = (points - points.min(0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
         taken = [int(points.sum(1).argmin())]
         distance = np.full(len(group), np.inf)
@@ -297,7 +297,9 @@ def _terms(shapes: Sequence[BlockShape]) -> NDArray[np.float64]:
     before, middle, after, gate, group = rows.T
     grouped = middle * np.where(group > 0, group, 1)
     terms = [np.ones(len(rows)), before, middle, after, before * middle, middle * after, before * after, middle * gate]
-    return np.stack([*terms, grouped], axis=1) + 1e-9
+    mlp = np.array([s.mlp_width for s in shapes], dtype=np.float64)
+    beside = [mlp, before * mlp] if mlp.any() else []
+    return np.stack([*terms, grouped, *beside], axis=1) + 1e-9
 
 
 def _measured(
@@ -474,6 +476,7 @@ def _block(shape: BlockShape, family: str) -> Block[int]:
         shape.squeeze_width or None,
         "1x1" if shape.stride1x1 else "3x3",
         shape.group_width or None,
+        shape.mlp_width or None,
     )
 
 

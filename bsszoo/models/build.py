@@ -42,7 +42,7 @@ def build(
     in_chans: int = 3,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    global_pool: str = "avg",
+    global_pool: str | None = None,
     output_stride: int = 32,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
@@ -62,7 +62,8 @@ def build(
         in_chans: Channels of the input.
         drop_rate: Probability of dropout before the classifier.
         drop_path_rate: Stochastic depth at the end of the network; it rises linearly with depth.
-        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or empty for none.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or empty for none; ``token`` of ViTs. By default the
+            family's.
         output_stride: 32, 16 or 8: input px per px of the last features; the weights are the same ones.
         features_only: A model that returns the list of features at strides 2, 4, 8, 16 and 32 instead.
         out_indices: Indices of these features in that list; all by default.
@@ -86,7 +87,7 @@ def build(
         "drop_path_rate": drop_path_rate,
         "output_stride": output_stride,
         "num_classes": num_classes,
-        "global_pool": global_pool,
+        "global_pool": family_of(code.family).global_pool if global_pool is None else global_pool,
     }
     if features_only:
         arguments |= {"features_only": True} | ({} if out_indices is None else {"out_indices": tuple(out_indices)})
@@ -173,14 +174,21 @@ def recount(
 ) -> tuple[int, int]:
     """A second count of a code's network: MACs by thop and parameters by torch of the built one.
 
-    Only the built network is counted, not the layer list; the image size is the code's by default.
+    Only the built network is counted, not the layer list; the image size is the code's by default. thop knows no
+    attention: its two products of all pairs of tokens are counted beside its linear layers.
     thop counts a batch norm at 4 operations an element and an average pooling at its inputs; both are zeroed, since
     the paper's FLOPs count convolutions and linear layers only.
     """
     from thop import profile
     from thop.vision.basic_hooks import count_convNd, count_linear
     from timm.layers import Conv2dSame
+    from timm.layers.attention import Attention
     from timm.layers.linear import Linear
+
+    def attention(module: Any, inputs: Any, _output: Any) -> None:
+        images, tokens, _ = inputs[0].shape
+        linear = module.qkv.weight.numel() + module.proj.weight.numel()
+        module.total_ops += torch.DoubleTensor([images * tokens * (linear + 2 * tokens * module.attn_dim)])
 
     def nothing(module: Any, _inputs: Any, _output: Any) -> None:
         module.total_ops += torch.DoubleTensor([0])
@@ -188,8 +196,9 @@ def recount(
     height, width = checked_size(code.image_size if image_size is None else image_size)
     model = build(code, num_classes=num_classes, in_chans=in_chans).eval()
     params = sum(p.numel() for p in model.parameters())
-    how = dict.fromkeys((nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d), nothing)
-    how |= {Conv2dSame: count_convNd, Linear: count_linear}  # thop knows no classes that inherit from torch's
+    how: dict[type[nn.Module], Any] = dict.fromkeys((nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d), nothing)
+    # thop knows no classes that inherit from torch's.
+    how |= {Conv2dSame: count_convNd, Linear: count_linear, Attention: attention}
     with torch.no_grad():
         macs, _ = profile(model, inputs=(torch.zeros(1, in_chans, height, width),), custom_ops=how, verbose=False)
     return int(macs), params

@@ -27,7 +27,7 @@ def create(
     in_chans: int | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    global_pool: str = "avg",
+    global_pool: str | None = None,
     output_stride: int = 32,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,

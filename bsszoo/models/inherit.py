@@ -20,16 +20,18 @@ Notation:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from bsszoo.codes.code import Code, stages_of
-from bsszoo.codes.layers import Block, Layer
+from bsszoo.codes.layers import Block, Layer, Part
 from bsszoo.errors import CodeError
 from bsszoo.models.build import build
 from bsszoo.models.reconstruct import (
@@ -108,7 +110,8 @@ class _Layer(NamedTuple):
 
     ``conv`` may be a linear layer on each pixel. Without a batch normalisation ``norm`` is None; ``scale`` is then the
     layer scale behind it, if any, and ``vectors`` are all learned vectors beside it with their axes, ``in`` or ``out``.
-    ``pooled`` says that it reads pooled features, of which each image has one position.
+    ``pooled`` says that it reads pooled features, of which each image has one position. A ``fused`` one writes each
+    channel of its axis several times, and an axis of heads is made of whole ones of ``head_width`` channels.
     """
 
     conv: Any
@@ -118,6 +121,22 @@ class _Layer(NamedTuple):
     scale: Any = None
     vectors: tuple[tuple[torch.Tensor, str], ...] = ()
     pooled: bool = False
+    fused: int = 1
+    head_width: int = 1
+
+    @property
+    def axis_width(self) -> int:
+        """The channels of the axis that it writes."""
+        return self.out_channels // self.fused
+
+    def outputs(self, channels: torch.Tensor, have: int) -> torch.Tensor:
+        """The map of its outputs, of a trained layer's, from that of its axis, of which the trained one has so many."""
+        copies = [torch.where(channels == FRESH, FRESH, channels + k * have) for k in range(self.fused)]
+        return torch.cat(copies)
+
+    def over_axis(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of values of its outputs [out_channels] over those of one channel of its axis."""
+        return values.reshape(self.fused, -1).sum(0)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -165,11 +184,15 @@ class _Block(NamedTuple):
 
     ``names``, its layers' with their kernels, identify the type of block; ``joined`` says whether its skip is the
     identity, so that input and output share one set of channels; ``activated`` whether an activation follows the
-    branch. ``module`` is the whole block, or a part of one, such as a downsampling before it, of which only the last
-    is ``counted``. Without a shortcut (``residual`` False) each block of a stage has channels of its own.
+    branch. ``module`` is the whole block, or a part of one: a downsampling that stands alone before it, or one of
+    several branches; only the last part is ``counted`` as a block. ``entry`` is the module of the network that gets
+    its input, and ``end`` the last one in it: the same one, but for a branch beside a skip that is in no module.
+    Without a shortcut (``residual`` False) each block of a stage has channels of its own.
     """
 
     module: nn.Module
+    entry: nn.Module
+    end: nn.Module
 
     branch: list[_Layer]
     shortcut: _Layer | None
@@ -228,9 +251,9 @@ class Reference:
             hooks.append(layer.conv.register_forward_hook(keep))
 
         def of_block(block: _Block) -> None:
-            def before(module: nn.Module, inputs: Any) -> None:
+            def before(_: nn.Module, inputs: Any) -> None:
                 if block.joined:
-                    skips[module] = self.samples.values(inputs[0])
+                    skips[block.end] = self.samples.values(channels_first(inputs[0], block.entry))
 
             def after(module: nn.Module, *_: Any) -> None:
                 total = self.targets[block.branch[-1].conv if block.gated is None else block.gated.module]
@@ -245,8 +268,8 @@ class Reference:
 
             if block.gated is not None:
                 hooks.append(block.gated.module.register_forward_hook(after_gate))
-            hooks.append(block.module.register_forward_pre_hook(before))
-            hooks.append(block.module.register_forward_hook(after))
+            hooks.append(block.entry.register_forward_pre_hook(before))
+            hooks.append(block.end.register_forward_hook(after))
 
         for block in (block for blocks in stages for block in blocks):
             for layer in (*block.branch, *([block.shortcut] if block.shortcut is not None else [])):
@@ -258,8 +281,8 @@ class Reference:
         def of_stem(_: nn.Module, inputs: Any) -> None:
             self.targets[stem.conv] = self.samples.values(inputs[0])
 
-        if stem.norm is None:  # what its layer normalisation gives
-            hooks.append(stages[0][0].module.register_forward_pre_hook(of_stem))
+        if _is_normalised(stem):  # what its layer normalisation gives
+            hooks.append(stages[0][0].entry.register_forward_pre_hook(of_stem))
         try:
             outputs = trained.eval()(images)
         finally:
@@ -292,14 +315,18 @@ def _taylor(
     hooks: list[Any] = []
     for number, blocks in enumerate(stages):
         for i, block in enumerate(blocks):
-            if i == number == 0 and block.joined:
+            if block.entry is not block.end:
+                # The skip is in no module: what a branch reads is what all before it have added up to.
+                hooks.append(block.entry.register_forward_pre_hook(lambda m, x, at=number: sites.append((at, x[0], m))))
+            elif i == number == 0 and block.joined:
                 # The first stage adds to what the stem writes.
                 hooks.append(block.module.register_forward_pre_hook(lambda m, x: sites.append((0, x[0], m))))
-            key: object = number if block.residual else (block.module, "out")
-            hooks.append(block.module.register_forward_hook(lambda m, _, y, at=key: sites.append((at, y, m))))
+            key: object = number if block.residual else (block.end, "out")
+            if block.entry is block.end:
+                hooks.append(block.module.register_forward_hook(lambda m, _, y, at=key: sites.append((at, y, m))))
             last = {layer.reads: layer for layer in block.branch if layer.reads != "in"}
             for axis, layer in last.items():
-                at = (block.module, axis)
+                at = (block.end, axis)
                 hooks.append(layer.conv.register_forward_pre_hook(lambda m, x, at=at: sites.append((at, x[0], m))))
     total: dict[object, torch.Tensor] = {}
     try:
@@ -351,7 +378,10 @@ def is_subnetwork(code: Code, whole: Code) -> bool:
         if len(blocks) > len(of_blocks):
             return False
         for block, of_block in zip(blocks, of_blocks, strict=False):
-            layers, of_layers = ({x.name: x for x in b.layers() if x.present} for b in (block, of_block))
+            # The stages before it may have other depths in the same module.
+            layers, of_layers = (
+                {x.name.removeprefix(b.name): x for x in b.layers() if x.present} for b in (block, of_block)
+            )
             lost = of_layers.keys() - layers.keys()
             if layers.keys() - of_layers.keys() or any(of_layers[name].role != "shortcut" for name in lost):
                 return False
@@ -368,6 +398,7 @@ def _is_part(layer: Layer[int], whole: Layer[int]) -> bool:
         (layer.kernel, layer.stride) == (whole.kernel, whole.stride)
         and layer.in_width <= whole.in_width
         and layer.out_width <= whole.out_width
+        and layer.head_width == whole.head_width
         and (depthwise or dense or layer.group_width == whole.group_width)
     )
 
@@ -408,11 +439,12 @@ def inherit_weights(
         _parts(trained, trained_code),
     )
     following = [stage[0] for stage in from_stages[1:]]
-    first_writes = stages[0][0].joined and from_stages[0][0].joined
-    if first_writes:
-        # The first stage writes what the stem writes as well.
-        importance = _importance([from_stem, *_writers(from_stages[0])], _readers(from_stages[0], following[:1]))
-        importance = importance if streams is None else streams[0]
+    # The first stages may write what the stem writes as well.
+    joined = [mine[0].joined and theirs[0].joined for mine, theirs in zip(stages, from_stages, strict=True)]
+    if run := [*joined, False].index(False):
+        blocks_in = [block for blocks in from_stages[:run] for block in blocks]
+        importance = _importance([from_stem, *_writers(blocks_in)], _readers(blocks_in, following[run - 1 : run]))
+        importance = importance if streams is None else torch.stack(streams[:run]).sum(0)
     else:
         importance = _importance([from_stem], _readers([], from_stages[0][:1]))
     stream = _channel_map(importance, stem.out_channels)
@@ -450,9 +482,9 @@ def inherit_weights(
                 fits.append(_Fit(block, source, source if source.activated else from_blocks[behind - 1], maps))
             stream = out
     if reference is not None:
-        if stem.norm is None:
+        if _is_normalised(stem):
             _fit_stem(network, stem, stages[0][0], stem_map, reference.targets[from_stem.conv], reference)
-        elif (fresh := stem_map == FRESH).any():
+        elif stem.norm is not None and (fresh := stem_map == FRESH).any():
             _set_statistics(stem, reference.samples.values(stem.conv(reference.images)), fresh)
         _fit_blocks(network, fits, reference)
     for head, from_head in zip(heads, from_heads, strict=True):
@@ -503,7 +535,7 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
 
     Channels that the trained network has not stay as they are, and are inputs of the layers behind them.
     """
-    x = input_of(fits[0].block.module, lambda: network.eval()(reference.images))
+    x = input_of(fits[0].block.entry, lambda: network.eval()(reference.images))
     for block, source, end, maps in fits:
         targets, samples = reference.targets, reference.samples
         if source is None or end is None:
@@ -515,13 +547,14 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
             _set_statistics(block.shortcut, block.shortcut.sampled(block.shortcut.conv(x), samples))
         for layer, from_layer in zip(block.branch[:-1], source.branch[:-1], strict=True):
             inputs = input_of(layer.conv, partial(block.module, x))
-            _fit_layer(layer, inputs, targets[from_layer.conv], reference, maps[layer.writes])
+            outputs = layer.outputs(maps[layer.writes], from_layer.axis_width)
+            _fit_layer(layer, inputs, targets[from_layer.conv], reference, outputs)
         beside: torch.Tensor | float = 0.0
         if block.shortcut is not None:
             beside = block.shortcut.normalised(block.shortcut.sampled(block.shortcut.conv(x), samples))
         elif block.joined and not block.activated:
-            beside = samples.values(x)
-        last, wanted = block.branch[-1], targets[end.module]
+            beside = samples.values(channels_first(x, block.entry))
+        last, wanted = block.branch[-1], targets[end.end]
         if source.gated is not None:
             # What the gate is to return, before the gate: the trained layer's output, and what else the sum lacks by
             # each channel's mean factor. Where nothing is lacking the layer is fitted to the trained one's output.
@@ -538,7 +571,7 @@ def _fit_stem(
     network: nn.Module, stem: _Layer, first: _Block, channels: torch.Tensor, targets: torch.Tensor, reference: Reference
 ) -> None:
     """Fit the layer normalisation behind a stem to what the trained one gives, in the channels that both have."""
-    values = reference.samples.values(input_of(first.module, lambda: network.eval()(reference.images)))
+    values = reference.samples.values(input_of(first.entry, lambda: network.eval()(reference.images)))
     have = channels != FRESH
     scale, shift = (vector for vector, _ in stem.vectors)
     fitted = scale[have], shift[have]
@@ -599,12 +632,12 @@ class _Copier:
 
     def importance(self, block: _Block, axis: str) -> torch.Tensor:
         """The importance of the channels of an axis inside a block."""
-        known = self._inner.get((block.module, axis))
+        known = self._inner.get((block.end, axis))
         return _inner_importance(block.branch, axis) if known is None else known
 
     def outputs(self, source: _Block, readers: Sequence[_Layer], to: _Block) -> torch.Tensor:
         """The map of what a block without a shortcut writes, of a trained one's outputs."""
-        known = self._inner.get((source.module, "out"))
+        known = self._inner.get((source.end, "out"))
         importance = _importance([source.branch[-1]], readers) if known is None else known
         return _channel_map(importance, to.branch[-1].out_channels)
 
@@ -626,13 +659,20 @@ class _Copier:
         if to is None or source is None:
             return
         have = rows != FRESH
-        to[have] = source[rows[have]].to(to)
-        self.count += int(have.sum()) if counted else 0
+        if to.dim() == 3:  # of tokens [1, n, channels]
+            if to.shape[1] != source.shape[1]:  # of an image of another size
+                side = math.isqrt(to.shape[1] - 1)
+                source = resample_abs_pos_embed(source, [side, side])
+            to[:, :, have] = source[:, :, rows[have]].to(to)
+        else:
+            to[have] = source[rows[have]].to(to)
+        self.count += int(have.sum()) * to[..., 0].numel() if counted else 0
 
     def layer(self, to: _Layer, source: _Layer, reads: torch.Tensor, writes: torch.Tensor) -> None:
         """A convolution and its normalisation."""
         if to.weight.shape[2:] != source.weight.shape[2:]:
             return
+        writes = to.outputs(writes, source.axis_width)
         if to.groups == 1 == source.groups:
             self.weight(to.weight, source.weight, writes, reads)
         else:
@@ -669,13 +709,14 @@ class _Copier:
             wide, from_wide = (x.weight.shape[1] for x in (layer, from_layer))
             if 1 < from_layer.groups < from_layer.in_channels and wide == from_wide:
                 both = sum(self.importance(source, axis) for axis in (layer.reads, layer.writes))
-                chosen = _channel_map(both.reshape(-1, wide).sum(1), layer.groups)  # type: ignore[union-attr]
-                whole = chosen[:, None] * wide + torch.arange(wide)
-                whole[chosen == FRESH] = FRESH
-                maps[layer.reads] = maps[layer.writes] = whole.reshape(-1)
+                maps[layer.reads] = maps[layer.writes] = _group_map(both, wide, layer.groups)  # type: ignore[arg-type]
         for layer in to.branch:
             if layer.writes not in maps:
-                maps[layer.writes] = _channel_map(self.importance(source, layer.writes), layer.out_channels)
+                importance, head = self.importance(source, layer.writes), layer.head_width
+                if head > 1 and layer.writes != "out":
+                    maps[layer.writes] = _group_map(importance, head, layer.axis_width // head)
+                else:
+                    maps[layer.writes] = _channel_map(importance, layer.axis_width)
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
             self.layer(layer, from_layer, maps[layer.reads], maps[layer.writes])
         if to.shortcut is not None and source.shortcut is not None:
@@ -722,6 +763,8 @@ def _layer(network: nn.Module, layer: Layer[int], reads: str = "in", writes: str
         writes,
         network.get_parameter(layer.scale) if layer.scale else None,
         tuple((network.get_parameter(vector.name), vector.axis) for vector in layer.vectors),
+        layer.fused,
+        int(layer.head_width),
     )
 
 
@@ -731,15 +774,26 @@ def _blocks(network: nn.Module, block: Block[int]) -> list[_Block]:
     The axes inside a block are numbered; a depthwise convolution writes the one that it reads.
     """
     parts = block.parts()
-    return [
-        _block(network, block, path, layers, joined=joined, counted=i + 1 == len(parts))
-        for i, (path, layers, joined) in enumerate(parts)
-    ]
+    return [_block(network, block, part, counted=i + 1 == len(parts)) for i, part in enumerate(parts)]
 
 
-def _block(
-    network: nn.Module, block: Block[int], path: str, layers: Sequence[Layer[int]], *, joined: bool, counted: bool
-) -> _Block:
+class _Branch(nn.Module):
+    """A branch behind its normalisation, and its input added: a part of a block whose skip is in no module."""
+
+    def __init__(self, norm: nn.Module, inner: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.inner = norm, inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum."""
+        total: torch.Tensor = x + self.inner(self.norm(x))
+        return total
+
+
+def _block(network: nn.Module, block: Block[int], part: Part[int], *, counted: bool) -> _Block:
+    path, layers = part.path, part.layers
+    end = network.get_submodule(path)
+    entry = network.get_submodule(part.norm) if part.norm else end
     main = [layer for layer in layers if layer.role == "main"]
     branch, axis = [], "in"
     for i, layer in enumerate(main):
@@ -749,12 +803,14 @@ def _block(
         axis = writes
     shortcut = next((_layer(network, layer) for layer in layers if layer.role == "shortcut"), None)
     return _Block(
-        network.get_submodule(path),
+        _Branch(entry, end) if part.norm else end,
+        entry,
+        end,
         branch,
         shortcut,
         _gate(network, [layer for layer in layers if layer.role != "shortcut"], branch),
         tuple((layer.name.removeprefix(path), layer.kernel) for layer in layers if layer.role != "shortcut"),
-        joined,
+        part.joined,
         counted,
         block.activated,
         block.residual,
@@ -778,6 +834,14 @@ def _channel_map(importance: torch.Tensor, size: int) -> torch.Tensor:
     return importance.topk(size).indices.sort().values
 
 
+def _group_map(importance: torch.Tensor, wide: int, groups: int) -> torch.Tensor:
+    """The map of an axis of whole groups of channels, each as wide, by the sums of their importances."""
+    chosen = _channel_map(importance.reshape(-1, wide).sum(1), groups)
+    whole = chosen[:, None] * wide + torch.arange(wide)
+    whole[chosen == FRESH] = FRESH
+    return whole.reshape(-1)
+
+
 def _identity_map(size: int, have: int) -> torch.Tensor:
     indices = torch.arange(size)
     return torch.where(indices < have, indices, torch.full_like(indices, FRESH))
@@ -793,7 +857,8 @@ def _output_rms(layers: Sequence[_Layer]) -> torch.Tensor:
         if layer.norm is not None:
             each.append(torch.sqrt(layer.norm.weight**2 + layer.norm.bias**2).cpu())
         else:
-            each.append(torch.sqrt(_squares(layer.weight, 0) + layer.conv.bias.cpu() ** 2) * _scales(layer))
+            squares = _squares(layer.weight, 0) + layer.conv.bias.cpu() ** 2
+            each.append(torch.sqrt(layer.over_axis(squares)) * _scales(layer))
     return torch.stack(each).sum(dim=0)
 
 
@@ -818,7 +883,7 @@ def _readers(blocks: Sequence[_Block], behind: Sequence[_Block]) -> list[_Layer]
 
 def _importance(writers: Sequence[_Layer], readers: Sequence[_Layer]) -> torch.Tensor:
     """L2 norm of the weights that write or read each channel [channels]; 0 where its normalisations make it 0."""
-    written = [_squares(x.weight, 0) * _scales(x) ** 2 for x in writers]
+    written = [x.over_axis(_squares(x.weight, 0)) * _scales(x) ** 2 for x in writers]
     squares = torch.stack([*written, *(_read_squares(x) for x in readers)])
     return torch.sqrt(squares.sum(0)) * (_output_rms(writers) > 0)
 
@@ -845,25 +910,43 @@ def _selected_blocks(blocks: Sequence[_Block], wanted: Sequence[_Block]) -> list
     They stay in their order, in which each is of the type of the one that inherits it. Blocks of several types that add
     nothing to their input read what the one before them writes: of these the first ones.
     """
-    if len(wanted) >= len(blocks):
+    whole, to = _whole_blocks(blocks), _whole_blocks(wanted)
+    if len(to) >= len(whole):
         return list(blocks)
-    if not blocks[0].residual and len({block.names for block in blocks}) > 1:
-        return list(blocks[: len(wanted)])
-    rest = blocks[1:]
-    outputs = [float(_output_rms([b.branch[-1]]).sum()) for b in rest]
+    types = [[part.names for part in parts] for parts in whole]
+    if not blocks[0].residual and any(names != types[0] for names in types):
+        return [part for parts in whole[: len(to)] for part in parts]
+    rest = whole[1:]
+    outputs = [sum(float(_output_rms([part.branch[-1]]).sum()) for part in parts) for parts in rest]
     # Of the first j trained blocks: the largest sum of outputs with one for each wanted block so far, and which.
     best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] * (len(rest) + 1)
-    for block in wanted[1:]:
+    for parts in to[1:]:
         row: list[tuple[float, tuple[int, ...]] | None] = [None]
-        for j, source in enumerate(rest):
+        for j, names in enumerate(types[1:]):
             before, without = best[j], row[j]
             taken = None
-            if before is not None and source.names == block.names:
+            if before is not None and names == [part.names for part in parts]:
                 taken = before[0] + outputs[j], (*before[1], j)
             row.append(taken if without is None or (taken is not None and taken[0] > without[0]) else without)
         best = row
-    chosen = tuple(range(len(wanted) - 1)) if best[-1] is None else best[-1][1]
-    return [blocks[0], *(rest[j] for j in chosen)]
+    chosen = tuple(range(len(to) - 1)) if best[-1] is None else best[-1][1]
+    return [part for parts in (whole[0], *(rest[j] for j in chosen)) for part in parts]
+
+
+def _whole_blocks(parts: Sequence[_Block]) -> list[list[_Block]]:
+    """The parts of a stage's blocks by block; a downsampling stands alone."""
+    whole: list[list[_Block]] = []
+    for part in parts:
+        if whole and whole[-1][-1].joined and not whole[-1][-1].counted:
+            whole[-1].append(part)
+        else:
+            whole.append([part])
+    return whole
+
+
+def _is_normalised(stem: _Layer) -> bool:
+    """Whether a layer normalisation follows the stem."""
+    return stem.norm is None and all(vector.dim() == 1 for vector, _ in stem.vectors)
 
 
 def _zero_branch(block: _Block) -> None:

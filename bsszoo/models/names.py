@@ -15,7 +15,7 @@ from typing import Final
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import CHANNELS, SIZE, Detector, Kind
 from bsszoo.codes.families import FAMILIES, family_of
-from bsszoo.codes.named import ModelEntry, Printed, WeightTag, entry_of, named_entries
+from bsszoo.codes.named import ModelEntry, Printed, WeightTag, aliases, entry_of, named_entries
 from bsszoo.errors import CodeError, UnknownNameError, WeightsError, close_matches, formatted
 
 __all__ = [
@@ -66,6 +66,8 @@ _NEAREST: Final = (
     ("regnet", "regnety_008"),
     ("convnextv2", "convnextv2_tiny"),
     ("convnext", "convnext_tiny"),
+    ("deit", "deit_tiny_patch16_224"),
+    ("vit_", "vit_tiny_patch16_224"),
     ("repvgg", "resnet18"),
     ("vgg", "resnet18"),
 )
@@ -79,13 +81,13 @@ def entries() -> Mapping[str, ModelEntry]:
 
 
 def split_tag(name: str) -> tuple[str, str | None]:
-    """The name and the tag of ``name.tag``; the tag is None when there is none."""
+    """The name and the tag of ``name.tag``; the tag is None when there is none. A short name gives the whole one."""
     head, dot, tag = name.strip().partition(".")
-    return head, (tag if dot else None)
+    return aliases().get(head.lower(), head), (tag if dot else None)
 
 
 def find(name: str) -> ModelEntry:
-    """The entry with this name; ``name.tag`` is accepted too, and the tag must be the entry's.
+    """The entry with this name or short name; ``name.tag`` is accepted too, and the tag must be the entry's.
 
     Raises:
         UnknownNameError: There is no such entry or tag; the text gives close matches.

@@ -72,6 +72,7 @@ def nearest(shapes: Shapes) -> Near | None:
 def obstacles(shapes: Shapes) -> list[str]:
     """What a network has that no family can describe yet, in words."""
     found: list[tuple[str, list[str]]] = []
+    zoo = [names.keys() for names, _ in _of_the_zoo().values()]
     weights = {name: shape for name, shape in shapes.items() if name.endswith("weight")}
     convolutions = [name for name, shape in weights.items() if len(shape) == 4]
     norms = [
@@ -85,6 +86,8 @@ def obstacles(shapes: Shapes) -> list[str]:
     blocks = {_block_of(name) for name in convolutions} - {""}
     linear = [name for name, shape in weights.items() if len(shape) == 2]
     apart = [name for name in linear if _block_of(name) not in blocks or _ATTENTION.search(name)]
+    # Those of a ViT's blocks are in its layer list.
+    apart = [name for name in apart if not (_block_of(name) and any(_names({name: (1, 1)}).keys() <= of for of in zoo))]
     if len(apart) > 1:  # one is the classifier
         found.append(("attention, or linear layers outside blocks of convolutions", apart))
     odd = [
@@ -100,7 +103,8 @@ def advice(shapes: Shapes) -> str:
     if lacking:
         return (
             f"A family of its own ({DOCUMENT}) cannot describe it yet: it has {' and '.join(lacking)}, and a family is "
-            "made of square convolutions, with batch normalisation or a bias, and of linear layers on each pixel."
+            "made of square convolutions, with batch normalisation or a bias, of linear layers on each pixel, and of "
+            "attention as a plain ViT has it."
         )
     return (
         f"Where it is stages of like blocks, a family of its own is one file and an entry point: {DOCUMENT} has an "
@@ -120,7 +124,7 @@ def shapes_of(code: Code, num_classes: int, in_chans: int) -> Mapping[str, tuple
                     f"{layer.name}.bias": (layer.out_width,),
                 }
             continue
-        out |= {vector.name: (vector.width,) for vector in layer.vectors}
+        out |= {vector.name: vector.shape for vector in layer.vectors}
         if layer.role == "norm":
             continue
         shape = (layer.out_width, layer.group_width, layer.kernel, layer.kernel)

@@ -116,8 +116,8 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
         if not same:
             raise WeightsError(
                 f"{label} has the tensors of {matches[0].code} and computes something else: it pads as TensorFlow "
-                "does, it smooths what it subsamples, or its normalisations have another epsilon. Its code's network "
-                "would give other outputs."
+                "does, it smooths what it subsamples, its normalisations have another epsilon, or its attention is not in "
+                "heads of 64 channels. Its code's network would give other outputs."
             )
         matches = same
     if matches:
@@ -126,9 +126,9 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
         best = max(matches, key=lambda one: _nearness(one.code)[0])  # the first one of equal ones
         usual = family_of(best.code.family).beside_tensors
         others = [one.code.family for one in matches if family_of(one.code.family).beside_tensors != usual]
-        return replace(
-            best, code=replace(best.code, image_size=_nearness(best.code)[1]), others=tuple(dict.fromkeys(others))
-        )
+        sized = family_of(best.code.family).sized
+        size = best.code.image_size if sized else _nearness(best.code)[1]
+        return replace(best, code=replace(best.code, image_size=size), others=tuple(dict.fromkeys(others)))
     if nearest is None:
         first = ", ".join(one_line(name, 60) for name in list(shapes)[:3])
         near = nearest_in_zoo(shapes)
@@ -149,8 +149,8 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
 def _nearness(code: Code) -> tuple[int, int]:
     """How near a published network of its family is to a code read off shapes, and the input size to take [px].
 
-    The number of equal fixed parts, more for the same network. No tensor has the size of the input: it is that of the
-    published network where all of these parts are equal, else the family's default.
+    The number of equal fixed parts, more for the same network. Where no tensor has the size of the input, it is that of
+    the published network where all of these parts are equal, else the family's default.
     """
 
     def parts(one: Code) -> tuple[int, ...]:

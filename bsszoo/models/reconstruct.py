@@ -98,7 +98,12 @@ def _padding(conv: Any, side: int) -> tuple[int, int]:
 
 
 def channels_first(features: torch.Tensor, layer: nn.Module) -> torch.Tensor:
-    """What a layer reads or gives as [images, c, h, w]: of a linear layer on each pixel it is [images, h, w, c]."""
+    """What a layer reads or gives as [images, c, h, w]: of a linear layer on each pixel it is [images, h, w, c].
+
+    Tokens [images, n, c] are one row of pixels.
+    """
+    if features.dim() == 3:
+        return features.transpose(1, 2).unsqueeze(2)
     return features.permute(0, 3, 1, 2) if isinstance(layer, nn.Linear) else features
 
 

@@ -370,9 +370,9 @@ def _file(path: Path, override: str | Code | None) -> Network:
 
 def _alike(one: Code, other: Code) -> bool:
     """Whether two codes have the same tensors: they may differ where tensors do not, and so may families."""
-    return replace(one, image_size=other.image_size, stride_in=other.stride_in) == other or (
-        one.family != other.family and shapes_of(one, 1000, 3) == shapes_of(other, 1000, 3)
-    )
+    if family_of(one.family).sized or one.family != other.family:
+        return shapes_of(one, 1000, 3) == shapes_of(other, 1000, 3)
+    return replace(one, image_size=other.image_size, stride_in=other.stride_in) == other
 
 
 def _of_module(module: Any) -> Network:
@@ -385,7 +385,8 @@ def _of_module(module: Any) -> Network:
     config = {k: v for k, v in config.items() if v is not None} if isinstance(config, Mapping) else {}
     size = config.get("input_size")
     code = recognised.code
-    if isinstance(size, (list, tuple)) and len(size) == 3 and size[1] == size[2]:
+    sized = family_of(code.family).sized
+    if not sized and isinstance(size, (list, tuple)) and len(size) == 3 and size[1] == size[2]:
         code = replace(code, image_size=int(size[1]))
     declared = getattr(module, "code", None)
     if isinstance(declared, Code) and _alike(declared, code):

@@ -99,17 +99,18 @@ def timm_arguments(code: Code) -> TimmArguments | None:
 
     Original networks are timm's own. A ResNet-18 code whose stem and first stage have 64 channels is ``resnet18`` with
     other layers and channels; so is a ResNet-50 code whose bottleneck widths are one share of its widths, as
-    ``resnet50``, a ResNeXt code that has one number of groups as well, and a ConvNeXt code whose inner widths are four
-    times its widths.
+    ``resnet50``, a ResNeXt code that has one number of groups as well, a ConvNeXt code whose inner widths are four
+    times its widths, and a ViT code whose blocks are alike and whose attention is as wide as their stream.
 
     Example:
         >>> timm_arguments(Code.parse("resnet18_c64-96-160-256_l2-3-2-1")).arguments
         {'layers': [2, 3, 2, 1], 'channels': [64, 96, 160, 256]}
     """
-    # The image size is no part of the network.
+    # The image size is no part of most networks.
+    sized = family_of(code.family).sized
     originals = (entry for entry in named_entries().values() if entry.timm is not None)
     for entry in originals:
-        if replace(code, image_size=entry.code.image_size) == entry.code:
+        if (code if sized else replace(code, image_size=entry.code.image_size)) == entry.code:
             return TimmArguments(str(entry.timm))
     arguments = family_of(code.family).timm_arguments(code)
     form = None if arguments is None else TimmArguments(*arguments)

@@ -38,17 +38,19 @@ _EXACT: Final = 2**53
 
 _SHAPE = re.compile(
     r"(?P<kind>[a-z][a-z0-9_]*?)_in(?P<in_width>\d+)_out(?P<out_width>\d+)_mid(?P<mid_width>\d+)_k(?P<kernel>\d+)"
-    r"_s(?P<stride>\d+)(?:_g(?P<group_width>\d+))?(?:_se(?P<squeeze_width>\d+))?_px(?P<size>\d+)(?P<stride1x1>_stride1x1)?"
+    r"_s(?P<stride>\d+)(?:_g(?P<group_width>\d+))?(?:_se(?P<squeeze_width>\d+))?(?:_mlp(?P<mlp_width>\d+))?"
+    r"_px(?P<size>\d+)(?P<stride1x1>_stride1x1)?"
 )
 
 
 class BlockShape(NamedTuple):
     """What the time of one block depends on, beside its family's activation function.
 
-    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``uib_dw3``, ``regnet``, ``convnext``, ``head_conv``,
-    ``head_norm`` or ``classifier``; widths in channels, ``mid_width`` as in ``layers.Block``; ``squeeze_width`` 0
-    without squeeze-and-excitation; ``size`` the side of the block's input [px]; ``stride1x1`` whether a bottleneck has
-    its stride on the first 1x1 convolution; ``group_width`` of a grouped 3x3 convolution, 0 of any other.
+    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``uib_dw3``, ``regnet``, ``convnext``, ``transformer``,
+    ``head_conv``, ``head_norm`` or ``classifier``; widths in channels, ``mid_width`` as in ``layers.Block``;
+    ``squeeze_width`` 0 without squeeze-and-excitation; ``size`` the side of the block's input [px]; ``stride1x1``
+    whether a bottleneck has its stride on the first 1x1 convolution; ``group_width`` of a grouped 3x3 convolution or of
+    attention's heads, ``mlp_width`` of an MLP beside attention, 0 of any other.
 
     Example:
         >>> shape = BlockShape("mbconv", 16, 24, 96, 3, 2, 0, 112)
@@ -68,10 +70,12 @@ class BlockShape(NamedTuple):
     size: int
     stride1x1: bool = False
     group_width: int = 0
+    mlp_width: int = 0
 
     def __str__(self) -> str:
         gate = f"_g{self.group_width}" if self.group_width else ""
         gate += f"_se{self.squeeze_width}" if self.squeeze_width else ""
+        gate += f"_mlp{self.mlp_width}" if self.mlp_width else ""
         return (
             f"{self.kind}_in{self.in_width}_out{self.out_width}_mid{self.mid_width}_k{self.kernel}_s{self.stride}"
             f"{gate}_px{self.size}{'_stride1x1' if self.stride1x1 else ''}"
@@ -128,6 +132,7 @@ def _shape(block: Block[int], size: int) -> BlockShape:
         size,
         block.stride_in == "1x1",
         block.group_width or 0,
+        block.mlp_width or 0,
     )
 
 
@@ -271,14 +276,15 @@ def _values(
     """The value of a block for each row [N]; 0 where it does not occur, so that it needs no value."""
     squeeze = block.squeeze_width if block.squeeze_width is not None else 0
     group = block.group_width if block.group_width is not None else 0
+    mlp = block.mlp_width if block.mlp_width is not None else 0
     widths = np.stack(
-        np.broadcast_arrays(block.in_width, block.out_width, block.mid_width, squeeze, group, times * 1.0)
+        np.broadcast_arrays(block.in_width, block.out_width, block.mid_width, squeeze, group, mlp, times * 1.0)
     )
-    widths[5] = widths[5] > 0
+    widths[6] = widths[6] > 0
     rows, where = np.unique(widths.astype(np.int64), axis=1, return_inverse=True)
     values = []
-    for a, b, m, s, g, occurs in rows.T.tolist():
-        shape = BlockShape(block.kind, a, b, m, block.kernel, block.stride, s, size, block.stride_in == "1x1", g)
+    for a, b, m, s, g, mlp, occurs in rows.T.tolist():
+        shape = BlockShape(block.kind, a, b, m, block.kernel, block.stride, s, size, block.stride_in == "1x1", g, mlp)
         if occurs and shape not in block_values:
             block_values[shape] = block_value(shape)
         values.append(block_values[shape] if occurs else 0)

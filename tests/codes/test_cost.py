@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forward_count import MBCONV, MOBILENETV4, Walk, convnext, mbconv_net, mobilenetv4, regnet, resnet
+from forward_count import MBCONV, MOBILENETV4, Walk, convnext, mbconv_net, mobilenetv4, regnet, resnet, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import BOTTLENECKS, CONVNEXTS, FAMILY_NAMES, REGNETS, RESNETS, codes
+from strategies import BOTTLENECKS, CONVNEXTS, FAMILY_NAMES, LEAST_SIDES, REGNETS, RESNETS, VITS, codes
 
 from bsszoo.codes import FAMILIES, Code, Cost, code_cost, depth, layers_of, stage_costs
 from bsszoo.errors import CodeError, UnknownNameError
@@ -20,9 +20,10 @@ SIZES = st.one_of(st.none(), st.integers(1, 600), st.tuples(st.integers(1, 600),
 
 def fitting(family: str, size: object) -> object:
     """The size, or the nearest one that the family's networks take."""
-    if family not in CONVNEXTS or size is None:
+    if size is None:
         return size
-    return tuple(max(32, side) for side in size) if isinstance(size, tuple) else max(32, size)  # type: ignore[call-overload]
+    least = LEAST_SIDES.get(family, 1)
+    return tuple(max(least, side) for side in size) if isinstance(size, tuple) else max(least, size)  # type: ignore[call-overload]
 
 
 def original(family: str) -> Code:
@@ -62,6 +63,9 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
             inner=list(zip(code.first_bottlenecks, code.bottlenecks, strict=True)) or None,
             **common,
         )
+    if code.family in VITS:
+        sizes = {"patch": VITS[code.family], "trained_at": code.image_size}
+        return vit(code.widths, code.depths, code.bottlenecks, code.stem_width, **sizes, **common)
     return mbconv_net(
         code.widths,
         code.depths,
@@ -129,6 +133,11 @@ class TestAgainstTheIndependentCount:
             "convnext_tiny": 28_589_128,
             "convnextv2_atto": 3_708_400,
             "convnextv2_tiny": 28_635_496,
+            "deit": 5_717_416,  # timm's of deit_tiny_patch16_224
+            "vit_patch16": 5_717_416,
+            "vit_patch32": 22_878_952,  # vit_small_patch32_224
+            "vit_patch8": 86_576_872,  # vit_base_patch8_224
+            "vit_patch4": 5_553_832,  # of its VisionTransformer, 192 wide with 12 blocks
         }
 
     def test_depths_of_the_originals(self) -> None:

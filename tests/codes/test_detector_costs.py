@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import VITS
 
 from bsszoo.codes import depth
 from bsszoo.codes.detector import (
@@ -26,6 +27,7 @@ from bsszoo.spaces import Space, cost_array
 from bsszoo.spaces.chain import Chain
 from bsszoo.spaces.space import fit_scale, uniform_code
 
+PYRAMIDS = [name for name in sorted(FAMILIES) if FAMILIES[name].has_pyramid]
 HEADS = (
     DetectorHead("maskrcnn"),
     DetectorHead("retinanet"),
@@ -35,7 +37,7 @@ HEADS = (
 
 
 @given(
-    family=st.sampled_from(sorted(FAMILIES)),
+    family=st.sampled_from(PYRAMIDS),
     head=st.sampled_from(HEADS),
     size=st.sampled_from((320, 800, 417)),
     seed=st.integers(0, 1000),
@@ -54,7 +56,14 @@ def test_the_terms_of_a_space_add_up_to_the_detectors_cost(
         assert space.cost(code) == cost
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(PYRAMIDS)))
+def test_a_family_without_a_pyramid_is_no_backbone(family: str) -> None:
+    assert family in VITS
+    with pytest.raises(CodeError, match="no backbone of a detector: its features are at stride"):
+        Detector("retinanet", Space.of(family).smallest)
+
+
+@pytest.mark.parametrize("family", PYRAMIDS)
 def test_the_features_of_a_family_are_the_stages_that_the_built_backbone_gives(family: str) -> None:
     from bsszoo.models.build import build
 

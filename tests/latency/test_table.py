@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from timm.layers.attention import Attention
 from torch import nn
 
-from bsszoo.codes import FAMILIES, Code, code_cost
+from bsszoo.codes import FAMILIES, Code, code_cost, layers_of
 from bsszoo.latency.runtimes import RUNTIMES, runtime_of
 from bsszoo.latency.table import (
     _by_place,
@@ -34,7 +36,11 @@ from bsszoo.spaces.space import uniform_subnetworks
 def test_the_blocks_that_are_timed_are_those_of_the_network(family):
     code = Code.from_entries(family, FAMILIES[family].original)
     modules = [(shape, build_block(shape, family)) for shape in block_shapes(code)]
-    assert sum(p.numel() for _, m in modules for p in m.parameters()) == code_cost(code).params
+    # A ViT's class token and positions cost no time to speak of.
+    beside = {"cls_token", "pos_embed"}
+    vectors = [v for layer in layers_of(code) for v in layer.vectors if v.name in beside]
+    params = sum(p.numel() for _, m in modules for p in m.parameters())
+    assert params + sum(math.prod(v.shape) for v in vectors) == code_cost(code).params
     assert sum(_macs(m, shape) for shape, m in modules) == code_cost(code).macs
 
 
@@ -44,6 +50,11 @@ def _macs(module, shape):
     def count(layer, _, out):
         total.append(layer.weight.numel() * (out.numel() // layer.weight.shape[0]))
 
+    def attend(layer, inputs, _):
+        total.append(2 * inputs[0].shape[1] ** 2 * layer.attn_dim)
+
+    for attention in (m for m in module.modules() if isinstance(m, Attention)):
+        attention.register_forward_hook(attend)
     layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for layer in layers:
         layer.register_forward_hook(count)

@@ -8,8 +8,10 @@ from typing import Any
 
 import thop
 import torch
+from strategies import VITS
 from thop.vision.basic_hooks import count_convNd, count_linear, zero_ops
 from timm.layers import Conv2dSame
+from timm.layers.attention import Attention
 from timm.layers.linear import Linear
 from torch import nn
 
@@ -39,12 +41,21 @@ SMALL = {
     "convnext": "convnext_atto_c20-24-24-40_l1-2-1-1_t4-2-3-4_stem12",
     "convnext subnetwork": "convnext_tiny_c20-24-24-40_l2-1-1-2_b30-8-24-100",
     "convnextv2": "convnextv2_tiny_c20-24-24-40_l1-2-1-1_t4-2-3-4",
+    "vit": "vit_patch8_c40-56-80-40_l1-2-1-1_b32-48-32-8_g16-16-8-8_stem24_px64",
 }
 
 
 def small(kind: str) -> Code:
     """A small code with odd widths, equal neighbours and blocks without expansion."""
     return Code.parse(SMALL[kind])
+
+
+def attention_products(code: Code, size: int) -> int:
+    """MACs of a ViT's products of queries with keys, and of their weights with values; 0 of other networks."""
+    if code.family not in VITS:
+        return 0
+    tokens = (size // VITS[code.family]) ** 2 + 1
+    return sum(2 * tokens**2 * b * depth for b, depth in zip(code.bottlenecks, code.depths, strict=True))
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,8 @@ def on_meta(code: Code, **arguments: Any) -> nn.Module:
 def count_by_hooks(net: nn.Module, size: int, in_chans: int = 3) -> Counted:
     """MACs of all convolution and linear layers and elements of all convolution outputs, for one image.
 
-    A linear layer on each pixel [1, h, w, c] is a 1x1 convolution.
+    A linear layer on each pixel [1, h, w, c], or token [1, n, c], is a 1x1 convolution. Attention multiplies queries by
+    keys and their weights by values.
     """
     macs = activations = 0
 
@@ -76,7 +88,14 @@ def count_by_hooks(net: nn.Module, size: int, in_chans: int = 3) -> Counted:
         nonlocal macs, activations
         assert isinstance(module, nn.Linear)
         macs += out.numel() * module.in_features
-        activations += out.numel() if out.ndim == 4 else 0
+        activations += out.numel() if out.ndim > 2 else 0
+
+    def attention(module: nn.Module, inputs: Any, _: Any) -> None:
+        nonlocal macs
+        assert isinstance(module, Attention)
+        tokens = inputs[0].shape[1]
+        for _head in range(module.num_heads):
+            macs += tokens * tokens * module.head_dim + tokens * tokens * module.head_dim
 
     hooks = []
     for module in net.modules():
@@ -84,6 +103,8 @@ def count_by_hooks(net: nn.Module, size: int, in_chans: int = 3) -> Counted:
             hooks.append(module.register_forward_hook(conv))
         elif isinstance(module, nn.Linear):
             hooks.append(module.register_forward_hook(linear))
+        elif isinstance(module, Attention):
+            hooks.append(module.register_forward_hook(attention))
     with torch.no_grad():
         net(torch.empty(1, in_chans, size, size, device="meta"))
     for hook in hooks:
@@ -92,7 +113,7 @@ def count_by_hooks(net: nn.Module, size: int, in_chans: int = 3) -> Counted:
 
 
 def count_by_thop(net: nn.Module, size: int, in_chans: int = 3) -> int:
-    """MACs as thop counts them, with normalisation and pooling zeroed.
+    """MACs as thop counts them, with normalisation and pooling zeroed; attention's products are not among them.
 
     Not its parameters: it counts those of modules without children only, and timm's BatchNormAct2d has some.
     """

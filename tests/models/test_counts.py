@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import timm
+import torch
 from hypothesis import given, settings
-from models.counting import count_by_hooks, count_by_thop, on_meta
+from models.counting import attention_products, count_by_hooks, count_by_thop, on_meta
 from strategies import codes
+from timm.layers import set_fused_attn, use_fused_attn
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bsszoo.codes import FAMILIES, Code, code_cost, layers_of
 from bsszoo.codes.named import named_entries
+from bsszoo.models.build import build, recount
 from bsszoo.spaces import Space
 
 NAMED = list(named_entries().values())
@@ -21,7 +25,7 @@ NAMED = list(named_entries().values())
 def assert_network_is_the_layer_list(code: Code, net: nn.Module, **arguments: int) -> None:
     built = [(name, m) for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     every = layers_of(code, **arguments)
-    vectors = {vector.name: (vector.width,) for layer in every for vector in layer.vectors}
+    vectors = {vector.name: vector.shape for layer in every for vector in layer.vectors}
     listed = [layer for layer in every if layer.role != "norm"]
     assert [name for name, _ in built] == [layer.name for layer in listed]
     for (name, module), layer in zip(built, listed, strict=True):
@@ -57,7 +61,7 @@ def assert_three_counts_agree(code: Code, net: nn.Module, size: int) -> None:
     assert sum(p.numel() for p in net.parameters()) == cost.params
     counted = count_by_hooks(net, size)
     assert (counted.macs, counted.activations) == (cost.macs, cost.activations)
-    assert count_by_thop(net, size) == cost.macs
+    assert count_by_thop(net, size) + attention_products(code, size) == cost.macs
 
 
 @pytest.mark.parametrize("entry", NAMED, ids=lambda entry: entry.name)
@@ -95,6 +99,32 @@ def test_codes_of_the_spaces(family: str, scale: float) -> None:
         assert_three_counts_agree(code, net, code.image_size)
     largest = on_meta(space.largest)
     assert sum(p.numel() for p in largest.parameters()) == code_cost(space.largest).params
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_base_patch32_224"])
+def test_vits_of_timm_as_torch_counts_them(name: str) -> None:
+    """torch counts the products of attention that is not fused; a multiply-add is two of its operations."""
+    fused = use_fused_attn()
+    set_fused_attn(False)
+    try:
+        net = timm.create_model(name, device=torch.device("meta")).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.empty(1, 3, 224, 224, device="meta"))
+    finally:
+        set_fused_attn(fused)
+    cost = code_cost(named_entries()[name].code)
+    assert counter.get_total_flops() == 2 * cost.macs
+    assert sum(p.numel() for p in net.parameters()) == cost.params
+
+
+def test_a_vit_runs_at_other_sizes_with_the_positions_of_its_own() -> None:
+    code = Code.parse("vit_patch8_c40-56-80-40_l1-2-1-1_b32-48-32-8_g16-16-8-8_stem24_px64")
+    net = build(code).eval()
+    for size in (48, 72):
+        cost = code_cost(code, size)
+        assert cost.params == sum(p.numel() for p in net.parameters()) == code_cost(code).params
+        assert cost.macs == recount(code, size)[0]
+        assert net(torch.zeros(1, 3, size, size)).shape == (1, 1000)
 
 
 @pytest.mark.parametrize(("num_classes", "in_chans"), [(10, 3), (0, 3), (1000, 1), (7, 5)])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import timm
-from strategies import CONVNEXTS
+from strategies import CONVNEXTS, VITS
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
 import bsszoo
@@ -25,7 +25,7 @@ def test_names_and_codes_are_distinct() -> None:
         len({entry.code for entry in ENTRIES})
         == len(ENTRIES)
         == len(entries())
-        == 20 + 7 + 12 + 6 + 10 + 9 + 5 + 7 + 6 + 9 + 14 + 5
+        == 20 + 7 + 12 + 6 + 10 + 9 + 5 + 7 + 6 + 9 + 14 + 5 + 19
     )
     assert len({tag.repository for entry in ENTRIES for tag in entry.tags}) == sum(len(e.tags) for e in ENTRIES)
 
@@ -77,6 +77,7 @@ def test_unknown_names_are_errors(value: object, error: type[Exception], words: 
 def test_split_tag() -> None:
     assert split_tag("resnet50.a1_in1k") == ("resnet50", "a1_in1k")
     assert split_tag("resnet50") == ("resnet50", None)
+    assert split_tag("DeiT_tiny.fb_in1k") == ("deit_tiny_patch16_224", "fb_in1k")
 
 
 def test_list_models() -> None:
@@ -119,10 +120,10 @@ def test_tags_of_the_originals_are_timms(entry) -> None:
     configs = get_arch_pretrained_cfgs(entry.timm)
     assert timm.is_model(entry.timm)
     assert {f"{entry.timm}.{tag.tag}": tag.repository for tag in entry.tags} == {
-        # Further ones are of no weights, and of ConvNeXts of other classes.
+        # Further ones are of no weights, and of ConvNeXts and ViTs of other classes.
         name: cfg.hf_hub_id
         for name, cfg in configs.items()
-        if cfg.hf_hub_id and (entry.code.family not in CONVNEXTS or cfg.num_classes == 1000)
+        if cfg.hf_hub_id and (entry.code.family not in (*CONVNEXTS, *VITS) or cfg.num_classes == 1000)
     }
     if entry.tags:
         assert entry.tags[0].tag == get_pretrained_cfg(entry.timm).tag

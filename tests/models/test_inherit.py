@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from timm.layers.grn import GlobalResponseNorm
 from timm.models.convnext import ConvNeXtBlock
+from timm.models.vision_transformer import Block as TransformerBlock
 from torch import nn
 
 from bsszoo.codes.code import Code
@@ -114,10 +117,14 @@ PAIRS = {
         "convnextv2_tiny_c16-24-32-48_l1-2-2-1_b40-24-100-64",
         "convnextv2_tiny_c24-32-48-64_l2-3-2-2_b80-128-150-200",
     ),
+    "vit": (
+        "vit_patch8_c40-48-64-32_l1-2-2-1_b16-32-24-16_g16-16-8-8_stem32_px64",
+        "vit_patch8_c64-48-80-100_l2-3-2-3_b48-32-40-24_g16-16-8-8_stem32_px64",
+    ),
 }
 OF_EACH = pytest.mark.parametrize(("small", "large"), PAIRS.values(), ids=PAIRS)
 # Layer normalisations depend on all channels of a stage, so that these change what they give when others come or go.
-BATCH_NORMALISED = {name: pair for name, pair in PAIRS.items() if not name.startswith("convnext")}
+BATCH_NORMALISED = {name: pair for name, pair in PAIRS.items() if not name.startswith(("convnext", "vit"))}
 OF_EACH_BATCH_NORMALISED = pytest.mark.parametrize(("small", "large"), BATCH_NORMALISED.values(), ids=BATCH_NORMALISED)
 
 
@@ -144,6 +151,10 @@ def trained(text: str, seed: int = 0, **kwargs: int) -> tuple[nn.Module, Code]:
                 nn.init.uniform_(layer.bias, -0.3, 0.3)
             if module.gamma is not None:
                 nn.init.uniform_(module.gamma, -0.6, 0.6)
+        elif isinstance(module, TransformerBlock):
+            for layer in (module.attn.qkv, module.attn.proj, module.mlp.fc1, module.mlp.fc2):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                nn.init.uniform_(layer.bias, -0.3, 0.3)
     return network, code
 
 
@@ -234,6 +245,81 @@ def test_a_convnext_with_wider_mlps_begins_with_the_function_it_inherits_and_giv
     pruned, _ = trained(str(code), seed=2)
     assert inherit_weights(pruned, code, grown, grown_code).inherited == sum(p.numel() for p in source.parameters())
     torch.testing.assert_close(outputs(pruned), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_vit_with_more_begins_with_the_function_it_inherits_and_gives_it_up_again() -> None:
+    (small, large), head = PAIRS["vit"], {48: 16, 32: 16, 40: 8, 24: 8}
+    source, code = trained(small)
+    grown, grown_code = trained(large, seed=1)
+    inheritance = inherit_weights(grown, grown_code, source, code)
+    assert inheritance.inherited == sum(p.numel() for p in source.parameters())
+    assert (inheritance.blocks, inheritance.total_blocks) == (6, 10)
+    before = outputs(source)
+    torch.testing.assert_close(outputs(grown), before, rtol=1e-4, atol=1e-4)
+    inner = dict(zip(grown_code.bottlenecks, code.bottlenecks, strict=True))
+    mlps = dict(zip(grown_code.widths, code.widths, strict=True))
+    with torch.no_grad():
+        for block in grown.blocks:
+            # Heads and channels that only the large one has write nothing, and all change places.
+            qkv, proj, wide = block.attn.qkv, block.attn.proj, block.attn.proj.in_features
+            heads = torch.arange(wide).reshape(-1, head[wide])
+            order = heads[torch.randperm(len(heads))].reshape(-1)
+            for tensor in (qkv.weight, qkv.bias):
+                by_kind = tensor.view(3, wide, *tensor.shape[1:])
+                by_kind[:, inner[wide] :] = 0
+                by_kind.copy_(by_kind[:, order])
+            proj.weight.copy_(proj.weight[:, order])
+            fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+            order = torch.randperm(fc1.out_features)
+            for tensor in (fc1.weight, fc1.bias):
+                tensor[mlps[fc1.out_features] :] = 0
+                tensor.copy_(tensor[order])
+            fc2.weight.copy_(fc2.weight[:, order])
+    torch.testing.assert_close(outputs(grown), before, rtol=1e-4, atol=1e-4)
+    pruned, _ = trained(small, seed=2)
+    assert inherit_weights(pruned, code, grown, grown_code).inherited == inheritance.inherited
+    torch.testing.assert_close(outputs(pruned), before, rtol=1e-4, atol=1e-4)
+
+
+def test_the_stream_of_a_vit_loses_the_same_channels_everywhere() -> None:
+    source, code = trained(PAIRS["vit"][0])
+    narrow = replace(code, stem_width=12)
+    pruned = build(narrow, num_classes=7)
+    width = code.stem_width
+    taken = torch.tensor([1, 2, 5, 8, 9, 11, 17, 20, 21, 24, 30, 31])
+    weight = torch.full((width,), 0.1)
+    weight[taken] = 1.0
+    numbers = torch.arange(1.0, width + 1)
+    with torch.no_grad():
+        for name, parameter in source.named_parameters():
+            if parameter.ndim > 1 and name not in ("cls_token", "pos_embed"):
+                # The channels to keep are written and read by large weights.
+                if name.endswith(("proj.weight", "fc2.weight")):
+                    parameter.mul_(weight.reshape(-1, *[1] * (parameter.ndim - 1)))
+                elif name.endswith(("qkv.weight", "fc1.weight")):
+                    parameter.mul_(weight)
+            elif parameter.shape[-1] == width and "mlp.fc1" not in name:
+                parameter.copy_(numbers.expand_as(parameter))
+    inheritance = inherit_weights(pruned, narrow, source, code)
+    assert inheritance.inherited == inheritance.params
+    for name, parameter in pruned.named_parameters():
+        whole = source.get_parameter(name)
+        if parameter.ndim == 1 and len(whole) == width and "mlp.fc1" not in name:
+            assert torch.equal(parameter, numbers[taken]), name
+        elif name in ("cls_token", "pos_embed"):
+            assert torch.equal(parameter[0, -1], numbers[taken]), name
+        elif name.endswith(("qkv.weight", "fc1.weight", "head.weight")):
+            assert torch.equal(parameter, whole[:, taken]), name
+
+
+def test_a_vit_of_a_smaller_image_inherits_resampled_positions() -> None:
+    source, code = trained(PAIRS["vit"][0])
+    smaller = replace(code, image_size=32)
+    fresh = build(smaller, num_classes=7).eval()
+    inherit_weights(fresh, smaller, source, code)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(fresh(images), source(images))  # which resamples them itself
 
 
 def _reorder(block: nn.Module) -> int:

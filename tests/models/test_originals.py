@@ -9,7 +9,7 @@ import timm
 import torch
 import torchvision
 from models.counting import on_meta
-from strategies import CONVNEXTS
+from strategies import CONVNEXTS, VITS
 from timm.models._efficientnet_blocks import SqueezeExcite
 
 from bsszoo.codes.named import named_entries
@@ -38,6 +38,8 @@ SHALLOWEST = (
     "regnetx_002",
     "regnety_002",
     *CONVNEXTS,
+    "deit_tiny_patch16_224",
+    "vit_small_patch32_224",
 )
 #: One of each family, and the shallowest of its others.
 ORIGINALS = [e for e in ALL if e.paper is not None or e.name in SHALLOWEST]
@@ -70,7 +72,8 @@ def test_timm_weights_load_strictly_and_give_equal_results(entry) -> None:
     ours = build(entry.code, drop_path_rate=0.1, drop_rate=0.1)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    x = torch.randn(2, 3, 64, 64)
+    side = entry.code.image_size if entry.code.family in VITS else 64
+    x = torch.randn(2, 3, side, side)
     with torch.no_grad():
         assert torch.equal(ours.eval()(x), theirs.eval()(x))
         torch.manual_seed(1)

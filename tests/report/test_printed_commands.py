@@ -9,7 +9,7 @@ import shlex
 import pytest
 from hypothesis import given
 from report.finished_run import original
-from strategies import codes
+from strategies import VITS, codes
 
 from bsszoo.codes import FAMILIES, Code
 from bsszoo.report.commands import Command, commands
@@ -40,12 +40,15 @@ PAPER = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet
 
 #: Epochs of warm-up, least rate, mixup, cutmix, erasing, moving average and batch of the families with AdamW.
 #: ConvNeXt's: the defaults of main.py in its authors' repository, and of its command for ConvNeXt-T. MobileNetV4's:
-#: imagenet_mobilenetv4_conv_*_tpu.yaml of TensorFlow's models.
+#: imagenet_mobilenetv4_conv_*_tpu.yaml of TensorFlow's models. ViTs': DeiT's Table 9, with the warm-up and the least rate
+#: of its repository's main.py.
 PUBLISHED: dict[str, tuple[object, ...]] = {
     "convnext": (20, 1e-6, 0.8, 1.0, 0.25, 0.9999, 4096),
     "mobilenetv4_conv_small": (5, 0, 0, 0, 0, 0.9999, 4096),
     "mobilenetv4_conv_medium": (5, 0, 0, 0, 0, None, 4096),
     "mobilenetv4_conv_large": (20, 0, 0.8, 1.0, 0, None, 16384),
+    "vit": (5, 1e-5, 0.8, 1.0, 0.25, None, 1024),
+    "deit": (5, 1e-5, 0.8, 1.0, 0.25, None, 1024),
 }
 
 
@@ -60,6 +63,10 @@ def test_training_has_the_settings_of_table_1(family: str) -> None:
     assert (optim.batch_size, optim.name, recipe.schedule.name) == (published[-1], how, "cosine")
     others = (recipe.schedule.warmup_epochs, recipe.schedule.min_lr, recipe.augment.mixup, recipe.augment.cutmix)
     assert (*others, recipe.augment.erase, recipe.ema.decay, optim.lr_batch_size) == published
+    if family in VITS:
+        # 5e-4 at a batch of 512, in proportion to it; the warm-up begins at 1e-6.
+        assert (optim.lr, optim.weight_decay, recipe.model.drop_path_rate) == (5e-4 * 1024 / 512, 0.05, 0.1)
+        assert recipe.schedule.warmup_from * optim.lr == pytest.approx(1e-6)
     assert recipe.loss.label_smoothing == row.label_smoothing
     assert family not in PAPER or row.label_smoothing == 0.1
 

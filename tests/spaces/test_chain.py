@@ -84,7 +84,8 @@ def _macs(block, size):
         start = {"gate": 1, "shortcut": size}.get(layer.role, main)
         side = -(-start // layer.stride)
         weights = layer.kernel**2 * layer.out_width * layer.group_width
-        total += layer.present * weights * side**2
+        positions = side**2 + layer.tokens
+        total += layer.present * weights * positions + 2 * layer.attends * positions**2 * layer.in_width
         main = side if layer.role == "main" else main
     return total
 

@@ -38,6 +38,7 @@ BASES = {
     "regnetx": "regnetx_c24-56-152-368_l1-1-4-7_g8-8-8-8",
     "convnext_atto": "convnext_atto_c40-80-160-320_l2-2-6-2_t4-4-4-4_px96",
     "convnextv2_tiny": "convnextv2_tiny_c48-96-192-384_l3-3-9-3_b100-384-700-1000_stem32_px96",
+    "vit": "vit_patch8_c192-256-300-400_l3-2-3-1_b96-128-160-64_g32-64-16-64_stem96_px96",
 }
 OF_EACH = pytest.mark.parametrize("base", [Code.parse(text) for text in BASES.values()], ids=BASES)
 

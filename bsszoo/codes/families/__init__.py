@@ -2,7 +2,8 @@
 
 Nothing here computes costs or searches. Sources are the AutoBSS paper (NeurIPS 2020): figure 1 (ResNets), table 2
 (MobileNetV2), section B.2.2 (ranges), tables 3 and 4 (codes); for EfficientNet its own paper (arXiv:1905.11946,
-table 1); for RegNets theirs (arXiv:2003.13678) and timm; for ConvNeXts theirs (arXiv:2201.03545, 2301.00808) and timm.
+table 1); for RegNets theirs (arXiv:2003.13678) and timm; for ConvNeXts theirs (arXiv:2201.03545, 2301.00808) and timm;
+for ViTs theirs (arXiv:2010.11929), DeiT's (arXiv:2012.12877) and timm.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bsszoo.codes.families.resnet18 import RESNET18
 from bsszoo.codes.families.resnet50 import RESNET50
 from bsszoo.codes.families.resnext import RESNEXT
 from bsszoo.codes.families.seresnet import SERESNET18, SERESNET50, SERESNEXT
+from bsszoo.codes.families.vit import DEIT, VIT_PATCH4, VIT_PATCH8, VIT_PATCH16, VIT_PATCH32
 from bsszoo.errors import UnknownNameError, close_matches, formatted
 
 __all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "WidthRange", "family_of"]
@@ -60,6 +62,11 @@ FAMILIES: Final = Families(
         CONVNEXT_TINY,
         CONVNEXTV2_ATTO,
         CONVNEXTV2_TINY,
+        DEIT,
+        VIT_PATCH16,
+        VIT_PATCH32,
+        VIT_PATCH8,
+        VIT_PATCH4,
     )
 )
 

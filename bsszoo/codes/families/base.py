@@ -55,6 +55,10 @@ class CodeFields(Protocol):
         """Width of the first convolution."""
 
     @property
+    def image_size(self) -> int:
+        """Side of the input [px]."""
+
+    @property
     def stage2_width(self) -> int:
         """Width of the fixed second stage."""
 
@@ -146,7 +150,8 @@ class Published:
 
     ``timm`` says that timm has it, under the name by which it is listed here, which must be so where there are tags.
     ``form`` are the letters of its third entries, where they are not the family's; ``fixed`` its fixed parts and
-    ``training`` how it is trained on ImageNet, where they differ from the family's.
+    ``training`` how it is trained on ImageNet, where they differ from the family's. ``alias`` is a short name that
+    means it too.
     """
 
     entries: tuple[int, ...]
@@ -156,13 +161,14 @@ class Published:
     fixed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     training: Training | None = None
     timm: bool = True
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
     """The parts of a network that its code does not search; of many codes as columns [n].
 
-    ``form`` are the letters of the codes' third entries.
+    ``form`` are the letters of the codes' third entries; ``image_size`` is the same for all [px].
     """
 
     stem_width: Any
@@ -171,6 +177,7 @@ class Fixed:
     stride_in: Literal["3x3", "1x1"] = "3x3"
     form: str = ""
     head_width: Any = 0
+    image_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -299,6 +306,11 @@ class Family(ABC):
         """The group widths that all codes of its spaces have; empty where there are none or they are searched."""
         at = (2 + self.letter.find("G")) * self.stages
         return self.original[at : at + self.stages] if self.letter.find("G") > 0 else ()
+
+    @property
+    def chooses_stride(self) -> bool:
+        """Whether a code says which convolution of a block takes the stride."""
+        return "B" in self.letter
 
     @property
     def grid_divisors(self) -> tuple[int, ...]:
@@ -459,6 +471,21 @@ class Family(ABC):
     def features(self) -> Any:
         """What makes its features-only model; None where timm wraps the whole network."""
         return None
+
+    @property
+    def global_pool(self) -> str:
+        """timm's name of what its networks' classifiers read."""
+        return "avg"
+
+    @property
+    def has_pyramid(self) -> bool:
+        """Whether its networks give features at strides 4, 8, 16 and 32, as detectors take them."""
+        return set(self.feature_strides) >= {4, 8, 16, 32}
+
+    @property
+    def sized(self) -> bool:
+        """Whether its networks are of one image size, which their tensors show."""
+        return False
 
     @property
     def torchvision_body(self) -> bool:

@@ -25,7 +25,7 @@ from bsszoo.codes.families.base import (
     multiples,
     widths_in,
 )
-from bsszoo.codes.layers import Block, Layer, N, Placement, Stage, Stem, Vector
+from bsszoo.codes.layers import Block, Layer, N, Part, Placement, Stage, Stem, Vector
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,11 +144,11 @@ class ConvNeXtBlock(Block[N]):
             mlp("fc2", m, b, () if self.responds else (Vector(scale, b),), scale),
         ]
 
-    def parts(self) -> list[tuple[str, list[Layer[N]], bool]]:
+    def parts(self) -> list[Part[N]]:
         """The downsampling, where there is one, and the block."""
         before, *layers = self.layers()
-        block = (self.name, layers, True)
-        return [(f"{self.stage}.downsample", [before], False), block] if before.present else [block]
+        block = Part(self.name, layers, True)
+        return [Part(f"{self.stage}.downsample", [before], False), block] if before.present else [block]
 
     def build(self: Block[int], placement: Placement, activation: str, dd: dict[str, Any]) -> nn.Module:
         """timm's block, behind its downsampling."""
