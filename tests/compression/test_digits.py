@@ -48,12 +48,18 @@ def test_a_network_without_weights_is_trained_on_them_and_compressed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["convnext_atto", "convnextv2_tiny"])
-def test_a_convnext_is_trained_on_them_and_compressed(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "code",
+    [
+        "convnext_atto_c16-24-32-48_l1-1-2-1_t4-4-4-4_px32",
+        "convnextv2_tiny_c16-24-32-48_l1-1-2-1_t4-4-4-4_px32",
+        "vit_patch8_c96-96-96-96_l1-1-1-1_b32-32-32-32_g16-16-16-16_stem48_px32",
+    ],
+)
+def test_a_network_with_layer_normalisation_is_trained_on_them_and_compressed(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InheritedEvaluator, "leaders", 1)
-    code = f"{family}_c16-24-32-48_l1-1-2-1_t4-4-4-4_px32"
     settings = {"flops": "60%", "data": "digits", "trials": 4, "batch": 4, "confirm": 1, "measure": False}
     bsszoo.compress(code, out=tmp_path / "run", **settings)
     written = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -19,6 +19,7 @@ from bsszoo.export import export
 CODE = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_px64"
 RESNET = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24_px64"
 SERESNEXT = "seresnext_c32-64-96-128_l1-1-2-1_b16-32-48-64_g4-8-16-32_px64"
+VIT = "vit_patch8_c64-48-64-96_l1-2-1-1_b32-32-48-16_g16-16-16-8_stem48_px64"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def by_onnxruntime(path: Path, images: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
 
 
-@pytest.mark.parametrize("code", [CODE, RESNET, SERESNEXT])
+@pytest.mark.parametrize("code", [CODE, RESNET, SERESNEXT, VIT])
 def test_an_onnx_file_gives_pytorchs_outputs_for_any_batch_and_says_what_it_is(code: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     net = network(code)
