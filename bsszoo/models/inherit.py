@@ -30,7 +30,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from bsszoo.codes.code import Code, stages_of
+from bsszoo.codes.code import Code, layers_of, stages_of
 from bsszoo.codes.layers import Block, Layer, Part
 from bsszoo.errors import CodeError
 from bsszoo.models.build import build
@@ -235,7 +235,8 @@ class Reference:
         ridge: float = RIDGE,
         seed: int = 0,
     ) -> None:
-        self.images, self.samples, self.ridge = images, Samples(len(images), rows, seed), ridge
+        tokens = max(layer.tokens for layer in layers_of(code))
+        self.images, self.samples, self.ridge = images, Samples(len(images), rows, seed, tokens), ridge
         stem, stages, heads, _, classifier = _parts(trained, code)
         #: Of each layer, by its convolution: the normalised output. Of each block, by its module: the sum before the
         #: activation that follows it. Of squeeze-and-excitation at the end of a branch: what it returns. Of the layers

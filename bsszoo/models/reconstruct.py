@@ -45,11 +45,14 @@ class Samples:
         images: Number of images.
         rows: Positions of an output size, at most.
         seed: Of the choice.
+        tokens: How many tokens stand before those of the pixels. Half of the positions are theirs, drawn with
+            replacement: the classifier reads the class token, which is one of very many.
     """
 
     images: int
     rows: int = ROWS
     seed: int = 0
+    tokens: int = 0
     _positions: dict[tuple[int, int], tuple[torch.Tensor, ...]] = field(default_factory=dict)
 
     def of_size(self, height: int, width: int) -> tuple[torch.Tensor, ...]:
@@ -57,10 +60,21 @@ class Samples:
         if (height, width) not in self._positions:
             total = self.images * height * width
             generator = torch.Generator().manual_seed(self.seed)
+            if self.tokens and height == 1:
+                self._positions[height, width] = self._of_tokens(width, generator)
+                return self._positions[height, width]
             drawn = torch.randperm(total, generator=generator)[: self.rows].sort().values
             image, rest = drawn // (height * width), drawn % (height * width)
             self._positions[height, width] = image, rest // width, rest % width
         return self._positions[height, width]
+
+    def _of_tokens(self, width: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Those of tokens, which are one row of pixels."""
+        rows, patches = min(self.rows, self.images * width), width - self.tokens
+        first, token = (torch.randint(most, (rows // 2,), generator=generator) for most in (self.images, self.tokens))
+        drawn = torch.randperm(self.images * patches, generator=generator)[: rows - rows // 2]
+        image = torch.cat([first, drawn // patches])
+        return image, torch.zeros_like(image), torch.cat([token, drawn % patches + self.tokens])
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """Outputs [images, c, h, w] at the positions of their size, [n, c]."""

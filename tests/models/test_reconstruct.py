@@ -64,6 +64,22 @@ def test_patches_are_what_a_convolution_of_tensorflow_reads(kernel: int, stride:
     torch.testing.assert_close(patches.flatten(1) @ conv.weight.flatten(1).T, samples.values(conv(x)))
 
 
+def test_half_of_the_sampled_tokens_are_those_in_front() -> None:
+    image, row, column = Samples(20, rows=100, tokens=2).of_size(1, 18)
+    assert len(image) == 100
+    assert not row.any()
+    assert (column[:50] < 2).all()
+    assert (column[50:] >= 2).all()
+    assert len({(int(i), int(c)) for i, c in zip(image[50:], column[50:], strict=True)}) == 50
+    assert image.max() < 20
+    assert column.max() < 18
+    few = Samples(3, rows=100, tokens=1).of_size(1, 5)
+    assert {len(part) for part in few} == {7 + 8}
+    # Features of pixels are sampled as without tokens.
+    pairs = zip(Samples(3, 10, tokens=1).of_size(4, 4), Samples(3, 10).of_size(4, 4), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def error(network: nn.Module, original: nn.Module) -> float:
     """Mean squared difference of the outputs for images that nothing was fitted to, over the outputs' variance."""
     with torch.no_grad():
