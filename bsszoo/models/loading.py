@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from timm.models import load_pretrained
 from torch import nn
 
@@ -154,7 +155,8 @@ def load(
     """Load weights into the network of a code strictly.
 
     Only two layers may differ, as in timm: the first convolution is adapted to ``in_chans``, and the classifier is
-    left freshly initialised when ``num_classes`` is not the checkpoint's.
+    left freshly initialised when ``num_classes`` is not the checkpoint's. Positions of another image size are
+    resampled, as by timm.
 
     Args:
         model: The network, with the following two arguments.
@@ -173,6 +175,8 @@ def load(
     allowed = build(code, device="meta").state_dict() if features_only else expected
     # Checkpoints older than PyTorch 0.4.1 have no counters; they are used only by momentum=None.
     state = {**{name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}, **state}
+    if family_of(code.family).sized:
+        state = {name: _resized(tensor, expected.get(name)) for name, tensor in state.items()}
     classes, channels = sizes_of(state, code)
     if classes == 0 and num_classes > 0 and not features_only:
         raise WeightsError(
@@ -200,6 +204,17 @@ def load(
         "classifier": classifier,
     }
     load_pretrained(model, pretrained_cfg=source, num_classes=num_classes, in_chans=in_chans, strict=True)
+
+
+def _resized(tensor: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
+    """Positions [1, n, c] resampled to as many as are wanted, one of which is the class token's; others as they are."""
+    if wanted is None or tensor.dim() != 3 or tensor.shape == wanted.shape or tensor.shape[2] != wanted.shape[2]:
+        return tensor
+    sides = [math.isqrt(max(0, one.shape[1] - 1)) for one in (tensor, wanted)]
+    if any(side == 0 or side**2 + 1 != one.shape[1] for side, one in zip(sides, (tensor, wanted), strict=True)):
+        return tensor
+    resized: torch.Tensor = resample_abs_pos_embed(tensor, [sides[1], sides[1]])
+    return resized
 
 
 def _ends(code: Code) -> tuple[str, str]:

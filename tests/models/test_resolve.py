@@ -122,6 +122,30 @@ def test_a_vit_of_torchvision_is_recognised_and_gives_the_same_outputs(tmp_path:
         torch.testing.assert_close(made(images), network(images), rtol=1e-4, atol=1e-5)
 
 
+def test_weights_of_a_vit_at_another_image_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    code = Code.parse("deit_c64-64-64-64_l1-1-1-1_b64-64-64-64_g64-64-64-64_stem64_px96")
+    network = build(code, num_classes=5).eval()
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    smaller = replace(code, image_size=64)
+    made = create(smaller, pretrained=tmp_path / "net.safetensors").eval()
+    assert made.pos_embed.shape == (1, 17, 64)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), network(images))
+        theirs = timm.create_model(
+            "deit_tiny_patch16_224", num_classes=5, img_size=96, embed_dim=64, depth=4, num_heads=1
+        )
+        theirs.blocks = network.blocks
+        theirs.load_state_dict(network.state_dict())
+        theirs.set_input_size((64, 64))
+        torch.testing.assert_close(theirs.eval()(images), made(images))
+    broken = {**network.state_dict(), "pos_embed": torch.zeros(1, 36, 64)}
+    save_file(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(WeightsError, match=r"another network.*pos_embed"):
+        create(smaller, pretrained=tmp_path / "broken.safetensors")
+
+
 def test_a_built_vit_with_other_heads_is_no_family() -> None:
     settings = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 4}
     with torch.device("meta"):

@@ -139,8 +139,8 @@ class TransformerBlock(Block[N]):
         return OnFeatures(build_block(self, placement, dd))
 
     def title(self: Block[int]) -> str:
-        """``Attention, heads of 64 + MLP``."""
-        return f"Attention, heads of {self.group_width} + MLP"
+        """``Attention, heads of 64 + MLP of 768``."""
+        return f"Attention, heads of {self.group_width} + MLP of {self.mlp_width}"
 
     def third(self: Block[int]) -> int:
         """The width of attention B."""
