@@ -139,7 +139,7 @@ def test_another_network_is_not_overwritten_unless_forced(made: dict[str, Path],
     assert not {"search.json", "search.png", "search_trials.csv"} & set(files_of(hub, "acme/taken"))
     hub.add("acme/notes", {"notes.txt": b"mine"})
     assert "holds other files (notes.txt)" in me.refused(PUSH, str(made["training"]), "acme/notes")
-    hub.add("acme/vit", {"config.json": b'{"architecture": "vit_base_patch16_224"}'})
+    hub.add("acme/vit", {"config.json": b'{"architecture": "swin_tiny_patch4_window7_224"}'})
     assert "a network that is none of bsszoo's" in me.refused(PUSH, str(made["training"]), "acme/vit")
 
 

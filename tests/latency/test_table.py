@@ -28,7 +28,7 @@ from bsszoo.latency.table import (
 from bsszoo.latency.timer import measure_latencies
 from bsszoo.search import LatencyTable
 from bsszoo.spaces import Space
-from bsszoo.spaces.chain import block_shapes, space_shapes
+from bsszoo.spaces.chain import BlockShape, block_shapes, space_shapes
 from bsszoo.spaces.space import uniform_subnetworks
 
 
@@ -109,6 +109,18 @@ def test_a_table_of_a_convnexts_subnetworks_has_its_downsampling_and_its_head():
     assert [s.kind for s in blocks] == ["stem", *["convnext"] * 5, "head_norm", "classifier"]
     assert [(s.stride, s.size) for s in blocks] == [(4, 36), (1, 9), (2, 9), (1, 4), (2, 4), (2, 2), (1, 1), (1, 1)]
     assert table.of(code, num_classes=10) == pytest.approx(sum(table.milliseconds(s) for s in blocks))
+
+
+def test_a_table_of_a_vits_subnetworks_tells_attention_and_mlps_apart():
+    code = Code.parse("vit_patch8_c64-64-96-64_l1-2-1-1_b32-48-32-32_g16-16-16-16_stem32_px24")
+    space = Space.subnetworks(code, num_classes=10)
+    table = measure_latency_table(space, seconds_each=0.0, networks=2)
+    assert table.missing(space) == []
+    blocks = block_shapes(code, num_classes=10)
+    assert [s.kind for s in blocks] == ["stem", *["transformer"] * 5, "head_norm", "classifier"]
+    assert [(s.mid_width, s.mlp_width, s.group_width) for s in blocks[1:4]] == [(32, 64, 16), *[(48, 64, 16)] * 2]
+    assert table.of(code, num_classes=10) == pytest.approx(sum(table.milliseconds(s) for s in blocks))
+    assert all(BlockShape.parse(str(s)) == s for s in blocks)
 
 
 def test_of_many_blocks_some_are_timed_and_the_others_follow_from_them():
