@@ -136,7 +136,7 @@ class TransformerBlock(Block[N]):
         """timm's block, on tokens made of features [n, c, h, w]."""
         from bsszoo.codes.families.vit_modules import OnFeatures, build_block
 
-        return OnFeatures(build_block(self, placement, dd))
+        return OnFeatures(build_block(self, placement, dd), TOKENS)
 
     def title(self: Block[int]) -> str:
         """``Attention, heads of 64 + MLP of 768``."""

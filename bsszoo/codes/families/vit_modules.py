@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer, get_init_weights_vit
 from torch import nn
 
-from bsszoo.codes.families.vit import TOKENS
 from bsszoo.codes.layers import Block, Placement, Stage
 from bsszoo.errors import CodeError
 
@@ -60,7 +60,7 @@ class CodeVisionTransformer(VisionTransformer):
         heads = width // (first.group_width or 1)
         alike = heads * (first.group_width or 1) == width == first.mid_width
         super().__init__(
-            img_size=patch.kernel * _side(patch.positions),
+            img_size=patch.kernel * math.isqrt(patch.positions - first.layers()[0].tokens),
             patch_size=patch.kernel,
             in_chans=in_chans,
             num_classes=num_classes,
@@ -115,16 +115,16 @@ class CodeVisionTransformerFeatures(CodeVisionTransformer):
 
 
 class OnFeatures(nn.Module):
-    """A block of tokens on features [n, c, h, w], one of which stands in for the class token as well."""
+    """A block of tokens on features [n, c, h, w], the first of which stand in for those beside them as well."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, beside: int) -> None:
         super().__init__()
-        self.block = block
+        self.block, self.beside = block, beside
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The features behind it [n, c, h, w]."""
         tokens = x.flatten(2).transpose(1, 2)
-        tokens = self.block(torch.cat([tokens[:, :TOKENS], tokens], dim=1))[:, TOKENS:]
+        tokens = self.block(torch.cat([tokens[:, : self.beside], tokens], dim=1))[:, self.beside :]
         made: torch.Tensor = tokens.transpose(1, 2).reshape(x.shape)
         return made
 
@@ -139,8 +139,3 @@ def build_block(block: Block[int], placement: Placement, dd: dict[str, Any]) -> 
     hidden: Any = made.mlp
     hidden.fc1, hidden.fc2 = nn.Linear(width, mlp, **dd), nn.Linear(mlp, width, **dd)
     return made
-
-
-def _side(positions: int) -> int:
-    """The patches along a side of the image."""
-    return int((positions - TOKENS) ** 0.5 + 0.5)
