@@ -764,8 +764,8 @@ def _layer(network: nn.Module, layer: Layer[int], reads: str = "in", writes: str
         writes,
         network.get_parameter(layer.scale) if layer.scale else None,
         tuple((network.get_parameter(vector.name), vector.axis) for vector in layer.vectors),
-        layer.fused,
-        int(layer.head_width),
+        fused=layer.fused,
+        head_width=int(layer.head_width),
     )
 
 

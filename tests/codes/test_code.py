@@ -187,7 +187,7 @@ MALFORMED = [
     (M6 | {"stage2_depth": 1001}, ["stage2_depth", "1001", "1 to 1000"]),
     (RESNET50.to_dict() | {"bottlenecks": ()}, ["0 bottlenecks", "4 are needed"]),
     (C4 | {"family": "resnet19"}, ["'resnet19'", "resnet18"]),
-    (C4 | {"family": None}, ["None", "There are"]),
+    (C4 | {"family": None}, ["There is no family None", "such as"]),
 ]
 
 

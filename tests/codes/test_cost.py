@@ -186,7 +186,7 @@ class TestStages:
         layers = layers_of(code)
         assert len({layer.name for layer in layers}) == len(layers)
         main = [layer for layer in layers if layer.role in ("main", "classifier")]
-        assert [a.out_width for a in main[:-1]] == [b.in_width for b in main[1:]]
+        assert [a.out_width // a.fused for a in main[:-1]] == [b.in_width for b in main[1:]]
 
 
 class TestArrays:

@@ -40,8 +40,8 @@ PAPER = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_b0", "efficientnet
 
 #: Epochs of warm-up, least rate, mixup, cutmix, erasing, moving average and batch of the families with AdamW.
 #: ConvNeXt's: the defaults of main.py in its authors' repository, and of its command for ConvNeXt-T. MobileNetV4's:
-#: imagenet_mobilenetv4_conv_*_tpu.yaml of TensorFlow's models. ViTs': DeiT's Table 9, with the warm-up and the least rate
-#: of its repository's main.py.
+#: imagenet_mobilenetv4_conv_*_tpu.yaml of TensorFlow's models. ViTs': DeiT's Table 9, with the warm-up and the least
+#: rate of its repository's main.py.
 PUBLISHED: dict[str, tuple[object, ...]] = {
     "convnext": (20, 1e-6, 0.8, 1.0, 0.25, 0.9999, 4096),
     "mobilenetv4_conv_small": (5, 0, 0, 0, 0, 0.9999, 4096),

@@ -158,10 +158,10 @@ class ConvPair(Block[N]):
         path, m = self._second(), self.mid_width
         return [wide, Layer(f"{path}.conv", m, self.out_width, 1, 1, m, False, f"{path}.bn1")]
 
-    def parts(self) -> list[tuple[str, list[Layer[N]], bool]]:
+    def parts(self) -> list[Part[N]]:
         """Both modules."""
         wide, narrow = self.layers()
-        return [(self.name, [wide], False), (self._second(), [narrow], False)]
+        return [Part(self.name, [wide], joined=False), Part(self._second(), [narrow], joined=False)]
 
     def _second(self) -> str:
         """The module path of the second convolution."""
