@@ -263,6 +263,19 @@ def test_codes_of_each_space_run(family: str) -> None:
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
+def test_what_a_vit_has_not_is_refused() -> None:
+    code = small("vit")
+    for settings, words in (
+        ({"output_stride": 16}, "no stride to turn into dilation"),
+        ({"global_pool": "catavgmax"}, "no pooling 'catavgmax'"),
+    ):
+        with pytest.raises(CodeError, match=words):
+            build(code, **settings)
+    with pytest.raises(CodeError, match="smaller than a patch of 8x8 px"):
+        build(replace(code, image_size=7))
+    assert build(code, global_pool="avg", num_classes=3)(images()).shape == (2, 3)
+
+
 def test_a_network_of_single_channels_builds_and_runs() -> None:
     code = Code("efficientnet_b0", (1,) * 6, (1,) * 6, expansions=(1,) * 6, stem_width=1, stage2_width=1)
     assert build(code, num_classes=2).eval()(images()).shape == (2, 2)

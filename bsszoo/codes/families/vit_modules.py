@@ -31,7 +31,7 @@ class CodeVisionTransformer(VisionTransformer):
     Others as ``bsszoo.models.build``.
 
     Raises:
-        CodeError: An output stride or a pooling that it does not have.
+        CodeError: An output stride or a pooling that it does not have, or an image smaller than a patch.
     """
 
     def __init__(
@@ -55,12 +55,15 @@ class CodeVisionTransformer(VisionTransformer):
         blocks = [block for stage in body for block in stage.blocks()]
         first, width = blocks[0], stem.first.out_width
         patch: Any = stem.first
+        side = math.isqrt(patch.positions - first.layers()[0].tokens)
+        if side == 0:
+            raise CodeError(f"The image is smaller than a patch of {patch.kernel}x{patch.kernel} px.")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         # timm gives all blocks one number of heads and one width of the MLP; attention is the stream's.
         heads = width // (first.group_width or 1)
         alike = heads * (first.group_width or 1) == width == first.mid_width
         super().__init__(
-            img_size=patch.kernel * math.isqrt(patch.positions - first.layers()[0].tokens),
+            img_size=patch.kernel * side,
             patch_size=patch.kernel,
             in_chans=in_chans,
             num_classes=num_classes,
