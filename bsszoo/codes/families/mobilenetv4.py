@@ -35,7 +35,7 @@ from bsszoo.codes.families.base import (
 )
 from bsszoo.codes.families.efficientnetv2 import FusedMBConv, InnerFusedMBConv
 from bsszoo.codes.families.mobilenetv2 import MBConvNet
-from bsszoo.codes.layers import Block, HeadConv, Layer, N, NormedPooledConv, Placement, Stage
+from bsszoo.codes.layers import Block, HeadConv, Layer, N, NormedPooledConv, Part, Placement, Stage
 
 if TYPE_CHECKING:
     from torch import nn
