@@ -14,8 +14,8 @@ picture on one thread of this CPU, original and answer taking turns. The rivals 
 less and less of the MACs until they are fast enough. Multiply-adds are counted by hooks on the resulting modules. The
 rate of each answer's fine-tuning is the better of two on the held-out pictures, by its first seed; seeds of a row are
 the same for all tools. Pictures: Fashion-MNIST of Debian's ``dataset-fashion-mnist``, and shapes that are drawn here.
-Networks at 32 px: a narrow ResNet-18 and MobileNetV2, and, where ``--networks`` names them, MobileNetV3-Small and
-ConvNeXt Atto as timm has them, the latter trained by AdamW.
+Networks at 32 px: a narrow ResNet-18 and MobileNetV2, and, where ``--networks`` names them, MobileNetV3-Small,
+MobileNetV4-Conv-S and ConvNeXt Atto as timm has them and a small ViT, the latter two trained by AdamW.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import os
 import statistics
 import sys
 import time
+import types
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,12 +40,14 @@ CODES = {
     "resnet18": "resnet18_c24-48-96-192_l2-2-2-2_px32",
     "mobilenetv2": "mobilenetv2_c16-24-32-48-80-128_l2-2-3-2-2-1_t6-6-6-6-6-6_px32",
     "mobilenetv3": "mobilenetv3_small_c24-40-48-96_l2-3-2-3_b88-240-144-576_e72-96-120-288_px32",
+    "mobilenetv4": "mobilenetv4_conv_small_c32-64-96-128_l1-1-6-6_t1-3-2-4_px32",
     "convnext": "convnext_atto_c40-80-160-320_l2-2-6-2_t4-4-4-4_px32",
+    "vit": "vit_patch8_c512-512-512-512_l1-1-1-1_b128-128-128-128_g32-32-32-32_stem128_px32",
 }
 #: Those that are compressed unless ``--networks`` says others.
 USUAL = ("resnet18", "mobilenetv2")
 #: Networks of layer normalisations, which SGD does not train: AdamW, at so small a share of the other networks' rates.
-ADAMW = {"convnext": 0.04}
+ADAMW = {"convnext": 0.04, "vit": 0.04}
 PICTURES = ("fashion", "shapes")
 TOOLS = (
     "uniform from scratch",
@@ -63,7 +66,14 @@ BASE, TUNE, TEST, HELD = 30_000, 10_000, 10_000, 1_000
 BATCH, SIZE, CLASSES = 64, 32, 10
 TEMPERATURE, TEACHER_SHARE = 2.0, 0.7
 #: Peak rates of the base trainings, the better of several in a trial each.
-BASE_RATES = {"resnet18": 0.08, "mobilenetv2": 0.02, "mobilenetv3": 0.05, "convnext": 0.05}
+BASE_RATES = {
+    "resnet18": 0.08,
+    "mobilenetv2": 0.02,
+    "mobilenetv3": 0.05,
+    "mobilenetv4": 0.05,
+    "convnext": 0.05,
+    "vit": 0.025,
+}
 #: Peak rates that an answer's fine-tuning is tried with; those of a training from scratch.
 RATES = {True: (0.01, 0.03), False: (0.05, 0.15)}
 
@@ -519,6 +529,12 @@ def torch_pruning(data: Pictures, original: Any, most: float, *, taylor: bool, e
 
     network = copy.deepcopy(original)
     example = torch.zeros(1, 3, SIZE, SIZE, device=data.device)
+    # As its own example for timm's transformers: heads become narrower, of attention that takes any width of them. Of
+    # whole heads version 1.6.1 removes all in so many steps, or fails.
+    attentions = [module for module in network.modules() if hasattr(module, "qkv")]
+    for module in attentions:
+        module.forward = types.MethodType(attend, module)
+    heads = {module.qkv: module.num_heads for module in attentions}
     importance = tp.importance.GroupTaylorImportance() if taylor else tp.importance.GroupMagnitudeImportance(p=2)
     pruner = tp.pruner.BasePruner(
         network,
@@ -528,7 +544,10 @@ def torch_pruning(data: Pictures, original: Any, most: float, *, taylor: bool, e
         pruning_ratio=0.99,
         max_pruning_ratio=0.9 if everywhere else 0.99,
         iterative_steps=200,
-        ignored_layers=[m for m in network.modules() if isinstance(m, torch.nn.Linear)],
+        ignored_layers=[network.get_classifier()],
+        num_heads=heads,
+        prune_num_heads=False,
+        prune_head_dims=True,
     )
     rows = data.train.some(256)
     while figures(network, data)["macs"] > most:
@@ -540,10 +559,20 @@ def torch_pruning(data: Pictures, original: Any, most: float, *, taylor: bool, e
                 cross_entropy(network(images), labels).backward()
         before = figures(network, data)["macs"]
         pruner.step()
+        for module in attentions:
+            module.head_dim = module.qkv.out_features // (3 * module.num_heads)
         if figures(network, data)["macs"] == before and pruner.current_step >= 200:
             raise RuntimeError(f"stops at {before:,} multiply-adds")
     network.zero_grad(set_to_none=True)
     return network.eval()
+
+
+def attend(self: Any, x: Any, **_: Any) -> Any:
+    """Attention with heads as wide as its layers are by now."""
+    images, tokens, _channels = x.shape
+    q, k, v = self.qkv(x).reshape(images, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+    mixed = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(images, tokens, -1)))
 
 
 def fastnas(network: str, data: Pictures, original: Any, share: float) -> Any:
@@ -600,7 +629,7 @@ def torchvision_twin(original: Any, data: Pictures) -> Any:
 
 
 def figures(network: Any, data: Pictures) -> dict[str, int]:
-    """Multiply-adds of one picture by hooks on convolutions and linear layers, and parameters."""
+    """Multiply-adds of one picture by hooks on convolutions, linear layers and attention, and parameters."""
     import torch
     from torch import nn
 
@@ -611,7 +640,12 @@ def figures(network: Any, data: Pictures) -> dict[str, int]:
         each = module.weight[0].numel()
         macs += each * output.numel()
 
-    handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    def products(module: Any, _: Any, output: Any) -> None:
+        nonlocal macs
+        macs += 2 * output.shape[1] ** 2 * (module.qkv.out_features // 3)
+
+    handles = [m.register_forward_hook(products) for m in network.modules() if hasattr(m, "qkv")]
+    handles += [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     training = network.training
     network.eval()
     with torch.no_grad():
