@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forward_count import detector_cost
-from package_tree import ROOT
+from package_tree import ROOT, SOURCES
 
 import bsszoo
 from bsszoo.codes import Code
@@ -53,6 +54,20 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+
+
+def test_messages_of_the_troubleshooting_are_printed() -> None:
+    """Each that is quoted stands in the package, as it is."""
+    texts = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    printed = "\n".join(texts)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = [text for line in page.splitlines() if line.startswith("`") for text in re.findall(r"`([^`]+)`", line)]
+    assert len(quoted) > 20
+    assert [text for text in quoted if text not in printed] == []
 
 
 #: The networks of the paper's tables but for the backbones of its detectors.
