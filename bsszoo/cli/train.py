@@ -330,7 +330,10 @@ def validate_command(
     split: Annotated[str | None, typer.Option(metavar="NAME", show_default="validation", help="The split.")] = None,
     batch: Annotated[int | None, typer.Option(metavar="N", show_default="128", help="Images of a batch.")] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", show_default="4", help="Processes that read images.")
+        int | None,
+        typer.Option(
+            metavar="N", show_default="the training's, else one for each core", help="Processes that read images."
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(metavar="P", show_default="float32", help="float32, bfloat16 or float16.")

@@ -358,7 +358,10 @@ def test_an_original_takes_timms_weights(case: str, runs: Any, hub: LocalHub) ->
         ("forbidden", ["does not let you read", "403", "HF_TOKEN"]),
         ("config.json in trouble", ["Cannot fetch hf-hub:someone/half", "507"]),
         ("code that is none", ["config.json of hf-hub:someone/nonsense names an impossible code"]),
-        ("another library's", ["names no block stacking style code", "swin_tiny_patch4_window7_224", "timm.create_model"]),
+        (
+            "another library's",
+            ["names no block stacking style code", "swin_tiny_patch4_window7_224", "timm.create_model"],
+        ),
         ("config.json that is none", ["config.json of hf-hub:someone/unreadable is broken"]),
         ("no config.json", ["has no config.json", "bsszoo push"]),
         ("leaves its folder", ["'../../etc' names no Hub repository"]),

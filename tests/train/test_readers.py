@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import IterableDataset
 
 from bsszoo.errors import DataError
-from bsszoo.train.classification.samples import plain
+from bsszoo.train.classification.recipe import RunPart
+from bsszoo.train.classification.samples import default_readers, plain, reading_loader
+from bsszoo.train.devices import Process
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 
@@ -76,3 +81,29 @@ def test_an_error_of_a_reader_is_raised_without_its_traceback() -> None:
     )
     assert str(plain(error)) == "a/b.png cannot be read: cut off. Mend it."
     assert str(plain(DataError("There is no DataError: here"))) == "There is no DataError: here"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "processes", "fixed", "expected"),
+    [
+        (4, 2, 1, False, 2),
+        (4, 16, 1, False, 4),
+        (8, 16, 4, False, 4),
+        (4, 1, 8, False, 1),
+        (0, 8, 1, False, 0),
+        (4, 2, 1, True, 4),
+    ],
+)
+def test_no_more_processes_read_than_there_are_cores(
+    wanted: int, cores: int, processes: int, fixed: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fixed(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(8))
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    images = Fixed() if fixed else list(range(8))
+    made = reading_loader(images, RunPart(workers=wanted), Process(torch.device("cpu")), list, batch_size=2)
+    assert made.num_workers == expected
+    assert default_readers() == min(16, max(1, cores // processes))

@@ -297,6 +297,10 @@ def on_device(loader: Any, recipe: Recipe, process: Process) -> Any:
     return PrefetchLoader(loader, mean=data.mean, std=data.std, channels=recipe.model.in_chans, device=process.device)
 
 
+#: Most processes that read images where nothing says how many.
+MOST_READERS: Final = 16
+
+
 def _mode(channels: int) -> str:
     if channels not in MODES:
         raise RecipeError(f"model.in_chans is {channels}; images can be read with 1, 3 or 4 channels.")
@@ -308,20 +312,34 @@ def reading_loader(dataset: Any, run: RunPart, process: Process, collate: Callab
 
     Args:
         dataset: What is read.
-        run: Gives the number of processes.
+        run: Gives the most processes; there are no more than cores, unless images are read in a fixed order.
         process: Images for a GPU are read into memory that it copies from.
         collate: Makes a batch of its samples.
         how: The sampler and the batch size, as ``DataLoader`` takes them.
     """
+    # What is read in a fixed order is divided among the readers, so their number decides which image follows which.
+    fixed = isinstance(dataset, IterableDataset)
+    workers = run.workers if fixed else min(run.workers, own_cores())
     return DataLoader(
         dataset,
-        num_workers=run.workers,
+        num_workers=workers,
         collate_fn=collate,
         pin_memory=process.device.type == "cuda",
-        persistent_workers=run.workers > 0 and not isinstance(dataset, IterableDataset),
+        persistent_workers=workers > 0 and not fixed,
         worker_init_fn=_leave_signals_to_the_training,
         **how,
     )
+
+
+def own_cores() -> int:
+    """This process's share of the cores that it may use; the processes that torchrun starts share them."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def default_readers() -> int:
+    """Processes that read images where nothing says how many: one for each core, up to 16."""
+    return min(MOST_READERS, own_cores())
 
 
 def _leave_signals_to_the_training(_: int) -> None:

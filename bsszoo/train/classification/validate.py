@@ -31,7 +31,7 @@ from bsszoo.train.classification.data import (
 )
 from bsszoo.train.classification.evaluation import Accuracy, evaluate
 from bsszoo.train.classification.recipe import ModelPart, OptimPart, Recipe, SchedulePart, read_recipe, with_values
-from bsszoo.train.classification.samples import evaluation_batches, plain
+from bsszoo.train.classification.samples import default_readers, evaluation_batches, plain
 from bsszoo.train.devices import joined
 
 # The folders of ImageNet's classes.
@@ -63,7 +63,7 @@ def validate(
         weights: Of a name or a code, as ``bsszoo.create`` takes them; those of the training otherwise.
         settings: Values of the recipe's data section in place of those that came with the weights.
         batch: Images of a batch.
-        workers: Processes that read the images.
+        workers: Processes that read the images; by default those of the training, else one for each core, up to 16.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         device: As in ``train``.
         labels: The classes that the network's outputs stand for, in order, where its weights do not name them.
@@ -97,6 +97,8 @@ def validate(
     else:
         network = create(str(what), pretrained=weights)
         recipe = _recipe_of(network, str(what))
+    if workers is None and not trained:
+        workers = default_readers()
     run = {"device_batch": batch, "workers": workers, "precision": precision}
     recipe = with_values(recipe, data=dict(settings or {}), run={k: v for k, v in run.items() if v is not None})
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bsszoo.errors import DataError
 from bsszoo.models.names import TORCHVISION_CLASSES
-from bsszoo.train.classification.samples import end_readers, plain
+from bsszoo.train.classification.samples import default_readers, end_readers, plain
 from bsszoo.train.detection.data import check_objects, open_coco, open_coco_split
 from bsszoo.train.detection.evaluation import DetectionFigures, evaluate_detector
 from bsszoo.train.detection.labels import labels_for, labels_of
@@ -40,7 +40,7 @@ def validate_detector(
         weights: Of a name: a file, a training's folder, or ``torchvision``.
         settings: Values of the recipe's data section in place of the training's, or of COCO's.
         batch: Images of a batch.
-        workers: Processes that read the images.
+        workers: Processes that read the images; by default those of the training, else one for each core, up to 16.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         device: As in ``train``.
         on_batch: Called after each batch with the images done, in this process.
@@ -55,6 +55,8 @@ def validate_detector(
     if opened.recipe is None and opened.detector.num_classes == TORCHVISION_CLASSES:
         part = part.replaced(label_by="id")
     part = part.replaced(**(settings or {}))
+    if workers is None and opened.recipe is None:
+        workers = default_readers()
     how: dict[str, Any] = {"device_batch": batch, "workers": workers, "precision": precision}
     run = run.replaced(**{k: v for k, v in how.items() if v is not None})
     masks = opened.detector.kind == "maskrcnn"
