@@ -450,7 +450,7 @@ def _integer(family: str, name: str, value: object, most: int) -> int:
 
 def _agree(named: str | None, family: str | None, text: str) -> str:
     if named is None and family is None:
-        raise CodeError(f"Cannot read {text!r} without its family; give one of {', '.join(FAMILIES)}.")
+        raise CodeError(f"Cannot read {text!r} without its family: write it first, as in resnet18{{64,..}}.")
     if named and family and named != family_of(family).name:
         raise CodeError(f"{text!r} is a {named} code, not a {family} code.")
     return family_of(cast(str, named or family)).name

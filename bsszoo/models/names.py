@@ -125,10 +125,10 @@ def _timm_hint(name: str) -> str:
         return ""
     near = next((family for part, family in _NEAREST if part in wanted), "resnet50")
     return (
-        f"timm has {wanted!r}, and bsszoo has not: it is no name of the families whose stacking bsszoo counts, "
-        f"builds and compresses ({', '.join(FAMILIES)}). The nearest of them is {near!r}. The network itself is "
-        f"timm.create_model({wanted!r}); for what bsszoo does, choose one of `bsszoo list` or a code of a family, or "
-        "add a family of its own (docs/own-family.md)."
+        f"timm has {wanted!r}, and bsszoo has not: it is in none of the {len(FAMILIES)} families whose stacking bsszoo "
+        f"counts, builds and compresses (`bsszoo list`). The nearest of them is {near!r}. The network itself is "
+        f"timm.create_model({wanted!r}); for what bsszoo does, choose one of the list or a code of a family, or add a "
+        "family of its own (docs/own-family.md)."
     )
 
 
