@@ -261,7 +261,7 @@ class GrowthInSpace:
 
     The grown code has to keep the upper limits; the lower ones it keeps. A ResNet-50 width grows with its bottleneck,
     whose axis is the ratio of the two. Where costs grow with every entry only the next value is tried; with a latency
-    limit, or beside a ResNet-50 stem, every larger one is.
+    limit, or where a projection falls away between equal widths, every larger one is.
     """
 
     space: Space
@@ -281,10 +281,11 @@ class GrowthInSpace:
         costs = chain.costs(indices)
         grows = self.limits.max_latency is None
         maximal = np.ones(len(indices), dtype=bool)
+        falls = [chain.falls(stage) for stage in range(stages)]
         for j, length in enumerate(lengths):
             stage = j % stages
-            # Beside a stem of fixed width a wider first stage can cost less: its projection falls away.
-            monotone = grows and not (j == 0 and self.space.loses_projection)
+            # A stage as wide as what is before it can cost less than a narrower one: its projection falls away.
+            monotone = grows and not (j < stages and falls[j])
             touched = [stage, *([stage + 1] if j < stages and stage + 1 < stages else [])]
             for step in range(1, 2 if monotone else length):
                 rows = np.flatnonzero(maximal & (indices[:, j] + step < length))

@@ -46,11 +46,11 @@ _SHAPE = re.compile(
 class BlockShape(NamedTuple):
     """What the time of one block depends on, beside its family's activation function.
 
-    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``uib_dw3``, ``regnet``, ``convnext``, ``transformer``,
-    ``head_conv``, ``head_norm`` or ``classifier``; widths in channels, ``mid_width`` as in ``layers.Block``;
-    ``squeeze_width`` 0 without squeeze-and-excitation; ``size`` the side of the block's input [px]; ``stride1x1``
-    whether a bottleneck has its stride on the first 1x1 convolution; ``group_width`` of a grouped 3x3 convolution or of
-    attention's heads, ``mlp_width`` of an MLP beside attention, 0 of any other.
+    ``kind`` is ``stem``, ``basic``, ``bottleneck``, ``mbconv``, ``uib_dw3``, ``regnet``, ``convnext``, ``ghost``,
+    ``transformer``, ``head_conv``, ``head_norm`` or ``classifier``; widths in channels, ``mid_width`` as in
+    ``layers.Block``; ``squeeze_width`` 0 without squeeze-and-excitation; ``size`` the side of the block's input [px];
+    ``stride1x1`` whether a bottleneck has its stride on the first 1x1 convolution; ``group_width`` of a grouped 3x3
+    convolution or of attention's heads, ``mlp_width`` of an MLP beside attention, 0 of any other.
 
     Example:
         >>> shape = BlockShape("mbconv", 16, 24, 96, 3, 2, 0, 112)
@@ -181,6 +181,31 @@ class Chain:
         before: Any = indices[:, stage - 1] if stage else 0
         third: Any = indices[:, 2 * n + stage] if self.space.thirds else 0
         return np.asarray(((before * widths + indices[:, stage]) * depths + indices[:, n + stage]) * thirds + third)
+
+    def envelope(self, *, least: bool) -> Chain:
+        """The chain whose terms are the least of this one's from both of their widths on, or the most up to them.
+
+        Both are the stage's own width and that before it. The terms are this chain's where costs grow with every width,
+        and others where a shortcut needs no projection between two equal widths.
+        """
+
+        def bound(term: IntArray) -> IntArray:
+            out = term
+            for axis in (1, 2):
+                out = (
+                    np.flip(np.minimum.accumulate(np.flip(out, axis), axis), axis)
+                    if least
+                    else np.maximum.accumulate(out, axis)
+                )
+            return np.ascontiguousarray(out)
+
+        return Chain(self.space, self.kinds, tuple(map(bound, self.terms)))
+
+    def falls(self, stage: int) -> bool:
+        """Whether a cost falls anywhere as a stage's width grows to the next one on its axis, by the exact counts."""
+        terms = [self.terms[stage][: len(KINDS)].swapaxes(1, 2)]
+        terms += [self.terms[stage + 1][: len(KINDS)]] if stage + 1 < len(self.terms) else []
+        return any(bool((np.diff(term, axis=1) < 0).any()) for term in terms)
 
     def extremes(self) -> tuple[IntArray, IntArray]:
         """The least and the greatest sum of each kind over all codes, each int64 [kinds]; exact."""

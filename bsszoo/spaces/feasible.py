@@ -226,22 +226,25 @@ _MOST_BOXES: Final = 16_384
 class Boxes(_Parts):
     """Ranges of indices into every axis: the least and the greatest index of each, both inclusive, int64 [b, d].
 
-    Costs grow with every entry of a code. So a box holds no code within the bounds when its least corner breaks an
-    upper limit or its greatest one stays below a lower limit. A latency table need not grow with an entry, so it splits
+    Costs grow with every entry of a code, but where a shortcut needs no projection between two equal widths, which
+    the chain's envelopes allow for. So a box holds no code within the bounds when its least corner breaks an upper
+    limit or its greatest one stays below a lower limit. A latency table need not grow with an entry, so it splits
     nothing off and is left to rejection.
     """
 
-    def __init__(self, chain: Chain, bounds: Bounds, low: IntArray, high: IntArray) -> None:
+    def __init__(
+        self, chain: Chain, bounds: Bounds, low: IntArray, high: IntArray, envelopes: tuple[Chain, Chain] | None = None
+    ) -> None:
         self.chain, self.bounds, self.low, self.high = chain, bounds, low, high
+        self.envelopes = envelopes or (chain.envelope(least=True), chain.envelope(least=False))
         # Floats, since a space may hold 10^20 codes.
         self.sizes = (high - low + 1).astype(np.float64).prod(axis=1)
 
     @classmethod
     def whole(cls, chain: Chain, bounds: Bounds) -> Boxes:
-        """The space as boxes in which costs grow with every entry.
+        """The space as one box, but for a ResNet-50 whose first width may be below the stem's.
 
-        It is one box, but for a ResNet-50 whose first width may be below the stem's: a block exactly as wide as the
-        stem needs no projection, so it costs less than a narrower one.
+        A block exactly as wide as the stem needs no projection, so it costs less than a narrower one.
         """
         space = chain.space
         low = np.zeros((1, len(space.axes)), dtype=np.int64)
@@ -256,10 +259,14 @@ class Boxes(_Parts):
     def reachable(self) -> Boxes:
         """The boxes that may hold a code within the bounds."""
         grows = len(KINDS)
-        least = self.chain.costs(self.low)[:grows] <= self.bounds.high[:grows, None]
-        most = self.chain.costs(self.high)[:grows] >= self.bounds.low[:grows, None]
-        may = (least & most).all(axis=0)
-        return Boxes(self.chain, self.bounds, self.low[may], self.high[may])
+        lower, upper = self.envelopes
+        least = lower.costs(self.low)[:grows] <= self.bounds.high[:grows, None]
+        most = upper.costs(self.high)[:grows] >= self.bounds.low[:grows, None]
+        may = np.asarray((least & most).all(axis=0))
+        single = np.flatnonzero(may & (self.sizes == 1))  # which no split makes smaller
+        costs = self.chain.costs(self.low[single])[:grows]
+        may[single] = ((costs >= self.bounds.low[:grows, None]) & (costs <= self.bounds.high[:grows, None])).all(axis=0)
+        return Boxes(self.chain, self.bounds, self.low[may], self.high[may], self.envelopes)
 
     def split(self) -> Boxes | None:
         """The boxes with the larger half of them (at least 64) cut in two where it changes the cost most."""
@@ -283,12 +290,15 @@ class Boxes(_Parts):
         below[each, at], above[each, at] = middle, middle + 1
         uncut = np.ones(len(order), dtype=bool)
         uncut[cut] = False
-        halved = Boxes(self.chain, self.bounds, np.concatenate([low, above]), np.concatenate([below, high])).reachable()
+        halved = Boxes(
+            self.chain, self.bounds, np.concatenate([low, above]), np.concatenate([below, high]), self.envelopes
+        ).reachable()
         return Boxes(
             self.chain,
             self.bounds,
             np.concatenate([self.low[uncut], halved.low]),
             np.concatenate([self.high[uncut], halved.high]),
+            self.envelopes,
         )
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
