@@ -468,3 +468,64 @@ def convnext(
     if classes:
         net.linear(classes)
     return net
+
+
+def ghostnet(
+    c: Sequence[int],
+    n: Sequence[int],
+    t: Sequence[int],
+    *,
+    stem: int,
+    stage2: tuple[int, int],
+    head: int,
+    size: tuple[int, int] = (224, 224),
+    in_chans: int = 3,
+    classes: int = 1000,
+    inner: Sequence[tuple[int, int]] | None = None,
+) -> Walk:
+    """GhostNet with widths ``c``, depths ``n`` and expansions ``t``, or ``inner`` widths as ``mbconv_net``'s."""
+    net = Walk(in_chans, *size)
+    net.conv_bn(stem, 3, 2)
+    # Kernel, inner width, output width, squeeze-and-excitation and stride of each block, as in the paper's table.
+    rows = [(3, None, stage2[0], False, 1)] * stage2[1]
+    for i, (width, depth) in enumerate(zip(c, n, strict=True)):
+        for j in range(depth):
+            inside = None if inner is None else inner[i][j > 0]
+            if i == 2 and j > 1:
+                second = t[i] * width if inside is None else inside
+                inside = min(second, int(23 * second / 25 + 2) // 4 * 4 or second)
+            squeezes = (False, True, False, True, j % 2 == 0)[i]
+            rows.append(((3, 5, 3, 3, 5)[i], inside or -t[i], width, squeezes, 2 if j == 0 and i != 3 else 1))
+
+    def ghost(out: int) -> None:
+        half = -(-out // 2)
+        net.conv_bn(half, 1)
+        net.conv_bn(half, 3, groups=half)
+        net.c = out  # both, less the last one of an odd number
+
+    for kernel, inside, width, squeezes, stride in rows:
+        before = net.c, net.h, net.w
+        ghost(net.c if inside is None else inside if inside > 0 else -inside * net.c)
+        if stride > 1:
+            net.conv_bn(net.c, kernel, stride, groups=net.c)
+        if squeezes:
+            hidden = max(4, int(net.c / 4 + 2) // 4 * 4)
+            net.squeeze_excite(hidden + 4 if hidden < 0.9 * net.c / 4 else hidden)
+        ghost(width)
+        if stride > 1 or before[0] != width:
+            side = Walk(*before)
+            side.conv_bn(side.c, kernel, stride, groups=side.c)
+            side.conv_bn(width, 1)
+            assert (side.h, side.w) == (net.h, net.w)
+            net.macs += side.macs
+            net.params += side.params
+            net.activations += side.activations
+    net.conv_bn(6 * net.c, 1)
+    net.h = net.w = 1
+    net.linear(head)  # a 1x1 convolution on the pooled features
+    net.activations += head
+    net.main_convs += 1
+    net.c = head
+    if classes:
+        net.linear(classes)
+    return net

@@ -121,13 +121,13 @@ def depth(code: Code) -> int:
 def block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], tuple[int, int]]:
     """MACs, params and activations of one block whose input has this size, and the size of its output."""
     macs = params = activations = 0 * block.in_width
-    main = size
+    main = beside = size
     for layer in block.layers():
         for vector in layer.vectors:
             params = params + vector.width * max(vector.tokens, 1) * layer.present
         if layer.role == "norm":
             continue
-        start = (1, 1) if layer.role == "gate" else size if layer.role == "shortcut" else main
+        start = (1, 1) if layer.role == "gate" else beside if layer.role == "shortcut" else main
         h, w = layer.output_size(start)
         outputs = layer.out_width
         weights = outputs * (layer.kernel * layer.kernel)
@@ -144,6 +144,8 @@ def block_cost(block: Block[N], size: tuple[int, int]) -> tuple[tuple[N, N, N], 
             activations = activations + outputs * positions
         if layer.role == "main":
             main = (h, w)
+        elif layer.role == "shortcut":
+            beside = (h, w)
     return (macs, params, activations), main
 
 

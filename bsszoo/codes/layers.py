@@ -59,6 +59,9 @@ class Layer(Generic[N]):
     A layer that ``attends`` reads weighted sums of all positions: attention multiplies each query with all keys, and
     the weights with all values. The layer before it is ``fused``: it writes so many values (query, key and value) for
     each channel that this one reads. ``head_width`` of both is the number of channels that make one head.
+
+    What an ``appended`` one writes follows its input: the layers behind it read both, less the last channel where they
+    read an odd number.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Layer(Generic[N]):
     attends: bool = False
     fused: int = 1
     head_width: N | int = 1
+    appended: bool = False
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of its output for an input of some size [px].
@@ -154,6 +158,8 @@ class Block(Generic[N]):
     letter: ClassVar[str] = ""
     #: timm's name of its activation, where it is not the network's.
     activation: ClassVar[str] = ""
+    #: Whether its inner and its output channels are pairs: of one half, and of what an appended layer makes of them.
+    paired: ClassVar[bool] = False
     #: Whether an activation follows its last convolution, before its input is added.
     activated: ClassVar[bool] = False
     #: Whether its squeeze-and-excitation has a hard sigmoid, and always ReLU, as MobileNetV3's.
@@ -356,8 +362,8 @@ class Stage(Generic[N]):
 
     ``number`` is the paper's stage number (1 is the stem). ``pool`` is the stride of a max pooling after it. ``offset``
     counts the blocks of the stages before it that are in the same module. All blocks behind the first are ``rest``;
-    where they differ, ``rest`` is the second block, and ``further`` are those behind it, the last one as often as
-    needed.
+    where they differ, ``rest`` is the second block, and ``further`` are those behind it. A stage of more blocks goes on
+    with the last ``repeats`` of these, in turn.
     """
 
     number: int
@@ -368,6 +374,7 @@ class Stage(Generic[N]):
     pool: int = 1
     offset: N | int = 0
     further: tuple[Block[N], ...] = ()
+    repeats: int = 1
 
     def counted(self) -> list[tuple[Block[N], N]]:
         """Its different blocks and how often it has each, of many codes columns [n]."""
@@ -376,11 +383,13 @@ class Stage(Generic[N]):
             return [(self.first, once)]
         if not self.further:
             return [(self.first, once), (self.rest, self.depth - 1)]
-        out: list[tuple[Block[N], N]] = [(self.first, once), (self.rest, 1 * (self.depth > 1))]
-        for i, block in enumerate(self.further, 2):
-            more = self.depth > i
-            last = i == len(self.further) + 1
-            out.append((block, (self.depth - i) * more if last else 1 * more))
+        out: list[tuple[Block[N], N]] = [(self.first, once)]
+        behind: tuple[Block[N], ...] = (self.rest, *self.further)
+        for i, block in enumerate(behind, 1):
+            more = 1 * (self.depth > i)
+            # Those that repeat stand at every so many places from the first on.
+            often = (self.depth - i - 1 + self.repeats) // self.repeats
+            out.append((block, often * more if i > len(behind) - self.repeats else more))
         return out
 
     def blocks(self: Stage[int]) -> Iterator[Block[int]]:
@@ -391,7 +400,9 @@ class Stage(Generic[N]):
         yield replace(self.first, name=self.first.numbered(self.name, self.offset))
         behind = (self.rest, *self.further)
         for i in range(1, self.depth):
-            block = behind[min(i, len(behind)) - 1]
+            over = max(0, i - len(behind))
+            # Back by as many whole turns of those that repeat as it takes.
+            block = behind[i - 1 - -(-over // self.repeats) * self.repeats]
             yield replace(block, name=block.numbered(self.name, self.offset + i))
 
 

@@ -14,6 +14,9 @@ as the gradients' (Taylor, Fisher) or better. A channel that its normalisations 
 A layer normalisation depends on all channels: those of a stage that lost or gained some give the others something else,
 which only a fit to images makes up for. Inner channels, and whole blocks, it does not see.
 
+A GhostNet's channels are pairs: one that a convolution makes, and its ghost, which a depthwise one makes of it. Both
+are selected, or neither.
+
 Notation:
     map  integer array [channels of the new network]: the channel of the trained one, or -1 for a fresh one
 """
@@ -47,6 +50,8 @@ from bsszoo.models.reconstruct import (
 )
 
 FRESH: Final = -1
+# What the name of an axis has behind it where a layer reads or writes the first channels of its pairs alone.
+_HALF: Final = "/2"
 # A channel whose squeeze-and-excitation lets less through on average is not scaled up by more than this makes it.
 _LEAST_FACTOR: Final = 0.1
 
@@ -170,6 +175,14 @@ class _Layer(NamedTuple):
         return samples.values(channels_first(outputs, self.conv))
 
 
+class _Pair(NamedTuple):
+    """Two layers that write the first and the second channels of an axis of ``width`` pairs' channels."""
+
+    first: _Layer
+    second: _Layer
+    width: int
+
+
 class _Gate(NamedTuple):
     """Squeeze-and-excitation of an axis: its two layers, and the module whose output is the gated one."""
 
@@ -187,7 +200,9 @@ class _Block(NamedTuple):
     branch. ``module`` is the whole block, or a part of one: a downsampling that stands alone before it, or one of
     several branches; only the last part is ``counted`` as a block. ``entry`` is the module of the network that gets
     its input, and ``end`` the last one in it: the same one, but for a branch beside a skip that is in no module.
-    Without a shortcut (``residual`` False) each block of a stage has channels of its own.
+    Without a shortcut (``residual`` False) each block of a stage has channels of its own. ``width`` is the number of
+    its output channels, which with the inner ones are pairs where it is ``paired``; the last two layers of the branch
+    then write one half of them each.
     """
 
     module: nn.Module
@@ -195,13 +210,30 @@ class _Block(NamedTuple):
     end: nn.Module
 
     branch: list[_Layer]
-    shortcut: _Layer | None
+    shortcut: list[_Layer]
     gate: _Gate | None
     names: tuple[tuple[str, int], ...]
     joined: bool
+    width: int
     counted: bool = True
     activated: bool = False
     residual: bool = True
+    paired: bool = False
+
+    @property
+    def last(self) -> list[_Layer]:
+        """The layers of the branch that write the output."""
+        return self.branch[-2:] if self.paired else self.branch[-1:]
+
+    @property
+    def writers(self) -> list[_Layer | _Pair]:
+        """What writes the output: the branch, and a projection."""
+        end: _Layer | _Pair = _Pair(self.branch[-2], self.branch[-1], self.width) if self.paired else self.branch[-1]
+        return [end, *self.shortcut[-1:]]
+
+    def size(self, axis: str) -> int:
+        """The channels of an axis inside the branch."""
+        return next(layer.in_channels for layer in self.branch if layer.reads == axis)
 
     @property
     def gated(self) -> _Gate | None:
@@ -256,10 +288,13 @@ class Reference:
                 if block.joined:
                     skips[block.end] = self.samples.values(channels_first(inputs[0], block.entry))
 
-            def after(module: nn.Module, *_: Any) -> None:
+            def after(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+                if block.paired:
+                    self.targets[module] = self.samples.values(output)
+                    return
                 total = self.targets[block.branch[-1].conv if block.gated is None else block.gated.module]
-                if block.shortcut is not None:
-                    total = total + self.targets[block.shortcut.conv]
+                if block.shortcut:
+                    total = total + self.targets[block.shortcut[-1].conv]
                 skip = skips.pop(module, 0)
                 # What an activation follows is compared before it, without what is added behind it.
                 self.targets[module] = total if block.activated else total + skip
@@ -273,7 +308,7 @@ class Reference:
             hooks.append(block.end.register_forward_hook(after))
 
         for block in (block for blocks in stages for block in blocks):
-            for layer in (*block.branch, *([block.shortcut] if block.shortcut is not None else [])):
+            for layer in (*block.branch, *block.shortcut):
                 of_layer(layer)
             of_block(block)
         for head in heads:
@@ -325,7 +360,7 @@ def _taylor(
             key: object = number if block.residual else (block.end, "out")
             if block.entry is block.end:
                 hooks.append(block.module.register_forward_hook(lambda m, _, y, at=key: sites.append((at, y, m))))
-            last = {layer.reads: layer for layer in block.branch if layer.reads != "in"}
+            last = {x.reads: x for x in block.branch if x.reads != "in" and not x.reads.endswith(_HALF)}
             for axis, layer in last.items():
                 at = (block.end, axis)
                 hooks.append(layer.conv.register_forward_pre_hook(lambda m, x, at=at: sites.append((at, x[0], m))))
@@ -448,7 +483,7 @@ def inherit_weights(
         importance = importance if streams is None else torch.stack(streams[:run]).sum(0)
     else:
         importance = _importance([from_stem], _readers([], from_stages[0][:1]))
-    stream = _channel_map(importance, stem.out_channels)
+    stream = _axis_map(importance, stem.out_channels, paired=run > 0 and stages[0][0].paired)
     if (channels := stem.in_channels) == from_stem.in_channels:
         copier.layer(stem, from_stem, _identity_map(channels, channels), stream)
     stem_map = stream
@@ -464,7 +499,7 @@ def inherit_weights(
             readers = _readers(from_blocks[1:], following[number : number + 1])
             readers += from_heads[:1] if number + 1 == len(from_stages) else []
             importance = _importance(_writers(from_blocks), readers) if streams is None else streams[number]
-            out = _channel_map(importance, first.branch[-1].out_channels)
+            out = _axis_map(importance, first.width, paired=first.paired)
         taken = _selected_blocks(from_blocks, blocks)
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
@@ -542,20 +577,29 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
         if source is None or end is None:
             x = block.module(x)
             continue
-        if block.shortcut is not None and source.shortcut is not None:
-            _fit_layer(block.shortcut, x, targets[source.shortcut.conv], reference, maps["out"])
-        elif block.shortcut is not None:
-            _set_statistics(block.shortcut, block.shortcut.sampled(block.shortcut.conv(x), samples))
-        for layer, from_layer in zip(block.branch[:-1], source.branch[:-1], strict=True):
+        for i, layer in enumerate(block.shortcut):
+            inputs = x if i == 0 else input_of(layer.conv, partial(block.module, x))
+            if source.shortcut:
+                _fit_layer(layer, inputs, targets[source.shortcut[i].conv], reference, maps[layer.writes])
+            else:
+                _set_statistics(layer, layer.sampled(layer.conv(inputs), samples))
+        inside = len(block.branch) - len(block.last)
+        for layer, from_layer in zip(block.branch[:inside], source.branch[:inside], strict=True):
             inputs = input_of(layer.conv, partial(block.module, x))
             outputs = layer.outputs(maps[layer.writes], from_layer.axis_width)
             _fit_layer(layer, inputs, targets[from_layer.conv], reference, outputs)
         beside: torch.Tensor | float = 0.0
-        if block.shortcut is not None:
-            beside = block.shortcut.normalised(block.shortcut.sampled(block.shortcut.conv(x), samples))
+        if block.shortcut:
+            last = block.shortcut[-1]
+            inputs = x if len(block.shortcut) == 1 else input_of(last.conv, partial(block.module, x))
+            beside = last.normalised(last.sampled(last.conv(inputs), samples))
         elif block.joined and not block.activated:
             beside = samples.values(channels_first(x, block.entry))
         last, wanted = block.branch[-1], targets[end.end]
+        if block.paired:
+            _fit_pair(block, source, x, wanted, reference, maps, beside)
+            x = block.module(x)
+            continue
         if source.gated is not None:
             # What the gate is to return, before the gate: the trained layer's output, and what else the sum lacks by
             # each channel's mean factor. Where nothing is lacking the layer is fitted to the trained one's output.
@@ -566,6 +610,33 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
         inputs = input_of(last.conv, partial(block.module, x))
         _fit_layer(last, inputs, wanted, reference, maps["out"], beside=beside)
         x = block.module(x)
+
+
+def _fit_pair(
+    block: _Block,
+    source: _Block,
+    x: torch.Tensor,
+    wanted: torch.Tensor,
+    reference: Reference,
+    maps: Mapping[str, torch.Tensor],
+    beside: torch.Tensor | float,
+) -> None:
+    """Fit the two layers that write a half of a block's outputs each, to what is wanted of the block, less ``beside``.
+
+    The second one reads what the first one, as fitted, gives.
+    """
+    first, second = block.last
+    half, from_half = (b.last[0].out_channels for b in (block, source))
+    beside = torch.zeros(len(wanted), block.width, device=wanted.device) + beside
+    inputs = input_of(first.conv, partial(block.module, x))
+    _fit_layer(first, inputs, wanted[:, :from_half], reference, maps[first.writes], beside=beside[:, :half])
+    # A ghost that is cut off, of an odd number of channels, has no target, and needs none.
+    rest = nn.functional.pad(beside[:, half:], (0, 2 * half - block.width))
+    ghosts = maps[second.writes].clone()
+    ghosts[ghosts + from_half >= source.width] = FRESH
+    ghosts[block.width - half :] = FRESH
+    inputs = input_of(second.conv, partial(block.module, x))
+    _fit_layer(second, inputs, wanted[:, from_half:], reference, ghosts, beside=rest)
 
 
 def _fit_stem(
@@ -634,7 +705,7 @@ class _Copier:
     def importance(self, block: _Block, axis: str) -> torch.Tensor:
         """The importance of the channels of an axis inside a block."""
         known = self._inner.get((block.end, axis))
-        return _inner_importance(block.branch, axis) if known is None else known
+        return _inner_importance(block, axis) if known is None else known
 
     def outputs(self, source: _Block, readers: Sequence[_Layer], to: _Block) -> torch.Tensor:
         """The map of what a block without a shortcut writes, of a trained one's outputs."""
@@ -705,6 +776,8 @@ class _Copier:
     def block(self, to: _Block, source: _Block, reads: torch.Tensor, writes: torch.Tensor) -> dict[str, torch.Tensor]:
         """A block whose inner channels are chosen by their importance in the trained one; the maps of its axes."""
         maps = {"in": reads, "out": writes}
+        if to.paired:
+            maps["out" + _HALF] = writes[: to.last[0].out_channels]
         # A grouped convolution reads and writes whole groups, so that both of its axes use the same ones.
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
             wide, from_wide = (x.weight.shape[1] for x in (layer, from_layer))
@@ -713,15 +786,19 @@ class _Copier:
                 maps[layer.reads] = maps[layer.writes] = _group_map(both, wide, layer.groups)  # type: ignore[arg-type]
         for layer in to.branch:
             if layer.writes not in maps:
-                importance, head = self.importance(source, layer.writes), layer.head_width
-                if head > 1 and layer.writes != "out":
-                    maps[layer.writes] = _group_map(importance, head, layer.axis_width // head)
+                axis = layer.writes.removesuffix(_HALF)
+                importance, head = self.importance(source, axis), layer.head_width
+                if head > 1 and axis != "out":
+                    maps[axis] = _group_map(importance, head, layer.axis_width // head)
                 else:
-                    maps[layer.writes] = _channel_map(importance, layer.axis_width)
+                    size = layer.axis_width if axis == layer.writes else to.size(axis)
+                    maps[axis] = _axis_map(importance, size, paired=axis != layer.writes)
+                maps[layer.writes] = maps[axis][: layer.axis_width]
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
             self.layer(layer, from_layer, maps[layer.reads], maps[layer.writes])
-        if to.shortcut is not None and source.shortcut is not None:
-            self.layer(to.shortcut, source.shortcut, reads, writes)
+        if source.shortcut:
+            for layer, from_layer in zip(to.shortcut, source.shortcut, strict=False):
+                self.layer(layer, from_layer, maps[layer.reads], maps[layer.writes])
         if to.gate is not None and source.gate is not None:
             self._squeeze(to.gate, source.gate, maps[to.gate.axis])
         return maps
@@ -796,35 +873,47 @@ def _block(network: nn.Module, block: Block[int], part: Part[int], *, counted: b
     end = network.get_submodule(path)
     entry = network.get_submodule(part.norm) if part.norm else end
     main = [layer for layer in layers if layer.role == "main"]
-    branch, axis = [], "in"
+    branch = []
+    axes = ["in"]  # what a layer reads, and behind it what the next one does
     for i, layer in enumerate(main):
         depthwise = layer.group_width == 1 and layer.in_width == layer.out_width
-        writes = "out" if i + 1 == len(main) else axis if depthwise else f"inner{i}"
+        axis = axes[-1]
+        if layer.appended:
+            branch.append(_layer(network, layer, axis, axis))
+            axes.append(axis.removesuffix(_HALF))
+            continue
+        halved = i + 1 < len(main) and main[i + 1].appended
+        last = i + 1 + halved == len(main)
+        writes = "out" if last else axis if depthwise and not halved else f"inner{i}"
+        writes += _HALF if halved else ""
         branch.append(_layer(network, layer, axis, writes))
-        axis = writes
-    shortcut = next((_layer(network, layer) for layer in layers if layer.role == "shortcut"), None)
+        axes.append(writes)
+    beside = [layer for layer in layers if layer.role == "shortcut"]
+    shortcut = [_layer(network, layer, "in", "out" if layer is beside[-1] else "in") for layer in beside]
     return _Block(
         _Branch(entry, end) if part.norm else end,
         entry,
         end,
         branch,
         shortcut,
-        _gate(network, [layer for layer in layers if layer.role != "shortcut"], branch),
+        _gate(network, [layer for layer in layers if layer.role != "shortcut"], axes[1:]),
         tuple((layer.name.removeprefix(path), layer.kernel) for layer in layers if layer.role != "shortcut"),
         part.joined,
+        block.out_width if block.paired else branch[-1].out_channels,
         counted,
         block.activated,
         block.residual,
+        block.paired,
     )
 
 
-def _gate(network: nn.Module, layers: Sequence[Layer[int]], branch: Sequence[_Layer]) -> _Gate | None:
+def _gate(network: nn.Module, layers: Sequence[Layer[int]], axes: Sequence[str]) -> _Gate | None:
     """The squeeze-and-excitation among a block's layers in the order of the forward, of what the one before writes."""
     first = next((i for i, layer in enumerate(layers) if layer.role == "gate"), None)
     if first is None:
         return None
     reduce, expand = (network.get_submodule(layer.name) for layer in layers[first : first + 2])
-    return _Gate(reduce, expand, network.get_submodule(layers[first].name.rpartition(".")[0]), branch[first - 1].writes)
+    return _Gate(reduce, expand, network.get_submodule(layers[first].name.rpartition(".")[0]), axes[first - 1])
 
 
 def _channel_map(importance: torch.Tensor, size: int) -> torch.Tensor:
@@ -843,19 +932,33 @@ def _group_map(importance: torch.Tensor, wide: int, groups: int) -> torch.Tensor
     return whole.reshape(-1)
 
 
+def _axis_map(importance: torch.Tensor, size: int, *, paired: bool) -> torch.Tensor:
+    """``_channel_map``; of an axis of pairs both channels of each that is chosen, the first ones before the second."""
+    if not paired:
+        return _channel_map(importance, size)
+    have = len(importance)
+    half = (have + 1) // 2
+    of_pairs = nn.functional.pad(importance, (0, 2 * half - have)).reshape(2, half).sum(0)
+    first = _channel_map(of_pairs, (size + 1) // 2)
+    second = torch.where((first == FRESH) | (first + half >= have), torch.full_like(first, FRESH), first + half)
+    return torch.cat([first, second])[:size]
+
+
 def _identity_map(size: int, have: int) -> torch.Tensor:
     indices = torch.arange(size)
     return torch.where(indices < have, indices, torch.full_like(indices, FRESH))
 
 
-def _output_rms(layers: Sequence[_Layer]) -> torch.Tensor:
+def _output_rms(layers: Sequence[_Layer | _Pair]) -> torch.Tensor:
     """Root mean square of each channel after normalisation, summed over layers [channels].
 
     Without a batch normalisation behind them, of inputs that vary independently, with a variance of 1.
     """
     each = []
     for layer in layers:
-        if layer.norm is not None:
+        if isinstance(layer, _Pair):
+            each.append(torch.cat([_output_rms([x]) for x in (layer.first, layer.second)])[: layer.width])
+        elif layer.norm is not None:
             each.append(torch.sqrt(layer.norm.weight**2 + layer.norm.bias**2).cpu())
         else:
             squares = _squares(layer.weight, 0) + layer.conv.bias.cpu() ** 2
@@ -868,25 +971,36 @@ def _scales(layer: _Layer) -> torch.Tensor | float:
     return 1.0 if layer.scale is None else layer.scale.abs().cpu()
 
 
-def _inner_importance(branch: Sequence[_Layer], axis: str) -> torch.Tensor:
-    return _importance([x for x in branch if x.writes == axis], [x for x in branch if x.reads == axis != x.writes])
+def _inner_importance(block: _Block, axis: str) -> torch.Tensor:
+    branch = block.branch
+    writers: list[_Layer | _Pair] = [x for x in branch if x.writes == axis]
+    if halves := [x for x in branch if x.writes == axis + _HALF]:
+        writers.append(_Pair(halves[0], halves[1], block.size(axis)))
+    return _importance(writers, [x for x in branch if x.reads == axis != x.writes])
 
 
-def _writers(blocks: Sequence[_Block]) -> list[_Layer]:
+def _writers(blocks: Sequence[_Block]) -> list[_Layer | _Pair]:
     """The layers that write a stage's output."""
-    return [x for b in blocks for x in (b.branch[-1], b.shortcut) if x is not None]
+    return [x for b in blocks for x in b.writers]
 
 
 def _readers(blocks: Sequence[_Block], behind: Sequence[_Block]) -> list[_Layer]:
     """The layers that read a stage's output: in its further blocks, and in the first one behind it."""
-    return [x for b in (*blocks, *behind) for x in (*b.branch, b.shortcut) if x is not None and x.reads == "in"]
+    return [x for b in (*blocks, *behind) for x in (*b.branch, *b.shortcut) if x.reads == "in"]
 
 
-def _importance(writers: Sequence[_Layer], readers: Sequence[_Layer]) -> torch.Tensor:
+def _importance(writers: Sequence[_Layer | _Pair], readers: Sequence[_Layer]) -> torch.Tensor:
     """L2 norm of the weights that write or read each channel [channels]; 0 where its normalisations make it 0."""
-    written = [x.over_axis(_squares(x.weight, 0)) * _scales(x) ** 2 for x in writers]
+    written = [_written_squares(x) for x in writers]
     squares = torch.stack([*written, *(_read_squares(x) for x in readers)])
     return torch.sqrt(squares.sum(0)) * (_output_rms(writers) > 0)
+
+
+def _written_squares(layer: _Layer | _Pair) -> torch.Tensor:
+    """Sum of squares of the weights that write each output channel [out_channels]."""
+    if isinstance(layer, _Pair):
+        return torch.cat([_written_squares(x) for x in (layer.first, layer.second)])[: layer.width]
+    return layer.over_axis(_squares(layer.weight, 0)) * _scales(layer) ** 2
 
 
 def _read_squares(layer: _Layer) -> torch.Tensor:
@@ -918,20 +1032,28 @@ def _selected_blocks(blocks: Sequence[_Block], wanted: Sequence[_Block]) -> list
     if not blocks[0].residual and any(names != types[0] for names in types):
         return [part for parts in whole[: len(to)] for part in parts]
     rest = whole[1:]
-    outputs = [sum(float(_output_rms([part.branch[-1]]).sum()) for part in parts) for parts in rest]
-    # Of the first j trained blocks: the largest sum of outputs with one for each wanted block so far, and which.
-    best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] * (len(rest) + 1)
-    for parts in to[1:]:
+    outputs = [sum(float(_output_rms(part.writers[:1]).sum()) for part in parts) for parts in rest]
+    chosen = _best_in_order(types[1:], outputs, [[part.names for part in parts] for parts in to[1:]])
+    return [part for parts in (whole[0], *(rest[j] for j in chosen)) for part in parts]
+
+
+def _best_in_order(types: Sequence[object], values: Sequence[float], wanted: Sequence[object]) -> tuple[int, ...]:
+    """The rising indices, into ``types``, of the ``wanted`` ones in their order, with the largest sum of values.
+
+    Where there are none, of the first ones.
+    """
+    # Of the first j: the largest sum of values with one for each wanted type so far, and which.
+    best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] * (len(types) + 1)
+    for one in wanted:
         row: list[tuple[float, tuple[int, ...]] | None] = [None]
-        for j, names in enumerate(types[1:]):
+        for j, (found, value) in enumerate(zip(types, values, strict=True)):
             before, without = best[j], row[j]
             taken = None
-            if before is not None and names == [part.names for part in parts]:
-                taken = before[0] + outputs[j], (*before[1], j)
+            if before is not None and found == one:
+                taken = before[0] + value, (*before[1], j)
             row.append(taken if without is None or (taken is not None and taken[0] > without[0]) else without)
         best = row
-    chosen = tuple(range(len(to) - 1)) if best[-1] is None else best[-1][1]
-    return [part for parts in (whole[0], *(rest[j] for j in chosen)) for part in parts]
+    return tuple(range(len(wanted))) if best[-1] is None else best[-1][1]
 
 
 def _whole_blocks(parts: Sequence[_Block]) -> list[list[_Block]]:
@@ -952,11 +1074,10 @@ def _is_normalised(stem: _Layer) -> bool:
 
 def _zero_branch(block: _Block) -> None:
     """Initialise a fresh block as the identity, where it has a skip."""
-    if block.joined:
-        last = block.branch[-1]
+    for last in block.last if block.joined else []:
         if last.scale is not None:
             nn.init.zeros_(last.scale)
-            return
+            continue
         zeroed = last.conv if last.norm is None else last.norm
         nn.init.zeros_(zeroed.weight)
         nn.init.zeros_(zeroed.bias)

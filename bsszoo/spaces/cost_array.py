@@ -167,8 +167,8 @@ def _looked_up(
     """The costs [3, n] of n codes by tables of what each stage adds; None where it would not pay, or not be exact.
 
     A stage adds what its first block costs, which depends on its own entries but the depth and on the width before it,
-    and for each further block what depends on its own entries alone. Codes of a search space have few values of each,
-    so that far fewer combinations are counted than there are codes.
+    and for each further block, where these are alike, what depends on its own entries alone. Codes of a search space
+    have few values of each, so that far fewer combinations are counted than there are codes.
     """
     import numpy as np
 

@@ -624,7 +624,8 @@ def fit_scale(code: Code, macs: int, params: int | None = None, head: DetectorHe
     At most ``macs`` MACs and, unless None, ``params`` parameters. None when even ``MIN_SCALE`` has more; at most
     ``MAX_SCALE``. With ``head`` the limits are on the detector that has the code as its backbone. Where every width
     grows with the scale, and the costs with every width, bisection finds it; RegNets' costs may fall where their group
-    width grows, so all scales up to a quarter beyond are looked at.
+    width grows, and GhostNets' where a shortcut becomes the identity, so of these all scales up to a quarter beyond are
+    looked at.
     """
 
     def keeps(step: int) -> bool:

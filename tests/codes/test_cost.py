@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from forward_count import MBCONV, MOBILENETV4, Walk, convnext, mbconv_net, mobilenetv4, regnet, resnet, vit
+from forward_count import MBCONV, MOBILENETV4, Walk, convnext, ghostnet, mbconv_net, mobilenetv4, regnet, resnet, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import BOTTLENECKS, CONVNEXTS, FAMILY_NAMES, LEAST_SIDES, REGNETS, RESNETS, VITS, codes
 
 from bsszoo.codes import FAMILIES, Code, Cost, code_cost, depth, layers_of, stage_costs
+from bsszoo.codes.families.mobilenetv2 import MBConv
+from bsszoo.codes.layers import Stage
 from bsszoo.errors import CodeError, UnknownNameError
 from bsszoo.spaces import Space, cost_array, depth_array
 
@@ -52,32 +56,22 @@ def walked(code: Code, size: object = None, *, in_chans: int = 3, num_classes: i
         inner = code.bottlenecks or [t * c for t, c in zip(code.expansions, code.widths, strict=True)]
         v2 = code.family.startswith("convnextv2")
         return convnext(code.widths, code.depths, inner, code.stem_width, responds=v2, **common)
-    if code.family in MOBILENETV4:
-        return mobilenetv4(
-            code.family,
-            code.widths,
-            code.depths,
-            code.expansions,
-            stem=code.stem_width,
-            head=code.head_width,
-            inner=list(zip(code.first_bottlenecks, code.bottlenecks, strict=True)) or None,
-            **common,
-        )
     if code.family in VITS:
         sizes = {"patch": VITS[code.family], "trained_at": code.image_size}
         return vit(code.widths, code.depths, code.bottlenecks, code.stem_width, **sizes, **common)
-    return mbconv_net(
-        code.widths,
-        code.depths,
-        code.expansions,
-        stem=code.stem_width,
-        stage2=(code.stage2_width, code.stage2_depth),
-        head=code.head_width,
-        efficient=code.family.startswith("mobilenetv3"),
-        **MBCONV[code.family],
-        inner=list(zip(code.first_bottlenecks, code.bottlenecks, strict=True)) or None,
+    parts = {
+        "stem": code.stem_width,
+        "head": code.head_width,
+        "inner": list(zip(code.first_bottlenecks, code.bottlenecks, strict=True)) or None,
         **common,
-    )
+    }
+    if code.family in MOBILENETV4:
+        return mobilenetv4(code.family, code.widths, code.depths, code.expansions, **parts)
+    parts["stage2"] = (code.stage2_width, code.stage2_depth)
+    if code.family == "ghostnet":
+        return ghostnet(code.widths, code.depths, code.expansions, **parts)
+    efficient = code.family.startswith("mobilenetv3")
+    return mbconv_net(code.widths, code.depths, code.expansions, efficient=efficient, **MBCONV[code.family], **parts)
 
 
 def figures(walk: Walk) -> Cost:
@@ -119,6 +113,7 @@ class TestAgainstTheIndependentCount:
             # Of whole expansions; the published networks' are in test_the_zoo_has_timms_parameters.
             "mobilenetv3_large": 5_508_480,
             "mobilenetv3_small": 2_554_360,
+            "ghostnet": 5_182_896,
             "mobilenetv4_conv_small": 3_774_024,
             "mobilenetv4_conv_medium": 9_715_512,
             "mobilenetv4_conv_large": 32_590_864,
@@ -148,6 +143,23 @@ class TestAgainstTheIndependentCount:
 
 
 class TestStages:
+    @given(st.integers(0, 4), st.data())
+    def test_blocks_that_differ_are_counted_as_they_follow_one_another(self, further: int, data: st.DataObject) -> None:
+        repeats, depths = data.draw(st.integers(1, further + 1)), np.arange(1, 14)
+        forms = [MBConv("", 8, 8, 8 * i, 3, 1) for i in range(further + 2)]
+
+        def made(depth: Any) -> Stage[Any]:
+            return Stage(2, "blocks.0", forms[0], forms[1], depth, further=tuple(forms[2:]), repeats=repeats)
+
+        counted = np.array([np.broadcast_to(times, depths.shape) for _, times in made(depths).counted()])
+        order = list(range(further + 2))
+        while len(order) < depths[-1]:
+            order.append(order[-repeats])
+        for j, length in enumerate(depths.tolist()):
+            assert [block.mid_width // 8 for block in made(length).blocks()] == order[:length]
+            assert [times for _, times in made(length).counted()] == counted[:, j].tolist()
+            assert counted[:, j].tolist() == [order[:length].count(i) for i in range(further + 2)]
+
     @given(codes(max_width=400), SIZES, st.integers(0, 100))
     def test_rows_sum_to_the_total(self, code: Code, size: object, num_classes: int) -> None:
         size = fitting(code.family, size)
@@ -186,7 +198,10 @@ class TestStages:
         layers = layers_of(code)
         assert len({layer.name for layer in layers}) == len(layers)
         main = [layer for layer in layers if layer.role in ("main", "classifier")]
-        assert [a.out_width // a.fused for a in main[:-1]] == [b.in_width for b in main[1:]]
+        for a, b in itertools.pairwise(main):
+            # What is appended has the width of its input, less one channel where both are an odd number.
+            wide = a.out_width // a.fused + (a.in_width if a.appended else 0)
+            assert b.in_width in ((wide - 1, wide) if a.appended else (wide,))
 
 
 class TestArrays:

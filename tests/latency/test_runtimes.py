@@ -28,6 +28,8 @@ BLOCKS = {
     "inverted_in16_out16_mid40_k3_s1_px8": "mobilenetv2",
     "mbconv_in16_out24_mid96_k5_s2_se4_px8": "efficientnet_b0",
     "regnet_in16_out24_mid24_k3_s2_g8_se4_px8": "regnety",
+    "ghost_in16_out25_mid49_k5_s2_se12_px8": "ghostnet",
+    "ghost_in16_out16_mid40_k3_s1_px8": "ghostnet",
     "convnext_in16_out24_mid96_k7_s2_px9": "convnext_atto",
     "convnext_in16_out16_mid40_k7_s1_px8": "convnextv2_tiny",
     "head_norm_in16_out16_mid16_k1_s1_px1": "convnext_tiny",

@@ -123,6 +123,18 @@ def test_a_table_of_a_vits_subnetworks_tells_attention_and_mlps_apart():
     assert all(BlockShape.parse(str(s)) == s for s in blocks)
 
 
+def test_a_table_of_a_ghostnets_subnetworks_has_the_blocks_that_differ_in_a_stage():
+    code = Code.parse("ghostnet_c16-20-28-32-40_l1-1-3-1-2_b32-60-100-90-120_stem8_stage2-8x1_head40_px32")
+    space = Space.subnetworks(code, num_classes=10)
+    table = measure_latency_table(space, seconds_each=0.0, networks=2)
+    assert table.missing(space) == []
+    blocks = block_shapes(code, num_classes=10)
+    assert [(s.mid_width, s.squeeze_width) for s in blocks if s.kind == "ghost"] == [
+        *[(8, 0), (32, 0), (60, 16), (100, 0), (100, 0), (92, 0), (90, 24), (120, 32), (120, 0)]
+    ]
+    assert table.of(code, num_classes=10) == pytest.approx(sum(table.milliseconds(s) for s in blocks))
+
+
 def test_of_many_blocks_some_are_timed_and_the_others_follow_from_them():
     space = Space.subnetworks(NARROW, num_classes=10, divisor=1)
     codes = uniform_subnetworks(space)

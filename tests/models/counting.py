@@ -34,6 +34,8 @@ SMALL = {
     "mobilenetv3_small": "mobilenetv3_small_c12-20-28-84_l1-2-1-1_b12-30-60-90_stem10_stage2-6x2_head40",
     "mobilenetv4_conv_small": "mobilenetv4_conv_small_c12-20-28-28_l2-1-6-3_t1-3-3-2_stem10_head40",
     "mobilenetv4 subnetwork": "mobilenetv4_conv_medium_c12-20-28-36_l2-1-7-6_b24-30-50-41_e20-24-60-72_stem10_head40",
+    "ghostnet": "ghostnet_c12-20-28-28-40_l1-2-3-2-4_t3-1-3-6-2_stem10_stage2-6x2_head40",
+    "ghostnet subnetwork": "ghostnet_c12-21-27-30-41_l2-1-4-1-3_b30-17-60-50-33_e12-30-28-50-40_stem12_stage2-12x1",
     "fused": "tf_efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_t1-3-3-1-2_stem10_stage2-10x2_head40",
     "fused subnetwork": "efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_b12-30-28-50-40_e20-30-28-40-40_stem10_stage2-6x2",
     "same padding": "tf_efficientnet_lite_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_head40",

@@ -27,6 +27,7 @@ V2 = "tf_efficientnetv2_c12-20-28-28-40_l1-2-1-2-1_t1-3-3-1-2_stem10_stage2-10x2
 V4 = "mobilenetv4_conv_small_c12-20-28-28_l1-1-6-3_t1-3-3-2_stem10_head40"
 V4_FUSED = "mobilenetv4_conv_medium_c12-20-28-36_l2-1-7-6_b24-30-50-41_e20-24-60-72_stem10_head40"
 RESNEXT = "resnext_c32-32-64-72_l1-2-1-1_b12-8-20-24_g3-4-1-24"
+GHOST = "ghostnet_c12-20-28-31-40_l1-2-3-2-4_t3-1-3-6-2_stem10_stage2-6x2_head40"
 CONVNEXTS = (
     "convnext_tiny_c12-20-28-40_l1-2-1-1_t2-4-3-1",
     "convnextv2_atto_c12-20-28-40_l1-2-1-1_b20-40-8-100_stem16",
@@ -81,7 +82,7 @@ def hook_count(model: nn.Module, size: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
 @pytest.mark.parametrize(
-    "code", [SMALL, f"{SMALL}_stride1x1", MBCONV, V2, V3, V4, V4_FUSED, RESNEXT, f"se{RESNEXT}", *CONVNEXTS]
+    "code", [SMALL, f"{SMALL}_stride1x1", MBCONV, V2, V3, V4, V4_FUSED, GHOST, RESNEXT, f"se{RESNEXT}", *CONVNEXTS]
 )
 @pytest.mark.parametrize("size", [96, 131])
 def test_the_formula_counts_what_is_built(kind: str, code: str, size: int) -> None:
@@ -122,7 +123,7 @@ def test_with_torchvisions_weights_the_outputs_are_torchvisions(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["maskrcnn", "retinanet"])
-@pytest.mark.parametrize("code", [SMALL, MBCONV, V3, V4, CONVNEXTS[0]])
+@pytest.mark.parametrize("code", [SMALL, MBCONV, V3, V4, GHOST, CONVNEXTS[0]])
 def test_images_of_any_sizes_with_no_objects_tiny_ones_and_a_thousand(kind: str, code: str) -> None:
     model = create_detector(f"{kind}_fpn32_{code}", num_classes=5, min_size=64, max_size=128)
     many = torch.rand(1000, 2) * 50

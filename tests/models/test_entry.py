@@ -25,7 +25,7 @@ def test_names_and_codes_are_distinct() -> None:
         len({entry.code for entry in ENTRIES})
         == len(ENTRIES)
         == len(entries())
-        == 20 + 7 + 12 + 6 + 10 + 9 + 5 + 7 + 6 + 9 + 14 + 5 + 19
+        == 20 + 7 + 12 + 6 + 10 + 9 + 5 + 7 + 6 + 9 + 14 + 5 + 3 + 19
     )
     assert len({tag.repository for entry in ENTRIES for tag in entry.tags}) == sum(len(e.tags) for e in ENTRIES)
 

@@ -40,7 +40,10 @@ def onnx_agrees(net: torch.nn.Module, x: torch.Tensor, path: Path) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["caffe", "mobilenetv2", "efficientnet", "mobilenetv3_small", "same padding", "fused", "mobilenetv4 subnetwork"],
+    [
+        *["caffe", "mobilenetv2", "efficientnet", "mobilenetv3_small", "same padding", "fused"],
+        *["mobilenetv4 subnetwork", "ghostnet"],
+    ],
 )
 def test_onnx(kind: str, tmp_path: Path) -> None:
     onnx_agrees(build(small(kind), num_classes=5).eval(), torch.randn(1, 3, 64, 64), tmp_path / "net.onnx")

@@ -90,6 +90,14 @@ PAIRS = {
         "mobilenetv4_conv_large_c16-24-32-48_l1-1-6-5_b20-40-60-90_e20-30-48-60_stem16_head96",
         "mobilenetv4_conv_large_c24-32-48-64_l2-3-8-6_b36-80-60-140_e24-80-60-130_stem24_head128",
     ),
+    "ghostnet": (
+        "ghostnet_c12-20-40-56-80_l1-2-2-1-2_t2-3-3-4-3_head96",
+        "ghostnet_c24-28-64-72-96_l2-3-2-2-3_t3-4-3-6-3_head128",
+    ),
+    "ghostnet subnetwork": (
+        "ghostnet_c12-20-40-56-80_l1-2-4-1-4_b24-60-100-90-120_e24-48-66-60-130_head96",
+        "ghostnet_c24-28-65-72-96_l2-3-4-2-5_b36-80-200-140-233_e24-80-120-130-200_head128",
+    ),
     "resnet18 subnetwork": (
         "resnet18_c32-64-64-128_l1-2-1-1_b16-20-48-128",
         "resnet18_c64-128-128-256_l2-3-1-2_b24-64-56-200",
@@ -197,10 +205,15 @@ def test_a_narrower_and_shallower_network_keeps_the_channels_that_matter(small: 
     # What the small one does not have says nothing; inside the blocks it does not stand at the end.
     mine = norms(source)
     for name, norm in norms(grown).items():
-        width = mine[name].num_features if name in mine else 0
-        nn.init.zeros_(norm.weight[width:])
-        nn.init.zeros_(norm.bias[width:])
-        nn.init.zeros_(norm.running_mean[width:])
+        lacking = torch.arange(norm.num_features) >= (mine[name].num_features if name in mine else 0)
+        if name in mine and name.endswith(("bn_dw", "shortcut.1", "shortcut.3")) and "ghost" in large:
+            # Pairs of channels stand in two halves.
+            half, have = (n.num_features // 2 + n.num_features % 2 for n in (norm, mine[name]))
+            lacking = torch.cat([torch.arange(half) >= have] * 2)[: norm.num_features]
+            lacking[half + mine[name].num_features - have :] = True
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            with torch.no_grad():
+                tensor[lacking] = 0
     squeezes = dict(source.named_modules())
     for name, module in grown.named_modules():
         if name.endswith(("conv_expand", "se.fc2")):
@@ -324,6 +337,8 @@ def test_a_vit_of_a_smaller_image_inherits_resampled_positions() -> None:
 
 def _reorder(block: nn.Module) -> int:
     """Reverse a block's inner channels, which leaves its function as it is."""
+    if hasattr(block, "ghost1"):
+        return _reorder_pairs(block)
     if hasattr(block, "conv_exp"):
         chain = [("conv_exp", "bn1"), ("conv_pwl", None)]
     elif hasattr(block, "pw_proj"):
@@ -352,6 +367,28 @@ def _reorder(block: nn.Module) -> int:
             squeeze.conv_reduce.weight.copy_(squeeze.conv_reduce.weight.flip(1))
             squeeze.conv_expand.weight.copy_(squeeze.conv_expand.weight.flip(0))
             squeeze.conv_expand.bias.copy_(squeeze.conv_expand.bias.flip(0))
+    return 1
+
+
+@torch.no_grad()
+def _reorder_pairs(block: nn.Module) -> int:
+    """Reverse the inner pairs of a GhostNet's block, but for a last one that has no ghost."""
+    width = block.ghost1.out_chs
+    half, pairs = (width + 1) // 2, width // 2
+    first = torch.arange(half)
+    first[:pairs] = first[:pairs].flip(0)
+    order = torch.cat([first, first[:pairs] + half])
+    modules = [(block.ghost1.primary_conv, first), (block.ghost1.cheap_operation, first)]
+    modules += [((block.conv_dw, block.bn_dw), order)] if block.conv_dw is not None else []
+    for (conv, norm, *_), places in modules:
+        for tensor in (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.copy_(tensor[places])
+    if block.se is not None:
+        block.se.conv_reduce.weight.copy_(block.se.conv_reduce.weight[:, order])
+        block.se.conv_expand.weight.copy_(block.se.conv_expand.weight[order])
+        block.se.conv_expand.bias.copy_(block.se.conv_expand.bias[order])
+    reads = block.ghost2.primary_conv[0].weight
+    reads.copy_(reads[:, order])
     return 1
 
 

@@ -27,6 +27,7 @@ from bsszoo.models.names import resolve_code
         ("convnext_tiny_hnf", "convnext_tiny"),
         ("tf_efficientnet_b3", "efficientnet_b0"),
         ("tf_efficientnetv2_m", "efficientnetv2_s"),
+        ("ghostnetv2_100", "ghostnet_100"),
         ("mobilenetv3_rw", "mobilenetv3_large_100"),
         ("mobilenetv4_hybrid_medium", "mobilenetv4_conv_medium"),
         ("mobilenetv4_conv_aa_medium", "mobilenetv4_conv_medium"),

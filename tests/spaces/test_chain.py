@@ -77,16 +77,17 @@ def test_the_shapes_of_a_code_are_those_of_its_layers(family):
 
 
 def _macs(block, size):
-    total, main = 0, size
+    total, main, beside = 0, size, size
     for layer in block.layers():
         if layer.role == "norm":
             continue
-        start = {"gate": 1, "shortcut": size}.get(layer.role, main)
+        start = {"gate": 1, "shortcut": beside}.get(layer.role, main)
         side = -(-start // layer.stride)
         weights = layer.kernel**2 * layer.out_width * layer.group_width
         positions = side**2 + layer.tokens
         total += layer.present * weights * positions + 2 * layer.attends * positions**2 * layer.in_width
         main = side if layer.role == "main" else main
+        beside = side if layer.role == "shortcut" else beside
     return total
 
 

@@ -35,6 +35,8 @@ BASES = {
     "mobilenetv4_conv_small": "mobilenetv4_conv_small_c16-32-48-64_l1-1-6-6_t1-3-2-4_stem16_head96_px64",
     "mobilenetv4_conv_medium": "mobilenetv4_conv_medium_c24-40-56-72_l2-2-9-12_b64-96-128-256_e48-96-200-304_px64",
     "mobilenetv4_conv_large": "mobilenetv4_conv_large_c24-32-48-64_l1-1-4-13_t4-3-4-1_stem16_head96_px64",
+    "ghostnet": "ghostnet_c24-40-80-112-160_l2-2-4-2-5_b72-120-200-672-960_e48-72-240-480-672_px96",
+    "ghostnet as wide on": "ghostnet_c24-40-96-96-120_l2-2-3-2-4_t3-3-2-4-6_stem8_stage2-8x1_px64",
     "regnetx": "regnetx_c24-56-152-368_l1-1-4-7_g8-8-8-8",
     "convnext_atto": "convnext_atto_c40-80-160-320_l2-2-6-2_t4-4-4-4_px96",
     "convnextv2_tiny": "convnextv2_tiny_c48-96-192-384_l3-3-9-3_b100-384-700-1000_stem32_px96",
@@ -57,6 +59,7 @@ def test_the_network_is_the_largest_and_no_other_has_anything_that_it_has_not(ba
         code = space.code(row)
         assert code in space, space.reasons(code)
         for mine, whole in zip(widths_within(code), widths_within(base), strict=True):
+            assert len(mine) <= len(whole)
             for block, of_whole in zip(mine, whole, strict=False):  # as many as the shallower one has
                 assert all(a <= b for a, b in zip(block, of_whole, strict=True))
         assert all(a <= b for a, b in zip(code.depths, base.depths, strict=True))
@@ -130,8 +133,8 @@ def test_steps_follow_the_divisor_and_the_width():
 @settings(max_examples=60, deadline=None)
 @given(codes(max_width=200, max_depth=5), st.integers(0, 10**6))
 def test_any_network_has_subnetworks(base, seed):
-    # Where the expansion is 1, blocks of a ConvNeXt and of a MobileNetV4 have an inner width all the same.
-    if 1 in base.expansions and base.family not in CONVNEXTS + MOBILENETV4S:
+    # Where the expansion is 1, blocks of ConvNeXts, MobileNetV4s and GhostNets have an inner width all the same.
+    if 1 in base.expansions and base.family not in (*CONVNEXTS, *MOBILENETV4S, "ghostnet"):
         with pytest.raises(SpaceError, match="no expansion"):
             Space.subnetworks(base)
         return

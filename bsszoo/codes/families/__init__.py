@@ -16,6 +16,7 @@ from bsszoo.codes.families.convnextv2 import CONVNEXTV2_ATTO, CONVNEXTV2_TINY
 from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EFFICIENTNET_B1
 from bsszoo.codes.families.efficientnet_lite import EFFICIENTNET_LITE, TF_EFFICIENTNET_LITE
 from bsszoo.codes.families.efficientnetv2 import EFFICIENTNETV2, TF_EFFICIENTNETV2
+from bsszoo.codes.families.ghostnet import GHOSTNET
 from bsszoo.codes.families.mnasnet import MNASNET, MNASNET_SMALL, SEMNASNET
 from bsszoo.codes.families.mobilenetv2 import MOBILENETV2
 from bsszoo.codes.families.mobilenetv3 import MOBILENETV3_LARGE, MOBILENETV3_SMALL
@@ -52,6 +53,7 @@ FAMILIES: Final = Families(
         MOBILENETV4_CONV_SMALL,
         MOBILENETV4_CONV_MEDIUM,
         MOBILENETV4_CONV_LARGE,
+        GHOSTNET,
         REGNETX,
         REGNETY,
         RESNEXT,

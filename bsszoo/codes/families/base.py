@@ -340,6 +340,10 @@ class Family(ABC):
         """The blocks of a searched stage behind its second, where they differ from it: ``Stage.further``."""
         return ()
 
+    def repeats(self, index: int) -> int:
+        """How many of the last blocks of a searched stage a deeper one goes on with, in turn: ``Stage.repeats``."""
+        return 1
+
     @abstractmethod
     def stem(self, in_chans: N, width: N) -> Stage[N]:
         """The first stage."""
@@ -384,8 +388,9 @@ class Family(ABC):
             # A stage of the code may go on in the module of the one before.
             name, before = self.stage_name(i), out[-1]
             offset = before.offset + before.depth if before.name == name else 0
-            further = self.further(i, c, own, fixed)
-            out.append(Stage(self.first_stage + i, name, first, rest, depth, offset=offset, further=further))
+            further, repeats = self.further(i, c, own, fixed), self.repeats(i)
+            number = self.first_stage + i
+            out.append(Stage(number, name, first, rest, depth, offset=offset, further=further, repeats=repeats))
             width = c
         out += self.behind(width, fixed)
         width, last = out[-1].first.out_width, self.first_stage + self.stages

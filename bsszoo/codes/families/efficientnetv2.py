@@ -82,11 +82,11 @@ class EfficientNetV2(MBConvNet):
 
     fused: int = 2
 
-    def plain_block(self, stage: int) -> type[MBConv[Any]]:
+    def plain_block(self, stage: int) -> type[Block[Any]]:
         """Fused in the first stages."""
         return FusedMBConv if stage < self.fused else super().plain_block(stage)
 
-    def inner_block(self, stage: int) -> type[MBConv[Any]]:
+    def inner_block(self, stage: int) -> type[Block[Any]]:
         """Fused in the first stages."""
         return InnerFusedMBConv if stage < self.fused else super().inner_block(stage)
 

@@ -139,11 +139,11 @@ class MBConvNet(Family):
         made = self.inner_block(stage) if fixed.form == "BE" else self.plain_block(stage)
         return made(name, width_in, width, mid, self.kernels[stage], stride, self.gate(stage, width_in, mid))
 
-    def plain_block(self, stage: int) -> type[MBConv[Any]]:
+    def plain_block(self, stage: int) -> type[Block[Any]]:
         """The class of the blocks of a searched stage, or of stage 2 (-1), with an expansion."""
         return MBConv
 
-    def inner_block(self, stage: int) -> type[MBConv[Any]]:
+    def inner_block(self, stage: int) -> type[Block[Any]]:
         """The class of the blocks of a searched stage that have inner widths of their own."""
         return InnerMBConv
 
