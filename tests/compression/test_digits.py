@@ -54,9 +54,10 @@ def test_a_network_without_weights_is_trained_on_them_and_compressed(
         "convnext_atto_c16-24-32-48_l1-1-2-1_t4-4-4-4_px32",
         "convnextv2_tiny_c16-24-32-48_l1-1-2-1_t4-4-4-4_px32",
         "vit_patch8_c96-96-96-96_l1-1-1-1_b32-32-32-32_g16-16-16-16_stem48_px32",
+        "ghostnet_c16-24-32-40-48_l1-1-2-1-2_t3-3-3-3-3_stem8_stage2-8x1_head128_px32",
     ],
 )
-def test_a_network_with_layer_normalisation_is_trained_on_them_and_compressed(
+def test_a_network_of_another_family_is_trained_on_them_and_compressed(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InheritedEvaluator, "leaders", 1)

@@ -126,6 +126,10 @@ def test_a_table_of_a_vits_subnetworks_tells_attention_and_mlps_apart():
 def test_a_table_of_a_ghostnets_subnetworks_has_the_blocks_that_differ_in_a_stage():
     code = Code.parse("ghostnet_c16-20-28-32-40_l1-1-3-1-2_b32-60-100-90-120_stem8_stage2-8x1_head40_px32")
     space = Space.subnetworks(code, num_classes=10)
+    last = {"C7", "L5", "L6", "L7", "B5"}
+    space = space.replace(
+        {n: axis[-1:] for n, axis in zip(space.entry_names, space.axes, strict=True) if n not in last}
+    )
     table = measure_latency_table(space, seconds_each=0.0, networks=2)
     assert table.missing(space) == []
     blocks = block_shapes(code, num_classes=10)
