@@ -96,9 +96,9 @@ def export_command(
     network = resolve(source, code=code)
     named = network.classifier
     if timm:
-        from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments
+        from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments, timm_cfgs
 
-        form = timm_arguments(named) or timm_arch_def(named)
+        form = timm_arguments(named) or timm_arch_def(named) or timm_cfgs(named)
         if form is None:
             raise SettingsError(
                 f"timm has no arguments that build exactly {named}: it rounds widths, or ties them to "

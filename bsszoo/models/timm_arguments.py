@@ -16,10 +16,12 @@ import torch
 from timm.layers.create_act import get_act_layer
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
+from timm.models.ghostnet import GhostNet
 from torch import nn
 
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.families import family_of
+from bsszoo.codes.families.ghostnet_modules import CodeGhostNet
 from bsszoo.codes.families.mobilenetv2 import MBConvNet
 from bsszoo.codes.layers import Block
 from bsszoo.codes.named import named_entries
@@ -94,6 +96,31 @@ class TimmArchDef:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TimmCfgs:
+    """timm's ``cfgs`` of a GhostNet code: kernel, inner and output width, squeeze-and-excitation and stride of blocks.
+
+    timm's class takes them, and none of its names does, so a repository cannot hold them: they are for a script.
+    """
+
+    cfgs: tuple[tuple[tuple[float, ...], ...], ...]
+
+    def script(self, num_classes: int = 1000, in_chans: int = 3) -> str:
+        """Python that builds the network."""
+        channels = f", in_chans={in_chans}" if in_chans != 3 else ""
+        lines = "".join(f"    {[list(block) for block in module]!r},\n" for module in self.cfgs)
+        return (
+            "from timm.models.ghostnet import GhostNet\n\n"
+            f"cfgs = [\n{lines}]\n"
+            f"model = GhostNet(cfgs, num_classes={num_classes}{channels})\n"
+        )
+
+    def build(self, num_classes: int = 1000, *, device: str = "cpu") -> nn.Module:
+        """The network."""
+        cfgs: Any = [[list(block) for block in module] for module in self.cfgs]
+        return GhostNet(cfgs, num_classes=num_classes, device=torch.device(device))
+
+
 def timm_arguments(code: Code) -> TimmArguments | None:
     """How ``timm.create_model`` builds a code's network, or None where no arguments of timm's do.
 
@@ -131,6 +158,24 @@ def timm_arch_def(code: Code) -> TimmArchDef | None:
     form = TimmArchDef(
         arch_def, stem.first.out_width, head.first.out_width, activation, family.padding, family.norm_eps
     )
+    return form if _same(code, partial(form.build, device="meta")) else None
+
+
+def timm_cfgs(code: Code) -> TimmCfgs | None:
+    """timm's ``cfgs`` of a GhostNet code, or None where it has none.
+
+    timm's class has a stem of 16 channels, a last convolution of 1280, and widths in multiples of 4; its convolution in
+    front of the pooling is as wide as the last block inside.
+    """
+    if family_of(code.family).network() is not CodeGhostNet:
+        return None
+    _, *body, last, _, _ = stages_of(code)
+    modules: dict[int, list[tuple[float, ...]]] = {i: [] for i in range(int(last.name.rpartition(".")[2]))}
+    for block in (block for stage in body for block in stage.blocks()):
+        squeeze = 0 if block.squeeze_width is None else 0.25
+        row = (block.kernel, block.mid_width, block.out_width, squeeze, block.stride)
+        modules[int(block.name.split(".")[1])].append(row)
+    form = TimmCfgs(tuple(tuple(module) for module in modules.values()))
     return form if _same(code, partial(form.build, device="meta")) else None
 
 

@@ -17,7 +17,7 @@ from bsszoo.errors import CodeError, WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.inherit import _axis_map, _best_in_order, inherit_weights, is_subnetwork
 from bsszoo.models.recognise import recognise
-from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments
+from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments, timm_cfgs
 from bsszoo.spaces import Space
 
 
@@ -66,6 +66,35 @@ def test_timms_class_with_the_codes_widths_is_the_same_network(text: str) -> Non
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x))
     assert code_cost(code, num_classes=7).params == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("text", CODES)
+def test_the_script_builds_it_with_timms_class(text: str) -> None:
+    code = Code.parse(text)
+    form = timm_cfgs(code)
+    assert form is not None
+    assert [[list(block) for block in module] for module in form.cfgs] == rows(code)
+    names: dict[str, torch.nn.Module] = {}
+    exec(form.script(7), names)
+    theirs, ours = names["model"].eval(), build(code, num_classes=7).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ghostnet_c12-20-28-32-42_l3-1-3-2-4_t3-2-4-6-6",  # 42 is no multiple of 4
+        "ghostnet_c12-20-28-32-40_l3-1-3-2-4_t3-2-4-6-3",  # the last block is not six times as wide inside
+        "ghostnet_c12-20-28-32-40_l3-1-3-2-4_t3-2-4-6-6_stem8",
+        "ghostnet_c12-20-28-32-40_l3-1-3-2-4_t3-2-4-6-6_head96",
+        "mobilenetv2_c16-20-40-56-96-192_l2-3-4-3-3-1_t6-6-6-6-6-6",
+    ],
+)
+def test_what_timms_class_does_not_build(text: str) -> None:
+    assert timm_cfgs(Code.parse(text)) is None
 
 
 def test_timm_takes_no_widths_of_it_by_name() -> None:
