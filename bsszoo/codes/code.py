@@ -47,7 +47,7 @@ class Code:
         bottlenecks: Channels ``B_i`` inside the blocks of each stage: of the 3x3 convolution of a bottleneck. In the
             subnetworks of other families, of a basic block's first convolution (by default ``C_i``), or expanded
             channels in place of ``expansions``. Of ViTs the width of attention.
-        expansions: Expansion factor ``T_i`` of each stage (families of inverted residual blocks, and ConvNeXts); the
+        expansions: Expansion factor ``T_i`` of each stage (of inverted residual blocks, GhostNets, ConvNeXts); the
             expanded width is exactly input width x ``T_i``, of ConvNeXts ``C_i`` x ``T_i``.
         group_widths: Channels ``G_i`` of each group of the 3x3 convolution of each stage (RegNets and ResNeXts), or of
             each head of its attention (ViTs).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import timm
@@ -13,12 +14,14 @@ from models.test_inherit import outputs, trained
 from timm.models.ghostnet import GhostNet
 
 from bsszoo.codes import Code, code_cost, stages_of
+from bsszoo.codes.named import named_entries
 from bsszoo.errors import CodeError, WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.inherit import _axis_map, _best_in_order, inherit_weights, is_subnetwork
 from bsszoo.models.recognise import recognise
 from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments, timm_cfgs
 from bsszoo.spaces import Space
+from bsszoo.spaces.space import uniform_code
 
 
 def rows(code: Code) -> list[list[list[float]]]:
@@ -121,6 +124,13 @@ def test_later_versions_are_refused(name: str) -> None:
     state = timm.create_model(name, device=torch.device("meta")).state_dict()
     with pytest.raises(WeightsError, match=r"nearest.* ghostnet_"):
         recognise({key: tuple(tensor.shape) for key, tensor in state.items()}, "it")
+
+
+def test_half_as_wide_a_network_is_the_published_one() -> None:
+    published = {name: named_entries()[f"ghostnet_{name}"].code for name in ("050", "100", "130")}
+    assert uniform_code(published["100"], 0.5) == published["050"]
+    # A wider second stage is rounded up to a multiple of 4.
+    assert uniform_code(published["100"], 1.3) == replace(published["130"], stage2_width=24)
 
 
 def test_a_channel_goes_and_comes_with_its_ghost() -> None:

@@ -3,7 +3,8 @@
 Nothing here computes costs or searches. Sources are the AutoBSS paper (NeurIPS 2020): figure 1 (ResNets), table 2
 (MobileNetV2), section B.2.2 (ranges), tables 3 and 4 (codes); for EfficientNet its own paper (arXiv:1905.11946,
 table 1); for RegNets theirs (arXiv:2003.13678) and timm; for ConvNeXts theirs (arXiv:2201.03545, 2301.00808) and timm;
-for ViTs theirs (arXiv:2010.11929), DeiT's (arXiv:2012.12877) and timm.
+for GhostNets theirs (arXiv:1911.11907) and timm; for ViTs theirs (arXiv:2010.11929), DeiT's (arXiv:2012.12877) and
+timm.
 """
 
 from __future__ import annotations
