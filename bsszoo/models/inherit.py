@@ -34,24 +34,25 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from bsszoo.codes.code import Code, layers_of, stages_of
-from bsszoo.codes.layers import Block, Layer, Part
+from bsszoo.codes.layers import Layer
 from bsszoo.errors import CodeError
 from bsszoo.models.build import build
-from bsszoo.models.reconstruct import (
-    RIDGE,
-    ROWS,
-    Samples,
-    channels_first,
-    fit,
-    fit_affine,
-    fit_linear,
-    input_of,
-    normalised,
+from bsszoo.models.importance import (
+    absolute_norms,
+    axis_map,
+    channel_map,
+    group_map,
+    identity_map,
+    importance_of,
+    inner_importance,
+    readers_of,
+    selected_blocks,
+    squared_norms,
+    writers_of,
 )
+from bsszoo.models.parts import FRESH, HALF, NetBlock, NetGate, NetLayer, is_normalised, parts_of
+from bsszoo.models.reconstruct import RIDGE, ROWS, Samples, channels_first, fit, fit_affine, fit_linear, input_of
 
-FRESH: Final = -1
-# What the name of an axis has behind it where a layer reads or writes the first channels of its pairs alone.
-_HALF: Final = "/2"
 # A channel whose squeeze-and-excitation lets less through on average is not scaled up by more than this makes it.
 _LEAST_FACTOR: Final = 0.1
 
@@ -110,137 +111,6 @@ class Inheritance:
         )
 
 
-class _Layer(NamedTuple):
-    """A convolution with its normalisation, if any: it reads the axis ``reads`` of its block and writes ``writes``.
-
-    ``conv`` may be a linear layer on each pixel. Without a batch normalisation ``norm`` is None; ``scale`` is then the
-    layer scale behind it, if any, and ``vectors`` are all learned vectors beside it with their axes, ``in`` or ``out``.
-    ``pooled`` says that it reads pooled features, of which each image has one position. A ``fused`` one writes each
-    channel of its axis several times, and an axis of heads is made of whole ones of ``head_width`` channels.
-    """
-
-    conv: Any
-    norm: Any
-    reads: str
-    writes: str
-    scale: Any = None
-    vectors: tuple[tuple[torch.Tensor, str], ...] = ()
-    pooled: bool = False
-    fused: int = 1
-    head_width: int = 1
-
-    @property
-    def axis_width(self) -> int:
-        """The channels of the axis that it writes."""
-        return self.out_channels // self.fused
-
-    def outputs(self, channels: torch.Tensor, have: int) -> torch.Tensor:
-        """The map of its outputs, of a trained layer's, from that of its axis, of which the trained one has so many."""
-        copies = [torch.where(channels == FRESH, FRESH, channels + k * have) for k in range(self.fused)]
-        return torch.cat(copies)
-
-    def over_axis(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of values of its outputs [out_channels] over those of one channel of its axis."""
-        return values.reshape(self.fused, -1).sum(0)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """Its weight as a convolution's, [out, in of a group, k, k]."""
-        weight: torch.Tensor = self.conv.weight
-        return weight if weight.dim() == 4 else weight[:, :, None, None]
-
-    @property
-    def groups(self) -> int:
-        """The groups of its channels."""
-        return int(getattr(self.conv, "groups", 1))
-
-    @property
-    def out_channels(self) -> int:
-        """The channels that it writes."""
-        return self.weight.shape[0]
-
-    @property
-    def in_channels(self) -> int:
-        """The channels that it reads."""
-        return self.weight.shape[1] * self.groups
-
-    def normalised(self, outputs: torch.Tensor) -> torch.Tensor:
-        """What is behind it for outputs [n, c] of its convolution."""
-        if self.norm is not None:
-            return normalised(outputs, self.norm)
-        return outputs if self.scale is None else outputs * self.scale
-
-    def sampled(self, outputs: torch.Tensor, samples: Samples) -> torch.Tensor:
-        """Outputs of its convolution at the samples' positions [n, c]."""
-        return samples.values(channels_first(outputs, self.conv))
-
-
-class _Pair(NamedTuple):
-    """Two layers that write the first and the second channels of an axis of ``width`` pairs' channels."""
-
-    first: _Layer
-    second: _Layer
-    width: int
-
-
-class _Gate(NamedTuple):
-    """Squeeze-and-excitation of an axis: its two layers, and the module whose output is the gated one."""
-
-    reduce: Any
-    expand: Any
-    module: nn.Module
-    axis: str
-
-
-class _Block(NamedTuple):
-    """A block's branch in the order of its forward, its projection and its squeeze-and-excitation, where it has them.
-
-    ``names``, its layers' with their kernels, identify the type of block; ``joined`` says whether its skip is the
-    identity, so that input and output share one set of channels; ``activated`` whether an activation follows the
-    branch. ``module`` is the whole block, or a part of one: a downsampling that stands alone before it, or one of
-    several branches; only the last part is ``counted`` as a block. ``entry`` is the module of the network that gets
-    its input, and ``end`` the last one in it: the same one, but for a branch beside a skip that is in no module.
-    Without a shortcut (``residual`` False) each block of a stage has channels of its own. ``width`` is the number of
-    its output channels, which with the inner ones are pairs where it is ``paired``; the last two layers of the branch
-    then write one half of them each.
-    """
-
-    module: nn.Module
-    entry: nn.Module
-    end: nn.Module
-
-    branch: list[_Layer]
-    shortcut: list[_Layer]
-    gate: _Gate | None
-    names: tuple[tuple[str, int], ...]
-    joined: bool
-    width: int
-    counted: bool = True
-    activated: bool = False
-    residual: bool = True
-    paired: bool = False
-
-    @property
-    def last(self) -> list[_Layer]:
-        """The layers of the branch that write the output."""
-        return self.branch[-2:] if self.paired else self.branch[-1:]
-
-    @property
-    def writers(self) -> list[_Layer | _Pair]:
-        """What writes the output: the branch, and a projection."""
-        end: _Layer | _Pair = _Pair(self.branch[-2], self.branch[-1], self.width) if self.paired else self.branch[-1]
-        return [end, *self.shortcut[-1:]]
-
-    def size(self, axis: str) -> int:
-        """The channels of an axis inside the branch."""
-        return next(layer.in_channels for layer in self.branch if layer.reads == axis)
-
-    @property
-    def gated(self) -> _Gate | None:
-        """The squeeze-and-excitation of what the branch adds to the skip, where it has it there."""
-        return self.gate if self.gate is not None and self.gate.axis == "out" else None
-
-
 class Reference:
     """What the layers of a trained network give for some images: subnetworks are fitted to it (``models.reconstruct``).
 
@@ -269,7 +139,7 @@ class Reference:
     ) -> None:
         tokens = max(layer.tokens for layer in layers_of(code))
         self.images, self.samples, self.ridge = images, Samples(len(images), rows, seed, tokens), ridge
-        stem, stages, heads, _, classifier = _parts(trained, code)
+        stem, stages, heads, _, classifier = parts_of(trained, code)
         #: Of each layer, by its convolution: the normalised output. Of each block, by its module: the sum before the
         #: activation that follows it. Of squeeze-and-excitation at the end of a branch: what it returns. Of the layers
         #: behind the blocks and the classifier: their outputs.
@@ -277,13 +147,13 @@ class Reference:
         skips: dict[nn.Module, torch.Tensor] = {}
         hooks: list[Any] = []
 
-        def of_layer(layer: _Layer) -> None:
+        def of_layer(layer: NetLayer) -> None:
             def keep(conv: nn.Module, _: Any, output: torch.Tensor) -> None:
                 self.targets[conv] = layer.normalised(layer.sampled(output, self.samples))
 
             hooks.append(layer.conv.register_forward_hook(keep))
 
-        def of_block(block: _Block) -> None:
+        def of_block(block: NetBlock) -> None:
             def before(_: nn.Module, inputs: Any) -> None:
                 if block.joined:
                     skips[block.end] = self.samples.values(channels_first(inputs[0], block.entry))
@@ -317,7 +187,7 @@ class Reference:
         def of_stem(_: nn.Module, inputs: Any) -> None:
             self.targets[stem.conv] = self.samples.values(inputs[0])
 
-        if _is_normalised(stem):  # what its layer normalisation gives
+        if is_normalised(stem):  # what its layer normalisation gives
             hooks.append(stages[0][0].entry.register_forward_pre_hook(of_stem))
         try:
             outputs = trained.eval()(images)
@@ -339,7 +209,7 @@ _PARTS: Final = 8
 
 @torch.enable_grad()
 def _taylor(
-    trained: nn.Module, stages: Sequence[Sequence[_Block]], images: torch.Tensor, labels: torch.Tensor
+    trained: nn.Module, stages: Sequence[Sequence[NetBlock]], images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[list[torch.Tensor], dict[tuple[nn.Module, str], torch.Tensor]]:
     """First-order change of the loss when a channel is removed: mean over images of |sum over positions of a dL/da|.
 
@@ -360,7 +230,7 @@ def _taylor(
             key: object = number if block.residual else (block.end, "out")
             if block.entry is block.end:
                 hooks.append(block.module.register_forward_hook(lambda m, _, y, at=key: sites.append((at, y, m))))
-            last = {x.reads: x for x in block.branch if x.reads != "in" and not x.reads.endswith(_HALF)}
+            last = {x.reads: x for x in block.branch if x.reads != "in" and not x.reads.endswith(HALF)}
             for axis, layer in last.items():
                 at = (block.end, axis)
                 hooks.append(layer.conv.register_forward_pre_hook(lambda m, x, at=at: sites.append((at, x[0], m))))
@@ -471,21 +341,21 @@ def inherit_weights(
     streams = None if reference is None else reference.streams
     copier = _Copier({} if reference is None else reference.inner)
     (stem, stages, heads, norms, classifier), (from_stem, from_stages, from_heads, from_norms, from_classifier) = (
-        _parts(network, code),
-        _parts(trained, trained_code),
+        parts_of(network, code),
+        parts_of(trained, trained_code),
     )
     following = [stage[0] for stage in from_stages[1:]]
     # The first stages may write what the stem writes as well.
     joined = [mine[0].joined and theirs[0].joined for mine, theirs in zip(stages, from_stages, strict=True)]
     if run := [*joined, False].index(False):
         blocks_in = [block for blocks in from_stages[:run] for block in blocks]
-        importance = _importance([from_stem, *_writers(blocks_in)], _readers(blocks_in, following[run - 1 : run]))
+        importance = importance_of([from_stem, *writers_of(blocks_in)], readers_of(blocks_in, following[run - 1 : run]))
         importance = importance if streams is None else torch.stack(streams[:run]).sum(0)
     else:
-        importance = _importance([from_stem], _readers([], from_stages[0][:1]))
-    stream = _axis_map(importance, stem.out_channels, paired=run > 0 and stages[0][0].paired)
+        importance = importance_of([from_stem], readers_of([], from_stages[0][:1]))
+    stream = axis_map(importance, stem.out_channels, paired=run > 0 and stages[0][0].paired)
     if (channels := stem.in_channels) == from_stem.in_channels:
-        copier.layer(stem, from_stem, _identity_map(channels, channels), stream)
+        copier.layer(stem, from_stem, identity_map(channels, channels), stream)
     stem_map = stream
     copied = 0
     fits: list[_Fit] = []
@@ -496,18 +366,18 @@ def inherit_weights(
         elif not first.residual:
             out = stream  # each block has channels of its own
         else:
-            readers = _readers(from_blocks[1:], following[number : number + 1])
+            readers = readers_of(from_blocks[1:], following[number : number + 1])
             readers += from_heads[:1] if number + 1 == len(from_stages) else []
-            importance = _importance(_writers(from_blocks), readers) if streams is None else streams[number]
-            out = _axis_map(importance, first.width, paired=first.paired)
-        taken = _selected_blocks(from_blocks, blocks)
+            importance = importance_of(writers_of(from_blocks), readers) if streams is None else streams[number]
+            out = axis_map(importance, first.width, paired=first.paired)
+        taken = selected_blocks(from_blocks, blocks)
         for i, block in enumerate(blocks):
             source = taken[i] if i < len(taken) else None
             behind = from_blocks.index(taken[i + 1]) if i + 1 < len(taken) else len(from_blocks)
             if not block.residual:
                 # What is written takes the place of what the last block removed behind it wrote.
                 next_blocks = [*from_blocks[behind:], *following[number : number + 1]][:1]
-                readers = from_heads[:1] if from_heads and not next_blocks else _readers([], next_blocks)
+                readers = from_heads[:1] if from_heads and not next_blocks else readers_of([], next_blocks)
                 out = stream if source is None else copier.outputs(from_blocks[behind - 1], readers, block)
             if source is None or source.names != block.names:
                 _zero_branch(block)
@@ -518,17 +388,17 @@ def inherit_weights(
                 fits.append(_Fit(block, source, source if source.activated else from_blocks[behind - 1], maps))
             stream = out
     if reference is not None:
-        if _is_normalised(stem):
+        if is_normalised(stem):
             _fit_stem(network, stem, stages[0][0], stem_map, reference.targets[from_stem.conv], reference)
         elif stem.norm is not None and (fresh := stem_map == FRESH).any():
             _set_statistics(stem, reference.samples.values(stem.conv(reference.images)), fresh)
         _fit_blocks(network, fits, reference)
     for head, from_head in zip(heads, from_heads, strict=True):
-        importance = _importance([from_head], [])
+        importance = importance_of([from_head], [])
         if from_head.norm is None and isinstance(from_classifier, nn.Linear):
             # No normalisation says which channels are off: those that the classifier does not read.
-            importance = importance * torch.sqrt(_squares(from_classifier.weight, 1))
-        features = _channel_map(importance, head.out_channels)
+            importance = importance * torch.sqrt(squared_norms(from_classifier.weight, 1))
+        features = channel_map(importance, head.out_channels)
         copier.layer(head, from_head, stream, features)
         if reference is not None:
             inputs = input_of(head.conv, lambda: network.eval()(reference.images))
@@ -544,7 +414,7 @@ def inherit_weights(
         and isinstance(from_classifier, nn.Linear)
         and (classifier.out_features == from_classifier.out_features)
     ):
-        same = _identity_map(classifier.out_features, from_classifier.out_features)
+        same = identity_map(classifier.out_features, from_classifier.out_features)
         copier.weight(classifier.weight, from_classifier.weight, same, stream)
         copier.vector(classifier.bias, from_classifier.bias, same)
         if reference is not None:
@@ -560,9 +430,9 @@ class _Fit(NamedTuple):
     A fresh block has none.
     """
 
-    block: _Block
-    source: _Block | None = None
-    end: _Block | None = None
+    block: NetBlock
+    source: NetBlock | None = None
+    end: NetBlock | None = None
     maps: Mapping[str, torch.Tensor] = {}
 
 
@@ -613,8 +483,8 @@ def _fit_blocks(network: nn.Module, fits: Sequence[_Fit], reference: Reference) 
 
 
 def _fit_pair(
-    block: _Block,
-    source: _Block,
+    block: NetBlock,
+    source: NetBlock,
     x: torch.Tensor,
     wanted: torch.Tensor,
     reference: Reference,
@@ -640,7 +510,12 @@ def _fit_pair(
 
 
 def _fit_stem(
-    network: nn.Module, stem: _Layer, first: _Block, channels: torch.Tensor, targets: torch.Tensor, reference: Reference
+    network: nn.Module,
+    stem: NetLayer,
+    first: NetBlock,
+    channels: torch.Tensor,
+    targets: torch.Tensor,
+    reference: Reference,
 ) -> None:
     """Fit the layer normalisation behind a stem to what the trained one gives, in the channels that both have."""
     values = reference.samples.values(input_of(first.entry, lambda: network.eval()(reference.images)))
@@ -652,7 +527,7 @@ def _fit_stem(
 
 
 def _fit_layer(
-    layer: _Layer,
+    layer: NetLayer,
     inputs: torch.Tensor,
     targets: torch.Tensor,
     reference: Reference,
@@ -670,7 +545,7 @@ def _fit_layer(
 
 
 def _fit_shift(
-    layer: _Layer, inputs: torch.Tensor, targets: torch.Tensor, reference: Reference, channels: torch.Tensor
+    layer: NetLayer, inputs: torch.Tensor, targets: torch.Tensor, reference: Reference, channels: torch.Tensor
 ) -> None:
     """Fit the biases of a 1x1 convolution on pooled features, so that its mean outputs are the trained network's.
 
@@ -685,7 +560,7 @@ def _fit_shift(
     bias[inherited] += (targets[:, channels[inherited]] - outputs).mean(0)
 
 
-def _set_statistics(layer: _Layer, outputs: torch.Tensor, channels: torch.Tensor | slice = slice(None)) -> None:
+def _set_statistics(layer: NetLayer, outputs: torch.Tensor, channels: torch.Tensor | slice = slice(None)) -> None:
     """Set the statistics of a layer's normalisation to those of its convolution's outputs [n, c], of some channels."""
     if layer.norm is None:
         return
@@ -702,16 +577,16 @@ class _Copier:
     def __init__(self, inner: Mapping[tuple[nn.Module, str], torch.Tensor]) -> None:
         self.count, self._inner = 0, inner
 
-    def importance(self, block: _Block, axis: str) -> torch.Tensor:
+    def importance(self, block: NetBlock, axis: str) -> torch.Tensor:
         """The importance of the channels of an axis inside a block."""
         known = self._inner.get((block.end, axis))
-        return _inner_importance(block, axis) if known is None else known
+        return inner_importance(block, axis) if known is None else known
 
-    def outputs(self, source: _Block, readers: Sequence[_Layer], to: _Block) -> torch.Tensor:
+    def outputs(self, source: NetBlock, readers: Sequence[NetLayer], to: NetBlock) -> torch.Tensor:
         """The map of what a block without a shortcut writes, of a trained one's outputs."""
         known = self._inner.get((source.end, "out"))
-        importance = _importance([source.branch[-1]], readers) if known is None else known
-        return _channel_map(importance, to.branch[-1].out_channels)
+        importance = importance_of([source.branch[-1]], readers) if known is None else known
+        return channel_map(importance, to.branch[-1].out_channels)
 
     def weight(self, to: torch.Tensor, source: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """A weight [out, in, ..]: inherited rows read fresh columns by zero, so that the inherited function stays."""
@@ -740,7 +615,7 @@ class _Copier:
             to[have] = source[rows[have]].to(to)
         self.count += int(have.sum()) * to[..., 0].numel() if counted else 0
 
-    def layer(self, to: _Layer, source: _Layer, reads: torch.Tensor, writes: torch.Tensor) -> None:
+    def layer(self, to: NetLayer, source: NetLayer, reads: torch.Tensor, writes: torch.Tensor) -> None:
         """A convolution and its normalisation."""
         if to.weight.shape[2:] != source.weight.shape[2:]:
             return
@@ -773,26 +648,28 @@ class _Copier:
         to.weight[outputs] = weights.to(to.weight)
         self.count += int(shared.sum()) * weights[0, 0].numel()
 
-    def block(self, to: _Block, source: _Block, reads: torch.Tensor, writes: torch.Tensor) -> dict[str, torch.Tensor]:
+    def block(
+        self, to: NetBlock, source: NetBlock, reads: torch.Tensor, writes: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """A block whose inner channels are chosen by their importance in the trained one; the maps of its axes."""
         maps = {"in": reads, "out": writes}
         if to.paired:
-            maps["out" + _HALF] = writes[: to.last[0].out_channels]
+            maps["out" + HALF] = writes[: to.last[0].out_channels]
         # A grouped convolution reads and writes whole groups, so that both of its axes use the same ones.
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
             wide, from_wide = (x.weight.shape[1] for x in (layer, from_layer))
             if 1 < from_layer.groups < from_layer.in_channels and wide == from_wide:
                 both = sum(self.importance(source, axis) for axis in (layer.reads, layer.writes))
-                maps[layer.reads] = maps[layer.writes] = _group_map(both, wide, layer.groups)  # type: ignore[arg-type]
+                maps[layer.reads] = maps[layer.writes] = group_map(both, wide, layer.groups)  # type: ignore[arg-type]
         for layer in to.branch:
             if layer.writes not in maps:
-                axis = layer.writes.removesuffix(_HALF)
+                axis = layer.writes.removesuffix(HALF)
                 importance, head = self.importance(source, axis), layer.head_width
                 if head > 1 and axis != "out":
-                    maps[axis] = _group_map(importance, head, layer.axis_width // head)
+                    maps[axis] = group_map(importance, head, layer.axis_width // head)
                 else:
                     size = layer.axis_width if axis == layer.writes else to.size(axis)
-                    maps[axis] = _axis_map(importance, size, paired=axis != layer.writes)
+                    maps[axis] = axis_map(importance, size, paired=axis != layer.writes)
                 maps[layer.writes] = maps[axis][: layer.axis_width]
         for layer, from_layer in zip(to.branch, source.branch, strict=True):
             self.layer(layer, from_layer, maps[layer.reads], maps[layer.writes])
@@ -803,276 +680,17 @@ class _Copier:
             self._squeeze(to.gate, source.gate, maps[to.gate.axis])
         return maps
 
-    def _squeeze(self, to: _Gate, source: _Gate, channels: torch.Tensor) -> None:
+    def _squeeze(self, to: NetGate, source: NetGate, channels: torch.Tensor) -> None:
         (reduce, expand, *_), (from_reduce, from_expand, *_) = to, source
-        importance = _norms(from_reduce.weight, 0) * _norms(from_expand.weight, 1)
-        inner = _channel_map(importance, reduce.out_channels)
+        importance = absolute_norms(from_reduce.weight, 0) * absolute_norms(from_expand.weight, 1)
+        inner = channel_map(importance, reduce.out_channels)
         self.weight(reduce.weight, from_reduce.weight, inner, channels)
         self.vector(reduce.bias, from_reduce.bias, inner)
         self.weight(expand.weight, from_expand.weight, channels, inner)
         self.vector(expand.bias, from_expand.bias, channels)
 
 
-def _parts(network: nn.Module, code: Code) -> tuple[_Layer, list[list[_Block]], list[_Layer], list[torch.Tensor], Any]:
-    """Stem, blocks of each stage, convolutions behind them, the vectors of a normalisation that stands alone before
-    the classifier, and the classifier of a code's model, by its layer list.
-    """
-    stem, *body, classifier = stages_of(code)
-    stages = [
-        [part for block in stage.blocks() for part in _blocks(network, block)] for stage in body if stage.first.stacked
-    ]
-    behind = [
-        (layer, stage.first.pooled) for stage in body if not stage.first.stacked for layer in stage.first.layers()
-    ]
-    heads = [_layer(network, layer)._replace(pooled=pooled) for layer, pooled in behind if layer.role != "norm"]
-    norms = [network.get_parameter(v.name) for layer, _ in behind if layer.role == "norm" for v in layer.vectors]
-    try:
-        last: Any = network.get_submodule(classifier.name)
-    except AttributeError:  # without a classifier
-        last = None
-    return _layer(network, stem.first.layers()[0]), stages, heads, [*norms], last
-
-
-def _layer(network: nn.Module, layer: Layer[int], reads: str = "in", writes: str = "out") -> _Layer:
-    return _Layer(
-        network.get_submodule(layer.name),
-        network.get_submodule(layer.norm) if layer.norm else None,
-        reads,
-        writes,
-        network.get_parameter(layer.scale) if layer.scale else None,
-        tuple((network.get_parameter(vector.name), vector.axis) for vector in layer.vectors),
-        fused=layer.fused,
-        head_width=int(layer.head_width),
-    )
-
-
-def _blocks(network: nn.Module, block: Block[int]) -> list[_Block]:
-    """The modules of a block, and of a downsampling before it.
-
-    The axes inside a block are numbered; a depthwise convolution writes the one that it reads.
-    """
-    parts = block.parts()
-    return [_block(network, block, part, counted=i + 1 == len(parts)) for i, part in enumerate(parts)]
-
-
-class _Branch(nn.Module):
-    """A branch behind its normalisation, and its input added: a part of a block whose skip is in no module."""
-
-    def __init__(self, norm: nn.Module, inner: nn.Module) -> None:
-        super().__init__()
-        self.norm, self.inner = norm, inner
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum."""
-        total: torch.Tensor = x + self.inner(self.norm(x))
-        return total
-
-
-def _block(network: nn.Module, block: Block[int], part: Part[int], *, counted: bool) -> _Block:
-    path, layers = part.path, part.layers
-    end = network.get_submodule(path)
-    entry = network.get_submodule(part.norm) if part.norm else end
-    main = [layer for layer in layers if layer.role == "main"]
-    branch = []
-    axes = ["in"]  # what a layer reads, and behind it what the next one does
-    for i, layer in enumerate(main):
-        depthwise = layer.group_width == 1 and layer.in_width == layer.out_width
-        axis = axes[-1]
-        if layer.appended:
-            branch.append(_layer(network, layer, axis, axis))
-            axes.append(axis.removesuffix(_HALF))
-            continue
-        halved = i + 1 < len(main) and main[i + 1].appended
-        last = i + 1 + halved == len(main)
-        writes = "out" if last else axis if depthwise and not halved else f"inner{i}"
-        writes += _HALF if halved else ""
-        branch.append(_layer(network, layer, axis, writes))
-        axes.append(writes)
-    beside = [layer for layer in layers if layer.role == "shortcut"]
-    shortcut = [_layer(network, layer, "in", "out" if layer is beside[-1] else "in") for layer in beside]
-    return _Block(
-        _Branch(entry, end) if part.norm else end,
-        entry,
-        end,
-        branch,
-        shortcut,
-        _gate(network, [layer for layer in layers if layer.role != "shortcut"], axes[1:]),
-        tuple((layer.name.removeprefix(path), layer.kernel) for layer in layers if layer.role != "shortcut"),
-        part.joined,
-        block.out_width if block.paired else branch[-1].out_channels,
-        counted,
-        block.activated,
-        block.residual,
-        block.paired,
-    )
-
-
-def _gate(network: nn.Module, layers: Sequence[Layer[int]], axes: Sequence[str]) -> _Gate | None:
-    """The squeeze-and-excitation among a block's layers in the order of the forward, of what the one before writes."""
-    first = next((i for i, layer in enumerate(layers) if layer.role == "gate"), None)
-    if first is None:
-        return None
-    reduce, expand = (network.get_submodule(layer.name) for layer in layers[first : first + 2])
-    return _Gate(reduce, expand, network.get_submodule(layers[first].name.rpartition(".")[0]), axes[first - 1])
-
-
-def _channel_map(importance: torch.Tensor, size: int) -> torch.Tensor:
-    """The map of an axis of ``size``: the most important channels in their order, or all and then fresh ones."""
-    have = len(importance)
-    if size >= have:
-        return _identity_map(size, have)
-    return importance.topk(size).indices.sort().values
-
-
-def _group_map(importance: torch.Tensor, wide: int, groups: int) -> torch.Tensor:
-    """The map of an axis of whole groups of channels, each as wide, by the sums of their importances."""
-    chosen = _channel_map(importance.reshape(-1, wide).sum(1), groups)
-    whole = chosen[:, None] * wide + torch.arange(wide)
-    whole[chosen == FRESH] = FRESH
-    return whole.reshape(-1)
-
-
-def _axis_map(importance: torch.Tensor, size: int, *, paired: bool) -> torch.Tensor:
-    """``_channel_map``; of an axis of pairs both channels of each that is chosen, the first ones before the second."""
-    if not paired:
-        return _channel_map(importance, size)
-    have = len(importance)
-    half = (have + 1) // 2
-    of_pairs = nn.functional.pad(importance, (0, 2 * half - have)).reshape(2, half).sum(0)
-    first = _channel_map(of_pairs, (size + 1) // 2)
-    second = torch.where((first == FRESH) | (first + half >= have), torch.full_like(first, FRESH), first + half)
-    return torch.cat([first, second])[:size]
-
-
-def _identity_map(size: int, have: int) -> torch.Tensor:
-    indices = torch.arange(size)
-    return torch.where(indices < have, indices, torch.full_like(indices, FRESH))
-
-
-def _output_rms(layers: Sequence[_Layer | _Pair]) -> torch.Tensor:
-    """Root mean square of each channel after normalisation, summed over layers [channels].
-
-    Without a batch normalisation behind them, of inputs that vary independently, with a variance of 1.
-    """
-    each = []
-    for layer in layers:
-        if isinstance(layer, _Pair):
-            each.append(torch.cat([_output_rms([x]) for x in (layer.first, layer.second)])[: layer.width])
-        elif layer.norm is not None:
-            each.append(torch.sqrt(layer.norm.weight**2 + layer.norm.bias**2).cpu())
-        else:
-            squares = _squares(layer.weight, 0) + layer.conv.bias.cpu() ** 2
-            each.append(torch.sqrt(layer.over_axis(squares)) * _scales(layer))
-    return torch.stack(each).sum(dim=0)
-
-
-def _scales(layer: _Layer) -> torch.Tensor | float:
-    """What the layer scale multiplies each channel by, without sign [channels]."""
-    return 1.0 if layer.scale is None else layer.scale.abs().cpu()
-
-
-def _inner_importance(block: _Block, axis: str) -> torch.Tensor:
-    branch = block.branch
-    writers: list[_Layer | _Pair] = [x for x in branch if x.writes == axis]
-    if halves := [x for x in branch if x.writes == axis + _HALF]:
-        writers.append(_Pair(halves[0], halves[1], block.size(axis)))
-    return _importance(writers, [x for x in branch if x.reads == axis != x.writes])
-
-
-def _writers(blocks: Sequence[_Block]) -> list[_Layer | _Pair]:
-    """The layers that write a stage's output."""
-    return [x for b in blocks for x in b.writers]
-
-
-def _readers(blocks: Sequence[_Block], behind: Sequence[_Block]) -> list[_Layer]:
-    """The layers that read a stage's output: in its further blocks, and in the first one behind it."""
-    return [x for b in (*blocks, *behind) for x in (*b.branch, *b.shortcut) if x.reads == "in"]
-
-
-def _importance(writers: Sequence[_Layer | _Pair], readers: Sequence[_Layer]) -> torch.Tensor:
-    """L2 norm of the weights that write or read each channel [channels]; 0 where its normalisations make it 0."""
-    written = [_written_squares(x) for x in writers]
-    squares = torch.stack([*written, *(_read_squares(x) for x in readers)])
-    return torch.sqrt(squares.sum(0)) * (_output_rms(writers) > 0)
-
-
-def _written_squares(layer: _Layer | _Pair) -> torch.Tensor:
-    """Sum of squares of the weights that write each output channel [out_channels]."""
-    if isinstance(layer, _Pair):
-        return torch.cat([_written_squares(x) for x in (layer.first, layer.second)])[: layer.width]
-    return layer.over_axis(_squares(layer.weight, 0)) * _scales(layer) ** 2
-
-
-def _read_squares(layer: _Layer) -> torch.Tensor:
-    """Sum of squares of the weights that read each input channel [in_channels], also of a grouped convolution."""
-    weight = layer.weight
-    return _squares(weight.reshape(layer.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1), 0)
-
-
-def _squares(weight: torch.Tensor, axis: int) -> torch.Tensor:
-    """Sum of squares of a weight's slices along an axis."""
-    return (weight**2).sum(dim=[d for d in range(weight.dim()) if d != axis]).cpu()
-
-
-def _norms(weight: torch.Tensor, axis: int) -> torch.Tensor:
-    """L1 norm of a weight's slices along an axis."""
-    return weight.abs().sum(dim=[d for d in range(weight.dim()) if d != axis]).cpu()
-
-
-def _selected_blocks(blocks: Sequence[_Block], wanted: Sequence[_Block]) -> list[_Block]:
-    """The blocks that a stage inherits: the first, and of those of the same types the ones with the largest outputs.
-
-    They stay in their order, in which each is of the type of the one that inherits it. Blocks of several types that add
-    nothing to their input read what the one before them writes: of these the first ones.
-    """
-    whole, to = _whole_blocks(blocks), _whole_blocks(wanted)
-    if len(to) >= len(whole):
-        return list(blocks)
-    types = [[part.names for part in parts] for parts in whole]
-    if not blocks[0].residual and any(names != types[0] for names in types):
-        return [part for parts in whole[: len(to)] for part in parts]
-    rest = whole[1:]
-    outputs = [sum(float(_output_rms(part.writers[:1]).sum()) for part in parts) for parts in rest]
-    chosen = _best_in_order(types[1:], outputs, [[part.names for part in parts] for parts in to[1:]])
-    return [part for parts in (whole[0], *(rest[j] for j in chosen)) for part in parts]
-
-
-def _best_in_order(types: Sequence[object], values: Sequence[float], wanted: Sequence[object]) -> tuple[int, ...]:
-    """The rising indices, into ``types``, of the ``wanted`` ones in their order, with the largest sum of values.
-
-    Where there are none, of the first ones.
-    """
-    # Of the first j: the largest sum of values with one for each wanted type so far, and which.
-    best: list[tuple[float, tuple[int, ...]] | None] = [(0.0, ())] * (len(types) + 1)
-    for one in wanted:
-        row: list[tuple[float, tuple[int, ...]] | None] = [None]
-        for j, (found, value) in enumerate(zip(types, values, strict=True)):
-            before, without = best[j], row[j]
-            taken = None
-            if before is not None and found == one:
-                taken = before[0] + value, (*before[1], j)
-            row.append(taken if without is None or (taken is not None and taken[0] > without[0]) else without)
-        best = row
-    return tuple(range(len(wanted))) if best[-1] is None else best[-1][1]
-
-
-def _whole_blocks(parts: Sequence[_Block]) -> list[list[_Block]]:
-    """The parts of a stage's blocks by block; a downsampling stands alone."""
-    whole: list[list[_Block]] = []
-    for part in parts:
-        if whole and whole[-1][-1].joined and not whole[-1][-1].counted:
-            whole[-1].append(part)
-        else:
-            whole.append([part])
-    return whole
-
-
-def _is_normalised(stem: _Layer) -> bool:
-    """Whether a layer normalisation follows the stem."""
-    return stem.norm is None and all(vector.dim() == 1 for vector, _ in stem.vectors)
-
-
-def _zero_branch(block: _Block) -> None:
+def _zero_branch(block: NetBlock) -> None:
     """Initialise a fresh block as the identity, where it has a skip."""
     for last in block.last if block.joined else []:
         if last.scale is not None:

@@ -17,7 +17,8 @@ from bsszoo.codes import Code, code_cost, stages_of
 from bsszoo.codes.named import named_entries
 from bsszoo.errors import CodeError, WeightsError
 from bsszoo.models.build import build
-from bsszoo.models.inherit import _axis_map, _best_in_order, inherit_weights, is_subnetwork
+from bsszoo.models.importance import axis_map, best_in_order
+from bsszoo.models.inherit import inherit_weights, is_subnetwork
 from bsszoo.models.recognise import recognise
 from bsszoo.models.timm_arguments import timm_arch_def, timm_arguments, timm_cfgs
 from bsszoo.spaces import Space
@@ -135,10 +136,10 @@ def test_half_as_wide_a_network_is_the_published_one() -> None:
 
 def test_a_channel_goes_and_comes_with_its_ghost() -> None:
     importance = torch.tensor([1.0, 5.0, 2.0, 0.0, 3.0, 1.0, 9.0])  # four pairs, the last without a ghost
-    assert _axis_map(importance, 4, paired=True).tolist() == [1, 2, 5, 6]
-    assert _axis_map(importance, 3, paired=True).tolist() == [1, 2, 5]
-    assert _axis_map(importance, 7, paired=True).tolist() == [*range(7)]
-    assert _axis_map(importance, 10, paired=True).tolist() == [0, 1, 2, 3, -1, 4, 5, 6, -1, -1]
+    assert axis_map(importance, 4, paired=True).tolist() == [1, 2, 5, 6]
+    assert axis_map(importance, 3, paired=True).tolist() == [1, 2, 5]
+    assert axis_map(importance, 7, paired=True).tolist() == [*range(7)]
+    assert axis_map(importance, 10, paired=True).tolist() == [0, 1, 2, 3, -1, 4, 5, 6, -1, -1]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=7), st.data())
@@ -147,7 +148,7 @@ def test_the_best_blocks_of_each_kind_are_those_of_all_choices(
 ) -> None:
     kinds, values = zip(*blocks, strict=True)
     depth = data.draw(st.integers(0, len(blocks)))
-    chosen = _best_in_order(kinds, values, kinds[:depth])
+    chosen = best_in_order(kinds, values, kinds[:depth])
     assert [kinds[i] for i in chosen] == list(kinds[:depth])
     fitting = [
         c for c in itertools.combinations(range(len(kinds)), depth) if [kinds[i] for i in c] == list(kinds[:depth])

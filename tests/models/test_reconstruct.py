@@ -10,7 +10,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from bsszoo.codes.code import Code
-from bsszoo.models import inherit
+from bsszoo.models import importance, inherit
 from bsszoo.models.build import build
 from bsszoo.models.inherit import Reference, inherit_weights
 from bsszoo.models.reconstruct import Samples, ridge_fit
@@ -189,7 +189,8 @@ def test_channels_that_say_the_same_as_others_are_removed_without_loss(
     doubled.load_state_dict(state)
     assert error(doubled, original) < 1e-6
     # One of each pair is taken, whatever their importance.
-    monkeypatch.setattr(inherit, "_channel_map", lambda _, size: torch.arange(size))
+    for module in (inherit, importance):
+        monkeypatch.setattr(module, "channel_map", lambda _, size: torch.arange(size))
     small = build(code, num_classes=7)
     reference = Reference(doubled, wide, images(128, 2), ridge=1e-6)
     inherit_weights(small, code, doubled, wide, reference=reference)
