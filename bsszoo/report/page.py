@@ -100,8 +100,8 @@ def _next(result: Result, take: Code) -> Sequence[Command]:
     """What to do with a result: use the network that has weights, train the candidates, or train the best."""
     if result.weights is not None:
         return using(result.weights)
-    if result.untrained and result.train is not None:
-        return [to_train(result.train)]
+    if result.untrained:
+        return [] if result.train is None else [to_train(result.train)]
     return commands_of(result, take)
 
 
