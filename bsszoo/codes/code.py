@@ -223,6 +223,9 @@ class Code:
     ) -> Code:
         """A code from its numbers in the paper's order (a row of an integer array will do).
 
+        Fixed parts that are not given are the family's. Rows and trials of a search have their space's instead:
+        ``Space.code(row)`` and ``Space.code_of(trial)`` take these.
+
         ``form`` are the letters of the third entries, by default those of the family's published networks.
         """
         data = family_of(family)

@@ -22,6 +22,7 @@ from bsszoo.spaces.space import Space
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.trial import BaseTrial
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -172,6 +173,20 @@ class CandidateSet:
         from optuna.distributions import IntDistribution
 
         return {n: IntDistribution(low, high) for n, (low, high) in zip(self.names, self.bounds, strict=True)}
+
+    def suggest(self, trial: BaseTrial) -> dict[str, int]:
+        """Ask a trial of an Optuna study for every entry: its code by the names of the entries.
+
+        Where ``AutoBSSSampler`` samples the study that is a code of the set; of other samplers it is any one within the
+        bounds, since they know the ranges only.
+
+        Example:
+            >>> import optuna
+            >>> pairs = CandidateSet(np.array([[16, 2], [32, 1]]), names=("width", "depth"))
+            >>> pairs.suggest(optuna.trial.FixedTrial({"width": 32, "depth": 1}))
+            {'width': 32, 'depth': 1}
+        """
+        return {n: trial.suggest_int(n, low, high) for n, (low, high) in zip(self.names, self.bounds, strict=True)}
 
     def index(self, params: Mapping[str, Any]) -> int | None:
         """The row of the code with these entries (``trial.params``), or None when the set does not hold it."""

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from bsszoo.codes.code import FAMILY_DEFAULT, MAX_WIDTH, MOST, Code, entries_of
+from bsszoo.codes.code import FAMILY_DEFAULT, MAX_WIDTH, MOST, Code, entries_of, plain_number
 from bsszoo.codes.cost import Cost, code_cost
 from bsszoo.codes.detector import DetectorHead, network_cost
 from bsszoo.codes.families import FIELDS, family_of
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 DIVISOR: Final = 8
 #: How many times as wide and deep as the network's a stage may be, where a search may grow it in parts.
 GROWN: Final = 1.5
+
+
+class Parameters(Protocol):
+    """What has an Optuna trial's parameters by their names."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Their values."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +390,52 @@ class Space:
             stride_in=self.stride_in,
             head_width=self.head_width,
         )
+
+    def code_of(self, trial: Mapping[str, Any] | Parameters) -> Code:
+        """The code of an Optuna trial, with the space's fixed parts: from ``trial.params`` to a network in one call.
+
+        ``Code.from_entries(family, trial.params.values())`` has the family's fixed parts instead (stem, stage 2, image
+        size), so it is another network wherever the space has its own: every scaled space does, and most subnetworks'.
+
+        Args:
+            trial: Entries by their names, as ``trial.params`` and ``study.best_params``; or what holds them as
+                ``params``: a trial, finished or not, or one that ``AutoBSSSampler.recommend`` returned. Parameters that
+                are no entries, such as a learning rate of the same study, are passed over.
+
+        Raises:
+            SpaceError: An entry is missing or no whole number, or the space does not hold the code: the trial is of
+                another space.
+
+        Example:
+            >>> space = Space.of("mobilenetv2").scaled(0.6)
+            >>> params = dict(zip(space.entry_names, space.row(space.smallest)))
+            >>> space.code_of(params) == space.smallest, Code.from_entries("mobilenetv2", params.values()).stem_width
+            (True, 32)
+        """
+        params = trial if isinstance(trial, Mapping) else getattr(trial, "params", None)
+        if not isinstance(params, Mapping):
+            raise SpaceError(
+                f"A code is read from a trial's params, by the names of its entries; got {formatted(trial)}. "
+                "Space.code takes a row."
+            )
+        row = []
+        for name in self.entry_names:
+            if name not in params:
+                raise SpaceError(
+                    f"These params have no {name}: {formatted(dict(params), 200)}. A code of this space has "
+                    f"{', '.join(self.entry_names)}."
+                )
+            value = plain_number(params[name])
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+                raise SpaceError(f"{name} is {formatted(value)}; it takes a whole number.")
+            row.append(int(value))
+        try:
+            code = self.code(row)
+        except CodeError as error:
+            raise SpaceError(f"These params are no code of this space: {error}") from None
+        if reasons := self.reasons(code):
+            raise SpaceError(f"{code} is not in this space: {'; '.join(reasons)}.")
+        return code
 
     @property
     def shares_width(self) -> bool:

@@ -149,6 +149,14 @@ def test_study_optimize_with_threads(candidates):
     assert len(set(codes)) >= 33
 
 
+def test_suggest_asks_for_the_code_that_was_chosen_and_for_nothing_else(candidates):
+    asked, told = (_study(candidates, seed=3) for _ in range(2))
+    asked.optimize(lambda trial: _truth(candidates.suggest(trial)), n_trials=12)
+    _run(told, candidates, 12, batch=1)
+    assert [t.params for t in asked.trials] == [t.params for t in told.trials]
+    assert [t.distributions for t in asked.trials] == [t.distributions for t in told.trials]
+
+
 def test_enqueued_codes_and_entries_are_kept(candidates):
     study = _study(candidates)
     whole = dict(zip(candidates.names, candidates.codes[7].tolist(), strict=True))

@@ -375,3 +375,83 @@ def test_stage_2_and_stem_rules_as_documented() -> None:
         assert space.stage2_width >= round(16 * scale, 6)
         assert space.stage2_width % 4 == 0
         assert space.stage2_width - 16 * scale < 4
+
+
+class TestFromTheParamsOfATrial:
+    """``code_of``: by names, with the space's fixed parts, and of this space only."""
+
+    SPACES = (
+        *(Space.of(family).scaled(0.6) for family in FAMILY_NAMES),
+        *(
+            Space.subnetworks(Code.parse(text))
+            for text in (
+                "resnet18_c24-48-96-192_l2-2-2-2_stem16_px32",
+                "mobilenetv2_c24-32-64-96-160-320_l2-3-4-3-3-1_t6-6-6-6-6-6_stem16_stage2-8x1_px96",
+                "resnet50_c64-128-256-512_l3-4-6-3_b16-32-64-128_px64_stride1x1",
+                "resnext_c64-128-256-512_l3-4-6-3_b32-64-128-256_g4-8-16-32_px64",
+            )
+        ),
+    )
+
+    @pytest.mark.parametrize("space", SPACES, ids=lambda space: f"{space.family}-{space.form}")
+    def test_it_is_the_code_of_the_row_whatever_the_order_of_the_names(self, space: Space) -> None:
+        for row in space.sample(20, 3):
+            params = dict(zip(space.entry_names, map(int, row), strict=True))
+            code = space.code_of(dict(reversed(params.items())) | {"lr": 0.1})
+            assert code == space.code(row)
+            assert code in space
+            # The numbers of the candidates' table, which the search counted on, are this network's.
+            assert code_cost(code).macs == cost_array(space, row[None, :]).macs[0]
+
+    def test_a_trial_a_finished_one_and_a_leader_are_taken_as_they_are(self) -> None:
+        import optuna
+
+        from bsszoo.search import AutoBSSSampler, Limits, draw_candidates
+
+        space = Space.of("mobilenetv2").scaled(0.6)
+        candidates = draw_candidates(space, Limits(max_macs=130_000_000), 50, 0)
+        sampler = AutoBSSSampler(candidates, batch_size=2, seed=0)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        seen = []
+        for _ in range(3):
+            trial = study.ask(fixed_distributions=candidates.distributions)
+            seen.append(space.code_of(trial))
+            study.tell(trial, float(trial.number))
+        assert [space.code_of(trial) for trial in study.trials] == seen
+        assert space.code_of(study.best_params) == space.code_of(study.best_trial) == seen[2]
+        assert space.code_of(sampler.recommend(study)[0]) in seen
+        for code, trial in zip(seen, study.trials, strict=True):
+            assert code_cost(code).macs == candidates.macs[candidates.index(trial.params)]
+            # What the call is there for: the family's stem and stage 2 make it another network.
+            assert Code.from_entries("mobilenetv2", trial.params.values()) != code
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"C3": None}, "C3 is None; it takes a whole number"),
+            ({"C3": 16.5}, "C3 is 16.5; it takes a whole number"),
+            ({"C3": float("nan")}, "C3 is nan; it takes a whole number"),
+            ({"C3": True}, "C3 is True; it takes a whole number"),
+            ({"C3": 0}, "no code of this space: .* C3 is 0"),
+            ({"L3": 6}, "not in this space: L3 is 6; allowed are 1, 2, 3, .., 5"),
+        ],
+    )
+    def test_what_is_no_code_of_the_space_is_an_error_that_names_the_entry(self, change: dict, said: str) -> None:
+        space = Space.of("mobilenetv2")
+        params = dict(zip(space.entry_names, space.row(space.smallest), strict=True))
+        with pytest.raises(SpaceError, match=said):
+            space.code_of(params | change)
+
+    def test_a_missing_entry_and_a_row_are_errors_that_say_what_it_takes(self) -> None:
+        space = Space.of("mobilenetv2")
+        params = dict(zip(space.entry_names, space.row(space.smallest), strict=True))
+        with pytest.raises(SpaceError, match="have no T7"):
+            space.code_of({name: value for name, value in params.items() if name != "T7"})
+        with pytest.raises(SpaceError, match=r"Space\.code takes a row"):
+            space.code_of(list(params.values()))
+
+    def test_whole_numbers_of_any_kind_are_taken(self) -> None:
+        space = Space.of("mobilenetv2")
+        row = space.row(space.smallest)
+        for kind in (float, np.int64, np.float32):
+            assert space.code_of(dict(zip(space.entry_names, map(kind, row), strict=True))) == space.smallest
