@@ -239,6 +239,10 @@ class CompressResult(Result):
     def _repr_html_(self) -> str:
         return self._rendered(html=True)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001
+        """In IPython's terminal the tables; of a notebook they are the text beside the HTML."""
+        printer.text(self._rendered(html=False))
+
     def _rendered(self, *, html: bool) -> str:
         import io
 
@@ -246,11 +250,13 @@ class CompressResult(Result):
 
         from bsszoo.report.tables import result_table, trained_tables
 
-        console = Console(file=io.StringIO(), width=160, record=True)
+        # In a notebook rich would show each part by itself, beside what is returned here.
+        console = Console(file=io.StringIO(), width=160, record=True, force_jupyter=False)
         for table in (result_table(self), *trained_tables(self, self.recommended.code), self.recommendation or ""):
             console.print(table)
         if html:
-            return console.export_html(inline_styles=True, code_format='<pre style="white-space:pre">{code}</pre>')
+            block = '<pre style="white-space:pre;overflow-x:auto">{code}</pre>'
+            return console.export_html(inline_styles=True, code_format=block)
         return console.export_text()
 
 

@@ -237,6 +237,23 @@ def test_a_result_prints_as_its_table_and_builds_its_network(tmp_path):
     assert sum(p.numel() for p in original.parameters()) == code_cost(resolve_code("resnet18"), num_classes=7).params
 
 
+def test_a_notebook_shows_a_result_once_and_an_ipython_terminal_its_table(tmp_path, monkeypatch):
+    result = job(tmp_path / "run").search()
+    text, page = str(result), result._repr_html_()
+    shown: list[object] = []
+    # What rich does in a notebook, wherever its console writes to.
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *parts: shown.append(parts))
+    assert (str(result), result._repr_html_()) == (text, page)
+    assert shown == []
+
+    class Printer:
+        text = shown.append
+
+    result._repr_pretty_(Printer(), False)
+    assert shown == [text]
+
+
 def test_one_kind_of_event_tells_of_every_phase(tmp_path):
     events: list[Event] = []
     job(tmp_path / "run", callbacks=[events.append]).run()
