@@ -12,10 +12,12 @@ author = "The bsszoo authors"
 copyright = "The bsszoo authors"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
+# The notebooks hold their outputs; `python docs/tutorials/execute.py` writes them, a test executes them.
+nb_execution_mode = "off"
 
 html_theme = "furo"
 html_title = f"bsszoo {__version__}"
