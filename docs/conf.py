@@ -20,6 +20,8 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["notebooks.css"]
 html_title = f"bsszoo {__version__}"
 
 autodoc_member_order = "bysource"
