@@ -13,7 +13,7 @@ copyright = "The bsszoo authors"
 release = version = __version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 # The notebooks hold their outputs; `python docs/tutorials/execute.py` writes them, a test executes them.

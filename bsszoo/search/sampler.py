@@ -50,7 +50,8 @@ class AutoBSSSampler(BaseSampler):
     resumes as if it had not been, and any number of workers share one.
 
     Args:
-        candidates: The codes to choose from. Studies take their parameters from ``candidates.distributions``.
+        candidates: The codes to choose from. An objective asks for a code by ``candidates.suggest(trial)``, and
+            ``Space.code_of(trial)`` is its network's, with the fixed parts of the space that they were drawn from.
         mode: ``"default"`` is the search of ``bsszoo.search.default_mode``, ``"paper"`` that of AutoBSS's appendix A.1
             (``bsszoo.search.paper_mode``).
         batch_size: Most codes of the dispersed first iteration. In the default mode it ends with the eighth result: as
@@ -168,7 +169,7 @@ class AutoBSSSampler(BaseSampler):
         names = ", ".join(self.candidates.names)
         raise RunError(
             f"The study asks for {param_name!r} as {param_distribution}, which AutoBSSSampler does not "
-            f"suggest. Its parameters are {names}; take their ranges from candidates.distributions."
+            f"suggest. Its parameters are {names}; candidates.suggest(trial) asks for them."
         )
 
     def recommend(self, study: Study, number: int = 5) -> list[Leader]:
