@@ -59,6 +59,8 @@ def execute(path: Path) -> Any:
             notebook,
             timeout=MOST_SECONDS,
             kernel_name="python3",
+            # It warns of other users of the machine, who could listen; there is nothing to hear.
+            extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": str(here)}},
             record_timing=False,
         )
