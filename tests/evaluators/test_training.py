@@ -328,7 +328,8 @@ def test_without_a_recipe_codes_are_trained_as_the_paper_trains_the_family(famil
 def test_without_a_recipe_codes_are_trained_at_the_family_s_own_size() -> None:
     sizes = {f: training_recipe(f, None, dataset="synthetic/64").data.image_size for f in FAMILIES}
     others = {"efficientnet_b1": 240, "efficientnet": 380, "efficientnetv2": 384, "tf_efficientnetv2": 384}
-    assert sizes == {f: {**others, "vit_patch4": 32}.get(f, 224) for f in FAMILIES}
+    others |= {"mobilenetv4_conv_medium": 256, "mobilenetv4_conv_large": 384, "vit_patch4": 32}
+    assert sizes == {f: others.get(f, 224) for f in FAMILIES}
 
 
 def test_fewer_epochs_keep_the_share_of_the_warm_up(tmp_path: Path) -> None:
