@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,11 @@ def test_folders_of_splits_are_no_classes(flat: Path, tmp_path: Path) -> None:
         open_split(DataPart(), tmp_path / "pair", training=True, num_classes=3)
     with pytest.raises(DataError, match="has no folder 'train'"):
         open_split(DataPart(train_split="train"), flat / "class0", training=True, num_classes=3)
+
+
+def test_a_broken_file_of_a_folder_without_splits_is_named_before_training(flat: Path, tmp_path: Path) -> None:
+    shutil.copytree(flat, tmp_path / "flat")
+    for file in (tmp_path / "flat" / "class0").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"class0/\d+.png cannot be read"):
+        open_split(DataPart(), tmp_path / "flat", training=True, num_classes=3)

@@ -328,13 +328,17 @@ def open_split(
     if name.lower().startswith(("wds/", "tfds/", "hfids/")):
         return _open_stream(name, root, split, training=training)
     source: _Source
+    indices: NDArray[np.int64] | None = None
     if is_folder(name):
-        folder = _split_folder(root, split)
-        if folder is None:
-            if is_flat(root) and (kind := _kind(split)):
-                return _open_flat(root, kind, num_classes, classes)
+        folder, kind = _split_folder(root, split), _kind(split)
+        if folder is not None:
+            source, split, what = _FolderSource(folder), folder.name, str(folder)
+        elif kind is not None and is_flat(root):
+            source, split, what = _FolderSource(root), kind, str(root)
+            # By the classes in the folder's order, before they get the labels of a network.
+            indices = _part_of_flat(source, root, kind)
+        else:
             raise _no_split(root, split, training=training)
-        source, split, what = _FolderSource(folder), folder.name, str(folder)
     elif name.lower().startswith("torch/"):
         split = _torch_split(name.lower(), split)
         source, what = _open_torch(name.lower(), root, split), f"the split {split!r} of {root}"
@@ -343,7 +347,8 @@ def open_split(
     if classes is not None and source.classes is not None:
         _relabel(source, classes, what, whole=whole)
     _check_labels(source, num_classes, what)
-    opened = ImageSplit(source, np.arange(len(source.labels), dtype=np.int64), split)
+    indices = np.arange(len(source.labels), dtype=np.int64) if indices is None else indices
+    opened = ImageSplit(source, indices, split)
     if is_folder(name) and len(opened) <= CHECKED_FILES:
         check_files(opened)
     return opened
@@ -362,27 +367,22 @@ def is_flat(root: Path) -> bool:
     )
 
 
-def _open_flat(root: Path, kind: str, num_classes: int, classes: Sequence[str] | None) -> ImageSplit:
-    """One split of a folder that has none: of each class a tenth for validation, a tenth as test, at random.
+def _part_of_flat(source: _FolderSource, root: Path, kind: str) -> NDArray[np.int64]:
+    """The images of one split of a folder that has none: of each class a tenth for validation, a tenth as test.
 
-    Which images they are follows from the number of each class's images alone, so all commands agree.
+    At random, but which they are follows from the number of each class's images alone, so all commands agree.
     """
-    source = _FolderSource(root)
-    # By the classes in the folder's order, whatever labels a network gives them.
     labels = source.labels
     test = _stratified(labels, FLAT_SHARE, mixed(0, 3), leave=1)
     rest = np.flatnonzero(~test)
     held = rest[_stratified(labels[rest], FLAT_SHARE / (1 - FLAT_SHARE), mixed(0, 4), leave=1)]
     parts = {"test": np.flatnonzero(test), "validation": held, "train": np.setdiff1d(rest, held)}
-    if classes is not None:
-        _relabel(source, classes, str(root), whole=False)
-    _check_labels(source, num_classes, str(root))
     each = ", ".join(f"{len(parts[name]):,} for {name}" for name in _KINDS)
     source.notes += (
         f"{root} has no folders train, validation and test: its {len(labels):,} images are divided, class by class "
         f"and the same in every run: {each}.",
     )
-    return ImageSplit(source, parts[kind].astype(np.int64), kind)
+    return parts[kind].astype(np.int64)
 
 
 def check_files(split: ImageSplit) -> None:
