@@ -10,13 +10,13 @@ from typing import Final
 import yaml
 
 from bsszoo.codes.families import family_of
-from bsszoo.errors import DataError, SettingsError
+from bsszoo.errors import DataError
 from bsszoo.evaluators.inherited import data_part, fine_tuning_recipe
 from bsszoo.evaluators.registry import Request
 from bsszoo.evaluators.training import fitting_recipe
 from bsszoo.models.names import is_detector
 from bsszoo.models.resolve import resolve
-from bsszoo.options import TrainingOptions
+from bsszoo.options import TrainingOptions, refuse_dataset
 from bsszoo.train.classification.data import Stream, has_split, open_split
 from bsszoo.train.classification.paper import imagenet_recipe
 from bsszoo.train.classification.recipe import Recipe, assigned, recipe_text, with_values
@@ -47,8 +47,7 @@ def starter_recipe(
     """
     made: Recipe | DetectionRecipe
     if is_detector(network):
-        if dataset is not None:
-            raise SettingsError("--dataset is for classifiers; a detector's images are in COCO's format.")
+        refuse_dataset(dataset)
         made, source = coco_recipe(network), "The paper's settings on COCO, for other images a first guess"
     elif data is None and dataset is None:
         family = family_of(resolve(network).code.family)

@@ -7,7 +7,7 @@ as well. No text of a user is in a plot.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import StageCost, stage_costs
@@ -27,6 +27,8 @@ FOUND: Final = "#D55E00"
 UNIFORM: Final = "#009E73"
 ORIGINAL: Final = "#0072B2"
 TRIAL: Final = "#808890"
+#: A cost: a count, or a time.
+Number = TypeVar("Number", int, float)
 # Colour and mark of a trained network by its role.
 _MARKS: Final = {"original": (ORIGINAL, "s"), "uniform": (UNIFORM, "^"), "random": (TRIAL, "d"), "found": (FOUND, "o")}
 #: Most trials whose marks say what they are, on the page.
@@ -173,10 +175,7 @@ def accuracy_over(result: Result, kind: Literal["macs", "latency"]) -> str:
             drawn.set_gid(f"point-{len(hints)}")
             hints.append(f"{row.role}: {mean:.2f}% ({low:.2f} to {high:.2f}), {human(row.cost.macs)} MACs, {row.code}")
             axes.plot([x, x], [low, high], "-", color=color, linewidth=1.6)
-        front: list[tuple[float, float]] = []
-        for x, mean, _ in sorted(points, key=lambda p: (p[0], -p[1])):
-            if not front or mean > front[-1][1]:
-                front.append((x, mean))
+        front = pareto_front([(x, mean) for x, mean, _ in points])
         axes.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1, zorder=1)
         prefix = "million" if unit == 1e6 else "billion"
         axes.set_xlabel(f"MACs [{prefix}]" if kind == "macs" else "latency [ms]")
@@ -187,14 +186,14 @@ def accuracy_over(result: Result, kind: Literal["macs", "latency"]) -> str:
         return with_hints(svg_text(figure, prefix=f"accuracy-{kind}", title=title), f"accuracy-{kind}-point", hints)
 
 
-def pareto_front(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float]]:
+def pareto_front(points: Sequence[tuple[Number, float | None]]) -> list[tuple[Number, float]]:
     """The points (cost, score) that no other one beats in both: cheapest first, each costlier and better than the last.
 
     Example:
         >>> pareto_front([(3, 1.0), (1, 0.5), (2, 0.4), (3, 0.9), (9, None)])
         [(1, 0.5), (3, 1.0)]
     """
-    front: list[tuple[int, float]] = []
+    front: list[tuple[Number, float]] = []
     for cost, value in sorted(((c, v) for c, v in points if v is not None), key=lambda p: (p[0], -p[1])):
         if not front or value > front[-1][1]:
             front.append((cost, value))

@@ -120,22 +120,16 @@ class InnerUniversalBlock(UniversalBlock[N]):
         return int(self.mid_width)
 
 
-class InnerStartedBlock3(InnerUniversalBlock[N]):
+class InnerStartedBlock3(InnerUniversalBlock[N], StartedBlock3[N]):
     """The same with a depthwise 3x3 convolution of the input."""
 
     __slots__ = ()
 
-    kind: ClassVar[str] = "uib_dw3"
-    start_kernel: ClassVar[int] = 3
 
-
-class InnerStartedBlock5(InnerUniversalBlock[N]):
+class InnerStartedBlock5(InnerUniversalBlock[N], StartedBlock5[N]):
     """The same with a depthwise 5x5 convolution of the input."""
 
     __slots__ = ()
-
-    kind: ClassVar[str] = "uib_dw5"
-    start_kernel: ClassVar[int] = 5
 
 
 class ConvPair(Block[N]):
