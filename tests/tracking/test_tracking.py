@@ -56,10 +56,11 @@ def test_a_training_logs_its_epochs_to_mlflow(tmp_path: Path) -> None:
 
 
 def test_a_run_of_wandb_holds_trials_and_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     with WandbCallback(mode="offline", dir=str(tmp_path)) as callback:
         result = bsszoo.compress(CODE, **FEW, out=tmp_path / "run", callbacks=[callback])
+    wandb.teardown()  # its process writes the file, and may do so only when it ends
     (file,) = tmp_path.rglob("*.wandb")  # what `wandb sync` sends
     history, summary, identifiers = [], {}, set()
     for record in wandb_records(file):
