@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.data import create_transform
 from torch import nn
 
@@ -20,12 +23,15 @@ from bsszoo.errors import RunError, SettingsError
 from bsszoo.files import plain_name, whole_file
 from bsszoo.images import MODES, converted, image_files, read_image
 from bsszoo.models.build import input_config
+from bsszoo.quantise import CALIBRATION, Compared, QuantisedFile, check_packages, compare, quantise
 from bsszoo.version import __version__
 
 Format = Literal["onnx", "torch"]
 
 #: ONNX operator set; what runtimes of recent years read.
 OPSET: Final = 18
+# Real images on which a float32 file is checked that is quantised.
+_CHECKED: Final = 8
 _OPSETS: Final = range(18, 24)
 SUFFIXES: Final[dict[str, str]] = {"onnx": ".onnx", "torch": ".pt2"}
 #: Largest difference that counts as rounding, as a share of the largest output: in float32, and in float16.
@@ -163,6 +169,67 @@ def export(
         images=check.names,
         largest=largest,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedInt8:
+    """A quantised file, the float32 file that it was made from, which is not kept, and the two on real images.
+
+    ``unseen`` says whether these are other images than those of the calibration.
+    """
+
+    file: QuantisedFile
+    exported: Exported
+    compared: Compared
+    unseen: bool
+
+
+def export_int8(
+    network: nn.Module,
+    path: str | Path,
+    images: Sequence[str | Path],
+    *,
+    opset: int = OPSET,
+    bound: float | None = None,
+    label: str = "",
+) -> ExportedInt8:
+    """Write a network to an ONNX file with weights and activations of 8 bits, by onnxruntime's quantisation.
+
+    Up to 256 of the images, at random, calibrate it, and up to as many others compare it with the float32 file, which
+    is checked against PyTorch as ``export`` does. How much accuracy it loses labels alone would say.
+
+    Args:
+        network: In evaluation mode, on the CPU, float32.
+        path: The file; it is written whole or not at all.
+        images: Files or folders of images like those that the network is for.
+        opset, bound, label: As ``export``.
+
+    Raises:
+        SettingsError, DataError, RunError: As ``export``.
+    """
+    target = Path(path).expanduser()
+    _check_settings("onnx", opset, BOUNDS[False] if bound is None else bound, target)
+    check_packages()
+    config, found = input_config(network), image_files(images, most=None)
+    if config["input_size"][0] not in MODES:
+        raise SettingsError(
+            f"Images are read with 1, 3 or 4 channels, and the network takes {config['input_size'][0]}."
+        )
+    files = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+    number = min(CALIBRATION, len(files) - len(files) // 4)  # of few some are kept apart
+    calibration, others = files[:number], files[number : number + CALIBRATION]
+    with tempfile.TemporaryDirectory(prefix="bsszoo-export-") as folder:
+        source = Path(folder) / "float32.onnx"
+        exported = export(network, source, opset=opset, images=calibration[:_CHECKED], bound=bound, label=label)
+        inputs = _inputs(config, calibration).numpy()
+        made = quantise(source, target, inputs)
+        unseen = _inputs(config, others).numpy() if others else inputs
+        compared = compare(source, target, ((batch, None) for batch in _parts(unseen)))
+    return ExportedInt8(made, exported, compared, bool(others))
+
+
+def _parts(images: NDArray[np.float32], size: int = 32) -> Iterator[NDArray[np.float32]]:
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def _refused(error: Exception) -> RunError:
@@ -345,9 +412,14 @@ def check_inputs(config: Mapping[str, Any], images: Sequence[str | Path] | None,
     files = _bundled() if images is None else image_files(images)
     if channels not in MODES or not files:
         return Check(noise, None, ())
+    return Check(noise, _inputs(config, files), tuple(file.name for file in files))
+
+
+def _inputs(config: Mapping[str, Any], files: Sequence[Path]) -> torch.Tensor:
+    """Images as a network takes them in evaluation, [n, c, s, s]."""
     transform = create_transform(**config, is_training=False)
-    real = [transform(converted(read_image(file), MODES[channels], str(file))) for file in files]
-    return Check(noise, torch.stack(real), tuple(file.name for file in files))
+    mode = MODES[config["input_size"][0]]
+    return torch.stack([transform(converted(read_image(file), mode, str(file))) for file in files])
 
 
 def _bundled() -> list[Path]:

@@ -17,6 +17,8 @@ from bsszoo.errors import BudgetError, SettingsError, close_matches
 TRAININGS: Final = 3
 #: Reduction factor of successive halving: of the codes that report at a rung, one in this many is promoted.
 REDUCTION: Final = 3
+#: What trained networks can be quantised to.
+INT8: Final = "int8"
 # Headings of the help of options that are another group than their dataclass's.
 _LATENCY: Final = "Latency"
 _WHERE: Final = "Where it runs and writes"
@@ -64,6 +66,12 @@ def check_count(name: str, value: object, least: int) -> None:
     """A ``SettingsError`` unless a value is an integer from ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise SettingsError(f"{name} is {value!r}; it takes an integer from {least}.")
+
+
+def check_precision(value: object) -> None:
+    """A ``SettingsError`` unless networks can be quantised to this."""
+    if value != INT8:
+        raise SettingsError(f"--quantize is {value!r}; it takes {INT8}.")
 
 
 @dataclass(frozen=True)

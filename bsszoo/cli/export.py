@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from bsszoo.cli.console import JsonOption, show_json
 
+if TYPE_CHECKING:
+    from bsszoo.export import Exported, ExportedInt8
+
+# Of a network whose classes in int8 are those in float32 for fewer images than this share, the command says so.
+_ALIKE: Final = 0.95
 SourceArgument = Annotated[
     str,
     typer.Argument(
@@ -32,11 +37,22 @@ def export_command(
     source: SourceArgument,
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, or torch (torch.export).")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", show_default="NAME.onnx or NAME.pt2", help="The file.")
+        Path | None,
+        typer.Option(metavar="FILE", show_default="NAME.onnx, NAME.int8.onnx or NAME.pt2", help="The file."),
     ] = None,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Weights and arithmetic in float16; input and output stay float32.")
     ] = False,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            metavar="int8",
+            show_default=False,
+            help="Weights and activations of 8 bits, by onnxruntime, calibrated on up to 256 of --images: pictures "
+            "like those that the network is for.",
+        ),
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 18,
     weights: Annotated[
         str | None,
@@ -58,7 +74,7 @@ def export_command(
             "--images",
             metavar="PATH",
             show_default="two bundled photographs",
-            help="Images, or folders of them, to check on. May be repeated.",
+            help="Images, or folders of them, to check on, and with --quantize to calibrate on. May be repeated.",
         ),
     ] = None,
     bound: Annotated[
@@ -87,6 +103,8 @@ def export_command(
 
       bsszoo export mobilenetv2_autobss --random --fp16
 
+      bsszoo export runs/first --quantize int8 --images pictures/train
+
       bsszoo export efficientnet_b1_autobss --timm
     """
     from bsszoo.cli.console import progress_console, say, show
@@ -107,13 +125,17 @@ def export_command(
             )
         show(form.script(network.num_classes if num_classes is None else num_classes, network.in_chans).rstrip())
         return
-    from bsszoo.export import export, file_name
+    from bsszoo.export import export, export_int8, file_name
     from bsszoo.models.create import create
+    from bsszoo.quantise import SUFFIX
     from bsszoo.report.figures import human
 
     if random and weights is not None:
         raise SettingsError("--random and --weights exclude each other.")
-    target = out or Path(file_name(source, format))
+    if quantize is not None:
+        _check_quantisation(quantize, format, fp16, images)
+    name = file_name(source, format)
+    target = out or Path(name if quantize is None else f"{name.removesuffix('.onnx')}{SUFFIX}")
     try:
         built = create(
             source if code is None or network.source is None else named,
@@ -125,6 +147,13 @@ def export_command(
             raise WeightsError(f"{error} On this command line: --weights SOURCE, or --random.") from error
         raise
     progress_console().print(f"Exporting {named} and checking the file ...", markup=False)
+    if quantize is not None and images:
+        quantised = export_int8(built.eval(), target, images, opset=opset, bound=bound, label=str(named))
+        if as_json:
+            show_json(quantised)
+        else:
+            say(*_quantised_words(quantised))
+        return
     done = export(
         built.eval(),
         target,
@@ -139,11 +168,9 @@ def export_command(
         show_json(done)
         return
     kind = f"ONNX, operator set {done.opset}" if done.opset is not None else "torch.export program"
-    channels, height, width = done.input_shape
     say(
         f"File: {done.path} ({kind}, {human(done.size)} bytes, {'float16' if done.half else 'float32'})",
-        f"Input: images [batch, {channels}, {height}, {width}] float32, mean {list(done.mean)}, deviation "
-        f"{list(done.std)}; output: logits [batch, {done.outputs}] float32; any batch",
+        _input_words(done),
     )
     say(
         f"Largest difference from PyTorch: {done.random:.2g} on random images"
@@ -159,3 +186,45 @@ def export_command(
         say(f"Its classifier is freshly initialised unless the weights have {num_classes} classes.")
     if random:
         say("Its weights are random: it is for trying a runtime, not for use.")
+
+
+def _check_quantisation(precision: str, format: str, half: bool, images: list[str] | None) -> None:
+    """A ``SettingsError`` where a network cannot be quantised so."""
+    from bsszoo.errors import SettingsError
+    from bsszoo.options import check_precision
+    from bsszoo.quantise import check_packages
+
+    check_precision(precision)
+    if format != "onnx" or half:
+        raise SettingsError(
+            f"--quantize writes ONNX files from float32: leave out {'--fp16' if half else f'--format {format}'}."
+        )
+    if not images:
+        raise SettingsError(
+            "--quantize calibrates on pictures like those that the network is for: give some hundreds, --images DIR."
+        )
+    check_packages()
+
+
+def _input_words(done: Exported) -> str:
+    channels, height, width = done.input_shape
+    return (
+        f"Input: images [batch, {channels}, {height}, {width}] float32, mean {list(done.mean)}, deviation "
+        f"{list(done.std)}; output: logits [batch, {done.outputs}] float32; any batch"
+    )
+
+
+def _quantised_words(done: ExportedInt8) -> tuple[str, ...]:
+    from bsszoo.report.figures import human
+
+    file, found = done.file, done.compared
+    share = found.agree / found.images
+    which = "other images" if done.unseen else "the same images"
+    words = (
+        f"File: {file.path} (ONNX, operator set {done.exported.opset}, int8, {human(file.size)} bytes; in float32 "
+        f"{human(file.float_size)})",
+        _input_words(done.exported),
+        f"Calibrated on {file.calibrated} images. On {found.images} {which} it has the class of the float32 file for "
+        f"{100 * share:.1f}%; outputs differ by up to {found.difference:.2g}, the largest is {found.largest:.3g}.",
+    )
+    return words if share > _ALIKE else (*words, "It quantises badly: measure its accuracy before you use it.")

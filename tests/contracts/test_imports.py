@@ -29,11 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study": BASE | {"codes", "spaces", "search", "evaluators.base", "optuna_parts"},
     "report": BASE | {"codes", "spaces", "search", "study.result"},
     "digits": {"errors", "files", "codes", "train"},
-    "export": BASE | {"codes", "models"},
+    "export": BASE | {"codes", "models", "quantise"},
+    "quantise": BASE,
     "predict": BASE | {"codes", "models", "train"},
     "hub": BASE | {"codes", "models", "train", "report"},
     "compression": BASE
-    | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report", "digits", "export"},
+    | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report", "digits", "export"}
+    | {"quantise"},
     "tracking": {"errors", "files", "compression", "train"},
     "cli": BASE
     | {
@@ -45,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "train",
         "evaluators",
         "export",
+        "quantise",
         "hub",
         "report",
         "predict",
