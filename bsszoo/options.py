@@ -437,6 +437,14 @@ class EndOptions:
         False,
         "Of a trained network with --data: write the recommended network as an ONNX file too, checked against PyTorch.",
     )
+    quantize: str | None = option(
+        None,
+        "With --data: quantise the original, the uniformly rescaled and the recommended network, those with weights, "
+        "by onnxruntime after the fresh trainings, calibrated on training images, and measure what that changes: "
+        "accuracy, size and latency (extra of bsszoo: onnx).",
+        metavar="int8",
+        display=False,
+    )
     inherit: str | None = option(
         None,
         "With --finish: that code starts from these weights of the original, as far as shapes allow.",
@@ -448,6 +456,8 @@ class EndOptions:
         check_count("--confirm", self.confirm, 0)
         if self.confirm_most is not None:
             check_count("--confirm-most", self.confirm_most, self.confirm)
+        if self.quantize is not None:
+            check_precision(self.quantize)
         if self.finish is None and (self.teacher is not None or self.inherit is not None):
             raise SettingsError(
                 "--teacher and --inherit say how the best code is trained in full: give a recipe with --finish."

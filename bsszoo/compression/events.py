@@ -23,12 +23,13 @@ UNITS: Final = {
     "search": "trials",
     "measure": "networks",
     "confirm": "trainings",
+    "quantise": "networks",
     "finish": "updates",
 }
 # Least time between two events of one training [s].
 _INSIDE_SECONDS: Final = 0.5
 
-Phase = Literal["latency", "plan", "controls", "search", "measure", "confirm", "export", "finish"]
+Phase = Literal["latency", "plan", "controls", "search", "measure", "confirm", "export", "quantise", "finish"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ RECOMMENDED = "recommended"
 RECOMMENDED_WEIGHTS = f"{RECOMMENDED}/model.safetensors"
 #: In it, where it was asked for: the network for other runtimes.
 ONNX = f"{RECOMMENDED}/model.onnx"
+ONNX_INT8 = f"{RECOMMENDED}/model.int8.onnx"
+#: The files of networks that are being quantised.
+QUANTISED = "quantised"
 # The path of a latency table may differ from machine to machine: ``latency_source`` is the fingerprint of its content.
 _PATHS = ("latency_table",)
 # Settings that are fingerprints: a message says what changed instead of their values.

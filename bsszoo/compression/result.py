@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from bsszoo.codes.code import Code, common_form, entries_of
 from bsszoo.codes.published import IMAGENET, ready_instead
 from bsszoo.compression.confirm import Interval, chosen, difference, format_interval
-from bsszoo.compression.folder import ONNX, RECOMMENDED, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
+from bsszoo.compression.folder import ONNX, ONNX_INT8, RECOMMENDED, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
 from bsszoo.compression.plan import Plan
 from bsszoo.errors import RunError
 from bsszoo.evaluators.base import Evaluator, FullTraining
@@ -23,7 +23,16 @@ from bsszoo.report.figures import human
 from bsszoo.search.history import is_number
 from bsszoo.search.insight import leaders_of_rows
 from bsszoo.spaces.limits import predicted
-from bsszoo.study.result import Confirmation, ConfirmedRow, Finished, NetworkRow, Result, TrainingFacts, TrialRow
+from bsszoo.study.result import (
+    Confirmation,
+    ConfirmedRow,
+    Finished,
+    NetworkRow,
+    Quantised,
+    Result,
+    TrainingFacts,
+    TrialRow,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -193,7 +202,7 @@ class CompressResult(Result):
             "test_accuracy": sum(tests) / len(tests) if tests else None,
             "interval": None if trained is None or trained.low is None else [trained.low, trained.high],
             "weights": RECOMMENDED_WEIGHTS if role == "recommended" and tests and self._delivered else None,
-            **({"onnx": ONNX} if role == "recommended" and tests and self._exported else {}),
+            **(self._exported if role == "recommended" and tests else {}),
         }
 
     @property
@@ -208,8 +217,9 @@ class CompressResult(Result):
         return f"{self.folder}/{RECOMMENDED}"
 
     @property
-    def _exported(self) -> bool:
-        return self.folder is not None and (self.folder / ONNX).is_file()
+    def _exported(self) -> dict[str, str]:
+        files = {"onnx": ONNX, "onnx_int8": ONNX_INT8}
+        return {} if self.folder is None else {k: f for k, f in files.items() if (self.folder / f).is_file()}
 
     def build(self, row: NetworkRow | None = None, *, weights: bool = True, **arguments: Any) -> nn.Module:
         """The network of a row, the recommended one by default.
@@ -350,6 +360,7 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
     found = {row.label: row.code for row in result.networks if row.role == "found"}
     finished = Finished.from_dict(earlier["finished"]) if earlier.get("finished") else None
     facts = TrainingFacts.from_dict(earlier["training"]) if earlier.get("training") else None
+    quantised = Quantised.from_dict(earlier["quantised"]) if earlier.get("quantised") else None
     known = replace(
         result,
         networks=tuple(replace(row, latency_ms=latencies.get(str(row.code))) for row in result.networks),
@@ -357,6 +368,7 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
     )
     return replace(
         known,
+        quantised=still_quantised(quantised, known),
         finished=finished if finished is not None and finished.code == str(known.taken_in_full.code) else None,
         training=result.training or facts,
         versions=result.versions
@@ -402,6 +414,18 @@ def _confirmation(earlier: Mapping[str, Any] | None, found: Mapping[str, Code], 
     if confirmation is None or any(r.role == "found" and found.get(r.label) != r.code for r in confirmation.rows):
         return None
     return confirmation
+
+
+def still_quantised(quantised: Quantised | None, result: CompressResult) -> Quantised | None:
+    """What quantisation changes of those networks whose trainings are still the ones that are taken."""
+    labels = {row.code: row.label for row in result.networks}
+    trained = {code: result.confirmed(code) for code in labels}
+    rows = [
+        replace(row, label=labels[row.code])
+        for row in (() if quantised is None else quantised.rows)
+        if (of := trained.get(row.code)) is not None and of.taken == row.number
+    ]
+    return replace(quantised, rows=tuple(rows)) if quantised is not None and rows else None
 
 
 def controls_of(plan: Plan) -> dict[Literal["original", "uniform"], Code]:

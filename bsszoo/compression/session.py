@@ -16,8 +16,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import numpy as np
-
 from bsszoo.codes.code import Code
 from bsszoo.codes.detector import Detector, DetectorHead, network_cost
 from bsszoo.compression.budget import LatencyLimit, check_not_larger, latency_limit, read_latency, resolved_budget
@@ -31,6 +29,7 @@ from bsszoo.compression.folder import (
     LATENCIES,
     NOTES,
     ONNX,
+    ONNX_INT8,
     RECOMMENDED,
     RECOMMENDED_WEIGHTS,
     REPORT,
@@ -51,6 +50,7 @@ from bsszoo.compression.folder import (
     write_result,
 )
 from bsszoo.compression.plan import Plan, around_uniform, budget_space, caps_of, make_plan
+from bsszoo.compression.quantised import Timing, Wanted, WithNetworks, quantise_networks
 from bsszoo.compression.result import (
     CompressResult,
     assemble,
@@ -59,6 +59,7 @@ from bsszoo.compression.result import (
     prediction_error,
     seconds_of,
     slower_than_uniform,
+    still_quantised,
     training_facts,
     with_earlier,
 )
@@ -81,7 +82,7 @@ from bsszoo.spaces.space import DIVISOR, GROWN, Space
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.ray_cluster import RayCluster, Resources
 from bsszoo.study.ray_search import each_on_ray, run_on_ray
-from bsszoo.study.result import ResolvedBudget
+from bsszoo.study.result import Quantised, ResolvedBudget
 from bsszoo.study.storages import StudyAddress, first_line, masked
 from bsszoo.study.workers import run_workers
 from bsszoo.texts import one_line
@@ -389,6 +390,7 @@ class Compression:
             if trainer is not None and best is not None and (doubt := trainer.doubt(sum(best.held) / len(best.held))):
                 confirmation = replace(confirmation, notes=(*confirmation.notes, doubt))
             result = replace(result, confirmation=confirmation)
+            result = replace(result, quantised=still_quantised(result.quantised, result))
             if isinstance(judge, Deliverer):
                 row = result.confirmed(result.recommended.code)
                 if row is not None and row.held:
@@ -396,9 +398,10 @@ class Compression:
 
                     weights = run.folder / RECOMMENDED_WEIGHTS
                     before = sha256_of(weights) if weights.is_file() else None
-                    judge.deliver(row.code, row.numbers[int(np.argmax(row.held))], run.folder / RECOMMENDED)
+                    judge.deliver(row.code, row.taken, run.folder / RECOMMENDED)
                     if sha256_of(weights) != before:  # of another network
-                        (run.folder / ONNX).unlink(missing_ok=True)
+                        for file in (ONNX, ONNX_INT8):
+                            (run.folder / file).unlink(missing_ok=True)
             return self._noted(run, result, "confirm", confirmation.notes)
 
     def export(self) -> CompressResult:
@@ -419,6 +422,42 @@ class Compression:
             result = self._assembled(run)
             export(network, run.folder / ONNX, label=result.name_of(result.recommended.code))
             return self._write(run, result)
+
+    def quantise(self) -> CompressResult:
+        """Quantise the trained networks of the closing table to int8, and measure what that changes.
+
+        The original, the uniformly rescaled and the recommended one, those with weights: accuracy on the images that
+        the search did not see, size and latency, in float32 and int8 by onnxruntime. Figures that the result has are
+        not measured again. The recommended one is written to ``recommended/model.int8.onnx``.
+
+        Raises:
+            SettingsError: There is no trained network yet, or the packages that quantise are not installed.
+            RunError: A network cannot be exported or quantised.
+        """
+        with self._open() as run:
+            judge, result = self._prepared.judge, self._assembled(run)
+            take, roles = result.recommended, {"original": 0, "uniform": 1}
+            rows = [row for row in result.networks if row.role in roles or row.code == take.code]
+            rows.sort(key=lambda row: (row.code == take.code, roles.get(row.role, 2)))
+            pairs = [(row, result.confirmed(row.code)) for row in {row.code: row for row in rows}.values()]
+            wanted = [Wanted(row.label, row.code, of.taken) for row, of in pairs if of is not None]
+            if not isinstance(judge, WithNetworks) or not wanted or wanted[-1].code != take.code:
+                raise SettingsError(f"{run.folder} holds no trained network to quantise: confirm() ends with one.")
+            from bsszoo.quantise import check_packages
+
+            check_packages()
+            budget, limit = self.options.budget, self._prepared.plan.limits.latency
+            timing = None
+            if self.options.end.measure:
+                timing = Timing(budget.latency_batch, budget.threads if isinstance(limit, LatencyTable) else 0)
+
+            def done(quantised: Quantised, number: int, text: str) -> None:
+                self._emit(Event("quantise", text, number, len(wanted), minor=not text))
+                if not text:
+                    self._write(run, replace(result, quantised=quantised))
+
+            quantised = quantise_networks(judge, wanted, run.folder, result.quantised, timing=timing, on_network=done)
+            return self._write(run, replace(result, quantised=quantised))
 
     def finish(self, how: Finish | None = None) -> CompressResult:
         """Train the recommended code in full, in the run's folder; without fresh trainings the best code.
@@ -473,6 +512,8 @@ class Compression:
                 result = self.confirm()
             if self.options.end.onnx:
                 result = self.export()
+            if self.options.end.quantize is not None:
+                result = self.quantise()
             return result if self._prepared.finish is None else self.finish()
 
     # -- before anything is written ---------------------------------------------------------------------------
@@ -521,6 +562,8 @@ class Compression:
             divisor=options.grid.divisor_or(DIVISOR) or 1,
             grow=GROWN if wanted.grow else 1.0,
         )
+        if options.end.quantize is not None:
+            self._check_quantisation(network)
         # The budget is read twice: first so that an invalid one is reported before images are opened.
         if modelled:
             latency_limit(None, *given)
@@ -674,6 +717,28 @@ class Compression:
         from bsszoo.export import check_onnx
 
         check_onnx()
+
+    def _check_quantisation(self, network: Network) -> None:
+        """A ``SettingsError`` where the run cannot end with quantised networks."""
+        if network.detector is not None:
+            raise SettingsError("--quantize is for classifiers: detectors are not exported.")
+        if self._functions is not None:
+            raise SettingsError(
+                "--quantize measures quantised networks on images of its own, and your functions take PyTorch's "
+                "networks. `bsszoo export RUN/recommended --quantize int8 --images DIR` quantises the recommended one."
+            )
+        if not self.options.training.has_data:
+            raise SettingsError("--quantize calibrates and measures trained networks on images: give them with --data.")
+        if not self.options.end.confirm:
+            raise SettingsError("--quantize is of the networks that are trained at the end: --confirm is 0.")
+        if self.options.search.evaluator == STRUCTURAL and self.options.end.finish is not None:
+            raise SettingsError(
+                "--quantize is of the networks that are trained beside each other at the end, and with --finish one "
+                "code alone is trained: `bsszoo export RUN/finish_.. --quantize int8 --images DIR` quantises it."
+            )
+        from bsszoo.quantise import check_packages
+
+        check_packages()
 
     def _with_weights(self, network: Network) -> Network:
         """The network with a source of its weights; those of a built module are in a file while this process runs."""

@@ -16,11 +16,14 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import code_cost
@@ -72,6 +75,8 @@ THREAD: Final = 5e8
 #: Updates of the fine-tuning in full, from which its epochs follow; and the fewest and the most epochs.
 TUNED_UPDATES: Final = 2500
 TUNED_EPOCHS: Final = (3, 30)
+# Images that another runtime than PyTorch is given at once.
+_TEST_BATCH: Final = 64
 # Updates by which the time of one is estimated.
 _TIMED_UPDATES: Final = 8
 #: Images of a batch, where there are enough of them.
@@ -484,6 +489,25 @@ class InheritedEvaluator(ImageTrainings):
         out.with_suffix(".start.safetensors").unlink(missing_ok=True)
         return results
 
+    def training_name(self, code: Code, number: int) -> str:
+        """As ``ImageTrainings.training_name``; the network itself is the one that was trained before."""
+        return self.original_file.stem if code == self.original else super().training_name(code, number)
+
+    def trained_network(self, code: Code, number: int) -> Any:
+        """As ``ImageTrainings.trained_network``; the network itself as it is."""
+        if code != self.original:
+            return super().trained_network(code, number)
+        return copy.deepcopy(self.shared().network).cpu().eval()
+
+    def calibration_images(self, number: int) -> NDArray[np.float32]:
+        """As ``ImageTrainings.calibration_images``, of the images in memory, as the network itself is."""
+        shared = self.shared()
+        return shared.inputs(shared.train, np.sort(shared.train.some(number)))
+
+    def test_batches(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """As ``ImageTrainings.test_batches``, of the images in memory, as the network itself is."""
+        return self.shared().test_batches()
+
     def shared(self, note: Callable[[str], None] = lambda _: None) -> Shared:
         """What all trials share, made once in each process; ``note`` is called with what takes long."""
         return _shared_of(self, note)
@@ -584,6 +608,17 @@ class Shared:
         from bsszoo.train.classification.in_memory import accuracy, outputs
 
         return accuracy(outputs(network, self._test_images, self.normalise), self._test_images.labels)
+
+    def inputs(self, images: Images, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some images as networks take them in evaluation, float32 [m, c, s, s]."""
+        inputs: NDArray[np.float32] = self.normalise(images.centres(rows)).cpu().numpy()
+        return inputs
+
+    def test_batches(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """The split that the search never sees, as networks take it, with its labels, in batches."""
+        images = self._test_images
+        for rows in np.split(np.arange(len(images)), range(_TEST_BATCH, len(images), _TEST_BATCH)):
+            yield self.inputs(images, rows), images.labels.numpy()[rows]
 
     def subnetwork(self, code: Code) -> Any:
         """A code's network with inherited weights and recomputed batch normalisation."""

@@ -6,11 +6,14 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
@@ -18,11 +21,12 @@ from bsszoo.codes.families import family_of
 from bsszoo.errors import DataError, SettingsError
 from bsszoo.evaluators.base import EvaluatorInfo, Score, Trial, Untracked
 from bsszoo.evaluators.registry import Request
-from bsszoo.evaluators.trainings import HOLDOUT, FromScratch, Trainings
+from bsszoo.evaluators.trainings import FRESH, HOLDOUT, FromScratch, Trainings
 from bsszoo.options import REDUCTION, read_rungs
 from bsszoo.spaces.candidate_set import CandidateSet
 from bsszoo.spaces.limits import Caps
 from bsszoo.train.classification.data import (
+    ImageSplit,
     Split,
     Stream,
     class_names,
@@ -43,6 +47,9 @@ from bsszoo.train.classification.recipe import (
     read_recipe,
     with_values,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def training_recipe(
@@ -163,9 +170,8 @@ class ImageTrainings(Trainings):
     def test_measures(self) -> str:
         """What ``tested`` measures."""
         data = self.recipe.data
-        split = unseen_split(data, self.data)
         return (
-            f"top-1 accuracy [%] on the split {split!r} of {data.dataset}, which the search never saw, of "
+            f"top-1 accuracy [%] on {self.test_split}, of "
             f"fresh trainings of {_epochs(self.recipe)} at {data.image_size} px{self.thinned}"
         )
 
@@ -193,8 +199,58 @@ class ImageTrainings(Trainings):
 
     def check_test(self) -> None:
         """A ``DataError`` where the split that ``tested`` measures on cannot be used."""
+        self._opened_test()
+
+    def _opened_test(self) -> Split:
         recipe = self.recipe_for(test=True)
-        open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, classes=self._classes)
+        split = open_test(recipe.data, self.data, num_classes=recipe.model.num_classes, classes=self._classes)
+        assert split is not None  # its name is set
+        return split
+
+    # -- what quantisation asks -------------------------------------------------------------------------------
+
+    def training_name(self, code: Code, number: int) -> str:
+        """The name of fresh training ``number`` of a code, which stands for its weights."""
+        return self.training_folder(code, self.recipe.run.seed + FRESH + number).name
+
+    def trained_network(self, code: Code, number: int) -> nn.Module:
+        """The network of a fresh training, in evaluation mode on the CPU."""
+        from bsszoo.models.create import create
+
+        folder = self.training_folder(code, self.recipe.run.seed + FRESH + number)
+        return create(f"local-dir:{folder}", pretrained=True).eval()
+
+    def calibration_images(self, number: int) -> NDArray[np.float32]:
+        """Up to so many training images as networks take them in evaluation, float32 [n, c, s, s]; always the same."""
+        train, _ = open_splits(self.recipe.data, self.data, num_classes=self.recipe.model.num_classes)
+        assert isinstance(train, ImageSplit)  # others have no images to hold out
+        # At random, as they may be sorted by class.
+        rows = np.sort(np.random.default_rng(0).permutation(len(train))[:number])
+        return np.concatenate([images for images, _ in self._evaluated(replace(train, indices=train.indices[rows]))])
+
+    def test_batches(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """The images that ``tested`` measures on, float32 [m, c, s, s], and their labels [m]."""
+        return self._evaluated(self._opened_test())
+
+    @property
+    def test_split(self) -> str:
+        """What these images are, as the end of a sentence."""
+        data = self.recipe.data
+        return f"the split {unseen_split(data, self.data)!r} of {data.dataset}, which the search never saw"
+
+    def _evaluated(self, split: Split) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """The images of a split as networks take them in evaluation, with their labels, in batches."""
+        import torch
+
+        from bsszoo.train.classification.samples import end_readers, evaluation_batches
+        from bsszoo.train.devices import Process
+
+        batches = evaluation_batches(split, self.recipe, Process(torch.device("cpu")))
+        try:
+            for images, labels in batches:
+                yield images.float().numpy(), labels.numpy()
+        finally:
+            end_readers(batches)
 
     def luckiest(self, deviations: float, images: int) -> float:
         """A top-1 accuracy [%] on so many images that guessing stays below, by so many standard deviations."""

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bsszoo.codes.code import Code
-from bsszoo.latency.runtimes import DEFAULT, network_to_time, runtime_of
+from bsszoo.latency.runtimes import DEFAULT, RUNTIMES, network_to_time, runtime_of
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,32 @@ def cpu_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def measure_files(
+    files: Sequence[Path],
+    shape: tuple[int, ...],
+    *,
+    batch: int = 1,
+    threads: int = 0,
+    rounds: int = 200,
+    budget_s: float = 20.0,
+) -> tuple[Latency, ...]:
+    """Time forwards of exported ONNX files by onnxruntime on the CPU, which take turns.
+
+    Args:
+        files: Of networks with the same input.
+        shape: That input's, without the batch: (c, h, w).
+        batch, threads, rounds, budget_s: As ``measure_latencies``.
+    """
+    import torch
+
+    runtime = RUNTIMES["onnxruntime"]
+    with cpu_threads(threads):
+        images = torch.randn(batch, *shape)
+        forwards = [runtime.load(str(file), images, torch.get_num_threads()) for file in files]
+        timed = time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds, again=True)
+    return tuple(replace(latency, where=f"{runtime.label}, {latency.where}") for latency in timed)
 
 
 def measure_latencies(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from bsszoo.study.result import ConfirmedRow
+    from bsszoo.study.result import ConfirmedRow, Quantised
 
 #: Names of the two ways of counting, wherever a cost is displayed. One multiply-add is one MAC.
 MACS_NAME: Final = "MACs"
@@ -102,6 +102,20 @@ def test_cells(row: ConfirmedRow) -> tuple[str, str, str]:
         return ABSENT, ABSENT, "every training failed"
     interval = ABSENT if row.low is None else f"{row.low:.2f} to {row.high:.2f}"
     return f"{sum(row.tests) / len(row.tests):.2f}", interval, ", ".join(f"{v:.2f}" for v in row.tests)
+
+
+def megabytes(size: int) -> str:
+    """A file's size [MB, 10^6 bytes], without its unit."""
+    return f"{size / 1e6:.{2 if size < 1e8 else 0}f}"
+
+
+def quantised_words(quantised: Quantised) -> str:
+    """What the figures of quantised networks are, and how they were quantised and timed."""
+    text = (
+        f"Quantised: {quantised.measures}, of each network's training that is taken. {quantised.method}, of which "
+        f"there were {quantised.calibrated:,}."
+    )
+    return text if quantised.timed is None else f"{text} Latency: {quantised.timed}."
 
 
 def noise_words(noise: float) -> str:

@@ -232,7 +232,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("human", "score", "latency", "percent", "duration", "test_cells", "noise_words")
+    names = (
+        "human",
+        "score",
+        "latency",
+        "percent",
+        "duration",
+        "test_cells",
+        "noise_words",
+        "quantised_words",
+        "megabytes",
+    )
     made.filters |= {name: getattr(figures, name) for name in names} | {"exact": "{:,}".format}
     made.globals |= {
         "MACS": figures.MACS_NAME,

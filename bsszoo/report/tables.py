@@ -24,8 +24,10 @@ from bsszoo.report.figures import (
     counted_at,
     human,
     latency,
+    megabytes,
     noise_words,
     percent,
+    quantised_words,
     score,
     sizes_differ,
     test_cells,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from bsszoo.codes.published import PublishedNetwork
     from bsszoo.spaces.chain import BlockShape
     from bsszoo.spaces.limits import LatencyTable
-    from bsszoo.study.result import Result
+    from bsszoo.study.result import Quantised, Result
 
 _TWO_MACS_COLUMN = "2xMACs"
 
@@ -278,9 +280,36 @@ def trained_tables(result: Result, take: Code | None = None) -> list[RenderableT
         parts += [_plain(""), table, _prose(f"Confirmed: {confirmation.measures}.")]
         parts += _codes((row.label, result.name_of(row.code)) for row in confirmation.rows if row.role == "random")
         parts += [_prose(sentence) for sentence in confirmation.verdicts]
+    if result.quantised is not None:
+        parts += _quantised(result.quantised, take)
     if result.finished is not None:
         parts += [_plain(""), _prose(str(result.finished))]
     return parts
+
+
+def _quantised(quantised: Quantised, take: Code | None) -> list[RenderableType]:
+    """The networks in float32 and quantised, and those that quantise badly."""
+    timed = any(row.ms is not None for row in quantised.rows)
+    low = quantised.precision
+    units = ["%", "MB", *(["ms"] if timed else [])]
+    columns = [(f"{name} [{unit}]", True) for unit in units for name in ("float32", low)]
+    table = _table([("Network", False), *columns])
+    for row in quantised.rows:
+        table.add_row(
+            _plain(row.label),
+            f"{row.float_top1:.2f}",
+            f"{row.top1:.2f}",
+            megabytes(row.float_bytes),
+            megabytes(row.bytes),
+            *([latency(row.float_ms), latency(row.ms)] if timed else []),
+            style="bold" if row.code == take else None,
+        )
+    return [
+        _plain(""),
+        table,
+        _prose(quantised_words(quantised)),
+        *(_prose(sentence) for sentence in quantised.verdicts),
+    ]
 
 
 def detector_table(layers: Sequence[Convolution]) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, code_cost
@@ -112,6 +112,12 @@ class ConfirmedRow:
     held: tuple[float, ...] = ()
     numbers: tuple[int, ...] = ()
 
+    @property
+    def taken(self) -> int:
+        """Which of its trainings is taken: the best by the images by which networks are chosen."""
+        values = self.held or self.tests
+        return self.numbers[max(range(len(values)), key=values.__getitem__)]
+
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
@@ -175,6 +181,105 @@ class Confirmation:
             tuple(rows),
             tuple(_is(str, v) for v in data["verdicts"]),
             tuple(_is(str, v) for v in data["notes"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedRow:
+    """A trained network in float32 and quantised, both run by one runtime on the same images.
+
+    ``training`` is the name of the training whose weights these are, and ``number`` which one of the network's it is.
+    ``float_top1`` and ``top1`` are accuracies [%] on ``images`` images, of which ``lost`` are right in float32 alone
+    and ``won`` quantised alone; ``float_bytes`` and ``bytes`` the files' sizes; ``float_ms`` and ``ms`` median times of
+    a forward [ms], None where they were not measured.
+    """
+
+    label: str
+    code: Code
+    training: str
+    number: int
+    images: int
+    float_top1: float
+    top1: float
+    lost: int
+    won: int
+    float_bytes: int
+    bytes: int
+    float_ms: float | None = None
+    ms: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """Points of accuracy that it loses; below 0 where it gains some."""
+        return self.float_top1 - self.top1
+
+
+#: A network that loses more points of accuracy than this quantises badly.
+LARGE_LOSS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """What quantisation changes of the trained networks.
+
+    ``precision`` is ``int8``, ``method`` says how they were quantised, ``calibrated`` on how many images, ``measures``
+    what the accuracies are of, and ``timed`` how latencies were measured, None where they were not.
+    """
+
+    precision: str
+    method: str
+    calibrated: int
+    measures: str
+    rows: tuple[QuantisedRow, ...]
+    timed: str | None = None
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """A sentence for each network that quantises badly, or one that none does."""
+        bad = tuple(
+            f"{'The ' if row.label in ('original', 'uniform') else ''}{row.label}"
+            f"{' network' if row.label in ('original', 'uniform') else ''} quantises badly: {row.top1:.2f}% in "
+            f"{self.precision}, {row.loss:.2f} points below its {row.float_top1:.2f}% in float32; of {row.images:,} "
+            f"images {row.lost:,} are lost and {row.won:,} gained."
+            for row in self.rows
+            if row.loss > LARGE_LOSS
+        )
+        return bad or (f"None of these loses more than {LARGE_LOSS:g} point in {self.precision}.",)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, which ``from_dict`` takes."""
+        rows = [{**asdict(row), "code": str(row.code)} for row in self.rows]
+        return {
+            "precision": self.precision,
+            "method": self.method,
+            "calibrated": self.calibrated,
+            "measures": self.measures,
+            "timed": self.timed,
+            "networks": rows,
+            "verdicts": list(self.verdicts),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Quantised:
+        """As it was written; ``KeyError`` or ``ValueError`` where it is something else."""
+        return cls(
+            _is(str, data["precision"]),
+            _is(str, data["method"]),
+            _is(int, data["calibrated"]),
+            _is(str, data["measures"]),
+            tuple(
+                QuantisedRow(
+                    label=_is(str, row["label"]),
+                    code=Code.parse(row["code"]),
+                    training=_is(str, row["training"]),
+                    **{name: _is(int, row[name]) for name in ("number", "images", "lost", "won")},
+                    **{name: _is(int, row[name]) for name in ("float_bytes", "bytes")},
+                    **{name: _is(float, row[name]) for name in ("float_top1", "top1")},
+                    **{name: _is(float, row[name], none=True) for name in ("float_ms", "ms")},
+                )
+                for row in data["networks"]
+            ),
+            _is(str, data["timed"], none=True),
         )
 
 
@@ -255,7 +360,7 @@ class Result:
     ``caps`` are the limits beside the budget in words, ``notes`` the run's messages (a cap dropped, a trial failed),
     ``candidates`` the number of feasible codes that the search chose from, ``scale`` the factor of the grid,
     ``head`` the detector's head on the codes of a detector's search, ``runtime`` what latencies were measured with,
-    ``train`` the command that trains its codes where that is left to do.
+    ``train`` the command that trains its codes where that is left to do, ``quantised`` what quantisation changes.
     """
 
     family: str
@@ -277,6 +382,7 @@ class Result:
     head: DetectorHead | None = None
     runtime: str = "pytorch"
     train: str | None = None
+    quantised: Quantised | None = None
 
     def name_of(self, code: Code) -> str:
         """The text by which the network of a code is built: the code's, or that of the detector on it."""
@@ -341,6 +447,7 @@ class Result:
             },
             "noise": self.noise,
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
+            **({} if self.quantised is None else {"quantised": self.quantised.to_dict()}),
             "finished": None if self.finished is None else self.finished.to_dict(),
             "training": None if self.training is None else asdict(self.training),
             "seconds": round(self.seconds, 3),

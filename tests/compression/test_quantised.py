@@ -1,0 +1,280 @@
+"""A run's trained networks in int8: what the table says is what the files do, each made and measured once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import drawn_shapes
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+import bsszoo
+from bsszoo.codes import Code
+from bsszoo.compression.quantised import Wanted, quantise_networks
+from bsszoo.compression.reopen import report_study
+from bsszoo.compression.result import CompressResult
+from bsszoo.compression.session import Compression
+from bsszoo.errors import SettingsError
+from bsszoo.evaluators.inherited import InheritedEvaluator
+from bsszoo.models.build import input_config
+from bsszoo.report.page import render_page
+from bsszoo.study.result import Quantised
+from bsszoo.train.loop import train
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+BASE = Code.parse("resnet18_c16-24-32-48_l1-2-1-1_px32")
+SETTINGS: dict[str, Any] = {
+    "flops": "60%",
+    "trials": 2,
+    "batch": 2,
+    "confirm": 1,
+    "epochs": 2,
+    "measure": False,
+    "divisor": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawn_shapes.write(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture(scope="module")
+def base(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training."""
+    out = tmp_path_factory.mktemp("runs") / "base"
+    train(drawn_shapes.recipe(str(BASE)), str(shapes), out, device="cpu")
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(shapes: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompressResult]:
+    """A finished run without quantised networks, to which they are then added, and its result."""
+    out = tmp_path_factory.mktemp("search") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InheritedEvaluator, "leaders", 1)
+        bsszoo.compress(base, data=shapes, out=out, **SETTINGS)
+        before = sorted((out / "trainings").rglob("*"))
+        result = bsszoo.compress(base, data=shapes, out=out, quantize="int8", **SETTINGS)
+        assert sorted((out / "trainings").rglob("*")) == before, "nothing was trained again"
+    return out, result
+
+
+def settings_of(patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    patch.setattr(InheritedEvaluator, "leaders", 1)
+    return {**SETTINGS, "quantize": "int8"}
+
+
+def test_figures_are_those_of_a_plain_loop_over_the_files(shapes: Path, run: tuple[Path, CompressResult]) -> None:
+    out, result = run
+    written = json.loads((out / "result.json").read_text())
+    quantised = result.quantised
+    assert quantised is not None
+    assert Quantised.from_dict(written["quantised"]) == quantised
+    labels = [row.label for row in quantised.rows]
+    assert labels == [label for label in ("original", "uniform") if label != result.recommended.label] + [
+        result.recommended.label
+    ]
+    last = quantised.rows[-1]
+    int8 = out / written["recommended"]["onnx_int8"]
+    assert (last.code, last.bytes) == (result.recommended.code, int8.stat().st_size)
+    assert all(0 < row.bytes < row.float_bytes for row in quantised.rows)
+    assert all(row.ms is None for row in quantised.rows)
+    assert not (out / "quantised").exists()
+    # The test pictures, prepared by timm as for its own models.
+    network = bsszoo.create(f"local-dir:{out / 'recommended'}", pretrained=True).eval()
+    transform = create_transform(**input_config(network), is_training=False)
+    session = onnxruntime.InferenceSession(str(int8), providers=["CPUExecutionProvider"])
+    hits, float_hits = [], []
+    for label, kind in enumerate(drawn_shapes.CLASSES):
+        for file in sorted((shapes / "test" / kind).iterdir()):
+            image = transform(Image.open(file))[None]
+            hits.append(int(session.run(None, {"images": image.numpy()})[0].argmax()) == label)
+            with torch.no_grad():
+                float_hits.append(int(network(image).argmax()) == label)
+    assert last.images == len(hits) == 120
+    assert last.top1 == pytest.approx(100 * np.mean(hits))
+    assert last.float_top1 == pytest.approx(100 * np.mean(float_hits))
+    assert last.lost - last.won == sum(float_hits) - sum(hits)
+    # The float32 accuracies are those of the trainings that are taken.
+    for row in quantised.rows:
+        confirmed = result.confirmed(row.code)
+        assert confirmed is not None
+        assert row.float_top1 == pytest.approx(confirmed.tests[confirmed.numbers.index(row.number)])
+    facts = session.get_modelmeta().custom_metadata_map
+    assert (facts["network"], facts["calibration_images"]) == (str(last.code), "256")
+
+
+def test_it_is_shown_with_the_trained_networks_and_on_the_page(run: tuple[Path, CompressResult]) -> None:
+    out, result = run
+    assert result.quantised is not None
+    text = " ".join(str(result).split())
+    assert "Network float32 [%] int8 [%] float32 [MB] int8 [MB]" in text
+    assert "Quantised: top-1 accuracy [%] on the split 'test' of folder, which the search never saw" in text
+    page = (out / "report.html").read_text()
+    assert "<h2>Quantised</h2>" in page
+    for shown in (text, page, report_study(str(out), out=out.parent / "again.html").path.read_text()):
+        for sentence in result.quantised.verdicts:
+            assert sentence in shown
+    # One that loses more than a point is named.
+    row = replace(result.quantised.rows[-1], label="found 2", float_top1=90.0, top1=85.0, lost=7, won=1)
+    sentence = (
+        "found 2 quantises badly: 85.00% in int8, 5.00 points below its 90.00% in float32; of 120 images 7 are lost "
+        "and 1 gained."
+    )
+    bad = replace(result, quantised=replace(result.quantised, rows=(row,), timed="by a clock"))
+    assert bad.quantised is not None
+    assert bad.quantised.verdicts == (sentence,)
+    assert sentence in render_page(bad)
+    assert sentence in " ".join(str(bad).split())
+    assert "Latency: by a clock." in " ".join(str(bad).split())
+    whole = replace(row, label="original")
+    assert replace(result.quantised, rows=(whole,)).verdicts[0].startswith("The original network quantises badly: ")
+
+
+def test_figures_that_are_there_are_not_measured_again_and_latencies_are_added(
+    shapes: Path, base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, result = run
+    settings = settings_of(monkeypatch)
+    files = [out / name for name in ("result.json", "report.html", "recommended/model.int8.onnx")]
+    before = [file.stat().st_mtime_ns for file in files]
+    with monkeypatch.context() as patch:
+        patch.setattr("bsszoo.quantise.quantise", None)
+        patch.setattr("bsszoo.quantise.compare", None)
+        again = bsszoo.compress(base, data=shapes, out=out, **settings)
+    assert again.quantised == result.quantised
+    assert [file.stat().st_mtime_ns for file in files] == before
+    # Without the option the figures stay.
+    assert bsszoo.compress(base, data=shapes, out=out, **{**settings, "quantize": None}).quantised == result.quantised
+    # The file that is delivered is made again where it was removed, without measuring again.
+    int8 = out / "recommended" / "model.int8.onnx"
+    bytes_before = int8.read_bytes()
+    int8.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("bsszoo.quantise.compare", None)
+        assert bsszoo.compress(base, data=shapes, out=out, **settings).quantised == result.quantised
+    assert int8.read_bytes() == bytes_before
+    # Accuracies stand, and latencies are added.
+    with monkeypatch.context() as patch:
+        patch.setattr("bsszoo.quantise.compare", None)
+        timed = bsszoo.compress(base, data=shapes, out=out, **{**settings, "measure": True}).quantised
+    assert timed is not None
+    assert timed.timed is not None
+    assert "onnxruntime" in timed.timed
+    assert result.quantised is not None
+    assert all(row.ms and row.float_ms for row in timed.rows)
+    assert tuple(replace(row, ms=None, float_ms=None) for row in timed.rows) == result.quantised.rows
+    # Another version of the runtime, or another method: all is measured again.
+    written = json.loads((out / "result.json").read_text())
+    written["quantised"]["method"] = "an older one"
+    (out / "result.json").write_text(json.dumps(written))
+    assert bsszoo.compress(base, data=shapes, out=out, **settings).quantised == result.quantised
+
+
+def test_a_run_that_is_killed_while_it_quantises_goes_on(
+    shapes: Path, base: Path, run: tuple[Path, CompressResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bsszoo.quantise as module
+
+    out, result = run
+    judge = Compression(base, data=shapes, out=out, **settings_of(monkeypatch))._prepared.judge
+    (tmp_path / "recommended").mkdir()
+    assert result.quantised is not None
+    wanted = [Wanted(row.label, row.code, row.number) for row in result.quantised.rows]
+    calls = {"quantise": 0, "compare": 0}
+    real = {name: getattr(module, name) for name in calls}
+    stop = {"compare": 2}
+
+    def counted(name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            if calls[name] == stop.get(name):
+                raise KeyboardInterrupt
+            return real[name](*arguments)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(module, name, counted(name))
+    kept: list[Quantised] = []
+
+    def go(earlier: Quantised | None) -> Quantised:
+        return quantise_networks(
+            judge,  # type: ignore[arg-type]
+            wanted,
+            tmp_path,
+            earlier,
+            timing=None,
+            on_network=lambda quantised, *_: kept.append(quantised),
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        go(None)
+    assert [row.label for row in kept[-1].rows] == [wanted[0].label]
+    assert calls == {"quantise": 2, "compare": 2}
+    assert go(kept[-1]).rows == result.quantised.rows
+    # The second file was there, and the first network was done.
+    assert calls == {"quantise": 2, "compare": len(wanted) + 1}
+    assert not (tmp_path / "quantised").exists()
+
+
+def test_rows_of_other_trainings_are_left_out(
+    shapes: Path, base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, result = run
+    assert result.quantised is not None
+    kept = (out / "result.json").read_text()
+    written = json.loads(kept)
+    for row in written["quantised"]["networks"]:
+        row["number"] += row["label"] != "original"
+    (out / "result.json").write_text(json.dumps(written))
+    job = Compression(base, data=shapes, out=out, **settings_of(monkeypatch))
+    found = job.result().quantised
+    assert found is not None
+    assert [row.label for row in found.rows] == ["original"]
+    (out / "result.json").write_text(kept)
+
+
+def test_what_cannot_be_quantised_is_said_before_the_search(
+    shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(network: Any, match: str, **settings: Any) -> None:
+        given = {"flops": "60%", "quantize": "int8", "trials": 1, "out": tmp_path / "run", **settings}
+        with pytest.raises(SettingsError, match=match):
+            bsszoo.compress(network, **given)
+
+    refused("resnet18", "give them with --data")
+    refused(base, "--quantize is 'int4'; it takes int8", data=shapes, quantize="int4")
+    refused(base, "--confirm is 0", data=shapes, confirm=0)
+    refused("maskrcnn_resnet50", "for classifiers", flops="90B", data=shapes)
+    refused(base, "with --finish one code alone is trained", data=shapes, finish="paper", evaluator="structural")
+    refused("resnet18", "give them with --data", evaluator=lambda _: 1.0)
+    own = {"evaluate": lambda _: 1.0, "fine_tune": lambda _: None}
+    refused(bsszoo.create(base, pretrained=True), "your functions take PyTorch's networks", **own)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    refused(base, r"needs the package onnxruntime.* pip install 'bsszoo\[onnx\]'", data=shapes)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_networks_trained_from_scratch_at_another_size_are_quantised(shapes: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "evaluator": "structural", "image_size": 24, "quantize": "int8", "epochs": 10}
+    result = bsszoo.compress(replace(BASE, image_size=224), data=shapes, out=tmp_path / "run", **settings)
+    assert result.quantised is not None
+    for row in result.quantised.rows:
+        confirmed = result.confirmed(row.code)
+        assert confirmed is not None
+        assert row.float_top1 == pytest.approx(confirmed.tests[0])
+    assert {row.label for row in result.quantised.rows} == {"original", "uniform", result.recommended.label}
+    session = onnxruntime.InferenceSession(str(tmp_path / "run" / "recommended" / "model.int8.onnx"))
+    assert session.get_inputs()[0].shape[1:] == [3, 24, 24]
