@@ -22,11 +22,11 @@ from bsszoo.quantise import compare, outputs_of, quantise, session_of
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-MOBILE = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_px64"
 RESNET = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24_px64"
 SERESNEXT = "seresnext_c32-64-96-128_l1-1-2-1_b16-32-48-64_g4-8-16-32_px64"
 HARD_SWISH = "mobilenetv3_small_c8-16-24-32_l2-3-2-3_b16-48-48-96_e16-24-40-48_stage2-8x1_px64"
 TINY = "resnet18_c8-16-24-32_l1-1-1-1_px32"
+CONVNEXT = "convnextv2_tiny_c16-24-32-48_l1-1-2-1_t4-4-4-4_px64"
 VIT = "vit_patch8_c64-48-64-96_l1-2-1-1_b32-32-48-16_g16-16-16-8_stem48_px64"
 
 
@@ -60,7 +60,7 @@ def small_noise(number: int) -> Any:
     return torch.randn(number, 3, 32, 32).numpy()
 
 
-@pytest.mark.parametrize("code", [MOBILE, RESNET, SERESNEXT, HARD_SWISH, VIT])
+@pytest.mark.parametrize("code", [RESNET, SERESNEXT, HARD_SWISH, CONVNEXT, VIT])
 def test_a_quantised_file_is_smaller_and_near_for_any_batch(code: str, tmp_path: Path) -> None:
     source = export(network(code), tmp_path / "net.onnx", label=code).path
     made = quantise(source, tmp_path / "net.int8.onnx", noise(40))
@@ -86,7 +86,8 @@ def test_a_quantised_file_is_smaller_and_near_for_any_batch(code: str, tmp_path:
     theirs, mine = (outputs_of(session_of(file), images) for file in (source, made.path))
     assert mine.dtype == np.float32
     # Rounding to 8 bits in each layer, of random weights.
-    assert 0 < np.square(theirs - mine).mean() < 0.1 * np.square(theirs).mean()
+    bound = 0.01 if code in (CONVNEXT, VIT) else 0.1  # sums along the skips of these stay float32
+    assert 0 < np.square(theirs - mine).mean() < bound * np.square(theirs).mean()
     for start in range(0, 8, 2):
         part = outputs_of(session_of(made.path), images[start : start + 2])
         np.testing.assert_allclose(part, mine[start : start + 2], rtol=1e-3, atol=1e-3)
