@@ -110,9 +110,10 @@ def quantise_networks(
     to_time = timing is not None and any(name not in rows or rows[name].ms is None for name in names)
     complete = len(rows) == len(names) and not to_time
     target = folder / ONNX_INT8
-    if complete and target.is_file():
-        return made
     work = folder / QUANTISED
+    if complete and target.is_file():
+        shutil.rmtree(work, ignore_errors=True)  # a kill may have left it
+        return made
     work.mkdir(exist_ok=True)
     files = {name: (work / f"{name}.onnx", work / f"{name}.int8.onnx") for name in names}
     images = judge.calibration_images(CALIBRATION)

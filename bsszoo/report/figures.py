@@ -112,8 +112,8 @@ def megabytes(size: int) -> str:
 def quantised_words(quantised: Quantised) -> str:
     """What the figures of quantised networks are, and how they were quantised and timed."""
     text = (
-        f"Quantised: {quantised.measures}, of each network's training that is taken. {quantised.method}, of which "
-        f"there were {quantised.calibrated:,}."
+        f"Quantised: each network's best training, {quantised.measures}. {quantised.method}, of which there were "
+        f"{quantised.calibrated:,}."
     )
     return text if quantised.timed is None else f"{text} Latency: {quantised.timed}."
 
