@@ -292,7 +292,7 @@ def _quantised(quantised: Quantised, take: Code | None) -> list[RenderableType]:
     timed = any(row.ms is not None for row in quantised.rows)
     low = quantised.precision
     units = ["%", "MB", *(["ms"] if timed else [])]
-    columns = [(f"{name} [{unit}]", True) for unit in units for name in ("float32", low)]
+    columns = [(f"{name} [{unit}]", True) for unit in units for name in ("fp32", low)]
     table = _table([("Network", False), *columns])
     for row in quantised.rows:
         table.add_row(

@@ -119,7 +119,7 @@ def test_it_is_shown_with_the_trained_networks_and_on_the_page(run: tuple[Path, 
     out, result = run
     assert result.quantised is not None
     text = " ".join(str(result).split())
-    assert "Network float32 [%] int8 [%] float32 [MB] int8 [MB]" in text
+    assert "Network fp32 [%] int8 [%] fp32 [MB] int8 [MB]" in text
     assert "Quantised: each network's best training, top-1 accuracy [%] on the split 'test' of folder, which" in text
     page = (out / "report.html").read_text()
     assert "<h2>Quantised</h2>" in page
