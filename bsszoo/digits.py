@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: What stands for the folder.
 DIGITS: Final = "digits"
+CLASSES: Final = 10
 _TEST: Final = 500
 #: Epochs of the training of a network on them, of about twenty updates each.
 _EPOCHS: Final = 30
@@ -71,7 +72,7 @@ def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
 
     how = family_of(code.family).training
     recipe = Recipe(
-        model=ModelPart(name=str(code), num_classes=10),
+        model=ModelPart(name=str(code), num_classes=CLASSES),
         optim=OptimPart(lr=how.short_lr, name=how.short, batch_size=64, weight_decay=how.decay),
         schedule=SchedulePart(epochs=_EPOCHS, warmup_epochs=2),
         data=DataPart(image_size=code.image_size, holdout=0.1),

@@ -65,6 +65,7 @@ from bsszoo.compression.result import (
 )
 from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
+from bsszoo.digits import CLASSES as DIGIT_CLASSES
 from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
 from bsszoo.errors import BudgetError, EvaluationError, RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest, listening
@@ -77,7 +78,7 @@ from bsszoo.report.commands import PICTURES
 from bsszoo.report.figures import human
 from bsszoo.search.insight import Insight, insight_of_rows
 from bsszoo.search.sampler import Mode
-from bsszoo.spaces.limits import LatencyModel, LatencyTable, predicted
+from bsszoo.spaces.limits import Caps, LatencyModel, LatencyTable, predicted
 from bsszoo.spaces.space import DIVISOR, GROWN, Space
 from bsszoo.study.loop import SearchPlan, held_trials, reason, retry_failed, run_search, trial_rows
 from bsszoo.study.ray_cluster import RayCluster, Resources
@@ -548,6 +549,8 @@ class Compression:
         if training.data == DIGITS:
             training = replace(training, data=digits_folder())
             if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
+                if options.search.evaluator in (None, INHERITED):
+                    self._check_possible(network.code)
                 text = f"Training {network.code} on digits first; it is kept"
                 network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
         if options.search.search == "paper" and training.rungs is None and training.has_data:
@@ -706,6 +709,17 @@ class Compression:
             settings,
             _folder_name(title, budget, evaluator, settings),
         )
+
+    def _check_possible(self, code: Code) -> None:
+        """A ``BudgetError`` for limits on cost that no subnetwork keeps, which need not wait for a training."""
+        wanted, divisor = self.options.budget, self.options.grid.divisor_or(DIVISOR) or 1
+        grow = GROWN if wanted.grow else 1.0
+        space = Space.subnetworks(code, divisor=divisor, grow=grow, num_classes=DIGIT_CLASSES)
+        cost = space.cost(code)
+        budget = resolved_budget(replace(wanted, latency=None), cost, None)
+        if not wanted.grow and wanted.latency is None:
+            check_not_larger(str(code), wanted, cost, budget)
+        make_plan(code, budget, caps=Caps(), seed=0, candidates=1, space=space)
 
     def _check_export(self, evaluator: Evaluator) -> None:
         """A ``SettingsError`` where the run cannot end with an ONNX file."""

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 import bsszoo
 from bsszoo.digits import digits_folder
+from bsszoo.errors import BudgetError
 from bsszoo.evaluators.inherited import InheritedEvaluator
 from bsszoo.files import cache_folder
 
@@ -45,6 +46,24 @@ def test_a_network_without_weights_is_trained_on_them_and_compressed(
     before = weights.stat().st_mtime_ns
     assert bsszoo.compress(code, out=tmp_path / "run", **settings).trials == result.trials
     assert weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"flops": "0.1%"}, r"The limit of at most \S+ MACs binds"),
+        ({"flops": "60%", "params": "100"}, "parameters binds"),
+        ({"flops": "200%"}, "would make it larger"),
+    ],
+)
+def test_a_budget_that_nothing_keeps_is_said_before_anything_is_trained(
+    tmp_path: Path, limits: dict[str, str], said: str
+) -> None:
+    code = "resnet18_c8-16-16-32_l1-1-1-1_px32"
+    with pytest.raises(BudgetError, match=said):
+        bsszoo.compress(code, data="digits", out=tmp_path / "run", **limits)
+    assert not (cache_folder() / "digits" / "trainings" / code).exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
