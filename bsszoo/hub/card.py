@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import code_cost, stage_costs
-from bsszoo.codes.families import TITLES, family_of
+from bsszoo.codes.families import family_of
 from bsszoo.codes.named import entry_of
 from bsszoo.hub.source import (
     PUBLISHED,
@@ -86,7 +86,7 @@ def model_card(
         code=code,
         entry=entry_of(code),
         family=family,
-        titles=TITLES,
+        titles=family.titles,
         timm=timm,
         measured=measured,
         weights=weights,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bsszoo.codes.code import Code, common_form, entries_of
-from bsszoo.codes.families import TITLES, family_of
+from bsszoo.codes.families import family_of
 from bsszoo.errors import RunError
 from bsszoo.files import write_whole
 from bsszoo.report import figures
@@ -186,7 +186,7 @@ def cards(result: Result) -> str:
     """
     family = family_of(result.family)
     form = common_form(row.code for row in result.networks)
-    titles = [TITLES[c][0].removesuffix(" width") for c in "CL" + form[:1]]  # a column is narrow
+    titles = [family.titles[c][0].removesuffix(" width") for c in "CL" + form[:1]]  # a column is narrow
     column = (_WIDTH - _LEFT - _GAP * (len(titles) - 1)) / len(titles)
 
     def entries(row: Any, k: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bsszoo.codes.code import Code, stages_of
 from bsszoo.codes.cost import Cost, ImageSize, checked_size, stage_costs
-from bsszoo.codes.families import TITLES, family_of
+from bsszoo.codes.families import family_of
 from bsszoo.codes.layers import Stage
 from bsszoo.report.figures import (
     ABSENT,
@@ -99,7 +99,7 @@ def stage_table(
     table.add_section()
     blank = [""] * (len(columns) - 2)
     table.add_row("", "total", *blank, human(total.macs), percent(1, 1), human(total.params), style="bold")
-    legend = f", {letter} {TITLES[letter][0]}" if letter else ""
+    legend = f", {letter} {family_of(code.family).titles[letter][0]}" if letter else ""
     table.caption = _prose(
         f"C output channels, L blocks{legend}\n"
         f"{MACS_NAME} {human(total.macs)}: {MACS_NOTE}\n"

@@ -243,6 +243,7 @@ class TestErrors:
             ("resnext_c64-64-64-64_l1-1-1-1_b8-8-8-8", None, ["'g..'", "missing"]),
             ("resnext_c64-64-64-64_l1-1-1-1_g8-8-8-8", None, ["'b..'", "missing"]),
             ("seresnext_c64-64-64-64_l1-1-1-1_b8-8-8-8_g4-3-8-8", None, ["G3 is 3", "does not divide B3, 8"]),
+            ("deit_c768-768-768-768", None, ["'l..'", "4 MLP widths, 4 depths, 4 attention widths, 4 head widths"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_c1", None, ["'c'", "twice"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_t6-6-6-6", None, ["no T entries"]),
             ("resnet18_c64-128-256-512_l2-2-2-2_b6-6-6", None, ["3 bottlenecks", "4 are needed"]),

@@ -73,6 +73,19 @@ def test_the_stage_table_shows_bottlenecks_and_expansions() -> None:
     assert [line.split()[-4] for line in lines if " blocks." in line] == ["1", *"666666"]
 
 
+@pytest.mark.parametrize(
+    ("name", "legend"),
+    [
+        ("resnet18", "C output channels, L blocks"),
+        ("resnet50", "C output channels, L blocks, B bottleneck width"),
+        ("mobilenetv2", "C output channels, L blocks, T expansion"),
+        ("deit", "C output channels, L blocks, B attention width"),
+    ],
+)
+def test_the_legend_names_the_third_entry_in_the_familys_words(name: str, legend: str) -> None:
+    assert legend in [line.strip() for line in shown(stage_table(original(name))).splitlines()]
+
+
 def test_an_operator_of_several_forms_is_the_first_and_two_dots() -> None:
     code = Code.parse("mobilenetv4_conv_medium_c48-80-160-256_l1-1-8-11_t4-2-4-4")
     assert [operator(stage) for stage in stages_of(code)][1:5] == [

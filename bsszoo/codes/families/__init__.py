@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bsszoo.codes.families.base import FIELDS, TITLES, Family, Fixed, Published, WidthRange
+from bsszoo.codes.families.base import FIELDS, Family, Fixed, Published, WidthRange
 from bsszoo.codes.families.convnext import CONVNEXT_ATTO, CONVNEXT_TINY
 from bsszoo.codes.families.convnextv2 import CONVNEXTV2_ATTO, CONVNEXTV2_TINY
 from bsszoo.codes.families.efficientnet import EFFICIENTNET, EFFICIENTNET_B0, EFFICIENTNET_B1
@@ -32,7 +32,7 @@ from bsszoo.codes.families.seresnet import SERESNET18, SERESNET50, SERESNEXT
 from bsszoo.codes.families.vit import DEIT, VIT_PATCH4, VIT_PATCH8, VIT_PATCH16, VIT_PATCH32
 from bsszoo.errors import UnknownNameError, close_matches, formatted
 
-__all__ = ["FAMILIES", "FIELDS", "TITLES", "Family", "Fixed", "Published", "WidthRange", "family_of"]
+__all__ = ["FAMILIES", "FIELDS", "Family", "Fixed", "Published", "WidthRange", "family_of"]
 
 FAMILIES: Final = Families(
     (

@@ -274,13 +274,18 @@ class Family(ABC):
         return range(self.first_stage, self.first_stage + self.stages)
 
     @property
+    def titles(self) -> dict[str, tuple[str, str]]:
+        """``TITLES`` in this family's words."""
+        return dict(TITLES)
+
+    @property
     def form(self) -> str:
         """The entries in words, for messages: ``6 widths, 6 depths, 6 expansions``."""
         return self.words_of(self.letter)
 
     def words_of(self, form: str) -> str:
         """The entries of codes whose third entries have these letters, in words."""
-        return ", ".join(f"{self.stages} {TITLES[letter][1]}" for letter in "CL" + form)
+        return ", ".join(f"{self.stages} {self.titles[letter][1]}" for letter in "CL" + form)
 
     def published_thirds(self, code: CodeFields) -> tuple[int, ...] | None:
         """The third entries that describe a subnetwork's code in the published networks' form; None where none do."""

@@ -153,6 +153,15 @@ class ViT(Family):
 
     weights: str = ""
 
+    @property
+    def titles(self) -> dict[str, tuple[str, str]]:
+        """Inner widths each, of the MLP, of attention and of its heads."""
+        return super().titles | {
+            "C": ("MLP width", "MLP widths"),
+            "B": ("attention width", "attention widths"),
+            "G": ("head width", "head widths"),
+        }
+
     def block(self, name: str, width_in: N, width: N, third: N, kernel: int, stride: int, fixed: Fixed) -> Block[N]:
         """A block with an MLP of some width, attention of another (``third``) and the usual heads."""
         return self._block(name, width, third, 0 * width + HEAD, fixed)
