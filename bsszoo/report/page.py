@@ -112,7 +112,7 @@ def answer(result: Result) -> list[dict[str, Any]]:
     ``-`` where nothing was trained), and ``costs``: value, the original's or None, and text of MACs, parameters and,
     where it was measured, latency.
     """
-    take = result.recommended if result.recommendation else result.best
+    take = result.set_apart
     controls = {row.role: row for row in result.networks if row.role in _CONTROLS}
     shown = [row for row in controls.values() if row.code != take.code] + [take]
     tested = {} if result.confirmation is None else {row.code: row for row in result.confirmation.rows}
@@ -208,7 +208,7 @@ def cards(result: Result) -> str:
     return _render(
         "cards.html",
         rows=drawn,
-        best=result.best,
+        take=result.set_apart,
         stages=[(stage, _HEAD + _ROW * i) for i, stage in enumerate(family.numbers)],
         width=_WIDTH,
         height=_HEAD + _ROW * family.stages,

@@ -234,7 +234,7 @@ def result_table(result: Result, *, with_codes: bool = True) -> Group:
             score(row.score),
             *([latency(row.predicted_ms)] if limited else []),
             *([latency(row.latency_ms)] if timed else []),
-            style="bold" if row is result.best else None,
+            style="bold" if row is result.set_apart else None,
         )
     parts: list[RenderableType] = [table, _prose(f"{MACS_NAME}: {MACS_NOTE}. {TWO_MACS_NAME}: {TWO_MACS_NOTE}.")]
     parts.append(_prose(counted_at(row.code.image_size for row in result.networks)))

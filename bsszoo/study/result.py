@@ -413,6 +413,11 @@ class Result:
         return self.best
 
     @property
+    def set_apart(self) -> NetworkRow:
+        """The network whose rows stand out: the recommended one, or the best where none is recommended."""
+        return self.recommended if self.recommendation else self.best
+
+    @property
     def weights(self) -> str | None:
         """The folder of the recommended network with its weights; None where it has none."""
         return None

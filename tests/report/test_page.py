@@ -141,6 +141,24 @@ def test_a_trained_run_begins_with_accuracies_and_says_how_to_use_the_network() 
     assert f"trial 0: score {score(run.trials[0].score)}" in page.text
 
 
+def test_the_network_to_take_is_the_one_that_stands_out() -> None:
+    run = example_run()
+    second = [row for row in run.networks if row.role == "found"][1]
+
+    class Delivered(type(run)):  # type: ignore[misc]
+        recommendation = f"Take {second.label}."
+        recommended = second
+
+    taking = Delivered(**{field.name: getattr(run, field.name) for field in fields(run)})
+    for result, first in ((run, run.best), (taking, second)):
+        text = render_page(result)
+        assert re.findall(r'<div class="card found first"><h3>(.*?)</h3>', text) == [first.label]
+        assert set(re.findall(r'class="found-first"><td class="name">(?:recommended: )?(.*?)</td>', text)) == {
+            first.label
+        }
+        assert re.findall(r"<details open><summary>(.*?):", text) == [first.label]
+
+
 def test_the_page_says_how_the_run_went() -> None:
     run = example_run()
     budget = replace(run.budget, min_macs=1_000, params=5_000_000, activations=9_000_000, latency_ms=12.5)
