@@ -108,6 +108,7 @@ def compress_command(
 def _print_end(result: CompressResult) -> None:
     """The codes and what can be done with them; then, last on the screen, the table and which network to take."""
     from bsszoo.cli.console import say, show
+    from bsszoo.compression.result import LEADERS, leading
     from bsszoo.report.commands import commands_of, to_train, using
     from bsszoo.report.tables import code_list, result_table, trained_tables
 
@@ -119,7 +120,12 @@ def _print_end(result: CompressResult) -> None:
         show("", result_table(result))
     differ = "The best codes differ from each other; others that score well, close to these, are in trials.csv."
     if not result.evaluator.heuristic:
-        differ = "The first six codes are the best by score, the others good ones that differ; trials.csv has all."
+        found = [row.code for row in result.networks if row.role == "found"]
+        best = {trial.code for trial in leading(result.trials, len(found))} == set(found)
+        which = "These codes are the best by score"
+        if not best:
+            which = f"The first {LEADERS} codes are the best by score, the others good ones that differ"
+        differ = f"{which}; trials.csv has all."
     say("", differ, *(f"Note: {' '.join(note.splitlines())}" for note in result.notes))
     of = "the best code" if recommendation is None or take.role != "uniform" else "the recommended network"
     commands = [(of, command) for command in commands_of(result, take.code)]

@@ -13,6 +13,7 @@ import time
 import forked
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from bsszoo.cli.main import app
 from bsszoo.codes import FAMILIES
@@ -113,6 +114,20 @@ def test_compress_prints_the_table_and_the_commands(tmp_path):
         assert words in done.stderr
     (folder,) = (tmp_path / "bsszoo-runs").iterdir()
     assert {p.name for p in folder.iterdir()} >= {"result.json", "trials.csv", "report.html", "study.db"}
+
+
+def test_codes_that_were_taken_to_differ_are_said_to(tmp_path, monkeypatch):
+    (tmp_path / "depths.py").write_text("def judge(code):\n    return float(sum(code.depths))\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    few = ["compress", "resnet18", "--flops", "60%", "--batch", "4", "--no-measure", "--evaluator", "depths:judge"]
+    for trials, said in (
+        ("4", "These codes are the best by score;"),
+        ("24", "The first 6 codes are the best by score, the"),
+    ):
+        done = CliRunner().invoke(app, [*few, "--out", trials, "--trials", trials])
+        assert done.exit_code == 0, done.output
+        assert said in done.output
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
