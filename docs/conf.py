@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -21,14 +22,14 @@ nb_execution_mode = "off"
 
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["notebooks.css"]
+html_css_files = ["code.css"]
 html_title = f"bsszoo {__version__}"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {name: name for name in ("FloatArray", "IntArray", "StrideIn")}
-autodoc_default_options = {"members": True, "show-inheritance": True, "exclude-members": "model_config"}
+autodoc_default_options = {"members": True, "exclude-members": "model_config"}
 # Docstrings of this package are Google style; their examples and code words are plain reStructuredText.
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -47,6 +48,25 @@ def plain_text_to_rest(_app: Any, _what: str, _name: str, _object: object, _opti
     lines[:] = out
 
 
+def list_options(_app: Any, _what: str, _name: str, documented: object, _options: Any, lines: list[str]) -> None:
+    """Dataclasses of options (``bsszoo.options``) describe each in its field, for the command line's help and here."""
+    if not (isinstance(documented, type) and dataclasses.is_dataclass(documented)):
+        return
+    described = [field for field in dataclasses.fields(documented) if "help" in field.metadata]
+    if not described:
+        return
+    lines.append("")
+    for field in described:
+        text = re.sub(r"`([^`]+)`", r"``\1``", field.metadata["help"])
+        # Outside of code two hyphens would become a dash.
+        pieces = text.split("``")
+        flags = (re.sub(r"--[a-z][a-z-]*", r"``\g<0>``", piece) for piece in pieces[::2])
+        pieces[::2] = flags
+        lines.append(f":param {field.name}: {'``'.join(pieces)}")
+    lines.append("")
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", list_options)
     app.connect("autodoc-process-docstring", plain_text_to_rest)

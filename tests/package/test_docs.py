@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import doctest
+import importlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +70,58 @@ def test_messages_of_the_troubleshooting_are_printed() -> None:
     quoted = [text for line in page.splitlines() if line.startswith("`") for text in re.findall(r"`([^`]+)`", line)]
     assert len(quoted) > 20
     assert [text for text in quoted if text not in printed] == []
+
+
+def home(module: str, name: str) -> str:
+    """Where what a module calls so is defined."""
+    value = getattr(importlib.import_module(module), name)
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def described(page: str) -> list[str]:
+    """The classes and functions that a page of the reference describes, by where they are defined."""
+    names = []
+    directive = r"^\.\. auto(module|class|function):: (\S+)\n((?:   :.+\n)*)"
+    for kind, target, options in re.findall(
+        directive, (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        if kind != "module":
+            names.append(home(*target.rsplit(".", 1)))
+            continue
+        excluded = "".join(re.findall(r":exclude-members: (.+)", options)).split(", ")
+        for name, value in vars(importlib.import_module(target)).items():
+            public = not name.startswith("_") and name not in excluded
+            if public and getattr(value, "__module__", None) == target and hasattr(value, "__qualname__"):
+                names.append(f"{target}.{name}")
+    return names
+
+
+def imported(source: str) -> Iterator[str]:
+    """What Python source imports of bsszoo by name, by where it is defined."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bsszoo":
+            for alias in node.names:
+                yield home(node.module, alias.name)
+
+
+def test_the_api_page_describes_what_users_import() -> None:
+    seen = set(described("api.md"))
+    assert {home("bsszoo", name) for name in bsszoo.__all__ if name != "__version__"} - seen == set()
+    sources = []
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        sources += [example.source for block in blocks for example in doctest.DocTestParser().get_examples(block)]
+    for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    used = {name for source in sources for name in imported(source)}
+    assert len(used) > 20
+    assert used - seen == set()
+
+
+def test_no_name_is_described_twice_nor_as_internal_what_the_api_page_has() -> None:
+    names = described("api.md") + described("internals.md")
+    assert sorted(names) == sorted(set(names))
 
 
 #: The networks of the paper's tables but for the backbones of its detectors.
