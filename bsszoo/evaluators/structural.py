@@ -38,7 +38,7 @@ class StructuralEvaluator(Evaluator):
     Each term is standardised over random codes at the budget, so a score of 0 is an average candidate and each term
     counts alike. Depth is the number of convolutions on the main path. On public tables of trained networks published
     zero-cost proxies were unreliable among networks of equal MACs, and those that worked agreed with closed forms
-    like this one (rank correlation above 0.97); see docs/compress.
+    like this one (rank correlation above 0.97); see docs/how-compression-works.
 
     ``StructuralEvaluator().over(space, candidates)`` standardises the terms over candidates.
 
