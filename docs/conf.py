@@ -55,15 +55,16 @@ def list_options(_app: Any, _what: str, _name: str, documented: object, _options
     described = [field for field in dataclasses.fields(documented) if "help" in field.metadata]
     if not described:
         return
-    lines.append("")
+    params = []
     for field in described:
-        text = re.sub(r"`([^`]+)`", r"``\1``", field.metadata["help"])
+        display = field.metadata["display"]
+        default = f" By default: {display.strip('()')}." if isinstance(display, str) else ""
         # Outside of code two hyphens would become a dash.
-        pieces = text.split("``")
-        flags = (re.sub(r"--[a-z][a-z-]*", r"``\g<0>``", piece) for piece in pieces[::2])
-        pieces[::2] = flags
-        lines.append(f":param {field.name}: {'``'.join(pieces)}")
-    lines.append("")
+        pieces = re.sub(r"`([^`]+)`", r"``\1``", field.metadata["help"] + default).split("``")
+        pieces[::2] = [re.sub(r"--[a-z][a-z-]*", r"``\g<0>``", piece) for piece in pieces[::2]]
+        params.append(f":param {field.name}: {'``'.join(pieces)}")
+    at = next((i for i, line in enumerate(lines) if line.startswith(":raises")), len(lines))
+    lines[at:at] = params if at < len(lines) else ["", *params, ""]
 
 
 def setup(app: Any) -> None:

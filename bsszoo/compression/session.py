@@ -1030,7 +1030,7 @@ def compress(
     images: Any = None,
     **options: Any,
 ) -> CompressResult:
-    """Search codes of a network's family under a budget: all phases of ``Compression``.
+    """Make a network smaller, under a budget: all phases of ``Compression``.
 
     Every candidate meets the budget before anything is built. A run that was stopped, by Ctrl-C or by a kill, resumes
     when it is called again with the same options; ``trials`` may grow.
@@ -1044,7 +1044,8 @@ def compress(
         data: Folder of images. A network with weights (a built module too) is then compressed with them; of others
             each code is trained.
         evaluator: ``"structural"``, ``"module:function"``, a function ``(code) -> float`` or ``(code, trial) -> float``
-            (higher is better), or an ``Evaluator``; by default a training where there is ``data``.
+            (higher is better), or an ``Evaluator``; by default with ``data`` inherited weights, of a network without
+            weights a training.
         trials: Codes to evaluate; by default 64, and 160 where subnetworks are judged by inherited weights.
         workers: Processes on this machine, each of which evaluates one code at a time; 1 by default. With ``ray`` (of
             ``options``) codes under way at once in a Ray cluster, by default as many as it holds.
