@@ -29,7 +29,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {name: name for name in ("FloatArray", "IntArray", "StrideIn")}
-autodoc_default_options = {"members": True, "exclude-members": "model_config"}
+autodoc_default_options = {"exclude-members": "model_config"}
 # Docstrings of this package are Google style; their examples and code words are plain reStructuredText.
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
