@@ -56,8 +56,21 @@ def digits_folder() -> Path:
     return folder
 
 
+def training_folder(code: Code) -> Path:
+    """Where a code's training on the digits is kept."""
+    return cache_folder() / DIGITS / "trainings" / str(code)
+
+
+def is_trained(code: Code) -> bool:
+    """Whether a code's training on the digits is finished; torch is not imported to know it."""
+    return (training_folder(code) / "summary.json").is_file()
+
+
 def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
     """The folder of a training of a code on the digits; it is trained, in about a minute, where it was not yet."""
+    out = training_folder(code)
+    if is_trained(code):
+        return out
     from bsszoo.codes.families import family_of
     from bsszoo.train.classification.recipe import (
         AugmentPart,
@@ -81,6 +94,5 @@ def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
         # So small a network waits for its images.
         run=RunPart(device_batch=64, workers=2),
     )
-    out = cache_folder() / DIGITS / "trainings" / str(code)
     train(recipe, digits_folder(), out, callback=callback)
     return out

@@ -81,9 +81,17 @@ def compress_command(
     del config  # read by its callback
     from bsszoo.cli.console import progress_console
     from bsszoo.cli.progress import CompressProgress
+    from bsszoo.compression.reprint import Command
     from bsszoo.compression.session import Compression
     from bsszoo.tracking import tracking
 
+    # A tracking service is told of every run, a finished one too.
+    command = Command(network, options)
+    before = command.result() if track is None else None
+    if before is not None:
+        progress_console().print(f"Finished before, and nothing has changed since: {before.folder}", soft_wrap=True)
+        _print_result(before, as_json=as_json)
+        return
     with ExitStack() as stack:
         progress = stack.enter_context(CompressProgress(progress_console()))
         tracks = [] if track is None else [stack.enter_context(tracking(track))]
@@ -98,6 +106,12 @@ def compress_command(
                     err=True,
                 )
             raise
+    command.ended(result)
+    _print_result(result, as_json=as_json)
+
+
+def _print_result(result: CompressResult, *, as_json: bool) -> None:
+    """The result as JSON, or the tables and what to do with it."""
     if as_json:
         assert result.folder is not None
         typer.echo((result.folder / "result.json").read_text(encoding="utf-8").rstrip())

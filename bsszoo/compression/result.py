@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -356,7 +357,7 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
     if earlier is None:
         return result
     latencies = {n["code"]: n["latency_ms"] for n in earlier.get("networks", []) if is_number(n.get("latency_ms"))}
-    versions = earlier.get("versions")
+    before = earlier.get("versions")
     found = {row.label: row.code for row in result.networks if row.role == "found"}
     finished = Finished.from_dict(earlier["finished"]) if earlier.get("finished") else None
     facts = TrainingFacts.from_dict(earlier["training"]) if earlier.get("training") else None
@@ -371,9 +372,18 @@ def with_earlier(result: CompressResult, earlier: Mapping[str, Any] | None, plan
         quantised=still_quantised(quantised, known),
         finished=finished if finished is not None and finished.code == str(known.taken_in_full.code) else None,
         training=result.training or facts,
-        versions=result.versions
-        or ({str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {}),
+        versions=result.versions or ({str(k): str(v) for k, v in before.items()} if isinstance(before, dict) else {}),
     )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, read without importing them."""
+    from importlib.metadata import version
+
+    from bsszoo.version import __version__
+
+    names = ("optuna", "numpy", "scipy", "torch", "timm")
+    return {"bsszoo": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}
 
 
 def seconds_of(earlier: Mapping[str, Any] | None) -> float:

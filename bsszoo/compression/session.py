@@ -61,12 +61,13 @@ from bsszoo.compression.result import (
     slower_than_uniform,
     still_quantised,
     training_facts,
+    versions,
     with_earlier,
 )
 from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.digits import CLASSES as DIGIT_CLASSES
-from bsszoo.digits import DIGITS, digits_folder, trained_on_digits
+from bsszoo.digits import DIGITS, digits_folder, is_trained, trained_on_digits
 from bsszoo.errors import BudgetError, EvaluationError, RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest, listening
 from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
@@ -408,6 +409,8 @@ class Compression:
     def export(self) -> CompressResult:
         """Write the recommended network as an ONNX file beside its weights, and run it to compare it with PyTorch.
 
+        A file that is there is of these weights, and stays: ``confirm`` removes it where it delivers others.
+
         Raises:
             SettingsError: There is no such network yet, or the packages that write and run ONNX are not installed.
             RunError: It cannot be exported; no file is left.
@@ -415,12 +418,14 @@ class Compression:
         with self._open() as run:
             if not (run.folder / RECOMMENDED_WEIGHTS).is_file():
                 raise SettingsError(f"{run.folder} holds no trained network to export: confirm() ends with one.")
+            result = self._assembled(run)
+            if (run.folder / ONNX).is_file():
+                return result
             from bsszoo.export import export
             from bsszoo.models.create import create
 
             self._emit(Event("export", f"Writing {run.folder / ONNX} and comparing it with PyTorch ..."))
             network = create(f"local-dir:{run.folder / RECOMMENDED}", pretrained=True).eval()
-            result = self._assembled(run)
             export(network, run.folder / ONNX, label=result.name_of(result.recommended.code))
             return self._write(run, result)
 
@@ -549,7 +554,7 @@ class Compression:
         if training.data == DIGITS:
             training = replace(training, data=digits_folder())
             if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
-                if options.search.evaluator in (None, INHERITED):
+                if options.search.evaluator in (None, INHERITED) and not is_trained(network.code):
                     self._check_possible(network.code)
                 text = f"Training {network.code} on digits first; it is kept"
                 network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
@@ -945,7 +950,7 @@ class Compression:
             notes=notes_in(run.folder),
             training=training_facts(self._full_training, run.folder),
             seconds=run.seconds,
-            versions=_versions() | self._runtime_version,
+            versions=versions() | self._runtime_version,
             folder=run.folder,
             runtime=self.options.budget.runtime,
             train=self._training_command,
@@ -1118,16 +1123,6 @@ def _folder_name(title: str, budget: ResolvedBudget, evaluator: Evaluator, setti
     words = [title[:40], human(budget.macs), evaluator.info.name.replace(":", "."), f"seed{settings['seed']}"]
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     return "_".join(plain_name(w) for w in (*words, fingerprint))
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on, read without importing them."""
-    from importlib.metadata import version
-
-    from bsszoo.version import __version__
-
-    names = ("optuna", "numpy", "scipy", "torch", "timm")
-    return {"bsszoo": __version__, "python": platform.python_version(), **{n: version(n) for n in names}}
 
 
 @contextmanager
