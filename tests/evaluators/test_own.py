@@ -130,10 +130,11 @@ def test_a_module_is_compressed_by_the_users_functions(trained: nn.Module, tmp_p
     with torch.no_grad():
         assert torch.allclose(torch.from_numpy(outputs), network(TEST[0]), atol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
-    # Nothing is judged or trained again.
-    number = len(CALLS)
+    # Nothing is judged, trained or exported again.
+    number, exported = len(CALLS), (out / written["recommended"]["onnx"]).stat().st_mtime_ns
     again = bsszoo.compress(trained, **settings)
     assert len(CALLS) == number
+    assert (out / written["recommended"]["onnx"]).stat().st_mtime_ns == exported
     assert again.trials == result.trials
     assert again.confirmation == result.confirmation
 
