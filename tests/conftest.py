@@ -66,6 +66,26 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn shapes, in a folder for each class."""
+    import drawn_shapes
+
+    return drawn_shapes.write(tmp_path_factory.mktemp("drawn"))
+
+
+@pytest.fixture(scope="session")
+def drawn_base(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the training of ``drawn_shapes.BASE`` on them, which tests only read."""
+    import drawn_shapes
+
+    from bsszoo.train.loop import train
+
+    out = tmp_path_factory.mktemp("runs") / "base"
+    train(drawn_shapes.recipe(drawn_shapes.BASE), drawn, out, device="cpu")
+    return out
+
+
+@pytest.fixture(scope="session")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fashion-MNIST as torchvision reads it; skipped where Debian's package is not installed."""
     import fashion_mnist

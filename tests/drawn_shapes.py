@@ -10,6 +10,8 @@ from PIL import Image
 from bsszoo.train.classification.recipe import DataPart, ModelPart, OptimPart, Recipe, RunPart, SchedulePart
 
 CLASSES = ("bar", "cross", "disc")
+#: The network that ``conftest.drawn_base`` trains.
+BASE = "resnet18_c16-24-32-48_l1-2-1-1_px32"
 
 
 def draw(kind: str, rng: np.random.Generator) -> Image.Image:

@@ -32,48 +32,35 @@ from bsszoo.train.loop import train
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
-BASE = Code.parse("resnet18_c16-24-32-48_l1-2-1-1_px32")
+BASE = Code.parse(drawn_shapes.BASE)
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn_shapes.write(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture(scope="module")
-def base(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training."""
-    out = tmp_path_factory.mktemp("runs") / "base"
-    train(drawn_shapes.recipe(str(BASE)), str(shapes), out, device="cpu")
-    return out
-
-
-def evaluator(base: object, shapes: Path, folder: Path, **how: object) -> InheritedEvaluator:
-    request = Request(resolve(base), TrainingOptions(data=str(shapes), **how), folder)  # type: ignore[arg-type]
+def evaluator(drawn_base: object, drawn: Path, folder: Path, **how: object) -> InheritedEvaluator:
+    request = Request(resolve(drawn_base), TrainingOptions(data=str(drawn), **how), folder)  # type: ignore[arg-type]
     made = make_evaluator(None, request)
     assert isinstance(made, InheritedEvaluator)
     return made
 
 
 def test_a_network_with_weights_is_judged_by_them_and_one_without_by_training(
-    shapes: Path, base: Path, tmp_path: Path
+    drawn: Path, drawn_base: Path, tmp_path: Path
 ) -> None:
-    judge = evaluator(base, shapes, tmp_path)
+    judge = evaluator(drawn_base, drawn, tmp_path)
     assert judge.info.name.startswith("inherited-")
     assert judge.original == BASE
-    space = judge.space(resolve(base))
+    space = judge.space(resolve(drawn_base))
     assert space.base == BASE
     assert (space.num_classes, space.in_chans) == (3, 3)
     with pytest.raises(RecipeError, match=r"optim\.batch_size is 1024"):  # the paper's recipe
-        make_evaluator(None, Request(resolve(str(BASE)), TrainingOptions(data=str(shapes)), tmp_path))
+        make_evaluator(None, Request(resolve(str(BASE)), TrainingOptions(data=str(drawn)), tmp_path))
     with pytest.raises(SettingsError, match="comes without weights"):
-        make_evaluator("inherited", Request(resolve(str(BASE)), TrainingOptions(data=str(shapes)), tmp_path))
+        make_evaluator("inherited", Request(resolve(str(BASE)), TrainingOptions(data=str(drawn)), tmp_path))
 
 
 def test_the_network_itself_is_measured_as_it_is_and_a_subnetwork_after_a_short_fine_tuning(
-    shapes: Path, base: Path, tmp_path: Path
+    drawn: Path, drawn_base: Path, tmp_path: Path
 ) -> None:
-    judge = evaluator(base, shapes, tmp_path)
+    judge = evaluator(drawn_base, drawn, tmp_path)
     notes: list[str] = []
     judge.prepare(notes.append)
     assert judge(BASE).value == 0
@@ -91,7 +78,7 @@ def test_the_network_itself_is_measured_as_it_is_and_a_subnetwork_after_a_short_
         r"about (a minute or less|\d+ minutes) on this machine, with one worker\.",
         text,
     )
-    assert judge.tested(BASE, 0)[0] == pytest.approx(validate(base, shapes, settings={"val_split": "test"}).top1)
+    assert judge.tested(BASE, 0)[0] == pytest.approx(validate(drawn_base, drawn, settings={"val_split": "test"}).top1)
     trial = Untracked()
     code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
     score = judge.evaluate(code, trial)
@@ -105,12 +92,12 @@ def test_the_network_itself_is_measured_as_it_is_and_a_subnetwork_after_a_short_
     assert judge.evaluate(code, Untracked()) == score  # whatever was judged in between
 
 
-def test_a_code_that_stands_low_as_fitted_is_not_fine_tuned(shapes: Path, base: Path, tmp_path: Path) -> None:
+def test_a_code_that_stands_low_as_fitted_is_not_fine_tuned(drawn: Path, drawn_base: Path, tmp_path: Path) -> None:
     class Low(Untracked):
         def should_stop(self) -> bool:
             return True
 
-    judge, trial = evaluator(base, shapes, tmp_path), Low()
+    judge, trial = evaluator(drawn_base, drawn, tmp_path), Low()
     code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
     before = judge.shared().subnetwork(code).state_dict()
     score = judge.evaluate(code, trial)
@@ -121,16 +108,16 @@ def test_a_code_that_stands_low_as_fitted_is_not_fine_tuned(shapes: Path, base: 
 
 
 @pytest.mark.parametrize("how", ["a weights file", "another order of the classes"])
-def test_outputs_go_by_their_labels(shapes: Path, base: Path, tmp_path: Path, how: str) -> None:
+def test_outputs_go_by_their_labels(drawn: Path, drawn_base: Path, tmp_path: Path, how: str) -> None:
     if how == "a weights file":
         # No labels: the classes are the folders in their order.
         file = tmp_path / "mine.safetensors"
-        save_file(load_file(base / "model.safetensors"), file)
+        save_file(load_file(drawn_base / "model.safetensors"), file)
         network: object = file
-        request = TrainingOptions(data=str(shapes), image_size=32)
+        request = TrainingOptions(data=str(drawn), image_size=32)
     else:
         # timm's folder of the same network whose outputs stand for the classes in another order.
-        made = bsszoo.create(f"local-dir:{base}", pretrained=True)
+        made = bsszoo.create(f"local-dir:{drawn_base}", pretrained=True)
         order = [2, 0, 1]
         with torch.no_grad():
             made.fc.weight.copy_(made.fc.weight[order].clone())
@@ -139,7 +126,7 @@ def test_outputs_go_by_their_labels(shapes: Path, base: Path, tmp_path: Path, ho
         timm.models.save_for_hf(
             made, folder, model_config={"label_names": [CLASSES[i] for i in order]}, safe_serialization=True
         )
-        network, request = f"local-dir:{folder}", TrainingOptions(data=str(shapes))
+        network, request = f"local-dir:{folder}", TrainingOptions(data=str(drawn))
     resolved = resolve(network)
     judge = InheritedEvaluator.requested(Request(resolved, request, tmp_path))
     finer = InheritedEvaluator.requested(Request(resolved, request, tmp_path, divisor=1))
@@ -150,14 +137,14 @@ def test_outputs_go_by_their_labels(shapes: Path, base: Path, tmp_path: Path, ho
     if how == "a weights file":
         assert accuracy > 70  # with another crop than its training's, which no tensor says
     else:
-        assert accuracy == pytest.approx(evaluator(base, shapes, tmp_path / "other").shared().accuracy.top1)
+        assert accuracy == pytest.approx(evaluator(drawn_base, drawn, tmp_path / "other").shared().accuracy.top1)
 
 
 def test_weights_that_do_not_fit_the_images_stop_a_run_with_the_reason(
-    shapes: Path, base: Path, tmp_path: Path
+    drawn: Path, drawn_base: Path, tmp_path: Path
 ) -> None:
-    network = resolve(base)
-    options = TrainingOptions(data=str(shapes))
+    network = resolve(drawn_base)
+    options = TrainingOptions(data=str(drawn))
     other = replace(network, config={**network.config, "label_names": ["bar", "cross", "ring"]})
     with pytest.raises(SettingsError, match=r"the class 'disc', which is no label of .* its labels, bar, cross, ring"):
         InheritedEvaluator.requested(Request(other, options, tmp_path))
@@ -165,58 +152,59 @@ def test_weights_that_do_not_fit_the_images_stop_a_run_with_the_reason(
         InheritedEvaluator.requested(Request(replace(network, num_classes=5), options, tmp_path))
     torch.manual_seed(0)
     state = {
-        name: torch.randn_like(t) if t.dim() == 4 else t for name, t in load_file(base / "model.safetensors").items()
+        name: torch.randn_like(t) if t.dim() == 4 else t
+        for name, t in load_file(drawn_base / "model.safetensors").items()
     }
     file = tmp_path / "noise.safetensors"
     save_file(state, file)
     with pytest.raises(SettingsError, match="what guessing among 3 classes gives: its weights do not fit"):
-        bsszoo.compress(file, flops="60%", data=shapes, image_size=32, trials=2, out=tmp_path / "run")
+        bsszoo.compress(file, flops="60%", data=drawn, image_size=32, trials=2, out=tmp_path / "run")
 
 
-def test_a_built_module_is_compressed_with_its_weights(shapes: Path, base: Path, tmp_path: Path) -> None:
-    module = bsszoo.create(base, pretrained=True)
+def test_a_built_module_is_compressed_with_its_weights(drawn: Path, drawn_base: Path, tmp_path: Path) -> None:
+    module = bsszoo.create(drawn_base, pretrained=True)
     out = tmp_path / "run"
     settings: dict[str, object] = {"image_size": 32, "trials": 1, "batch": 1, "confirm": 0, "measure": False}
-    result = bsszoo.compress(module, flops="50%", data=shapes, out=out, **settings)
+    result = bsszoo.compress(module, flops="50%", data=drawn, out=out, **settings)
     assert result.evaluator.name.startswith("inherited-")
     # Another process that builds the same network resumes the run.
-    again = bsszoo.compress(bsszoo.create(base, pretrained=True), flops="50%", data=shapes, out=out, **settings)
+    again = bsszoo.compress(bsszoo.create(drawn_base, pretrained=True), flops="50%", data=drawn, out=out, **settings)
     assert again.trials == result.trials
 
 
-def test_a_short_fine_tuning_in_full_leaves_what_a_training_does(shapes: Path, base: Path, tmp_path: Path) -> None:
-    judge = evaluator(base, shapes, tmp_path, epochs=3)
+def test_a_short_fine_tuning_in_full_leaves_what_a_training_does(drawn: Path, drawn_base: Path, tmp_path: Path) -> None:
+    judge = evaluator(drawn_base, drawn, tmp_path, epochs=3)
     code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
     assert judge.in_memory
     test, held = judge.tested(code, 0)
     [out] = [file.parent for file in (tmp_path / "trainings").rglob("summary.json")]
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["test_top1"], summary["top1"], summary["epochs"]) == (test, held, 3)
-    assert validate(out, shapes, settings={"val_split": "test"}).top1 == pytest.approx(test)
+    assert validate(out, drawn, settings={"val_split": "test"}).top1 == pytest.approx(test)
     assert not (out / "log.txt").exists(), "it needed no process"
     # It is not repeated, and its recipe starts from the same weights in a process of its own.
     assert judge.tested(code, 0) == (test, held)
-    again = train(read_recipe(out / "recipe.yaml"), str(shapes), tmp_path / "again", device="cpu")
+    again = train(read_recipe(out / "recipe.yaml"), str(drawn), tmp_path / "again", device="cpu")
     assert again["inherited"]["blocks"] == 4
     assert abs(again["test_top1"] - test) < 20, "other crops, the same length"
     # A recipe of the user's may have what images in memory lack.
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(recipe_text(judge.recipe))
-    assert not evaluator(base, shapes, tmp_path / "other", recipe=recipe).in_memory
+    assert not evaluator(drawn_base, drawn, tmp_path / "other", recipe=recipe).in_memory
 
 
 @pytest.mark.parametrize(
     ("images", "epochs", "batch", "rate"), [(10_000, None, 64, 0.02), (10_000, 6, 64, 0.01), (200, None, 24, 0.00375)]
 )
 def test_the_rate_fits_the_number_of_updates(
-    shapes: Path, base: Path, tmp_path: Path, images: int, epochs: int | None, batch: int, rate: float
+    drawn: Path, drawn_base: Path, tmp_path: Path, images: int, epochs: int | None, batch: int, rate: float
 ) -> None:
-    network = resolve(base)
-    data = data_part(network, Request(network, TrainingOptions(data=str(shapes)), tmp_path))
+    network = resolve(drawn_base)
+    data = data_part(network, Request(network, TrainingOptions(data=str(drawn)), tmp_path))
     recipe = fine_tuning_recipe(network, data, images, 3, epochs)
     assert (recipe.optim.batch_size, recipe.optim.lr) == (batch, pytest.approx(rate))
     # What judges is of few updates; a recipe of the user's is taken at its word.
-    judge = evaluator(base, shapes, tmp_path)
+    judge = evaluator(drawn_base, drawn, tmp_path)
     assert judge.judging == judge.recipe
     high = replace(judge, recipe=with_values(judge.recipe, optim={"lr": 0.5}))
     assert high.judging.optim.lr == pytest.approx(0.01 * judge.recipe.optim.batch_size / 64)
@@ -224,16 +212,16 @@ def test_the_rate_fits_the_number_of_updates(
 
 
 def test_short_fine_tunings_in_full_are_done_side_by_side_where_that_takes_less_time(
-    shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, drawn_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = replace(evaluator(base, shapes, tmp_path / "one", epochs=3), device="cpu")
+    judge = replace(evaluator(drawn_base, drawn, tmp_path / "one", epochs=3), device="cpu")
     code = Code.parse("resnet18_c8-16-24-32_l1-1-1-1_b8-12-24-32_px32")
     assert judge.processes([code] * 12, 1) == 0, "less than the start of a process"
     assert judge.processes([code] * 12, 3) == 3
     assert judge.processes([code], 3) == 0
     with Trainers(judge, {}) as trainers:
         result = trainers.tested(code, 0)
-    assert result == replace(evaluator(base, shapes, tmp_path / "other", epochs=3), device="cpu").tested(code, 0)
+    assert result == replace(evaluator(drawn_base, drawn, tmp_path / "other", epochs=3), device="cpu").tested(code, 0)
     assert judge.tested(code, 0) == result
     assert not list((tmp_path / "one" / "trainings").rglob("log.txt"))
     monkeypatch.setattr("bsszoo.evaluators.inherited.FEW", 0)
@@ -247,10 +235,10 @@ def test_short_fine_tunings_in_full_are_done_side_by_side_where_that_takes_less_
     assert judge.processes([code] * 12, 3) == 0, "long ones have checkpoints, and a process each"
 
 
-def test_parts_grow_on_request(shapes: Path, base: Path, tmp_path: Path) -> None:
+def test_parts_grow_on_request(drawn: Path, drawn_base: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings: dict[str, object] = {"trials": 3, "batch": 3, "confirm": 0, "measure": False, "image_size": 32}
-    result = bsszoo.compress(base, flops="70%", data=shapes, grow=True, out=out, **settings)
+    result = bsszoo.compress(drawn_base, flops="70%", data=drawn, grow=True, out=out, **settings)
     codes = [trial.code for trial in result.trials]
     assert all(trial.state != "failed" for trial in result.trials)
     assert all(trial.cost.macs <= 0.7 * bsszoo.cost(BASE, num_classes=3).macs for trial in result.trials)
@@ -260,17 +248,17 @@ def test_parts_grow_on_request(shapes: Path, base: Path, tmp_path: Path) -> None
     report_study(str(out), out=tmp_path / "again.html")
     assert "The candidates drawn again" not in (tmp_path / "again.html").read_text()
     with pytest.raises(SettingsError, match="another"):
-        bsszoo.compress(base, flops="70%", data=shapes, out=out, **settings)
+        bsszoo.compress(drawn_base, flops="70%", data=drawn, out=out, **settings)
 
 
 def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
-    shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, drawn_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InheritedEvaluator, "leaders", 1)  # each is a training of seconds
     out = tmp_path / "run"
     settings = {
         "flops": "50%",
-        "data": shapes,
+        "data": drawn,
         "trials": 2,
         "batch": 2,
         "confirm": 1,
@@ -278,7 +266,7 @@ def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
         "measure": False,
         "out": out,
     }
-    result = bsszoo.compress(base, **settings)
+    result = bsszoo.compress(drawn_base, **settings)
     whole = next(row for row in result.networks if row.role == "original")
     for row in result.networks:
         # Counted at the network's own input and classes.
@@ -293,16 +281,16 @@ def test_a_compression_ends_with_a_trained_network_and_says_which_to_take(
     # It is what its figures are of, for bsszoo and timm alike.
     folder = (out / take["weights"]).parent
     assert resolve(folder).code == result.recommended.code
-    assert validate(folder, shapes, settings={"val_split": "test"}).top1 == pytest.approx(take["test_accuracy"])
+    assert validate(folder, drawn, settings={"val_split": "test"}).top1 == pytest.approx(take["test_accuracy"])
     assert written["original"]["test_accuracy"] == pytest.approx(
-        validate(base, shapes, settings={"val_split": "test"}).top1
+        validate(drawn_base, drawn, settings={"val_split": "test"}).top1
     )
     # Chosen among the trained ones by images that it is not reported on.
     rows = [row for row in result.confirmation.rows if row.role in ("found", "uniform")]
     assert max(rows, key=lambda row: sum(row.held)).code == result.recommended.code
     # Nothing is judged or trained again, and only what is needed stays on the disk.
     before = {p: p.stat().st_mtime_ns for p in (out / "trainings").rglob("summary.json")}
-    assert bsszoo.compress(base, **settings).trials == result.trials
+    assert bsszoo.compress(drawn_base, **settings).trials == result.trials
     assert {p: p.stat().st_mtime_ns for p in (out / "trainings").rglob("summary.json")} == before
     assert not list(out.rglob("last.pt"))
     assert not list(out.rglob("*.start.safetensors"))

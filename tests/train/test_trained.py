@@ -34,28 +34,15 @@ from bsszoo.train.devices import Process
 from bsszoo.train.loop import train
 from bsszoo.train.seeds import seed_generators
 
-BASE = "resnet18_c16-24-32-48_l1-2-1-1_px32"
+BASE = drawn_shapes.BASE
 SMALLER = "resnet18_c12-16-24-32_l1-1-1-1_b8-16-24-32_px32"
 LARGER = "resnet18_c24-32-32-64_l2-2-1-2_px32"
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn_shapes.write(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture(scope="module")
-def base(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training of ``BASE``."""
-    out = tmp_path_factory.mktemp("runs") / "base"
-    train(drawn_shapes.recipe(BASE), shapes, out, device="cpu")
-    return out
-
-
-@pytest.fixture(scope="module")
-def permuted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def permuted(drawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network in timm's folder, its outputs in another order of the classes."""
-    made = bsszoo.create(f"local-dir:{base}", pretrained=True)
+    made = bsszoo.create(f"local-dir:{drawn_base}", pretrained=True)
     order = [2, 0, 1]
     with torch.no_grad():
         made.fc.weight.copy_(made.fc.weight[order].clone())
@@ -84,36 +71,38 @@ def outputs(network: nn.Module) -> torch.Tensor:
         return network.eval()(images)
 
 
-def whole(base: Path) -> nn.Module:
-    return bsszoo.create(f"local-dir:{base}", pretrained=True)
+def whole(drawn_base: Path) -> nn.Module:
+    return bsszoo.create(f"local-dir:{drawn_base}", pretrained=True)
 
 
 # -- the start -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["folder", "local-dir", "file"])
-def test_the_same_code_begins_as_the_trained_network(shapes: Path, base: Path, what: str) -> None:
-    weights = {"folder": base, "local-dir": f"local-dir:{base}", "file": base / "model.safetensors"}[what]
-    task, network = begun(with_trained(short(BASE), inherit=weights), shapes)
-    trained = load_file(base / "model.safetensors")
+def test_the_same_code_begins_as_the_trained_network(drawn: Path, drawn_base: Path, what: str) -> None:
+    weights = {"folder": drawn_base, "local-dir": f"local-dir:{drawn_base}", "file": drawn_base / "model.safetensors"}[
+        what
+    ]
+    task, network = begun(with_trained(short(BASE), inherit=weights), drawn)
+    trained = load_file(drawn_base / "model.safetensors")
     assert all(torch.equal(value, trained[name]) for name, value in network.state_dict().items())
     assert "(100.0%), in 5 of 5 blocks" in task.notes[-1]
 
 
-def test_a_network_with_more_of_everything_begins_as_the_trained_one_too(shapes: Path, base: Path) -> None:
-    _, network = begun(with_trained(short(LARGER), inherit=base), shapes)
-    torch.testing.assert_close(outputs(network), outputs(whole(base)), rtol=1e-3, atol=1e-3)
+def test_a_network_with_more_of_everything_begins_as_the_trained_one_too(drawn: Path, drawn_base: Path) -> None:
+    _, network = begun(with_trained(short(LARGER), inherit=drawn_base), drawn)
+    torch.testing.assert_close(outputs(network), outputs(whole(drawn_base)), rtol=1e-3, atol=1e-3)
 
 
 def test_a_smaller_one_begins_far_above_guessing_and_above_weights_that_are_only_copied(
-    shapes: Path, base: Path
+    drawn: Path, drawn_base: Path
 ) -> None:
-    recipe = with_trained(short(SMALLER, model={"drop_path_rate": 0.2}), inherit=base)
-    task, network = begun(recipe, shapes)
+    recipe = with_trained(short(SMALLER, model={"drop_path_rate": 0.2}), inherit=drawn_base)
+    task, network = begun(recipe, drawn)
     assert "fitted to its outputs for 270 training images" in task.notes[-1]
     accuracy = task.validate(network, None, None)
     copied = bsszoo.create(SMALLER, num_classes=3)
-    inherit_weights(copied, Code.parse(SMALLER), whole(base), Code.parse(BASE))
+    inherit_weights(copied, Code.parse(SMALLER), whole(drawn_base), Code.parse(BASE))
     plain = task.validate(copied, None, None)
     task.close()
     assert accuracy is not None
@@ -122,14 +111,14 @@ def test_a_smaller_one_begins_far_above_guessing_and_above_weights_that_are_only
     assert accuracy.loss < plain.loss
 
 
-def test_neither_smaller_nor_larger_it_inherits_what_shapes_allow_and_is_fitted(shapes: Path, base: Path) -> None:
+def test_neither_smaller_nor_larger_it_inherits_what_shapes_allow_and_is_fitted(drawn: Path, drawn_base: Path) -> None:
     other = "resnet18_c16-16-40-48_l1-1-1-1_px32"
-    task, network = begun(with_trained(short(other), inherit=base), shapes)
+    task, network = begun(with_trained(short(other), inherit=drawn_base), drawn)
     assert "in 4 of 4 blocks, fitted to its outputs for 270 training images" in task.notes[-1]
     # Statistics are those of 256 training images, not the trained network's.
     assert int(network.bn1.num_batches_tracked) == 1
     copied = bsszoo.create(other, num_classes=3)
-    inherit_weights(copied, Code.parse(other), whole(base), Code.parse(BASE))
+    inherit_weights(copied, Code.parse(other), whole(drawn_base), Code.parse(BASE))
     accuracy, plain = (task.validate(made, None, None) for made in (network, copied))
     task.close()
     assert accuracy is not None
@@ -137,28 +126,28 @@ def test_neither_smaller_nor_larger_it_inherits_what_shapes_allow_and_is_fitted(
     assert accuracy.loss < plain.loss
 
 
-def test_with_other_classes_the_last_layer_is_fresh(shapes: Path, base: Path) -> None:
-    recipe = with_values(with_trained(short(SMALLER), inherit=base), model={"num_classes": 7})
-    task, network = begun(recipe, shapes)
+def test_with_other_classes_the_last_layer_is_fresh(drawn: Path, drawn_base: Path) -> None:
+    recipe = with_values(with_trained(short(SMALLER), inherit=drawn_base), model={"num_classes": 7})
+    task, network = begun(recipe, drawn)
     assert task.notes[-1].endswith("the classifier is fresh, as it has 3 classes")
     # As that of a training that inherits nothing.
     seed_generators(torch.device("cpu"), recipe.run.seed)
-    _, fresh = begun(with_values(short(SMALLER), model={"num_classes": 7}), shapes)
+    _, fresh = begun(with_values(short(SMALLER), model={"num_classes": 7}), drawn)
     assert torch.equal(network.get_classifier().weight, fresh.get_classifier().weight)
     assert not torch.equal(network.conv1.weight, fresh.conv1.weight)
 
 
-def test_outputs_are_brought_into_the_order_of_the_data(shapes: Path, base: Path, permuted: Path) -> None:
-    _, network = begun(with_trained(short(BASE), inherit=permuted), shapes)
-    assert torch.equal(outputs(network), outputs(whole(base)))
+def test_outputs_are_brought_into_the_order_of_the_data(drawn: Path, drawn_base: Path, permuted: Path) -> None:
+    _, network = begun(with_trained(short(BASE), inherit=permuted), drawn)
+    assert torch.equal(outputs(network), outputs(whole(drawn_base)))
     teacher = open_teacher(with_trained(short(SMALLER), teacher=permuted), CLASSES)
     assert teacher is not None
-    assert torch.equal(outputs(teacher.network), outputs(whole(base)))
-    assert not torch.equal(outputs(whole(permuted)), outputs(whole(base)))
+    assert torch.equal(outputs(teacher.network), outputs(whole(drawn_base)))
+    assert not torch.equal(outputs(whole(permuted)), outputs(whole(drawn_base)))
 
 
-def test_images_normalised_otherwise_are_a_note(shapes: Path, base: Path) -> None:
-    task, _ = begun(with_trained(short(BASE, data={"mean": (0.5, 0.5, 0.5)}), inherit=base), shapes)
+def test_images_normalised_otherwise_are_a_note(drawn: Path, drawn_base: Path) -> None:
+    task, _ = begun(with_trained(short(BASE, data={"mean": (0.5, 0.5, 0.5)}), inherit=drawn_base), drawn)
     assert "was trained on images with mean [0.485, 0.456, 0.406]" in task.notes[-1]
 
 
@@ -173,18 +162,20 @@ def command(folder: Path, data: Path, out: Path, *options: object) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(shapes: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(drawn: Path, drawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "out"
-    done = Command(command(out.parent, shapes, out, "--inherit", base, "--teacher", base), env=environment()).wait()
+    done = Command(
+        command(out.parent, drawn, out, "--inherit", drawn_base, "--teacher", drawn_base), env=environment()
+    ).wait()
     assert done.returncode == 0, done.stderr
     assert "fitted to its outputs for 270 training images" in done.stderr
     return out
 
 
-def test_the_folder_says_what_was_inherited_and_who_taught(unbroken: Path, base: Path) -> None:
+def test_the_folder_says_what_was_inherited_and_who_taught(unbroken: Path, drawn_base: Path) -> None:
     summary = json.loads((unbroken / "summary.json").read_text())
-    source = {"code": BASE, "weights": f"local-dir:{base}"}
-    source["sha256"] = json.loads((base / "summary.json").read_text())["sha256"]
+    source = {"code": BASE, "weights": f"local-dir:{drawn_base}"}
+    source["sha256"] = json.loads((drawn_base / "summary.json").read_text())["sha256"]
     assert summary["teacher"] == source
     assert source.items() <= summary["inherited"].items()
     assert summary["inherited"]["params"] == summary["params"]
@@ -192,15 +183,23 @@ def test_the_folder_says_what_was_inherited_and_who_taught(unbroken: Path, base:
     recipe = read_recipe(unbroken / "recipe.yaml")
     assert (recipe.model.inherit_weights, recipe.loss.teacher_weights) == (source["weights"],) * 2
     # Published without the folders of this machine.
-    assert str(base.parent) not in json.dumps(without_paths(summary))
+    assert str(drawn_base.parent) not in json.dumps(without_paths(summary))
 
 
 def test_killed_before_and_after_its_first_checkpoint_it_ends_as_the_unbroken_one(
-    unbroken: Path, shapes: Path, base: Path, tmp_path: Path
+    unbroken: Path, drawn: Path, drawn_base: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     words = command(
-        tmp_path, shapes, out, "--inherit", base, "--teacher", base, "--set", "run.checkpoint_minutes=0.00001"
+        tmp_path,
+        drawn,
+        out,
+        "--inherit",
+        drawn_base,
+        "--teacher",
+        drawn_base,
+        "--set",
+        "run.checkpoint_minutes=0.00001",
     )
     times = []
     for awaited in (START, "last.pt"):
@@ -220,28 +219,32 @@ def test_killed_before_and_after_its_first_checkpoint_it_ends_as_the_unbroken_on
     assert records[0] == records[1]
 
 
-def test_other_weights_in_the_same_folder_are_refused(unbroken: Path, shapes: Path, permuted: Path, base: Path) -> None:
+def test_other_weights_in_the_same_folder_are_refused(
+    unbroken: Path, drawn: Path, permuted: Path, drawn_base: Path
+) -> None:
     with pytest.raises(SettingsError, match=r"model\.inherit_weights is 'local-dir:.*base' there and .*net' now"):
-        train(short(SMALLER), shapes, unbroken, device="cpu", inherit=permuted, teacher=base)
+        train(short(SMALLER), drawn, unbroken, device="cpu", inherit=permuted, teacher=drawn_base)
     with pytest.raises(SettingsError, match=r"loss\.teacher_weights is 'local-dir:.*base' there and .*net' now"):
-        train(short(SMALLER), shapes, unbroken, device="cpu", inherit=base, teacher=permuted)
+        train(short(SMALLER), drawn, unbroken, device="cpu", inherit=drawn_base, teacher=permuted)
     with pytest.raises(SettingsError, match=r"model\.inherit is 'resnet18_.*' there and None now"):
-        train(short(SMALLER), shapes, unbroken, device="cpu", teacher=base)
-    again = train(short(SMALLER), shapes, unbroken, device="cpu", inherit=base, teacher=base)
+        train(short(SMALLER), drawn, unbroken, device="cpu", teacher=drawn_base)
+    again = train(short(SMALLER), drawn, unbroken, device="cpu", inherit=drawn_base, teacher=drawn_base)
     assert again == json.loads((unbroken / "summary.json").read_text())
 
 
-def test_a_start_of_other_settings_is_made_anew_and_a_damaged_one_too(shapes: Path, base: Path, tmp_path: Path) -> None:
+def test_a_start_of_other_settings_is_made_anew_and_a_damaged_one_too(
+    drawn: Path, drawn_base: Path, tmp_path: Path
+) -> None:
     def start(recipe: Recipe) -> dict[str, torch.Tensor]:
         process = Process(torch.device("cpu"))
-        return Classification(recipe, shapes, process, tmp_path).network(fresh=True).state_dict()
+        return Classification(recipe, drawn, process, tmp_path).network(fresh=True).state_dict()
 
-    recipe = with_trained(short(SMALLER), inherit=base)
+    recipe = with_trained(short(SMALLER), inherit=drawn_base)
     first, file = start(recipe), tmp_path / START
     with safe_open(file, framework="pt") as opened:
         metadata = json.loads(opened.metadata()["bsszoo"])
-    assert metadata["record"]["weights"] == f"local-dir:{base}"
-    narrower = with_trained(short(SMALLER.replace("c12", "c8")), inherit=base)
+    assert metadata["record"]["weights"] == f"local-dir:{drawn_base}"
+    narrower = with_trained(short(SMALLER.replace("c12", "c8")), inherit=drawn_base)
     assert start(narrower)["conv1.weight"].shape[0] == 8
     assert load_file(file)["conv1.weight"].shape[0] == 8
     again = start(recipe)
@@ -251,11 +254,11 @@ def test_a_start_of_other_settings_is_made_anew_and_a_damaged_one_too(shapes: Pa
 
 
 @pytest.mark.slow
-def test_two_processes_begin_alike(unbroken: Path, shapes: Path, base: Path, tmp_path: Path) -> None:
+def test_two_processes_begin_alike(unbroken: Path, drawn: Path, drawn_base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    halves = ("--set", "run.device_batch=15", "--inherit", base, "--teacher", base)
-    words = command(tmp_path, shapes, out, *halves)
+    halves = ("--set", "run.device_batch=15", "--inherit", drawn_base, "--teacher", drawn_base)
+    words = command(tmp_path, drawn, out, *halves)
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     one, other = (load_file(folder / START) for folder in (unbroken, out))
@@ -268,14 +271,16 @@ def test_two_processes_begin_alike(unbroken: Path, shapes: Path, base: Path, tmp
 
 
 def test_what_cannot_be_inherited_or_learnt_from_is_said_before_any_training(
-    shapes: Path, base: Path, tmp_path: Path
+    drawn: Path, drawn_base: Path, tmp_path: Path
 ) -> None:
     def refused(kind: type[Exception], words: str, recipe: Recipe, **how: object) -> None:
         with pytest.raises(kind, match=words):
-            train(recipe, shapes, tmp_path / "out", device="cpu", **how)
+            train(recipe, drawn, tmp_path / "out", device="cpu", **how)
 
     of_mobilenet = short("mobilenetv2_c8-8-16-16-24-24_l1-1-1-1-1-1_t3-3-3-3-3-3_px32")
-    refused(CodeError, "A mobilenetv2 code cannot inherit the weights of a resnet18 one", of_mobilenet, inherit=base)
+    refused(
+        CodeError, "A mobilenetv2 code cannot inherit the weights of a resnet18 one", of_mobilenet, inherit=drawn_base
+    )
     refused(
         SettingsError,
         r"comes without weights\. .* a name with a tag, such as resnet18\.",
@@ -286,30 +291,30 @@ def test_what_cannot_be_inherited_or_learnt_from_is_said_before_any_training(
         SettingsError, "--teacher takes a classifier, and got the detector", short(BASE), teacher="retinanet_resnet50"
     )
     refused(BssZooError, "There is no file or folder", short(BASE), inherit=str(tmp_path / "nothing"))
-    pretrained = short(BASE, model={"pretrained": str(base)})
-    refused(RecipeError, r"leave --inherit out, or set model\.pretrained=null", pretrained, inherit=base)
+    pretrained = short(BASE, model={"pretrained": str(drawn_base)})
+    refused(RecipeError, r"leave --inherit out, or set model\.pretrained=null", pretrained, inherit=drawn_base)
     more = short(BASE, model={"num_classes": 4})
-    refused(RecipeError, "has 3 outputs, and model.num_classes is 4: a teacher is", more, teacher=base)
+    refused(RecipeError, "has 3 outputs, and model.num_classes is 4: a teacher is", more, teacher=drawn_base)
     assert not (tmp_path / "out" / "last.pt").exists()
 
 
-def test_labels_that_do_not_fit_the_images_are_said(shapes: Path, base: Path, tmp_path: Path) -> None:
+def test_labels_that_do_not_fit_the_images_are_said(drawn: Path, drawn_base: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in ("bar", "cross"):
             (tmp_path / split / name).mkdir(parents=True)
         (tmp_path / split / "ring").mkdir(parents=True)
         for name, source in zip(("bar", "cross", "ring"), CLASSES, strict=True):
-            for file in sorted((shapes / split / source).iterdir())[:20]:
+            for file in sorted((drawn / split / source).iterdir())[:20]:
                 (tmp_path / split / name / file.name).write_bytes(file.read_bytes())
     words = "have the class 'ring', which is no label of local-dir:.*Name the folders as its labels, bar, cross, disc"
     with pytest.raises(SettingsError, match=words):
-        train(short(BASE), tmp_path, tmp_path / "out", device="cpu", inherit=base)
+        train(short(BASE), tmp_path, tmp_path / "out", device="cpu", inherit=drawn_base)
     with pytest.raises(RecipeError, match=words):
-        train(short(BASE), tmp_path, tmp_path / "out", device="cpu", teacher=base)
+        train(short(BASE), tmp_path, tmp_path / "out", device="cpu", teacher=drawn_base)
 
 
-def test_a_detector_s_recipe_says_how_its_backbone_gets_weights(base: Path) -> None:
+def test_a_detector_s_recipe_says_how_its_backbone_gets_weights(drawn_base: Path) -> None:
     recipe = Path(__file__).parents[2] / "recipes" / "coco" / "maskrcnn_resnet50.yaml"
-    done = CliRunner().invoke(app, ["train", str(recipe), "--out", "nowhere", "--inherit", str(base)])
+    done = CliRunner().invoke(app, ["train", str(recipe), "--out", "nowhere", "--inherit", str(drawn_base)])
     assert isinstance(done.exception, SettingsError)
     assert "--set model.backbone_weights=WEIGHTS" in str(done.exception)
