@@ -171,6 +171,7 @@ def test_a_uniform_network_beyond_the_limits_is_not_recommended(tmp_path):
     assert "Train them before you take one" in result.recommendation
 
 
+@pytest.mark.extended
 def test_the_command_that_trains_the_candidates_does(tmp_path, monkeypatch):
     """As a user would: what is printed, with the user's folder in place of its name."""
     from typer.testing import CliRunner

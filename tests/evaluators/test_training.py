@@ -84,6 +84,7 @@ def test_a_code_that_is_evaluated_again_is_trained_with_further_seeds(tmp_path: 
     assert summaries[0]["train_loss"] != summaries[1]["train_loss"]
 
 
+@pytest.mark.extended
 def test_shorter_trainings_judge_codes_and_the_end_trains_in_full(tmp_path: Path) -> None:
     recipe = quick(tmp_path, "schedule.epochs=4", "schedule.warmup_epochs=1")
     judge = TrainingEvaluator(recipe, None, tmp_path / "trainings", rungs=(1, 2), device="cpu")

@@ -7,6 +7,7 @@ import re
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from report.finished_run import CAUTION, example_run, with_text
@@ -230,8 +231,12 @@ def test_text_of_a_user_never_becomes_markup() -> None:
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_family_has_a_page(family: str) -> None:
     run = example_run(family)
-    page = Page(render_page(run))
-    assert page.tags.count("svg") == 4 + len(run.networks)
+    text = render_page(run)
+    page = Page(text)
+    drawn = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(drawn) == page.tags.count("svg") == 4 + len(run.networks)
+    for svg in drawn:
+        ET.fromstring(svg)
     assert "nan" not in page.text.lower().replace("gave nan", "").replace("finance", "")
 
 

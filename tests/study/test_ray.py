@@ -89,6 +89,7 @@ def test_one_task_at_a_time_gives_exactly_the_codes_of_one_process(cluster, tmp_
     assert {state for _, _, state, *_ in found[1][0]} == {"complete", "pruned"}
 
 
+@pytest.mark.extended
 def test_a_search_begun_by_one_process_goes_on_in_the_cluster_and_the_other_way_round(cluster, tmp_path):
     (tmp_path / "whole").mkdir()
     whole = plan(climbing, trials=12)
