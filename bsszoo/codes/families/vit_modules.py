@@ -87,6 +87,17 @@ class CodeVisionTransformer(VisionTransformer):
                 self.blocks[i] = build_block(block, Placement(1, drop_path=rates[i]), dd)  # type: ignore[arg-type]
                 named_apply(get_init_weights_vit(needs_reset=False), self.blocks[i])
 
+    def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
+        # timm resamples the positions of every network that is exported, also where the images have the network's own
+        # size: an operation for nothing, which OpenVINO and LiteRT do not have. Sizes that are free are no integers.
+        side = tuple(x.shape[1:3])
+        made: Any = self
+        if not all(isinstance(pixels, int) for pixels in side) or side != tuple(made.patch_embed.grid_size):
+            return super()._pos_embed(x)
+        tokens = torch.cat([made.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], dim=1)
+        embedded: torch.Tensor = made.pos_drop(tokens + made.pos_embed)
+        return embedded
+
 
 class CodeVisionTransformerFeatures(CodeVisionTransformer):
     """A ``CodeVisionTransformer`` without a head that returns the features behind each group; arguments as its.
