@@ -1,17 +1,14 @@
-"""``export``: a network as an ONNX or a torch.export file whose outputs are PyTorch's, or no file at all."""
+"""``export``: a network as a file of another runtime whose outputs are PyTorch's, or no file at all."""
 
 from __future__ import annotations
 
 import copy
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,20 +17,18 @@ from timm.data import create_transform
 from torch import nn
 
 from bsszoo.errors import RunError, SettingsError
-from bsszoo.files import plain_name, whole_file
+from bsszoo.files import plain_name
+from bsszoo.formats import FORMATS, QUANTISED, Format, FormatName, Session, either, quiet
 from bsszoo.images import MODES, converted, image_files, read_image
 from bsszoo.models.build import input_config
-from bsszoo.quantise import CALIBRATION, Compared, QuantisedFile, check_packages, compare, quantise
+from bsszoo.quantise import CALIBRATION, SUFFIX, Compared, QuantisedFile, compare, quantise
 from bsszoo.version import __version__
-
-Format = Literal["onnx", "torch"]
 
 #: ONNX operator set; what runtimes of recent years read.
 OPSET: Final = 18
 # Real images on which a float32 file is checked that is quantised.
 _CHECKED: Final = 8
 _OPSETS: Final = range(18, 24)
-SUFFIXES: Final[dict[str, str]] = {"onnx": ".onnx", "torch": ".pt2"}
 #: Largest difference that counts as rounding, as a share of the largest output: in float32, and in float16.
 BOUNDS: Final = {False: 1e-4, True: 2e-2}
 
@@ -43,11 +38,15 @@ class Exported:
     """An exported file, and the differences of its outputs from PyTorch's.
 
     ``random`` and ``real`` are the largest absolute differences over the random and the real images, ``largest`` the
-    largest absolute output; ``real`` is None without real images. ``input_shape`` has no batch dimension.
+    largest absolute output; ``real`` is None without real images. ``input_shape`` has no batch dimension; the file
+    takes any number of images, where ``free_batch`` is set, or one. ``size`` is that of all ``files``: ``path``, and of
+    OpenVINO the weights beside it.
     """
 
     path: Path
-    format: Format
+    format: FormatName
+    files: tuple[Path, ...]
+    free_batch: bool
     size: int
     opset: int | None
     half: bool
@@ -79,18 +78,19 @@ class _Half(nn.Module):
         return outputs.float()
 
 
-def file_name(source: str, format: str) -> str:
+def file_name(source: str, format: str, *, int8: bool = False) -> str:
     """The name of the exported file of a network, from its path, repository, name or code."""
     path = Path(source)
     short = path.name if path.exists() else source.removeprefix("hf-hub:").partition("@")[0].rpartition("/")[2]
-    return (plain_name(short).strip("-") or "network") + SUFFIXES.get(format, "")
+    suffix = FORMATS[format].suffix if format in FORMATS else ""
+    return (plain_name(short).strip("-") or "network") + (SUFFIX if int8 else "") + suffix
 
 
 def export(
     network: nn.Module,
     path: str | Path,
     *,
-    format: Format = "onnx",
+    format: FormatName = "onnx",
     half: bool = False,
     opset: int = OPSET,
     images: Sequence[str | Path] | None = None,
@@ -99,65 +99,65 @@ def export(
 ) -> Exported:
     """Write a network to a file, run the file, and delete it unless its outputs are PyTorch's.
 
-    The batch is dynamic, the size of the input is not. Any batch size gives the same outputs, which the
-    check uses. The normalisation of the input is not part of the file but of ONNX's metadata.
+    The size of the input is fixed; the batch is free, of LiteRT one image. The check goes through batches of several
+    sizes. The normalisation of the input is not part of the file but of its metadata, which torch.export's has not.
 
     Args:
         network: In evaluation mode, on the CPU, float32.
-        path: The file; it is written whole or not at all.
-        format: ``onnx``, or ``torch`` for torch.export's program.
-        half: Weights and arithmetic in float16; input and output stay float32.
+        path: The file; it is written whole or not at all. Of OpenVINO it ends with ``.xml``, and a file that ends with
+            ``.bin`` is written beside it.
+        format: ``onnx``, ``openvino``, ``litert``, or ``torch`` for torch.export's program.
+        half: Weights in float16, and in ONNX and torch.export's program the arithmetic too; OpenVINO and LiteRT choose
+            that when they run. Input and output stay float32.
         opset: ONNX operator set, 18 to 23.
         images: Files or folders of real images to check on; two photographs by default.
         bound: Largest difference allowed, as a share of the largest output; 0.0001, with ``half`` 0.02.
         label: The network's name, for the metadata.
 
     Raises:
-        SettingsError: A setting is invalid, or the packages that run the file are not installed.
+        SettingsError: A setting is invalid, or the packages that write and run the file are not installed.
         DataError: An image cannot be read.
         RunError: The network cannot be exported, or the file's outputs differ; no file is left.
     """
     target = Path(path).expanduser()
     allowed = BOUNDS[half] if bound is None else bound
-    _check_settings(format, opset, allowed, target)
+    chosen = _checked(format, opset, allowed, target)
     config = input_config(network)
     check = check_inputs(config, images)
     expected = _outputs(network, check)  # before the weights are rounded
-    running = _Half(network).eval() if half else network
-    sample = check.random[:2]
+    running = _Half(network).eval() if half and not chosen.half_weights else network
+    facts = _facts(network, config, label)
     try:
-        with whole_file(target) as scratch, _quiet():
-            # The writers go by the file's ending.
-            written = scratch.with_name(f"{scratch.name}{SUFFIXES[format]}")
+        with tempfile.TemporaryDirectory(prefix="bsszoo-export-") as folder, quiet():
+            written = Path(folder) / f"network{chosen.suffix}"
             try:
-                run = (
-                    _write_onnx(running, sample, written, opset, _facts(network, config, label))
-                    if format == "onnx"
-                    else _write_program(running, sample, written)
-                )
-                random, real, largest = _differences(run, check, expected)
-                share = max(random, real or 0.0) / max(largest, 1e-30)
-                if not share <= allowed:
-                    raise RunError(
-                        f"The outputs of the exported file differ from PyTorch's by up to "
-                        f"{max(random, real or 0.0):.3g}, {share:.2g} of the largest output; the bound is "
-                        f"{allowed:g}. No file was written. "
-                        + (
-                            "float16 may be too coarse for this network; leave out --fp16."
-                            if half
-                            else "This is a bug of an exporter or a runtime: please report it with the versions of "
-                            "torch, onnx and onnxruntime."
-                        )
+                chosen.write(running, check.random[:2], written, facts, opset=opset, half=half)
+                session = chosen.session(written, torch.get_num_threads())
+            except Exception as error:  # the exporters and runtimes have no class of their own for what they cannot do
+                raise _refused(error) from error
+            random, real, largest = _differences(session, chosen, check, expected)
+            share = max(random, real or 0.0) / max(largest, 1e-30)
+            if not share <= allowed:
+                raise RunError(
+                    f"The outputs of the exported file differ from PyTorch's by up to "
+                    f"{max(random, real or 0.0):.3g}, {share:.2g} of the largest output; the bound is "
+                    f"{allowed:g}. No file was written. "
+                    + (
+                        "float16 may be too coarse for this network; leave out --fp16."
+                        if half
+                        else "This is a bug of an exporter or a runtime: please report it with the versions of "
+                        f"{', '.join(('torch', *chosen.modules))}."
                     )
-                written.replace(scratch)
-            finally:
-                written.unlink(missing_ok=True)
+                )
+            chosen.copy(written, target)
     except OSError as error:
         raise RunError(f"{target} cannot be written: {error.strerror or error}.") from error
     return Exported(
         path=target,
         format=format,
-        size=target.stat().st_size,
+        files=chosen.files(target),
+        free_batch=chosen.free_batch,
+        size=chosen.size(target),
         opset=opset if format == "onnx" else None,
         half=half,
         input_shape=tuple(config["input_size"]),
@@ -189,11 +189,12 @@ def export_int8(
     path: str | Path,
     images: Sequence[str | Path],
     *,
+    format: FormatName = "onnx",
     opset: int = OPSET,
     bound: float | None = None,
     label: str = "",
 ) -> ExportedInt8:
-    """Write a network to an ONNX file with weights and activations of 8 bits, by onnxruntime's quantisation.
+    """Write a network to a file with weights and activations of 8 bits, by the quantisation of the format's runtime.
 
     Up to 256 of the images, at random, calibrate it, and up to as many others compare it with the float32 file, which
     is checked against PyTorch as ``export`` does. How much accuracy it loses labels alone would say.
@@ -202,14 +203,17 @@ def export_int8(
         network: In evaluation mode, on the CPU, float32.
         path: The file; it is written whole or not at all.
         images: Files or folders of images like those that the network is for.
+        format: ``onnx`` (onnxruntime), ``openvino`` (NNCF) or ``litert`` (ai-edge-quantizer).
         opset, bound, label: As ``export``.
 
     Raises:
         SettingsError, DataError, RunError: As ``export``.
     """
     target = Path(path).expanduser()
-    _check_settings("onnx", opset, BOUNDS[False] if bound is None else bound, target)
-    check_packages()
+    if format not in QUANTISED:
+        raise SettingsError(f"--quantize takes the formats {either(QUANTISED)}, not {format!r}.")
+    chosen = _checked(format, opset, BOUNDS[False] if bound is None else bound, target)
+    chosen.check(quantises=True)
     config, found = input_config(network), image_files(images, most=None)
     if config["input_size"][0] not in MODES:
         raise SettingsError(
@@ -219,8 +223,9 @@ def export_int8(
     number = min(CALIBRATION, len(files) - len(files) // 4)  # of few some are kept apart
     calibration, others = files[:number], files[number : number + CALIBRATION]
     with tempfile.TemporaryDirectory(prefix="bsszoo-export-") as folder:
-        source = Path(folder) / "float32.onnx"
-        exported = export(network, source, opset=opset, images=calibration[:_CHECKED], bound=bound, label=label)
+        source = Path(folder) / f"float32{chosen.suffix}"
+        checked = calibration[:_CHECKED]
+        exported = export(network, source, format=format, opset=opset, images=checked, bound=bound, label=label)
         inputs = _inputs(config, calibration).numpy()
         made = quantise(source, target, inputs)
         unseen = _inputs(config, others).numpy() if others else inputs
@@ -237,73 +242,21 @@ def _refused(error: Exception) -> RunError:
     return RunError(f"The network cannot be exported: {type(error).__name__}: {message}")
 
 
-Runner = Callable[[torch.Tensor], torch.Tensor]
-
-
-def _write_onnx(network: nn.Module, sample: torch.Tensor, path: Path, opset: int, facts: dict[str, str]) -> Runner:
-    import onnx
-    import onnxruntime
-
-    try:
-        torch.onnx.export(
-            network,
-            (sample,),
-            path,
-            dynamo=True,
-            verbose=False,
-            opset_version=opset,
-            external_data=False,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
-        model = onnx.load(str(path))
-        # The exporter notes on each node which line of which file of this machine it comes from.
-        for part in (*model.graph.node, *model.graph.value_info, model.graph):
-            del part.metadata_props[:]
-        onnx.helper.set_model_props(model, facts)
-        onnx.checker.check_model(model)
-        onnx.save(model, str(path))
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # the exporter and the runtime have no class of their own for what they cannot do
-        raise _refused(error) from error
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        (outputs,) = session.run(["logits"], {"images": images.numpy()})
-        return torch.from_numpy(outputs)
-
-    return run
-
-
-def _write_program(network: nn.Module, sample: torch.Tensor, path: Path) -> Runner:
-    try:
-        program = torch.export.export(network, (sample,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # lines of files of this machine
-        torch.export.save(program, path)
-    except Exception as error:  # as above
-        raise _refused(error) from error
-    loaded = torch.export.load(path).module()
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            outputs: torch.Tensor = loaded(images)
-        return outputs
-
-    return run
-
-
 def _outputs(network: nn.Module, check: Check) -> tuple[torch.Tensor, torch.Tensor | None]:
     with torch.inference_mode():
         return network(check.random), None if check.real is None else network(check.real)
 
 
 def _differences(
-    run: Runner, check: Check, expected: tuple[torch.Tensor, torch.Tensor | None]
+    session: Session, format: Format, check: Check, expected: tuple[torch.Tensor, torch.Tensor | None]
 ) -> tuple[float, float | None, float]:
     """The largest differences on random and on real images, and the largest output; in batches of several sizes."""
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session(images.numpy()))
+
     random, largest = 0.0, float(expected[0].abs().max())
-    for size in (1, 2, len(check.random)):
+    for size in (1, 2, len(check.random)) if format.free_batch else (1,):
         for start in range(0, len(check.random), size):
             part = slice(start, start + size)
             random = max(random, _largest(run(check.random[part]) - expected[0][part]))
@@ -319,7 +272,7 @@ def _largest(difference: torch.Tensor) -> float:
 
 
 def _facts(network: nn.Module, config: dict[str, Any], label: str) -> dict[str, str]:
-    """ONNX's metadata, as text: what a user of the file needs beside it."""
+    """The file's metadata, as text: what its user needs to know."""
     made: Any = network
     labels = made.default_cfg.get("label_names")
     facts = {
@@ -335,9 +288,11 @@ def _facts(network: nn.Module, config: dict[str, Any], label: str) -> dict[str, 
     return {**facts, **({"label_names": json.dumps(labels)} if labels else {})}
 
 
-def _check_settings(format: str, opset: int, bound: float, target: Path) -> None:
-    if format not in SUFFIXES:
-        raise SettingsError(f"--format is {format!r}; it takes {' or '.join(SUFFIXES)}.")
+def _checked(format: str, opset: int, bound: float, target: Path) -> Format:
+    """The format; a ``SettingsError`` where a setting is invalid or a package is not installed."""
+    if format not in FORMATS:
+        raise SettingsError(f"--format is {format!r}; it takes {either(tuple(FORMATS))}.")
+    chosen = FORMATS[format]
     if opset not in _OPSETS:
         raise SettingsError(f"--opset is {opset!r}; it takes a number from {_OPSETS[0]} to {_OPSETS[-1]}.")
     if not 0 < bound < float("inf"):
@@ -345,37 +300,16 @@ def _check_settings(format: str, opset: int, bound: float, target: Path) -> None
     if target.is_dir() or not target.parent.is_dir():
         what = "is a folder" if target.is_dir() else f"lies in {target.parent}, which is no folder"
         raise SettingsError(f"{target} {what}: give a file with --out.")
-    if target.is_file() and target.suffix not in SUFFIXES.values():
-        raise SettingsError(f"{target} exists already and is no exported file: give another with --out.")
-    if format == "onnx":
-        check_onnx()
-
-
-def check_onnx() -> None:
-    """A ``SettingsError`` where the packages that write and run ONNX files are not installed."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(package)
-        except ImportError:
-            raise SettingsError(
-                f"ONNX needs the package {package}, which is not installed: pip install 'bsszoo[onnx]'."
-            ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters' remarks, which are for their developers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    if chosen.beside and target.suffix != chosen.suffix:
+        raise SettingsError(f"{target}: the name of an {chosen.title} file ends with {chosen.suffix}.")
+    files = chosen.files(target)
+    known = target.suffix in {one.suffix for one in FORMATS.values()}
+    for file in files:
+        # A pair is replaced as one.
+        if file.is_file() and not (known and all(one.is_file() for one in files)):
+            raise SettingsError(f"{file} exists already and is no exported file: give another with --out.")
+    chosen.check()
+    return chosen
 
 
 # The images that an exported network is checked on: random ones, and real ones as the network's users give them

@@ -440,8 +440,8 @@ class EndOptions:
     quantize: str | None = option(
         None,
         "With --data: quantise the original, the uniformly rescaled and the recommended network, those with weights, "
-        "by onnxruntime after the fresh trainings, calibrated on training images, and measure what that changes: "
-        "accuracy, size and latency (extra of bsszoo: onnx).",
+        "after the fresh trainings, calibrated on training images, and measure what that changes: accuracy, size and "
+        "latency. By the tool of --runtime, which runs both; with pytorch by onnxruntime (extra of bsszoo: onnx).",
         metavar="int8",
         display=False,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -35,13 +36,17 @@ CodeOption = Annotated[
 
 def export_command(
     source: SourceArgument,
-    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, or torch (torch.export).")] = "onnx",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="FORMAT", help="onnx, openvino, litert (one image at a time), or torch (torch.export)."
+        ),
+    ] = "onnx",
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", show_default="NAME.onnx, NAME.int8.onnx or NAME.pt2", help="The file."),
+        Path | None, typer.Option(metavar="FILE", show_default="NAME.onnx, .xml, .tflite or .pt2", help="The file.")
     ] = None,
     fp16: Annotated[
-        bool, typer.Option("--fp16", help="Weights and arithmetic in float16; input and output stay float32.")
+        bool, typer.Option("--fp16", help="Weights in float16, and in onnx and torch the arithmetic.")
     ] = False,
     quantize: Annotated[
         str | None,
@@ -49,8 +54,8 @@ def export_command(
             "--quantize",
             metavar="int8",
             show_default=False,
-            help="Weights and activations of 8 bits, by onnxruntime, calibrated on up to 256 of --images: pictures "
-            "like those that the network is for.",
+            help="Weights and activations of 8 bits, by the format's own tool, calibrated on up to 256 of --images: "
+            "pictures like those that the network is for.",
         ),
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 18,
@@ -90,16 +95,16 @@ def export_command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a network as an ONNX or torch.export file, checked against PyTorch on random and on real images.
+    """Write a network as a file of another runtime, checked against PyTorch on random and on real images.
 
-    The file takes any batch size, float32, normalised. If its outputs differ by more than rounding,
-    no file is left.
+    The file takes any batch size, with --format litert one image, float32, normalised. If its outputs
+    differ by more than rounding, no file is left.
 
     Examples:
 
       bsszoo export runs/first --out shoes.onnx
 
-      bsszoo export resnet50.a1_in1k --format torch
+      bsszoo export resnet50.a1_in1k --format openvino
 
       bsszoo export mobilenetv2_autobss --random --fp16
 
@@ -127,15 +132,13 @@ def export_command(
         return
     from bsszoo.export import export, export_int8, file_name
     from bsszoo.models.create import create
-    from bsszoo.quantise import SUFFIX
     from bsszoo.report.figures import human
 
     if random and weights is not None:
         raise SettingsError("--random and --weights exclude each other.")
     if quantize is not None:
         _check_quantisation(quantize, format, fp16, images)
-    name = file_name(source, format)
-    target = out or Path(name if quantize is None else f"{name.removesuffix('.onnx')}{SUFFIX}")
+    target = out or Path(file_name(source, format, int8=quantize is not None))
     try:
         built = create(
             source if code is None or network.source is None else named,
@@ -148,7 +151,15 @@ def export_command(
         raise
     progress_console().print(f"Exporting {named} and checking the file ...", markup=False)
     if quantize is not None and images:
-        quantised = export_int8(built.eval(), target, images, opset=opset, bound=bound, label=str(named))
+        quantised = export_int8(
+            built.eval(),
+            target,
+            images,
+            format=format,  # type: ignore[arg-type]
+            opset=opset,
+            bound=bound,
+            label=str(named),
+        )
         if as_json:
             show_json(quantised)
         else:
@@ -167,10 +178,9 @@ def export_command(
     if as_json:
         show_json(done)
         return
-    kind = f"ONNX, operator set {done.opset}" if done.opset is not None else "torch.export program"
     say(
-        f"File: {done.path} ({kind}, {human(done.size)} bytes, {'float16' if done.half else 'float32'})",
-        _input_words(done),
+        f"File: {_kind(done.files, done)}, {human(done.size)} bytes, {'float16' if done.half else 'float32'})",
+        _input_words(done, done.free_batch),
     )
     say(
         f"Largest difference from PyTorch: {done.random:.2g} on random images"
@@ -191,26 +201,36 @@ def export_command(
 def _check_quantisation(precision: str, format: str, half: bool, images: list[str] | None) -> None:
     """A ``SettingsError`` where a network cannot be quantised so."""
     from bsszoo.errors import SettingsError
+    from bsszoo.formats import FORMATS, QUANTISED, either
     from bsszoo.options import check_precision
-    from bsszoo.quantise import check_packages
 
     check_precision(precision)
-    if format != "onnx" or half:
-        raise SettingsError(
-            f"--quantize writes ONNX files from float32: leave out {'--fp16' if half else f'--format {format}'}."
-        )
+    if format not in QUANTISED:
+        raise SettingsError(f"--quantize takes the formats {either(QUANTISED)}, not {format!r}.")
+    if half:
+        raise SettingsError("--quantize quantises float32: leave out --fp16.")
     if not images:
         raise SettingsError(
             "--quantize calibrates on pictures like those that the network is for: give some hundreds, --images DIR."
         )
-    check_packages()
+    FORMATS[format].check(quantises=True)
 
 
-def _input_words(done: Exported) -> str:
+def _kind(files: Sequence[Path], done: Exported) -> str:
+    """The names of files and the format that they have, up to a bracket that is still open."""
+    from bsszoo.formats import FORMATS
+
+    title = FORMATS[done.format].title
+    names = " and ".join(str(file) for file in files)
+    return f"{names} ({title}" + ("" if done.opset is None else f", operator set {done.opset}")
+
+
+def _input_words(done: Exported, free_batch: bool) -> str:
     channels, height, width = done.input_shape
+    batch, many = ("batch", "any batch") if free_batch else ("1", "one image at a time")
     return (
-        f"Input: images [batch, {channels}, {height}, {width}] float32, mean {list(done.mean)}, deviation "
-        f"{list(done.std)}; output: logits [batch, {done.outputs}] float32; any batch"
+        f"Input: images [{batch}, {channels}, {height}, {width}] float32, mean {list(done.mean)}, deviation "
+        f"{list(done.std)}; output: logits [{batch}, {done.outputs}] float32; {many}"
     )
 
 
@@ -221,9 +241,9 @@ def _quantised_words(done: ExportedInt8) -> tuple[str, ...]:
     share = found.agree / found.images
     which = "other images" if done.unseen else "the same images"
     words = (
-        f"File: {file.path} (ONNX, operator set {done.exported.opset}, int8, {human(file.size)} bytes; in float32 "
+        f"File: {_kind(file.files, done.exported)}, int8, {human(file.size)} bytes; in float32 "
         f"{human(file.float_size)})",
-        _input_words(done.exported),
+        _input_words(done.exported, file.free_batch),
         f"Calibrated on {file.calibrated} images. On {found.images} {which} it has the class of the float32 file for "
         f"{100 * share:.1f}%; outputs differ by up to {found.difference:.2g}, the largest is {found.largest:.3g}.",
     )

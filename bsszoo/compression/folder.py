@@ -9,13 +9,16 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bsszoo.errors import BssZooError, SettingsError
 from bsszoo.files import write_whole
 from bsszoo.search.history import is_number
 from bsszoo.study.result import Result, TrialRow
 from bsszoo.texts import one_line, parse_json
+
+if TYPE_CHECKING:
+    from bsszoo.formats import Format
 
 SETTINGS, CONTROLS, RESULT, TRIALS, REPORT, LATENCIES, NOTES = (
     "settings.json",
@@ -33,7 +36,6 @@ RECOMMENDED = "recommended"
 RECOMMENDED_WEIGHTS = f"{RECOMMENDED}/model.safetensors"
 #: In it, where it was asked for: the network for other runtimes.
 ONNX = f"{RECOMMENDED}/model.onnx"
-ONNX_INT8 = f"{RECOMMENDED}/model.int8.onnx"
 #: The files of networks that are being quantised.
 QUANTISED = "quantised"
 # The path of a latency table may differ from machine to machine: ``latency_source`` is the fingerprint of its content.
@@ -45,6 +47,11 @@ _HASHES = {
     "candidates": "other candidates were drawn, as another version of bsszoo or numpy does",
 }
 _LOCK, _STUDY = ".lock", "study.db"
+
+
+def int8_file(format: Format) -> str:
+    """The recommended network's file of a format in int8."""
+    return f"{RECOMMENDED}/model.int8{format.suffix}"
 
 
 class FolderInUseError(SettingsError):

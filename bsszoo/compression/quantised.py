@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bsszoo.codes.code import Code
-from bsszoo.compression.folder import ONNX_INT8, QUANTISED
-from bsszoo.files import whole_file
+from bsszoo.compression.folder import QUANTISED, int8_file
+from bsszoo.formats import Format
 from bsszoo.options import INT8
 from bsszoo.study.result import Quantised, QuantisedRow
 
@@ -74,18 +74,20 @@ def quantise_networks(
     folder: Path,
     earlier: Quantised | None,
     *,
+    format: Format,
     timing: Timing | None,
     on_network: Callable[[Quantised, int, str], None] = lambda *_: None,
 ) -> Quantised:
     """What quantisation changes of some networks; what ``earlier`` has of them is not measured again.
 
-    The last one's int8 file is written as ``recommended/model.int8.onnx`` too.
+    The last one's int8 file is written as ``recommended/model.int8.onnx`` too, or with the suffix of another format.
 
     Args:
         judge: What trained the networks.
         wanted: The networks; the last one is the recommended.
         folder: The run's folder.
         earlier: The figures so far.
+        format: Whose tool quantises, and whose runtime runs and times both files.
         timing: How forwards are timed; None leaves latencies out.
         on_network: Called with the figures so far, the number of networks done and a text, before each network and
             before the latencies.
@@ -94,10 +96,10 @@ def quantise_networks(
         SettingsError: The packages that quantise are not installed.
         RunError: A network cannot be exported or quantised.
     """
-    from bsszoo.quantise import CALIBRATION, method
+    from bsszoo.quantise import CALIBRATION
 
     names = [judge.training_name(one.code, one.number) for one in wanted]
-    made = Quantised(INT8, method(), 0, f"top-1 accuracy [%] on {judge.test_split}", ())
+    made = Quantised(INT8, format.method, 0, f"top-1 accuracy [%] on {judge.test_split}", ())
     if earlier is not None and (earlier.method, earlier.measures) == (made.method, made.measures):
         made = replace(earlier, rows=())
         known = {row.training: row for row in earlier.rows}
@@ -109,13 +111,14 @@ def quantise_networks(
     made = replace(made, rows=tuple(rows.values()))
     to_time = timing is not None and any(name not in rows or rows[name].ms is None for name in names)
     complete = len(rows) == len(names) and not to_time
-    target = folder / ONNX_INT8
+    target = folder / int8_file(format)
     work = folder / QUANTISED
     if complete and target.is_file():
         shutil.rmtree(work, ignore_errors=True)  # a kill may have left it
         return made
     work.mkdir(exist_ok=True)
-    files = {name: (work / f"{name}.onnx", work / f"{name}.int8.onnx") for name in names}
+    suffixes = format.suffix, f".int8{format.suffix}"
+    files = {name: (work / f"{name}{suffixes[0]}", work / f"{name}{suffixes[1]}") for name in names}
     images = judge.calibration_images(CALIBRATION)
     made = replace(made, calibrated=len(images))
     for done, (name, one) in enumerate(zip(names, wanted, strict=True)):
@@ -123,33 +126,35 @@ def quantise_networks(
         if name in rows and not to_time and name != names[-1]:
             continue
         on_network(made, done, f"Quantising the {one.label} network ...")
-        _make(judge, one, files[name], images)
+        _make(judge, one, files[name], images, format)
         if name not in rows:
-            rows[name] = _measured(judge, one, name, files[name])
+            rows[name] = _measured(judge, one, name, files[name], format)
         made = replace(made, rows=tuple(rows[n] for n in names if n in rows))
         on_network(made, done + 1, "")
     if to_time and timing is not None:
         on_network(made, len(names), "Measuring latencies in float32 and int8 ...")
         made = _timed(made, names, files, images.shape[1:], timing)
-    with whole_file(target) as scratch:
-        shutil.copyfile(files[names[-1]][1], scratch)
+    format.copy(files[names[-1]][1], target)
     shutil.rmtree(work)
     return made
 
 
-def _make(judge: WithNetworks, one: Wanted, files: tuple[Path, Path], images: Any) -> None:
+def _make(judge: WithNetworks, one: Wanted, files: tuple[Path, Path], images: Any, format: Format) -> None:
     """Write the two files of a network, those that are not there."""
     from bsszoo.export import export
     from bsszoo.quantise import quantise
 
     source, target = files
     if not source.is_file():
-        export(judge.trained_network(one.code, one.number), source, label=str(one.code))
+        for file in format.files(source):  # a kill may have left one of two
+            file.unlink(missing_ok=True)
+        network = judge.trained_network(one.code, one.number)
+        export(network, source, format=format.name, label=str(one.code))
     if not target.is_file():
         quantise(source, target, images)
 
 
-def _measured(judge: WithNetworks, one: Wanted, name: str, files: tuple[Path, Path]) -> QuantisedRow:
+def _measured(judge: WithNetworks, one: Wanted, name: str, files: tuple[Path, Path], format: Format) -> QuantisedRow:
     from bsszoo.quantise import compare
 
     found = compare(*files, judge.test_batches())
@@ -163,7 +168,7 @@ def _measured(judge: WithNetworks, one: Wanted, name: str, files: tuple[Path, Pa
         100 * found.right / found.images,
         found.lost,
         found.won,
-        *(file.stat().st_size for file in files),
+        *(format.size(file) for file in files),
     )
 
 

@@ -15,11 +15,12 @@ from scipy.spatial.distance import cdist
 from bsszoo.codes.code import Code, common_form, entries_of
 from bsszoo.codes.published import IMAGENET, ready_instead
 from bsszoo.compression.confirm import Interval, chosen, difference, format_interval
-from bsszoo.compression.folder import ONNX, ONNX_INT8, RECOMMENDED, RECOMMENDED_WEIGHTS, TRAINING_RECIPE
+from bsszoo.compression.folder import ONNX, RECOMMENDED, RECOMMENDED_WEIGHTS, TRAINING_RECIPE, int8_file
 from bsszoo.compression.plan import Plan
 from bsszoo.errors import RunError
 from bsszoo.evaluators.base import Evaluator, FullTraining
 from bsszoo.files import write_whole
+from bsszoo.formats import FORMATS, QUANTISED
 from bsszoo.report.figures import human
 from bsszoo.search.history import is_number
 from bsszoo.search.insight import leaders_of_rows
@@ -219,7 +220,7 @@ class CompressResult(Result):
 
     @property
     def _exported(self) -> dict[str, str]:
-        files = {"onnx": ONNX, "onnx_int8": ONNX_INT8}
+        files = {"onnx": ONNX, **{f"{name}_int8": int8_file(FORMATS[name]) for name in QUANTISED}}
         return {} if self.folder is None else {k: f for k, f in files.items() if (self.folder / f).is_file()}
 
     def build(self, row: NetworkRow | None = None, *, weights: bool = True, **arguments: Any) -> nn.Module:

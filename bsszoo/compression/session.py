@@ -29,7 +29,6 @@ from bsszoo.compression.folder import (
     LATENCIES,
     NOTES,
     ONNX,
-    ONNX_INT8,
     RECOMMENDED,
     RECOMMENDED_WEIGHTS,
     REPORT,
@@ -38,6 +37,7 @@ from bsszoo.compression.folder import (
     check_settings,
     check_trials,
     first_free_folder,
+    int8_file,
     is_written,
     notes_in,
     read_json,
@@ -72,7 +72,8 @@ from bsszoo.errors import BudgetError, EvaluationError, RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest, listening
 from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
 from bsszoo.files import plain_name
-from bsszoo.latency.runtimes import DEFAULT, runtime_of
+from bsszoo.formats import FORMATS, QUANTISED
+from bsszoo.latency.runtimes import DEFAULT, int8_format, runtime_of
 from bsszoo.models.resolve import Network, resolve, with_weights
 from bsszoo.options import REDUCTION, Budget, Options
 from bsszoo.report.commands import PICTURES
@@ -402,8 +403,10 @@ class Compression:
                     before = sha256_of(weights) if weights.is_file() else None
                     judge.deliver(row.code, row.taken, run.folder / RECOMMENDED)
                     if sha256_of(weights) != before:  # of another network
-                        for file in (ONNX, ONNX_INT8):
-                            (run.folder / file).unlink(missing_ok=True)
+                        formats = [FORMATS[name] for name in QUANTISED]
+                        int8 = [file for of in formats for file in of.files(run.folder / int8_file(of))]
+                        for file in (run.folder / ONNX, *int8):
+                            file.unlink(missing_ok=True)
             return self._noted(run, result, "confirm", confirmation.notes)
 
     def export(self) -> CompressResult:
@@ -433,8 +436,9 @@ class Compression:
         """Quantise the trained networks of the closing table to int8, and measure what that changes.
 
         The original, the uniformly rescaled and the recommended one, those with weights: accuracy on the images that
-        the search did not see, size and latency, in float32 and int8 by onnxruntime. Figures that the result has are
-        not measured again. The recommended one is written to ``recommended/model.int8.onnx``.
+        the search did not see, size and latency, in float32 and int8 by the run's runtime, in place of PyTorch by
+        onnxruntime. Figures that the result has are not measured again. The recommended one is written to
+        ``recommended/model.int8.onnx``, of OpenVINO to ``.xml`` and ``.bin``, of LiteRT to ``.tflite``.
 
         Raises:
             SettingsError: There is no trained network yet, or the packages that quantise are not installed.
@@ -449,9 +453,8 @@ class Compression:
             wanted = [Wanted(row.label, row.code, of.taken) for row, of in pairs if of is not None]
             if not isinstance(judge, WithNetworks) or not wanted or wanted[-1].code != take.code:
                 raise SettingsError(f"{run.folder} holds no trained network to quantise: confirm() ends with one.")
-            from bsszoo.quantise import check_packages
-
-            check_packages()
+            format = int8_format(self.options.budget.runtime)
+            format.check(quantises=True)
             budget, limit = self.options.budget, self._prepared.plan.limits.latency
             timing = None
             if self.options.end.measure:
@@ -462,7 +465,9 @@ class Compression:
                 if not text:
                     self._write(run, replace(result, quantised=quantised))
 
-            quantised = quantise_networks(judge, wanted, run.folder, result.quantised, timing=timing, on_network=done)
+            quantised = quantise_networks(
+                judge, wanted, run.folder, result.quantised, format=format, timing=timing, on_network=done
+            )
             return self._write(run, replace(result, quantised=quantised))
 
     def finish(self, how: Finish | None = None) -> CompressResult:
@@ -733,9 +738,7 @@ class Compression:
                 "--onnx writes the recommended network, which is trained where a network with weights is compressed "
                 "on --data and its leaders are fine-tuned (--confirm). Others are written by `bsszoo export`."
             )
-        from bsszoo.export import check_onnx
-
-        check_onnx()
+        FORMATS["onnx"].check()
 
     def _check_quantisation(self, network: Network) -> None:
         """A ``SettingsError`` where the run cannot end with quantised networks."""
@@ -755,9 +758,7 @@ class Compression:
                 "--quantize is of the networks that are trained beside each other at the end, and with --finish one "
                 "code alone is trained: `bsszoo export RUN/finish_.. --quantize int8 --images DIR` quantises it."
             )
-        from bsszoo.quantise import check_packages
-
-        check_packages()
+        int8_format(self.options.budget.runtime).check(quantises=True)
 
     def _with_weights(self, network: Network) -> Network:
         """The network with a source of its weights; those of a built module are in a file while this process runs."""

@@ -6,19 +6,16 @@ A runtime is imported when it is used: what is not installed is missed only wher
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bsszoo.errors import SettingsError, formatted
+from bsszoo.formats import FORMATS, INPUT, OUTPUT, Format, litert_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
 
 #: One forward, whose time is taken.
 Forward = Callable[[], object]
-
-_INPUT, _OUTPUT = "images", "logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +92,16 @@ def _compiled(module: Any, images: torch.Tensor, _threads: int) -> Forward:
     return lambda: compiled(images)
 
 
+def _opened(format: str) -> Callable[[Any, torch.Tensor, int], Forward]:
+    """What loads the networks of a format: its bytes, or the path of a file with them."""
+
+    def load(exported: bytes | str, images: torch.Tensor, threads: int) -> Forward:
+        network = exported if isinstance(exported, bytes) else Path(exported)
+        return FORMATS[format].session(network, threads).bind(images.numpy())
+
+    return load
+
+
 def _onnx(module: nn.Module, images: torch.Tensor) -> bytes:
     """The network as ONNX, by the older exporter: it takes 20 ms for a block, the other one a second."""
     import torch
@@ -104,85 +109,9 @@ def _onnx(module: nn.Module, images: torch.Tensor) -> bytes:
     file: Any = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (images,), file, dynamo=False, input_names=[_INPUT], output_names=[_OUTPUT])
+        torch.onnx.export(module, (images,), file, dynamo=False, input_names=[INPUT], output_names=[OUTPUT])
     exported: bytes = file.getvalue()
     return exported
-
-
-def _onnxruntime(exported: bytes | str, images: torch.Tensor, threads: int) -> Forward:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # The threads of a network at rest would else spin while another's forward is timed.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
-    inputs = {_INPUT: images.numpy()}
-    return lambda: session.run([_OUTPUT], inputs)
-
-
-@cache
-def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
-
-
-def _openvino(exported: bytes | str, images: torch.Tensor, threads: int) -> Forward:
-    import openvino
-
-    # Its own choice of a precision is bfloat16 where the processor has it. A thread that is bound to a core waits for
-    # whatever else runs there.
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,
-    }
-    request = _core().compile_model(_core().read_model(exported), "CPU", settings).create_infer_request()
-    request.set_input_tensor(openvino.Tensor(images.numpy(), shared_memory=True))
-    return lambda: request.infer()
-
-
-@cache
-def _quiet_litert() -> None:
-    """Import the converter without what it says to a terminal of itself, of each network too."""
-    # Read where its libraries load.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        import_module("litert_torch")
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _tflite(module: nn.Module, images: torch.Tensor) -> bytes:
-    _quiet_litert()
-    import litert_torch
-
-    with TemporaryDirectory(prefix="bsszoo-litert-") as folder, redirect_stdout(io.StringIO()):
-        file = Path(folder) / "network.tflite"
-        litert_torch.convert(module, (images,)).export(str(file))
-        return file.read_bytes()
-
-
-def _litert(exported: bytes | str, images: torch.Tensor, threads: int) -> Forward:
-    from ai_edge_litert.interpreter import Interpreter
-
-    file = {"model_path": exported} if isinstance(exported, str) else {"model_content": exported}
-    interpreter = Interpreter(**file, num_threads=threads)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images.numpy())
-    output = interpreter.get_output_details()[0]["index"]
-
-    def forward() -> object:
-        interpreter.invoke()
-        return [interpreter.get_tensor(output)]
-
-    return forward
 
 
 #: The runtimes by name. Blocks' times are less even, and shorter, in a runtime that they are exported to, so more of
@@ -192,9 +121,19 @@ RUNTIMES: Final = {
     for runtime in (
         Runtime("pytorch", _module, timed=(300, 12), networks=16),
         Runtime("compile", _compiled),
-        Runtime("onnxruntime", _onnxruntime, _onnx, ("onnxruntime",), "onnx", (600, 24), 64, "uneven"),
-        Runtime("openvino", _openvino, _onnx, ("openvino",), "openvino", (600, 24), 64, "uneven"),
-        Runtime("litert", _litert, _tflite, ("litert_torch", "ai_edge_litert"), "litert", (120, 8), 16, "vectors"),
+        Runtime("onnxruntime", _opened("onnx"), _onnx, ("onnxruntime",), "onnx", (600, 24), 64, "uneven"),
+        # It reads ONNX too, which is written in a tenth of the time.
+        Runtime("openvino", _opened("openvino"), _onnx, ("openvino",), "openvino", (600, 24), 64, "uneven"),
+        Runtime(
+            "litert",
+            _opened("litert"),
+            litert_bytes,
+            ("litert_torch", "ai_edge_litert"),
+            "litert",
+            (120, 8),
+            16,
+            "vectors",
+        ),
     )
 }
 #: Of a table and of measured networks where nothing else is said.
@@ -236,6 +175,11 @@ def runtime_of(name: str) -> Runtime:
         raise SettingsError(f"--runtime is {formatted(name)}; it takes {', '.join(names[:-1])} or {names[-1]}.")
     RUNTIMES[name].check()
     return RUNTIMES[name]
+
+
+def int8_format(runtime: str) -> Format:
+    """The format whose tool quantises networks for a runtime, and whose files it runs; of PyTorch ONNX."""
+    return next((one for one in FORMATS.values() if one.runtime == runtime and one.quantisers), FORMATS["onnx"])
 
 
 def engine_of(name: str) -> Runtime:

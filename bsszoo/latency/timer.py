@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bsszoo.codes.code import Code
+from bsszoo.formats import format_of
 from bsszoo.latency.runtimes import DEFAULT, RUNTIMES, network_to_time, runtime_of
 
 if TYPE_CHECKING:
@@ -114,21 +115,22 @@ def measure_files(
     rounds: int = 200,
     budget_s: float = 20.0,
 ) -> tuple[Latency, ...]:
-    """Time forwards of exported ONNX files by onnxruntime on the CPU, which take turns.
+    """Time forwards of exported files by the runtime of their format on the CPU, which take turns.
 
     Args:
-        files: Of networks with the same input.
+        files: Of one format, of networks with the same input.
         shape: That input's, without the batch: (c, h, w).
         batch, threads, rounds, budget_s: As ``measure_latencies``.
     """
     import torch
 
-    runtime = RUNTIMES["onnxruntime"]
+    format = format_of(files[0])
     with cpu_threads(threads):
         images = torch.randn(batch, *shape)
-        forwards = [runtime.load(str(file), images, torch.get_num_threads()) for file in files]
+        forwards = [format.session(file, torch.get_num_threads()).bind(images.numpy()) for file in files]
         timed = time_forwards(forwards, seconds=budget_s, least=min(3, rounds), most=rounds, again=True)
-    return tuple(replace(latency, where=f"{runtime.label}, {latency.where}") for latency in timed)
+    label = RUNTIMES[format.runtime].label
+    return tuple(replace(latency, where=f"{label}, {latency.where}") for latency in timed)
 
 
 def measure_latencies(

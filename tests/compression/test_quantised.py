@@ -13,6 +13,7 @@ import drawn_shapes
 import numpy as np
 import pytest
 import torch
+from exported_files import RUN, SUFFIX, facts_of
 from PIL import Image
 from timm.data import create_transform
 
@@ -28,9 +29,6 @@ from bsszoo.models.build import input_config
 from bsszoo.report.page import render_page
 from bsszoo.study.result import Quantised
 from bsszoo.train.loop import train
-
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
 
 BASE = Code.parse("resnet18_c16-24-32-48_l1-2-1-1_px32")
 SETTINGS: dict[str, Any] = {
@@ -60,6 +58,7 @@ def base(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(shapes: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompressResult]:
     """A finished run without quantised networks, to which they are then added, and its result."""
+    pytest.importorskip("onnxruntime")
     out = tmp_path_factory.mktemp("search") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InheritedEvaluator, "leaders", 1)
@@ -73,6 +72,19 @@ def run(shapes: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 def settings_of(patch: pytest.MonkeyPatch) -> dict[str, Any]:
     patch.setattr(InheritedEvaluator, "leaders", 1)
     return {**SETTINGS, "quantize": "int8"}
+
+
+def _right(out: Path, int8: Path, shapes: Path) -> tuple[Any, Any]:
+    """Which test pictures the file has right, and the network in PyTorch; prepared by timm as for its own models."""
+    network = bsszoo.create(f"local-dir:{out / 'recommended'}", pretrained=True).eval()
+    transform = create_transform(**input_config(network), is_training=False)
+    files = [(label, f) for label, kind in enumerate(drawn_shapes.CLASSES) for f in (shapes / "test" / kind).iterdir()]
+    images = torch.stack([transform(Image.open(file)) for _, file in files])
+    labels = np.array([label for label, _ in files])
+    with torch.no_grad():
+        expected = network(images).argmax(1).numpy()
+    (run,) = [RUN[name][0] for name, suffix in SUFFIX.items() if suffix == int8.suffix]
+    return run(int8, images).argmax(1).numpy() == labels, expected == labels
 
 
 def test_figures_are_those_of_a_plain_loop_over_the_files(shapes: Path, run: tuple[Path, CompressResult]) -> None:
@@ -91,27 +103,17 @@ def test_figures_are_those_of_a_plain_loop_over_the_files(shapes: Path, run: tup
     assert all(0 < row.bytes < row.float_bytes for row in quantised.rows)
     assert all(row.ms is None for row in quantised.rows)
     assert not (out / "quantised").exists()
-    # The test pictures, prepared by timm as for its own models.
-    network = bsszoo.create(f"local-dir:{out / 'recommended'}", pretrained=True).eval()
-    transform = create_transform(**input_config(network), is_training=False)
-    session = onnxruntime.InferenceSession(str(int8), providers=["CPUExecutionProvider"])
-    hits, float_hits = [], []
-    for label, kind in enumerate(drawn_shapes.CLASSES):
-        for file in sorted((shapes / "test" / kind).iterdir()):
-            image = transform(Image.open(file))[None]
-            hits.append(int(session.run(None, {"images": image.numpy()})[0].argmax()) == label)
-            with torch.no_grad():
-                float_hits.append(int(network(image).argmax()) == label)
-    assert last.images == len(hits) == 120
-    assert last.top1 == pytest.approx(100 * np.mean(hits))
-    assert last.float_top1 == pytest.approx(100 * np.mean(float_hits))
-    assert last.lost - last.won == sum(float_hits) - sum(hits)
+    right, float_right = _right(out, int8, shapes)
+    assert last.images == len(right) == 120
+    assert last.top1 == pytest.approx(100 * right.mean())
+    assert last.float_top1 == pytest.approx(100 * float_right.mean())
+    assert (last.lost, last.won) == ((float_right & ~right).sum(), (right & ~float_right).sum())
     # The float32 accuracies are those of the trainings that are taken.
     for row in quantised.rows:
         confirmed = result.confirmed(row.code)
         assert confirmed is not None
         assert row.float_top1 == pytest.approx(confirmed.tests[confirmed.numbers.index(row.number)])
-    facts = session.get_modelmeta().custom_metadata_map
+    facts = facts_of(int8)
     assert (facts["network"], facts["calibration_images"]) == (str(last.code), "256")
 
 
@@ -228,6 +230,46 @@ def test_a_run_that_is_killed_while_it_quantises_goes_on(
     ).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("runtime", "tool", "files"),
+    [
+        ("openvino", "nncf", ["model.int8.xml", "model.int8.bin"]),
+        ("litert", "ai_edge_quantizer", ["model.int8.tflite"]),
+    ],
+)
+def test_networks_are_quantised_by_the_tool_of_the_runtime(
+    runtime: str, tool: str, files: list[str], shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(tool)
+    settings = {**settings_of(monkeypatch), "runtime": runtime, "measure": True, "out": tmp_path / "run"}
+    result = bsszoo.compress(base, data=shapes, **settings)
+    recommended = tmp_path / "run" / "recommended"
+    assert sorted(recommended.glob("model.int8.*")) == sorted(recommended / name for name in files)
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["recommended"][f"{runtime}_int8"] == f"recommended/{files[0]}"
+    assert result.quantised is not None
+    assert result.quantised.method.startswith(f"int8 by {tool.replace('_', '-').replace('nncf', 'NNCF')} ")
+    assert result.quantised.method in " ".join(str(result).split())
+    assert runtime in str(result.quantised.timed)
+    assert all(row.ms and row.float_ms for row in result.quantised.rows)
+    last = result.quantised.rows[-1]
+    assert last.bytes == sum((recommended / name).stat().st_size for name in files)
+    right, float_right = _right(tmp_path / "run", recommended / files[0], shapes)
+    assert last.top1 == pytest.approx(100 * right.mean())
+    assert last.float_top1 == pytest.approx(100 * float_right.mean())
+    # A kill between OpenVINO's two files leaves the second: it is made again, and nothing is measured again.
+    before = [(recommended / name).read_bytes() for name in files]
+    (recommended / files[0]).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("bsszoo.quantise.compare", None)
+        assert bsszoo.compress(base, data=shapes, **settings).quantised == result.quantised
+    assert [(recommended / name).stat().st_size for name in files] == [len(data) for data in before]
+    monkeypatch.setitem(sys.modules, tool, None)
+    with pytest.raises(SettingsError, match=rf"--quantize needs the package {tool.replace('_', '-')}"):
+        bsszoo.compress(base, data=shapes, **{**settings, "out": tmp_path / "other"})
+    assert not (tmp_path / "other").exists()
+
+
 def test_rows_of_other_trainings_are_left_out(
     shapes: Path, base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +303,8 @@ def test_what_cannot_be_quantised_is_said_before_the_search(
     refused("resnet18", "give them with --data", evaluator=lambda _: 1.0)
     own = {"evaluate": lambda _: 1.0, "fine_tune": lambda _: None}
     refused(bsszoo.create(base, pretrained=True), "your functions take PyTorch's networks", **own)
+    for module in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, module, sys)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(base, r"needs the package onnxruntime.* pip install 'bsszoo\[onnx\]'", data=shapes)
     assert not (tmp_path / "run").exists()
@@ -268,6 +312,7 @@ def test_what_cannot_be_quantised_is_said_before_the_search(
 
 @pytest.mark.slow
 def test_networks_trained_from_scratch_at_another_size_are_quantised(shapes: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
     settings = {**SETTINGS, "evaluator": "structural", "image_size": 24, "quantize": "int8", "epochs": 10}
     result = bsszoo.compress(replace(BASE, image_size=224), data=shapes, out=tmp_path / "run", **settings)
     assert result.quantised is not None

@@ -23,19 +23,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "search": {"errors", "options", "codes", "spaces", "optuna_parts"},
     "models": BASE | {"codes"},
     "nets": {"models"},
-    "latency": BASE | {"codes", "spaces", "models"},
+    "latency": BASE | {"codes", "spaces", "models", "formats"},
     "train": BASE | {"codes", "models"},
     "evaluators": BASE | {"codes", "spaces", "models", "train"},
     "study": BASE | {"codes", "spaces", "search", "evaluators.base", "optuna_parts"},
     "report": BASE | {"codes", "spaces", "search", "study.result"},
     "digits": {"errors", "files", "codes", "train"},
-    "export": BASE | {"codes", "models", "quantise"},
-    "quantise": BASE,
+    "formats": BASE,
+    "export": BASE | {"codes", "models", "formats", "quantise"},
+    "quantise": BASE | {"formats"},
     "predict": BASE | {"codes", "models", "train"},
     "hub": BASE | {"codes", "models", "train", "report"},
     "compression": BASE
     | {"codes", "spaces", "search", "study", "models", "latency", "train", "evaluators", "report", "digits", "export"}
-    | {"quantise"},
+    | {"formats", "quantise"},
     "tracking": {"errors", "files", "compression", "train"},
     "cli": BASE
     | {
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "latency",
         "train",
         "evaluators",
+        "formats",
         "export",
         "quantise",
         "hub",

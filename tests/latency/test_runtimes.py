@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,10 +37,6 @@ BLOCKS = {
 }
 
 
-def _computed(out: Any) -> np.ndarray:
-    return np.asarray(out[0])
-
-
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_runtime_computes_what_pytorch_does(name: str) -> None:
     pytest.importorskip(RUNTIMES[name].modules[0])
@@ -57,7 +52,7 @@ def test_a_runtime_computes_what_pytorch_does(name: str) -> None:
         images = torch.randn(2, *size)
         with torch.inference_mode():
             expected = module.eval()(images).numpy()
-        computed = _computed(runtime.forward(module, images)())
+        computed = runtime.forward(module, images)()
         assert computed.shape == expected.shape
         assert np.abs(computed - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
     assert runtime.label == f"{name} {runtime.version}"

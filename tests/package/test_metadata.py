@@ -106,8 +106,10 @@ def test_every_import_is_declared() -> None:
         "onnx": "onnx",
         "onnxruntime": "onnxruntime",
         "openvino": "openvino",
+        "nncf": "nncf",
         "litert_torch": "litert-torch",
         "ai_edge_litert": "litert-torch",
+        "ai_edge_quantizer": "ai-edge-quantizer",
     }
     assert all(re.search(rf"\b{package}\b", extras) for package in asked_for.values())
     outside = imported - set(sys.stdlib_module_names) - {"bsszoo", *asked_for}
