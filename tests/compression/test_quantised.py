@@ -28,9 +28,8 @@ from bsszoo.evaluators.inherited import InheritedEvaluator
 from bsszoo.models.build import input_config
 from bsszoo.report.page import render_page
 from bsszoo.study.result import Quantised
-from bsszoo.train.loop import train
 
-BASE = Code.parse("resnet18_c16-24-32-48_l1-2-1-1_px32")
+BASE = Code.parse(drawn_shapes.BASE)
 SETTINGS: dict[str, Any] = {
     "flops": "60%",
     "trials": 2,
@@ -43,28 +42,15 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn_shapes.write(tmp_path_factory.mktemp("shapes"))
-
-
-@pytest.fixture(scope="module")
-def base(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training."""
-    out = tmp_path_factory.mktemp("runs") / "base"
-    train(drawn_shapes.recipe(str(BASE)), str(shapes), out, device="cpu")
-    return out
-
-
-@pytest.fixture(scope="module")
-def run(shapes: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompressResult]:
+def run(drawn: Path, drawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompressResult]:
     """A finished run without quantised networks, to which they are then added, and its result."""
     pytest.importorskip("onnxruntime")
     out = tmp_path_factory.mktemp("search") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InheritedEvaluator, "leaders", 1)
-        bsszoo.compress(base, data=shapes, out=out, **SETTINGS)
+        bsszoo.compress(drawn_base, data=drawn, out=out, **SETTINGS)
         before = sorted((out / "trainings").rglob("*"))
-        result = bsszoo.compress(base, data=shapes, out=out, quantize="int8", **SETTINGS)
+        result = bsszoo.compress(drawn_base, data=drawn, out=out, quantize="int8", **SETTINGS)
         assert sorted((out / "trainings").rglob("*")) == before, "nothing was trained again"
     return out, result
 
@@ -74,11 +60,11 @@ def settings_of(patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {**SETTINGS, "quantize": "int8"}
 
 
-def _right(out: Path, int8: Path, shapes: Path) -> tuple[Any, Any]:
+def _right(out: Path, int8: Path, drawn: Path) -> tuple[Any, Any]:
     """Which test pictures the file has right, and the network in PyTorch; prepared by timm as for its own models."""
     network = bsszoo.create(f"local-dir:{out / 'recommended'}", pretrained=True).eval()
     transform = create_transform(**input_config(network), is_training=False)
-    files = [(label, f) for label, kind in enumerate(drawn_shapes.CLASSES) for f in (shapes / "test" / kind).iterdir()]
+    files = [(label, f) for label, kind in enumerate(drawn_shapes.CLASSES) for f in (drawn / "test" / kind).iterdir()]
     images = torch.stack([transform(Image.open(file)) for _, file in files])
     labels = np.array([label for label, _ in files])
     with torch.no_grad():
@@ -87,7 +73,7 @@ def _right(out: Path, int8: Path, shapes: Path) -> tuple[Any, Any]:
     return run(int8, images).argmax(1).numpy() == labels, expected == labels
 
 
-def test_figures_are_those_of_a_plain_loop_over_the_files(shapes: Path, run: tuple[Path, CompressResult]) -> None:
+def test_figures_are_those_of_a_plain_loop_over_the_files(drawn: Path, run: tuple[Path, CompressResult]) -> None:
     out, result = run
     written = json.loads((out / "result.json").read_text())
     quantised = result.quantised
@@ -103,7 +89,7 @@ def test_figures_are_those_of_a_plain_loop_over_the_files(shapes: Path, run: tup
     assert all(0 < row.bytes < row.float_bytes for row in quantised.rows)
     assert all(row.ms is None for row in quantised.rows)
     assert not (out / "quantised").exists()
-    right, float_right = _right(out, int8, shapes)
+    right, float_right = _right(out, int8, drawn)
     assert last.images == len(right) == 120
     assert last.top1 == pytest.approx(100 * right.mean())
     assert last.float_top1 == pytest.approx(100 * float_right.mean())
@@ -145,7 +131,7 @@ def test_it_is_shown_with_the_trained_networks_and_on_the_page(run: tuple[Path, 
 
 
 def test_figures_that_are_there_are_not_measured_again_and_latencies_are_added(
-    shapes: Path, base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
+    drawn: Path, drawn_base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, result = run
     settings = settings_of(monkeypatch)
@@ -154,23 +140,25 @@ def test_figures_that_are_there_are_not_measured_again_and_latencies_are_added(
     with monkeypatch.context() as patch:
         patch.setattr("bsszoo.quantise.quantise", None)
         patch.setattr("bsszoo.quantise.compare", None)
-        again = bsszoo.compress(base, data=shapes, out=out, **settings)
+        again = bsszoo.compress(drawn_base, data=drawn, out=out, **settings)
     assert again.quantised == result.quantised
     assert [file.stat().st_mtime_ns for file in files] == before
     # Without the option the figures stay.
-    assert bsszoo.compress(base, data=shapes, out=out, **{**settings, "quantize": None}).quantised == result.quantised
+    assert (
+        bsszoo.compress(drawn_base, data=drawn, out=out, **{**settings, "quantize": None}).quantised == result.quantised
+    )
     # The file that is delivered is made again where it was removed, without measuring again.
     int8 = out / "recommended" / "model.int8.onnx"
     bytes_before = int8.read_bytes()
     int8.unlink()
     with monkeypatch.context() as patch:
         patch.setattr("bsszoo.quantise.compare", None)
-        assert bsszoo.compress(base, data=shapes, out=out, **settings).quantised == result.quantised
+        assert bsszoo.compress(drawn_base, data=drawn, out=out, **settings).quantised == result.quantised
     assert int8.read_bytes() == bytes_before
     # Accuracies stand, and latencies are added.
     with monkeypatch.context() as patch:
         patch.setattr("bsszoo.quantise.compare", None)
-        timed = bsszoo.compress(base, data=shapes, out=out, **{**settings, "measure": True}).quantised
+        timed = bsszoo.compress(drawn_base, data=drawn, out=out, **{**settings, "measure": True}).quantised
     assert timed is not None
     assert timed.timed is not None
     assert "onnxruntime" in timed.timed
@@ -181,11 +169,12 @@ def test_figures_that_are_there_are_not_measured_again_and_latencies_are_added(
     written = json.loads((out / "result.json").read_text())
     written["quantised"]["method"] = "an older one"
     (out / "result.json").write_text(json.dumps(written))
-    assert bsszoo.compress(base, data=shapes, out=out, **settings).quantised == result.quantised
+    assert bsszoo.compress(drawn_base, data=drawn, out=out, **settings).quantised == result.quantised
 
 
+@pytest.mark.extended
 def test_a_run_that_is_killed_while_it_quantises_goes_on(
-    shapes: Path, base: Path, run: tuple[Path, CompressResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, drawn_base: Path, run: tuple[Path, CompressResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import bsszoo.quantise as module
 
@@ -211,11 +200,11 @@ def test_a_run_that_is_killed_while_it_quantises_goes_on(
         monkeypatch.setattr(module, name, counted(name))
     settings = settings_of(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        bsszoo.compress(base, data=shapes, out=out, **settings)
+        bsszoo.compress(drawn_base, data=drawn, out=out, **settings)
     kept = json.loads((out / "result.json").read_text())["quantised"]["networks"]
     assert [row["label"] for row in kept] == ["original"]
     events: list[Event] = []
-    again = bsszoo.compress(base, data=shapes, out=out, callbacks=[events.append], **settings)
+    again = bsszoo.compress(drawn_base, data=drawn, out=out, callbacks=[events.append], **settings)
     assert again.quantised == result.quantised
     assert again.quantised is not None
     number = len(again.quantised.rows)
@@ -230,6 +219,7 @@ def test_a_run_that_is_killed_while_it_quantises_goes_on(
     ).read_bytes()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("runtime", "tool", "files"),
     [
@@ -238,11 +228,17 @@ def test_a_run_that_is_killed_while_it_quantises_goes_on(
     ],
 )
 def test_networks_are_quantised_by_the_tool_of_the_runtime(
-    runtime: str, tool: str, files: list[str], shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: str,
+    tool: str,
+    files: list[str],
+    drawn: Path,
+    drawn_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip(tool)
     settings = {**settings_of(monkeypatch), "runtime": runtime, "measure": True, "out": tmp_path / "run"}
-    result = bsszoo.compress(base, data=shapes, **settings)
+    result = bsszoo.compress(drawn_base, data=drawn, **settings)
     recommended = tmp_path / "run" / "recommended"
     assert sorted(recommended.glob("model.int8.*")) == sorted(recommended / name for name in files)
     written = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -254,7 +250,7 @@ def test_networks_are_quantised_by_the_tool_of_the_runtime(
     assert all(row.ms and row.float_ms for row in result.quantised.rows)
     last = result.quantised.rows[-1]
     assert last.bytes == sum((recommended / name).stat().st_size for name in files)
-    right, float_right = _right(tmp_path / "run", recommended / files[0], shapes)
+    right, float_right = _right(tmp_path / "run", recommended / files[0], drawn)
     assert last.top1 == pytest.approx(100 * right.mean())
     assert last.float_top1 == pytest.approx(100 * float_right.mean())
     # A kill between OpenVINO's two files leaves the second: both are made again, and nothing is measured again.
@@ -263,17 +259,17 @@ def test_networks_are_quantised_by_the_tool_of_the_runtime(
     (tmp_path / "run" / "quantised" / f"{last.training}.bin").touch()
     with monkeypatch.context() as patch:
         patch.setattr("bsszoo.quantise.compare", None)
-        assert bsszoo.compress(base, data=shapes, **settings).quantised == result.quantised
-    assert (_right(tmp_path / "run", recommended / files[0], shapes)[0] == right).all()
+        assert bsszoo.compress(drawn_base, data=drawn, **settings).quantised == result.quantised
+    assert (_right(tmp_path / "run", recommended / files[0], drawn)[0] == right).all()
     assert not (tmp_path / "run" / "quantised").exists()
     monkeypatch.setitem(sys.modules, tool, None)
     with pytest.raises(SettingsError, match=rf"--quantize needs the package {tool.replace('_', '-')}"):
-        bsszoo.compress(base, data=shapes, **{**settings, "out": tmp_path / "other"})
+        bsszoo.compress(drawn_base, data=drawn, **{**settings, "out": tmp_path / "other"})
     assert not (tmp_path / "other").exists()
 
 
 def test_rows_of_other_trainings_are_left_out(
-    shapes: Path, base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
+    drawn: Path, drawn_base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, result = run
     assert result.quantised is not None
@@ -282,7 +278,7 @@ def test_rows_of_other_trainings_are_left_out(
     for row in written["quantised"]["networks"]:
         row["number"] += row["label"] != "original"
     (out / "result.json").write_text(json.dumps(written))
-    job = Compression(base, data=shapes, out=out, **settings_of(monkeypatch))
+    job = Compression(drawn_base, data=drawn, out=out, **settings_of(monkeypatch))
     found = job.result().quantised
     assert found is not None
     assert [row.label for row in found.rows] == ["original"]
@@ -290,7 +286,7 @@ def test_rows_of_other_trainings_are_left_out(
 
 
 def test_what_cannot_be_quantised_is_said_before_the_search(
-    shapes: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, drawn_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(network: Any, match: str, **settings: Any) -> None:
         given = {"flops": "60%", "quantize": "int8", "trials": 1, "out": tmp_path / "run", **settings}
@@ -298,25 +294,25 @@ def test_what_cannot_be_quantised_is_said_before_the_search(
             bsszoo.compress(network, **given)
 
     refused("resnet18", "give them with --data")
-    refused(base, "--quantize is 'int4'; it takes int8", data=shapes, quantize="int4")
-    refused(base, "--confirm is 0", data=shapes, confirm=0)
-    refused("maskrcnn_resnet50", "for classifiers", flops="90B", data=shapes)
-    refused(base, "with --finish one code alone is trained", data=shapes, finish="paper", evaluator="structural")
+    refused(drawn_base, "--quantize is 'int4'; it takes int8", data=drawn, quantize="int4")
+    refused(drawn_base, "--confirm is 0", data=drawn, confirm=0)
+    refused("maskrcnn_resnet50", "for classifiers", flops="90B", data=drawn)
+    refused(drawn_base, "with --finish one code alone is trained", data=drawn, finish="paper", evaluator="structural")
     refused("resnet18", "give them with --data", evaluator=lambda _: 1.0)
     own = {"evaluate": lambda _: 1.0, "fine_tune": lambda _: None}
-    refused(bsszoo.create(base, pretrained=True), "your functions take PyTorch's networks", **own)
+    refused(bsszoo.create(drawn_base, pretrained=True), "your functions take PyTorch's networks", **own)
     for module in ("onnx", "onnxscript"):
         monkeypatch.setitem(sys.modules, module, sys)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    refused(base, r"needs the package onnxruntime.* pip install 'bsszoo\[onnx\]'", data=shapes)
+    refused(drawn_base, r"needs the package onnxruntime.* pip install 'bsszoo\[onnx\]'", data=drawn)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_networks_trained_from_scratch_at_another_size_are_quantised(shapes: Path, tmp_path: Path) -> None:
+def test_networks_trained_from_scratch_at_another_size_are_quantised(drawn: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     settings = {**SETTINGS, "evaluator": "structural", "image_size": 24, "quantize": "int8", "epochs": 10}
-    result = bsszoo.compress(replace(BASE, image_size=224), data=shapes, out=tmp_path / "run", **settings)
+    result = bsszoo.compress(replace(BASE, image_size=224), data=drawn, out=tmp_path / "run", **settings)
     assert result.quantised is not None
     for row in result.quantised.rows:
         confirmed = result.confirmed(row.code)
