@@ -107,7 +107,7 @@ class Budget:
         metavar="N",
         display=False,
     )
-    threads: int = option(1, "Of the forwards that --latency is about: CPU threads.", metavar="N", group=_LATENCY)
+    threads: int = option(1, "CPU threads of the forwards that are timed.", metavar="N", group=_LATENCY)
     latency_batch: int = option(
         1, "Of the forwards that --latency is about: images at a time.", metavar="N", group=_LATENCY
     )

@@ -305,13 +305,12 @@ class Compression:
             number = len(result.networks)
             self._emit(Event("measure", f"Measuring the latency of {number} networks on this machine ..."))
             space, budget = self._prepared.plan.space, self.options.budget
-            modelled = isinstance(self._prepared.plan.limits.latency, LatencyTable)
             latencies = measure_latencies(
                 [row.code for row in result.networks],
                 num_classes=space.num_classes,
                 in_chans=space.in_chans,
                 batch=budget.latency_batch,
-                threads=budget.threads if modelled else 0,
+                threads=budget.threads,
                 runtime=budget.runtime,
                 on_network=lambda done, total: self._emit(Event("measure", "", done, total, minor=True)),
             )
@@ -455,10 +454,9 @@ class Compression:
                 raise SettingsError(f"{run.folder} holds no trained network to quantise: confirm() ends with one.")
             format = int8_format(self.options.budget.runtime)
             format.check(quantises=True)
-            budget, limit = self.options.budget, self._prepared.plan.limits.latency
-            timing = None
+            budget, timing = self.options.budget, None
             if self.options.end.measure:
-                timing = Timing(budget.latency_batch, budget.threads if isinstance(limit, LatencyTable) else 0)
+                timing = Timing(budget.latency_batch, budget.threads)
 
             def done(quantised: Quantised, number: int, text: str) -> None:
                 self._emit(Event("quantise", text, number, len(wanted), minor=not text))

@@ -89,7 +89,8 @@ def time_forwards(
         end = time.perf_counter() + seconds
         while len(turns) < least or (len(turns) < most and time.perf_counter() < end):
             turns.append([(once(forward) if again else 0.0, once(forward))[1] for forward in forwards])
-    where = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    where = torch.cuda.get_device_name(device) if gpu else f"CPU, {threads} thread{'' if threads == 1 else 's'}"
     return tuple(Latency(times, first[0], where) for times, first in zip(zip(*turns, strict=True), warm, strict=True))
 
 
