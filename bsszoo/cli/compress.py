@@ -99,6 +99,7 @@ def compress_command(
         try:
             result = job.run()
         except KeyboardInterrupt:
+            progress.close()  # a bar that goes away takes the lines above it along
             if job.folder is not None:
                 typer.echo(
                     f"\nStopped after {progress.trials} of {progress.wanted} trials, which are saved. "

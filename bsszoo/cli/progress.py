@@ -26,6 +26,10 @@ class CompressProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bars away."""
         self._bars.close()
 
     def __call__(self, event: Event) -> None:
