@@ -130,6 +130,10 @@ def _flips(network: Network) -> float:
     return read_recipe(file).augment.hflip if file.is_file() else 0.5
 
 
+# Networks of smaller images than this [px] see whole ones, unless their configuration says otherwise.
+_CROPPED: Final = 96
+
+
 def data_part(network: Network, request: Request) -> DataPart:
     """The data section of a network's own input: size, crop, mean and deviation as its weights' configuration says."""
     how, config = request.training, network.config
@@ -137,6 +141,8 @@ def data_part(network: Network, request: Request) -> DataPart:
     given |= {key: config[key] for key in ("mean", "std", "interpolation") if config.get(key)}
     if config.get("crop_pct"):
         given["crop_pct"] = min(1.0, float(config["crop_pct"]))
+    elif given["image_size"] < _CROPPED:
+        given["crop_pct"] = 1.0
     given |= {key: value for key, value in (("dataset", how.dataset), ("subset", how.subset)) if value is not None}
     return DataPart(**given, holdout=HOLDOUT)
 
@@ -301,14 +307,25 @@ class InheritedEvaluator(ImageTrainings):
             raise SettingsError(
                 f"The network is right for {shared.accuracy.top1:.2f}% of {shared.accuracy.images:,} held-out images, "
                 f"which is what guessing among {self.recipe.model.num_classes} classes gives: its weights do not fit "
-                "these images. Are its classes in the order of the folders' names, and its input "
-                f"{self.recipe.data.image_size} px with mean {list(self.recipe.data.mean)}?"
+                f"these images. Are its classes in the order of the folders' names, and its images {self._seen}? "
+                "Others are set by --image-size, and by --set data.crop_pct=.., data.mean=[..] and data.std=[..]."
             )
+        note(f"Images: {self._seen}; in fine-tunings {'' if self.recipe.augment.hflip else 'not '}mirrored at random.")
         right = round(shared.accuracy.top1 / 100 * shared.accuracy.images)
         interval = binomtest(right, shared.accuracy.images).proportion_ci(method="wilson")
         note(
             f"The network as it is: {shared.accuracy.top1:.2f}% of {shared.accuracy.images:,} held-out images (95%: "
             f"{100 * interval.low:.1f} to {100 * interval.high:.1f})."
+        )
+
+    @property
+    def _seen(self) -> str:
+        """What networks see of an image in evaluation, in words."""
+        data = self.recipe.data
+        means, deviations = ([float(f"{value:.4g}") for value in values] for values in (data.mean, data.std))
+        return (
+            f"of {data.image_size} px, the inner {100 * data.crop_pct:g}% of each side, with mean {means} and "
+            f"deviation {deviations}"
         )
 
     def estimate(self, trials: int, finalists: int, trainings: int, code: Code) -> str:
@@ -686,7 +703,8 @@ def estimated(
     tuned = math.ceil(trials / REDUCTION) if rungs else trials
     span = about(trials * fitted + tuned * judged + finalists * trainings * full)
     some = f"about {tuned} of them" if rungs else "all"
-    finals = f", then {finalists} networks in full, {trainings} times each" if trainings else ""
+    times = "once" if trainings == 1 else f"{trainings} times"
+    finals = f", then {finalists} networks in full, {times} each" if trainings else ""
     return f"Estimate: {trials} codes, {some} fine-tuned{finals}: {span} on this machine, with one worker."
 
 
