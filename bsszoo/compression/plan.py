@@ -37,6 +37,8 @@ CANDIDATES = 20_000
 
 # Of so many times as many codes as asked for, the nearest to the uniform one, those in other directions are taken.
 _NEAR = 20
+# A control of less than this share of the least multiply-adds of codes is worth a note.
+_HANDICAPPED = 0.95
 # Drawn at most, which few budgets need: about ten seconds.
 _MOST_DRAWS = 8_000_000
 
@@ -190,6 +192,11 @@ def make_plan(
     else:
         raise BudgetError(_none_feasible(inside, limits, seed, asked=asked))
     notes += _beyond(uniform, limits, space)
+    if (macs := space.cost(uniform).macs) < _HANDICAPPED * budget.min_macs:
+        notes.append(
+            f"The uniformly rescaled network has {human(macs)} MACs, {100 * macs / budget.macs:.0f}% of the budget, "
+            f"where codes have at least {human(budget.min_macs)}: the next wider one is beyond it."
+        )
     if dropped:
         grid = space.base is None and lowered != budget
         unused = " A smaller --scale may use more of the budget." if grid else ""

@@ -139,14 +139,17 @@ class CompressResult(Result):
         original = sum(theirs.tests) / len(theirs.tests)
         drop = original - mean
         text += f", {abs(drop):.2f} points {'below' if drop >= 0 else 'above'} the network's {original:.2f}%."
+        tested = [self.confirmed(row.code) for row in self.networks if row.role != "original"]
+        if mine.held and any(row is not None and sum(row.tests) / len(row.tests) > mean for row in tested):
+            text += " Held-out images chose it, so that the test images flatter none."
         if drop > LARGE_DROP:
             # The loss rises ever faster towards small networks, so a straight line asks for enough.
             name, mine_of, whole_of, form = self._limited(take, whole)
             least = whole_of - (whole_of - mine_of) * LARGE_DROP / drop
             text += (
-                f" No network of this budget was within {LARGE_DROP:g} point of it: by a straight line between the two "
-                f"one of {form(least)}{name} ({100 * least / whole_of:.0f}%) is, and a longer fine-tuning (--epochs) "
-                "keeps more at this one."
+                f" No network of this budget was within {LARGE_DROP:g} point of it. By linear interpolation one of "
+                f"{form(least)}{name} ({100 * least / whole_of:.0f}%) would be; a longer fine-tuning (--epochs) keeps "
+                "more at this one."
             )
         return text
 
