@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from timm.models import load_pretrained
@@ -45,7 +47,7 @@ def read_state(weights: Weights) -> dict[str, torch.Tensor]:
     try:
         state = _tensors(weights.path)
     except Exception as error:  # whatever the unpickler or safetensors raise on a broken file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
         again = ""
         if weights.cached:
             forget(weights.path)
@@ -59,6 +61,16 @@ def read_state(weights: Weights) -> dict[str, torch.Tensor]:
     return _renamed(state)
 
 
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read; the unpickler's own texts advise to run what the file holds."""
+    text = str(error).strip()
+    if isinstance(error, (OSError, SafetensorError)):
+        return (text or type(error).__name__).splitlines()[0]
+    if isinstance(error, pickle.UnpicklingError) and (held := re.search(r"GLOBAL ([\w.]+)", text)):
+        return f"it holds Python objects, {held[1]}, as torch.save(model) writes them: save model.state_dict()"
+    return "it is no PyTorch file, or is damaged"
+
+
 def _tensors(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
@@ -66,7 +78,7 @@ def _tensors(path: Path) -> Any:
     with torch.serialization.safe_globals([argparse.Namespace]):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(checkpoint, dict):
-        for key in ("state_dict_ema", "model_ema", "ema", "state_dict", "model"):
+        for key in ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model"):
             if isinstance(checkpoint.get(key), dict):
                 return checkpoint[key]
     return checkpoint

@@ -215,17 +215,25 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused({**state, "conv_stem.weight": torch.ones(10, 4, 3, 3)}, "takes 4 input channels", in_chans=3)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "model_ema"])
+def test_a_checkpoint_of_a_training_script_is_read(key: str, tmp_path: Path) -> None:
+    network, seen = create(TINY).eval(), images()
+    torch.save({"epoch": 3, key: network.state_dict(), "optimizer_state_dict": {"state": {}}}, tmp_path / "net.pth")
+    assert torch.equal(create(TINY, pretrained=tmp_path / "net.pth").eval()(seen), network(seen))
+
+
 def test_a_file_that_holds_no_weights(tmp_path: Path) -> None:
     text = tmp_path / "net.pth"
     text.write_text("hello")
-    with pytest.raises(WeightsError, match="Cannot read"):
+    with pytest.raises(WeightsError, match=r"Cannot read .*it is no PyTorch file, or is damaged") as broken:
         create(TINY, pretrained=text)
+    assert "weights_only` set to `False`" not in str(broken.value), "torch's advice would run what is in the file"
     torch.save({"a": 1}, text)
     with pytest.raises(WeightsError, match="no state dict"):
         create(TINY, pretrained=text)
     # A pickled network would run code of its own when it is read.
     torch.save(create(TINY), text)
-    with pytest.raises(WeightsError, match="tensors only"):
+    with pytest.raises(WeightsError, match=r"holds Python objects, .*: save model\.state_dict\(\)\)\. .*tensors only"):
         create(TINY, pretrained=text)
     with pytest.raises(WeightsError, match="no weights in"):
         create(TINY, pretrained=f"local-dir:{tmp_path}")

@@ -110,6 +110,10 @@ def test_accuracy_and_logits_are_those_of_timms_loader(tmp_path: Path) -> None:
         (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b"no image"), "class2/3.png cannot be read"),
         (lambda root: (root / "train" / "class2" / "3.png").write_bytes(b""), "class2/3.png cannot be read"),
         (lambda root: (root / "validation").rename(root / "held"), "has no folder 'validation'; it has held, train"),
+        (
+            lambda root: ((root / "train").rename(root / "cat"), shutil.rmtree(root / "validation")),
+            "it has cat, which as PATH/CLASS is one class, and a classifier takes two or more",
+        ),
         (lambda root: (root / "validation").rename(root / "test"), "named test are not taken for validation.*holdout"),
         (
             lambda root: (root / "validation" / "class1").rename(root / "validation" / "fox"),

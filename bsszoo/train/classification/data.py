@@ -380,7 +380,7 @@ def _part_of_flat(source: _FolderSource, root: Path, kind: str) -> NDArray[np.in
     each = ", ".join(f"{len(parts[name]):,} for {name}" for name in _KINDS)
     source.notes += (
         f"{root} has no folders train, validation and test: its {len(labels):,} images are divided, class by class "
-        f"and the same in every run: {each}.",
+        f"and the same in every run: {each}",
     )
     return parts[kind].astype(np.int64)
 
@@ -420,6 +420,8 @@ def _no_split(root: Path, split: str, *, training: bool) -> DataError:
     idx = root.is_dir() and any(root.glob("*-idx3-ubyte*"))
     text = f"{root} has no folder {split!r}"
     text += f"; it has {', '.join(one_line(n, 40) for n in inside[:8])}" if inside else ""
+    if len(inside) == 1 and not any(inside[0] in names for names in _KINDS.values()):
+        text += ", which as PATH/CLASS is one class, and a classifier takes two or more"
     text += (
         ". Files of MNIST's kind are read with --dataset torch/fashion_mnist, unpacked in PATH/FashionMNIST/raw"
         if idx
