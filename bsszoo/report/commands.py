@@ -123,7 +123,7 @@ def using(folder: str) -> tuple[Command, ...]:
             f"bsszoo predict {quoted} IMAGE\nbsszoo export {quoted} --format onnx --out model.onnx\n"
             f"bsszoo push {quoted} ORG/NAME --dry-run card\n",
             "shell",
-            "Predictions, a file for other runtimes, and what would be published.",
+            'Predictions, a file for other runtimes (pip install "bsszoo[onnx]"), and what would be published.',
         ),
     )
 
