@@ -221,6 +221,19 @@ def test_where_much_is_lost_a_sufficient_budget_is_named(tmp_path, budget, words
     assert "No network of this budget" not in other.recommendation
 
 
+@pytest.mark.parametrize(("threads", "words"), [(1, "CPU, 1 thread,"), (2, "CPU, 2 threads,")])
+def test_latencies_at_the_end_are_of_the_threads_asked_for(tmp_path, threads, words):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 - threads)
+    try:
+        few = {"trials": 2, "batch": 2, "threads": threads, "out": tmp_path / "run"}
+        result = bsszoo.compress("resnet18_c16-32-64-64_l1-1-1-1_px32", flops="60%", **few)
+        assert torch.get_num_threads() == 3 - threads
+    finally:
+        torch.set_num_threads(before)
+    assert any(words in note for note in result.notes)
+
+
 def test_a_result_prints_as_its_table_and_builds_its_network(tmp_path):
     result = job(tmp_path / "run").search()
     text, page = str(result), result._repr_html_()
