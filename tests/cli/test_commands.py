@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -171,3 +172,39 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
     done = _bsszoo(*arguments, cwd=tmp_path)
     assert done.returncode == 0
     assert "resuming after 2 finished trials" in done.stderr
+
+
+@pytest.mark.extended
+def test_the_message_of_ctrl_c_stays_on_a_terminal(tmp_path):
+    """Progress bars that go away would erase the lines above them."""
+    pty = pytest.importorskip("pty")
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n\n\ndef judge(code):\n    pathlib.Path(str(code)).touch()\n    time.sleep(0.5)\n"
+        "    return 1.0\n"
+    )
+    words = ["compress", "resnet18", "--flops", "60%", "--trials", "9", "--no-measure", "--evaluator", "slow:judge"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bsszoo", *words],
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    os.close(theirs)
+    shown, interrupted = b"", False
+    with contextlib.suppress(OSError):  # of a terminal that nothing has open any more
+        while part := os.read(ours, 4096):
+            shown += part
+            if not interrupted and len(list(tmp_path.glob("resnet18_*"))) >= 4:
+                process.send_signal(signal.SIGINT)
+                interrupted = True
+    os.close(ours)
+    assert process.wait() == 130
+    end = shown.decode()[shown.decode().index("Stopped after") :]
+    assert "The same command resumes from there." in end.replace("\r\n", " ")
+    assert "\x1b[2K" in shown.decode(), "there were bars"
+    assert "\x1b[1A" not in end
+    assert "\x1b[2K" not in end
