@@ -27,6 +27,7 @@ def test_the_pictures_are_those_of_scikit_learn_once_each() -> None:
     assert (np.round(pixels / 255 * 16) == found.images[:50]).all()
 
 
+@pytest.mark.extended
 def test_a_network_without_weights_is_trained_on_them_and_compressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

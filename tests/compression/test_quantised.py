@@ -130,6 +130,7 @@ def test_it_is_shown_with_the_trained_networks_and_on_the_page(run: tuple[Path, 
     assert replace(result.quantised, rows=(whole,)).verdicts[0].startswith("The original network quantises badly: ")
 
 
+@pytest.mark.extended
 def test_figures_that_are_there_are_not_measured_again_and_latencies_are_added(
     drawn: Path, drawn_base: Path, run: tuple[Path, CompressResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:

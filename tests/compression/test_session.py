@@ -222,6 +222,7 @@ def test_where_much_is_lost_a_sufficient_budget_is_named(tmp_path, budget, words
 
 
 @pytest.mark.parametrize(("threads", "words"), [(1, "CPU, 1 thread,"), (2, "CPU, 2 threads,")])
+@pytest.mark.usefixtures("short_timings")
 def test_latencies_at_the_end_are_of_the_threads_asked_for(tmp_path, threads, words):
     before = torch.get_num_threads()
     torch.set_num_threads(3 - threads)

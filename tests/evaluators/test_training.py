@@ -75,6 +75,7 @@ def test_few_images_are_learned_by_an_optimiser_of_their_own(
     assert FAMILIES[family].training.short == optimiser
 
 
+@pytest.mark.extended
 def test_a_code_that_is_evaluated_again_is_trained_with_further_seeds(tmp_path: Path) -> None:
     judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", device="cpu")
     code = bsszoo.Code.parse(CODE)
@@ -425,6 +426,7 @@ def test_options_that_do_not_go_together_are_refused(options: tuple[str, ...], w
     assert words in str(done.exception)
 
 
+@pytest.mark.extended
 def test_what_a_confirmation_measures_has_other_seeds_and_the_unseen_split(tmp_path: Path) -> None:
     judge = TrainingEvaluator(quick(tmp_path), None, tmp_path / "trainings", device="cpu")
     code = bsszoo.Code.parse(CODE)

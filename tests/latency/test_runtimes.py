@@ -97,7 +97,7 @@ def _threads() -> int:
 def test_networks_are_timed_with_a_runtime_and_its_name_is_said(name: str) -> None:
     pytest.importorskip(RUNTIMES[name].modules[0])
     for latency in measure_latencies([Code.parse(SMALL)] * 2, threads=1, rounds=3, runtime=name):
-        assert latency.where == f"{runtime_of(name).label}, CPU, 1 threads"
+        assert latency.where == f"{runtime_of(name).label}, CPU, 1 thread"
         assert latency.runs == 3
 
 

@@ -40,7 +40,7 @@ def test_forwards_keep_no_gradients():
 
 
 def test_a_latency_is_the_median_and_the_quartiles_of_its_times():
-    latency = Latency((4.0, 1.0, 2.0, 9.0), 30.0, "CPU, 1 threads")
+    latency = Latency((4.0, 1.0, 2.0, 9.0), 30.0, "CPU, 1 thread")
     assert (latency.low_ms, latency.median_ms, latency.high_ms) == tuple(statistics.quantiles([1, 2, 4, 9], n=4))
 
 

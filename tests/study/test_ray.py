@@ -223,6 +223,7 @@ def test_a_killed_driver_resumes_to_the_same_codes_and_ctrl_c_leaves_no_process_
 # -- what nodes lack ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.extended
 def test_a_node_without_a_path_is_named(cluster, tmp_path):
     cluster.check(ray_judges.climbing, (tmp_path / "run" / "trainings",), (tmp_path,))
     assert not list((tmp_path / "run" / "trainings").iterdir())
