@@ -17,7 +17,7 @@ def test_callables_take_turns_once_each_is_warm():
     assert "".join(calls) == "aabb" + "ababab"
     assert a.runs == b.runs == 3
     assert min(*a.times, *b.times, a.warm_ms, b.warm_ms) > 0
-    assert a.where == f"CPU, {torch.get_num_threads()} threads"
+    assert a.where == ("CPU, 1 thread" if torch.get_num_threads() == 1 else f"CPU, {torch.get_num_threads()} threads")
 
 
 def test_each_is_run_once_more_before_it_is_timed_where_caches_shall_hold_what_it_needs():
