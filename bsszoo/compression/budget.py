@@ -94,6 +94,8 @@ def resolved_budget(budget: Budget, cost: Cost, latency: LatencyLimit | None) ->
     if budget.flops is not None:
         macs = parse_amount(budget.flops, of=cost.macs, what="--flops")
         if hint := plausible(macs, budget.flops):
+            if macs < 100:
+                hint = f" Did you mean {budget.flops}%, a share of the network's, or {budget.flops}M?"
             raise BudgetError(f"--flops is {budget.flops!r}, {macs} multiply-adds.{hint}")
     most = None if latency is None else latency.most
     return ResolvedBudget(

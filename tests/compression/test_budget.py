@@ -57,6 +57,14 @@ def _table():
     return LatencyTable(dict.fromkeys(space_shapes(space), 2.0))
 
 
+@pytest.mark.parametrize(
+    ("flops", "words"), [("50", "Did you mean 50%, a share of the network's, or 50M"), ("130", "Did you mean 130M")]
+)
+def test_a_budget_without_its_unit_is_asked_about(flops: str, words: str) -> None:
+    with pytest.raises(BudgetError, match=words):
+        bsszoo.compress("resnet18", flops=flops)
+
+
 def test_a_latency_table_is_a_value_a_mapping_or_a_file(tmp_path):
     _table().save(tmp_path / "t.csv")
     marks = set()
