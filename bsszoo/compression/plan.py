@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bsszoo.codes.code import Code
-from bsszoo.codes.cost import depth
+from bsszoo.codes.cost import depth, stage_costs
 from bsszoo.codes.detector import DetectorHead, head_cost
 from bsszoo.codes.families import family_of
 from bsszoo.errors import BudgetError, SettingsError
@@ -39,6 +39,8 @@ CANDIDATES = 20_000
 _NEAR = 20
 # A control of less than this share of the least multiply-adds of codes is worth a note.
 _HANDICAPPED = 0.95
+# Of the budget in layers that no code changes.
+_KEPT = 0.5
 # Drawn at most, which few budgets need: about ten seconds.
 _MOST_DRAWS = 8_000_000
 
@@ -192,6 +194,7 @@ def make_plan(
     else:
         raise BudgetError(_none_feasible(inside, limits, seed, asked=asked))
     notes += _beyond(uniform, limits, space)
+    notes += _kept(reference, budget, space)
     if (macs := space.cost(uniform).macs) < _HANDICAPPED * budget.min_macs:
         notes.append(
             f"The uniformly rescaled network has {human(macs)} MACs, {100 * macs / budget.macs:.0f}% of the budget, "
@@ -465,6 +468,22 @@ def _none_feasible(space: Space | None, limits: Limits, seed: int, *, asked: boo
             )
     grid = "" if space is None else f" {space.described}"
     return f"No code within the limits{words} was found{grid}: loosen the limits or caps, or give another --scale."
+
+
+def _kept(reference: Code, budget: ResolvedBudget, space: Space) -> list[str]:
+    """A note where the layers in front of the searched stages, which subnetworks keep, take much of the budget."""
+    if space.base is None or space.head is not None:
+        return []
+    family = family_of(reference.family)
+    rows = stage_costs(reference, num_classes=space.num_classes, in_chans=space.in_chans)
+    macs = sum(row.cost.macs for row in rows if row.number < family.first_stage)
+    if macs < _KEPT * budget.macs:
+        return []
+    return [
+        f"The layers in front of the searched stages (a stem of {reference.stem_width} channels) stay as they are: "
+        f"their {human(macs)} MACs are {100 * macs / budget.macs:.0f}% of the budget, and the stages get the rest. A "
+        "network with a narrower stem, trained anew, has more for them."
+    ]
 
 
 def _beyond(uniform: Code, limits: Limits, space: Space) -> list[str]:

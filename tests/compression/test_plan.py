@@ -12,7 +12,7 @@ from bsszoo.evaluators.structural import StructuralEvaluator
 from bsszoo.search import LatencyFunction, LatencyTable
 from bsszoo.spaces.chain import space_shapes
 from bsszoo.spaces.limits import Caps
-from bsszoo.spaces.space import uniform_code
+from bsszoo.spaces.space import Space, uniform_code
 from bsszoo.study.result import ResolvedBudget
 
 STRUCTURAL_CAPS = StructuralEvaluator.caps
@@ -195,6 +195,18 @@ def test_macs_params_activations_and_latency_are_limited_at_once():
 def test_a_latency_that_is_not_limited_is_a_column_only():
     _, plan = _timed()
     assert plan.candidates.latency.max() > 14.0
+
+
+@pytest.mark.parametrize(("stem", "noted"), [(64, True), (4, False)])
+def test_a_stem_that_takes_much_of_the_budget_is_noted(stem, noted):
+    code = Code.parse(f"resnet18_c16-32-64-128_l2-2-2-2_stem{stem}_px32")
+    space = Space.subnetworks(code, divisor=1, num_classes=10)
+    macs = space.cost(code).macs // 2
+    plan = make_plan(code, ResolvedBudget(macs, int(0.9 * macs)), caps=Caps(), seed=0, candidates=5, space=space)
+    # By hand: 7 x 7 of 3 channels, at half of the input's side.
+    share = 49 * 3 * stem * 16 * 16 / macs
+    found = [note for note in plan.notes if "in front of the searched stages" in note]
+    assert [f"are {100 * share:.0f}% of the budget" in note for note in found] == [True] * noted
 
 
 @pytest.mark.parametrize(
