@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bsszoo.codes.code import Code
+from bsszoo.codes.cost import Cost
 from bsszoo.errors import BssZooError, SettingsError
 from bsszoo.files import write_whole
 from bsszoo.search.history import is_number
@@ -341,3 +343,33 @@ def trials_text(trials: Sequence[TrialRow]) -> str:
             ]
         )
     return out.getvalue()
+
+
+def trials_in(path: Path) -> tuple[TrialRow, ...]:
+    """The trials in ``trials.csv``, as they were written.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError, KeyError: It holds something else.
+    """
+    with (path / TRIALS).open(encoding="utf-8", newline="") as file:
+        return tuple(_trial(row) for row in csv.DictReader(file))
+
+
+def _trial(row: Mapping[str, str]) -> TrialRow:
+    state = row["state"]
+    if state not in ("complete", "pruned", "failed"):
+        raise ValueError(state)
+    return TrialRow(
+        number=int(row["number"]),
+        code=Code.parse(row["code"]),
+        cost=Cost(int(row["macs"]), int(row["params"]), int(row["activations"])),
+        score=float(row["score"]) if row["score"] else None,
+        state=state,  # type: ignore[arg-type]
+        seconds=float(row["seconds"]),
+        batch=int(row["batch"]),
+        error=row["error"] or None,
+        trace=row["trace"] or None,
+        repeats=tuple(float(value) for value in row["repeats"].split()),
+        reports=tuple((int(rung), float(value)) for rung, value in (r.split(":") for r in row["reports"].split())),
+    )

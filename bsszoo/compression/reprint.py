@@ -9,7 +9,6 @@ or a shared study, goes the long way, and so does a folder of which any file is 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -24,10 +23,10 @@ from typing import Any, Final
 from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost
 from bsszoo.codes.detector import DetectorHead
-from bsszoo.compression.folder import RECOMMENDED, RESULT, TRIALS, in_use, read_json, write_json
+from bsszoo.compression.folder import RECOMMENDED, RESULT, in_use, read_json, trials_in, write_json
 from bsszoo.compression.result import CompressResult, versions
 from bsszoo.evaluators.base import EvaluatorInfo
-from bsszoo.study.result import Confirmation, Finished, NetworkRow, Quantised, ResolvedBudget, TrainingFacts, TrialRow
+from bsszoo.study.result import Confirmation, Finished, NetworkRow, Quantised, ResolvedBudget, TrainingFacts
 
 #: What command a run's folder is the end of.
 FINISHED: Final = "finished.json"
@@ -169,8 +168,6 @@ def _files(folder: Path) -> dict[str, list[int]]:
 def _read(folder: Path, record: Mapping[str, Any]) -> CompressResult:
     """The result in a run's files. Nothing that they name is imported or called."""
     data = read_json(folder / RESULT) or {}
-    with (folder / TRIALS).open(encoding="utf-8", newline="") as file:
-        trials = tuple(_trial(row) for row in csv.DictReader(file))
     costs = {Code.parse(code): Cost(*map(int, cost)) for code, cost in record["costs"].items()}
 
     def told(name: str, kind: Any) -> Any:
@@ -201,7 +198,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> CompressResult:
             )
             for row in data["networks"]
         ),
-        trials=trials,
+        trials=trials_in(folder),
         seconds=data["seconds"],
         versions=data["versions"],
         confirmation=Confirmation.from_dict(data["confirmation"], costs.__getitem__) if data["confirmation"] else None,
@@ -212,24 +209,4 @@ def _read(folder: Path, record: Mapping[str, Any]) -> CompressResult:
         train=record["train"],
         quantised=told("quantised", Quantised),
         folder=folder,
-    )
-
-
-def _trial(row: Mapping[str, str]) -> TrialRow:
-    """A row of ``trials.csv``."""
-    state = row["state"]
-    if state not in ("complete", "pruned", "failed"):
-        raise ValueError(state)
-    return TrialRow(
-        number=int(row["number"]),
-        code=Code.parse(row["code"]),
-        cost=Cost(int(row["macs"]), int(row["params"]), int(row["activations"])),
-        score=float(row["score"]) if row["score"] else None,
-        state=state,  # type: ignore[arg-type]
-        seconds=float(row["seconds"]),
-        batch=int(row["batch"]),
-        error=row["error"] or None,
-        trace=row["trace"] or None,
-        repeats=tuple(float(value) for value in row["repeats"].split()),
-        reports=tuple((int(rung), float(value)) for rung, value in (r.split(":") for r in row["reports"].split())),
     )
