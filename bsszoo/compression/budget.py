@@ -46,9 +46,12 @@ def parse_amount(text: str | float, *, of: int, what: str) -> int:
     return round(value)
 
 
-def plausible(macs: int, text: object) -> str:
-    """A hint for a budget without its unit: `` Did you mean 130M?``, else nothing."""
-    return f" Did you mean {text}M?" if macs < 100_000 and str(text).strip().isdigit() else ""
+def plausible(macs: int, text: object, *, share: bool = False) -> str:
+    """A hint for a budget without its unit: `` Did you mean 130M?``, else nothing; of a network also a share of it."""
+    if macs >= 100_000 or not str(text).strip().isdigit():
+        return ""
+    which = f"{text}%, a share of the network's, or " if share and macs < 100 else ""
+    return f" Did you mean {which}{text}M?"
 
 
 def check_not_larger(
@@ -93,9 +96,7 @@ def resolved_budget(budget: Budget, cost: Cost, latency: LatencyLimit | None) ->
     macs, least, params = cost.macs, 1 - budget.slack, amount("params")
     if budget.flops is not None:
         macs = parse_amount(budget.flops, of=cost.macs, what="--flops")
-        if hint := plausible(macs, budget.flops):
-            if macs < 100:
-                hint = f" Did you mean {budget.flops}%, a share of the network's, or {budget.flops}M?"
+        if hint := plausible(macs, budget.flops, share=True):
             raise BudgetError(f"--flops is {budget.flops!r}, {macs} multiply-adds.{hint}")
     most = None if latency is None else latency.most
     return ResolvedBudget(
