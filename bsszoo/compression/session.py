@@ -554,27 +554,22 @@ class Compression:
             training.has_data and options.search.evaluator in (None, INHERITED) and network.detector is None
         ):
             network = self._with_weights(network)
+        if options.end.quantize is not None:
+            self._check_quantisation(network)
+        # Of subnetworks' widths, and how much larger than the network's.
+        step, grow = options.grid.divisor_or(DIVISOR) or 1, GROWN if wanted.grow else 1.0
         if training.data == DIGITS:
             training = replace(training, data=digits_folder())
             if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
                 if options.search.evaluator in (None, INHERITED) and not is_trained(network.code):
-                    self._check_possible(network.code)
+                    self._check_possible(network.code, step, grow)
                 text = f"Training {network.code} on digits first; it is kept"
                 network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
         if options.search.search == "paper" and training.rungs is None and training.has_data:
             training = replace(training, rungs="none")  # the paper trains every code in full
         exact = options.search.search == "paper" or options.grid.scale is not None
         divisor = options.grid.divisor_or(None if exact else DIVISOR)
-        request = Request(
-            network,
-            training,
-            folder,
-            tested=options.end.confirm > 0,
-            divisor=options.grid.divisor_or(DIVISOR) or 1,
-            grow=GROWN if wanted.grow else 1.0,
-        )
-        if options.end.quantize is not None:
-            self._check_quantisation(network)
+        request = Request(network, training, folder, tested=options.end.confirm > 0, divisor=step, grow=grow)
         # The budget is read twice: first so that an invalid one is reported before images are opened.
         if modelled:
             latency_limit(None, *given)
@@ -718,10 +713,9 @@ class Compression:
             _folder_name(title, budget, evaluator, settings),
         )
 
-    def _check_possible(self, code: Code) -> None:
+    def _check_possible(self, code: Code, divisor: int, grow: float) -> None:
         """A ``BudgetError`` for limits on cost that no subnetwork keeps, which need not wait for a training."""
-        wanted, divisor = self.options.budget, self.options.grid.divisor_or(DIVISOR) or 1
-        grow = GROWN if wanted.grow else 1.0
+        wanted = self.options.budget
         space = Space.subnetworks(code, divisor=divisor, grow=grow, num_classes=DIGIT_CLASSES)
         cost = space.cost(code)
         budget = resolved_budget(replace(wanted, latency=None), cost, None)
