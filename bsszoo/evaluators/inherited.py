@@ -75,6 +75,8 @@ THREAD: Final = 5e8
 #: Updates of the fine-tuning in full, from which its epochs follow; and the fewest and the most epochs.
 TUNED_UPDATES: Final = 2500
 TUNED_EPOCHS: Final = (3, 30)
+# Networks of smaller images than this [px] see whole ones, unless their configuration says otherwise.
+_CROPPED: Final = 96
 # Images that another runtime than PyTorch is given at once.
 _TEST_BATCH: Final = 64
 # Updates by which the time of one is estimated.
@@ -128,10 +130,6 @@ def _flips(network: Network) -> float:
     """The share of images that are mirrored: as in the network's own training, where its recipe is beside it."""
     file = Path((network.source or "").removeprefix(LOCAL)).expanduser() / RECIPE
     return read_recipe(file).augment.hflip if file.is_file() else 0.5
-
-
-# Networks of smaller images than this [px] see whole ones, unless their configuration says otherwise.
-_CROPPED: Final = 96
 
 
 def data_part(network: Network, request: Request) -> DataPart:

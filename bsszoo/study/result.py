@@ -236,11 +236,11 @@ class Quantised:
     @property
     def verdicts(self) -> tuple[str, ...]:
         """A sentence for each network that quantises badly, or one that none does."""
+        names = {"original": "The original network", "uniform": "The uniform network"}
         bad = tuple(
-            f"{'The ' if row.label in ('original', 'uniform') else ''}{row.label}"
-            f"{' network' if row.label in ('original', 'uniform') else ''} quantises badly: {row.top1:.2f}% in "
-            f"{self.precision}, {row.loss:.2f} points below its {row.float_top1:.2f}% in float32; of {row.images:,} "
-            f"images {row.lost:,} are lost and {row.won:,} gained."
+            f"{names.get(row.label, row.label)} quantises badly: {row.top1:.2f}% in {self.precision}, {row.loss:.2f} "
+            f"points below its {row.float_top1:.2f}% in float32; of {row.images:,} images {row.lost:,} are lost and "
+            f"{row.won:,} gained."
             for row in self.rows
             if row.loss > LARGE_LOSS
         )
