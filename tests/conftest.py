@@ -96,6 +96,15 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def seeded() -> None:
+    """PyTorch on one thread, from the same random state in each test."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of runs without their plots."""
     for name, empty in (("cards", ""), ("plots", defaultdict(str)), ("learnt", "")):

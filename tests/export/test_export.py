@@ -19,18 +19,14 @@ import bsszoo
 from bsszoo.errors import DataError, RunError, SettingsError
 from bsszoo.export import export
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 CODE = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2_px64"
 RESNET = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24_px64"
 SERESNEXT = "seresnext_c32-64-96-128_l1-1-2-1_b16-32-48-64_g4-8-16-32_px64"
 CONVNEXT = "convnextv2_tiny_c16-24-32-48_l1-1-2-1_t4-4-4-4_px64"
 TINY = "resnet18_c8-16-24-32_l1-1-1-1_px32"
 VIT = "vit_patch8_c64-48-64-96_l1-2-1-1_b32-32-48-16_g16-16-16-8_stem48_px64"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 def network(code: str = CODE, **arguments: int) -> torch.nn.Module:

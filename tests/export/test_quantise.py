@@ -20,6 +20,8 @@ from bsszoo.errors import RunError, SettingsError
 from bsszoo.export import export, export_int8
 from bsszoo.quantise import compare, quantise, session_of
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 #: What quantises a format.
 TOOLS = {"onnx": "onnxruntime", "openvino": "nncf", "litert": "ai_edge_quantizer"}
 RESNET = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24_px64"
@@ -30,12 +32,6 @@ TINY = "resnet18_c8-16-24-32_l1-1-1-1_px32"
 WIDE = "resnet18_c16-32-128-192_l1-1-1-1_px64"
 CONVNEXT = "convnextv2_tiny_c16-24-32-48_l1-1-2-1_t4-4-4-4_px64"
 VIT = "vit_patch8_c64-48-64-96_l1-2-1-1_b32-32-48-16_g16-16-16-8_stem48_px64"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 def network(code: str) -> torch.nn.Module:

@@ -17,14 +17,10 @@ from bsszoo.errors import CodeError, UnknownNameError, WeightsError
 from bsszoo.models.create import create
 from bsszoo.models.names import entries, find
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 TINY = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2"
 RESNET = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 def images(channels: int = 3) -> torch.Tensor:

@@ -18,6 +18,8 @@ from bsszoo.errors import CodeError, UnknownNameError, WeightsError
 from bsszoo.models.detector import build_detector, create_detector
 from bsszoo.models.names import DETECTORS, find_detector
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 SMALL = "resnet50_c32-32-64-72_l1-2-1-1_b12-8-20-24"
 MBCONV = "mobilenetv2_c12-20-28-28-40-84_l1-2-1-1-1-1_t3-1-3-6-2-3_stem10_stage2-6x2"
 #: A feature of the fixed second stage, and one in front of the convolution behind the blocks.
@@ -33,12 +35,6 @@ CONVNEXTS = (
     "convnextv2_atto_c12-20-28-40_l1-2-1-1_b20-40-8-100_stem16",
 )
 ORIGINAL = "resnet50_c256-512-1024-2048_l3-4-6-3_b64-128-256-512_px800"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,7 @@ from models.counting import SMALL, small
 from bsszoo.codes.named import named_entries
 from bsszoo.models.build import build
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("kind", SMALL)

@@ -20,17 +20,13 @@ from bsszoo.errors import CodeError
 from bsszoo.models.build import build
 from bsszoo.spaces import Space
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 KINDS = list(SMALL)
 #: Networks with a convolution behind the pooling, and one more in front of it than the features have.
 POOLED_FIRST = ("mobilenetv3", "mobilenetv4")
 # timm's GhostNets have neither dilation nor stochastic depth.
 DILATED = [kind for kind in KINDS if not kind.startswith("ghostnet")]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 def images(n: int = 2, channels: int = 3) -> torch.Tensor:
