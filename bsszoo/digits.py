@@ -66,11 +66,8 @@ def is_trained(code: Code) -> bool:
     return (training_folder(code) / "summary.json").is_file()
 
 
-def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
-    """The folder of a training of a code on the digits; it is trained, in about a minute, where it was not yet."""
-    out = training_folder(code)
-    if is_trained(code):
-        return out
+def train_on_digits(code: Code, callback: TrainingCallback) -> None:
+    """Train a code on the digits, in about a minute, in its ``training_folder``."""
     from bsszoo.codes.families import family_of
     from bsszoo.train.classification.recipe import (
         AugmentPart,
@@ -94,5 +91,4 @@ def trained_on_digits(code: Code, callback: TrainingCallback) -> Path:
         # So small a network waits for its images.
         run=RunPart(device_batch=64, workers=2),
     )
-    train(recipe, digits_folder(), out, callback=callback)
-    return out
+    train(recipe, digits_folder(), training_folder(code), callback=callback)

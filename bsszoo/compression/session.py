@@ -67,7 +67,7 @@ from bsszoo.compression.result import (
 from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.digits import CLASSES as DIGIT_CLASSES
-from bsszoo.digits import DIGITS, digits_folder, is_trained, trained_on_digits
+from bsszoo.digits import DIGITS, digits_folder, is_trained, train_on_digits, training_folder
 from bsszoo.errors import BudgetError, EvaluationError, RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest, listening
 from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
@@ -561,10 +561,12 @@ class Compression:
         if training.data == DIGITS:
             training = replace(training, data=digits_folder())
             if network.source is None and network.detector is None and options.search.evaluator != STRUCTURAL:
-                if options.search.evaluator in (None, INHERITED) and not is_trained(network.code):
-                    self._check_possible(network.code, step, grow)
-                text = f"Training {network.code} on digits first; it is kept"
-                network = resolve(trained_on_digits(network.code, TrainingEvents(self._emit, text)))
+                if not is_trained(network.code):
+                    if options.search.evaluator in (None, INHERITED):
+                        self._check_possible(network.code, step, grow)
+                    text = f"Training {network.code} on digits first; it is kept"
+                    train_on_digits(network.code, TrainingEvents(self._emit, text))
+                network = resolve(training_folder(network.code))
         if options.search.search == "paper" and training.rungs is None and training.has_data:
             training = replace(training, rungs="none")  # the paper trains every code in full
         exact = options.search.search == "paper" or options.grid.scale is not None
