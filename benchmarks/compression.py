@@ -480,14 +480,15 @@ def ours(given: Any, job: Job, data: Pictures, original: Any) -> tuple[Any, dict
     from bsszoo.models.resolve import resolve
     from bsszoo.options import Budget, TrainingOptions
 
-    folder, network = given.folder / job.name, resolve(str(base_file(given, job)))
-    pictures = str(given.folder / job.pictures / "tools")
-    options = TrainingOptions(data=pictures, image_size=SIZE)
+    # No tensor shows the heads of the ViT.
+    folder, file, named = given.folder / job.name, str(base_file(given, job)), CODES[job.network]
+    network, pictures = resolve(file, code=named), str(given.folder / job.pictures / "tools")
+    options = TrainingOptions(data=pictures, image_size=SIZE, code=named)
     judge = InheritedEvaluator.requested(Request(network, options, folder / "fitted", tested=False))
     share = f"{100 * job.share:g}%"
     budget = Budget(flops=share) if job.limit == "macs" else Budget(latency=share)
     plan = Compression(
-        str(base_file(given, job)), budget, data=pictures, image_size=SIZE, trials=1, out=folder / "plan", confirm=0
+        file, budget, data=pictures, code=named, image_size=SIZE, trials=1, out=folder / "plan", confirm=0
     )
     uniform = next(row.code for row in plan.search().networks if row.role == "uniform")
     if job.tool == "uniform from scratch":
@@ -496,9 +497,10 @@ def ours(given: Any, job: Job, data: Pictures, original: Any) -> tuple[Any, dict
     if job.tool == "uniform":
         return judge.shared().subnetwork(uniform), {"code": str(uniform)}
     search = Compression(
-        str(base_file(given, job)),
+        file,
         budget,
         data=pictures,
+        code=named,
         image_size=SIZE,
         trials=given.trials,
         out=folder / "search",

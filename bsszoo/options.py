@@ -195,6 +195,13 @@ class TrainingOptions:
         metavar="DIR",
         display=False,
     )
+    code: Any = option(
+        None,
+        "The network of a weights file, a name or a code's text, where its shapes do not determine it: how wide the "
+        "heads of a ViT are, how it is padded.",
+        metavar="NAME_OR_CODE",
+        display="read off the file's shapes",
+    )
     recipe: str | Path | None = option(
         None,
         "With --data: how each code is trained.",

@@ -534,7 +534,7 @@ class Compression:
         sharing = Sharing(
             options.search.storage, options.search.study, 1 if processes is None else processes, options.search.grace
         )
-        network = resolve(self.network)
+        network = resolve(self.network, code=options.training.code)
         wanted = options.budget
         runtime_of(wanted.runtime)
         given = wanted.latency_table, wanted.latency_model
@@ -653,6 +653,9 @@ class Compression:
                 "plan", []
             ):
                 plan = replace(plan, notes=(*plan.notes, _AS_FAST_DROPPED))
+        if network.assumed:
+            text = f"The network's {network.assumed}: where it is otherwise, name its code with --code."
+            plan = replace(plan, notes=(*plan.notes, text))
         evaluator = evaluator.over(plan.space, plan.candidates)
         ours = options.search.search == "default"
         share = options.search.replicates

@@ -100,10 +100,14 @@ def recognise_file(path: Path) -> Recognised:
         WeightsError: The file cannot be read, or holds no network of the families.
     """
     label = str(path)
+    return recognise(_shapes(path, label), label)
+
+
+def _shapes(path: Path, label: str) -> dict[str, Sequence[int]]:
+    """The shapes of a weights file's tensors by timm's names."""
     if path.suffix == ".safetensors":
-        return recognise(renamed(_header(path, label)), label)
-    state = read_state(Weights(path, label))
-    return recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, label)
+        return renamed(_header(path, label))
+    return {name: tuple(tensor.shape) for name, tensor in read_state(Weights(path, label)).items()}
 
 
 def _header(path: Path, label: str) -> dict[str, tuple[int, ...]]:
@@ -117,14 +121,19 @@ def _header(path: Path, label: str) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
-def check_file(path: Path, code: Code, label: str) -> None:
-    """A ``WeightsError`` unless a safetensors file holds the tensors of a code's network, by its header alone."""
-    shapes = renamed(_header(path, label))
+def check_file(path: Path, code: Code, label: str) -> tuple[int, int]:
+    """The classes and input channels of a code's network whose tensors a file holds; 0 for a layer that is not there.
+
+    Raises:
+        WeightsError: It holds others; a safetensors file is judged by its header alone.
+    """
+    shapes = _shapes(path, label)
     check_count(shapes, code, label)
     state: State = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     classes, channels = sizes_of(state, code)
     expected = build(code, num_classes=classes, in_chans=channels or 3, device="meta").state_dict()
     check_same(state, expected, expected, set(), label)
+    return classes, channels
 
 
 def check_count(shapes: Mapping[str, Sequence[int]], code: Code, label: str) -> None:

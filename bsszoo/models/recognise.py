@@ -99,7 +99,7 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
     matches = []
     for family in FAMILIES.values():
         try:
-            fields = family.code_of(shapes)
+            fields = family.code_of(shapes) if module is None else family.code_of_module(shapes, module)
             if fields is None or sum(fields["depths"]) > len(shapes):
                 continue
             code = Code(family.name, **fields)
@@ -116,8 +116,8 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
         if not same:
             raise WeightsError(
                 f"{label} has the tensors of {matches[0].code} and computes something else: it pads as TensorFlow "
-                "does, it smooths what it subsamples, its normalisations have another epsilon, or its attention is not "
-                "in heads of 64 channels. Its code's network would give other outputs."
+                "does, it smooths what it subsamples, its normalisations have another epsilon, or it pools otherwise. "
+                "Its code's network would give other outputs."
             )
         matches = same
     if matches:

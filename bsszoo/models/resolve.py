@@ -50,7 +50,8 @@ class Network:
     ``code`` is its code, of a detector the backbone's. ``source`` says where its weights are, as
     ``bsszoo.create(pretrained=..)`` takes it (``hf-hub:..``, ``local-dir:..``, a file's path), None of a name or a code
     alone. ``config`` holds entries of timm's ``default_cfg`` that came with it (input size, mean, std, label names),
-    ``module`` the built network where ``resolve`` got one. ``recognised`` describes it in words.
+    ``module`` the built network where ``resolve`` got one. ``recognised`` describes it in words, ``assumed`` what of it
+    no tensor of a weights file shows (empty where it is nothing).
     """
 
     code: Code
@@ -63,6 +64,7 @@ class Network:
     in_chans: int = 3
     config: Mapping[str, Any] = field(default_factory=dict)
     module: nn.Module | None = None
+    assumed: str = ""
 
     @property
     def image_size(self) -> int:
@@ -100,13 +102,14 @@ def resolve(
             weights file of timm, torchvision or bsszoo, whose code is read off its shapes; the folder of a training, of
             a pulled network or of a search (the best code, with its weights if it was trained in full);
             ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or a built ``torch.nn.Module``.
-        code: The network of a weights file, instead of reading it off the file's shapes.
+        code: The network of a weights file, where its shapes do not determine it; of nothing else.
         org: As in ``bsszoo.create``.
         cache_dir: As in ``bsszoo.create``.
 
     Raises:
         UnknownNameError: There is no such name, file or folder.
-        CodeError: The text describes an impossible code, or ``what`` does not name a network.
+        CodeError: The text describes an impossible code, ``what`` does not name a network, or ``code`` comes with
+            something else than a file.
         WeightsError: A file or a folder holds no network of the families, or it cannot be read.
         SettingsError: A folder holds no finished network.
 
@@ -114,6 +117,8 @@ def resolve(
         >>> resolve("resnet34").recognised
         'resnet34 of the zoo, resnet18_c64-128-256-512_l3-4-6-3'
     """
+    if code is not None and not (isinstance(what, (str, Path)) and _is_file(str(what).strip())):
+        raise CodeError(f"--code is the network of a weights file, and {formatted(what)} is none: it has a code.")
     if isinstance(what, Code):
         return Network(what, f"the code {what}", entry=entry_of(what))
     if isinstance(what, Detector):
@@ -131,9 +136,15 @@ def resolve(
     path = Path(text).expanduser()
     if path.is_dir() and (isinstance(what, Path) or not _is_name(text)):
         return _folder(path)
-    if path.is_file() or (path.suffix in SUFFIXES and not _is_name(text)):
+    if _is_file(text):
         return _file(path, code)
-    return _named(text, path, code, org, cache_dir)
+    return _named(text, path, org, cache_dir)
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is the path of a weights file, that is or that should be there."""
+    path = Path(text).expanduser()
+    return path.is_file() or (path.suffix in SUFFIXES and not path.is_dir() and not _is_name(text))
 
 
 def _is_name(text: str) -> bool:
@@ -146,9 +157,7 @@ def _detector(detector: Detector, named: str) -> Network:
     return Network(detector.backbone, f"the detector {named}", detector, num_classes=detector.num_classes)
 
 
-def _named(
-    text: str, path: Path, override: str | Code | None, org: str | None, cache_dir: str | Path | None
-) -> Network:
+def _named(text: str, path: Path, org: str | None, cache_dir: str | Path | None) -> Network:
     if is_detector(text):
         detector = find_detector(text)
         if detector is None:
@@ -175,8 +184,6 @@ def _named(
                 f"There is no file or folder {text!r}, and no network of that name. {_FORMS}"
             ) from error
         raise
-    if override is not None:
-        code = resolve_code(override)
     entry = entry_of(code)
     words = f"{entry.name} of the zoo, {code}" if in_zoo and entry is not None else f"the code {code}"
     return Network(code, words, entry=entry, tag=tag if in_zoo else None)
@@ -333,38 +340,47 @@ def _best_of(run: Path) -> Network:
 
 
 def _file(path: Path, override: str | Code | None) -> Network:
-    """The network of a weights file: as the ``config.json`` beside it says, else read off its shapes."""
-    from bsszoo.models.loading import recognise_file
+    """The network of a weights file: as specified, as the ``config.json`` beside it says, or read off its shapes."""
+    from bsszoo.models.loading import check_file, recognise_file
 
     if not path.is_file():
         raise UnknownNameError(f"There is no file {str(path)!r}.")
-    if override is not None:
-        code = resolve_code(override)
-        return Network(code, f"the code {code}, as specified", source=str(path), entry=entry_of(code))
-    recognised = recognise_file(path)
-    code = recognised.code
     config: Mapping[str, Any] = {}
     beside = path.parent / _CONFIG
-    if beside.is_file():
-        saved = _saved(f"{LOCAL}{path.parent}")
-        if saved.detector is None and _alike(saved.code, code):
-            # No tensor has the size of the input and where a stride is.
-            code, config = saved.code, saved.config
-    entry = entry_of(code)
+    saved = _saved(f"{LOCAL}{path.parent}") if beside.is_file() else None
+    if override is not None:
+        code = resolve_code(override)
+        classes, channels = check_file(path, code, str(path))
+        return Network(
+            code,
+            f"{code}, as specified for {path}",
+            source=str(path),
+            entry=entry_of(code),
+            num_classes=classes,
+            in_chans=channels or 3,
+            config=saved.config if saved is not None and saved.code == code else config,
+        )
+    recognised = recognise_file(path)
+    code = recognised.code
+    if saved is not None and saved.detector is None and _alike(saved.code, code):
+        # No tensor has the size of the input and where a stride is.
+        code, config = saved.code, saved.config
+    entry, assumed = entry_of(code), "" if config else family_of(code.family).assumed(code)
     words = f"{entry.name}, {code}" if entry is not None else str(code)
     others = "".join(
-        f"; {name} has the same tensors, {family_of(name).beside_tensors}: name the network if it is that"
+        f"; {name} has the same tensors, {family_of(name).beside_tensors}: --code names it if it is that"
         for name in recognised.others
         if code.family == recognised.code.family
     )
     return Network(
         code,
-        f"{words}, read off the shapes in {path}{others}",
+        f"{words}, read off the shapes in {path}{others}{f'; its {assumed} (--code names another)' if assumed else ''}",
         source=str(path),
         entry=entry,
         num_classes=recognised.num_classes,
         in_chans=recognised.in_chans or 3,
         config=config,
+        assumed=assumed,
     )
 
 

@@ -235,6 +235,19 @@ def test_latencies_at_the_end_are_of_the_threads_asked_for(tmp_path, threads, wo
     assert any(words in note for note in result.notes)
 
 
+def test_a_run_says_what_it_assumes_of_a_weights_file_unless_its_code_is_named(tmp_path):
+    settings = {"flops": "70%", "trials": 2, "batch": 2, "measure": False}
+    named = Code.parse("vit_patch8_c192-192-192-192_l1-1-1-1_b192-192-192-192_g32-32-32-32_stem192_px32")
+    torch.save(bsszoo.create(named, num_classes=5).state_dict(), tmp_path / "net.pth")
+    job = Compression(tmp_path / "net.pth", out=tmp_path / "run", **settings)
+    result = job.search()
+    assert {row.code.group_widths[0] for row in result.networks} == {64}
+    assert any("heads are taken to have 64 channels" in note for note in result.notes)
+    result = Compression(tmp_path / "net.pth", out=tmp_path / "other", code=str(named), **settings).search()
+    assert str(next(row.code for row in result.networks if row.role == "original")) == str(named)
+    assert not any("heads" in note for note in result.notes)
+
+
 def test_a_result_prints_as_its_table_and_builds_its_network(tmp_path):
     result = job(tmp_path / "run").search()
     text, page = str(result), result._repr_html_()

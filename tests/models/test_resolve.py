@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from bsszoo.errors import BssZooError, CodeError, SettingsError, UnknownNameErro
 from bsszoo.models.build import build
 from bsszoo.models.create import create
 from bsszoo.models.nearest import shapes_of
-from bsszoo.models.recognise import recognise
+from bsszoo.models.recognise import recognise, timm_names
 from bsszoo.models.resolve import resolve
 from bsszoo.spaces import Space
 
@@ -146,15 +147,59 @@ def test_weights_of_a_vit_at_another_image_size_are_resampled_as_timm_does(tmp_p
         create(smaller, pretrained=tmp_path / "broken.safetensors")
 
 
-def test_a_built_vit_with_other_heads_is_no_family() -> None:
-    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 4}
+@pytest.mark.parametrize("made_by", ["timm", "torchvision"])
+@pytest.mark.parametrize("heads", [3, 6, 12])
+def test_the_heads_of_a_built_vit_are_read_off_it(made_by: str, heads: int) -> None:
+    torch.manual_seed(0)
+    if made_by == "timm":
+        network: Any = timm.models.vision_transformer.VisionTransformer(32, 8, 3, 7, "token", 192, 4, heads)
+    else:
+        network = torchvision.models.VisionTransformer(32, 8, 4, heads, 192, 768, num_classes=7)
+        nn.init.normal_(network.heads.head.weight)
+    resolved = resolve(nn.DataParallel(network.eval()))
+    assert resolved.code.group_widths == (192 // heads,) * 4
+    assert not resolved.assumed
+    made = build(resolved.code, num_classes=7).eval()
+    names = timm_names({name: tensor.shape for name, tensor in network.state_dict().items()})
+    made.load_state_dict({names[name]: tensor for name, tensor in network.state_dict().items()})
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "taken"), [(192, 64), (96, 32), (48, 16)])
+def test_a_weights_file_of_a_vit_says_which_heads_it_is_taken_to_have(width: int, taken: int, tmp_path: Path) -> None:
+    network = timm.models.vision_transformer.VisionTransformer(32, 8, 3, 7, "token", width, 4, 3)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    resolved = resolve(tmp_path / "net.pth")
+    assert resolved.code.group_widths == (taken,) * 4
+    assert f"its heads are taken to have {taken} channels, which no tensor shows" in resolved.recognised
+
+
+def test_heads_of_a_published_vit_are_no_assumption(tmp_path: Path) -> None:
+    torch.save(timm.create_model("deit_tiny_patch16_224").state_dict(), tmp_path / "net.pth")
+    assert not resolve(tmp_path / "net.pth").assumed
+
+
+def test_the_code_of_a_weights_file_may_be_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = timm.models.vision_transformer.VisionTransformer(32, 8, 4, 7, "token", 192, 4, 6).eval()
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    named = "vit_patch8_c768-768-768-768_l1-1-1-1_b192-192-192-192_g32-32-32-32_stem192_px32"
+    resolved = resolve(tmp_path / "net.pth", code=named)
+    assert (str(resolved.code), resolved.num_classes, resolved.in_chans, resolved.assumed) == (named, 7, 4, "")
+    with pytest.raises(WeightsError, match=r"net\.pth holds the weights of another network"):
+        resolve(tmp_path / "net.pth", code="deit_tiny")
+    with pytest.raises(CodeError, match=r"--code is the network of a weights file, and 'deit_tiny' is none"):
+        resolve("deit_tiny", code=named)
+
+
+def test_a_vit_that_pools_or_normalises_otherwise_is_no_family() -> None:
+    usual = {"embed_dim": 192, "depth": 4, "num_heads": 3}
     with torch.device("meta"):
-        for heads in (3, 6):
-            network = timm.models.vision_transformer.VisionTransformer(num_heads=heads, **settings)
-            if heads == 3:
-                assert resolve(network).code.image_size == 32
-                continue
-            with pytest.raises(WeightsError, match=r"computes something else: .*heads of 64 channels"):
+        for settings in ({"global_pool": "avg", "fc_norm": False}, {"norm_layer": partial(nn.LayerNorm, eps=1e-5)}):
+            network = timm.models.vision_transformer.VisionTransformer(32, 8, **usual, **settings)
+            with pytest.raises(WeightsError, match=r"computes something else"):
                 resolve(network)
 
 

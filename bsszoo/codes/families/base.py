@@ -515,6 +515,14 @@ class Family(ABC):
         The image size and where a stride is are not in them and take the family's defaults.
         """
 
+    def code_of_module(self, shapes: Shapes, module: Any) -> dict[str, Any] | None:
+        """As ``code_of``, of a built module with these tensors, which may tell what no tensor shows."""
+        return self.code_of(shapes)
+
+    def assumed(self, code: CodeFields) -> str:
+        """What ``code_of`` assumes of a code's network, which no tensor shows, in words; empty where it is nothing."""
+        return ""
+
     @property
     def beside_tensors(self) -> str:
         """What of its networks no tensor shows, in words; empty for what is usual."""

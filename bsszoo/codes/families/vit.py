@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Channels of a head in the published networks; no tensor shows it.
 HEAD: Final = 64
+#: What heads of weights are taken for: the first that all attentions are made of.
+HEADS: Final = (HEAD, 32, 16)
 #: Inner width of the published networks' MLPs over the stream's width.
 RATIO: Final = 4
 #: Groups of consecutive blocks in a code.
@@ -299,26 +301,46 @@ class ViT(Family):
     def code_of(self, shapes: Shapes) -> dict[str, Any] | None:
         """Read off ``blocks.0.attn.qkv`` and the like, with heads of 64 channels; None of other patches.
 
-        The division into groups is not in the tensors: blocks that differ are in different ones, and where fewer than
-        four kinds follow one another the longest groups are halved.
+        Where attentions are not made of heads of 64, they are taken for heads of 32 or 16. The division into groups is
+        not in the tensors: blocks that differ are in different ones, and where fewer than four kinds follow one another
+        the longest groups are halved.
         """
+        widths = [shape[0] // 3 for name, shape in shapes.items() if name.endswith("attn.qkv.weight")]
+        head = next((head for head in HEADS if all(width % head == 0 for width in widths)), None)
+        return None if head is None else self._code_of(shapes, (head,) * len(widths))
+
+    def code_of_module(self, shapes: Shapes, module: Any) -> dict[str, Any] | None:
+        """With the heads of timm's and of PyTorch's attentions, in the order of the network."""
+        heads = [getattr(one, "head_dim", None) for one in module.modules()]
+        return self._code_of(shapes, tuple(head for head in heads if isinstance(head, int)))
+
+    def assumed(self, code: CodeFields) -> str:
+        """The heads, unless it is a published network."""
+        if (*code.widths, *code.depths, *code.thirds) in {network.entries for network in self.published.values()}:
+            return ""
+        return f"heads are taken to have {code.thirds[self.stages]} channels, which no tensor shows"
+
+    def _code_of(self, shapes: Shapes, heads: Sequence[int]) -> dict[str, Any] | None:
+        """The fields, where the attention of each block has heads of so many channels."""
         patch, positions = shapes.get("patch_embed.proj.weight", ()), shapes.get("pos_embed", ())
         if len(patch) != 4 or patch[2] != self.stem_kernel or len(positions) != 3:
             return None
         side = math.isqrt(max(0, positions[1] - TOKENS))
         depth = counted(shapes, lambda i: f"blocks.{i}.attn.qkv")
+        if depth != len(heads):
+            return None
         blocks = [
-            (widths_in(shapes, f"blocks.{i}.mlp.fc1"), widths_in(shapes, f"blocks.{i}.attn.qkv") // 3)
-            for i in range(depth)
+            (widths_in(shapes, f"blocks.{i}.mlp.fc1"), widths_in(shapes, f"blocks.{i}.attn.qkv") // 3, head)
+            for i, head in enumerate(heads)
         ]
         groups = divided([(kind, len(list(same))) for kind, same in groupby(blocks)], self.stages)
-        if groups is None or side * side + TOKENS != positions[1] or any(b % HEAD for _, b in blocks):
+        if groups is None or side * side + TOKENS != positions[1]:
             return None
         return {
-            "widths": tuple(mlp for (mlp, _), _ in groups),
+            "widths": tuple(mlp for (mlp, _, _), _ in groups),
             "depths": tuple(depth for _, depth in groups),
-            "bottlenecks": tuple(attention for (_, attention), _ in groups),
-            "group_widths": (HEAD,) * self.stages,
+            "bottlenecks": tuple(attention for (_, attention, _), _ in groups),
+            "group_widths": tuple(head for (_, _, head), _ in groups),
             "stem_width": int(patch[0]),
             "image_size": side * self.stem_kernel,
         }
@@ -329,13 +351,12 @@ class ViT(Family):
         return self.weights
 
     def runs_as(self, module: Any) -> bool:
-        """Whether its heads have 64 channels, its epsilon is timm's, and its classifier reads the class token."""
-        blocks = getattr(module, "blocks", ())
-        return getattr(module, "global_pool", "token") == "token" and all(
-            getattr(getattr(block, "attn", None), "head_dim", HEAD) == HEAD
-            and getattr(getattr(block, "norm1", None), "eps", 1e-6) == 1e-6
-            for block in blocks
-        )
+        """Whether its epsilon is timm's, and its classifier reads the class token."""
+        from torch import nn
+
+        parts = list(module.modules())  # it may be wrapped
+        pools = {one.global_pool for one in parts if isinstance(getattr(one, "global_pool", None), str)}
+        return pools <= {"token"} and all(one.eps == 1e-6 for one in parts if isinstance(one, nn.LayerNorm))
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """``encoder.layers.encoder_layer_0.mlp.0`` is ``blocks.0.mlp.fc1``, and so on."""
@@ -360,17 +381,19 @@ class ViT(Family):
         return names
 
 
-Kind = tuple[int, int]
+#: Widths of an MLP, of an attention and of its heads.
+Kind = tuple[int, int, int]
 
 
 def divided(runs: Sequence[tuple[Kind, int]], groups: int) -> list[tuple[Kind, int]] | None:
     """Runs of like blocks as so many groups, the longest halved until there are as many; None where that cannot be.
 
     Example:
-        >>> divided([((768, 192), 12)], 4)
-        [((768, 192), 3), ((768, 192), 3), ((768, 192), 3), ((768, 192), 3)]
-        >>> divided([((768, 192), 5), ((384, 128), 2)], 4)
-        [((768, 192), 2), ((768, 192), 1), ((768, 192), 2), ((384, 128), 2)]
+        >>> wide, narrow = (768, 192, 64), (384, 128, 64)
+        >>> [depth for _, depth in divided([(wide, 12)], 4)]
+        [3, 3, 3, 3]
+        >>> divided([(wide, 5), (narrow, 2)], 4) == [(wide, 2), (wide, 1), (wide, 2), (narrow, 2)]
+        True
     """
     made = list(runs)
     while len(made) < groups:
