@@ -183,7 +183,7 @@ def show_command(repository: RepositoryArgument, as_json: JsonOption = False, to
     show(
         code_summary(facts.code, facts.cost),
         "",
-        stage_table(facts.code, num_classes=facts.num_classes, in_chans=facts.in_chans),
+        stage_table(facts.code, num_classes=facts.num_classes, in_chans=facts.in_chans, totals_explained=False),
     )
     # One line each and in bounds: a repository's texts must not look like lines of ours.
     accuracies = [

@@ -166,7 +166,9 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None, as_jso
             f"Recognised: {resolved.recognised}; {resolved.num_classes} classes, {resolved.in_chans} input channels", ""
         )
     show(
-        code_summary(code, code_cost(code, image_size, **sizes), image_size), "", stage_table(code, image_size, **sizes)
+        code_summary(code, code_cost(code, image_size, **sizes), image_size),
+        "",
+        stage_table(code, image_size, totals_explained=False, **sizes),
     )
     if entry is not None and entry.paper is None:
         say("", f"In the zoo as {entry.name}: {entry.title}, timm's network of that name.")
@@ -203,7 +205,7 @@ def _show_detector(detector: Detector, image_size: int | None, *, as_json: bool)
         "",
         "The backbone, without the layers behind its features:",
         cost_line(backbone_cost(detector.backbone, size)),
-        stage_table(detector.backbone, size, num_classes=0),
+        stage_table(detector.backbone, size, num_classes=0, totals_explained=False),
         "",
         detector_table(detector_layers(detector, size)),
     )

@@ -65,7 +65,12 @@ class ListRow:
 
 
 def stage_table(
-    code: Code, image_size: ImageSize | None = None, *, num_classes: int = 1000, in_chans: int = 3
+    code: Code,
+    image_size: ImageSize | None = None,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    totals_explained: bool = True,
 ) -> Table:
     """The stages of a code's network in the order of the forward, with a line of totals.
 
@@ -73,6 +78,7 @@ def stage_table(
         code: The code.
         image_size: Side of the input, or (height, width) [px], at which MACs are counted; the code's by default.
         num_classes, in_chans: Outputs of the classifier and channels of the input.
+        totals_explained: Whether the caption says what MACs are, which a summary above the table may say.
 
     Raises:
         CodeError: An image size that no network can have.
@@ -100,11 +106,8 @@ def stage_table(
     blank = [""] * (len(columns) - 2)
     table.add_row("", "total", *blank, human(total.macs), percent(1, 1), human(total.params), style="bold")
     legend = f", {letter} {family_of(code.family).titles[letter][0]}" if letter else ""
-    table.caption = _prose(
-        f"C output channels, L blocks{legend}\n"
-        f"{MACS_NAME} {human(total.macs)}: {MACS_NOTE}\n"
-        f"{TWO_MACS_NAME} {human(2 * total.macs)}: {TWO_MACS_NOTE}"
-    )
+    totals = f"\n{MACS_NAME} {human(total.macs)}: {MACS_NOTE}\n{TWO_MACS_NAME} {human(2 * total.macs)}: {TWO_MACS_NOTE}"
+    table.caption = _prose(f"C output channels, L blocks{legend}{totals if totals_explained else ''}")
     table.caption_justify = "left"
     return table
 
