@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: What a phase's steps are, where they are counted.
 UNITS: Final = {
+    "original": "updates",
     "latency": "blocks",
     "search": "trials",
     "measure": "networks",
@@ -29,7 +30,9 @@ UNITS: Final = {
 # Least time between two events of one training [s].
 _INSIDE_SECONDS: Final = 0.5
 
-Phase = Literal["latency", "plan", "controls", "search", "measure", "confirm", "export", "quantise", "finish"]
+Phase = Literal[
+    "original", "latency", "plan", "controls", "search", "measure", "confirm", "export", "quantise", "finish"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +182,10 @@ class Inside:
 class TrainingEvents:
     """The events of a training in this process (a ``train.callbacks.TrainingCallback``); ``text`` says of which one."""
 
-    def __init__(self, emit: Callback, text: str) -> None:
-        self._emit, self._done, self._total, self._ends, self._val = emit, 0, 0, 0, 0
-        emit(Event("finish", text))
+    def __init__(self, emit: Callback, phase: Phase, text: str) -> None:
+        self._emit, self._phase = emit, phase
+        self._done, self._total, self._ends, self._val = 0, 0, 0, 0
+        emit(Event(phase, text))
 
     def started(self, start: Start) -> None:
         """Everything is checked and opened."""
@@ -189,7 +193,7 @@ class TrainingEvents:
         resumed = f", resuming after {start.resumed:,} of them" if start.resumed else ""
         self._emit(
             Event(
-                "finish",
+                self._phase,
                 f"{start.total:,} updates on {start.train:,} images, {start.val:,} to validate on{resumed}; "
                 f"folder {start.folder}",
                 start.resumed,
@@ -201,20 +205,20 @@ class TrainingEvents:
         """About once a second."""
         self._done = state.update
         text = f"update {state.update}/{self._total}: loss {state.loss:.4f}, {state.images_per_s:,.0f} images/s"
-        self._emit(Event("finish", text, state.update, self._total, minor=True))
+        self._emit(Event(self._phase, text, state.update, self._total, minor=True))
 
     def validating(self, images: int) -> None:
         """``images`` of the validation split are done."""
         text = f"validating: {images:,} of {self._val:,} images"
-        self._emit(Event("finish", text, self._done, self._total, minor=True))
+        self._emit(Event(self._phase, text, self._done, self._total, minor=True))
 
     def validated(self, row: Row) -> None:
         """An epoch is validated."""
-        self._emit(Event("finish", row.text(self._ends), self._done, self._total))
+        self._emit(Event(self._phase, row.text(self._ends), self._done, self._total))
 
     def note(self, text: str) -> None:
         """A note for the user."""
-        self._emit(Event("finish", f"Note: {text}"))
+        self._emit(Event(self._phase, f"Note: {text}"))
 
 
 class LogLines:

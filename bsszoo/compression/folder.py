@@ -48,6 +48,8 @@ _HASHES = {
     "latency_source": "the model of the latency has changed",
     "candidates": "other candidates were drawn, as another version of bsszoo or numpy does",
 }
+# Settings that follow from the budget: named only where no other one has changed.
+_DERIVED = ("min_macs", "min_params", "min_latency_ms", "scale")
 _LOCK, _STUDY = ".lock", "study.db"
 
 
@@ -155,10 +157,10 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What differs between two runs' settings, as text; empty when nothing does."""
     keys = [k for k in dict.fromkeys([*earlier, *settings]) if k not in _PATHS and earlier.get(k) != settings.get(k)]
+    shown = [k for k in keys if k not in _HASHES]
     changed = [
         f"{one_line(k, 40)} was {one_line(repr(earlier.get(k)))} and now is {one_line(repr(settings.get(k)))}"
-        for k in keys
-        if k not in _HASHES
+        for k in [k for k in shown if k not in _DERIVED] or shown
     ]
     # Another budget or evaluator changes the fingerprints too: these are named only where nothing else changed.
     return "; ".join(changed or [_HASHES[k] for k in keys])

@@ -482,7 +482,7 @@ class Compression:
             code, reference = result.taken_in_full.code, self._prepared.plan.reference
             text = f"Training the {'best' if code == result.best.code else 'recommended'} code in full: {code}"
             if self._cluster is None:
-                finished = finish_best(how, code, reference, run.folder, TrainingEvents(self._emit, text))
+                finished = finish_best(how, code, reference, run.folder, TrainingEvents(self._emit, "finish", text))
             else:
                 self._emit(Event("finish", f"{text}, on a Ray node with {self._cluster.whole_node()}"))
                 trained = partial(self._train_on_ray, self._cluster, how)
@@ -565,7 +565,7 @@ class Compression:
                     if options.search.evaluator in (None, INHERITED):
                         self._check_possible(network.code, step, grow)
                     text = f"Training {network.code} on digits first; it is kept"
-                    train_on_digits(network.code, TrainingEvents(self._emit, text))
+                    train_on_digits(network.code, TrainingEvents(self._emit, "original", text))
                 network = resolve(training_folder(network.code))
         if options.search.search == "paper" and training.rungs is None and training.has_data:
             training = replace(training, rungs="none")  # the paper trains every code in full
