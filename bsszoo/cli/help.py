@@ -12,7 +12,8 @@ from typer.core import TyperCommand, TyperGroup
 
 #: Widest lines of a help text, on a terminal that has them.
 WIDTH: Final = 120
-#: What others call an option, or a near miss, and what it is called here. Of those that a command has, one is named.
+#: What others call an option, or a near miss, and what it is called here. Of those that a command has, one is named;
+#: where that is another one in a command, its name comes first.
 _SYNONYMS: Final = {
     "--macs": ("--flops",),
     "--mac": ("--flops",),
@@ -26,6 +27,7 @@ _SYNONYMS: Final = {
     "--lr": ("--set",),
     "--learning-rate": ("--set",),
     "--batch-size": ("--set", "--batch"),
+    "validate --batch-size": ("--batch",),
     "--iterations": ("--trials",),
     "--n-trials": ("--trials",),
     "--samples": ("--trials",),
@@ -92,8 +94,9 @@ class Command(TyperCommand):
         except _UsageError as error:
             wanted = getattr(error, "option_name", None)
             mine = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
-            if wanted in _SYNONYMS and hasattr(error, "possibilities"):
-                error.possibilities = [name for name in _SYNONYMS[wanted] if name in mine][:1] or error.possibilities
+            ours = _SYNONYMS.get(f"{ctx.info_name} {wanted}", _SYNONYMS.get(str(wanted)))
+            if ours is not None and hasattr(error, "possibilities"):
+                error.possibilities = [name for name in ours if name in mine][:1] or error.possibilities
             raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +66,14 @@ def train_command(
     data: _Data = None,
     dataset: _Dataset = None,
     assignments: _Assignments = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default="the recipe's",
+            help="Passes over the training images; the warm-up, and a detector's steps, keep their shares of them.",
+        ),
+    ] = None,
     inherit: Annotated[
         str | None,
         typer.Option(
@@ -114,20 +122,27 @@ def train_command(
 
       bsszoo train recipes/coco/maskrcnn_resnet50_autobss.yaml --data /data/coco --out runs/maskrcnn
 
-      bsszoo train paper:resnet18 --dataset synthetic --out smoke --set optim.batch_size=64 --set schedule.epochs=6
+      bsszoo train paper:resnet18 --dataset synthetic --out smoke --set optim.batch_size=64 --epochs 2
 
       bsszoo train small.yaml --data pictures --out runs/small --inherit runs/big --teacher runs/big
 
       bsszoo train mine.yaml --data pictures --out runs/mine --inherit resnet18.a1_in1k
     """
     from bsszoo.cli.console import show
-    from bsszoo.train.classification.recipe import assigned
+    from bsszoo.train.classification.recipe import assigned, over_epochs
     from bsszoo.train.detection.paper import any_recipe_of
     from bsszoo.train.detection.recipe import DetectionRecipe
     from bsszoo.train.parent import end_with_parent
 
     end_with_parent()
     read = any_recipe_of(recipe, assignments or [])
+    if epochs is not None:
+        from bsszoo.evaluators.detection import over_epochs as detector_over_epochs
+
+        if isinstance(read, DetectionRecipe):
+            read = detector_over_epochs(read, data, epochs)
+        else:
+            read = over_epochs(read, epochs)
     first = os.environ.get("RANK", "0") == "0"
     if isinstance(read, DetectionRecipe):
         refuse_dataset(dataset)
@@ -347,6 +362,19 @@ def validate_command(
             "network's outputs, for weights without label names.",
         ),
     ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(metavar="PX", show_default="the training's, the weights'", help="Side of the images.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="data.KEY=VALUE",
+            show_default=False,
+            help="How images are read, where it is other than the weights say: data.mean=0.5,0.5,0.5, "
+            "data.crop_pct=1. May be repeated.",
+        ),
+    ] = None,
     device: _Device = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -361,6 +389,8 @@ def validate_command(
 
       bsszoo validate resnet50 --weights a1_in1k --data /data/imagenet
 
+      bsszoo validate my.pth --data pictures --image-size 64 --set data.mean=0.5,0.5,0.5 --set data.std=0.5,0.5,0.5
+
       bsszoo validate runs/maskrcnn --data /data/coco
     """
     from bsszoo.cli.console import progress_console, show
@@ -369,8 +399,11 @@ def validate_command(
     from bsszoo.train.classification.validate import validate
     from bsszoo.train.detection.validate import validate_detector
 
-    settings: dict[str, Any] = {} if split is None else {"val_split": split}
-    if resolve(what).detector is not None:
+    detector = resolve(what).detector is not None
+    settings = _data_values(detector, assignments or [])
+    settings |= {} if split is None else {"val_split": split}
+    settings |= {} if image_size is None else {"image_size": image_size}
+    if detector:
         refuse_dataset(dataset)
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
@@ -418,6 +451,21 @@ def validate_command(
         f"top-1 {accuracy.top1:.3f}%, top-5 {accuracy.top5:.3f}%, loss {accuracy.loss:.4f}, of "
         f"{accuracy.images:,} images ({accuracy.split})"
     )
+
+
+def _data_values(detector: bool, assignments: Sequence[str]) -> dict[str, Any]:
+    """The values of ``data.KEY=VALUE`` assignments by KEY."""
+    from bsszoo.train.classification.recipe import Recipe
+    from bsszoo.train.detection.recipe import DetectionRecipe
+    from bsszoo.train.strict import override
+
+    values = override({}, DetectionRecipe if detector else Recipe, assignments)
+    if others := sorted(values.keys() - {"data"}):
+        raise SettingsError(
+            f"--set is of the images here, such as data.crop_pct=1, and {others[0]} is of trainings. --batch, "
+            "--workers and --precision are options."
+        )
+    return dict(values.get("data", {}))
 
 
 def _lines_of(file: Path) -> list[str]:

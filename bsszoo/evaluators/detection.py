@@ -77,10 +77,15 @@ def detection_recipe(
         longer = round(made.data.max_size * image_size / made.data.image_size)
         changed |= {"image_size": image_size, "max_size": longer}
     made = with_values(made, data={"holdout": made.data.holdout or HOLDOUT, **changed})
-    return made if epochs is None else _for_epochs(made, data, epochs)
+    return made if epochs is None else over_epochs(made, data, epochs)
 
 
-def _for_epochs(recipe: DetectionRecipe, data: str | Path | None, epochs: int) -> DetectionRecipe:
+def over_epochs(recipe: DetectionRecipe, data: str | Path | None, epochs: int) -> DetectionRecipe:
+    """A recipe of so many passes over the training images; its warm-up and its steps keep their shares.
+
+    Raises:
+        SettingsError: There is none.
+    """
     if epochs < 1:
         raise SettingsError(f"--epochs is {epochs}; it takes a whole number from 1.")
     train, _ = open_coco(recipe.data, data, masks=recipe.detector.kind == "maskrcnn")

@@ -44,6 +44,7 @@ from bsszoo.train.classification.recipe import (
     RunPart,
     SchedulePart,
     assigned,
+    over_epochs,
     read_recipe,
     with_values,
 )
@@ -88,18 +89,12 @@ def training_recipe(
             )
         made = assigned(paper_recipe(family, num_classes=int(split.labels.max()) + 1, data=part), assignments)
     made = _changed(made, holdout=made.data.holdout or HOLDOUT, dataset=dataset, image_size=image_size, subset=subset)
-    return made if epochs is None else _for_epochs(made, epochs)
+    return made if epochs is None else over_epochs(made, epochs)
 
 
 def _changed(recipe: Recipe, **data: Any) -> Recipe:
     """A recipe with other values of its data section, those that are not None."""
     return with_values(recipe, data={name: value for name, value in data.items() if value is not None})
-
-
-def _for_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """A recipe of other epochs; the warm-up keeps its share of them."""
-    warm = recipe.schedule.warmup_epochs * epochs / recipe.schedule.epochs
-    return with_values(recipe, schedule={"epochs": epochs, "warmup_epochs": warm})
 
 
 def candidates_recipe(request: Request) -> Recipe:
@@ -346,7 +341,7 @@ class TrainingEvaluator(FromScratch, ImageTrainings):
         """Shorter trainings on the same images, which are not opened again: to list millions of files takes long."""
         made = copy(self)
         updates = self._updates // self.recipe.schedule.epochs * epochs
-        values = {"recipe": _for_epochs(self.recipe, epochs), "rungs": (), "_shorter": (), "_updates": updates}
+        values = {"recipe": over_epochs(self.recipe, epochs), "rungs": (), "_shorter": (), "_updates": updates}
         for name, value in values.items():
             object.__setattr__(made, name, value)
         return made
@@ -560,7 +555,7 @@ class CandidateTrainings(TrainingEvaluator):
             fitting = fitting_recipe(code.family, how.folder, how.dataset, flips=flips)
             size = code.image_size if how.image_size is None else how.image_size
             recipe = assigned(_changed(fitting, image_size=size, subset=how.subset), how.assignments)
-            recipe = recipe if how.epochs is None else _for_epochs(recipe, how.epochs)
+            recipe = recipe if how.epochs is None else over_epochs(recipe, how.epochs)
         else:
             recipe = candidates_recipe(request)
         made = cls(recipe, how.folder, (request.folder / "trainings").absolute(), how.repeats)

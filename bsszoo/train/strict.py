@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
@@ -95,6 +95,8 @@ def override(data: Mapping[str, Any], kind: type[Section], assignments: Sequence
         if path not in (types := dict(_values(kind))):
             raise RecipeError(f"There is no key {path!r} to set.{close_matches(path, types)}")
         text_key = types[path] in _TEXT
+        if get_origin(types[path]) is tuple and "," in written and not written.lstrip().startswith("["):
+            written = f"[{written}]"
         try:
             value = parse_yaml(written)
         except yaml.YAMLError as error:

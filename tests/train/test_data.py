@@ -552,6 +552,19 @@ def test_weights_without_names_say_what_is_assumed_or_are_refused(trained: tuple
     assert "top-1 100.000%" in done.output
 
 
+def test_how_images_are_read_for_a_bare_weights_file_may_be_said(trained: tuple[Path, Path]) -> None:
+    run, data = trained
+    words = ["validate", str(run / "model.safetensors"), "--data", str(data), "--device", "cpu", "--image-size", "32"]
+    as_trained = CliRunner().invoke(app, words)
+    assert "top-1 100.000%" in as_trained.output
+    # Black images have no class.
+    black = CliRunner().invoke(app, [*words, "--set", "data.mean=0,0,0", "--set", "data.std=1e9,1e9,1e9"])
+    assert "top-1 33.333%" in black.output
+    other = CliRunner().invoke(app, [*words, "--set", "optim.lr=1"])
+    assert isinstance(other.exception, SettingsError)
+    assert "--set is of the images here" in str(other.exception)
+
+
 def test_a_training_of_version_010_has_the_classes_of_its_training_split(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:

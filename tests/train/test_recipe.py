@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from train.small import TEXT, small_recipe
+from typer.testing import CliRunner
 
+from bsszoo.cli.main import app
 from bsszoo.errors import RecipeError
 from bsszoo.train.checkpoint import differences
 from bsszoo.train.classification.outcome import start_network
@@ -95,6 +98,22 @@ def test_another_batch_changes_the_rate_only_when_asked(batch: int, lr: float) -
     plain = OptimPart(lr=lr, batch_size=batch)
     assert plain.peak_lr == lr
     assert plain.replaced(scale_lr=True).peak_lr == pytest.approx(lr * batch / 1024)
+
+
+def test_a_list_may_be_set_without_brackets(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "data.mean=0.1, 0.2,0.3", "augment.scale=0.5,1", "schedule.name=poly")
+    assert (recipe.data.mean, recipe.augment.scale, recipe.schedule.name) == ((0.1, 0.2, 0.3), (0.5, 1.0), "poly")
+
+
+def test_other_epochs_keep_the_warm_ups_share(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, "schedule.epochs=8", "schedule.warmup_epochs=2")
+    (tmp_path / "recipe.yaml").write_text(recipe_text(recipe))
+    out = tmp_path / "run"
+    words = ["train", str(tmp_path / "recipe.yaml"), "--out", str(out), "--epochs", "1", "--json"]
+    done = CliRunner().invoke(app, words)
+    assert json.loads(done.stdout)["epochs"] == 1
+    assert read_recipe(out / "recipe.yaml").schedule.warmup_epochs == 0.25
+    assert isinstance(CliRunner().invoke(app, [*words[:-2], "0"]).exception, RecipeError)
 
 
 def test_values_set_in_python_are_checked_too(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ class Recipe(Section):
         if self.schedule.warmup_epochs >= self.schedule.epochs and self.schedule.warmup_epochs:
             raise RecipeError(
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}; allowed is less than "
-                f"schedule.epochs, {self.schedule.epochs}."
+                f"schedule.epochs, {self.schedule.epochs}. --epochs N changes both."
             )
         if (self.loss.teacher is None) != (self.loss.teacher_weights is None):
             raise RecipeError("loss.teacher and loss.teacher_weights go together: a network and its trained weights.")
@@ -263,3 +263,9 @@ def with_values(recipe: Tree, **sections: Any) -> Tree:
     return read_tree(
         type(recipe), mapping | {name: mapping.get(name, {}) | values for name, values in sections.items()}
     )
+
+
+def over_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """A recipe of other epochs, checked; the warm-up keeps its share of them."""
+    warm = recipe.schedule.warmup_epochs * epochs / recipe.schedule.epochs
+    return with_values(recipe, schedule={"epochs": epochs, "warmup_epochs": warm})
