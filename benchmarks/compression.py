@@ -15,7 +15,7 @@ less and less of the MACs until they are fast enough. Multiply-adds are counted 
 rate of each answer's fine-tuning is the better of two on the held-out pictures, by its first seed; seeds of a row are
 the same for all tools. Pictures: Fashion-MNIST of Debian's ``dataset-fashion-mnist``, and shapes that are drawn here.
 Networks at 32 px: a narrow ResNet-18 and MobileNetV2, and, where ``--networks`` names them, MobileNetV3-Small,
-MobileNetV4-Conv-S and ConvNeXt Atto as timm has them and a small ViT, the latter two trained by AdamW.
+MobileNetV4-Conv-S, ConvNeXt Atto and DeiT-Tiny as timm has them and a small ViT, the latter three trained by AdamW.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ CODES = {
     "mobilenetv4": "mobilenetv4_conv_small_c32-64-96-128_l1-1-6-6_t1-3-2-4_px32",
     "convnext": "convnext_atto_c40-80-160-320_l2-2-6-2_t4-4-4-4_px32",
     "vit": "vit_patch8_c512-512-512-512_l1-1-1-1_b128-128-128-128_g32-32-32-32_stem128_px32",
+    "deit": "deit_c768-768-768-768_l3-3-3-3_b192-192-192-192_g64-64-64-64_px32",
 }
 #: Those that are compressed unless ``--networks`` says others.
 USUAL = ("resnet18", "mobilenetv2")
 #: Networks of layer normalisations, which SGD does not train: AdamW, at so small a share of the other networks' rates.
-ADAMW = {"convnext": 0.04, "vit": 0.04}
+ADAMW = {"convnext": 0.04, "vit": 0.04, "deit": 0.04}
 PICTURES = ("fashion", "shapes")
 TOOLS = (
     "uniform from scratch",
@@ -73,6 +74,7 @@ BASE_RATES = {
     "mobilenetv4": 0.05,
     "convnext": 0.05,
     "vit": 0.025,
+    "deit": 0.025,
 }
 #: Peak rates that an answer's fine-tuning is tried with; those of a training from scratch.
 RATES = {True: (0.01, 0.03), False: (0.05, 0.15)}
