@@ -30,9 +30,9 @@ import os
 import statistics
 import sys
 import time
-import types
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ BASE_RATES = {
     "mobilenetv4": 0.05,
     "convnext": 0.05,
     "vit": 0.025,
-    "deit": 0.025,
+    "deit": 0.0125,
 }
 #: Peak rates that an answer's fine-tuning is tried with; those of a training from scratch.
 RATES = {True: (0.01, 0.03), False: (0.05, 0.15)}
@@ -537,7 +537,7 @@ def torch_pruning(data: Pictures, original: Any, most: float, *, taylor: bool, e
     # whole heads version 1.6.1 removes all in so many steps, or fails.
     attentions = [module for module in network.modules() if hasattr(module, "qkv")]
     for module in attentions:
-        module.forward = types.MethodType(attend, module)
+        module.forward = partial(attend, module)  # which can be stored, other than a method
     heads = {module.qkv: module.num_heads for module in attentions}
     importance = tp.importance.GroupTaylorImportance() if taylor else tp.importance.GroupMagnitudeImportance(p=2)
     pruner = tp.pruner.BasePruner(

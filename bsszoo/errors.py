@@ -66,6 +66,10 @@ class WeightsError(BssZooError, RuntimeError):
     """Weights that do not exist, cannot be fetched or do not fit the network."""
 
 
+class AssumptionWarning(UserWarning):
+    """Something of a trained network that its file does not say, and that was assumed."""
+
+
 def formatted(value: object, most: int = 80) -> str:
     """A value for an error message: short texts and plain values as they are, of anything else its type.
 

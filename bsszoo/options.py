@@ -586,7 +586,7 @@ class Options:
                     words.append(f"--{'' if value else 'no-'}{name}")
                 elif isinstance(value, tuple):
                     words += [f"--{name}", ":".join(map(str, value))]
-                elif isinstance(value, (str, int, float, Path)):
+                elif isinstance(value, (str, int, float, Path)) or f.name == "code":
                     words += [f"--{name}", str(value)]
                 else:
                     return None

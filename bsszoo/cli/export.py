@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from bsszoo.cli.console import JsonOption, show_json
+from bsszoo.cli.options import CodeOption
 
 if TYPE_CHECKING:
     from bsszoo.export import Exported, ExportedInt8
@@ -21,15 +22,6 @@ SourceArgument = Annotated[
         metavar="NAME_OR_CHECKPOINT",
         show_default=False,
         help="A name of `bsszoo list`, a code's text, hf-hub:ORG/NAME, a training's folder, or a weights file.",
-    ),
-]
-CodeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--code",
-        metavar="NAME_OR_CODE",
-        show_default=False,
-        help="The network of a weights file, where its shapes do not determine it.",
     ),
 ]
 
@@ -141,8 +133,8 @@ def export_command(
     target = out or Path(file_name(source, format, int8=quantize is not None))
     try:
         built = create(
-            source if code is None or network.source is None else named,
-            pretrained=False if random else weights or network.source or True,
+            source if code is None else network,
+            pretrained=False if random else weights or True,
             num_classes=num_classes,
         )
     except WeightsError as error:

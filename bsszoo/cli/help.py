@@ -28,6 +28,8 @@ _SYNONYMS: Final = {
     "--learning-rate": ("--set",),
     "--batch-size": ("--set", "--batch"),
     "validate --batch-size": ("--batch",),
+    "validate --lr": (),
+    "validate --learning-rate": (),
     "--iterations": ("--trials",),
     "--n-trials": ("--trials",),
     "--samples": ("--trials",),

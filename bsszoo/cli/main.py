@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +13,7 @@ from bsszoo.cli import compress, export, hub, latency_table, measure, models, pr
 from bsszoo.cli.console import message
 from bsszoo.cli.help import WIDTH, Command, Group
 from bsszoo.cli.options import quietly
-from bsszoo.errors import BssZooError, RunError, StoppedError, WeightsError
+from bsszoo.errors import AssumptionWarning, BssZooError, RunError, StoppedError, WeightsError
 from bsszoo.version import __version__
 
 app = typer.Typer(
@@ -73,8 +74,20 @@ for _group, _commands in _COMMANDS.items():
 app.add_typer(hub.hub_app, name="hub", rich_help_panel="Hub")
 
 
+_usual_warning = warnings.showwarning
+
+
+def _show_warning(text: Warning | str, kind: type[Warning], *where: Any) -> None:
+    """A warning of ours as a note, of others as Python shows it."""
+    if issubclass(kind, AssumptionWarning):
+        message(f"Note: {text}")
+    else:
+        _usual_warning(text, kind, *where)
+
+
 def main() -> None:
     """Run the command line; an error of ours becomes one text on stderr and an exit code."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
     except StoppedError as error:

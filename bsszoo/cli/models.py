@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bsszoo.cli.console import JsonOption, show_json
+from bsszoo.cli.options import CodeOption
+from bsszoo.errors import AssumptionWarning
 
 if TYPE_CHECKING:
     from bsszoo.codes.detector import Detector
@@ -139,7 +142,9 @@ def _list_published(budget: str, pattern: str | None, *, as_json: bool) -> None:
     )
 
 
-def show_command(network: NetworkArgument, image_size: SizeOption = None, as_json: JsonOption = False) -> None:
+def show_command(
+    network: NetworkArgument, image_size: SizeOption = None, code: CodeOption = None, as_json: JsonOption = False
+) -> None:
     """Show a network stage by stage: operators, sizes, widths, depths, MACs and parameters."""
     from bsszoo.cli.console import say, show
     from bsszoo.codes.cost import code_cost
@@ -147,18 +152,20 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None, as_jso
     from bsszoo.report.tables import code_summary, stage_table
     from bsszoo.spaces.space import Space
 
-    resolved = resolve(network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)  # said below
+        resolved = resolve(network, code=code)
     if resolved.detector is not None:
         _show_detector(resolved.detector, image_size, as_json=as_json)
         return
-    code, entry = resolved.code, resolved.entry
+    named, entry = resolved.code, resolved.entry
     sizes = {"num_classes": resolved.num_classes, "in_chans": resolved.in_chans}
     if as_json:
         from bsszoo.codes.cost import stage_costs
 
-        whole = {"network": network, "code": str(code), "image_size": image_size or code.image_size, **sizes}
+        whole = {"network": network, "code": str(named), "image_size": image_size or named.image_size, **sizes}
         show_json(
-            whole | {"cost": code_cost(code, image_size, **sizes), "stages": stage_costs(code, image_size, **sizes)}
+            whole | {"cost": code_cost(named, image_size, **sizes), "stages": stage_costs(named, image_size, **sizes)}
         )
         return
     if resolved.source is not None:
@@ -166,9 +173,9 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None, as_jso
             f"Recognised: {resolved.recognised}; {resolved.num_classes} classes, {resolved.in_chans} input channels", ""
         )
     show(
-        code_summary(code, code_cost(code, image_size, **sizes), image_size),
+        code_summary(named, code_cost(named, image_size, **sizes), image_size),
         "",
-        stage_table(code, image_size, totals_explained=False, **sizes),
+        stage_table(named, image_size, totals_explained=False, **sizes),
     )
     if entry is not None and entry.paper is None:
         say("", f"In the zoo as {entry.name}: {entry.title}, timm's network of that name.")
@@ -179,7 +186,7 @@ def show_command(network: NetworkArgument, image_size: SizeOption = None, as_jso
             f"{entry.paper.params} parameters.",
             *(f"- {note}" for note in entry.notes),
         )
-    reasons = Space.of(code.family).reasons(code)
+    reasons = Space.of(named.family).reasons(named)
     if reasons:
         say("", "Outside the ranges of the family's search space (it builds all the same): " + "; ".join(reasons) + ".")
 

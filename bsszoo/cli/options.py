@@ -25,6 +25,16 @@ TrackOption = Annotated[
     ),
 ]
 
+CodeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--code",
+        metavar="NAME_OR_CODE",
+        show_default=False,
+        help="The network of a weights file, where its shapes do not determine it.",
+    ),
+]
+
 
 def with_options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that gives a command with ``**options`` the options of dataclasses."""

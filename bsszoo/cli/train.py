@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bsszoo.train.detection.recipe import DetectionRecipe
 
 _SPLITS = ("training", "validation")
+# What a network sees of an image.
+_INPUT = ("image_size", "crop_pct", "interpolation", "mean", "std")
 
 _Data = Annotated[
     str | None, typer.Option("--data", metavar="DIR", show_default=False, help="The folder of the images.")
@@ -399,12 +401,11 @@ def validate_command(
     from bsszoo.train.classification.validate import validate
     from bsszoo.train.detection.validate import validate_detector
 
-    detector = resolve(what).detector is not None
-    settings = _data_values(detector, assignments or [])
-    settings |= {} if split is None else {"val_split": split}
-    settings |= {} if image_size is None else {"image_size": image_size}
-    if detector:
+    settings: dict[str, Any] = {} if split is None else {"val_split": split}
+    if resolve(what).detector is not None:
         refuse_dataset(dataset)
+        if image_size is not None or assignments:
+            raise SettingsError("--image-size and --set are for classifiers; a detector has those of its training.")
         if labels is not None:
             raise SettingsError("--labels is for classifiers; a detector's categories come with its training.")
         with Bars(progress_console()) as bars:
@@ -429,6 +430,8 @@ def validate_command(
             f"of {result.objects:,} objects in {result.images:,} images ({result.split})",
         )
         return
+    settings |= _input_values(assignments or [])
+    settings |= {} if image_size is None else {"image_size": image_size}
     settings |= {} if dataset is None else {"dataset": dataset}
     with Bars(progress_console()) as bars:
         accuracy = validate(
@@ -453,19 +456,15 @@ def validate_command(
     )
 
 
-def _data_values(detector: bool, assignments: Sequence[str]) -> dict[str, Any]:
-    """The values of ``data.KEY=VALUE`` assignments by KEY."""
+def _input_values(assignments: Sequence[str]) -> dict[str, Any]:
+    """The values of ``data.KEY=VALUE`` assignments by KEY, of what a network sees of an image."""
     from bsszoo.train.classification.recipe import Recipe
-    from bsszoo.train.detection.recipe import DetectionRecipe
     from bsszoo.train.strict import override
 
-    values = override({}, DetectionRecipe if detector else Recipe, assignments)
-    if others := sorted(values.keys() - {"data"}):
-        raise SettingsError(
-            f"--set is of the images here, such as data.crop_pct=1, and {others[0]} is of trainings. --batch, "
-            "--workers and --precision are options."
-        )
-    return dict(values.get("data", {}))
+    for text in assignments:
+        if text.partition("=")[0].strip() not in {f"data.{key}" for key in _INPUT}:
+            raise SettingsError(f"--set takes data.{', data.'.join(_INPUT)} here; got {text!r}.")
+    return dict(override({}, Recipe, assignments).get("data", {}))
 
 
 def _lines_of(file: Path) -> list[str]:

@@ -48,8 +48,8 @@ _HASHES = {
     "latency_source": "the model of the latency has changed",
     "candidates": "other candidates were drawn, as another version of bsszoo or numpy does",
 }
-# Settings that follow from the budget: named only where no other one has changed.
-_DERIVED = ("min_macs", "min_params", "min_latency_ms", "scale")
+# Settings that follow from the budget: named only where that has not changed.
+_BUDGET, _DERIVED = ("macs", "params", "latency_ms"), ("min_macs", "min_params", "min_latency_ms", "scale")
 _LOCK, _STUDY = ".lock", "study.db"
 
 
@@ -160,7 +160,8 @@ def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     shown = [k for k in keys if k not in _HASHES]
     changed = [
         f"{one_line(k, 40)} was {one_line(repr(earlier.get(k)))} and now is {one_line(repr(settings.get(k)))}"
-        for k in [k for k in shown if k not in _DERIVED] or shown
+        for k in shown
+        if k not in _DERIVED or not set(shown) & set(_BUDGET)
     ]
     # Another budget or evaluator changes the fingerprints too: these are named only where nothing else changed.
     return "; ".join(changed or [_HASHES[k] for k in keys])

@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -68,7 +69,7 @@ from bsszoo.compression.stopping import ends_in_order
 from bsszoo.compression.storage import Sharing, open_study, share_controls, shared_controls
 from bsszoo.digits import CLASSES as DIGIT_CLASSES
 from bsszoo.digits import DIGITS, digits_folder, is_trained, train_on_digits, training_folder
-from bsszoo.errors import BudgetError, EvaluationError, RunError, SettingsError
+from bsszoo.errors import AssumptionWarning, BudgetError, EvaluationError, RunError, SettingsError
 from bsszoo.evaluators.base import Evaluator, FullTraining, digest, listening
 from bsszoo.evaluators.registry import INHERITED, STRUCTURAL, Request, make_evaluator
 from bsszoo.files import plain_name
@@ -534,7 +535,9 @@ class Compression:
         sharing = Sharing(
             options.search.storage, options.search.study, 1 if processes is None else processes, options.search.grace
         )
-        network = resolve(self.network, code=options.training.code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AssumptionWarning)  # a note of the plan says it
+            network = resolve(self.network, code=options.training.code)
         wanted = options.budget
         runtime_of(wanted.runtime)
         given = wanted.latency_table, wanted.latency_model

@@ -77,14 +77,18 @@ def detection_recipe(
         longer = round(made.data.max_size * image_size / made.data.image_size)
         changed |= {"image_size": image_size, "max_size": longer}
     made = with_values(made, data={"holdout": made.data.holdout or HOLDOUT, **changed})
-    return made if epochs is None else over_epochs(made, data, epochs)
+    if epochs is not None:
+        made = over_epochs(made, data, epochs)
+        made = with_values(made, schedule={"validate_every": made.schedule.updates})
+    return made
 
 
 def over_epochs(recipe: DetectionRecipe, data: str | Path | None, epochs: int) -> DetectionRecipe:
-    """A recipe of so many passes over the training images; its warm-up and its steps keep their shares.
+    """A recipe of so many passes over the training images; its warm-up, steps and validations keep their shares.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: ``epochs`` is below 1.
+        DataError: As ``open_coco``.
     """
     if epochs < 1:
         raise SettingsError(f"--epochs is {epochs}; it takes a whole number from 1.")
@@ -98,7 +102,7 @@ def over_epochs(recipe: DetectionRecipe, data: str | Path | None, epochs: int) -
         schedule={
             "updates": updates,
             "milestones": tuple(steps),
-            "validate_every": updates,
+            "validate_every": min(max(1, round(plan.validate_every * share)), updates),
             "warmup_updates": min(round(plan.warmup_updates * share), updates - 1),
         },
     )

@@ -15,12 +15,12 @@ from bsszoo.models.build import build
 from bsszoo.models.detector import create_detector
 from bsszoo.models.loading import check_count, load, read_state, sizes_of
 from bsszoo.models.names import ModelEntry, hub_org
-from bsszoo.models.resolve import resolve
+from bsszoo.models.resolve import Network, resolve
 from bsszoo.models.weights import fetch
 
 
 def create(
-    name_or_code: str | Path | Code,
+    name_or_code: str | Path | Code | Network,
     *,
     pretrained: bool | str | Path = False,
     num_classes: int | None = None,

@@ -124,6 +124,8 @@ def _header(path: Path, label: str) -> dict[str, tuple[int, ...]]:
 def check_file(path: Path, code: Code, label: str) -> tuple[int, int]:
     """The classes and input channels of a code's network whose tensors a file holds; 0 for a layer that is not there.
 
+    Positions may be those of another image size, for which ``load`` resamples them.
+
     Raises:
         WeightsError: It holds others; a safetensors file is judged by its header alone.
     """
@@ -132,6 +134,8 @@ def check_file(path: Path, code: Code, label: str) -> tuple[int, int]:
     state: State = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     classes, channels = sizes_of(state, code)
     expected = build(code, num_classes=classes, in_chans=channels or 3, device="meta").state_dict()
+    if family_of(code.family).sized:
+        state = {name: _resized(tensor, expected.get(name)) for name, tensor in state.items()}
     check_same(state, expected, expected, set(), label)
     return classes, channels
 

@@ -116,8 +116,8 @@ def recognise(shapes: Shapes, label: str, module: Any = None) -> Recognised:
         if not same:
             raise WeightsError(
                 f"{label} has the tensors of {matches[0].code} and computes something else: it pads as TensorFlow "
-                "does, it smooths what it subsamples, its normalisations have another epsilon, or it pools otherwise. "
-                "Its code's network would give other outputs."
+                "does, it smooths what it subsamples, its normalisations have another epsilon, or it pools or "
+                "activates otherwise. Its code's network would give other outputs."
             )
         matches = same
     if matches:

@@ -5,7 +5,9 @@ A name and a code's text are resolved without torch; a file, a folder and a repo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +16,7 @@ from bsszoo.codes.code import Code
 from bsszoo.codes.cost import Cost, ImageSize, code_cost
 from bsszoo.codes.detector import SIZE, Detector, detector_cost
 from bsszoo.codes.families import family_of
-from bsszoo.errors import CodeError, SettingsError, UnknownNameError, WeightsError, formatted
+from bsszoo.errors import AssumptionWarning, CodeError, SettingsError, UnknownNameError, WeightsError, formatted
 from bsszoo.models.names import (
     LOCAL,
     SOURCES,
@@ -101,7 +103,8 @@ def resolve(
         what: A name of the zoo or ``name.tag``; a code's text or a ``Code``; a detector's name or a ``Detector``; a
             weights file of timm, torchvision or bsszoo, whose code is read off its shapes; the folder of a training, of
             a pulled network or of a search (the best code, with its weights if it was trained in full);
-            ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; or a built ``torch.nn.Module``.
+            ``hf-hub:org/name[@revision]``; ``local-dir:PATH``; a built ``torch.nn.Module``; or a ``Network``, which
+            stays as it is.
         code: The network of a weights file, where its shapes do not determine it; of nothing else.
         org: As in ``bsszoo.create``.
         cache_dir: As in ``bsszoo.create``.
@@ -118,7 +121,10 @@ def resolve(
         'resnet34 of the zoo, resnet18_c64-128-256-512_l3-4-6-3'
     """
     if code is not None and not (isinstance(what, (str, Path)) and _is_file(str(what).strip())):
-        raise CodeError(f"--code is the network of a weights file, and {formatted(what)} is none: it has a code.")
+        known = resolve(what, org=org, cache_dir=cache_dir)
+        raise CodeError(f"--code is the network of a weights file, and {known.recognised} has a code.")
+    if isinstance(what, Network):
+        return what
     if isinstance(what, Code):
         return Network(what, f"the code {what}", entry=entry_of(what))
     if isinstance(what, Detector):
@@ -342,46 +348,73 @@ def _best_of(run: Path) -> Network:
 def _file(path: Path, override: str | Code | None) -> Network:
     """The network of a weights file: as specified, as the ``config.json`` beside it says, or read off its shapes."""
     from bsszoo.models.loading import check_file, recognise_file
+    from bsszoo.models.saved_config import same_network
 
     if not path.is_file():
         raise UnknownNameError(f"There is no file {str(path)!r}.")
-    config: Mapping[str, Any] = {}
-    beside = path.parent / _CONFIG
-    saved = _saved(f"{LOCAL}{path.parent}") if beside.is_file() else None
+    saved = _beside(path, override)
     if override is not None:
         code = resolve_code(override)
         classes, channels = check_file(path, code, str(path))
-        return Network(
-            code,
-            f"{code}, as specified for {path}",
-            source=str(path),
-            entry=entry_of(code),
-            num_classes=classes,
-            in_chans=channels or 3,
-            config=saved.config if saved is not None and saved.code == code else config,
-        )
+        config: Mapping[str, Any] = {}
+        if saved is not None and same_network(saved.code, code):
+            config = saved.config
+            # A code that is written without its image's size has the family's.
+            code = code if family_of(code.family).sized else replace(code, image_size=saved.code.image_size)
+        return _of_file(path, code, f"{code}, as specified for {path}", (classes, channels), config)
+    if saved is not None:
+        with suppress(WeightsError):
+            sizes = check_file(path, saved.code, str(path))
+            return _of_file(
+                path,
+                saved.code,
+                f"{_named_code(saved.code)}, as the config.json beside {path} says",
+                sizes,
+                saved.config,
+            )
     recognised = recognise_file(path)
     code = recognised.code
-    if saved is not None and saved.detector is None and _alike(saved.code, code):
-        # No tensor has the size of the input and where a stride is.
-        code, config = saved.code, saved.config
-    entry, assumed = entry_of(code), "" if config else family_of(code.family).assumed(code)
-    words = f"{entry.name}, {code}" if entry is not None else str(code)
-    others = "".join(
-        f"; {name} has the same tensors, {family_of(name).beside_tensors}: --code names it if it is that"
-        for name in recognised.others
-        if code.family == recognised.code.family
-    )
+    words = f"{_named_code(code)}, read off the shapes in {path}"
+    for name in recognised.others:
+        words += f"; {name} has the same tensors, {family_of(name).beside_tensors}: --code names it if it is that"
+    assumed = family_of(code.family).assumed(code)
+    if assumed:
+        words += f"; its {assumed} (--code names another)"
+        text = (
+            f"In {path} {assumed}. Where it is otherwise, its outputs are others: name its code with --code, or give "
+            "the code as the network and the file as its weights."
+        )
+        warnings.warn(text, AssumptionWarning, stacklevel=2)
+    network = _of_file(path, code, words, (recognised.num_classes, recognised.in_chans), {})
+    return replace(network, assumed=assumed)
+
+
+def _named_code(code: Code) -> str:
+    entry = entry_of(code)
+    return f"{entry.name}, {code}" if entry is not None else str(code)
+
+
+def _of_file(path: Path, code: Code, words: str, sizes: tuple[int, int], config: Mapping[str, Any]) -> Network:
+    classes, channels = sizes
     return Network(
-        code,
-        f"{words}, read off the shapes in {path}{others}{f'; its {assumed} (--code names another)' if assumed else ''}",
-        source=str(path),
-        entry=entry,
-        num_classes=recognised.num_classes,
-        in_chans=recognised.in_chans or 3,
-        config=config,
-        assumed=assumed,
+        code, words, source=str(path), entry=entry_of(code), num_classes=classes, in_chans=channels or 3, config=config
     )
+
+
+def _beside(path: Path, override: str | Code | None) -> Network | None:
+    """The classifier that the ``config.json`` beside a file names; None without one.
+
+    One of another library is none, unless the file has the name of the weights that such a configuration is of.
+    """
+    if not (path.parent / _CONFIG).is_file():
+        return None
+    try:
+        saved = _saved(f"{LOCAL}{path.parent}")
+    except WeightsError:
+        if override is None and path.name == _WEIGHTS:
+            raise
+        return None
+    return saved if saved.detector is None else None
 
 
 def _alike(one: Code, other: Code) -> bool:
@@ -397,16 +430,16 @@ def _of_module(module: Any) -> Network:
 
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     recognised = recognise(renamed(shapes), f"this {type(module).__name__}", module)
-    config = getattr(module, "default_cfg", None)
-    config = {k: v for k, v in config.items() if v is not None} if isinstance(config, Mapping) else {}
+    # Either may be inside a wrapper.
+    configs = (getattr(part, "default_cfg", None) for part in module.modules())
+    config = next(({k: v for k, v in one.items() if v is not None} for one in configs if isinstance(one, Mapping)), {})
     size = config.get("input_size")
     code = recognised.code
     sized = family_of(code.family).sized
     if not sized and isinstance(size, (list, tuple)) and len(size) == 3 and size[1] == size[2]:
         code = replace(code, image_size=int(size[1]))
-    declared = getattr(module, "code", None)
-    if isinstance(declared, Code) and _alike(declared, code):
-        code = declared
+    declared = (getattr(part, "code", None) for part in module.modules())
+    code = next((one for one in declared if isinstance(one, Code) and _alike(one, code)), code)
     return Network(
         code,
         f"{code}, read off the shapes of a {type(module).__name__}",

@@ -95,10 +95,10 @@ def override(data: Mapping[str, Any], kind: type[Section], assignments: Sequence
         if path not in (types := dict(_values(kind))):
             raise RecipeError(f"There is no key {path!r} to set.{close_matches(path, types)}")
         text_key = types[path] in _TEXT
-        if get_origin(types[path]) is tuple and "," in written and not written.lstrip().startswith("["):
-            written = f"[{written}]"
+        # data.mean=0.5,0.5,0.5 is meant as a list.
+        listed = get_origin(types[path]) is tuple and not written.lstrip().startswith(("[", "-"))
         try:
-            value = parse_yaml(written)
+            value = parse_yaml(f"[{written}]" if listed else written)
         except yaml.YAMLError as error:
             if not text_key:
                 raise RecipeError(f"--set {path}: {written!r} is no YAML value: {one_line(error, 400)}") from None

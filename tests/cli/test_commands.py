@@ -13,9 +13,12 @@ import time
 
 import forked
 import pytest
+import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
+import bsszoo
 from bsszoo.cli.main import app
 from bsszoo.codes import FAMILIES
 
@@ -208,3 +211,14 @@ def test_the_message_of_ctrl_c_stays_on_a_terminal(tmp_path):
     assert "\x1b[2K" in shown.decode(), "there were bars"
     assert "\x1b[1A" not in end
     assert "\x1b[2K" not in end
+
+
+def test_what_is_assumed_of_a_weights_file_is_a_note(tmp_path):
+    code = "vit_patch8_c64-64-64-64_l1-1-1-1_b64-64-64-64_g32-32-32-32_stem64_px32"
+    torch.save(bsszoo.create(code, num_classes=3).state_dict(), tmp_path / "net.pth")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    done = _bsszoo("predict", "net.pth", "a.png", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("Note: In net.pth heads are taken to have 64 channels") == 1
+    named = _bsszoo("predict", code, "a.png", "--weights", "net.pth", cwd=tmp_path)
+    assert "heads" not in named.stderr

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,12 +22,13 @@ import torchvision
 from forked import run
 from safetensors.torch import save_file
 from strategies import VITS
+from timm.models import save_for_hf
 from torch import nn
 
 import bsszoo
 from bsszoo.codes import FAMILIES, Code
 from bsszoo.codes.detector import Detector
-from bsszoo.errors import BssZooError, CodeError, SettingsError, UnknownNameError, WeightsError
+from bsszoo.errors import AssumptionWarning, BssZooError, CodeError, SettingsError, UnknownNameError, WeightsError
 from bsszoo.models.build import build
 from bsszoo.models.create import create
 from bsszoo.models.nearest import shapes_of
@@ -109,6 +111,7 @@ def test_torchvisions_networks_are_recognised_and_give_the_same_outputs(theirs: 
         )
 
 
+@pytest.mark.filterwarnings("ignore::bsszoo.errors.AssumptionWarning")
 def test_a_vit_of_torchvision_is_recognised_and_gives_the_same_outputs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(64, 16, 6, 3, 192, 768, num_classes=7).eval()
@@ -171,9 +174,23 @@ def test_the_heads_of_a_built_vit_are_read_off_it(made_by: str, heads: int) -> N
 def test_a_weights_file_of_a_vit_says_which_heads_it_is_taken_to_have(width: int, taken: int, tmp_path: Path) -> None:
     network = timm.models.vision_transformer.VisionTransformer(32, 8, 3, 7, "token", width, 4, 3)
     torch.save(network.state_dict(), tmp_path / "net.pth")
-    resolved = resolve(tmp_path / "net.pth")
+    with pytest.warns(AssumptionWarning, match=f"heads are taken to have {taken} channels.*Where it is otherwise"):
+        resolved = resolve(tmp_path / "net.pth")
     assert resolved.code.group_widths == (taken,) * 4
     assert f"its heads are taken to have {taken} channels, which no tensor shows" in resolved.recognised
+
+
+def test_a_configuration_beside_a_file_says_which_heads_it_has(tmp_path: Path) -> None:
+    code = Code.parse("vit_patch8_c48-48-48-48_l1-1-1-1_b48-48-48-48_g24-24-24-24_stem48_px32")
+    network = build(code, num_classes=5)
+    save_for_hf(network, str(tmp_path), safe_serialization=True)
+    for name in ("model.safetensors", "other.pth"):
+        torch.save(network.state_dict(), tmp_path / "other.pth")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            resolved = resolve(tmp_path / name)
+        assert (resolved.code, resolved.assumed) == (code, "")
+        assert "as the config.json beside" in resolved.recognised
 
 
 def test_heads_of_a_published_vit_are_no_assumption(tmp_path: Path) -> None:
@@ -181,24 +198,83 @@ def test_heads_of_a_published_vit_are_no_assumption(tmp_path: Path) -> None:
     assert not resolve(tmp_path / "net.pth").assumed
 
 
-def test_the_code_of_a_weights_file_may_be_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_the_code_of_a_weights_file_may_be_named(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.models.vision_transformer.VisionTransformer(32, 8, 4, 7, "token", 192, 4, 6).eval()
-    torch.save(network.state_dict(), tmp_path / "net.pth")
+    file = tmp_path / f"net.{kind}"
+    torch.save(network.state_dict(), file) if kind == "pth" else save_file(network.state_dict(), file)
     named = "vit_patch8_c768-768-768-768_l1-1-1-1_b192-192-192-192_g32-32-32-32_stem192_px32"
-    resolved = resolve(tmp_path / "net.pth", code=named)
+    resolved = resolve(file, code=named)
     assert (str(resolved.code), resolved.num_classes, resolved.in_chans, resolved.assumed) == (named, 7, 4, "")
-    with pytest.raises(WeightsError, match=r"net\.pth holds the weights of another network"):
-        resolve(tmp_path / "net.pth", code="deit_tiny")
-    with pytest.raises(CodeError, match=r"--code is the network of a weights file, and 'deit_tiny' is none"):
+    assert resolve(resolved) is resolved
+    images = torch.randn(2, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(create(resolved, pretrained=True).eval()(images), network(images))
+    # Another size of the images has other positions, which are resampled.
+    assert create(resolve(file, code=named.replace("px32", "px64")), pretrained=True).pos_embed.shape[1] == 65
+    with pytest.raises(WeightsError, match=rf"net\.{kind} holds the weights of another network"):
+        resolve(file, code="deit_tiny")
+    with pytest.raises(CodeError, match=r"--code is the network of a weights file, and deit_tiny.* has a code"):
         resolve("deit_tiny", code=named)
+    with pytest.raises(UnknownNameError, match="There is no file or folder"):
+        resolve("runs/typo", code=named)
 
 
-def test_a_vit_that_pools_or_normalises_otherwise_is_no_family() -> None:
-    usual = {"embed_dim": 192, "depth": 4, "num_heads": 3}
+def test_a_named_code_keeps_the_input_of_the_configuration_beside_it(tmp_path: Path) -> None:
+    code = replace(Code.parse("resnet18_c16-32-56-120_l1-1-1-1"), image_size=64)
+    network = build(code, num_classes=3, pretrained_cfg={"mean": (0.5, 0.5, 0.5)})
+    save_for_hf(network, str(tmp_path), safe_serialization=True)
+    resolved = resolve(tmp_path / "model.safetensors", code="resnet18_c16-32-56-120_l1-1-1-1")
+    assert resolved.code == code
+    assert create(resolved, pretrained=True).default_cfg["mean"] == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("text", ["{", '{"architectures": ["BertModel"], "vocab_size": 30522}'])
+def test_another_librarys_configuration_beside_a_file_is_none_of_it(text: str, tmp_path: Path) -> None:
+    torch.save(build(SMALL, num_classes=5).state_dict(), tmp_path / "net.pth")
+    (tmp_path / "config.json").write_text(text)
+    assert resolve(tmp_path / "net.pth").code == resolve(tmp_path / "net.pth", code=SMALL).code == SMALL
+    save_file(build(SMALL, num_classes=5).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError):
+        resolve(tmp_path / "model.safetensors")
+    assert resolve(tmp_path / "model.safetensors", code=SMALL).code == SMALL
+
+
+def test_a_wrapped_network_keeps_its_input() -> None:
+    code = replace(SMALL, image_size=64)
+    network = build(code, num_classes=5, pretrained_cfg={"mean": (0.5, 0.5, 0.5)})
+    resolved = resolve(nn.DataParallel(network))
+    assert (resolved.code, resolved.config["mean"]) == (code, (0.5, 0.5, 0.5))
+
+
+class OldAttention(nn.Module):
+    """Attention as it was before timm gave it the width of its heads."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = attention.num_heads, attention.qkv, attention.proj
+
+
+def test_heads_of_an_attention_that_says_their_number_alone() -> None:
+    network = timm.models.vision_transformer.VisionTransformer(32, 8, 3, 7, "token", 192, 4, 6)
+    for block in network.blocks:
+        block.attn = OldAttention(block.attn)
+    assert resolve(network).code.group_widths == (32,) * 4
+
+
+def test_a_vit_that_computes_otherwise_is_no_family() -> None:
+    usual = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 4, "num_heads": 3}
     with torch.device("meta"):
-        for settings in ({"global_pool": "avg", "fc_norm": False}, {"norm_layer": partial(nn.LayerNorm, eps=1e-5)}):
-            network = timm.models.vision_transformer.VisionTransformer(32, 8, **usual, **settings)
+        for settings in (
+            {"global_pool": "avg", "fc_norm": False},
+            {"norm_layer": partial(nn.LayerNorm, eps=1e-5)},
+            {"act_layer": nn.ReLU},
+            {"act_layer": "gelu_tanh"},
+            {"block_fn": timm.models.vision_transformer.ResPostBlock},
+            {"img_size": (16, 64)},
+        ):
+            network = timm.models.vision_transformer.VisionTransformer(**{**usual, **settings})
             with pytest.raises(WeightsError, match=r"computes something else"):
                 resolve(network)
 

@@ -6,7 +6,9 @@ import io
 import json
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -552,17 +554,32 @@ def test_weights_without_names_say_what_is_assumed_or_are_refused(trained: tuple
     assert "top-1 100.000%" in done.output
 
 
-def test_how_images_are_read_for_a_bare_weights_file_may_be_said(trained: tuple[Path, Path]) -> None:
+def test_how_images_are_read_for_a_bare_weights_file_may_be_said(
+    trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, data = trained
-    words = ["validate", str(run / "model.safetensors"), "--data", str(data), "--device", "cpu", "--image-size", "32"]
-    as_trained = CliRunner().invoke(app, words)
-    assert "top-1 100.000%" in as_trained.output
+    shutil.copy(run / "model.safetensors", tmp_path / "net.safetensors")
+    seen: list[torch.Tensor] = []
+
+    def batches(*arguments: Any) -> Iterator[Any]:
+        for images, labels in evaluation_batches(*arguments):
+            seen.append(images)
+            yield images, labels
+
+    monkeypatch.setattr("bsszoo.train.classification.validate.evaluation_batches", batches)
+    words = ["validate", str(tmp_path / "net.safetensors"), "--data", str(data), "--device", "cpu"]
+    assert CliRunner().invoke(app, [*words, "--image-size", "48"]).exit_code == 0
+    assert seen.pop().shape[2:] == (48, 48)
     # Black images have no class.
-    black = CliRunner().invoke(app, [*words, "--set", "data.mean=0,0,0", "--set", "data.std=1e9,1e9,1e9"])
-    assert "top-1 33.333%" in black.output
-    other = CliRunner().invoke(app, [*words, "--set", "optim.lr=1"])
-    assert isinstance(other.exception, SettingsError)
-    assert "--set is of the images here" in str(other.exception)
+    black = ["--set", "data.image_size=32", "--set", "data.mean=0,0,0", "--set", "data.std=1e9,1e9,1e9"]
+    assert "top-1 33.333%" in CliRunner().invoke(app, [*words, *black]).output
+    assert seen[-1].shape[2:] == (32, 32)
+    assert seen[-1].abs().max() < 1e-8
+    for wrong in ("optim.lr=1", "data.subset=0.5"):
+        other = CliRunner().invoke(app, [*words, "--set", wrong])
+        assert isinstance(other.exception, SettingsError)
+        assert str(other.exception).startswith("--set takes data.image_size, data.crop_pct, ")
+        assert f"got '{wrong}'" in str(other.exception)
 
 
 def test_a_training_of_version_010_has_the_classes_of_its_training_split(

@@ -310,13 +310,16 @@ class ViT(Family):
         return None if head is None else self._code_of(shapes, (head,) * len(widths))
 
     def code_of_module(self, shapes: Shapes, module: Any) -> dict[str, Any] | None:
-        """With the heads of timm's and of PyTorch's attentions, in the order of the network."""
-        heads = [getattr(one, "head_dim", None) for one in module.modules()]
-        return self._code_of(shapes, tuple(head for head in heads if isinstance(head, int)))
+        """With the heads of its attentions, in their order; None where one does not say how wide they are."""
+        # Of one that several blocks share there are tensors for each.
+        modules = (one for _, one in module.named_modules(remove_duplicate=False))
+        heads = [head_width(one) for one in modules if hasattr(one, "qkv") or hasattr(one, "in_proj_weight")]
+        return None if None in heads else self._code_of(shapes, cast("list[int]", heads))
 
     def assumed(self, code: CodeFields) -> str:
-        """The heads, unless it is a published network."""
-        if (*code.widths, *code.depths, *code.thirds) in {network.entries for network in self.published.values()}:
+        """The heads, unless it is a network whose weights are published."""
+        networks = {(dict(one.fixed)["stem_width"], one.entries) for one in self.published.values() if one.timm}
+        if (code.stem_width, (*code.widths, *code.depths, *code.thirds)) in networks:
             return ""
         return f"heads are taken to have {code.thirds[self.stages]} channels, which no tensor shows"
 
@@ -351,12 +354,10 @@ class ViT(Family):
         return self.weights
 
     def runs_as(self, module: Any) -> bool:
-        """Whether its epsilon is timm's, and its classifier reads the class token."""
-        from torch import nn
+        """Whether it normalises, activates and pools as the family's networks do, on square images."""
+        from bsszoo.codes.families.vit_modules import runs_alike
 
-        parts = list(module.modules())  # it may be wrapped
-        pools = {one.global_pool for one in parts if isinstance(getattr(one, "global_pool", None), str)}
-        return pools <= {"token"} and all(one.eps == 1e-6 for one in parts if isinstance(one, nn.LayerNorm))
+        return runs_alike(module)
 
     def from_torchvision(self, shapes: Shapes) -> Mapping[str, str] | None:
         """``encoder.layers.encoder_layer_0.mlp.0`` is ``blocks.0.mlp.fc1``, and so on."""
@@ -379,6 +380,15 @@ class ViT(Family):
             names |= {f"{theirs}.mlp.linear_{k}": f"{ours}.mlp.fc{k}" for k in (1, 2)}
             names |= {f"{theirs}.mlp.0": f"{ours}.mlp.fc1", f"{theirs}.mlp.3": f"{ours}.mlp.fc2"}
         return names
+
+
+def head_width(attention: Any) -> int | None:
+    """The channels of a head of an attention of timm's or PyTorch's form; None where it does not say."""
+    width, number = getattr(attention, "head_dim", None), getattr(attention, "num_heads", None)
+    if isinstance(width, int):
+        return width
+    outputs = getattr(getattr(attention, "qkv", None), "out_features", None)
+    return outputs // 3 // number if isinstance(outputs, int) and isinstance(number, int) and number else None
 
 
 #: Widths of an MLP, of an attention and of its heads.

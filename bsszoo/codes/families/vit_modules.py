@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import torch
+from timm.layers.activations import GELU
 from timm.layers.attention import Attention
 from timm.layers.drop import calculate_drop_path_rates
 from timm.models import FeatureInfo
 from timm.models._manipulate import named_apply
 from timm.models.vision_transformer import Block as TimmBlock
-from timm.models.vision_transformer import VisionTransformer, get_init_weights_vit
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer, get_init_weights_vit
 from torch import nn
 
 from bsszoo.codes.layers import Block, Placement, Stage
@@ -87,6 +88,15 @@ class CodeVisionTransformer(VisionTransformer):
                 self.blocks[i] = build_block(block, Placement(1, drop_path=rates[i]), dd)  # type: ignore[arg-type]
                 named_apply(get_init_weights_vit(needs_reset=False), self.blocks[i])
 
+    def forward_features(self, x: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        """As timm's, of images that are whole patches; others are a ``CodeError``."""
+        made: Any = self
+        sides, (patch, _) = tuple(x.shape[2:]), made.patch_embed.patch_size
+        if any(isinstance(side, int) and side % patch for side in sides):
+            raise CodeError(f"Images of {sides[0]} x {sides[1]} px are not made of whole patches of {patch} px.")
+        features: torch.Tensor = super().forward_features(x, *arguments, **named)
+        return features
+
     def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
         # timm resamples the positions of every network that is exported, also where the images have the network's own
         # size: an operation for nothing, which OpenVINO and LiteRT do not have. Sizes that are free are no integers.
@@ -153,3 +163,20 @@ def build_block(block: Block[int], placement: Placement, dd: dict[str, Any]) -> 
     hidden: Any = made.mlp
     hidden.fc1, hidden.fc2 = nn.Linear(width, mlp, **dd), nn.Linear(mlp, width, **dd)
     return made
+
+
+def runs_alike(module: nn.Module) -> bool:
+    """Whether a built network with a ``CodeVisionTransformer``'s tensors computes the same: it may be wrapped."""
+    parts = list(module.modules())
+    pools = {one.global_pool for one in parts if isinstance(getattr(one, "global_pool", None), str)}
+    grids: list[Any] = [getattr(one, "grid_size", None) for one in parts]
+    usual = (nn.GELU, GELU, nn.MultiheadAttention)
+    activations = [one for one in parts if "activation" in type(one).__module__ and not isinstance(one, usual)]
+    return (
+        pools <= {"token"}
+        and all(len(set(sides)) == 1 for sides in grids if isinstance(sides, tuple))
+        and all(one.eps == 1e-6 for one in parts if isinstance(one, nn.LayerNorm))
+        and not activations
+        and all(one.approximate == "none" for one in parts if isinstance(one, nn.GELU))
+        and not any(isinstance(one, ResPostBlock) for one in parts)
+    )

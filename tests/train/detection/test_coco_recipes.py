@@ -9,6 +9,9 @@ import yaml
 from package_tree import ROOT
 
 import bsszoo
+from bsszoo.errors import SettingsError
+from bsszoo.evaluators.detection import over_epochs
+from bsszoo.train.detection.data import open_coco
 from bsszoo.train.detection.paper import any_recipe_of
 from bsszoo.train.detection.recipe import DetectionRecipe, read_any_recipe
 from bsszoo.train.strict import paths
@@ -64,3 +67,21 @@ def test_every_key_stands_in_it_and_the_package_has_the_same_recipe(file: Path) 
 def test_the_recipe_of_the_drawn_shapes_reads() -> None:
     recipe = recipe_in(ROOT / "recipes" / "shapes" / "maskrcnn_narrow.yaml")
     assert recipe.schedule.ends == (300, 600, 900, 1200)
+
+
+def test_other_epochs_keep_the_shares_of_the_schedule(shapes: Path) -> None:
+    splits = ["data.train_split=train", "data.val_split=val"]
+    recipe = any_recipe_of("paper:retinanet_resnet50", ["optim.batch_size=2", *splits])
+    assert isinstance(recipe, DetectionRecipe)
+    before = recipe.schedule
+    after = over_epochs(recipe, shapes, 1000).schedule
+    assert after.updates == 1000 * len(open_coco(recipe.data, shapes, masks=False)[0]) // 2
+    share = after.updates / before.updates
+    for one, other in zip(
+        (*before.milestones, before.warmup_updates, before.validate_every),
+        (*after.milestones, after.warmup_updates, after.validate_every),
+        strict=True,
+    ):
+        assert other == pytest.approx(share * one, abs=1)
+    with pytest.raises(SettingsError, match="--epochs is 0"):
+        over_epochs(recipe, shapes, 0)
