@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
 from hypothesis import strategies as st
 
 from bsszoo.codes import FAMILIES, Code
@@ -18,6 +22,19 @@ CONVNEXTS = ("convnext_atto", "convnext_tiny", "convnextv2_atto", "convnextv2_ti
 VITS = {"deit": 16, "vit_patch4": 4, "vit_patch8": 8, "vit_patch16": 16, "vit_patch32": 32}
 #: The least side of an image that a family's networks take [px].
 LEAST_SIDES = {**dict.fromkeys(CONVNEXTS, 32), **VITS}
+
+
+#: A family of each kind of block.
+KINDS = (
+    *("resnet18", "resnext", "seresnet50", "regnety", "mobilenetv2", "efficientnet_b0", "mobilenetv3_small"),
+    *("mobilenetv4_conv_medium", "tf_efficientnetv2", "ghostnet", "convnext_tiny", "convnextv2_atto", "vit_patch8"),
+)
+
+
+def some_by_default(values: Iterable[Any], kept: Iterable[Any]) -> list[Any]:
+    """Parameters of a test, of which those that are not ``kept`` are run with ``-m extended`` alone."""
+    usual = list(kept)
+    return [value if value in usual else pytest.param(value, marks=pytest.mark.extended) for value in values]
 
 
 @st.composite

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from models.counting import SMALL, small
+from strategies import some_by_default
 
 from bsszoo.codes.named import named_entries
 from bsszoo.models.build import build
@@ -14,7 +15,13 @@ from bsszoo.models.build import build
 pytestmark = pytest.mark.usefixtures("seeded")
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    "kind",
+    some_by_default(
+        SMALL,
+        ["caffe", "seresnext", "mobilenetv2 subnetwork", "mobilenetv4 subnetwork", "ghostnet", "same padding", "vit"],
+    ),
+)
 def test_torch_export(kind: str) -> None:
     net = build(small(kind), num_classes=5).eval()
     x = torch.randn(2, 3, 64, 64)
@@ -36,10 +43,13 @@ def onnx_agrees(net: torch.nn.Module, x: torch.Tensor, path: Path) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        *["caffe", "mobilenetv2", "efficientnet", "mobilenetv3_small", "same padding", "fused"],
-        *["mobilenetv4 subnetwork", "ghostnet"],
-    ],
+    some_by_default(
+        [
+            *["caffe", "mobilenetv2", "efficientnet", "mobilenetv3_small", "same padding", "fused"],
+            *["mobilenetv4 subnetwork", "ghostnet"],
+        ],
+        ["same padding", "mobilenetv4 subnetwork", "ghostnet"],
+    ),
 )
 def test_onnx(kind: str, tmp_path: Path) -> None:
     onnx_agrees(build(small(kind), num_classes=5).eval(), torch.randn(1, 3, 64, 64), tmp_path / "net.onnx")

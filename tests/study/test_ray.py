@@ -127,6 +127,7 @@ def test_both_nodes_work_at_the_same_time_and_stop_codes_at_rungs(cluster, tmp_p
 # -- what is lost ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.extended
 def test_a_node_that_joins_is_used_and_when_it_is_lost_its_task_runs_again(nodes, cluster, tmp_path, caplog):
     judge = Judge(tmp_path, "late")
     search = plan(judge, trials=10)
