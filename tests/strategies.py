@@ -34,7 +34,12 @@ KINDS = (
 def some_by_default(values: Iterable[Any], kept: Iterable[Any]) -> list[Any]:
     """Parameters of a test, of which those that are not ``kept`` are run with ``-m extended`` alone."""
     usual = list(kept)
-    return [value if value in usual else pytest.param(value, marks=pytest.mark.extended) for value in values]
+    return [
+        value
+        if value in usual
+        else pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.extended)
+        for value in values
+    ]
 
 
 @st.composite

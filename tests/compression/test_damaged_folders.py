@@ -61,7 +61,8 @@ def finished(tmp_path_factory):
 
 def _seeds(few, many):
     """Some seeds by default, and many where there is time."""
-    return [*range(few), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(few, many))]
+    slow = (pytest.param(seed, marks=pytest.mark.slow) for seed in range(few, many))
+    return [*some_by_default(range(few), range(few // 2)), *slow]
 
 
 def _use(folder):

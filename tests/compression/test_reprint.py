@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,17 +158,32 @@ def other_version() -> None:
     Path("run/finished.json").write_text(json.dumps(record | {"versions": record["versions"] | {"torch": "2.0.0"}}))
 
 
+JUDGED: dict[str, Any] = {**FEW, "evaluator": "mine:judge", "out": "run"}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompressResult]:
+    """A folder with a run by an evaluator's file, and its result; tests only read it."""
+    here = tmp_path_factory.mktemp("judged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.syspath_prepend(here)
+        judges("mine", "    return 1.0 * sum(code.widths)\n")
+        result = bsszoo.compress(CODE, **JUDGED)
+        sys.modules.pop("mine", None)
+    return here, result
+
+
 @pytest.fixture
-def ended() -> Callable[[], CompressResult | None]:
+def ended(judged: tuple[Path, CompressResult]) -> Callable[[], CompressResult | None]:
     """Asks again for the result of a command that has ended, of an evaluator's file and a folder of images."""
-    judges("mine", "    return 1.0 * sum(code.widths)\n")
+    here, result = judged
+    shutil.copytree(here, Path.cwd(), dirs_exist_ok=True)
     for kind in ("cat", "dog"):
         Path(f"pictures/train/{kind}").mkdir(parents=True)
         Path(f"pictures/train/{kind}/1.png").touch()
     Path("pictures/labels.json").write_text("{}")
-    options = {**FEW, "evaluator": "mine:judge", "out": "run"}
-    result = bsszoo.compress(CODE, **options)
-    given = {**options, "data": "pictures"}
+    given = {**JUDGED, "data": "pictures"}
     Command(CODE, given).ended(result)
     return lambda: Command(CODE, given).result()
 
@@ -191,8 +207,11 @@ def test_whatever_changed_goes_the_long_way(what: str, ended: Callable[[], Compr
         (CODE, {"evaluator": "somewhere.installed:judge"}),
     ],
 )
-def test_what_others_may_change_is_never_told_from_files(network: str, options: dict[str, Any]) -> None:
-    result = bsszoo.compress(CODE, **FEW, out="run")
+def test_what_others_may_change_is_never_told_from_files(
+    network: str, options: dict[str, Any], judged: tuple[Path, CompressResult]
+) -> None:
+    here, result = judged
+    shutil.copytree(here, Path.cwd(), dirs_exist_ok=True)
     command = Command(network, {**FEW, "out": "run", **options})
     command.ended(result)
     assert not Path("run/finished.json").exists()

@@ -15,6 +15,7 @@ import timm
 import torch
 from exported_files import RUN, SUFFIX, by_openvino, facts_of
 from PIL import Image
+from strategies import some_by_default
 
 import bsszoo
 from bsszoo.errors import DataError, RunError, SettingsError
@@ -96,6 +97,7 @@ def test_no_path_of_this_machine_is_in_the_file_and_nothing_else_is_overwritten(
     assert weights.read_bytes() == b"weights"
 
 
+@pytest.mark.extended
 def test_openvinos_two_files_are_replaced_as_one(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     target, weights = tmp_path / "net.xml", tmp_path / "net.bin"
@@ -118,7 +120,7 @@ def test_openvinos_two_files_are_replaced_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(by_openvino(target, images), net(images), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("format", list(SUFFIX))
+@pytest.mark.parametrize("format", some_by_default(SUFFIX, ["onnx", "torch"]))
 def test_half_precision_is_smaller_near_and_leaves_the_network_as_it_was(format: Any, tmp_path: Path) -> None:
     run, package = RUN[format]
     pytest.importorskip(package)

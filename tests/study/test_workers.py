@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from strategies import some_by_default
 
 #: Seconds after which something is taken to hang: far more than a busy machine needs.
 LONG = 600
@@ -109,6 +110,7 @@ def test_processes_on_a_file_never_evaluate_a_code_twice(tmp_path, kind, workers
     _distinct(Search(tmp_path, _file(tmp_path, kind), workers=workers, trials=trials), trials)
 
 
+@pytest.mark.extended
 def test_two_machines_share_a_study_and_each_reports_the_whole(tmp_path, postgres):
     url = postgres.database("two")
     one = Search(tmp_path, url, workers=2, trials=24, seconds=0.05, alone=False)
@@ -179,7 +181,7 @@ def _alive(pid):
         return False
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", some_by_default([0, 2], [2]))
 def test_ctrl_c_ends_all_workers_and_the_search_resumes_any_number_of_times(tmp_path, workers):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     seen = 2

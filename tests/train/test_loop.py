@@ -159,6 +159,7 @@ def test_two_processes_train_as_one_with_the_same_batch(unbroken: Path, shared: 
     assert all(torch.allclose(one[k], other[k], rtol=1e-3, atol=2e-4) for k in weights)
 
 
+@pytest.mark.extended
 def test_one_process_of_torchrun_trains_as_one_without(unbroken: Path, tmp_path: Path) -> None:
     # By a process group of itself, DistributedDataParallel and the collective operations of several.
     done = run(tmp_path, tmp_path / "out", torchrun=True)

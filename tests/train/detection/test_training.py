@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_detectors import BOXES, MASKS, TEXT, command, environment, run, small_recipe
+from strategies import some_by_default
 
 import bsszoo
 from bsszoo.codes.detector import Detector, detector_cost
@@ -264,7 +265,7 @@ def test_a_folder_of_a_classifiers_training_is_refused(shapes: Path, tmp_path: P
         train_detector(small_recipe(tmp_path), shapes, tmp_path / "out", device="cpu")
 
 
-@pytest.mark.parametrize("name", ["maskrcnn", "retinanet"])
+@pytest.mark.parametrize("name", some_by_default(["maskrcnn", "retinanet"], ["maskrcnn"]))
 def test_a_training_from_torchvisions_weights_goes_on_and_is_loaded_as_it_was(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
