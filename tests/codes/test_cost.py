@@ -11,7 +11,7 @@ import pytest
 from forward_count import MBCONV, MOBILENETV4, Walk, convnext, ghostnet, mbconv_net, mobilenetv4, regnet, resnet, vit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import BOTTLENECKS, CONVNEXTS, FAMILY_NAMES, LEAST_SIDES, REGNETS, RESNETS, VITS, codes
+from strategies import BOTTLENECKS, CONVNEXTS, FAMILY_NAMES, LEAST_SIDES, REGNETS, RESNETS, VITS, codes, some_by_default
 
 from bsszoo.codes import FAMILIES, Code, Cost, code_cost, depth, layers_of, stage_costs
 from bsszoo.codes.families.mobilenetv2 import MBConv
@@ -226,7 +226,7 @@ class TestArrays:
             assert depth_array(family, rows).tolist() == [depth(c) for c in mine]
 
     @pytest.mark.parametrize("family", FAMILY_NAMES)
-    @pytest.mark.parametrize("scale", [1, 0.6])
+    @pytest.mark.parametrize("scale", some_by_default([1, 0.6], [0.6]))
     def test_sampled_codes_of_a_space_equal_the_scalar_count(self, family: str, scale: float) -> None:
         space = Space.of(family).scaled(scale)
         rows = space.sample(200, 2)

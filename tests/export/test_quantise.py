@@ -114,10 +114,10 @@ WEIGHTS = {"onnx": weights_of_onnx, "openvino": weights_of_openvino, "litert": w
 @pytest.mark.parametrize(
     ("format", "code"),
     [("onnx", code) for code in (RESNET, CONVNEXT, VIT)]
-    + [("openvino", code) for code in (RESNET, VIT)]
+    + [("openvino", RESNET)]
     + [("litert", code) for code in (WIDE, HARD_SWISH, CONVNEXT, VIT)]
     + [pytest.param("onnx", code, marks=pytest.mark.extended) for code in (SERESNEXT, HARD_SWISH)]
-    + [pytest.param("openvino", CONVNEXT, marks=pytest.mark.extended)],
+    + [pytest.param("openvino", code, marks=pytest.mark.extended) for code in (CONVNEXT, VIT)],
 )
 def test_a_quantised_file_is_smaller_and_near_for_any_batch(format: Any, code: str, tmp_path: Path) -> None:
     pytest.importorskip(TOOLS[format])
