@@ -270,7 +270,8 @@ class CompressResult(Result):
         for table in (result_table(self), *trained_tables(self, self.recommended.code), self.recommendation or ""):
             console.print(table)
         if html:
-            block = '<pre style="white-space:pre;overflow-x:auto">{code}</pre>'
+            # Not every page that shows notebooks has a style for it.
+            block = '<pre style="white-space:pre;overflow-x:auto;font-family:monospace">{code}</pre>'
             return console.export_html(inline_styles=True, code_format=block)
         return console.export_text()
 
