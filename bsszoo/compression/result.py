@@ -266,7 +266,8 @@ class CompressResult(Result):
         from bsszoo.report.tables import result_table, trained_tables
 
         # In a notebook rich would show each part by itself, beside what is returned here.
-        console = Console(file=io.StringIO(), width=160, record=True, force_jupyter=False)
+        width = 110 if html else 160  # a page of 1280 px shows 120 characters
+        console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, highlight=False)
         for table in (result_table(self), *trained_tables(self, self.recommended.code), self.recommendation or ""):
             console.print(table)
         if html:
