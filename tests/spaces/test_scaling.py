@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FAMILY_NAMES
 
@@ -39,7 +39,6 @@ def ladder(family: str) -> dict[int, int]:
     return {s: code_cost(uniform_code(original(family), s / 1000)).macs for s in steps}
 
 
-@settings(max_examples=30)
 @given(st.sampled_from(FAMILY_NAMES), st.floats(0.002, 12))
 def test_fit_scale_is_the_largest_of_all_scales_that_keep_the_budget(family: str, share: float) -> None:
     code = original(family)

@@ -105,7 +105,13 @@ def test_eight_processes_on_a_file_never_evaluate_one_of_hundreds_twice(tmp_path
     _distinct(Search(tmp_path, _file(tmp_path, kind), workers=8, trials=250), 250)
 
 
-@pytest.mark.parametrize(("kind", "workers", "trials"), [("sqlite", 4, 24), ("journal", 4, 16)])
+@pytest.mark.parametrize(
+    ("kind", "workers", "trials"),
+    some_by_default(
+        [("sqlite", 4, 24), ("journal", 4, 16), ("sqlite", 4, 40), ("journal", 4, 24)],
+        [("sqlite", 4, 24), ("journal", 4, 16)],
+    ),
+)
 def test_processes_on_a_file_never_evaluate_a_code_twice(tmp_path, kind, workers, trials):
     _distinct(Search(tmp_path, _file(tmp_path, kind), workers=workers, trials=trials), trials)
 
